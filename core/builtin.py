@@ -392,6 +392,21 @@ _hint_tool(
     "make control images with an ONNX model: depth, line art and others",
     lane="device",
 )
+register(
+    tool(
+        "make_pairs",
+        hints.MakePairsSettings,
+        later("core.tools.pairs", "make_pairs"),
+        title="Generate pairs",
+        about="generate images from captions, with their control images, to train a ControlNet with",
+        check=later("core.tools.pairs", "check_make_pairs"),
+        button="Generate pairs",
+        takes="captions",
+        lane="device",
+        card=HINTS,
+        unused=later("core.control.hints", "unused_settings"),
+    )
+)
 
 _metadata_tool(
     "merge_captions",

@@ -17,7 +17,7 @@ from core.settings.named import named_in
 if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
 
-# device: one job at a time on the GPU or the CPU; light: threads beside it; downloads: one after another, beside it too;
+# device: one job at a time on the GPU or the CPU; light: threads next to it; downloads: one after another, next to it too;
 # process: a process of its own with its own threads, so that neither the page nor a training waits for it
 Lane = Literal["device", "light", "downloads", "process"]
 Run = Callable[[Any, "JobContext"], "Outcome"]  # given the job, or a tool's own settings

@@ -1,4 +1,4 @@
-"""Fixed pieces of HTML, kept as files beside the styles and scripts that belong to them."""
+"""Fixed pieces of HTML, kept as files next to the styles and scripts that belong to them."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ import argparse
 import gc
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import suppress
 
 import hypothesis
 
-# One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbor.
+# One thread: the models here are small, and two threads that wait for each other stall next to any busy neighbor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No key of the person who runs the tests is used, and nothing is written beside them.
+# No key of the person who runs the tests is used, and nothing is written next to them.
 os.environ["ATELIER_KEYS"] = os.path.join(tempfile.gettempdir(), "atelier-tests", "keys.json")
 
 import pytest
@@ -22,6 +24,18 @@ hypothesis.settings.load_profile("busy")
 
 # No test cuts the power: waiting for the disk, thousands of times, only takes time.
 os.fsync = lambda handle: None
+os.sync = lambda: None
+_connect = sqlite3.connect
+
+
+def _connect_without_waiting(*where, **how):
+    connection = _connect(*where, **how)
+    with suppress(sqlite3.Error):  # a damaged file, or what a test puts in place of one
+        connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+sqlite3.connect = _connect_without_waiting
 
 
 def _slice(text):

@@ -14,9 +14,9 @@ import pytest
 
 GONE = pytest.StashKey[set[str]]()  # names in the list of slow tests that no test has, where all were collected
 LIST = Path(__file__).with_name("slow.txt")
-QUICK = 1.0  # seconds: a test that takes less is never listed
-OF_A_FILE = 4.0  # seconds of each file's longer tests that run by default, its first ones
-LONGEST = 20.0  # seconds of a test that runs by default, but for the whole way through the product:
+QUICK = 0.5  # seconds: a test that takes less is never listed
+OF_A_FILE = 2.5  # seconds of each file's longer tests that run by default, its first ones
+LONGEST = 15.0  # seconds of a test that runs by default, but for the whole way through the product:
 ALWAYS = ("tests/test_main_job.py", "tests/tabs/test_page_whole.py", "tests/seams/test_seams.py")
 # Two processes take a file each: the folders whose files take longest come first, so that both end together.
 LONGEST_FIRST = (

@@ -92,7 +92,7 @@ def test_pytest_runs_what_is_said(tmp_path):
 
 
 def test_of_each_file_the_first_longer_tests_stay_and_the_longest_do_not():
-    seconds = {"a.py::one": 4.0, "a.py::two": 1.0, "a.py::three": 3.0, "b.py::long": 90.0, f"{ALWAYS[0]}::whole": 90.0}
+    seconds = {"a.py::one": 2.0, "a.py::two": 0.8, "a.py::three": 1.0, "b.py::long": 90.0, f"{ALWAYS[0]}::whole": 90.0}
     assert chosen(seconds, list(seconds)) == ["a.py::three", "b.py::long"]
     printed = "4.00s call     a.py::one[x y]\n1.50s setup    a.py::one[x y]\nother words\n"
     assert read_durations(printed) == {"a.py::one[x y]": 5.5}

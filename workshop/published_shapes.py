@@ -1,4 +1,5 @@
-"""Records the shapes of the published models' tensors (core/families/published_shapes.py), after a change of a shipped config."""
+"""Records the shapes of the tensors of the published models and the starter (core/families/published_shapes.py), after a change of a
+shipped config."""
 
 from __future__ import annotations
 
@@ -6,20 +7,22 @@ import gzip
 import json
 
 from core.families import family
-from core.families.loading import make_empty
-from core.families.published_shapes import FILE
+from core.families.part_shapes import make_empty
+from core.families.published_shapes import FILE, STARTER
+from core.formats.detect import read_json
 from core.formats.models.text_keys import bare_name
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 
 
 def shapes() -> dict[str, dict[str, dict[str, list[int]]]]:
-    """{family: {part: {name: shape}}}, of modules built without memory."""
+    """{family, or "starter": {part: {name: shape}}}, of modules built without memory."""
     found: dict[str, dict[str, dict[str, list[int]]]] = {}
-    for name in FAMILIES:
-        layout = family(name).layout
+    for name in (*FAMILIES, "starter"):
+        layout = family(name if name in FAMILIES else "sd1").layout
         for part in layout.published.parts:
-            state = make_empty(part, layout.config(part), layout.kind(part)).state_dict()
+            config = layout.config(part) if name in FAMILIES else read_json(STARTER / part / "config.json") or {}
+            state = make_empty(part, config, layout.kind(part)).state_dict()
             found.setdefault(name, {})[part] = {bare_name(key): list(tensor.shape) for key, tensor in state.items()}
     return found
 

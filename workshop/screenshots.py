@@ -7,6 +7,7 @@ at each width. Needs Chromium and the packages of requirements-test.txt; takes a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import subprocess
@@ -52,14 +53,14 @@ def open_tab(page: Any, name: str) -> None:
 
 
 def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> None:
-    """One image for each width: name.png of the first, name-390.png of the others."""
+    """One image for each width: name.webp of the first, name-390.webp of the others."""
     for at, width in enumerate(widths):
         page.set_viewport_size({"width": width, "height": height})
         open_tab(page, name)
         page.evaluate("scrollTo(0, 0)")
-        file = folder / (f"{name.lower()}-{width}.png" if at else f"{name.lower()}.png")
-        page.screenshot(path=file)
-        Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        file = folder / (f"{name.lower()}-{width}.webp" if at else f"{name.lower()}.webp")
+        taken = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        taken.quantize(256, dither=Image.Dither.NONE).convert("RGB").save(file, lossless=True, quality=100, method=6)
     page.set_viewport_size({"width": widths[0], "height": height})
 
 
@@ -78,7 +79,7 @@ def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
     take(page, folder, "Monitor", widths, height)
     page.get_by_role("button", name="Generate with it").click()
     page.get_by_role("button", name="Generate", exact=True).click()
-    page.locator("figure img:visible").first.wait_for()
+    page.locator("#gen-gallery img:visible").first.wait_for()
     for name in ("Generate", "Runs"):
         take(page, folder, name, widths, height)
 

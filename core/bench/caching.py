@@ -58,7 +58,7 @@ def random_vae(device: str) -> Any:
     """SD 1.5's VAE with random weights, in fp32."""
     import torch
 
-    from core.families.loading import make_empty
+    from core.families.part_shapes import make_empty
 
     config = shipped_config("vae")
     vae = make_empty("vae", config)

@@ -1,4 +1,4 @@
-"""Generation beside diffusers' own pipeline on the same model, alternating: time per image, overhead, cost of the preview."""
+"""Generation and diffusers' own pipeline on the same model, alternating: time per image, overhead, cost of the preview."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.families import family
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.families.token_count import VOCABULARY
 from core.formats.models.text_keys import full_name
 

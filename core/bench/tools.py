@@ -128,7 +128,7 @@ def _checkpoint(path: Path, family_name: str) -> Path:
     def lazy(shape: tuple[int, ...]) -> LazyTensor:
         numbers = torch.Size(shape).numel()
         return LazyTensor(
-            torch.float16, shape, lambda dtype: block.repeat(-(-numbers // len(block)))[:numbers].view(shape).to(dtype)
+            "float16", shape, lambda dtype: block.repeat(-(-numbers // len(block)))[:numbers].view(shape).to(dtype)
         )
 
     states = {

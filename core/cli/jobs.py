@@ -236,7 +236,7 @@ PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
 def _opened(name: str) -> TextIO:
     path = resolve_path(name)
     if path.is_file() and path.suffix.lower() not in (".log", ".txt", ""):  # lines are added to what is there
-        what, fix = f"{path.name} is there and is no log", "choose a file that ends with .log or .txt"
+        what, fix = f"{path.name} exists and is not a log file", "choose a file that ends with .log or .txt"
         raise ProblemsError.one(what, f"logging.console_log_file, {path}", fix, "log.not-a-log")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

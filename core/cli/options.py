@@ -304,7 +304,7 @@ def job_from(task: str, options: Options) -> Settings:
         below = merge(below, {path.partition(".")[0]: REPLACED.get(path, {})})
     if "dataset-config" in options.values:
         below = merge(below, _dataset_config(options, problems))
-    above, wrong = read_flags(model, options.settings)
+    above, wrong = read_flags(model, options.settings, below.get("method", {}).get("kind", ""))
     problems += wrong
     try:
         job = build(model, merge(below, above), "command line")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from core.control.shapes import HINT
 from core.diffusion.text_states import Conditioning
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # What begins with zeros, so that a fresh net changes nothing; the rest of the hint embedding is drawn, and all else copied.
 ZEROS = (f"{HINT}conv_out.", "controlnet_down_blocks.", "controlnet_mid_block.")
+PIXELS = 8  # of a control image to each latent
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ class ControlNet(nn.Module):
     strength       multiplies all residuals
     kohya          control images are shown in -1..1 and the last residual enters the middle block: sd-scripts' way of training
                    those of SD 1.x and 2.x
+    signed         whether they are shown in -1..1, else in 0..1
     """
 
     def __init__(self, net: ControlNetModel, *, kohya: bool = False):
         super().__init__()
-        self.net, self.strength, self.kohya = net, 1.0, kohya
+        self.net, self.strength, self.kohya, self.signed = net, 1.0, kohya, kohya
 
     def residuals(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Residuals:
         """At full strength."""
@@ -78,19 +82,38 @@ class ControlNet(nn.Module):
         if self.net.config.addition_embed_type == "text_time":
             assert texts.pooled is not None and given.sizes is not None
             more["added_cond_kwargs"] = {"text_embeds": texts.pooled.to(dtype), "time_ids": given.sizes.float()}
-        down, mid = self.net(
-            noisy_latents.to(dtype),
-            timesteps,
-            encoder_hidden_states=texts.context.to(dtype),
-            controlnet_cond=2 * hints - 1 if self.kohya else hints,
-            return_dict=False,
-            **more,
-        )
+        with _embedded_at(self.net, hints, noisy_latents):
+            down, mid = self.net(
+                noisy_latents.to(dtype),
+                timesteps,
+                encoder_hidden_states=texts.context.to(dtype),
+                controlnet_cond=2 * hints - 1 if self.signed else hints,
+                return_dict=False,
+                **more,
+            )
         return Residuals(tuple(down), mid)
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> dict[str, Any]:
         found = self.residuals(noisy_latents, timesteps, given)
         return (found if self.strength == 1 else found.scaled(self.strength)).added(into_mid=self.kohya)
+
+
+@contextmanager
+def _embedded_at(net: ControlNetModel, hints: Tensor, latents: Tensor) -> Iterator[None]:
+    """Inside, the embedding of control images of another size is resized to the latents, as in sd-scripts' generator."""
+    size = latents.shape[-2:]
+    if hints.shape[-1] == PIXELS * size[-1] and hints.shape[-2] == PIXELS * size[-2]:
+        yield
+        return
+
+    def resized(module: nn.Module, given: Any, embedded: Tensor) -> Tensor:
+        return interpolate(embedded.float(), size=size, mode="bicubic").to(embedded.dtype)
+
+    handle = net.controlnet_cond_embedding.register_forward_hook(resized)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def for_rows(control: Tensor, rows: int) -> Tensor:

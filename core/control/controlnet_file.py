@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ from core.control.files import fill, write_tensors
 from core.control.kinds import CONTROLNET, check_control
 from core.control.shapes import HINT, Shapes, check_shapes, control_net_shapes, depths_of
 from core.formats.detect import ModelKind, identify, read_json
+from core.formats.models.checkpoint import Place, open_checkpoint, weight_files
 from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
+from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ OTHER = "a ControlNet", "control.other-tensors"
 class ControlNetFile:
     """A ControlNet on disk, by its header.
 
-    names    diffusers' name of each tensor -> its key
+    places   diffusers' name of each tensor -> (its file, its key)
     shapes   of each, by diffusers' names
     relative whether the U-Net's half is stored as a difference to the base model
     config   of diffusers' folder; None: the net is one for the base model's U-Net
@@ -51,10 +53,15 @@ class ControlNetFile:
 
     path: Path
     kind: ModelKind
-    names: Mapping[str, str]
+    places: Mapping[str, tuple[Path, str]]
     shapes: Mapping[str, tuple[int, ...]]
     relative: bool = False
     config: Mapping[str, Any] | None = None
+
+    @property
+    def names_of_sd_scripts(self) -> bool:
+        """Whether it has the original's names without their prefix, as only sd-scripts writes them."""
+        return any(key.startswith("zero_convs.") for _, key in self.places.values())
 
     @property
     def pooled(self) -> bool:
@@ -67,21 +74,12 @@ def open_control_net(path: Path) -> ControlNetFile:
     kind = identify(path)
     check_control(kind, path, (CONTROLNET,))
     config = read_json(path / "config.json") if path.is_dir() else None
-    weights = _weights_in(path) if path.is_dir() else path
-    with TensorFile(weights) as file:
-        entries = file.entries
+    files = {file: read_header(file)[0] for file in (weight_files(path) if path.is_dir() else [path])}
+    entries = {key: (file, entry) for file, found in files.items() for key, entry in found.items()}
     keys = dict(_named(list(entries)))
-    shapes = {name: entries[key].shape for name, key in keys.items()}
-    return ControlNetFile(weights, kind, keys, shapes, DIFFERENCE in entries, config)
-
-
-def _weights_in(folder: Path) -> Path:
-    found = [path for end in ("safetensors", "bin") if (path := folder / f"diffusion_pytorch_model.{end}").is_file()]
-    found += sorted(folder.glob("diffusion_pytorch_model.*.safetensors"))
-    if not found:
-        what = "The ControlNet's folder has no diffusion_pytorch_model.safetensors"
-        raise ProblemsError.one(what, display_path(folder), "download it again", "control.other-tensors")
-    return found[0]
+    places = {name: (entries[key][0], key) for name, key in keys.items()}
+    shapes = {name: entries[key][1].shape for name, key in keys.items()}
+    return ControlNetFile(path, kind, places, shapes, DIFFERENCE in entries, config)
 
 
 def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
@@ -156,19 +154,30 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
     return []
 
 
-def load_control_net(path: Path, unet: Any, family: str) -> ControlNetModel:
+def load_control_net(path: Path, unet: Any, family: str, model: Path | None = None) -> ControlNetModel:
     """The net of a file or folder for this U-Net, in fp32 on the CPU.
 
+    model   the base model's file or folder, to whose U-Net a difference is added: the weights in memory may have LoRAs merged in
     Raises ProblemsError for another kind or family, and for weights that are no numbers.
     """
-    from core.control.controlnet import weights_of
-    from core.networks.frozen import readable
+    import torch
 
     file = open_control_net(path)
     net = fitting(file, unet.config, family).to_empty(device="cpu")
-    with readable(unet):
-        base = dict(weights_of(unet)) if file.relative else {}
-        fill(net, file.path, file.names, lambda name, value: value + base[name].cpu() if name in base else value)
+    base: Mapping[str, Place] = {}
+    if file.relative:
+        assert model is not None, "a difference is one to a model"
+        base = open_checkpoint(model, family).parts["unet"].places
+    with ExitStack() as opened:
+        sources = {each: opened.enter_context(TensorFile(each)) for each in {place.file for place in base.values()}}
+
+        def whole(name: str, value: torch.Tensor) -> torch.Tensor:
+            if name not in base:
+                return value
+            own = sources[base[name].file].read_entry(base[name].entry, torch.float32)
+            return value + own.reshape(value.shape)
+
+        fill(net, file.path, file.places, whole)
     return net
 
 

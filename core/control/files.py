@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,18 +22,23 @@ if TYPE_CHECKING:
 
 
 def fill(
-    net: nn.Module, path: Path, names: Mapping[str, str], whole: Callable[[str, torch.Tensor], torch.Tensor]
+    net: nn.Module,
+    path: Path,
+    places: Mapping[str, tuple[Path, str]],
+    whole: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
-    """Give a net the numbers of a file. Raises ProblemsError for NaN and infinite ones.
+    """Give a net the numbers of a file or folder. Raises ProblemsError for NaN and infinite ones.
 
-    names   the net's name of each tensor -> its key       whole  (name, value) -> the value that the net gets
+    places  the net's name of each tensor -> (its file, its key)     whole  (name, value) -> the value that the net gets
     """
     import torch
 
     bad = []
-    with TensorFile(path) as source, torch.no_grad():
+    with ExitStack() as opened, torch.no_grad():
+        sources = {file: opened.enter_context(TensorFile(file)) for file in {file for file, _ in places.values()}}
         for name, weight in net.state_dict().items():
-            value = source.read(names[name], torch.float32).reshape(weight.shape)
+            file, key = places[name]
+            value = sources[file].read(key, torch.float32).reshape(weight.shape)
             bad += [] if largest(value) < float("inf") else [name]
             weight.copy_(whole(name, value))
     if bad:

@@ -81,6 +81,7 @@ class LLLite(nn.ModuleDict):
         super().__init__(dict(modules))
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
+        self._shown: Tensor | None = None
         self._hint: Tensor | None = None
         self._tokens: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
@@ -107,13 +108,14 @@ class LLLite(nn.ModuleDict):
 
     def show(self, control: Tensor | None) -> None:
         """Until it is shown others, its passes follow these control images, [B, 3, H, W] in 0..1; None: it does not act."""
-        self._hint = None if control is None else 2 * control - 1
-        self._tokens = {}
+        if control is not self._shown:
+            self._shown, self._hint = control, None if control is None else 2 * control - 1
+            self._tokens = {}
 
     def _tokens_of(self, name: str, module: LayerNet) -> Tensor:
-        """Made once for all passes that need no gradient; a pass that does makes them, also when it is repeated."""
+        """Made once for all passes of a net that does not train; a pass with a gradient makes them, also when it is repeated."""
         assert self._hint is not None
-        if torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled():
             return module.tokens(self._hint)
         if name not in self._tokens:
             self._tokens[name] = module.tokens(self._hint)

@@ -57,5 +57,5 @@ def load_lllite(path: Path, places: list[Place], family: str) -> LLLite:
     net = empty(places, *sizes_of(path, family))
     _check(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
     net.to_empty(device="cpu")
-    fill(net, path, {name: name for name in net.state_dict()}, lambda name, value: value)
+    fill(net, path, {name: (path, name) for name in net.state_dict()}, lambda name, value: value)
     return net

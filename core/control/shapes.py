@@ -1,4 +1,4 @@
-"""The tensors that a ControlNet or an LLLite for a model has, by those of its U-Net: files are compared with them. Without torch."""
+"""Tensor names and shapes of a ControlNet or an LLLite for a U-Net, against which files are checked. Without torch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def depths_of(names: Iterable[str]) -> dict[str, int]:
 
 
 def _is_kept(name: str, depths: Mapping[str, int]) -> bool:
-    """Whether a net of so many layers has a tensor of the U-Net."""
+    """Whether a net of so many layers has the parameter of this name in the U-Net."""
     if match := ATTENTION.match(name):
         return int(match[2] or 0) < depths.get(match[1], 0)
     return "mid_block" in depths or not name.startswith("mid_block.resnets.1.")
@@ -124,7 +124,7 @@ def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
     """Query, key and value of self-attention and query of cross-attention, in the encoder and, of SDXL, the middle block: in SD
     1.x it is at 1/64 of the image, for which the format has no depth.
 
-    widths   {path of a Linear of the U-Net: numbers that it reads}
+    widths   {path of a Linear in the U-Net: its input features}
     """
     found = []
     for path, width in widths.items():

@@ -48,7 +48,8 @@ def _one_color(look: Look) -> bool:
 def _blank(found: Sequence[ImageInfo]) -> list[Problem]:
     if not found:
         return []
-    what = f"{len(found)} control images show nothing but one color, such as black: {names_of(found)}"
+    show = "image shows" if len(found) == 1 else "images show"
+    what = f"{len(found)} control {show} nothing but one color, such as black: {names_of(found)}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
     return [Problem(what, _place(found[0]), fix, "advice", code="control.blank")]
 
@@ -56,7 +57,8 @@ def _blank(found: Sequence[ImageInfo]) -> list[Problem]:
 def _itself(found: Sequence[ImageInfo]) -> list[Problem]:
     if not found:
         return []
-    what = f"{len(found)} control images are the images themselves: {names_of(found)}"
+    are = "image is the image itself" if len(found) == 1 else "images are the images themselves"
+    what = f"{len(found)} control {are}: {names_of(found)}"
     fix = "make control images of them (Control images on Tools), or choose another folder"
     return [Problem(what, _place(found[0]), fix, "advice", code="control.is-the-image")]
 

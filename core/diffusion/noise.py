@@ -51,7 +51,7 @@ def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, 
 
 
 def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Address]) -> Noises:
-    """The noise of each image and what the settings ask beside it, on the device of the latents. Float32, but noise and
+    """The noise of each image and what else the settings ask for, on the device of the latents. Float32, but noise and
     perturbation in the latents' type with `compatibility`.
 
     latents     [B, C, H, W]; only their form is read

@@ -52,7 +52,7 @@ class Conditioning:
     sizes     float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and width of
               what is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families that read none
     guidance  float32 [B], the scale that a model distilled with guidance reads: 1 in training; None for families that read none
-    control   control images, float32 [B, 3, H, W] in 0..1, for a model beside the denoiser; None for methods that read none
+    control   control images, float32 [B, 3, H, W] in 0..1, for a model next to the denoiser; None for methods that read none
     added     what such a model makes for the denoiser, by the name of the denoiser's argument
     """
 

@@ -1,4 +1,4 @@
-"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, lanes for jobs beside the device."""
+"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, lanes for jobs that do not use the device."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Engine:
 
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
-        """The device for `what` beside the queue: a job that runs is waited for, and none begins meanwhile."""
+        """The device for `what`, outside of the queue: a job that runs is waited for, and none begins meanwhile."""
         while not self._turn.take(what, WAIT_SECONDS):
             token.check()
         try:
@@ -396,11 +396,13 @@ class Engine:
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        """How far a job is: run, state, text, done, total, lines, facts, problems."""
+        """How far a job is: run, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
         entry = self._queue.get(entry_id)
         view = self._refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
-        found = {"run": entry.run, **view.progress(state)}
+        token = self._tokens.get(entry_id)
+        stopping = state == "running" and token is not None and token.wanted
+        found = {"run": entry.run, "stopping": stopping, **view.progress(state)}
         if state == "failed" and not found["problems"]:  # it has no folder, or nothing could be written there
             found["problems"] = [{"what": entry.message, "fix": ""}]
         return found

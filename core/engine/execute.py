@@ -90,7 +90,7 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
 
 
 def _free_memory(task: str) -> None:
-    """Not beside the device: it would hold up the job that runs there."""
+    """After jobs of the device alone: after others it would hold up the one that runs there."""
     if tasks.named(task).lane == "device":
         free_memory()
 

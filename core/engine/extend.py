@@ -41,7 +41,7 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
 
 
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
-    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay beside them
+    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay next to them
     as job-1.json, job-2.json ... Raises ProblemsError with everything that may not change."""
     before = job_to_resume(folder)
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)

@@ -1,4 +1,4 @@
-"""The lanes beside the device: scans, checks, downloads, copies and tools on threads of their own, so that a long training never
+"""The lanes next to the device's: scans, checks, downloads, copies and tools on threads of their own, so that a long training never
 blocks them. One of these threads waits for the processes of heavy tools (core/engine/child.py)."""
 
 from __future__ import annotations
@@ -75,19 +75,26 @@ class LightLane:
     def __init__(self) -> None:
         self._jobs: dict[str, queue.Queue[Any]] = {kind: queue.Queue() for kind in self.THREADS}
         self._open: list[LightTask] = []
-        self._threads = [
-            threading.Thread(target=self._work, args=(self._jobs[kind],), name=f"light-{kind}-{n}", daemon=True)
-            for kind, many in self.THREADS.items()
-            for n in range(many)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._to_start = [kind for kind, many in self.THREADS.items() for _ in range(many)]
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
         self._jobs[kind].put((task, work, arguments))
+        self._start_thread(kind)
         return task
+
+    def _start_thread(self, kind: str) -> None:
+        """One more for this kind of work, until all its threads run: idle ones would only make the process slower."""
+        with self._starting:
+            if kind in self._to_start:
+                self._to_start.remove(kind)
+                name = f"light-{kind}-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, args=(self._jobs[kind],), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     @property
     def works(self) -> bool:

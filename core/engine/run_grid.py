@@ -37,7 +37,7 @@ SWITCHES = (
 @dataclass(frozen=True)
 class RunGrid:
     """job    the grid: the base model first, the same noise along each row
-    notes  what stands beside each value of the X axis: the validation loss
+    notes  what stands next to each value of the X axis: the validation loss
     files  the checkpoint of each value, None for the base model
     """
 

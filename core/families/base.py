@@ -14,7 +14,8 @@ from core.families import loading
 from core.families.clip import count_tokens, tokenize
 from core.families.components import Components
 from core.families.layout import Layout
-from core.families.targets import Target, norm_targets
+from core.families.part_shapes import make_empty
+from core.families.targets import Target, norm_targets, outer_targets
 from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem
@@ -34,8 +35,7 @@ class Family:
     size_numbers      how many numbers those are
     reads_guidance    whether `predict` reads the guidance scale instead of a second pass for the negative prompt, as models do
                       that were distilled so
-    latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
-    resolution        the side in pixels that its models are made for, where no config states a `sample_size`
+    latent_channels   C of its latents
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
     encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance of its own latents
     model_latents                     (the VAE's config, its own latents) -> latents as the model is shown them
@@ -52,8 +52,6 @@ class Family:
     size_numbers: int = 6
     reads_guidance: bool = False
     latent_channels: int = 4
-    latent_pixels: int = 8
-    resolution: int = 512
     tokenize: Callable[..., Any] = tokenize
     count_tokens: Callable[..., int] = count_tokens
     encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents
@@ -65,9 +63,15 @@ class Family:
     def name(self) -> str:
         return self.layout.family
 
+    @property
+    def latent_pixels(self) -> int:
+        return self.layout.latent_pixels
+
     def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:
-        """The layers of a part that a network can have, 3x3 convolutions too. norms: and the norm layers in its blocks"""
+        """The layers of a part that a network can have, 3x3 convolutions and those outside of a U-Net's blocks too. norms: and the
+        norm layers in its blocks"""
         yield from self.lora_targets(part, conv=True)
+        yield from outer_targets(part)
         if norms:
             yield from norm_targets(part, self.name)
 
@@ -111,5 +115,5 @@ class Family:
 
     def make_empty(self, name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
         """A part without memory (on the meta device), of the published size unless a config says another."""
-        part: nn.Module = loading.make_empty(name, dict(config or self.layout.config(name)))
+        part: nn.Module = make_empty(name, dict(config or self.layout.config(name)))
         return part

@@ -99,17 +99,8 @@ def evaluation_bytes(
 
     config   of the U-Net (`frozen`)      sides   width and height in pixels      rows   images times sides of the guidance
     """
-    kind, sizes = family(name), dict(config)
-    unet = _on_meta(kind.denoiser, name, config, dtype)
-    if attention in ("auto", "sdpa", "xformers"):
-        unet.set_attn_processor(FusedAttention())
-    else:
-        set_attention(unet, attention)
-    text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
-    if kind.reads_sizes:
-        width = sizes["projection_class_embeddings_input_dim"] - kind.size_numbers * sizes["addition_time_embed_dim"]
-        pooled = torch.empty(rows, width, device="meta", dtype=dtype)
-    given = Conditioning(TextStates(text, pooled), torch.empty(rows, kind.size_numbers, device="meta"))
+    kind, unet = family(name), _unet(name, config, dtype, attention)
+    given = _given(name, config, rows, dtype, tokens)
     with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
         latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
         kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), given)
@@ -117,16 +108,70 @@ def evaluation_bytes(
 
 
 @lru_cache(maxsize=64)
+def gradient_bytes(
+    name: str,
+    config: tuple,
+    vae_config: tuple,
+    sides: tuple[int, int],
+    rows: int,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    attention: str,
+    tokens: int,
+) -> int:
+    """Peak bytes of the gradient of decoded images by the latents, with gradient checkpointing, as hooks of a generation take
+    it: of all images through the U-Net, of one at a time through the VAE. Without their weights."""
+    kind, unet, vae = family(name), _unet(name, config, dtype, attention), _vae(name, vae_config, vae_dtype)
+    given = _given(name, config, rows, dtype, tokens)
+    there = [*unet.parameters(), *unet.buffers(), *vae.parameters(), *vae.buffers()]
+    for part in (unet, vae):
+        part.enable_gradient_checkpointing()
+    with Live(there) as live:
+        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta", requires_grad=True)
+        timestep = torch.zeros((), device="meta")
+        shown = latents - kind.predict(Components(denoiser=unet, family=name), latents, timestep, given)
+        one = shown[:1].detach().requires_grad_()
+        image = kind.decode_latents(vae, one)
+        torch.autograd.grad(image, one, torch.empty_like(image))
+        del image, one
+        torch.autograd.grad(shown, latents, torch.empty_like(shown))
+    return live.peak
+
+
+def _unet(name: str, config: tuple, dtype: torch.dtype, attention: str) -> Any:
+    unet = _on_meta(family(name).denoiser, name, config, dtype)
+    if attention in ("auto", "sdpa", "xformers"):
+        unet.set_attn_processor(FusedAttention())
+    else:
+        set_attention(unet, attention)
+    return unet
+
+
+def _given(name: str, config: tuple, rows: int, dtype: torch.dtype, tokens: int) -> Conditioning:
+    kind, sizes = family(name), dict(config)
+    text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
+    if kind.reads_sizes:
+        width = sizes["projection_class_embeddings_input_dim"] - kind.size_numbers * sizes["addition_time_embed_dim"]
+        pooled = torch.empty(rows, width, device="meta", dtype=dtype)
+    return Conditioning(TextStates(text, pooled), torch.empty(rows, kind.size_numbers, device="meta"))
+
+
+@lru_cache(maxsize=64)
 def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
     """Peak bytes of decoding a square image of so many pixels as a whole, without the VAE's weights."""
-    kind, vae = family(name), _on_meta("vae", name, config, dtype)
-    for module in vae.modules():
-        if hasattr(module, "set_processor"):
-            module.set_processor(FusedMiddle())
+    kind, vae = family(name), _vae(name, config, dtype)
     side = max(1, round(pixels**0.5) // kind.latent_pixels)
     with torch.no_grad(), Live([*vae.parameters(), *vae.buffers()]) as live:
         kind.decode_latents(vae, torch.empty(1, kind.latent_channels, side, side, device="meta"))
     return live.peak
+
+
+def _vae(name: str, config: tuple, dtype: torch.dtype) -> Any:
+    vae = _on_meta("vae", name, config, dtype)
+    for module in vae.modules():
+        if hasattr(module, "set_processor"):
+            module.set_processor(FusedMiddle())
+    return vae
 
 
 def _on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:

@@ -18,7 +18,7 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def turns_often() -> Iterator[None]:
-    """Give the reading thread its turn 25 times as often: at the usual 5 ms, beside the imports, it mostly waits."""
+    """Give the reading thread its turn 25 times as often: at the usual 5 ms, during the imports, it mostly waits."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)
     try:

@@ -24,6 +24,8 @@ class Layout:
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
     blocks           classes of the denoiser's blocks that torch.compile compiles, each for all blocks of its widths
+    latent_pixels    the pixels of the image along a side of each latent
+    resolution       the side in pixels that its models are made for, where no config states a `sample_size`
     misfits          (configs by part, path) -> why complete parts do not work together
     find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
     """
@@ -36,11 +38,18 @@ class Layout:
     find_prediction: Callable[[Any], str] | None = None
     denoiser: str = "unet"
     blocks: tuple[str, ...] = BLOCKS
+    latent_pixels: int = 8
+    resolution: int = 512
     misfits: Callable[[Mapping[str, Mapping[str, Any]], Path], list[str]] = sd_misfits
 
     @property
     def published(self) -> Published:
         return Published(self.configs, VOCABULARY, self.denoiser)
+
+    @property
+    def has_both_predictions(self) -> bool:
+        """Whether its published models predict epsilon at 512 px and v at 768, which their files do not say."""
+        return self.find_prediction is not None
 
     def config(self, part: str) -> dict[str, Any]:
         """The published configuration of a part."""

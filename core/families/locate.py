@@ -10,6 +10,7 @@ from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hub.references import HubId, resolve
 from core.formats.models.checkpoint import open_vae
 from core.record.problems import Problem, ProblemsError
+from core.record.units import with_article
 from core.record.workspace import Workspace
 from core.settings.model import ModelSettings
 
@@ -82,8 +83,6 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
     handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"
-        if kind.kind in ("lora", "vae", "embedding"):
-            fix += f"; this file belongs with the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
         what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
     if kind.variant is not None and kind.variant not in variants:
@@ -94,9 +93,8 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
         what = f"The family of this model is unknown ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
     if wanted != found and (wanted != "auto" or found not in FAMILIES):
-        article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
-        what = f"This is {article} {kind}; this job works with {handled}"
-        fix = f"choose a {handled} model as the base model ({kind.evidence})"
+        what = f"This is {with_article(str(kind))}; this job works with {handled}"
+        fix = f"choose {with_article(handled)} model as the base model ({kind.evidence})"
         if found in STAGES:
             fix += "; in Generate, this one can be the refiner of an SDXL model"
         raise ProblemsError.one(what, str(path), fix, "model.other-family")

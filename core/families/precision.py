@@ -23,7 +23,7 @@ SMALL_MODEL_BYTES = 200 << 20
 @dataclass(frozen=True)
 class Precision:
     """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow.
-    training: type of the model's parts that train or are read by what does; `compute` beside a network, whose weights each
+    training: type of the model's parts that train or are read by what does; `compute` with a network, whose weights each
     layer casts itself."""
 
     name: str

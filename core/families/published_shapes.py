@@ -1,5 +1,5 @@
-"""Shapes of the published models' tensors, recorded: a conversion then knows what a part lacks without the libraries that would
-build it, whose imports take as long as half the copy of a file."""
+"""Shapes of the tensors of the published models and the starter, recorded: a conversion then knows what a part lacks without the
+libraries that would build it, whose imports take as long as half the copy of a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from core.families.layout import Layout
+from core.formats.detect import read_json
 from core.formats.models.checkpoint import Part
+from core.record.workspace import PROJECT
 
+STARTER = PROJECT / "models" / "starter"
 FILE = Path(__file__).with_name("published_shapes.json.gz")  # written by `python -m workshop.published_shapes`
 # Config values that shapes depend on, of all kinds of parts.
 DECIDING = (
@@ -25,7 +28,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @cache
 def recorded() -> dict[str, dict[str, Shapes]]:
-    """{family: {part: shapes of the published model}}"""
+    """{family, or "starter": {part: shapes of that model}}"""
     found = json.loads(gzip.decompress(FILE.read_bytes()))
     return {
         family: {part: {name: tuple(shape) for name, shape in tensors.items()} for part, tensors in parts.items()}
@@ -34,9 +37,13 @@ def recorded() -> dict[str, dict[str, Shapes]]:
 
 
 def published_shapes(layout: Layout, part: Part) -> Shapes | None:
-    """{name without `text_model.`: shape} of a part that is built as the published one; None for any other."""
+    """{name without `text_model.`: shape} of a part that is built as the published or the starter's; None for any other."""
     published = layout.config(part.name)
     own = part.config_after(published)
-    if any(own.get(key) != published.get(key) for key in DECIDING):
-        return None
-    return recorded().get(layout.family, {}).get(part.name)
+    models = {layout.family: published}
+    if layout.family == "sd1" and (starter := read_json(STARTER / part.name / "config.json")):
+        models["starter"] = starter
+    for model, config in models.items():
+        if all(own.get(key) == config.get(key) for key in DECIDING):
+            return recorded().get(model, {}).get(part.name)
+    return None

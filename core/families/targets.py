@@ -9,14 +9,13 @@ from torch import nn
 
 from core.formats.lora import names
 from core.formats.models.text_keys import full_name
+from core.settings.layers import OUTER
 
 UNET_PREFIX = "lora_unet"
 
 # Every Linear and convolution inside modules of these classes is hooked. Names of classes as sd-scripts lists them.
 UNET_CLASSES = ("Transformer2DModel",)
 UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-# Outside of the blocks: not hooked in a training, but in files of LyCORIS, whose preset "full" trains them.
-UNET_OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out")
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
@@ -52,9 +51,9 @@ def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], s
 
 
 def outer_targets(unet: nn.Module) -> Iterator[Target]:
-    """The layers outside of a U-Net's blocks; none of another model's."""
+    """The layers outside of a U-Net's blocks, which train only where they are chosen; none of another model's."""
     modules = dict(unet.named_modules()) if type(unet).__name__ == "UNet2DConditionModel" else {}
-    for path in UNET_OUTER:
+    for path in OUTER:
         parent, _, attribute = path.rpartition(".")
         if path in modules:
             yield Target(kohya_name(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])

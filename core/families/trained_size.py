@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from core.families import family as family_named
+from core.families.layouts import layout_of
 from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
 from core.formats.models.extra import GUIDANCE, STATED, beside_parts
@@ -52,10 +52,9 @@ def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
     """(width, height): as the file states, else of the folder's denoiser, else of the family's published one."""
     if stated := stated_size(model):
         return stated
-    kind = family_named(family_of(model, family, GENERATED))
-    layout = kind.layout
+    layout = layout_of(family_of(model, family, GENERATED))
     folders = [folder for folder in (model, layout.configs) if folder.is_dir()]
     configs = [read_json(folder / layout.denoiser / "config.json") for folder in folders]
     sides = [config["sample_size"] for config in configs if config and isinstance(config.get("sample_size"), int)]
-    side = sides[0] * kind.latent_pixels if sides else kind.resolution
+    side = sides[0] * layout.latent_pixels if sides else layout.resolution
     return side, side

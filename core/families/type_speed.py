@@ -25,7 +25,7 @@ EQUAL = 1.05  # at equal speed bf16, which takes half the memory
 
 
 def speeds_file() -> Path:
-    """Beside the keys: it is about the machine, not about a project."""
+    """Next to the keys: it is about the machine, not about a project."""
     return keys_file().with_name("speeds.json")
 
 

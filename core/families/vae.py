@@ -44,9 +44,8 @@ def model_latents(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Ten
     return (latents if shift is None else latents - shift) * config["scaling_factor"]
 
 
-@torch.no_grad()
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The image of scaled latents, as training and samplers hold them.
+    """The image of scaled latents, as training and samplers hold them; gradients flow unless the caller turns them off.
 
     latents  [B, C, h, w], as of `model_latents`
     returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped

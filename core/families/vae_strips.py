@@ -1,7 +1,7 @@
 """The VAE in horizontal strips: convolutions see some rows of a map at a time, and each GroupNorm the whole map.
 
 So an image differs from the one that is made whole by rounding alone, and there are no seams (sd-scripts' `--vae_slices`).
-Beside a GPU the maps lie in RAM, and only strips of them on the GPU.
+With a GPU the maps lie in RAM, and only strips of them on the GPU.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Strips:
     ) -> Tensor:
         """A convolution of `before(x)`, enlarged by `grow`.
 
-        added   what becomes of output rows first to last      below  zeros at the bottom and at the right, beside its own
+        added   what becomes of output rows first to last      below  zeros at the bottom and at the right, besides its own
         """
         (kernel, _), (stride, _), (edge, _) = conv.kernel_size, conv.stride, conv.padding
         height = (x.shape[2] * grow + 2 * edge + below - kernel) // stride + 1

@@ -362,7 +362,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
     named = bool(vectors)  # then any width will do; the starter model's is 64
     if not vectors and _are_tokens(tensors):
-        vectors = sorted(names)
+        vectors, named = sorted(names), all(name.startswith("<") and name.endswith(">") for name in names)
     for name in vectors:
         width = tensors[name].side(-1)
         if named or width in (768, 1024, 1280):
@@ -486,8 +486,10 @@ def _identify_part_folder(path: Path) -> ModelKind:
     if name == "AutoencoderKL":
         family = "sdxl" if config.get("scaling_factor") == 0.13025 else None
         return ModelKind("vae", family, "diffusers", None, evidence)
+    if name in ("ControlNetModel", "ControlNetUnionModel"):
+        variant = "union" if name == "ControlNetUnionModel" else None
+        return ModelKind("controlnet", _unet_config_family(config)[0], "diffusers", None, evidence, variant)
     kind = {
-        "ControlNetModel": "controlnet",
         "CLIPTextModel": "text_encoder",
         "CLIPTextModelWithProjection": "text_encoder",
     }.get(name)

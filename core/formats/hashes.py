@@ -19,6 +19,7 @@ from core.record.workspace import display_path, real_path
 CHUNK_BYTES = 1 << 22
 HOLLOW = 20  # claimed size over size on disk
 LEGACY_START, LEGACY_BYTES = 0x100000, 0x10000  # A1111's first hash reads 64 KiB there
+LEGACY_OF_SMALL = hashlib.sha256().hexdigest()[:8]
 
 
 class HashMemo:
@@ -73,7 +74,7 @@ def _check_is_whole(path: Path | str, found: os.stat_result) -> None:
 
 
 def legacy_hash(path: Path | str) -> str:
-    """A1111's old model hash: 8 digits of the SHA-256 of 64 KiB at 1 MiB (of nothing in a smaller file: e3b0c442)."""
+    """A1111's old model hash: 8 digits of the SHA-256 of 64 KiB at 1 MiB (of nothing in a smaller file: LEGACY_OF_SMALL)."""
     with open_regular(path) as handle:
         handle.seek(LEGACY_START)
         return hashlib.sha256(handle.read(LEGACY_BYTES)).hexdigest()[:8]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from core import extensions
 from core.diffusion.samplers import schedule_problem
 from core.families.word_weights import runs_of, wrong_weight
+from core.generation.a1111_controls import hashes_in, units_of, uses_in
 from core.generation.foreign_metadata import ForeignSettings
 from core.generation.guidances import GUIDANCES, own_settings
 from core.generation.image_record import Hashes, ImageRecord
@@ -22,6 +23,7 @@ from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.upscalers import upscaler_of
 from core.record.problems import Problem
 from core.settings.base import Settings
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import GenerateSettings
 from core.settings.generation.refiner import RefinerSettings
 from core.settings.job import GenerateJob
@@ -68,6 +70,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
         **_refiner(job, hashes),
         "Noise schedule": ZERO_SNR if asked.zero_terminal_snr == "on" else None,
         **_guidance(job),
+        **units_of(job, hashes),
         "RNG": NOISE[job.start_noise.noise_source],
         "Version": PROGRAM,
     }
@@ -194,9 +197,14 @@ def _from_pairs(
         notes.append(_advice(what, "other-model", "choose that model to generate it again"))
     groups = _guided(kept, notes, pairs) | {"start_noise": {"noise_source": _noise_source(pairs, source)}}
     groups |= {"generate": kept, "model": model, "refiner": _taken_refiner(notes, pairs)}
-    groups |= {"prompts": {"dynamic_prompts": False}}
+    nets = uses_in(pairs, lambda what, slug, fix: notes.append(_advice(what, slug, fix)))
+    groups |= {
+        "prompts": {"dynamic_prompts": False},
+        "controls": {"nets": [_valid(net, notes, ControlUse) for net in nets]},
+    }
     job = GenerateJob.model_validate(groups)
-    hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
+    by_lora, by_word = _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes")
+    hashes = Hashes(pairs.get("Model hash", ""), by_lora, by_word, controls=hashes_in(pairs))
     return ImageRecord(job=job, source=source, notes=notes, hashes=hashes)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from core.control.hints.models import checked_model
 from core.generation.control_files import NETS
 from core.generation.initial import CONTROL, image_files, opened
-from core.generation.requests import Request
 from core.generation.sources import Sources
-from core.record.problems import Problem
+from core.generation.stages import as_generator
+from core.record.problems import Problem, ProblemsError, collected
+from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
+from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 
 
@@ -28,7 +30,7 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
             what = f"{name} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
             yield Problem(what, NETS, "use a later end, or turn it off", code="controls.step-range")
     if not asked.used:
-        if asked.control_image:
+        if asked.control_image and not job.perceptual.compares_images:
             what, fix = "The control image has no effect: there is no ControlNet", "add a ControlNet, or remove it"
             yield Problem(what, "controls.control_image", fix, "advice", code="controls.image-alone")
         return
@@ -44,30 +46,49 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
         if net.is_lllite and use.mode != "balanced":
             what = f"The control mode of {net.path.name} has no effect: it is a ControlNet-LLLite"
             yield Problem(what, NETS, "choose balanced", "advice", code="controls.lllite-mode")
+        if use.preprocessor == BY_MODEL:
+            problems: list[Problem] = []
+            collected(problems, checked_model, use.hint_model, workspace, NETS)
+            yield from problems
 
 
-def with_control_images(requests: Sequence[Request]) -> list[Request]:
-    """The requests with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those that
-    are missing or cannot be read."""
+def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
+    """The jobs of images with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those
+    that are missing or cannot be read."""
     files: dict[str, list[Path]] = {}
     found = []
-    for number, request in enumerate(requests):
-        asked = request.job.controls
-        nets = [use.model_copy(update={"image": _turn(use.image, number, files)}) for use in asked.nets if use.enabled]
-        shared = _turn(asked.control_image, number, files)
-        own = asked.model_copy(update={"nets": nets, "control_image": shared})
-        found.append(replace(request, job=request.job.model_copy(update={"controls": own})))
+    for number, job in enumerate(jobs):
+        asked = job.controls
+        nets = [use for use in asked.nets if use.enabled]
+        sharing = sum(not use.image for use in nets)
+        shared = _turn(asked.control_image, number, files, sharing if as_generator(job) else 1)
+        rest = iter(shared if len(shared) > 1 else ())
+        images = [next(iter(_turn(use.image, number, files)), None) if use.image else next(rest, None) for use in nets]
+        own = {
+            "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
+            "control_image": shared[0] if shared else None,
+        }
+        found.append(job.model_copy(update={"controls": asked.model_copy(update=own)}))
     return found
 
 
-def _turn(text: str | None, number: int, files: dict[str, list[Path]]) -> str | None:
+def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
+    """The files whose turn it is at an image of this number: one, or, of several, one for each of so many ControlNets, as
+    sd-scripts' generator deals them (reference: controlnet, 4.1)."""
     if not text:
-        return None
+        return []
     if text not in files:
         files[text] = image_files(text, NETS)
-    own = files[text][number % len(files[text])]
-    _is_black(own)
-    return str(own)
+    several = files[text]
+    nets = max(nets, 1) if len(several) > 1 else 1
+    if len(several) < nets:
+        what = f"'{text}' contains {count(len(several), 'control image')} for {count(nets, 'ControlNet')}"
+        raise ProblemsError.one(what, NETS, "add images, so that each has its own", "controls.too-few-images")
+    first = number % (len(several) // nets) * nets
+    own = several[first : first + nets]
+    for path in own:
+        _is_black(path)
+    return [str(path) for path in own]
 
 
 def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -14,6 +14,7 @@ from core.control.controlnet_file import open_control_net
 from core.control.kinds import CODES, LLLITE
 from core.control.shapes import unet_shapes
 from core.formats.detect import identify
+from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
 from core.formats.tensors.header import read_header
 from core.generation.library import find_file, list_control
 from core.record.problems import ProblemsError
@@ -68,6 +69,29 @@ def find_control_net(name: str, workspace: Workspace) -> Path:
             return found
     what, fix = f"The ControlNet '{name}' does not exist", "put it into models/controlnet, or write its path"
     raise ProblemsError.one(what, NETS, fix, "controls.not-found")
+
+
+def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
+    """(the file of a ControlNet that an image names, whether it may be the one it was made with).
+
+    Where the file of that name is missing or has another hash, it is another one of models/ or of a run with this hash.
+    digest   A1111's first hash; "" and that of files under 1 MiB identify no file
+    Raises ProblemsError if there is neither.
+    """
+    path = None
+    with suppress(ProblemsError):
+        path = find_control_net(name, workspace)
+    if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
+        return path or find_control_net(name, workspace), True
+    listed = (file for kind in CODES for _, file in list_control(workspace, kind))
+    other = next((file for file in listed if _has_hash(file, digest)), None)
+    return (other, True) if other is not None else (path or find_control_net(name, workspace), False)
+
+
+def _has_hash(path: Path, digest: str) -> bool:
+    with suppress(OSError, ProblemsError):  # a folder, which has none, or a file that cannot be read
+        return legacy_hash(path) == digest
+    return False
 
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:

@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from core.control.controlnet import ControlNet, Residuals
 from core.control.controlnet_file import load_control_net
-from core.control.hints import make_hint
+from core.control.hints.by_model import HintMaker
 from core.control.lllite import LLLite, places_of
 from core.control.lllite_file import load_lllite
 from core.control.shapes import Place
 from core.diffusion.text_states import Conditioning
-from core.generation.control_files import ControlFile, Nets
+from core.generation.control_files import NETS, ControlFile, Nets
 from core.generation.guidance import PERTURBED, POSITIVE
 from core.generation.hooks import Making
-from core.generation.initial import CONTROL, Box, Canvas, fitted, opened
+from core.generation.initial import CONTROL, Canvas, Part, Size, fitted, opened, placed
 from core.generation.loop import Hook
 from core.generation.moment import Moment
 from core.generation.prompt.runs import parts_of
-from core.generation.stages import has_regions
+from core.generation.stages import as_generator, has_regions
 from core.generation.store import ModelStore, fingerprint
-from core.record.workspace import resolve_path
+from core.record.cancel import CancelToken
+from core.record.workspace import Workspace, resolve_path
 from core.settings.generation.controls import ControlUse
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from core.families.components import Components
     from core.generation.sources import Sources
 
@@ -46,18 +46,22 @@ OF_NO_MATTER: dict[str, Any] = {
     "end_at": 1.0,
     "mode": "balanced",
 }  # to hints
-Size = tuple[int, int]
-Part = tuple[Size, Box]  # of an image at this size
 
 
-def nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets:
-    """The ControlNets and LLLites of a job, leased from the store."""
+@contextmanager
+def nets_of(
+    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, cancel: CancelToken
+) -> Iterator[Nets]:
+    """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until the end."""
 
     def load(file: ControlFile) -> ControlNet | LLLite:
         unet, family = components.denoiser, components.family
         if file.is_lllite:
-            return load_lllite(file.path, places_of(unet, family), family).to(components.device, _type_of(unet)).eval()
-        return ControlNet(load_control_net(file.path, unet, family).to(components.device, _type_of(unet)).eval())
+            net: LLLite | ControlNet = load_lllite(file.path, places_of(unet, family), family)
+        else:
+            net = ControlNet(load_control_net(file.path, unet, family, sources.model))
+        # a module around diffusers': its own `to` warns of layers to be kept in fp32 though it lists none
+        return net.to(components.device, _type_of(unet)).eval()
 
     def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
         file = sources.controls[use.file]
@@ -72,14 +76,17 @@ def nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets
         )
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
-    return Nets(lease, _kept_hints())
+    with HintMaker(workspace, NETS, cancel) as maker:
+        yield Nets(lease, _kept_hints(maker))
 
 
-def _kept_hints() -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+def _kept_hints(maker: HintMaker) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
     @lru_cache(maxsize=KEPT_HINTS)
     def made(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
-        pixels = np.array(placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, part), dtype=np.uint8)
-        return pixels if use.preprocessor == "none" else make_hint(pixels, use)
+        def make(image: Image) -> Image:
+            return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
+
+        return np.array(placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, part, make))
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
         part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)
@@ -96,7 +103,7 @@ def _type_of(unet: Any) -> torch.dtype:
 def hook_of(making: Making) -> Hook | None:
     """If there are ControlNets that act."""
     uses = making.job.controls.used
-    if not uses:
+    if not uses or (making.stage.another and making.job.hires.highres_fix_disable_control_net):
         return None
     regions = len(parts_of(making.job.generate.prompt)) if has_regions(making.job) else 1
     return Controls(uses, making, regions)
@@ -135,15 +142,32 @@ class Controls(Hook):
     def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
         height, width = noisy.shape[-2:]
         size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
+        shown = self._making.stage.size if self._in_turn else size  # sd-scripts resizes its embedding then
         whole: Residuals | None = None
-        for number, (use, net) in enumerate(zip(self._uses, self._nets, strict=True)):
-            acts = use.start_at <= at.index / at.steps and (at.index + 1) / at.steps <= use.end_at
+        for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
             if isinstance(net, LLLite):
                 net.show(self._image(number, size) if acts else None)
             elif acts:
-                found = self._residuals(use, net, at, noisy, replace(given, control=self._image(number, size)))
+                found = self._residuals(use, net, at, noisy, replace(given, control=self._image(number, shown)))
                 whole = found if whole is None else whole.plus(found)
         return given if whole is None else replace(given, added={**given.added, **whole.added()})
+
+    def _acting(self, at: Moment) -> list[bool]:
+        """Which of them act at a step. With sd-scripts compatibility, one whose share of the steps ends within a step still acts
+        at it, and of several ControlNets of SD 1.x and 2.x each step asks one, in turn (reference: controlnet, 4.1 and 4.2)."""
+        kohya = as_generator(self._making.job)
+        end = (at.index if kohya else at.index + 1) / at.steps
+        acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
+        nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
+        if self._in_turn:
+            idle = {number for place, number in enumerate(nets) if place != at.index % len(nets)}
+            acting = [on and number not in idle for number, on in enumerate(acting)]
+        return acting
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether ControlNets act as in sd-scripts' generator of SD 1.x and 2.x."""
+        return as_generator(self._making.job) and self._making.family.name != "sdxl"
 
     def _residuals(self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, given: Conditioning) -> Residuals:
         """Of one net, weighted, for all rows."""
@@ -151,22 +175,18 @@ class Controls(Hook):
         given = self._one_text(given, len(noisy))
         if use.mode in ("balanced", "prompt") and not pooled:
             return _weighted(net.residuals(noisy, at.timestep, given), use)
-        rows = self._prompt_rows(len(noisy), noisy.device)
+        rows = self._prompt_rows(at, noisy.device)
         some = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
         found = some.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(some, use)
         return Residuals(
             tuple(_spread(each, rows, len(noisy)) for each in found.down), _spread(found.mid, rows, len(noisy))
         )
 
-    def _prompt_rows(self, count: int, device: torch.device) -> Tensor:
-        """The rows of the prompt among those of all sides of the guidance, each of B rows."""
-        images, sides = len(self._making.noises), self._making.sides
-        if count == images:  # a step without guidance
-            return torch.arange(count, device=device)
-        of_prompt = [side in (POSITIVE, PERTURBED) for side in sides]
-        parts = (count // images - of_prompt.count(False)) // of_prompt.count(True)  # of prompts joined by AND
-        which = [own for own in of_prompt for _ in range(parts if own else 1)]
-        return torch.tensor(which, device=device).repeat_interleave(images).nonzero()[:, 0]
+    @staticmethod
+    def _prompt_rows(at: Moment, device: torch.device) -> Tensor:
+        """The rows of the prompt, or of all that AND joins, among those of all sides."""
+        which = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
+        return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
 
     def _one_text(self, given: Conditioning, rows: int) -> Conditioning:
         """The text of each row: of an image with regions, of which the U-Net reads every sub-prompt, the last one."""
@@ -181,22 +201,17 @@ class Controls(Hook):
         return replace(given, texts=replace(given.texts, context=context[keep.to(context.device)]))
 
     def _image(self, number: int, size: Size) -> Tensor:
-        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the device for the stage."""
+        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the device for the stage. A preprocessor makes it once, at
+        the size of the stage, also for the smaller latents of Gradual Latent."""
         if (number, size) not in self._images:
-            making = self._making
+            making, use = self._making, self._uses[number]
             assert making.nets is not None
-            pixels = making.nets.hint(self._uses[number], size, making.canvas)
+            pixels = making.nets.hint(use, size if use.preprocessor == "none" else making.stage.size, making.canvas)
+            if pixels.shape[1::-1] != size:
+                pixels = np.array(fitted(fromarray(pixels), size, "resize"))
             shown = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             self._images[number, size] = shown.to(making.components.device)
         return self._images[number, size]
-
-
-def placed(image: Image, fit: str, size: Size, part: Part | None) -> Image:
-    """A control image at (width, height)."""
-    if part is None:
-        return fitted(image, size, fit)
-    whole, box = part
-    return fitted(fitted(image, whole, fit).crop(box), size, "resize")
 
 
 def _weighted(found: Residuals, use: ControlUse) -> Residuals:

@@ -57,12 +57,12 @@ def decode_pixels(
     from core.families.vae import decode_latents
 
     by = by or decode_latents
-    if not _finite(latents):
+    if not is_finite(latents):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
         raise ProblemsError.one("The latents contain NaN values", "memory.mixed_precision", fix, "latents.nan")
     pixels = by(vae, latents)
     narrow = next(vae.parameters()).dtype
-    if not _finite(pixels) and narrow != torch.float32:
+    if not is_finite(pixels) and narrow != torch.float32:
         name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(narrow, str(narrow))
         what = f"The VAE returned NaN values in {name}, so the image was decoded again in fp32"
         warn(Problem(what, "memory.vae_precision", "set it to fp32", "warning", code="image.decoded-again"))
@@ -70,13 +70,13 @@ def decode_pixels(
             pixels = by(vae.float(), latents)
         finally:
             vae.to(narrow)
-    if not _finite(pixels):
+    if not is_finite(pixels):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
         raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def _finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
 
 

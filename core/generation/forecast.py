@@ -8,6 +8,7 @@ from math import prod
 
 from core.families.trained_size import trained_size
 from core.generation.decoding import CPU_LATENT_PIXELS, MAX_AT_ONCE
+from core.generation.hooks import differentiates
 from core.generation.parts import Offload, Parts
 from core.generation.plan import plan_of, with_size
 from core.generation.stages import sampling_of, stages_of
@@ -21,8 +22,11 @@ SHARE = 0.9  # of a GPU's memory, which a generation may take: the rest is for t
 # fp32 tensors that the VAE in strips needs at once: of the widest map, a strip each, and of the whole map of its attention.
 STRIP_TENSORS, MIDDLE_TENSORS = 3, 9
 STRIPS = 8  # where their number is left open
-# What convolutions on a CPU need for other orders of the same numbers, beside what is counted: measured in the VAE.
+# What convolutions on a CPU need for other orders of the same numbers, on top of what is counted: measured in the VAE. Of the
+# gradient of SD 1.5 in fp32, 1.2 to 1.3 was measured at 512 px and 1.4 to 1.6 at 256 px; of the starter up to 2 (docs/benchmarks.md).
 CPU_TIMES = 1.7
+GRADIENT_TIMES = 1.2  # the same on a GPU, of a gradient: counted for SD 1.5 (1.18 with CLIP guidance) and SDXL (1.18)
+MEASURING = 256  # bytes for each pixel of an image whose distance is differentiated: VGG16 sees a quarter of the sides, CLIP less
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Forecast:
 @dataclass(frozen=True)
 class Needs:
     """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
-    them: one evaluation, one decoding as a whole and in strips; of LoRAs and ControlNets; of a network that enlarges images, at work."""
+    them: one evaluation, one decoding as a whole and in strips; of LoRAs, ControlNets and models of hooks; of a network that enlarges
+    images, at work; of a gradient through denoiser and VAE, which is then on the device."""
 
     denoiser: int
     layer: int
@@ -49,13 +54,14 @@ class Needs:
     in_strips: int
     loras: int = 0
     upscaling: int = 0
+    gradient: int = 0
 
     def peak(self, offload: Offload, sliced: bool = False) -> int:
         """On the device, without what torch takes for itself."""
         decoding = self.in_strips if sliced else self.decoding
-        visitors = max(self.reading, self.vae + decoding, self.upscaling)
+        visitors = max(self.reading, self.vae + max(decoding, self.gradient), self.upscaling)
         if offload == "off":
-            computed = max(self.evaluation, decoding, self.upscaling)
+            computed = max(self.evaluation, decoding, self.upscaling, self.gradient)
             return self.loras + self.denoiser + self.vae + self.texts + computed
         if offload == "parts":
             return self.loras + self.denoiser + max(self.evaluation, visitors)
@@ -82,15 +88,15 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
     """Of the largest stage of a job's images."""
-    from core.families.counting import decoding_bytes, evaluation_bytes, frozen
+    from core.families.counting import decoding_bytes, evaluation_bytes, frozen, gradient_bytes
     from core.generation.upscaling_networks import enlarging_bytes
 
     kind = parts.kind
     job = with_size(job, trained_size(parts.path, kind.name), FAMILIES[kind.name].size_step)
     stages = stages_of(job)
     sides = max((stage.size for stage in stages), key=prod)
-    rows = images_together(job, parts.device, sides, kind.latent_pixels)
-    rows *= 1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides)
+    images = images_together(job, parts.device, sides, kind.latent_pixels)
+    rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
     pixels, config = prod(sides), parts.config(kind.denoiser)
     known = kind.activation_bytes(pixels, rows)
     if known is None:
@@ -102,6 +108,11 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), pixels, parts.vae_dtype)
     if parts.device.startswith("cpu"):
         decoding = int(CPU_TIMES * decoding)
+    gradient = 0
+    if differentiates(job) and decoding:
+        vae = frozen(parts.config("vae")), sides, images, parts.dtype, parts.vae_dtype, parts.memory.attention
+        times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
+        gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * pixels
     entries = parts.found[kind.denoiser].places.values()
     item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
@@ -113,7 +124,8 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         evaluation=known,
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
-        loras=parts.lora_size + parts.control_size,
+        loras=parts.lora_size + parts.control_size + parts.other_size,
+        gradient=gradient,
         upscaling=enlarging_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
 
@@ -123,6 +135,8 @@ def images_together(job: GenerateJob, device: str, sides: tuple[int, int], laten
     asked = job.generate
     if asked.batch_size is not None:
         return min(asked.batch_size, asked.count)
+    if differentiates(job):
+        return 1
     fits = CPU_LATENT_PIXELS * latent_pixels**2 // prod(sides) if device.startswith("cpu") else 1
     return max(1, min(asked.count, MAX_AT_ONCE, fits))
 
@@ -153,7 +167,8 @@ def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -
     others = [needs_of(job, each) for each in refiners]
     room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
     ways: list[Offload] = ["off", "parts"]
-    return next((way for way in ways if peak_of(needs, others, way, sliced) < room), "layers")
+    last: Offload = "parts" if differentiates(job) else "layers"
+    return next((way for way in ways if peak_of(needs, others, way, sliced) < room), last)
 
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:

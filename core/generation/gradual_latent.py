@@ -39,6 +39,10 @@ class GradualLatent(Hook):
     def before(self, at: Moment) -> None:
         if at.index == 0:
             self._full = (at.latents.shape[-2], at.latents.shape[-1])
+            least = 1.5 + (
+                self._unsharp[0] // 2 if self._unsharp else 0
+            )  # reflected borders lie inside; .5 against rounding
+            self._ratio = max(self._ratio, min(least / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)
             self._draws = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
@@ -72,7 +76,7 @@ class GradualLatent(Hook):
         size = None
         if self._ratio < 1 and (last or (begun and self._since >= asked.gradual_latent_every_n_steps)):
             self._ratio = 1.0 if last else min(self._ratio + asked.gradual_latent_ratio_step, 1.0)
-            height, width = (int(side * self._ratio) // STEP * STEP for side in self._full)
+            height, width = (max(int(side * self._ratio) // STEP * STEP, min(STEP, side)) for side in self._full)
             size = self._full if last else (height, width)
             self._since = 0
         self._since += 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
-from core.record.problems import Problem
+from core.record.problems import Problem, collected, raise_if_errors
 from core.settings.base import Settings
 from core.settings.generation.generate import GenerateSettings
 from core.settings.growth import add_group
@@ -22,10 +24,14 @@ if TYPE_CHECKING:
     from core.generation.loop import Hook, Stage
     from core.generation.loras import Strength
     from core.generation.noise import ImageNoise
-    from core.generation.sources import Sources
+    from core.generation.sources import OwnFile, Sources
     from core.networks.network import Network
     from core.record.workspace import Workspace
     from core.settings.job import GenerateJob
+
+
+# (name in the settings, load: its path -> model) -> the model, for a while
+Lend = Callable[[str, Callable[[Path], Any]], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Making:
     networks, strengths   of the LoRAs in use, in their order
     show      takes a preview as JPEG
     nets      lends the ControlNets and LLLites that the settings name
+    prompts   of the images
+    lend      lends the `HookKind.files`
     """
 
     job: GenerateJob
@@ -54,6 +62,8 @@ class Making:
     show: Callable[[bytes], None]
     strengths: Sequence[Strength] = ()
     nets: Nets | None = None
+    prompts: Sequence[str] = ()
+    lend: Lend | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,9 @@ class HookKind:
     settings        a group of its own, named after it; None: it uses groups that jobs have already
     problems        (job of one image) -> problems of its settings, before files are looked for
     file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
+    images          jobs of the images -> the same with the images that they name, those of a folder in turn
+    files           (jobs of the images, workspace) -> {name in the settings: the model that it uses}
+    differentiates  (job of one image) -> whether it takes gradients through denoiser and VAE
     inline          {option in prompts, such as "control": the setting of its group}
     of_refiner      whether it also acts at a refiner's steps
     """
@@ -75,6 +88,9 @@ class HookKind:
     settings: type[Settings] | None = None
     problems: Callable[[GenerateJob], Iterable[Problem]] = lambda job: ()
     file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
+    images: Callable[[Sequence[GenerateJob]], list[GenerateJob]] = list
+    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, OwnFile]] = lambda jobs, workspace: {}
+    differentiates: Callable[[GenerateJob], bool] = lambda job: False
     inline: Mapping[str, str] = field(default_factory=dict)
     of_refiner: bool = False
 
@@ -108,9 +124,32 @@ def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace)
         yield from kind.file_problems(job, sources, workspace)
 
 
+def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
+    """The jobs of images with the images of all kinds of hooks. Raises ProblemsError for those that cannot be read."""
+    for kind in HOOKS.values():
+        jobs = kind.images(jobs)
+    return list(jobs)
+
+
+def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, OwnFile]:
+    """{name in the settings: model} of all kinds of hooks. Raises ProblemsError."""
+    problems: list[Problem] = []
+    found: dict[str, OwnFile] = {}
+    for kind in HOOKS.values():
+        found |= collected(problems, kind.files, jobs, workspace) or {}
+    raise_if_errors(problems)
+    return found
+
+
+def differentiates(job: GenerateJob) -> bool:
+    """Whether a hook takes gradients through denoiser and VAE."""
+    return any(kind.differentiates(job) for kind in HOOKS.values())
+
+
 def inline_setting(option: str) -> str | None:
-    """ "group.setting" that an option in a prompt sets by way of a hook; None if no kind takes it."""
-    return next((f"{kind.name}.{kind.inline[option]}" for kind in HOOKS.values() if option in kind.inline), None)
+    """ "group.setting" that an option in a prompt sets by way of a hook, the one registered last; None if no kind takes it."""
+    kinds = reversed(HOOKS.values())
+    return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
 
 
 def _built_in(name: str, title: str, module: str, **more: Any) -> None:
@@ -129,7 +168,19 @@ _built_in(
     "controls",
     problems=extensions.later("core.generation.control_checks", "control_problems"),
     file_problems=extensions.later("core.generation.control_checks", "control_file_problems"),
+    images=extensions.later("core.generation.control_checks", "with_control_images"),
     inline={"control": "control_image"},
+)
+_built_in(
+    "perceptual",  # after ControlNets, whose control image may be its guide image
+    "CLIP and VGG guidance",
+    "perceptual.hook",
+    problems=extensions.later("core.generation.perceptual.files", "problems_of"),
+    file_problems=extensions.later("core.generation.perceptual.files", "file_problems"),
+    images=extensions.later("core.generation.perceptual.files", "with_guide_images"),
+    files=extensions.later("core.generation.perceptual.files", "files_of"),
+    differentiates=lambda job: job.perceptual.used,
+    inline={"clip_prompt": "clip_prompt"},
 )
 _built_in("regions", "Regions", "regional", file_problems=extensions.later("core.generation.regional", "file_problems"))
 _built_in("repaint", "Mask", "inpainting", of_refiner=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from core.control.hints.models import portable_model
 from core.generation.a1111 import a1111_text, from_a1111_text, from_foreign
 from core.generation.foreign_metadata import read_foreign
 from core.generation.image_record import Hashes, ImageRecord
@@ -22,6 +23,7 @@ from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
 from core.settings.base import declared, value_of
+from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ def _from_chunk(text: str) -> ImageRecord:
         stored = content.get("hashes", {})
         others = (
             {str(name): str(digest) for name, digest in stored.get(kind, {}).items()}
-            for kind in ("loras", "embeddings", "refiners")
+            for kind in ("loras", "embeddings", "refiners", "controls")
         )
         hashes = Hashes(str(stored.get("model", "")), *others)
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
@@ -186,6 +188,7 @@ def one_image(
     zero_terminal_snr: bool = False,
     refiner_path: Path | None = None,
     control_paths: Mapping[str, Path] = {},
+    other_paths: Mapping[str, Path] = {},
 ) -> GenerateJob:
     """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
 
@@ -211,13 +214,16 @@ def one_image(
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
             group = groups.get(entry.group, getattr(job, entry.group))
-            groups[entry.group] = group.model_copy(update={entry.name: portable_name(path, workspace)})
+            groups[entry.group] = group.model_copy(
+                update={entry.name: portable_name(other_paths.get(path, path), workspace)}
+            )
     if refiner_path is not None:
         own = {"refiner_checkpoint": portable_name(refiner_path, workspace)}
         groups["refiner"] = job.refiner.model_copy(update=own)
     nets = []
     for use in job.controls.used:
         own = {"file": portable_name(control_paths[use.file], workspace)}
+        own |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
         nets.append(use.model_copy(update=own | {"image": portable_name(use.image or "", workspace)}))
     groups["controls"] = job.controls.model_copy(update={"nets": nets, "control_image": None})
     vae = portable_name(vae_path, workspace) if vae_path is not None else None

@@ -11,12 +11,14 @@ from core.settings.job import GenerateJob
 @dataclass(frozen=True)
 class Hashes:
     """SHA-256 in hex. model: of the whole file; loras: {name in the settings: hash of the tensors only, as A1111 shows it};
-    embeddings: {token: whole file}; refiners: {name in the settings: whole file}."""
+    embeddings: {token: whole file}; refiners: {name in the settings: whole file}; controls: {name in the settings: A1111's
+    first hash, 8 digits, as its extension shows it}."""
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
     embeddings: dict[str, str] = field(default_factory=dict)
     refiners: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

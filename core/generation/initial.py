@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 BLUR = 4  # pixels of mask blur, A1111's default
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Size = tuple[int, int]  # width, height
+Part = tuple[Size, Box]  # of an image of this size, what is generated
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"
-CONTROL = "controls.nets"
+CONTROL, GUIDE = "controls.nets", "perceptual.guide_image"
 
 
 def image_files(text: str, where: str) -> list[Path]:
@@ -39,8 +42,8 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map or a
-    control image, "L" on black for a mask.
+    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map, a
+    control image or a guide image, "L" on black for a mask.
 
     Raises ProblemsError for an unreadable one.
     """
@@ -78,6 +81,31 @@ def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
     if fit == "crop":
         return ImageOps.fit(image, size, pillow.Resampling.LANCZOS)
     return image.resize(size, pillow.Resampling.LANCZOS)
+
+
+def placed(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
+    """The control image at (width, height). make: of what is seen of the image, at the size at which it is seen"""
+    if part is None:
+        return filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
+    whole, box = part
+    if fit == "fill":
+        return fitted(filled(image, whole, make).crop(box), size, "resize")
+    return make(fitted(fitted(image, whole, fit).crop(box), size, "resize"))
+
+
+def filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
+    """The control image of the whole image, in the middle of (width, height), on the median color of its border: A1111's
+    "resize and fill" (sd-webui-controlnet)."""
+    import numpy as np
+    from PIL.Image import new
+
+    scale = min(wide / own for wide, own in zip(size, image.size, strict=True))
+    inner = make(fitted(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))), "resize"))
+    pixels = np.array(inner)
+    border = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
+    result = new("RGB", size, tuple(int(level) for level in border))
+    result.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    return result
 
 
 def pixels_of(image: Image) -> Tensor:

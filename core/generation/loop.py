@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.diffusion.samplers import add_noise, config_of, make_sampler, model_input, sampler_step, start_scale
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # (noisy latents [B, C, h, w], timesteps, conditioning) -> [B, C, h, w], as the families' `predict`
 Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
+Ask = Callable[["Tensor"], "Tensor"]  # latents as the model is shown them -> its output for the prompt alone
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
 Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
@@ -119,7 +120,7 @@ class Stage:
         return self.begins == "unfinished latents"
 
     def sizes_of(self, side: str) -> tuple[float, ...]:
-        """What a model reads beside the text: SDXL's sizes; of a refiner the score in place of the image's own size."""
+        """What a model reads besides the text: SDXL's sizes; of a refiner the score in place of the image's own size."""
         width, height = self.size
         plain = side.split()[0]
         high, wide, top, left, _, _ = self.sizes.get(plain, (0, 0, 0, 0, 0, 0))
@@ -161,6 +162,11 @@ class Hook:
     def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
         """What the model reads besides `noisy`, its input at this evaluation: rows of all sides, as those of `given`."""
         return given
+
+    def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
+        """The guided output, for the sampler's step. ask: of this moment, without what hooks add to the `conditioned`; it may be
+        differentiated"""
+        return output
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         """In place of the sampler's own step: the next latents, or None."""
@@ -261,6 +267,9 @@ def denoise(
             guided: conditioning(model, states, stage, how, sampling.guidance_scale, len(noises), control)
             for guided, how in ways.items()
         }
+        alone = conditioning(
+            model, replace(states, parts=()), stage, UNGUIDED, sampling.guidance_scale, len(noises), control
+        )
         for hook in hooks:
             around.enter_context(hook.around())
         for at.index in own:
@@ -271,6 +280,8 @@ def denoise(
                 hook.before(at)
             guided = sampling.guides(at.index, at.steps)
             output = _guided(model, ways[guided], reads[guided], at, hooks)
+            for hook in hooks:
+                output = hook.corrected(at, output, lambda noisy: model.predict(noisy, at.timestep, alone))
             at.latents = _next(at, output, hooks)
             for hook in hooks:
                 hook.after(at)
@@ -359,7 +370,7 @@ def _places(way: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
 def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:
     import torch
 
-    sides = guidance.sides
+    at.sides = sides = guidance.sides
     noisy = model_input(at.sampler, torch.cat([at.latents] * len(sides)), at.timestep)
     for hook in hooks:
         given = hook.conditioned(at, noisy, given)

@@ -119,8 +119,8 @@ class LorasInUse:
             for network in self.networks[: self.merged]
             for adapter in network.adapters.values()
         }
-        own = (each for module in weights.values() for each in (module.weight, module.bias) if each is not None)
-        self._kept = [(each, each.detach().clone()) for each in own]
+        own = (getattr(module, name, None) for module in weights.values() for name in ("weight", "bias", "factors"))
+        self._kept = [(each, each.detach().clone()) for each in own if each is not None]
         for network in self.networks[: self.merged]:
             network.merge_to()
 

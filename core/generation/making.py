@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.generation.decoding import decode, images_at_once
 from core.generation.embeddings import Words
 from core.generation.guidance import EMPTY
-from core.generation.hooks import Making, hooks_of
+from core.generation.hooks import Lend, Making, differentiates, hooks_of
 from core.generation.initial import IMAGE, Canvas, encoded, mask_of, opened, pixels_of
 from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, reads_mask
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
@@ -90,13 +90,15 @@ class Maker:
         upscaler: Leased | None = None,
         refiner: Refiner | None = None,
         nets: Nets | None = None,
+        lend: Lend | None = None,
     ):
-        """upscaler, refiner, nets: lend the networks of upscaler files, refiners, ControlNets; None: there are none"""
+        """upscaler, refiner, nets, lend: lend the networks of upscaler files, refiners, ControlNets, models of hooks; None: there
+        are none"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.words, self.loras, self.reports = words, loras, reports
         self.upscaler = upscaler or (lambda file: nullcontext())
-        self.refiner, self.nets = refiner, nets
+        self.refiner, self.nets, self.lend = refiner, nets, lend
 
     # -- which images are made together
 
@@ -106,7 +108,8 @@ class Maker:
             left = list(alike)
             job = left[0].job
             size = stages_of(job)[-1].size
-            number = most or job.generate.batch_size or images_at_once(self.components, *size)
+            fits = 1 if differentiates(job) else images_at_once(self.components, *size)
+            number = most or job.generate.batch_size or fits
             while left:
                 yield left[:number]
                 left = left[number:]
@@ -175,7 +178,8 @@ class Maker:
         made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
-        making = replace(making, strengths=self.loras.strengths, nets=self.nets)
+        prompts = [request.job.generate.prompt for request in batch]
+        making = replace(making, strengths=self.loras.strengths, nets=self.nets, prompts=prompts, lend=self.lend)
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, made.canvas)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from core.dataset.sources.files import printable
 from core.formats import detect
-from core.formats.lora.recognition import rank_of
+from core.formats.lora.recognition import ranks_of
 from core.formats.lora.trigger_words import trigger_words
 from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
@@ -26,7 +26,7 @@ from core.record.workspace import PROJECT, Workspace
 FILE = "models.json"
 UNREADABLE = "unreadable"
 SHOWN_REASON = 100
-INDEX_OF_FOLDER = "model_index.json"
+OF_FOLDER = ("model_index.json", "config.json")  # which tell what is in a diffusers folder: of a whole model, of a part
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 BESIDE = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp"))
 DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that say what a file is
@@ -37,7 +37,8 @@ class FileFacts:
     """What is known of a file or folder.
 
     kind, family, variant, network, evidence    as `detect.ModelKind` has them; the kind "unreadable" has the problem in a few words
-    rank    of a LoRA-like file, the largest if its layers differ     words   of one, trigger words and frequent tags, the likeliest first
+    rank    of a LoRA-like file, the largest if its layers differ     conv_rank   of its 3x3 convolutions, where it is another
+    words   of one, trigger words and frequent tags, the likeliest first
     """
 
     kind: str
@@ -48,6 +49,7 @@ class FileFacts:
     problem: str = ""
     evidence: str = ""
     rank: int | None = None
+    conv_rank: int | None = None
     words: tuple[str, ...] = ()
 
     def as_kind(self) -> detect.ModelKind:
@@ -67,7 +69,7 @@ _lock = threading.Lock()
 def facts_of_file(path: Path) -> FileFacts:
     """What a model file or diffusers folder is, read again only when it has changed. Never raises: one bad file hides no others."""
     try:
-        there = (path / INDEX_OF_FOLDER if path.is_dir() else path).stat()
+        there = next((file for name in OF_FOLDER if (file := path / name).is_file()), path).stat()
     except (OSError, ValueError):
         return GONE
     name, state = str(path), (there.st_size, there.st_mtime_ns)
@@ -97,9 +99,9 @@ def _found(path: Path) -> FileFacts:
         return _facts(found)
     tensors, metadata = read_header(path)
     found = detect.identify_header(tensors, metadata)
-    rank = rank_of(tensors, found.network, metadata)
+    rank, conv_rank = ranks_of(tensors, found.network, metadata)
     words = trigger_words(path, metadata) if found.kind == "lora" else ()
-    return replace(_facts(found), rank=rank, words=words)
+    return replace(_facts(found), rank=rank, conv_rank=conv_rank, words=words)
 
 
 def _facts(found: detect.ModelKind) -> FileFacts:

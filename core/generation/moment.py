@@ -18,6 +18,7 @@ class Moment:
 
     noises    of the images         index, steps   number of the evaluation from 0, and of how many
     timestep  of this evaluation    latents        [B, C, h, w], float32
+    sides     that the model is asked for at once, B rows each
     """
 
     sampler: Any
@@ -26,3 +27,4 @@ class Moment:
     steps: int
     timestep: Tensor
     latents: Tensor
+    sides: Sequence[str] = ()

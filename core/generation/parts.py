@@ -25,7 +25,7 @@ class Parts:
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
         self.kind, self.memory, self.device = family(sources.family), memory, device
         self.path, self.own_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
-        self.controls = list(sources.controls.values())
+        self.controls, self.others = list(sources.controls.values()), list(sources.others.values())
         stored = self.kind.weight_bytes(sources.model)
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
@@ -72,6 +72,11 @@ class Parts:
     def control_size(self) -> int:
         """Bytes of the ControlNets, which compute as the denoiser does and stay on the device."""
         return sum(net.numbers for net in self.controls) * self.dtype.itemsize
+
+    @property
+    def other_size(self) -> int:
+        """Bytes of the models of hooks, which stay on the device."""
+        return sum(file.bytes for file in self.others)
 
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""

@@ -11,9 +11,9 @@ from core.families import family
 from core.families.locate import REFINER
 from core.families.trained_size import trained_size
 from core.generation.checks import guidance_problems, problems_of, stage_problems
-from core.generation.control_checks import black_images, with_control_images
+from core.generation.control_checks import black_images
 from core.generation.guidances import own_settings
-from core.generation.hooks import hook_file_problems
+from core.generation.hooks import hook_file_problems, hook_files, with_hook_images
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.inpainting import read_mask
 from core.generation.library import wildcard_lines
@@ -71,13 +71,15 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     wrong = [problem for request in requests for problem in problems_of(request.job)]
     notes = [*notes, *dict.fromkeys(wrong), *output_problems(job, workspace)]
     begun = collected(notes, with_initial_images, requests)
-    begun = collected(notes, with_control_images, begun) if begun else begun
+    shown = collected(notes, with_hook_images, [each.job for each in begun]) if begun is not None else None
+    others = collected(notes, hook_files, [request.job for request in requests], workspace)
     masks = collected(notes, lambda: list(mask_problems(begun or ())))
     sources = collected(notes, find_sources, job, workspace, [request.job for request in requests])
     notes += masks or ()
     raise_if_errors(notes)
-    assert begun is not None and sources is not None
-    requests = begun
+    assert begun is not None and shown is not None and sources is not None and others is not None
+    sources = replace(sources, others=others)
+    requests = [replace(request, job=job) for request, job in zip(begun, shown, strict=True)]
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
     raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])

@@ -188,10 +188,6 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem]
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
-    for name in ("clip_prompt", "control"):
-        if name in line.values and inline_setting(name) is None:
-            what = f"'{name}' of the prompt '{line.text[:40]}' is ignored: it is not available"
-            notes.append(Problem(what, where, "remove it", "advice", code="prompts.unsupported-option"))
     groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}
     made = with_prompt_loras(job.model_copy(update=groups))
     if any(not use.always for use in made.generate.loras[: merged_of(job, len(made.generate.loras))]):

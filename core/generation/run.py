@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
 from core.generation.embeddings import embeddings_attached, unused
+from core.generation.hooks import Lend
 from core.generation.image_metadata import one_image
 from core.generation.image_record import Hashes
 from core.generation.loop import steps_of
@@ -22,7 +23,7 @@ from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
 from core.generation.sources import Sources, file_hashes, make_store, marked_files
 from core.generation.stages import only_enlarges, stages_of
-from core.generation.store import ModelStore
+from core.generation.store import ModelStore, fingerprint
 from core.generation.upscaler_files import find_upscaler, kind_of, networks_of
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -92,18 +93,32 @@ def ready(
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components)
-            nets = _nets_of(store, components, sources)
-            maker = Maker(components, words, loras, reports, upscalers, refiners, nets)
-            yield maker, Written(workspace, sources, hashes, reports)
+            lend = _lender(store, components, sources)
+            with _nets_of(store, components, sources, workspace, reports) as nets:
+                maker = Maker(components, words, loras, reports, upscalers, refiners, nets, lend)
+                yield maker, Written(workspace, sources, hashes, reports)
 
 
-def _nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets | None:
+def _nets_of(
+    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
+) -> AbstractContextManager[Nets | None]:
     """What lends the ControlNets of a job."""
     if not sources.controls:
-        return None
+        return nullcontext()
     from core.generation.controls import nets_of
 
-    return nets_of(store, components, sources)
+    return nets_of(store, components, sources, workspace, reports.cancel)
+
+
+def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:
+    """What lends the models of hooks."""
+
+    def lend(name: str, load: Callable[[Path], Any]) -> AbstractContextManager[Any]:
+        file, device = sources.others[name], components.device
+        key = fingerprint(file.path), device
+        return store.lease("other", key, lambda: load(file.path), name=file.path.name, size=file.bytes, device=device)
+
+    return lend
 
 
 def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
@@ -136,6 +151,7 @@ class Written:
             embeddings=[word.setting(self.workspace) for word in sources.embeddings],
             zero_terminal_snr=asked.zero_terminal_snr == "on",
             control_paths={name: net.path for name, net in sources.controls.items()},
+            other_paths={name: file.path for name, file in sources.others.items()},
             refiner_path=sources.refiners.get(job.refiner.refiner_checkpoint or ""),
         )
 

@@ -88,8 +88,11 @@ def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt
     return replace(prompt, control=None)
 
 
-def control_image(prompt: SamplePrompt) -> np.ndarray | None:
-    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None if there is none. Raises ProblemsError."""
+def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray | None:
+    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None if there is none. Raises ProblemsError.
+
+    stretched   as sd-scripts samples, else cropped to the sample's aspect ratio
+    """
     from core.dataset.images.masks import control_for
     from core.dataset.images.opening import BrokenImage
 
@@ -97,7 +100,7 @@ def control_image(prompt: SamplePrompt) -> np.ndarray | None:
         return None
     path = resolve_path(prompt.control)
     try:
-        return control_for(path, (prompt.width or 0, prompt.height or 0))
+        return control_for(path, (prompt.width or 0, prompt.height or 0), stretched)
     except BrokenImage as error:
         what, fix = f"The control image {path.name} {error}", "choose another image file"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "prompts.bad-control-image") from error

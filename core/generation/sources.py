@@ -15,7 +15,7 @@ from core.families.locate import GENERATED, REFINER, family_of, model_path
 from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
-from core.formats.hashes import HashMemo, file_sha256
+from core.formats.hashes import HashMemo, file_sha256, legacy_hash
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import sniff
 from core.generation.control_files import ControlFile, control_file, find_control_net
@@ -39,9 +39,17 @@ from core.settings.model import FAMILIES
 
 
 @dataclass(frozen=True)
+class OwnFile:
+    """A model that a kind of hook uses. bytes: of its weights on the device"""
+
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Sources:
-    """The files of a job, found and identified by their headers only. loras, refiners, controls: {name in the
-    settings: file}"""
+    """The files of a job, found and identified by their headers only. loras, refiners, controls, others (of hooks): {name in
+    the settings: file}"""
 
     model: Path
     family: str
@@ -51,6 +59,7 @@ class Sources:
     notes: list[Problem] = field(default_factory=list)
     refiners: dict[str, Path] = field(default_factory=dict)
     controls: dict[str, ControlFile] = field(default_factory=dict)
+    others: dict[str, OwnFile] = field(default_factory=dict)
 
 
 def make_store() -> ModelStore:
@@ -227,7 +236,9 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
         word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
         for word in sources.embeddings
     }
-    return Hashes(model, loras, embeddings, refiners)
+    nets = {net.path for net in sources.controls.values() if net.path.is_file()}
+    controls = {portable_name(path, workspace): legacy_hash(path) for path in nets}
+    return Hashes(model, loras, embeddings, refiners, controls)
 
 
 def _model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:

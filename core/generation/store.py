@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Thing = TypeVar("Thing")
 # What a model is for. A base model is in three: what denoises with the tokenizers, the VAE, and the text encoders.
-Slot = Literal["base", "VAE", "text encoders", "refiner", "upscaler", "captioner", "ControlNet"]
+Slot = Literal["base", "VAE", "text encoders", "refiner", "upscaler", "captioner", "ControlNet", "other"]
 Fingerprint = tuple[tuple[str, int, int], ...]
 SHARE = 0.5  # of the device's memory that loaded models may take
 

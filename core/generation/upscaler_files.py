@@ -20,7 +20,7 @@ ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 FILE = "hires.highres_fix_upscaler_file"
 
 
-def find_upscaler(name: str, workspace: Workspace) -> Path:
+def find_upscaler(name: str, workspace: Workspace, where: str = FILE) -> Path:
     """The file of an upscaler's name: a path, or a file of models/upscalers, with or without extension. Raises ProblemsError."""
     path = find_file(name, workspace) or find_file(f"models/{FOLDER}/{name}", workspace)
     folder = workspace.models / FOLDER
@@ -28,22 +28,22 @@ def find_upscaler(name: str, workspace: Workspace) -> Path:
         path = next((each for each in sorted(folder.iterdir()) if each.stem == name.strip()), None)
     if path is None or not path.is_file():
         fix = f"put it into models/{FOLDER}, or write its path"
-        raise ProblemsError.one(f"The upscaler '{name}' does not exist", FILE, fix, "upscaler.not-found")
+        raise ProblemsError.one(f"The upscaler '{name}' does not exist", where, fix, "upscaler.not-found")
     return path
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path, where: str = FILE) -> str:
     """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
-    return upscales(identify(path), path)
+    return upscales(identify(path), path, where)
 
 
-def upscales(found: ModelKind, path: Path) -> str:
+def upscales(found: ModelKind, path: Path, where: str = FILE) -> str:
     """The same of a file that has been identified already."""
     if found.kind in ("upscaler", "latent_upscaler") and found.offered:
         return "images" if found.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {found} ({found.evidence})"
     fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
-    raise ProblemsError.one(what, FILE, fix, "upscaler.unknown-kind")
+    raise ProblemsError.one(what, where, fix, "upscaler.unknown-kind")
 
 
 def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:

@@ -21,7 +21,7 @@ from core.settings.dataset.validation import ValidationSettings
 
 DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned"
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
-BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are beside the images
+BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are next to the images
 
 GENERAL, DATASET, SUBSET = "general", "dataset", "subset"
 UP_TO_DATASET = frozenset((GENERAL, DATASET))

@@ -22,7 +22,7 @@ from core.setup.probe import fitness
 
 REINSTALL = "run ./launch.sh update (Windows: launch.bat update), which installs missing packages"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "gradio", "pydantic")
-LITTLE_RAM = 6 << 30  # below this, SD 1.5 in fp32 with its optimizer does not fit beside the system and a browser
+LITTLE_RAM = 6 << 30  # below this, SD 1.5 in fp32 with its optimizer does not fit next to the system and a browser
 LITTLE_DISK = 10_000_000_000
 DISK_BYTES = 64 << 20
 SLOW_DISK = 50e6  # bytes per second: a checkpoint of 2 GB takes 40 s

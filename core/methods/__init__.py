@@ -92,11 +92,11 @@ class Method(ABC):
         return encode(captions)
 
     def conditioned(self, given: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        """What the denoiser reads in a pass of training, validation or samples: with what a model beside it adds."""
+        """What the denoiser reads in a pass of training, validation or samples: with what a model next to it adds."""
         return given
 
     def beside(self, path: Path) -> list[Path]:
-        """Further files that `write` makes beside this one."""
+        """Further files that `write` makes next to this one."""
         return []
 
     def metadata(self) -> dict[str, str]:
@@ -128,6 +128,10 @@ class Method(ABC):
         """Inside, passes use the untrained model."""
         return nullcontext()
 
+    def sampling(self) -> AbstractContextManager[None]:
+        """Inside, passes are those of samples."""
+        return nullcontext()
+
     def hold_untrained(self, unet: Any) -> None:
         """A second, untrained U-Net for `untrained`."""
         raise AssertionError("asked of methods that need one")
@@ -141,7 +145,7 @@ class Method(ABC):
     # -- for DeepSpeed
 
     def lay_in_modules(self) -> None:
-        """Let the model's modules know what trains beside them as their own weights."""
+        """Let the model's modules know what trains next to them as their own weights."""
         return
 
     def shows_average(self, use: Use) -> bool:

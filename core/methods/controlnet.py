@@ -1,7 +1,9 @@
-"""Training of a ControlNet: a net beside the frozen U-Net, from the U-Net or from a file."""
+"""Training of a ControlNet: a net next to the frozen U-Net, which starts as a copy of its encoder or from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +20,13 @@ from core.formats.tensors.writer import type_named
 from core.methods.side import SideMethod, unet_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
-from core.settings.control import CONTROLNET_START, controlnet_of
+from core.settings.control import CONTROLNET_START, KOHYA, controlnet_of, trains_as_kohya
 
 if TYPE_CHECKING:
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
 OWN = "controlnet_"  # beginning of the names of what the U-Net does not have
-KOHYA = ("sd1", "sd2")  # families that sd-scripts trains in a way of its own
 
 
 class ControlNetMethod(SideMethod):
@@ -40,14 +41,13 @@ class ControlNetMethod(SideMethod):
         net = (
             from_unet(unet, self._seed)
             if start is None
-            else controlnet_file.load_control_net(start, unet, self._family)
+            else controlnet_file.load_control_net(start, unet, self._family, components.origin)
         )
         set_attention(net, memory.attention)
         if memory.gradient_checkpointing:
             net.enable_gradient_checkpointing()
         self._ready(net, unet.device)
-        kohya = self._job.model.compatibility != "none" and self._family in KOHYA
-        self._side = ControlNet(self.net, kohya=kohya)
+        self._side = ControlNet(self.net, kohya=trains_as_kohya(self._job, self._family))
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
@@ -66,6 +66,16 @@ class ControlNetMethod(SideMethod):
         assert self._side is not None
         return replace(given, added=self._side(noisy_latents, timesteps, given))
 
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Control images are shown in 0..1, as sd-scripts samples whatever range it trains on (reference: controlnet, 3.5)."""
+        assert self._side is not None
+        before, self._side.signed = self._side.signed, False
+        try:
+            yield
+        finally:
+            self._side.signed = before
+
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
         return controlnet_file.write_control_net(path, self.state_dict(), self._family, metadata, type_named(precision))
 
@@ -75,14 +85,30 @@ class ControlNetMethod(SideMethod):
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Why the initial ControlNet cannot be used, by its header."""
-    start = controlnet_of(job).controlnet_model_name_or_path
-    if not start:
-        return []
+    """Why the initial ControlNet cannot be used, by its header, and advice on the range of its control images."""
+    start, found, file = controlnet_of(job).controlnet_model_name_or_path, unet_of(job, workspace), None
     try:
-        path = model_path(start, workspace, CONTROLNET_START)
-        controlnet_file.open_control_net(path)
+        if start:
+            file = controlnet_file.open_control_net(model_path(start, workspace, CONTROLNET_START))
     except ProblemsError as error:
         return error.problems
-    found = unet_of(job, workspace)
-    return controlnet_file.file_problems(path, found[1], found[0]) if found else []
+    if found is None:
+        return []
+    family, unet = found
+    problems = controlnet_file.file_problems(file.path, unet, family) if file else []
+    return problems or list(_range_advice(job, family, file))
+
+
+def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
+    """Of SD 1.x and 2.x, where the training and the file that it continues differ in the range of their control images."""
+    theirs = file is not None and file.names_of_sd_scripts
+    if family not in KOHYA or theirs == trains_as_kohya(job, family):
+        return
+    what = "With this compatibility, a ControlNet for SD 1.x and 2.x is trained on control images in -1 to 1"
+    fix = "use it only to continue a file that sd-scripts trained; every other program shows it 0 to 1"
+    if theirs:
+        what = (
+            "The initial ControlNet has the names of sd-scripts' files, which are trained on control images in -1 to 1"
+        )
+        fix = "to continue it as it was trained, set compatibility to sd-scripts; without, it adapts to 0 to 1"
+    yield Problem(what, "model.compatibility", fix, "advice", code="control.other-range")

@@ -1,6 +1,6 @@
 """DreamBooth and fine-tuning: the U-Net is trained and, if asked, the text encoders.
 
-Both are the same here. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that
+Both are the same here. What makes DreamBooth is its dataset, a subject's images with images of its class, and that
 the text encoder is trained by default.
 """
 

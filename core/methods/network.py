@@ -1,4 +1,4 @@
-"""LoRA and its kin: small networks train beside a frozen model."""
+"""LoRA and its kin: small networks train next to a frozen model."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class NetworkMethod(Method):
         """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
-        targets = list(targets_of(components, outer=settings.dim_from_weights, norms=settings.may_train_norms))
+        targets = list(targets_of(components, norms=settings.may_train_norms))
         if settings.chooses_layers and not settings.dim_from_weights:
             self._hits = str(layer_hits(settings, self._own, targets))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, own=self._own)
         else:
-            tensors = read_file(start, components.family).with_norms
-            self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
+            lora = read_file(start, components.family)
+            self.network, self.advice = start_network(targets, settings, self._seed, lora, self._own)
         if not self.network.adapters:
             what = "No layer would be trained: every block is excluded"
             fix = "set a rank and a learning rate above 0 for some block, or train another part"

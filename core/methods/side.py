@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class SideMethod(Method):
-    """A net that trains beside or in the frozen U-Net. `net` is set by `build`.
+    """A net that trains next to the frozen U-Net or in it. `net` is set by `build`.
 
     start   the file that training begins with; None: a fresh net
     acts    whether passes are of the trained model
@@ -63,7 +63,7 @@ class SideMethod(Method):
 
 
 def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Shapes] | None:
-    """(family, tensors of its U-Net) by the model's header; None where the model is told to be unusable anyway."""
+    """(family, shapes of the U-Net's parameters) by the model's header; None where the model is told to be unusable anyway."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)

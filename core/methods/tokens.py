@@ -1,4 +1,4 @@
-"""New tokens of a text encoder: embeddings beside its token table, which is frozen and not copied."""
+"""New tokens of a text encoder: embeddings next to its token table, which is frozen and not copied."""
 
 from __future__ import annotations
 

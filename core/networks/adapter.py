@@ -20,11 +20,11 @@ class Adapter(ABC):
     """The change of one Linear or Conv2d. A kind (core/networks/kinds) derives from it.
 
     Parameters are float32 in the shapes of the kind's files; products run in the dtype of the module's output. The base
-    weight must not be read unless the kind sets `needs_base_weight`: it may be packed, in fp8 or sharded.
+    weight must not be read unless the kind sets `needs_base_weight`: it may be packed or sharded.
 
     rank, alpha     its size, for kinds that have one
     saved_alpha     the alpha written to files if it differs from the one in use: sd-scripts' way with network_weights
-    bias            a change of the layer's bias that lies beside it in its file (core/networks/beside.py), without alpha / rank
+    bias            a change of the layer's bias that lies next to it in its file (core/networks/beside.py), without alpha / rank
     multiplier      strength of the network it belongs to
     moment          (step, micro-batch) while it trains on one; None: it is used
     """
@@ -121,11 +121,11 @@ class Adapter(ABC):
         return self.tensors()
 
     def bias_delta(self) -> Tensor | None:
-        """The change of the layer's bias, as `delta`, for kinds that change it and files with one beside."""
+        """The change of the layer's bias, as `delta`, for kinds that change it and files that have one."""
         return self.bias
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        """`add_to`, with the bias that lies beside."""
+        """`add_to`, with the bias that lies next to it."""
         return self.with_bias(self.add_to(y, x))
 
     def with_bias(self, y: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from core.formats.lora.metadata import BASE_MODEL_VERSIONS
 from core.formats.lora.names import (
     ALPHA,
     BESIDE,
+    BESIDE_IN_USE,
     DOWN,
     UP,
     group_by_module,
@@ -35,9 +35,10 @@ from core.formats.lora.names import (
 from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
+from core.formats.tensors.outline import Outline
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
-from core.networks.kinds import kind_of_keys, kinds
-from core.networks.kinds.keys import DORA_SCALE, NORM
+from core.networks.kinds import NetworkKind, kind_of_keys, kinds
+from core.networks.kinds.keys import BIAS, DORA_SCALE, NORM, is_number
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
@@ -51,6 +52,8 @@ __all__ = [
     "LoraFile",
     "load_finite",
     "load_lora",
+    "lora_outline",
+    "peft_layers",
     "save_diffusers",
     "save_lora",
     "to_diffusers",
@@ -64,6 +67,7 @@ PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
 MAGNITUDE = "lora_magnitude_vector"
+PEFT_BIAS = "lora_B.bias"
 BEYOND_FIRST = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
 RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
 MOST_ALPHA = 1e9
@@ -74,7 +78,7 @@ MODULE_PATH = re.compile(r"[\w.]+")
 class LoraFile:
     """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was.
 
-    left_out   names of the file's tensors that no kind of network reads (biases and norms beside LoRA layers): not in `tensors`
+    left_out   names of the file's tensors that no kind of network reads (biases and norms next to LoRA layers): not in `tensors`
     beside     these tensors, by kohya's key: what `core/networks/beside.py` uses them for
     """
 
@@ -84,6 +88,11 @@ class LoraFile:
     path: Path | None = None
     left_out: tuple[str, ...] = ()
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def beside_in_use(self) -> dict[str, torch.Tensor]:
+        """Of `beside`, the changes of biases and norm layers: programs that read kohya's names use them."""
+        return {key: value for key, value in self.beside.items() if key.partition(".")[2] in BESIDE_IN_USE}
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
@@ -205,41 +214,76 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
 
     shapes   read only the header and the alphas; the weights are on torch's "meta" device
     """
-    path = Path(path)
+    import torch
+
+    if not shapes:
+        return _read(Path(path), TensorFile.read, torch.tensor)
+    lora = lora_outline(path)
+    return replace(lora, tensors=_without_numbers(lora.tensors), beside=_without_numbers(lora.beside))
+
+
+def lora_outline(path: Path | str) -> LoraFile:
+    """The same without torch, for checks: each tensor is an Outline (core/formats/tensors/outline.py)."""
+    return _read(Path(path), TensorFile.outline, partial(Outline, (), "F32"))
+
+
+def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[float], Any]) -> LoraFile:
+    """number: makes a tensor of an alpha"""
     with TensorFile(path) as file:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
-        read = partial(_shape_of, file) if shapes else file.read
         metadata = dict(file.metadata)
         places = _places(file.entries, kind.family, path)
         left_out = _unread(places)
-        tensors = {place: read(name) for name, place in places.items() if name not in left_out}
-        beside = {places[name]: read(name) for name in left_out}
+        tensors = {place: read(file, name) for name, place in places.items() if name not in left_out}
+        beside = {places[name]: read(file, name) for name in left_out}
     for name, place in places.items():
         if f".{MAGNITUDE}" in name:
             tensors[place] = _magnitude(tensors[place])
-    tensors |= _peft_alphas(places, tensors, metadata, path)
+    alphas = _peft_alphas(places, tensors, metadata, path)
+    tensors |= {place: number(alpha) for place, alpha in alphas.items()}
+    single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
+    _refuse_not_finite([key for key, each in single.items() if not is_number(each)], path)
     _refuse_incomplete(tensors, path)
-    return LoraFile(tensors, metadata, kind.family, path, left_out, beside)
+    return LoraFile(tensors, metadata, kind.family, path, left_out, _with_peft_biases(beside, tensors))
 
 
 def load_finite(path: Path | str) -> LoraFile:
     """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
     lora = load_lora(path)
-    if names := not_finite({**lora.tensors, **lora.beside}):
-        what = f"{Path(path).name} contains NaN or infinite values, which make black images: {shown(names)}"
-        fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
-        raise ProblemsError.one(what, display_path(Path(path)), fix, "weights.not-finite")
+    _refuse_not_finite(not_finite({**lora.tensors, **lora.beside}), Path(path))
     return lora
 
 
-def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
+def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
+    if names:
+        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(names)}"
+        fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
+        raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
+
+
+def _with_peft_biases(beside: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """PEFT's biases of B (lora_bias) as the changes of the layers' biases that they are: times alpha / rank."""
+    found = {}
+    for key, value in beside.items():
+        layer, _, own = key.partition(".")
+        down, alpha = tensors.get(f"{layer}.{DOWN}"), tensors.get(f"{layer}.{ALPHA}")
+        if own == PEFT_BIAS and down is not None and f"{layer}.{BIAS}" not in beside:
+            key, value = f"{layer}.{BIAS}", value * (float(alpha) / down.shape[0] if alpha is not None else 1.0)
+        found[key] = value
+    return found
+
+
+def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Outlines as tensors on the meta device; those of a single number have it."""
     import torch
 
-    entry = file.entries[name]
-    if prod(entry.shape) == 1:
-        return file.read(name)
-    return torch.empty(entry.shape, dtype=getattr(torch, TORCH_NAMES[entry.dtype]), device="meta")
+    found = {}
+    for name, each in tensors.items():
+        dtype = getattr(torch, TORCH_NAMES[each.dtype])
+        whole = torch.empty(each.shape, dtype=dtype, device="meta")
+        found[name] = whole if each.number is None else torch.tensor(each.number).to(dtype).reshape(each.shape)
+    return found
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
@@ -297,12 +341,10 @@ def _magnitude(value: torch.Tensor) -> torch.Tensor:
 
 def _peft_alphas(
     places: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
-) -> dict[str, torch.Tensor]:
-    """The alphas that PEFT writes beside the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
-    import torch
-
+) -> dict[str, float]:
+    """The alphas that PEFT writes next to the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
     config = _peft_config(places, metadata, path)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, float] = {}
     for name, place in places.items() if config else ():
         layer, _, key = place.partition(".")
         if key not in RANKED or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
@@ -310,7 +352,7 @@ def _peft_alphas(
         part, inner = part_and_path(split_key(name)[0], None)
         alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
         if alpha is not None:
-            found[f"{layer}.{ALPHA}"] = torch.tensor(alpha)
+            found[f"{layer}.{ALPHA}"] = alpha
     return found
 
 
@@ -391,19 +433,13 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
 
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
-    for name, layer in group_by_module(lora.tensors).items():
-        found, kind = module_path(name), kind_of_keys(layer, name)
-        if found is None or kind is None:
-            what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
-            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
-        if kind.to_peft is None:
-            what, fix = f"diffusers and PEFT have no names for a {kind.title}", "choose a LoRA, or kohya's names"
-            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
+    for name, found, layer, kind in peft_layers(lora):
         size = kind.size(layer)
         own = next(value.dtype for key, value in layer.items() if key in kind.keys)
         given = (
             layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
         )  # a scale of 1 multiplies nothing
+        assert kind.to_peft is not None
         written = kind.to_peft(given, torch.float32 if fold_alpha else own)
         linear = lora.family == "sd2" and PROJECTION.match(
             f"{name}."
@@ -415,6 +451,19 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     config = json.dumps(_peft_metadata(sizes, any(f".{MAGNITUDE}" in name for name in tensors)))
     return tensors, {**kept, "format": "pt", PEFT_METADATA: config}
+
+
+def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str, torch.Tensor], NetworkKind]]:
+    """(name, part and path, tensors, kind) of each layer. Raises ProblemsError for one that PEFT has no names for."""
+    for name, layer in group_by_module(lora.tensors).items():
+        found, kind = module_path(name), kind_of_keys(layer, name)
+        if found is None or kind is None:
+            what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
+            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
+        if kind.to_peft is None:
+            what, fix = f"diffusers and PEFT have no names for {kind.title}", "choose a LoRA, or kohya's names"
+            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
+        yield name, found, layer, kind
 
 
 def _as_linear(key: str, value: torch.Tensor) -> torch.Tensor:
@@ -437,7 +486,7 @@ def save_diffusers(
 
 
 def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:
-    """The arguments of PEFT's LoraConfig for each part, as diffusers writes them beside the tensors."""
+    """The arguments of PEFT's LoraConfig for each part, as diffusers writes them next to the tensors."""
     found: dict[str, Any] = {}
     for part, own in sizes.items():
         modules = {bare_name(path) for path in own}  # CLIP has a `text_model` or not; PEFT takes the end of a path
@@ -467,7 +516,7 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if lora.family in BASE_MODEL_VERSIONS:
         told |= {"ss_base_model_version": BASE_MODEL_VERSIONS[lora.family], "ss_v2": str(lora.family == "sd2")}
     kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
-    tensors = dict(lora.tensors)
+    tensors = dict(lora.tensors) | lora.beside_in_use
     if lora.family == "sd2":
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, told | kept

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from core.formats.models import sd_keys
 from core.networks.blocks import ORIGINAL, block_of
+from core.record.units import count
 
 BASE = "BASE"  # the text encoders
 SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in range(12)))
@@ -58,7 +59,7 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
         return _of_preset(name, bool(sdxl))
     numbers = [_number(part) for part in text.split(",")]
     if len(numbers) not in LISTS:
-        raise ValueError(f"there are {len(numbers)} block weights; lists have 12, 17, 20 or 26 numbers")
+        raise ValueError(f"{count(len(numbers), 'block weight')} given; lists have 12, 17, 20 or 26 numbers")
     if sdxl is not None and len(numbers) in (ONLY_SD if sdxl else ONLY_SDXL):
         families = ("SDXL", "SD 1.x and 2.x")
         raise ValueError(f"{len(numbers)} block weights are for {families[sdxl]}, not for {families[not sdxl]}")
@@ -72,9 +73,7 @@ def _number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= LARGEST:
-        raise ValueError(
-            f"'{text.strip()[:20]}' is no block weight from -10 to 10, and no name of {', '.join(PRESETS)}"
-        )
+        raise ValueError(f"'{text.strip()[:20]}' is neither a number from -10 to 10 nor one of {', '.join(PRESETS)}")
     return value
 
 

@@ -59,16 +59,12 @@ def check_lora(found: ModelKind, path: Path, family_name: str) -> None:
         raise ProblemsError.one(what, display_path(path), "choose a LoRA of another type", "lora.unsupported-variant")
 
 
-def targets_of(components: Components, *, outer: bool = False, norms: bool = False) -> Iterator[Target]:
-    """The layers of the loaded parts, text encoders first as in kohya's files. outer: those outside of the U-Net's blocks too,
-    which no training hooks by itself, but files of other programs may hold. norms: the norm layers in its blocks"""
-    from core.families.targets import outer_targets
-
+def targets_of(components: Components, *, norms: bool = False) -> Iterator[Target]:
+    """The layers of the loaded parts, text encoders first as in kohya's files. norms: the norm layers in the U-Net's blocks too"""
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:
             yield from kind.layers(part, norms=norms)
-            yield from outer_targets(part) if outer else ()
 
 
 def read_file(path: Path, family_name: str) -> LoraFile:
@@ -82,7 +78,7 @@ def read_network(components: Components, path: Path, strength: float) -> Network
     from core.networks.network import Network
 
     lora = read_file(path, components.family)
-    network = Network.from_tensors(lora.tensors, targets_of(components, outer=True), strength)
+    network = Network.from_tensors(lora.tensors, targets_of(components), strength)
     if not network.adapters:
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
@@ -103,7 +99,7 @@ def _use_beside(components: Components, network: Network, lora: LoraFile, streng
 
 
 def unmatched_problems(network: Network, path: Path) -> list[Problem]:
-    """Advice about the layers of a LoRA file that the model does not have, and what lies beside them."""
+    """Advice about the layers of a LoRA file that the model does not have, and what lies next to them."""
     left = sorted(network.unmatched)
     if not left:
         return []
@@ -123,6 +119,6 @@ def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
 
     for file in files:
         lora = read_file(file.path, components.family)
-        network = Network.from_tensors(lora.tensors, targets_of(components, outer=True), file.strength)
+        network = Network.from_tensors(lora.tensors, targets_of(components), file.strength)
         _use_beside(components, network, lora, file.strength)
         network.merge_to()

@@ -179,7 +179,7 @@ class PackedConv:
     which oneDNN reorders at the call if necessary: correct for any size, and hardly slower than the plain convolution. So
     memory does not grow with the number of buckets.
 
-    copies   keep the plain weight beside its pack
+    copies   keep the plain weight next to its pack
     """
 
     def __init__(self, conv: nn.Conv2d, copies: bool = False):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.text_keys import full_name
 from core.networks.block_weights import SLOTS, slot_of
-from core.settings.layers import Layer
+from core.settings.layers import OUTER, Layer
 
 TEXT_ENCODERS = {"lora_te": "Text encoder", "lora_te1": "Text encoder 1", "lora_te2": "Text encoder 2"}
 OUTSIDE = "Outside of the blocks"
@@ -60,8 +60,10 @@ def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | N
         prefix = "lora_te" if not family.startswith("sdxl") else "lora_te2" if part.endswith("_2") else "lora_te1"
         return Layer(f"{prefix}_{full_name(path)}".replace(".", "_"), full_name(path), False, False)
     container = CONTAINER.search(path) if part == "unet" else None
+    wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
+    if part == "unet" and path in OUTER:
+        return Layer(f"lora_unet_{path}".replace(".", "_"), path, True, wide, wide, outer=True)
     if container is None:
         return None
-    wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
     own = unet_to_ldm(path, "sdxl") if family.startswith("sdxl") else path
     return Layer(f"lora_unet_{own}".replace(".", "_"), path, True, wide, wide or container[1] != "attentions")

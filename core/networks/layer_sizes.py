@@ -28,7 +28,7 @@ def wanted(settings: NetworkSettings, name: str) -> bool:
 
 def usual(settings: NetworkSettings, layer: Layer) -> bool:
     """Whether a layer trains where none are chosen."""
-    return settings.hooks_residual or not layer.residual
+    return not layer.outer and (settings.hooks_residual or not layer.residual)
 
 
 def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize:

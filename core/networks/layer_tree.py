@@ -22,6 +22,8 @@ PARTS = (
     ("3x3 convolutions", "", "conv[12]?$", None),
     ("Shortcuts", "", "conv_shortcut$", None),
     ("Time embedding", "", "time_emb_proj$", None),
+    ("3x3 convolutions", "", "conv_(in|out)$", None),  # outside of the blocks, as the last
+    ("Time embedding", "", "time_embedding", None),
 )
 WHOLE = {("Self-attention", True): "attn1", ("Self-attention", False): "self_attn", ("Cross-attention", True): "attn2"}
 CONTAINER = re.compile(r"^(.*?)\.((?:attentions|resnets|downsamplers|upsamplers)\.\d+)\.")
@@ -132,6 +134,9 @@ def _expressions(each: Listed, place: int, containers: dict[tuple[str, int | str
     yield layer.path.split(".")[0] if layer.unet else layer.name.split("_text_model_")[0] + "_"
     yield whole
     yield own
+    if layer.outer:  # in no module of a block
+        yield layer.name
+        return
     for key, text in (("", ""), (part, whole), (place, own)):
         within = _any_of(containers[each.block, key]) if layer.unet else layer.name.split("_text_model_")[0] + "_"
         yield f"{within}.*{text}" if text else within

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, linear
 from torch.nn.grad import conv2d_input
 
+from core.networks.adapter import as_weight
+
 NARROW = torch.float8_e4m3fn
 LARGEST = torch.finfo(NARROW).max
 # Nearly all weights are in these; the others (first and last layers, embeddings) are unchanged.
@@ -60,15 +62,35 @@ def narrow(model: nn.Module) -> int:
 @torch.no_grad()
 def _narrow(module: Any, kind: type[nn.Module]) -> int:
     weight = module.weight
-    largest = weight.float().abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-    factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
-    # Clamped: rounding up could exceed the dtype's range, which has no infinity.
-    small = (weight.float() / factors).clamp(-LARGEST, LARGEST).to(NARROW)
+    small, factors = _narrowed(weight.float())
     saved = weight.numel() * (weight.element_size() - 1)
     module.weight = nn.Parameter(small, requires_grad=False)
     module.register_buffer("factors", factors.to(weight.dtype), persistent=False)
     module.__class__ = kind
     return saved
+
+
+def _narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A float32 weight in fp8, and its factors."""
+    largest = weight.abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
+    # Clamped: rounding up could exceed the dtype's range, which has no infinity.
+    return (weight / factors).clamp(-LARGEST, LARGEST).to(NARROW), factors
+
+
+def base_weight(module: nn.Module) -> Tensor:
+    """A layer's weight in float32; in fp8 with its factors."""
+    weight = as_weight(module.weight).detach()
+    return (widened(weight, as_weight(module.factors)) if weight.dtype == NARROW else weight).float()
+
+
+def put_weight(module: nn.Module, wide: Tensor) -> None:
+    """Give the layer this float32 weight, in place and in the dtype that it has."""
+    weight = as_weight(module.weight)
+    if weight.dtype == NARROW:
+        wide, factors = _narrowed(wide)
+        as_weight(module.factors).copy_(factors)
+    weight.copy_(wide)
 
 
 def widened(weight: Tensor, factors: Tensor) -> Tensor:

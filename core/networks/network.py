@@ -15,6 +15,7 @@ from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys, kinds
 from core.networks.layer_sizes import part_of
+from core.networks.narrow import base_weight, put_weight
 from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import SizeOf, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
@@ -215,7 +216,7 @@ class Network:
             for parameter, _ in adapter.parameters():
                 parameter.data = parameter.data.to(weight.device)
             if adapter.multiplier != 0.0:
-                weight.copy_(adapter.merged(weight.float()))
+                put_weight(adapter.module, adapter.merged(base_weight(adapter.module)))
             of_bias, bias = adapter.bias_delta(), adapter.module.bias
             if of_bias is not None and isinstance(bias, Tensor):
                 bias.copy_((bias.float() + (of_bias * adapter.multiplier).to(bias.device)).to(bias.dtype))

@@ -15,7 +15,7 @@ from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, wanted
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_rates
-from core.settings.layers import Layer
+from core.settings.layers import OUTER, Layer
 from core.settings.network import NetworkSettings
 
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
@@ -35,8 +35,8 @@ def needs_conv_rank(target: Target) -> bool:
 
 def layer_of(target: Target) -> Layer:
     """What expressions are compared with."""
-    wide = has_large_kernel(target.module)
-    return Layer(target.name, target.path, part_of(target.name) == "unet", wide, needs_conv_rank(target))
+    wide, unet = has_large_kernel(target.module), part_of(target.name) == "unet"
+    return Layer(target.name, target.path, unet, wide, needs_conv_rank(target), unet and target.path in OUTER)
 
 
 def sized_layers(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.families.targets import Target
 from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import LoraFile
 from core.networks.kinds import NetworkKind, kind_named
 from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
@@ -26,7 +27,7 @@ def start_network(
     targets: Iterable[Target],
     settings: NetworkSettings,
     seed: int,
-    tensors: Mapping[str, Tensor],
+    lora: LoraFile,
     own: Settings | None = None,
 ) -> tuple[Network, list[Problem]]:
     """The network with the weights of a file loaded, and advice about what does not match.
@@ -36,11 +37,13 @@ def start_network(
     `model.compatibility` the settings' alpha is used in training and the file's is saved.
     """
     targets = list(targets)
+    tensors = lora.with_norms
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
     settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
     network = Network.create(targets, settings, seed, size_of, own)
-    return network, _take_over(network, kind_named(settings.kind), modules, settings)
+    advice = _take_over(network, kind_named(settings.kind), modules, settings)
+    return network, advice + _about_others([key for key in lora.beside if key not in tensors])
 
 
 def _take_over(
@@ -154,6 +157,15 @@ def _about_layers(
         fix = "turn on network.dim_from_weights to train all of them"
         problems.append(Problem(what, WHERE, fix, "advice", code="network.start-unused-layers"))
     return problems
+
+
+def _about_others(keys: Sequence[str]) -> list[Problem]:
+    """Advice about tensors next to the LoRA's layers that do not train, such as changes of biases."""
+    if not keys:
+        return []
+    what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {_some(keys)}"
+    fix = "merge the LoRA into the base model with network.base_weights to keep their effect"
+    return [Problem(what, WHERE, fix, "advice", code="network.start-left-out")]
 
 
 def _some(names: Sequence[str]) -> str:

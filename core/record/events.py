@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -134,12 +135,21 @@ class Validated(Event):
 
 
 # Steps of what a run's samples are compared with: a prompt's control image, and its image without the ControlNet.
-CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
+COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
+
+
+def sampled_words(steps: Iterable[int]) -> dict[int, str]:
+    """{step: what its samples are} in order. Of a ControlNet, those of step 0 need not be the base model's."""
+    named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
+    found = sorted(set(steps))
+    if found and found[0] >= 0:
+        named[0] = "base model"
+    return {step: named.get(step, f"step {step:,}") for step in found}
 
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample was generated. step 0 is before training; below are `CONTROL_IMAGE` and `WITHOUT_CONTROL`. file is relative
+    """A sample was generated. step 0 is before training; below are those of `COMPARED`. file is relative
     to the run folder."""
 
     kind: ClassVar[str] = "sample"

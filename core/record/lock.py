@@ -124,7 +124,7 @@ def sign_file(path: Path) -> Path:
 
 
 def sign_age(path: Path) -> float | None:
-    """Seconds since the heartbeat beside a lock file; None if there is none."""
+    """Seconds since the heartbeat next to a lock file; None if there is none."""
     try:
         return abs(time.time() - sign_file(path).stat().st_mtime)
     except OSError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -113,8 +115,27 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Problems with the file that a setting names, told of the setting: `what` then ends with the file."""
-    return [replace(each, what=f"{each.what}: {each.where}", where=setting) for each in problems]
+    """Problems with the file that a setting names, told of the setting: `what` then names the file, once."""
+    return [
+        each if each.where == setting else replace(each, what=_with_file(each.what, each.where), where=setting)
+        for each in problems
+    ]
+
+
+@contextmanager
+def problems_at(setting: str) -> Iterator[None]:
+    """What is raised inside is about the file that this setting names."""
+    try:
+        yield
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(setting, error.problems)) from error
+
+
+def _with_file(what: str, file: str) -> str:
+    name = Path(file).name
+    if file in what:
+        return what
+    return what.replace(name, file) if "." in name and name in what else f"{what}: {file}"
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:

@@ -12,6 +12,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
 
 
+def with_article(words: str) -> str:
+    """a LoRA, an SD 1.x model, an ONNX file"""
+    return f"{'an' if words[0] in 'AEIOaeio' or words.startswith('SD') else 'a'} {words}"
+
+
 def period_words(period: int, noun: str) -> str:
     """every step, every 50 steps"""
     return f"every {noun}" if period == 1 else f"every {count(period, noun)}"

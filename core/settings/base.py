@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypedDict, Union, Unpack, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -54,86 +54,74 @@ class Settings(BaseModel):
         return Declared(name, "", name, type(self).model_fields[name]).label(value)
 
 
+class About(TypedDict, total=False):
+    """What a setting says of itself in addition to pydantic's own; a text is empty where it says nothing."""
+
+    level: Literal["shown", "more"]  # behind "More"
+    unit: str  # of the number ("images", "minutes")
+    kohya: str  # its name in sd-scripts (with `kohya_setting`, the field's)
+    source: str  # paper or program it follows
+    labels: dict[str, str]  # choice -> words shown where they are not the choice itself
+    # A hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block, which
+    # have bars: the latter of one group are one control; "layers" has the tree of a model's layers.
+    widget: str
+    costs: str  # what it costs: memory, speed
+    names: NAMES  # what outside the job it names: checked where a job enters the engine (core/settings/named.py)
+    holds: (
+        str  # the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
+    )
+    section: str  # heading above it and those after it, in a long group
+    first: FIRST  # its row on the first screen
+    brief: str  # shown there instead of the help
+    hint: str  # what an empty field means ("off"), shown in it where the setting may be left empty
+    only: str  # the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
+    replaces: str  # the setting of its group that has no effect while this one is filled in
+    elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
+    recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
+    empty_as: str  # settings of its group, comma-separated: the first that is set holds while this one is empty
+
+
+class Given(About, total=False):
+    """`About`, and bounds as in pydantic's Field."""
+
+    default_factory: Any
+    ge: float
+    gt: float
+    le: float
+    lt: float
+    multiple_of: int
+    min_length: int
+    max_length: int
+    pattern: str
+    strict: bool
+
+
+UNSAID: About = {**dict.fromkeys(About.__annotations__, ""), "level": "more", "labels": {}}  # type: ignore[typeddict-item]
+
+
 def setting(
     default: Any = ...,
     *,
     help: str,
     title: str = "",
-    level: Literal["shown", "more"] = "more",
-    unit: str = "",
-    kohya: str = "",
-    source: str = "",
-    labels: dict[str, str] | None = None,
-    widget: str = "",
-    costs: str = "",
-    names: NAMES = "",
-    holds: str = "",
-    section: str = "",
-    first: FIRST = "",
-    brief: str = "",
-    hint: str = "",
-    only: str = "",
-    replaces: str = "",
-    elsewhere: str = "",
-    recorded: str = "",
-    empty_as: str = "",
-    default_factory: Any = None,
     within: tuple[float, float] | None = None,
-    **bounds: Any,
+    **given: Unpack[Given],
 ) -> Any:
     """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
 
-    title   the label; empty for the field's name in words
-    help    what it does and when to change it
-    level   shown, or behind "More"       unit    of the number ("images", "minutes")
-    kohya   its name in sd-scripts (with `kohya_setting`, the field's)
-    source  paper or program it follows
-    labels  choice -> words shown where they are not the choice itself
-    widget  a hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block,
-            which have bars: the latter of one group are one control; "layers" has the tree of a model's layers
-    names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
-    holds   the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
-    costs   what it costs: memory, speed  within  the lowest and the highest value
-    bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
-    section heading above it and those after it, in a long group
-    first   its row on the first screen   brief   shown there instead of the help
-    hint    what an empty field means ("off"), shown in it where the setting may be left empty
-    only    the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
-    replaces    the setting of its group that has no effect while this one is filled in
-    elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")
-    recorded    the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
-    empty_as    settings of its group, comma-separated: the first that is set holds while this one is empty
+    title   the label; empty for the field's name in words      help    what it does and when to change it
+    within  the lowest and the highest value                    given   all else, see `About`
     """
-    about: Any = {
-        "level": level,
-        "unit": unit,
-        "kohya": kohya,
-        "source": source,
-        "labels": labels or {},
-        "widget": widget,
-        "names": names,
-        "holds": holds,
-        "costs": costs,
-        "section": section,
-        "first": first,
-        "brief": brief,
-        "hint": hint,
-        "only": only,
-        "replaces": replaces,
-        "elsewhere": elsewhere,
-        "recorded": recorded,
-        "empty_as": empty_as,
-    }
-    if default_factory is None:
-        bounds["default"] = default
-    else:
-        bounds["default_factory"] = default_factory
+    about: Any = UNSAID | {name: value for name, value in given.items() if name in UNSAID}
+    field: dict[str, Any] = {name: value for name, value in given.items() if name not in UNSAID}
+    if "default_factory" not in field:
+        field["default"] = default
     if within is not None:
-        bounds["ge"], bounds["le"] = within
-    field: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **bounds)
-    if names in PATHS:
-        field.metadata.append(BeforeValidator(_as_pasted))
-    return field
+        field["ge"], field["le"] = within
+    made: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **field)
+    if about["names"] in PATHS:
+        made.metadata.append(BeforeValidator(_as_pasted))
+    return made
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:
@@ -202,7 +190,7 @@ Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
 
 
 def about_of(info: FieldInfo) -> dict[str, Any]:
-    """What `setting` says of a field beside pydantic's own; empty for other fields."""
+    """What `setting` says of a field in addition to pydantic's own; empty for other fields."""
     extra = info.json_schema_extra
     return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
 
@@ -359,6 +347,13 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
         if isinstance(group_type, type) and issubclass(group_type, Settings):
             for name, info in fields_of(group_type).items():
                 yield Declared(f"{group}.{name}", group, name, info)
+
+
+def settings_called(name: str, known: Mapping[str, Declared], method: str = "") -> list[str]:
+    """Paths of the settings with this name, here or in sd-scripts: the method's own first, those of other methods last."""
+    found = [path for path, each in known.items() if name in (each.name, *each.kohya_names)]
+    methods = known["method.kind"].choices if "method.kind" in known else []
+    return sorted(found, key=lambda path: (known[path].group != method, known[path].group in methods))
 
 
 def group_shown(job: BaseModel, group: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared, following
+from core.settings.base import Declared, Settings, declared, following, settings_called
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
@@ -158,9 +158,8 @@ def shorten(value: Any) -> str:
 def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
     """The setting that was probably meant: by name, sd-scripts' name, else spelling."""
     name = path.rsplit(".", 1)[-1]
-    for entry in known.values():
-        if name in (entry.name, *entry.kohya_names):
-            return f"did you mean '{entry.path}'?"
+    if called := settings_called(name, known):
+        return f"did you mean '{called[0]}'?"
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     if len(path) > LONGEST_NAME:

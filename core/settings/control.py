@@ -1,7 +1,8 @@
-"""What trains beside or in a frozen U-Net to follow control images: ControlNet and ControlNet-LLLite."""
+"""What trains next to a frozen U-Net, or in it, to follow control images: ControlNet and ControlNet-LLLite."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from core.settings.base import Settings, kohya_setting, setting
@@ -12,10 +13,23 @@ if TYPE_CHECKING:  # methods register at the end of core.settings.job
 CONTROLNET, LLLITE = "controlnet", "lllite"  # the methods, and their groups
 CONTROLNET_START = f"{CONTROLNET}.controlnet_model_name_or_path"
 LLLITE_START = f"{LLLITE}.weights"
+KOHYA = ("sd1", "sd2")  # families that sd-scripts trains a ControlNet for in a way of its own
+IGNORED = "ignored: sd-scripts' training of {} does not use it"
+KOHYA_UNUSED = (  # noise settings that sd-scripts' training for SD 1.x and 2.x does not read (reference: controlnet, 3.2)
+    "min_timestep",
+    "max_timestep",
+    "zero_terminal_snr",
+    "ip_noise_gamma",
+    "ip_noise_gamma_random_strength",
+    "noise_offset_random_strength",
+    "scale_v_pred_loss_like_noise_pred",
+    "v_pred_like_loss",
+    "debiased_estimation_loss",
+)
 
 
 class ControlNetSettings(Settings):
-    """A ControlNet beside the frozen U-Net."""
+    """A ControlNet next to the frozen U-Net."""
 
     controlnet_model_name_or_path: str | None = kohya_setting(
         None,
@@ -55,7 +69,8 @@ class LLLiteSettings(Settings):
         64,
         within=(1, 4096),
         title="Hidden dimension",
-        help="Size of the hidden layers in each module. 64 is usual; half is enough for simple control images such as depth. sd-scripts calls it network_dim.",
+        kohya="network_dim",
+        help="Size of the hidden layers in each module. 64 is usual; half is enough for simple control images such as depth.",
     )
     dropout: float = setting(
         0.0,
@@ -63,11 +78,13 @@ class LLLiteSettings(Settings):
         lt=1,
         title="Dropout",
         hint="off",
+        kohya="network_dropout",
         help="Dropout on the hidden layer of each module. 0.1 to 0.3 reduces overfitting.",
     )
     weights: str | None = setting(
         None,
         title="Initial LLLite",
+        kohya="network_weights",
         hint="none",
         widget="file",
         names="path or name",
@@ -84,6 +101,20 @@ class LLLiteSettings(Settings):
         if self.weights:
             return "from a file"
         return f"dimensions {self.cond_emb_dim} and {self.hidden_dim}"
+
+
+def trains_as_kohya(job: TrainJob, family: str) -> bool:
+    """Whether a ControlNet for this family trains in sd-scripts' way of its own for SD 1.x and 2.x."""
+    return job.model.compatibility != "none" and family in KOHYA
+
+
+def kohya_unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """(path, reason) of settings that sd-scripts' training of a ControlNet ignores."""
+    if trains_as_kohya(job, job.model.family):
+        names = [*KOHYA_UNUSED, *(("multires_noise_iterations",) if job.noise.noise_offset else ())]
+        yield from ((f"noise.{name}", IGNORED.format("ControlNets for SD 1.x and 2.x")) for name in names)
+    if job.model.compatibility != "none":
+        yield "captions.weighted_captions", IGNORED.format("ControlNets")
 
 
 def controlnet_of(job: TrainJob) -> ControlNetSettings:

@@ -7,11 +7,12 @@ import json
 import shlex
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from core.record.bounded_json import parse_json
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared, item_of, item_settings
+from core.settings.base import Declared, Settings, declared, item_of, item_settings, settings_called
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.presets.networks import network_problem
 
@@ -21,12 +22,16 @@ SHORT = {"generate.loras": "--lora FILE:STRENGTH"}  # options of commands that a
 NETWORK = ("network_module", "network_args")
 
 
-def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
+def read_flags(model: type[Settings], words: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
     """Nested values from `--group.name value`, `--group.name=value` and, for a yes-or-no, `--group.name` or `--no-group.name`.
 
     `null` is off. Lists and pairs are JSON, or separated by commas. Returns (values, problems).
+
+    method  of the training that the words change, unless they choose another
     """
     known = {entry.path: entry for entry in declared(model)}
+    parts = [part for word in words for part in word.split("=", 1)]
+    method = dict(pairwise(parts)).get("--method.kind", method)
     values: dict[str, Any] = {}
     of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
     problems: list[Problem] = []
@@ -47,7 +52,7 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
             of_network[path], index = [*filter(None, [text]), *words[index:end]], end
             continue
         if entry is None:
-            problems.append(_unknown(path, known, nearest=len(problems) < MOST))
+            problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
             index += 1 if takes_next and not equals else 0
             continue
         if negated:
@@ -152,10 +157,11 @@ def _number(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _unknown(path: str, known: dict[str, Declared], nearest: bool) -> Problem:
-    """nearest: look for the name that was meant among all settings, which takes a millisecond."""
+def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) -> Problem:
+    """method: whose own settings come first. nearest: look for the name that was meant among all settings, which takes a
+    millisecond."""
     name = path.rsplit(".", 1)[-1]
-    meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
+    meant = settings_called(name, known, method)
     if not meant and name in ELSEWHERE:
         return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name], code="settings.unknown-name")
     meant = meant or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])

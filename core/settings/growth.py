@@ -16,7 +16,9 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     info = model.__pydantic_fields__[name]
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
-    about_of(info)["labels"] |= {choice: label}
+    about = about_of(info)
+    # new ones: groups that inherit the setting share the old
+    info.json_schema_extra = {"about": about | {"labels": about["labels"] | {choice: label}}}
     for group in (model, *_listing(model)):
         group.model_rebuild(force=True)
         for job in _jobs_with(group):

@@ -6,6 +6,8 @@ from typing import Literal
 
 from core.settings.base import Settings, setting
 
+BY_MODEL = "model"  # the preprocessor that is an ONNX model
+
 
 class HintSettings(Settings):
     """A preprocessor with all that any of them asks for (`Preprocessor.settings` says which it reads)."""
@@ -83,3 +85,19 @@ class HintSettings(Settings):
         level="shown",
         help="For what is random: the color shuffle and inpaint masks. Each image of a folder gets its own random numbers.",
     )
+
+
+class HintModelSettings(Settings):
+    """Which ONNX model makes control images."""
+
+    hint_model: str = setting(
+        "",
+        title="Model",
+        level="shown",
+        names="path or name",
+        help="An .onnx file, or a folder with one: a path, or a name below models/preprocessors. It must make one image of 1 or 3 channels from one image.",
+    )
+
+
+class AnyHintSettings(HintModelSettings, HintSettings):
+    """A preprocessor that may be an ONNX model."""

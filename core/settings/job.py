@@ -20,6 +20,7 @@ from core.settings.generation.high_resolution import DeepShrinkSettings, Gradual
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.memory import GenerationMemorySettings
 from core.settings.generation.output import OutputSettings
+from core.settings.generation.perceptual import PerceptualSettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.refiner import RefinerSettings
 from core.settings.generation.regions import RegionSettings
@@ -174,6 +175,7 @@ class GenerateJob(Job):
     gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
     refiner: RefinerSettings = Field(default_factory=RefinerSettings, title="Refiner")
     controls: ControlSettings = Field(default_factory=ControlSettings, title="ControlNet")
+    perceptual: PerceptualSettings = Field(default_factory=PerceptualSettings, title="CLIP and VGG guidance")
     regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")

@@ -19,6 +19,12 @@ SECONDS = 0.5  # for all matches of all expressions with the layers of a model
 LEAST_SECONDS = 0.1  # and of each
 PLAIN = re.compile(r"\w+")  # texts that are compared as they are, without an expression's cost
 LARGEST_RANK = 1024
+OUTER = (
+    "conv_in",
+    "time_embedding.linear_1",
+    "time_embedding.linear_2",
+    "conv_out",
+)  # LyCORIS' preset full has them by name
 
 
 class Layer(NamedTuple):
@@ -27,6 +33,7 @@ class Layer(NamedTuple):
     name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
     unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
     residual    in a residual or resampling block, or wide: trained where 3x3 convolutions are (kohya's C3Lier)
+    outer   outside of the U-Net's blocks (OUTER): trained only where it is chosen
     """
 
     name: str
@@ -34,6 +41,7 @@ class Layer(NamedTuple):
     unet: bool
     wide: bool
     residual: bool = False
+    outer: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ PRESETS = {
     "attn-only": LayerPreset(r"\.attn\d?\.", r"(^|\.)self_attn\."),
     "unet-only": LayerPreset("", None, wide=True),
     "unet-transformer-only": LayerPreset(r"(^|\.)attentions\.", None),
-    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.", None, wide=True),
+    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.|^conv_(in|out)$", None, wide=True),
     "ia3": LayerPreset(r"\.(to_k|to_v|ff\.net\.2)$", r"\.(k_proj|v_proj|fc2)$"),
 }
 

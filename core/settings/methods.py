@@ -56,7 +56,7 @@ class MethodSpec:
 
     name, title      in presets and on the page           words   in messages: "a LoRA"
     changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model
-                     beside it, or a small one in it; what follows from that are its `traits`
+                     next to it, or a small one in it; what follows from that are its `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports what it needs when it is called
     trains_unet, trains_text    whether a part is asked to train, whatever its learning rate
     trained_numbers  (job, family's name, parts by name) -> how many numbers train, by part
@@ -70,9 +70,9 @@ class MethodSpec:
     problems         rules of its own, besides those of every method
     file_problems    (job, workspace) -> problems of the files that its settings name
     rates            further learning rates: part -> (rate, its setting)
-    side             of what trains beside or in the denoiser: (denoiser, job) -> a module that gives `Conditioning.added` of
+    side             of what trains next to or in the denoiser: (denoiser, job) -> a module that gives `Conditioning.added` of
                      (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
-    unused           (dotted path, reason) of settings that it does not use
+    unused           (dotted path, reason) of settings that it does not use; noise and captions are then trained without them
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
     control_images   it reads a control image of each image and sample: the trait of this name
@@ -120,6 +120,19 @@ def methods() -> dict[str, MethodSpec]:
 def spec_of(job: TrainJob) -> MethodSpec:
     """What the chosen method answers."""
     return methods()[job.method.kind]
+
+
+def in_force(job: TrainJob, family: str) -> TrainJob:
+    """The job as a model of this family trains: noise and caption settings that its method does not use at their defaults."""
+    known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    unused = {path for path, _ in spec_of(job).unused(known)}
+    groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
+    changes = {}
+    for group, settings in groups.items():
+        fields = type(settings).model_fields
+        own = {name: field.default for name, field in fields.items() if f"{group}.{name}" in unused}
+        changes[group] = settings.model_copy(update=own)
+    return job.model_copy(update=changes)
 
 
 def chosen_by(spec: MethodSpec) -> str:

@@ -5,7 +5,7 @@ CUDA 13.0 for 7.5 to 12.0 (PyTorch's release compatibility matrix). A CUDA 13 bu
 build runs, by minor version compatibility, from 525.60 on Linux and 528.33 on Windows (NVIDIA's CUDA compatibility
 guide). ROCm wheels exist for Linux x86_64 only. macOS wheels need Apple silicon and macOS 14; Intel Macs have had none
 since torch 2.3. The default index has the CUDA 13.0 build for Linux, a CPU build for Windows and the Apple build
-for macOS; its xformers wheel is built for CUDA 12 and does not load beside a CUDA 13 torch.
+for macOS; its xformers wheel is built for CUDA 12 and does not load with a CUDA 13 torch.
 """
 
 from __future__ import annotations

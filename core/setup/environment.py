@@ -1,4 +1,4 @@
-"""`.venv`: built beside the old one as `.venv-new`, tested, and only then put in its place."""
+"""`.venv`: built next to the old one as `.venv-new`, tested, and only then put in its place."""
 
 from __future__ import annotations
 

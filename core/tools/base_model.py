@@ -10,6 +10,7 @@ from core.families.locate import family_of, model_path
 from core.formats.detect import FAMILY_NAMES, identify
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
+from core.record.units import with_article
 from core.record.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: 
     theirs = identify(lora).family
     if theirs not in (None, own):
         what = f"The model is {FAMILY_NAMES[own]}, the LoRA {FAMILY_NAMES[theirs]}"
-        fix = f"choose a {FAMILY_NAMES[theirs]} model"
+        fix = f"choose {with_article(FAMILY_NAMES[theirs])} model"
         raise ProblemsError.one(what, where, fix, "tools.other-family")
 
 

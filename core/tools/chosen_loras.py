@@ -9,11 +9,11 @@ from typing import Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import file_sha256
-from core.formats.lora.names import group_by_module
-from core.networks.adapter_file import load_lora
-from core.networks.block_weights import block_weights
+from core.formats.lora.names import group_by_module, layer_name
+from core.networks.adapter_file import lora_outline
+from core.networks.block_weights import block_weights, weight_of
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, at_setting, collected
+from core.record.problems import Problem, collected, problems_at
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.tools.files import lora_of
@@ -32,6 +32,12 @@ class Chosen:
     blocks: tuple[float, ...] | None
     family: str | None
     layers: Sequence[str]
+
+    def block_weight(self, layer: str) -> float:
+        return 1.0 if self.blocks is None else weight_of(self.blocks, layer_name(layer))
+
+    def strength(self, layer: str) -> float:
+        return self.ratio * self.block_weight(layer)
 
     def other_family(self, family: str, where: str) -> list[Problem]:
         if self.family in (None, family):
@@ -52,11 +58,12 @@ def chosen_loras(
     strengths = ratios_of(ratios, len(models), "LoRA", f"{group}.ratios", problems) or [1.0] * len(models)
     lists = [*lbws, *([""] * (len(models) - len(lbws)))]
     if len(lbws) > len(models):
-        what = f"There are {count(len(lbws), 'line')} of block weights for {count(len(models), 'LoRA')}"
+        what = f"{count(len(lbws), 'line')} of block weights given for {count(len(models), 'LoRA')}"
         problems.append(Problem(what, f"{group}.lbws", "give one line per LoRA", code="merge.block-weights"))
+    header = problems_at(where)(lora_outline)
     for name, ratio, lbw in zip(models, strengths, lists, strict=False):
         path = collected(problems, lora_of, name, workspace, where)
-        lora = collected(problems, _header, path, where) if path is not None else None
+        lora = collected(problems, header, path) if path is not None else None
         if path is None or lora is None:
             continue
         lbw = lbw.strip().removeprefix("[").removesuffix("]")  # sd-scripts takes JSON lists
@@ -68,13 +75,6 @@ def chosen_loras(
             continue
         found.append(Chosen(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
     return found
-
-
-def _header(path: Path, where: str):
-    try:
-        return load_lora(path, shapes=True)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(where, error.problems)) from None
 
 
 def as_recipe(loras: Sequence[Chosen], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.formats.detect import identify
+from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.writer import type_named
-from core.networks.adapter_file import load_lora, save_diffusers, save_lora, to_diffusers, to_kohya
+from core.networks.adapter_file import load_lora, lora_outline, peft_layers, save_diffusers, save_lora, to_kohya
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, problems_at
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of
+from core.tools.lora_headers import BYTES
 from core.tools.written import output_file, output_problems
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.networks.adapter_file import LoraFile
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -86,16 +82,11 @@ def plan_of(asked: ConvertLoraSettings, workspace: Workspace) -> Plan:
 
 
 def _plan_file(plan: Plan, source: Path, asked: ConvertLoraSettings) -> None:
-    try:
+    with problems_at(FILE):
         if _has_names(source, asked):
-            what, fix = f"{source.name} has these names already", "choose other names, or a precision"
+            what, fix = f"{display_path(source)} has these names already", "choose other names, or a precision"
             raise ProblemsError.one(what, FILE, fix, "tools.nothing-to-convert")
         plan.size = _bytes_of(source, asked)
-    except ProblemsError as error:
-        shown = display_path(source)
-        raise ProblemsError(
-            [replace(each, what=f"{shown}: {each.what}", where=FILE) for each in error.problems]
-        ) from error
     plan.files = [(source, output_file(asked.output, source.with_name(_name(source, asked)), ""))]
 
 
@@ -143,15 +134,12 @@ def _name(file: Path, asked: ConvertLoraSettings) -> str:
 
 def _bytes_of(file: Path, asked: ConvertLoraSettings) -> int:
     """About how many bytes its copy will have. Raises ProblemsError if its header tells that it cannot be converted."""
-    tensors = _as_asked(load_lora(file, shapes=True), asked)
-    width = {None: None, "fp32": 4}.get(asked.save_precision, 2)
-    return sum(value.numel() * (width or value.dtype.itemsize) for value in tensors.values())
-
-
-def _as_asked(lora: LoraFile, asked: ConvertLoraSettings) -> dict[str, Tensor]:
-    if asked.names == "kohya":
-        return to_kohya(lora)[0]
-    return to_diffusers(lora, fold_alpha=asked.names == "diffusers_folded")[0]
+    lora = lora_outline(file)
+    if asked.names != "kohya":
+        list(peft_layers(lora))
+    width = 4 if asked.names == "diffusers_folded" else 0
+    width = BYTES[asked.save_precision] if asked.save_precision else width
+    return sum(each.numel() * (width or ITEM_BYTES[str(each.dtype)]) for each in lora.tensors.values())
 
 
 def _converted(source: Path, target: Path, asked: ConvertLoraSettings) -> list[str]:
@@ -162,7 +150,9 @@ def _converted(source: Path, target: Path, asked: ConvertLoraSettings) -> list[s
         save_lora(target, *to_kohya(lora), dtype)
     else:
         save_diffusers(target, lora, dtype, fold_alpha=asked.names == "diffusers_folded")
-    if not lora.left_out:
+    kept = lora.beside_in_use if asked.names == "kohya" else {}
+    left = [name for name, place in zip(lora.left_out, lora.beside, strict=True) if place not in kept]
+    if not left:
         return []
-    named = ", ".join(lora.left_out[:3]) + (" ..." if len(lora.left_out) > 3 else "")
-    return [f"{source.name}: left out {count(len(lora.left_out), 'tensor')} that no LoRA has: {named}"]
+    named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+    return [f"{source.name}: left out {count(len(left), 'tensor')} that these names have no place for: {named}"]

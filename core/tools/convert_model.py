@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.layout import Layout
+from core.families.layouts import layout_of
 from core.families.locate import GENERATED, SDXL_SCALE, STAGES, check_family, model_path
+from core.families.part_shapes import known_tensors, mismatch_problems
+from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
@@ -20,9 +24,9 @@ from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
 from core.record import heap
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.tools.files import model_file
 from core.tools.inspect import total_bytes
@@ -30,8 +34,6 @@ from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, pro
 
 if TYPE_CHECKING:
     import torch
-
-    from core.families.base import Family
 
 COUNTERS = ("epoch", "global_step")
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -78,9 +80,18 @@ def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelS
     if not asked.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"
         raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
-    values = asked.model_dump() | {"save_model_as": form_of(path)}
+    values = asked.model_dump() | {"save_model_as": named_form(asked.output, path)}
     conversion = ConvertModelSettings(**values)
     return conversion, plan(conversion, workspace, "bake_vae", "_baked")
+
+
+def named_form(output: str | None, path: Path) -> Form:
+    """The format that the output's ending names, else that of the model itself."""
+    if output and not resolve_path(output).is_dir():
+        for form in ("safetensors", "ckpt"):
+            if output.lower().endswith(ENDINGS[form]):
+                return form
+    return form_of(path)
 
 
 # ---- what would be done
@@ -92,11 +103,11 @@ def plan(
 ) -> Plan:
     """Everything known before the work. Raises ProblemsError with everything that is wrong."""
     path = model_file(asked.file, workspace, f"{group}.file")
-    try:
-        source, family = open_model(path, asked.family, asked.text_projection == "kohya")
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(f"{group}.file", error.problems)) from None
-    parts, problems = chosen_parts(asked, source, family, workspace, group)
+    with problems_at(f"{group}.file"):
+        source, layout = open_model(path, asked.family, asked.text_projection == "kohya")
+    parts, problems = chosen_parts(asked, source, layout, workspace, f"{group}.vae")
+    wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
+    problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
     form: Form = asked.save_model_as
     target = output_file(asked.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
     size = _size(asked, source, parts)
@@ -104,35 +115,31 @@ def plan(
     where = f"{group}.output"
     problems += _misnamed(target, form, where) or output_problems(target, inputs, size, where)
     raise_if_errors(problems)
-    facts, advice = _facts(asked, source, family, target)
+    facts, advice = _facts(asked, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
-    return Plan(source, family.name, parts, target, form, size, facts, advice)
+    return Plan(source, layout.family, parts, target, form, size, facts, advice)
 
 
-def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Family]:
-    from core.families import family
-
+def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
     guess = wanted if wanted != "auto" else "sd1"
     source = open_checkpoint(path, guess, kohya_projection=kohya_projection)
     if source.kind.family in STAGES and wanted == "auto":
         wanted = str(source.kind.family)
-    return source, family(check_family(source.kind, path, wanted, GENERATED))
+    return source, layout_of(check_family(source.kind, path, wanted, GENERATED))
 
 
 def chosen_parts(
-    asked: ConvertModelSettings, source: Checkpoint, family: Family, workspace: Workspace, group: str
+    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
 ) -> tuple[dict[str, Part], list[Problem]]:
-    """The parts to write, and all that is wrong with them."""
-    from core.families.loading import known_tensors, mismatch_problems
-
+    """The parts to write, and all that is wrong with them. where: the setting that names the VAE."""
     found, problems = dict(source.parts), list[Problem]()
     if asked.vae and not asked.no_vae:
         try:
-            found["vae"] = open_vae(model_path(asked.vae, workspace, f"{group}.vae"))
-            problems += _other_scale(found["vae"], family.name, f"{group}.vae")
+            found["vae"] = open_vae(model_path(asked.vae, workspace, where))
+            problems += _other_scale(found["vae"], layout.family, where)
         except ProblemsError as error:
-            problems += error.problems
-    names = [name for name in family.layout.published.parts if name != "vae" or not asked.no_vae]
+            problems += at_setting(where, error.problems)
+    names = [name for name in layout.published.parts if name != "vae" or not asked.no_vae]
     if missing := [part_title(name) for name in names if name not in found]:
         what = f"The model has no {' and no '.join(missing)}"
         fix = "choose a full model"
@@ -143,17 +150,18 @@ def chosen_parts(
     for name in names:
         if name in found:
             try:
-                parts[name], wrong = known_tensors(family.layout, found[name])
-                problems += wrong or _left_out(found[name], parts[name])
+                parts[name], wrong = known_tensors(layout, found[name])
+                wrong = wrong or _left_out(found[name], parts[name])
             except ProblemsError as error:
-                problems += error.problems
+                wrong = error.problems
+            problems += wrong if found[name] is source.parts.get(name) else at_setting(where, wrong)
     if asked.ema == "use" and "unet" in parts:
         try:
-            parts["unet"] = with_ema(parts["unet"], source, family.name)
+            parts["unet"] = with_ema(parts["unet"], source, layout.family)
         except ProblemsError as error:
             problems += error.problems
     if not any(problem.level == "error" for problem in problems):
-        problems += mismatch_problems(family.layout, parts.values(), source.path)
+        problems += mismatch_problems(layout, parts.values(), source.path)
     return parts, problems
 
 
@@ -201,27 +209,27 @@ def _size(asked: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part
 
 
 def _facts(
-    asked: ConvertModelSettings, source: Checkpoint, family: Family, target: Path
+    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
 ) -> tuple[ModelFacts, list[Problem]]:
     """Metadata, and what the scheduler of a folder and the marks of a file say."""
     to_folder, from_file = asked.save_model_as in FOLDERS, source.path.is_file()
     said = source.kind.prediction if asked.prediction == "auto" else asked.prediction
     advice = []
-    if to_folder and from_file and said is None and family.name == "sd2":
+    if to_folder and from_file and said is None and layout.has_both_predictions:
         what = "The file does not say whether the model predicts epsilon or v; the folder's scheduler says v"
         fix = "for a model of 512 px choose the prediction type epsilon"
         advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
     # A file keeps its own marks; those of a folder come from its scheduler, unless the file it was made of had none.
     marks = asked.prediction != "auto" or to_folder or (not from_file and beside_parts(source.path) is None)
     return ModelFacts(
-        metadata=_metadata(asked, source, family, said, target, "folder" if to_folder else "model"),
+        metadata=_metadata(asked, source, layout, said, target, "folder" if to_folder else "model"),
         prediction=said if marks else None,
         zero_terminal_snr=source.kind.zero_terminal_snr and (to_folder or marks),
     ), advice
 
 
 def _metadata(
-    asked: ConvertModelSettings, source: Checkpoint, family: Family, said: str | None, target: Path, kind: Any
+    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
     if asked.no_metadata:
         return {}
@@ -230,11 +238,18 @@ def _metadata(
         before = {name: before[name] for name in COUNTERS if name in before}
     gone = (SIZES_KEY, "format", WEIGHTS_HASH, "sshs_legacy_hash")
     before = {name: value for name, value in before.items() if name not in gone}
-    if asked.text_projection == "kohya" and family.name == "sdxl" and source.path.is_dir() != (kind == "folder"):
+    if asked.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
-    side = {"sdxl": 1024, "sdxl_refiner": 1024, "sd2": 768 if said == "v" else 512}.get(family.name, 512)
-    found = model_spec_of(before, family.name, said, kind, target.stem if kind == "model" else target.name, side)
+    title, side = target.stem if kind == "model" else target.name, _side(source, layout, said)
+    found = model_spec_of(before, layout.family, said, kind, title, side)
     return found | ({WEIGHTS_HASH: NO_HASH} if asked.weights_hash and kind == "model" else {})
+
+
+def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
+    """Of the images that the model is made for, in pixels. A file of SD 2.x is told by its prediction type."""
+    if layout.has_both_predictions and source.path.is_file() and said is not None:
+        return 768 if said == "v" else 512
+    return trained_size(source.path, layout.family)[0]
 
 
 # ---- done
@@ -248,15 +263,13 @@ def run(
     change: Callable[[States], States] | None = None,
 ) -> Outcome:
     """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
-    from core.families import family
-
     conversion = Conversion(
         planned.source,
         planned.target,
         planned.parts,
         planned.family,
         planned.form,
-        family(planned.family).layout.published,
+        layout_of(planned.family).published,
         planned.facts,
         dtype=_dtype(asked.save_precision),
         ema=asked.ema == "keep",
@@ -296,14 +309,12 @@ def check_extract_vae(asked: ExtractVaeSettings, workspace: Workspace) -> str:
 
 
 def extract_vae(asked: ExtractVaeSettings, context: JobContext) -> Outcome:
-    from core.families import family
-
     planned = _extraction(asked, context.workspace)
     advice = write_vae(
         planned.vae,
         planned.target,
         planned.family,
-        family(planned.family).layout.published,
+        layout_of(planned.family).published,
         folder=asked.layout == "diffusers",
         dtype=_dtype(asked.save_precision),
         cancel=context.cancel,
@@ -313,19 +324,19 @@ def extract_vae(asked: ExtractVaeSettings, context: JobContext) -> Outcome:
 
 
 def _extraction(asked: ExtractVaeSettings, workspace: Workspace) -> _Extraction:
-    from core.families import family
-    from core.families.loading import known_tensors
-
     path = model_file(asked.file, workspace, "extract_vae.file")
-    vae = open_vae(path)
+    with problems_at("extract_vae.file"):
+        vae = open_vae(path)
     kind, form = identify(path), "safetensors" if asked.layout == "single_file" else "diffusers_safetensors"
     name = asked.family if asked.family != "auto" else kind.family or ""
     if not name and vae.config is None and form in FOLDERS:
         what = "A VAE file does not say its family, which its folder's scaling factor depends on"
         raise ProblemsError.one(what, "extract_vae.family", "choose the family", "convert.unknown-family")
-    vae, problems = known_tensors(family(name or "sd1").layout, vae)
+    with problems_at("extract_vae.file"):
+        vae, problems = known_tensors(layout_of(name or "sd1"), vae)
+        raise_if_errors(problems)
     target = output_file(asked.output, path, "_vae", (".safetensors",) if form == "safetensors" else ())
     size, where = vae.weight_bytes(BYTES.get(asked.save_precision or "")), "extract_vae.output"
     wrong = _misnamed(target, form, where) or output_problems(target, [path, vae.source], size, where)
-    raise_if_errors([*problems, *wrong])
+    raise_if_errors(wrong)
     return _Extraction(vae, name or "sd1", target, size)

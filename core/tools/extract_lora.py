@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, at_setting, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ExtractLoraSettings
@@ -56,10 +56,7 @@ def check_extract_lora(asked: ExtractLoraSettings, workspace: Workspace) -> str:
 
 def _planned(asked: ExtractLoraSettings, workspace: Workspace) -> _Plan:
     """All that can be known from headers. Raises ProblemsError for all that is wrong."""
-    import torch
-
-    from core.formats.tensors.writer import type_named
-    from core.tools.made_loras import bytes_of, refuse_device
+    from core.tools.lora_headers import BYTES, bytes_of, refuse_device
 
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
@@ -75,22 +72,27 @@ def _planned(asked: ExtractLoraSettings, workspace: Workspace) -> _Plan:
         names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (one, other)]
         what = f"The original is {names[0]}, the tuned model {names[1]}"
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
+    if original.path.samefile(tuned.path):
+        raise _no_difference("The original and the tuned model are the same file")
     layers = list(_layers(asked, original, tuned, one))
     target = output_file(asked.output, tuned.path, "_lora")
-    dtype = type_named(asked.save_precision) if asked.save_precision else torch.float32
-    size = bytes_of([layer.shape for layer in layers], asked.dim, asked.conv_dim or 0, dtype)
+    width = BYTES[asked.save_precision or "fp32"]
+    size = bytes_of([layer.shape for layer in layers], asked.dim, asked.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
     return _Plan(original, tuned, one, layers, target)
+
+
+def _no_difference(what: str) -> ProblemsError:
+    fix = "choose the base as the original and its fine-tuned model as tuned"
+    return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
 def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     from core.formats.models.checkpoint import open_checkpoint
 
     path = model_file(getattr(asked, name), workspace, f"{GROUP}.{name}")
-    try:
+    with problems_at(f"{GROUP}.{name}"):
         found = open_checkpoint(path)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(f"{GROUP}.{name}", error.problems)) from None
     if found.kind.kind != "checkpoint" or "unet" not in found.parts:
         what = f"{display_path(path)} is not a checkpoint but: {found.kind}"
         raise ProblemsError.one(what, f"{GROUP}.{name}", "choose a checkpoint", "merge.not-a-checkpoint")
@@ -99,28 +101,29 @@ def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Chec
 
 def _layers(asked: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str) -> Iterator[_Layer]:
     """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
-    from core.families import family
-    from core.formats.models.text_keys import bare_name
+    from core.formats.lora.names import place_of_layer
+    from core.networks.layer_list import listed_layers
 
-    loaded, where = family(family_name), f"{GROUP}.model_tuned"
-    for part in (*loaded.layout.text_encoders, loaded.layout.denoiser):
-        mine, theirs = original.parts.get(part), tuned.parts.get(part)
+    where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
+    for model in (original, tuned):
+        parts = {
+            name: {key: place.entry.shape for key, place in own.places.items()} for name, own in model.parts.items()
+        }
+        layers |= {each.layer.name: each.layer for each in listed_layers(family_name, parts)}
+    for layer in layers.values():
+        if layer.outer or (layer.residual and asked.conv_dim is None):
+            continue
+        part, path = place_of_layer(layer.name) or ("", "")
+        key = f"{path}.weight"
+        mine, theirs = (own.parts[part].places.get(key) if part in own.parts else None for own in (original, tuned))
         if mine is None or theirs is None:
-            what = f"One of the models has no {part}"
-            raise ProblemsError.one(what, where, "choose whole models", "model.missing-part")
-        for target in loaded.lora_targets(loaded.make_empty(part), conv=asked.conv_dim is not None):
-            key = f"{target.path if part == loaded.denoiser else bare_name(target.path)}.weight"
-            places = mine.places.get(key), theirs.places.get(key)
-            if places == (None, None):  # a smaller model than the published one
-                continue
-            if places[0] is None or places[1] is None:
-                what = f"One of the models has no {part}.{key}"
-                raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
-            shapes = [[side for side in place.entry.shape if side != 1] for place in places if place is not None]
-            if shapes[0] != shapes[1]:
-                what = f"The models differ in the size of {part}.{key}"
-                raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
-            yield _Layer(target.name, places[0].entry.shape, places[0], places[1])
+            what = f"One of the models has no {part}.{key}"
+            raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
+        shapes = [[side for side in place.entry.shape if side != 1] for place in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            what = f"The models differ in the size of {part}.{key}"
+            raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
+        yield _Layer(layer.name, mine.entry.shape, mine, theirs)
 
 
 def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
@@ -130,13 +133,14 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
     from core.formats.tensors.lazy import OpenFiles
     from core.formats.tensors.writer import type_named
     from core.networks.adapter_file import save_lora, with_convolutions
-    from core.tools.made_loras import has_large_kernel, lora_tensors
+    from core.tools.lora_headers import has_large_kernel
+    from core.tools.made_loras import lora_tensors
     from core.tools.svd import as_sd_scripts, clamped, decompose
 
     plan = _planned(asked, context.workspace)
     theirs = asked.compatibility == "sd-scripts"
     quantile = asked.clamp_quantile or (CLAMP if theirs else None)
-    tensors, kept = dict[str, Any](), list[float]()
+    tensors, kept, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, torch.no_grad():
         layers = _worth(asked, plan, files, context)
         shapes = {layer.name: layer.shape for layer in layers}
@@ -153,7 +157,10 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
                 up, down = parts.cut(rank)
                 up, down = clamped(up, down, quantile) if quantile else (up, down)
                 kept.append(parts.kept(rank))
+                changed = changed or bool(parts.s.any())
                 tensors |= lora_tensors(name, up, down, rank, shapes[name])
+    if not changed:
+        raise _no_difference("The models differ in no weight that the LoRA would change")
     metadata = _metadata(asked, plan, context)
     tensors = with_convolutions(tensors) if plan.family == "sd2" else tensors  # as sd-scripts has them
     save_lora(plan.target, tensors, metadata, type_named(asked.save_precision or "fp32"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from core.generation.library import SUFFIXES
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import HashesSettings
@@ -27,11 +28,17 @@ def check_hashes(asked: HashesSettings, workspace: Workspace) -> str:
 
 
 def hashes(asked: HashesSettings, context: JobContext) -> Outcome:
+    """Of a folder, a damaged file is left out and said."""
     files = _files(asked, context.workspace)
-    found = []
+    found, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):
         context.stage(path.name, number, len(files))
-        found.append(hashes_of(path, context.cancel))
+        try:
+            found.append(hashes_of(path, context.cancel))
+        except ProblemsError as error:
+            damaged.append(replace(error.problems[0], where=display_path(path)))
+    if not found:
+        raise ProblemsError(at_setting(FIELD, damaged))
     rows = [[each["path"], each["sha256"][:10], each["auto_v3"], each["legacy"], each["sha256"]] for each in found]
     lines = []
     for each in found:
@@ -40,8 +47,12 @@ def hashes(asked: HashesSettings, context: JobContext) -> Outcome:
         lines += [f"  old model hash: {each['legacy']}"]
         if each["changed"]:
             lines.append("  NOT the weights that its metadata names: they were changed later")
+    left_out = [f"left out {each.where}: {each.what}" for each in damaged]
     shown = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
-    return Outcome(lines=lines, facts={"files": found, "shown": [shown]})
+    brief = [f"hashes of {count(len(found), 'file')}"]
+    brief += [f"{each['path']}: NOT the weights that its metadata names" for each in found if each["changed"]]
+    facts = {"files": found, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
+    return Outcome(lines=lines + left_out, facts=facts | {"brief": brief + left_out})
 
 
 def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _edited(path: Path, asked: EditMetadataSettings) -> bytes:
     for line in asked.set_keys:
         name, equals, value = line.partition("=")
         if not equals or not name.strip() or name.strip() == "__metadata__":
-            what, fix = f"'{line[:60]}' is no key=value", "write for example ss_output_name=fox"
+            what, fix = f"'{line[:60]}' is not in the form key=value", "write for example ss_output_name=fox"
             problems.append(Problem(what, "edit_metadata.set_keys", fix, code="tools.bad-key-line"))
         metadata[name.strip()] = value.strip()
     for name in TEXTS:

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.formats.detect import identify
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, at_setting
+from core.record.problems import ProblemsError, at_setting, problems_at
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.model_files import DownloadSettings, InspectSettings
 
@@ -87,10 +87,8 @@ def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")
     path = model_path(str(reference).strip(), workspace, where)
-    try:
+    with problems_at(where):
         identify(path)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(where, error.problems)) from None
     return path
 
 

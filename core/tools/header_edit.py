@@ -14,7 +14,7 @@ from core.formats.tensors.header import header_with, read_header, sniff
 from core.record import atomic
 from core.record.bounded_json import MAX_BYTES
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError, at_setting
+from core.record.problems import ProblemsError, problems_at
 from core.record.regular import open_regular
 from core.record.workspace import Workspace, display_path, real_path
 
@@ -27,10 +27,8 @@ def check_is_safetensors(path: Path, where: str) -> None:
     if path.is_dir() or sniff(path) != "safetensors":
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
-    try:
+    with problems_at(where):
         read_header(path)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(where, error.problems)) from None
 
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:

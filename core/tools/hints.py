@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from core.control.hints import make_hint, preprocessors, unused_settings
-from core.control.hints.by_model import PROVIDER, HintModel
-from core.control.hints.models import Found, check_model, find_model
+from core.control.hints.by_model import HintModel
+from core.control.hints.models import checked_model
 from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import BLACK, WHITE
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
@@ -26,13 +26,14 @@ from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.draws import address
-from core.record.problems import Problem, ProblemsError, at_setting, unwritten
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.hints import HintsByModelSettings, MadeHintsSettings, MakeHintsSettings
 from core.tools.images import check_images, images_to_use
 
+MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder) -> RGB uint8 [H, W, 3]
 
 
@@ -40,6 +41,7 @@ Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder)
 class Report:
     """What became of the images. kept: their control images were there; skipped: (path, why)."""
 
+    images: Path
     output: Path
     written: list[Path] = field(default_factory=list)
     kept: int = 0
@@ -57,6 +59,8 @@ class Report:
         if self.previews:
             facts |= {"previews": self.previews}
             return Outcome(state, [*(each["name"] for each in self.previews), *lines, "nothing was written"], facts)
+        if self.written or self.kept:
+            facts["pairs"] = {"images": printable(self.images), "control": printable(self.output)}
         parts = [f"{count(len(self.written), 'control image')} saved in {display_path(self.output)}"]
         parts += [f"{self.kept} were there already"] if self.kept else []
         parts += [f"{count(len(self.skipped), 'image')} skipped"] if self.skipped else []
@@ -75,7 +79,7 @@ def check_hints_by_model(asked: HintsByModelSettings, workspace: Workspace) -> s
     with collected(problems):
         folders = _folders(asked, "", workspace)
     with collected(problems):
-        found = _model(asked, workspace)
+        found = checked_model(asked.hint_model, workspace, MODEL)
     with collected(problems):
         if asked.provider != "auto":
             providers_for(asked.provider, "", onnxruntime().get_available_providers(), PROVIDER)
@@ -83,20 +87,6 @@ def check_hints_by_model(asked: HintsByModelSettings, workspace: Workspace) -> s
         raise ProblemsError(problems)
     assert found and folders
     return f"{found.title}: from {folders[0]} to {_folders(asked, found.title, workspace)[1]}"
-
-
-def _model(asked: HintsByModelSettings, workspace: Workspace) -> Found:
-    """The model, looked at. Raises ProblemsError at its setting."""
-    where = "hints_by_model.hint_model"
-    try:
-        found = find_model(asked.hint_model, workspace)
-        check_model(found)
-    except ProblemsError as error:
-        of_file = [problem for problem in error.problems if problem.where != where]
-        raise ProblemsError(
-            [*(each for each in error.problems if each.where == where), *at_setting(where, of_file)]
-        ) from None
-    return found
 
 
 @contextmanager
@@ -116,7 +106,7 @@ def _folders(asked: MadeHintsSettings, made_by: str, workspace: Workspace) -> tu
 
 def make_hints(asked: MakeHintsSettings, context: JobContext) -> Outcome:
     preprocessor = preprocessors()[asked.preprocessor]
-    for name in sorted(unused_settings({"preprocessor": asked.preprocessor})):
+    for name in sorted(unused_settings({"preprocessor": asked.preprocessor}) & MakeHintsSettings.model_fields.keys()):
         if getattr(asked, name) != MakeHintsSettings.model_fields[name].default:
             context.say(f"'{asked.title_of(name)}' has no effect with {preprocessor.title}", "warning")
 
@@ -131,9 +121,10 @@ def make_hints(asked: MakeHintsSettings, context: JobContext) -> Outcome:
 
 def hints_by_model(asked: HintsByModelSettings, context: JobContext) -> Outcome:
     check_hints_by_model(asked, context.workspace)
-    found = find_model(asked.hint_model, context.workspace)
+    found = checked_model(asked.hint_model, context.workspace, MODEL)
     context.stage(f"loading {found.title}")
-    with HintModel(found, asked.provider, context) as model:
+    wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers(), PROVIDER)
+    with HintModel(found, wanted, context.device, context.cancel) as model:
         context.say(f"{found.title} runs on {words_of(model.provider)}")
         if model.provider != model.wanted and model.provider == CPU:
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
@@ -147,7 +138,7 @@ def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint
     """Each image's control image, written whole or not at all; started again, a cancelled job makes the rest."""
     folder, output = _folders(asked, made_by, context.workspace)
     images, _ = images_to_use(folder, asked.recursive)
-    report = Report(output)
+    report = Report(folder, output)
     wanted = _targets(images, folder, asked, report)
     try:
         for done, (path, target) in enumerate(wanted[: asked.preview]):
@@ -155,11 +146,11 @@ def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint
             context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: asked.preview]))
             made = _made(path, folder, hint, asked, report)
             if made is not None and asked.preview is None:
-                _write(made, target)
+                write_hint(made, target)
                 report.written.append(target)
             elif made is not None:
                 shown = context.folder.path / "preview" / f"{done}.png"
-                _write(made, shown)
+                write_hint(made, shown)
                 report.previews.append(_preview(path, folder, shown))
     except Cancelled:
         if not report.written:
@@ -213,7 +204,8 @@ def _at_resolution(opened: Opened, side: int | None) -> Opened:
     return Opened(resize(opened.colors, size), alpha)
 
 
-def _write(hint: np.ndarray, target: Path) -> None:
+def write_hint(hint: np.ndarray, target: Path) -> None:
+    """As PNG, in gray where it has no colors: whole or not at all. Raises ProblemsError."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
     try:

@@ -18,6 +18,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, is_jun
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.images import (
     CaptionedCopySettings,
@@ -39,7 +40,7 @@ _LOSSLESS = 100
 
 @dataclass
 class Copies:
-    """What a tool did. skipped: (image, why); captions: caption files copied; others: files that are no images."""
+    """What a tool did. skipped: (image, why); captions: caption files copied; others: files that are not images."""
 
     output: Path
     written: list[Path] = field(default_factory=list)
@@ -61,13 +62,13 @@ class Copies:
         )
 
     def sentence(self) -> str:
-        parts = [f"{len(self.written)} images saved in {display_path(self.output)}"]
+        parts = [f"{count(len(self.written), 'image')} saved in {display_path(self.output)}"]
         if self.captions:
-            parts.append(f"{self.captions} captions with them")
+            parts.append(f"{count(self.captions, 'caption')} with them")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
         if self.others:
-            parts.append(f"{self.others} other files were not copied")
+            parts.append(f"{count(self.others, 'other file')} not copied")
         return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import InterrogateLoraSettings
@@ -41,11 +41,11 @@ def check_interrogate_lora(asked: InterrogateLoraSettings, workspace: Workspace)
 
 def _refuse_without_text_layers(path: Path) -> None:
     from core.formats.lora.names import module_path
-    from core.networks.adapter_file import load_lora
+    from core.networks.adapter_file import lora_outline
 
-    parts = {
-        found[0] for name in load_lora(path, shapes=True).tensors if (found := module_path(name.partition(".")[0]))
-    }
+    with problems_at(f"{GROUP}.file"):
+        tensors = lora_outline(path).tensors
+    parts = {found[0] for name in tensors if (found := module_path(name.partition(".")[0]))}
     if parts <= {"unet"}:
         what = f"{path.name} has no text encoder layers: it changes no token"
         fix = "choose a LoRA that was trained with the text encoder"
@@ -63,7 +63,8 @@ def interrogate_lora(asked: InterrogateLoraSettings, context: JobContext) -> Out
     path = lora_of(asked.file, context.workspace, f"{GROUP}.file")
     model = model_of(asked.base_model, path, context, ("text_encoders", "tokenizers"))
     assert model is not None
-    network = read_network(model, path, 1.0)
+    with problems_at(f"{GROUP}.file"):
+        network = read_network(model, path, 1.0)
     lists: dict[str, list[dict[str, Any]]] = {}
     for number, (encoder, tokenizer) in enumerate(zip(model.text_encoders, model.tokenizers, strict=True)):
         if not any(module is adapter.module for adapter in network.adapters.values() for module in encoder.modules()):
@@ -81,13 +82,16 @@ def interrogate_lora(asked: InterrogateLoraSettings, context: JobContext) -> Out
     if not lists:
         what, fix = f"{path.name} does not change this model's text encoders", "choose one that was trained with them"
         raise ProblemsError.one(what, f"{GROUP}.file", fix, "tools.no-text-encoder")
-    lines, shown = [], []
+    lines, brief, shown = [], [], []
     for title, rows in lists.items():
-        lines += [f"{title}: {count(len(rows), 'token')}"]
-        lines += [f"  [{row['rank']}] {row['id']} {row['token']}: {row['score']:.5f}" for row in rows[:SHOWN_LINES]]
-        cells = [[row["rank"], row["token"], row["id"], row["score"]] for row in rows]
-        shown.append(table(title, ["", "Token", "Id", "Change"], cells))
-    return Outcome(lines=lines, facts={"tokens": lists, "shown": shown})
+        brief.append(f"{title}: {count(len(rows), 'token')}")
+        lines += [
+            brief[-1],
+            *(f"  [{row['rank']}] {row['id']} {row['token']}: {row['score']:.5f}" for row in rows[:SHOWN_LINES]),
+        ]
+        cells = [[row["token"], row["id"], row["score"]] for row in rows]
+        shown.append(table(title, ["Token", "Id", "Change"], cells))
+    return Outcome(lines=lines, facts={"tokens": lists, "shown": shown, "brief": brief})
 
 
 def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[[torch.Tensor], torch.Tensor]:

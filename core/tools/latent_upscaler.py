@@ -50,7 +50,7 @@ def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
     problems: list[Problem] = []
     images = _images(asked.images, problems)
     vae = _named(asked.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
-    weights = _named(asked.weights, "weights", problems, lambda name, where: _weights_path(name, workspace))
+    weights = _named(asked.weights, "weights", problems, lambda name, where: _weights_path(name, workspace, where))
     folder = resolve_path(asked.output_dir) if asked.output_dir else None
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         what, fix = f"{display_path(folder)} is a file", "choose a folder"
@@ -105,7 +105,7 @@ def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -
     try:
         path: Path = find(name, where)
     except ProblemsError as error:
-        problems += [each if each.where == where else at_setting(where, [each])[0] for each in error.problems]
+        problems += at_setting(where, error.problems)
         return None
     return path
 
@@ -118,9 +118,9 @@ def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
     return path
 
 
-def _weights_path(name: str, workspace: Workspace) -> Path:
-    path = find_upscaler(name, workspace)
-    if kind_of(path) != "latents":
+def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
+    path = find_upscaler(name, workspace, where)
+    if kind_of(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
         what = f"{path.name} upscales images, not latents"
         raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")

@@ -18,10 +18,12 @@ from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
 from core.networks.kinds import kind_of_keys
+from core.networks.kinds.keys import BIAS
 from core.networks.kinds.lora_adapter import LoraAdapter
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from core.tools.lora_headers import weight_shape
 
 if TYPE_CHECKING:
     from core.families.components import Components
@@ -103,7 +105,7 @@ def layers_of(
 def _targets(model: Components) -> Iterator[Target]:
     for part in (*model.text_encoders, model.denoiser):
         if part is not None:
-            yield from family(model.family).lora_targets(part, conv=True)
+            yield from family(model.family).layers(part)
 
 
 def _has_delta(adapter: Adapter) -> bool:
@@ -116,29 +118,12 @@ def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
     shape = weight_shape(tensors)
     if shape is None:
         return None
-    bias = "diff_b" in tensors
+    bias = BIAS in tensors
     if len(shape) == 2:
         module: nn.Module = nn.utils.skip_init(nn.Linear, shape[1], shape[0], bias=bias)
     else:
         module = nn.utils.skip_init(nn.Conv2d, shape[1], shape[0], (shape[2], shape[3]), bias=bias)
     return Target(name, name, module, "", module)
-
-
-def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of the weight that tensors of LoRA, LoCon, LoHa, LoKr or a full difference change; None for others."""
-    size = {key.removesuffix(".weight"): tuple(value.shape) for key, value in tensors.items()}
-    if "lora_up" in size and "lora_down" in size:
-        kernel = size["lora_mid"][2:] if "lora_mid" in size else size["lora_down"][2:]
-        return size["lora_up"][0], size["lora_down"][1], *kernel
-    if "hada_w1_a" in size:
-        core = size.get("hada_t1")
-        return size["hada_w1_a"][1 if core else 0], size["hada_w1_b"][1], *(core[2:] if core else ())
-    if any(key.startswith("lokr_w1") for key in size):
-        one = size.get("lokr_w1") or (size["lokr_w1_a"][0], size["lokr_w1_b"][1])
-        core = size.get("lokr_t2")
-        other = size.get("lokr_w2") or (size["lokr_w2_a"][1 if core else 0], size["lokr_w2_b"][1], *(core or ())[2:])
-        return one[0] * other[0], one[1] * other[1], *other[2:]
-    return size.get("diff")
 
 
 # -- where a layer stands in a map of its part

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from functools import partial
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.hashes import legacy_hash
+from core.formats.lora.names import group_by_module, place_beside, place_of_layer
+from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
-from core.formats.models.whole_model import States, form_of
+from core.formats.models.whole_model import States
 from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
-from core.networks.block_weights import weight_of
+from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -21,7 +24,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.chosen_loras import Chosen, as_recipe, chosen_loras
-from core.tools.convert_model import Plan, plan, run
+from core.tools.convert_model import Plan, named_form, plan, run
 from core.tools.files import model_file
 from core.tools.merges import merge_record
 
@@ -56,8 +59,9 @@ def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
     path = collected(problems, lambda: model_file(asked.file, workspace, f"{GROUP}.file"))
     copy = conversion = None
     if path is not None:
+        form = named_form(asked.output, path)
         conversion = ConvertModelSettings(
-            file=asked.file, output=asked.output, save_precision=asked.save_precision, save_model_as=form_of(path)
+            file=asked.file, output=asked.output, save_precision=asked.save_precision, save_model_as=form
         )
         copy = collected(problems, lambda: plan(conversion, workspace, GROUP, "_merged"))
     loras = chosen_loras(asked.models, asked.ratios, asked.lbws, workspace, GROUP, problems)
@@ -68,15 +72,6 @@ def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
     raise_if_errors(problems)
     assert conversion is not None and copy is not None
     return _Merge(conversion, copy, loras)
-
-
-def place_of_layer(name: str) -> tuple[str, str] | None:
-    """(part, name of the module there) of a LoRA's layer, as tensors of models are named here."""
-    from core.formats.lora.names import layer_name, module_path
-    from core.formats.models.text_keys import bare_name
-
-    found = module_path(layer_name(name))
-    return (found[0], bare_name(found[1])) if found is not None else None
 
 
 def _without_layers(lora: Chosen, copy: Plan) -> list[Problem]:
@@ -97,7 +92,7 @@ def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) ->
     kept = {key: value for key, value in planned.copy.facts.metadata.items() if key != WEIGHTS_HASH}
     facts = replace(planned.copy.facts, metadata=kept | _metadata(planned, context))
     outcome = run(planned.conversion, replace(planned.copy, facts=facts), context, merging.changed)
-    lines = [f"{count(len(merging.merged), 'weight')} changed"]
+    lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         lines.append(f"layers of {path.name} that this model does not have, left out: {', '.join(names[:SHOWN])}{more}")
@@ -115,30 +110,34 @@ def _metadata(planned: _Merge, context: JobContext) -> dict[str, str]:
 
 
 class _Merging:
-    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: names of changed weights; left_out: by file."""
+    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: changed layers; left_out: by file."""
 
     def __init__(self, planned: _Merge, context: JobContext):
         self.planned, self.context = planned, context
-        self.merged: set[str] = set()
+        self.merged: set[tuple[str, str]] = set()
         self.left_out: dict[Path, list[str]] = {}
 
     def changed(self, states: States) -> States:
         """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
-        from core.formats.lora.names import group_by_module, layer_name
         from core.networks.adapter_file import load_finite
 
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.planned.loras:
             self.context.stage(f"reading {lora.path.name}")
-            for name, tensors in group_by_module(load_finite(lora.path).tensors).items():
+            read = load_finite(lora.path)
+            layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
+            for name in layers | beside:
                 self.context.check()
                 place = place_of_layer(name)
                 state = found.get(place[0]) if place is not None else None
                 if place is None or state is None or f"{place[1]}.weight" not in state:
                     self.left_out.setdefault(lora.path, []).append(name)
                     continue
-                strength = lora.ratio * (weight_of(lora.blocks, layer_name(name)) if lora.blocks is not None else 1.0)
-                self._change(state, place, _Change(name, tensors, strength, lora.path))
+                change = _Change(name, layers.get(name, {}), lora.strength(name), lora.path)
+                if change.tensors:
+                    self._change(state, place, change)
+                for key, value in beside.get(name, {}).items():
+                    self._add(state, place, change, key, value)
         return found
 
     def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
@@ -147,11 +146,24 @@ class _Merging:
         before = state[weight]
         made = change.sums if change.is_product(before.shape, bias in state) else change.weight
         places = self.planned.copy.parts[part].places
-        self.merged.add(f"{part}.{weight}")
+        self.merged.add(place)
         state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
             state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
+
+    def _add(
+        self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
+    ) -> None:
+        """What lies next to a layer: the change of its bias, or of a norm layer."""
+        found = place_beside(f"{change.name}.{key}")
+        before = state.get(found[1]) if found is not None else None
+        if found is None or before is None or prod(before.shape) != value.numel():
+            self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
+            return
+        self.merged.add(place)
+        made = partial(change.added, before, value)
+        state[found[1]] = change.explained(before, self.planned.copy.parts[place[0]].places[found[1]], made)
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ class _Change:
 
     @property
     def has_bias(self) -> bool:
-        return "diff_b" in self.tensors
+        return BIAS in self.tensors
 
     def _target(self, weight: Tensor, bias: bool) -> Target:
         import torch
@@ -236,6 +248,13 @@ class _Change:
             made = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
         yield made.view(-1)
 
+    def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """A tensor with a change of all its numbers, as one piece."""
+        import torch
+
+        given = before.fetch(torch.float32)
+        yield _cast(given + value.to(given).view_as(given) * self.strength, dtype).view(-1)
+
     def explained(
         self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
@@ -245,17 +264,17 @@ class _Change:
             try:
                 yield from made(dtype)
             except _Unfit:
-                raise ProblemsError([self._unfit(before, place)]) from None
+                raise self._unfit(before, place) from None
 
         return in_pieces(before.dtype, before.shape, cut)
 
-    def _unfit(self, before: LazyTensor, place: Place) -> Problem:
+    def _unfit(self, before: LazyTensor, place: Place) -> ProblemsError:
         if not all(isfinite(largest(piece)) for piece in before.pieces()):
             what, fix = f"{place.name} has NaN or infinite values", "download the model again"
-            return Problem(what, display_path(place.file), fix, code="weights.not-finite")
+            return ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
         what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
         fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
-        return Problem(what, f"{GROUP}.save_precision", fix, code="merge.overflow")
+        return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
 
 
 class _Unfit(Exception):

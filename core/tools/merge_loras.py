@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.model_spec import model_spec_of
-from core.networks.block_weights import weight_of
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
@@ -46,8 +45,7 @@ def check_merge_loras(asked: MergeLorasSettings, workspace: Workspace) -> str:
 def _planned(asked: MergeLorasSettings, workspace: Workspace) -> _Plan:
     from core.formats.lora.names import group_by_module
     from core.tools.chosen_loras import chosen_loras
-    from core.tools.lora_layers import weight_shape
-    from core.tools.made_loras import bytes_of, precision_of, refuse_device, without_weights
+    from core.tools.lora_headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, asked.device, f"{GROUP}.device")
@@ -64,9 +62,8 @@ def _planned(asked: MergeLorasSettings, workspace: Workspace) -> _Plan:
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
     ranks = sum(_highest_rank(file) for file in known)
     rank = asked.new_rank or ranks if asked.method == "svd" else ranks
-    size = bytes_of(
-        [each for each in shapes.values() if each is not None], rank, rank, precision_of(known[0], asked.save_precision)
-    )
+    width = item_bytes(known[0], asked.save_precision)
+    size = bytes_of([each for each in shapes.values() if each is not None], rank, rank, width)
     raise_if_errors(output_problems(target, [each.path for each in loras], size, f"{GROUP}.output"))
     return _Plan(loras, target, family)
 
@@ -83,10 +80,9 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
     """Layers that the method cannot add up, by their shapes."""
     from core.formats.lora.names import group_by_module
     from core.networks.kinds.lora_layer import DOWN, UP
-    from core.tools.lora_layers import weight_shape
-    from core.tools.made_loras import with_kernel
+    from core.tools.lora_headers import beside_of, weight_shape, with_kernel
 
-    where, known, found = f"{GROUP}.models", dict[str, Any](), list[Problem]()
+    where, known = f"{GROUP}.models", dict[str, Any]()
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
             factors = set(layer) >= {UP, DOWN} and "lora_mid.weight" not in layer
@@ -104,7 +100,12 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
                     f"{path.name} and {first[2].name} have other ranks at {name}: {layer[DOWN].shape[0]} and {first[1]}"
                 )
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
-    return found
+        for key, value in beside_of(file).items():
+            first = known.setdefault(key, (value.numel(), path))
+            if first[0] != value.numel():
+                what = f"{path.name} and {first[1].name} change other weights: {key} has {value.numel()} and {first[0]} numbers"
+                return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
+    return []
 
 
 def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
@@ -112,8 +113,9 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
     import torch
 
     from core.networks.adapter_file import save_lora
+    from core.tools.lora_headers import beside_of, left_out_lines
     from core.tools.lora_sums import shuffled
-    from core.tools.made_loras import about_biases, layers_by_name, lora_tensors, precision_of
+    from core.tools.made_loras import layers_by_name, lora_tensors, precision_of
 
     plan = _planned(asked, context.workspace)
     read, terms, shapes = [], dict[str, list[Any]](), dict[str, tuple[int, ...]]()
@@ -135,12 +137,16 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
     theirs = asked.compatibility == "sd-scripts"
     dtype = torch.float32 if theirs and not asked.save_precision else precision_of(read[0], asked.save_precision)
     metadata = _metadata(asked, plan, read, terms, tensors, context)
+    for lora, given in zip(read, plan.loras, strict=True):
+        for key, value in beside_of(lora).items():
+            change = value.float() * given.strength(key.partition(".")[0])
+            tensors[key] = tensors[key] + change.view_as(tensors[key]) if key in tensors else change
     save_lora(plan.target, tensors, metadata, dtype)
     names = ", ".join(given.path.name for given in plan.loras)
     lines = [f"{count(len(terms), 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
-    lines += [line for lora in read for line in about_biases(lora.tensors)]
     if kept:
         lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
+    lines += [line for lora in read for line in left_out_lines(lora)]
     facts = {"file": str(plan.target), "layers": len(terms), "kept": min(kept, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
@@ -151,7 +157,7 @@ def _term(layer: Any, given: Chosen) -> Term:
     from core.tools.svd import Product
 
     change, _ = change_of(layer)
-    weight = weight_of(given.blocks, layer.name) if given.blocks is not None else 1.0
+    weight = given.block_weight(layer.name)
     if isinstance(change, Product):
         return Term(given.ratio, weight, layer.adapter.alpha, change)
     return Term(given.ratio, weight, 1.0, None, change)
@@ -168,7 +174,7 @@ def _merged(
 ) -> Any:
     """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
     from core.tools import lora_sums
-    from core.tools.made_loras import has_large_kernel
+    from core.tools.lora_headers import has_large_kernel
     from core.tools.svd import as_sd_scripts, clamped, decompose
 
     theirs = asked.compatibility == "sd-scripts"

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.model_spec import architecture, implementation
@@ -15,7 +16,7 @@ from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY
 from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
-from core.formats.tensors.writer import file_bytes, type_named, write_safetensors
+from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, block_weights, slot_of_key
 from core.record import atomic
 from core.record.context import JobContext, Outcome
@@ -60,7 +61,7 @@ def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
     with OpenFiles() as files:
         plan = _planned(asked, context.workspace, files)
         metadata = _metadata(asked, plan, memo, context)
-        tensors = _merged(plan, _type(asked))
+        tensors = _merged(plan, PRECISIONS.get(asked.saving_precision or ""))
         wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
         with atomic.open_atomic(plan.target) as temporary:
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
@@ -89,7 +90,9 @@ def _planned(asked: MergeModelsSettings, workspace: Workspace, files: OpenFiles)
     first = models[0]
     target = output_file(asked.output, first.path, "_merged")
     paths = [model.path for model in models]
-    size = file_bytes({key: tensor.cast(_type(asked)) for key, tensor in first.tensors.items()})
+    size = file_bytes(
+        {key: tensor.cast(PRECISIONS.get(asked.saving_precision or "")) for key, tensor in first.tensors.items()}
+    )
     raise_if_errors(output_problems(target, paths, size, f"{GROUP}.output"))
     floats = [model.floats for model in models]
     skipped: dict[str, list[str]] = {}
@@ -222,7 +225,7 @@ def _blocks(
         given = block_weights(text, sdxl)
         return tuple(value if slot in named else base for slot, value in zip(SLOTS, given, strict=True))
     except ValueError as error:
-        fix = "write 26, 25, 20, 19, 17 or 12 numbers, or a preset"
+        fix = f"write {'12, 19, 20' if sdxl else '17, 25'} or 26 numbers, or a preset"
         problems.append(Problem(str(error), where, fix, code="merge.block-weights"))
         return None
 
@@ -230,11 +233,7 @@ def _blocks(
 # -- merged
 
 
-def _type(asked: MergeModelsSettings) -> torch.dtype | None:
-    return type_named(asked.saving_precision) if asked.saving_precision else None
-
-
-def _merged(plan: _Plan, dtype: torch.dtype | None) -> dict[str, LazyTensor]:
+def _merged(plan: _Plan, dtype: str | None) -> dict[str, LazyTensor]:
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
@@ -285,6 +284,7 @@ def _metadata(asked: MergeModelsSettings, plan: _Plan, memo: HashMemo, context: 
         "modelspec.architecture": architecture(family, prediction or "epsilon"),
         "modelspec.implementation": implementation(family, "model"),
         "modelspec.title": plan.target.stem,
+        "modelspec.resolution": "{}x{}".format(*trained_size(first.path, family or "auto")),
     }
     if prediction is not None:
         spec["modelspec.prediction_type"] = prediction

@@ -23,11 +23,11 @@ def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Probl
     try:
         given = numbers(text)
     except ValueError:
-        what, fix = f"'{text[:40]}' is no list of numbers", "write for example 0.7, 0.3"
+        what, fix = f"'{text[:40]}' is not a list of numbers", "write for example 0.7, 0.3"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
         return None
     if len(given) != files:
-        what = f"There are {count(len(given), 'ratio')} for {count(files, noun)}"
+        what = f"{count(len(given), 'ratio')} given for {count(files, noun)}"
         problems.append(Problem(what, where, f"give one number per {noun}", code="merge.bad-ratios"))
         return None
     return given

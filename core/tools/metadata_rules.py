@@ -79,7 +79,7 @@ def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -
 
 
 def _without_contained(tags: list[str]) -> list[str]:
-    """Without one-word tags, and 'hair ornament', that end another tag of words: shirt beside white shirt."""
+    """Without one-word tags, and 'hair ornament', that end another tag of words: shirt with white shirt."""
     ends: set[str] = set()
     for tag in tags:
         for end in ("hair ornament", tag.rpartition(" ")[2]):

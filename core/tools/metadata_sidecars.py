@@ -1,4 +1,4 @@
-"""A metadata file's captions and tags into caption files beside the images.
+"""A metadata file's captions and tags into caption files next to the images.
 
 Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the
 given folders, whatever a key says.

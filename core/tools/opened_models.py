@@ -13,7 +13,7 @@ from core.formats.models.conversion import Conversion, in_one_file
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
-from core.record.problems import ProblemsError, at_setting, raise_if_errors
+from core.record.problems import ProblemsError, problems_at, raise_if_errors
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.convert_model import chosen_parts, open_model
@@ -30,18 +30,16 @@ class Opened:
 
     @property
     def floats(self) -> dict[str, LazyTensor]:
-        return {key: tensor for key, tensor in self.tensors.items() if tensor.dtype.is_floating_point}
+        return {key: tensor for key, tensor in self.tensors.items() if tensor.is_float}
 
 
 def opened(path: Path, files: OpenFiles, workspace: Workspace, where: str) -> Opened:
     """where: the setting that names it. Raises ProblemsError for anything but a checkpoint."""
-    try:
+    with problems_at(where):
         kind = identify(path)
         if kind.kind == "checkpoint":
             tensors, metadata = _of_folder(path, files, workspace) if path.is_dir() else _of_file(path, kind, files)
             return Opened(path, kind, tensors, metadata)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(where, error.problems)) from None
     what = f"{display_path(path)} is not a checkpoint but: {kind}"
     raise ProblemsError.one(what, where, "choose checkpoints", "merge.not-a-checkpoint")
 
@@ -59,9 +57,8 @@ def _current(name: str, clip: str) -> str:
 
 
 def _of_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
-    source, family = open_model(path)
-    parts, problems = chosen_parts(ConvertModelSettings(), source, family, workspace, "")
+    source, layout = open_model(path)
+    parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
     raise_if_errors(problems)
     facts = ModelFacts(prediction=source.kind.prediction, zero_terminal_snr=source.kind.zero_terminal_snr)
-    published = family.layout.published
-    return in_one_file(Conversion(source, path, parts, family.name, "safetensors", published, facts), files)
+    return in_one_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)

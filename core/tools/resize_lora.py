@@ -45,8 +45,7 @@ def check_resize_lora(asked: ResizeLoraSettings, workspace: Workspace) -> str:
 def _planned(asked: ResizeLoraSettings, workspace: Workspace) -> tuple[Path, Path]:
     """(the LoRA, the new file). Raises ProblemsError for all that is wrong."""
     from core.formats.lora.names import group_by_module
-    from core.tools.lora_layers import weight_shape
-    from core.tools.made_loras import bytes_of, precision_of, refuse_device, without_weights
+    from core.tools.lora_headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
     problems = _method_problems(asked)
     collected(problems, lambda: refuse_device(asked.device, f"{GROUP}.device"))
@@ -56,8 +55,8 @@ def _planned(asked: ResizeLoraSettings, workspace: Workspace) -> tuple[Path, Pat
     assert path is not None and lora is not None
     target = output_file(asked.output, path, f"_rank{asked.new_rank}" if not asked.dynamic_method else "_resized")
     shapes = [shape for layer in group_by_module(lora.tensors).values() if (shape := weight_shape(layer)) is not None]
-    dtype = precision_of(lora, asked.save_precision)
-    size = bytes_of(shapes, asked.new_rank, asked.new_conv_rank or asked.new_rank, dtype)
+    width = item_bytes(lora, asked.save_precision)
+    size = bytes_of(shapes, asked.new_rank, asked.new_conv_rank or asked.new_rank, width)
     raise_if_errors(output_problems(target, [path], size, f"{GROUP}.output"))
     return path, target
 
@@ -78,8 +77,8 @@ def _method_problems(asked: ResizeLoraSettings) -> list[Problem]:
 def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
     """Resize every layer and write the new file."""
     from core.networks.adapter_file import save_lora
+    from core.tools.lora_headers import beside_of, left_out_lines
     from core.tools.made_loras import (
-        about_biases,
         change_of,
         layers_by_name,
         lora_tensors,
@@ -106,15 +105,16 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
         norm = float(parts.s.double().norm()) * changes[name][1]
         resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
     metadata = _metadata(asked, lora, tensors)
+    tensors |= beside_of(lora)
     precision = asked.save_precision or ("fp32" if theirs else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
     outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
-    return replace(outcome, lines=[*about_biases(lora.tensors), *outcome.lines])
+    return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
 
 
 def _cap(asked: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
-    from core.tools.made_loras import has_large_kernel
+    from core.tools.lora_headers import has_large_kernel
 
     conv = len(shape) > 2 if asked.compatibility == "sd-scripts" else has_large_kernel(shape)
     return (asked.new_conv_rank or asked.new_rank) if conv else asked.new_rank
@@ -145,7 +145,7 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
 def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
     from core.networks.kinds.lora_layer import sizes_as_metadata
-    from core.tools.made_loras import kept_metadata
+    from core.tools.lora_headers import kept_metadata
 
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
@@ -160,7 +160,7 @@ def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tens
 def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     shares, ranks = [each.kept for each in resized], [each.new for each in resized]
     whole = sum((each.kept * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
-    rows = [[each.name, each.kind, each.old, each.new, each.kept] for each in resized]
+    rows = [[each.name, each.kept, each.kind, each.old, each.new] for each in resized]
     ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
     sizes = [path.stat().st_size for path in (source, target)]
     lines = [
@@ -169,7 +169,7 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
         *_about_kinds({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
         f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
-    shown = [table("Layers by kept norm", ["Layer", "Before", "Rank before", "New rank", "Kept norm"], rows)]
+    shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
     facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
     facts |= {"kept": {each.name: each.kept for each in resized}, "kept_norm": whole**0.5}
     return Outcome(lines=lines, facts=facts)

@@ -29,14 +29,14 @@ def check_split_dylora(asked: SplitDyloraSettings, workspace: Workspace) -> str:
 def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, dict[int, Path]]:
     """(the DyLoRA, {rank: its file}). Raises ProblemsError for all that is wrong."""
     from core.formats.lora.names import group_by_module
-    from core.networks.adapter_file import load_lora
+    from core.networks.adapter_file import lora_outline
     from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 
     path = lora_of(asked.model, workspace, f"{GROUP}.model")
-    layers = group_by_module(load_lora(path, shapes=True).tensors)
+    layers = group_by_module(lora_outline(path).tensors)
     other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer) <= {UP, DOWN, ALPHA}), None)
     if other is not None:
-        what = f"{path.name} is no DyLoRA: {other} is a layer of another network type"
+        what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
     highest = max(len(layer[DOWN]) for layer in layers.values())
     ranks = range(asked.unit, highest, asked.unit)
@@ -61,12 +61,13 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
     from core.networks.adapter_file import load_finite, save_lora
     from core.networks.kinds.lora_layer import sizes_as_metadata
     from core.record import atomic
-    from core.tools.made_loras import kept_metadata, precision_of
+    from core.tools.lora_headers import beside_of, kept_metadata, left_out_lines
+    from core.tools.made_loras import precision_of
 
     path, targets = _planned(asked, context.workspace)
     lora = load_finite(path)
     if lora.metadata.get("ss_network_module") == LORA_MODULE:
-        what = f"{path.name} was trained as a LoRA, not as DyLoRA: its first ranks are no better than others"
+        what = f"{path.name} was trained as a LoRA, not as a DyLoRA: its first ranks are no better than others"
         fix = "lower its rank with resize_lora"
         context.warn(Problem(what, f"{GROUP}.model", fix, "warning", code="split.not-a-dylora"))
     old, comment = lora.metadata.get("ss_network_dim", "unknown"), lora.metadata.get("ss_training_comment", "")
@@ -78,6 +79,7 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
             tensors = cut(lora.tensors, rank, keep_alpha=asked.compatibility == "sd-scripts")
             said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
+            tensors |= beside_of(lora)
             save_lora(target, tensors, {**kept_metadata(lora), **sizes, **said}, precision_of(lora, None))
             written.append(target)
     except BaseException:
@@ -86,6 +88,7 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
         raise
     lines = [f"{count(len(written), 'LoRA')} of rank {', '.join(map(str, targets))}"]
     lines += [f"Saved: {display_path(target)}" for target in written]
+    lines += left_out_lines(lora)
     return Outcome(lines=lines, facts={"file": str(written[0]), "files": [str(target) for target in written]})
 
 

@@ -41,7 +41,7 @@ class Parts:
 
 def decompose(changes: Mapping[str, Product | Tensor], device: str = "cpu") -> Iterator[tuple[str, Parts]]:
     """(name, its parts), those of one shape together. A product's are found by the QR factors of its two matrices and the SVD of
-    the small matrix between them; a matrix [out, in] and a product whose rank is no gain are decomposed whole.
+    the small matrix between them; a matrix [out, in] and a product whose rank is not smaller are decomposed whole.
 
     Each left vector's largest number is positive, so that results do not depend on the library's choice of signs.
     """

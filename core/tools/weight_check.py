@@ -64,6 +64,9 @@ def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tu
     from core.tools.weight_maps import layer_maps, root_of_squares
 
     health = inspect_lora(path, context.cancel)
+    if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
+        facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
+        return _damage(health["not_finite"], health["too_large"]), facts | {"untrained": [], "unread": [], "shown": []}
     layers, unread = open_layers(load_lora(path), model_of(asked.base_model, path, context), context.cancel)
     norms, damaged = {}, set(health["not_finite"]) | set(health["too_large"])
     for number, layer in enumerate(layers):

@@ -17,7 +17,7 @@ WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
-    """The file to write: `output`, a file of the name `ending` makes in `output` if that is a folder, or beside the first input.
+    """The file to write: `output`, a file of the name `ending` makes in `output` if that is a folder, or next to the first input.
 
     beside    the first input                     ending    what follows its name, as in "fox_rank8"
     suffixes  those that are taken for a file's, any other name is a folder; none: a folder is made

@@ -142,7 +142,7 @@ def _content(folder: RunFolder) -> dict[str, str]:
         what = "A training of the resume check saved no training state"
         raise ProblemsError.one(what, "resume check", "check the free space on the disk", code="proof.no-state")
     found: dict[str, str] = {}
-    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what trains lies beside, in parts
+    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what trains lies next to it, in parts
         content = torch.load(path, map_location="cpu", weights_only=True)
         place = "" if path.name == STATE_FILE else path.stem
         found |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, place)

@@ -32,6 +32,8 @@
   setInterval(() => { if (!document.hidden) look(brought()); }, LOOK);
   addEventListener("pointermove", point, {capture: true, passive: true});
   for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, () => { turned = performance.now(); }, {capture: true, passive: true});
+  // A page also scrolls on by itself: after a flick of the finger for seconds, on a busy machine late.
+  addEventListener("scroll", () => { if (brought()) turned = performance.now(); }, {capture: true, passive: true});
   let early = false;
   addEventListener("pointerdown", (event) => { point(event); early = !!under && performance.now() < since + MOMENT; }, {capture: true, passive: true});
   for (const kind of ["mousedown", "click"]) addEventListener(kind, (event) => {

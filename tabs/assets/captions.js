@@ -63,7 +63,7 @@
       else localStorage.setItem(draftName(item), JSON.stringify({at: Date.now(), name: item.name, text: item.text, over: [item.base, ...item.maybe], visit: item.visit}));
     } catch { /* full or forbidden: the server gets it within seconds all the same */ }
   };
-  /** Drafts of this window before a refresh, and of windows that are gone, become texts to save. */
+  /** Drafts of this window before a refresh, and of windows that are gone, become texts to save. The closed page may have sent them. */
   const takeDrafts = () => {
     try {
       for (const name of Object.keys(localStorage).filter((each) => each.startsWith(DRAFT))) {
@@ -74,7 +74,7 @@
         localStorage.removeItem(name);
         if (!draft || !key || typeof draft.text !== "string" || !Array.isArray(draft.over) || !draft.over.length || (items.has(key) && dirty(items.get(key)))) continue;
         const item = known(key, String(draft.over[0]));
-        Object.assign(item, {name: draft.name || "", text: draft.text, saved: null, base: String(draft.over[0]), maybe: draft.over.slice(1), visit: draft.visit || token(), touched: ++clock});
+        Object.assign(item, {name: draft.name || "", text: draft.text, saved: null, base: String(draft.over[0]), maybe: [...draft.over.slice(1), draft.text], visit: draft.visit || token(), touched: ++clock});
         keepDraft(item);
         save(item);
       }

@@ -55,7 +55,7 @@
       let low = Math.min(...all), high = Math.max(...all);
       if (!all.length) { low = 0; high = 1; }
       if (top) { low = 0; high = top; }
-      else if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= this.log ? low * 0.1 : pad; high += pad; }
+      else if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low = low === 0 ? 0 : low - pad; high += pad; }
       else if (!this.log) { const pad = (high - low) * 0.06; low = low >= 0 ? Math.max(0, low - pad) : low - pad; high += pad; }
       const scale = this.log ? Math.log10 : (value) => value;
       const x = (step) => MARGIN.left + (step - left) / (right - left) * (width - MARGIN.left - MARGIN.right);

@@ -150,7 +150,7 @@
     attr(says, "title", tile.says);
     sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), atelier.middle(below, seed.length + KEPT));
     attr(sizes, "title", below);
-    attr(node, "aria-label", [tile.says, tile.own, seed, tile.base && "beside the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
+    attr(node, "aria-label", [tile.says, tile.own, seed, tile.base && "next to the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
   };
   /** New images come in front; who has scrolled on keeps looking at the same ones. */
   const drawStrip = (fresh) => {

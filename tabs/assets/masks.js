@@ -4,7 +4,7 @@
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
   const SOON = 150;  // milliseconds that an image is open before its mask is asked for
-  let key = "", shown = "", timer = 0;
+  let key = "", shown = "", timer = 0, turn = 0, drawn = "";
 
   const ask = async (asked) => {
     try {
@@ -23,15 +23,21 @@
   atelier.showMask = (open, stamp) => {
     byId("cap-paint").disabled = !open;
     if (shown === `${open} ${stamp}`) return;
-    if (key !== open) byId("cap-mask-line").replaceChildren();
+    if (key !== open) { drawn = ""; byId("cap-mask-line").replaceChildren(); }
     key = open;
     shown = `${open} ${stamp}`;
     clearTimeout(timer);
     if (open) timer = setTimeout(look, SOON, open);
   };
-  const look = async (of) => draw(of, await ask({act: "look", key: of}));
+  const look = async (of) => {
+    const own = ++turn, answer = await ask({act: "look", key: of});
+    if (own === turn) draw(of, answer);  // else a later look, or what has been done since, says it better
+  };
   const draw = (of, answer) => {
-    if (of !== key) return;
+    turn += 1;
+    const fresh = JSON.stringify([answer.problems, answer.line, answer.offer]);
+    if (of !== key || fresh === drawn) return;  // a button that is being pressed stays
+    drawn = fresh;
     const refused = answer.problems && answer.problems[0];
     byId("cap-mask-line").replaceChildren(h("span", {class: "hint"}, refused ? `No mask can be painted: ${refused.what}.` : answer.line),
       ...(answer.offer ? [h("button", {type: "button", class: "btn primary", id: "cap-use-masks"}, "Train with these masks")] : []));

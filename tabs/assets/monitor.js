@@ -224,9 +224,8 @@
 
   /* ---- samples: prompts down, time across ---- */
 
-  const SAMPLE_HEAD = 32, SAMPLE_ROW = 134;  // pixels: the place of samples that are still to come is kept free
-  /* Samples of a ControlNet have their control image and their image without it in front: core/record/events.py. */
-  const stepName = (step) => step === -2 ? "control image" : step === -1 ? "without control" : step === 0 && samples.steps[0] === 0 ? "base model" : `step ${step}`;
+  const SAMPLE_HEAD = 32, SAMPLE_ROW = matchMedia("(max-width: 620px)").matches ? 94 : 134;  // pixels: the place of samples that are still to come is kept free
+  const stepName = (step) => samples.names[step];
   atelier.parts.samples = (data) => {
     if (!begun()) return;
     const holder = byId("samples");

@@ -18,10 +18,16 @@
     if (event === "tick") atelier.tick(); else atelier.pulse().trigger(event, {});
   };
 
+  /* An image that could not be fetched is asked for once more when the server is heard again, such as after a restart. */
+  const failed = new Set(), again = new WeakMap(); // image -> the address that was asked for twice
+  addEventListener("error", ({target}) => { if (target instanceof HTMLImageElement && again.get(target) !== target.src) failed.add(target); }, true);
+
   /** A part of a message has come: what changes may change further. */
   atelier.arrived = (name, data) => {
     if (name === "status") runs = !!data.busy;
     else touch(NEWS);
+    for (const image of failed) { again.set(image, image.src); image.src = image.src; }
+    failed.clear();
   };
   setInterval(() => {
     if (!atelier.pulse() || !atelier.session) return;

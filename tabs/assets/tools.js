@@ -9,7 +9,7 @@
   atelier.downloadOf = (hubId) => works.find((work) => work.tool === "download" && work.about === hubId);
 
   const going = atelier.going = (work) => ["waiting", "running", "paused"].includes(work.state);
-  const press = (words, command, data) => h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
+  const press = (words, command, data, off) => h("button", {type: "button", class: "btn small", disabled: off || null, onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
   /** An image and its control image. */
   const pair = (each) => h("li", {class: "pair"}, h("strong", {}, each.name),
     h("div", {}, h("img", {src: each.image, alt: "", loading: "lazy"}), h("img", {src: each.hint, alt: `Control image of ${each.name}`, loading: "lazy"})));
@@ -21,8 +21,8 @@
     h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
       h("span", {class: "hint figures"}, {waiting: work.text, running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
       h("span", {class: "grow"}),
-      going(work) && work.state !== "waiting" && !work.ends_paused ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
-      going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}) : null,
+      going(work) && work.state !== "waiting" && !work.ends_paused && !work.stopping ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
+      going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}, work.stopping) : null,
       work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
       work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,
       work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null,
@@ -31,6 +31,7 @@
     work.problems.length ? atelier.problems(work.problems) : null,
     work.previews.length ? h("ul", {class: "previewed", "aria-label": `Preview: ${work.about}`}, work.previews.map(previewed)) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `Results: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null,
+    work.pairs && work.state === "done" ? h("p", {class: "result-file"}, press("Train with these pairs", "train_pairs", {work: work.id})) : null,
     atelier.results(work));
   atelier.workLine = line;
   /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */

@@ -120,7 +120,7 @@ class Bulk:
 
     def tags(self, beside: str, find: str = "", order: str = "") -> dict[str, Any]:
         """The tags of the dataset that contain a text, with their counts, in one of TAG_ORDERS; the quick ones of all, and those
-        that stand beside one."""
+        that stand next to one."""
         items = list(self.items().values())
         counts, wanted = self._counts(items), comparable(find)
         listed = [each for each in counts if wanted in comparable(each[0])]

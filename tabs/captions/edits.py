@@ -123,7 +123,7 @@ class Edits:
         return read_caption_file(image, settings.caption_extension)  # the one file that is saved
 
     def fixed(self, placed: Placed) -> str:
-        """Why this caption cannot be edited here, "" when it can: a file beside the image would not be read."""
+        """Why this caption cannot be edited here, "" when it can: a file next to the image would not be read."""
         if placed.image.given is None:
             return ""
         source = placed.concept.source

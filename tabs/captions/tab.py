@@ -1,4 +1,4 @@
-"""The Captions tab: an image beside its caption, one after the other by keys.
+"""The Captions tab: an image next to its caption, one after the other by keys.
 
 The browser holds the captions around the open one and what is typed (assets/captions.js), so moving on waits for nobody.
 Here is what it asks for: the images around one (`shelf`), the count while typing (`look`), and saving.
@@ -373,7 +373,7 @@ class Desk:
         return keys.index(ahead)
 
     def _item(self, key: str, places: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
-        """What a browser holds of an image: its caption as it is on the disk now, and what is shown beside it."""
+        """What a browser holds of an image: its caption as it is on the disk now, and what is shown next to it."""
         placed = self.edits.image(key)
         if placed is None:
             return None

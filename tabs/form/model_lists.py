@@ -70,6 +70,7 @@ def badges(facts: FileFacts) -> list[str]:
     family = FAMILY_NAMES.get(facts.family or "", "")
     kind = facts.network or facts.variant or KINDS.get(facts.kind, KIND_NAMES.get(facts.kind, ""))
     rank = f"rank {facts.rank}" if facts.rank else ""
+    rank += f", conv {facts.conv_rank}" if facts.conv_rank else ""
     return [words for words in (family, kind, rank) if words]
 
 

@@ -1,4 +1,4 @@
-"""The list of model files beside a field: what each is, which do not fit what is known of the model, and whether one may be chosen."""
+"""The list of model files next to a field: what each is, which do not fit what is known of the model, and whether one may be chosen."""
 
 from __future__ import annotations
 
@@ -90,13 +90,17 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 # -- the rows
 
 
-def row(each: Listed, page: Around, why: str, about: str) -> str:
-    """One file as a button with its preview and badges; dimmed with the reason where it does not fit. about: attributes"""
+def row(each: Listed, page: Around, why: str, about: str, verb: str = "") -> str:
+    """One file as a button with its preview and badges; dimmed with the reason where it does not fit.
+
+    about: attributes; verb: what a press does, for screen readers
+    """
     marks = "".join(f'<span class="badge">{esc(words)}</span>' for words in badges(each.facts))
     said = f'<small class="why">{esc(why)}</small>' if why else ""
     title = f' title="{esc("Trigger words: " + ", ".join(each.facts.words))}"' if each.facts.words else ""
+    does = f'<span class="unseen">{esc(verb)} </span>' if verb else ""
     return (
-        f'<li><button type="button" class="btn row{" misfit" if why else ""}" {about}{title}>'
+        f'<li><button type="button" class="btn row{" misfit" if why else ""}" {about}{title}>{does}'
         f"{thumb(preview_of(each.path, page.workspace), page.thumb_url)}"
         f'<span class="name">{esc(each.label)}{said}</span><span class="badges">{marks}</span></button></li>'
     )
@@ -107,12 +111,18 @@ def thumb(preview: Path | None, thumb_url: Callable[..., str]) -> str:
     return f'<span class="lora-thumb">{image}</span>'
 
 
-def rows(found: Sequence[Listed], page: Around, why: Callable[[Listed], str], about: Callable[[Listed], str]) -> str:
+def rows(
+    found: Sequence[Listed],
+    page: Around,
+    why: Callable[[Listed], str],
+    about: Callable[[Listed], str],
+    verb: str = "",
+) -> str:
     """The first of them, those that fit before the others."""
     reasons = [(each, why(each)) for each in found]
     shown = sorted(reasons, key=lambda pair: bool(pair[1]))[:OFFERED]  # stable
     more = f'<li class="hint">{len(found) - OFFERED:,} more: search for them</li>' if len(found) > OFFERED else ""
-    return "".join(row(each, page, reason, about(each)) for each, reason in shown) + more
+    return "".join(row(each, page, reason, about(each), verb) for each, reason in shown) + more
 
 
 def matching(found: Sequence[Listed], query: str) -> list[Listed]:

@@ -362,7 +362,7 @@ def word_name(job: TrainJob) -> str:
 
 
 def _check_name(path: str, value: Any) -> None:
-    """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
+    """A name that no file can have is refused in the field; rules over several fields are told next to them instead."""
     reason = bad_name(value) if path == NAME else None
     if reason:
         what = f"'{value}' cannot be a file name: {reason}"

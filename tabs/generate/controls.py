@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from core.control.hints import make_hint, preprocessors
-from core.generation.control_files import find_control_net
+from core.control.hints import settings_of
+from core.control.hints.by_model import HintMaker
+from core.control.hints.models import checked_model, known_models
+from core.generation.control_files import NETS, find_control_net
 from core.generation.image_metadata import portable_name
-from core.generation.initial import CONTROL, opened
+from core.generation.initial import CONTROL, opened, placed
 from core.generation.model_index import facts_of_file
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
-from core.record.workspace import resolve_path
+from core.record.workspace import Workspace, resolve_path
 from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
+from core.settings.hints import BY_MODEL
 from tabs.context import ASKING, Page
 from tabs.dataset.mask_painting import png_address
 from tabs.form.model_lists import badges
@@ -33,6 +39,8 @@ from tabs.server.browsers import Browser
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
 SHOWN, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
 PREVIEW = 384  # longer side of a previewed control image
+PREVIEW_SECONDS = 5.0  # to wait for it
+OF_MODEL = f"{BY_MODEL}:"  # and its name: what a list of preprocessors offers for a model below models/preprocessors
 MOST = 20
 
 
@@ -51,7 +59,7 @@ class Controls:
         image = self._painting.shown(values["control_image"], "Control image for all")
         upload = '<button type="button" class="btn" data-paint="upload" data-into="gen-control">Upload control image</button>'
         entry = form.ENTRIES["control_net"]
-        add = field(entry, "", "net_add", "", elem="gen-control_net", form="gen", common=None, hint=entry.hint)
+        add = field(entry, None, "net_add", "", elem="gen-control_net", form="gen", common=None, hint=entry.hint)
         return (
             f'<ul class="nets">{listed}</ul><div class="concept-fields">{add}</div>'
             f'<div class="gen-paint"><div class="strip">{upload}{image}</div></div>'
@@ -62,10 +70,10 @@ class Controls:
         words, why = self._about(str(use["file"]), family)
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
-        images = self._painting.shown(image, f"Control image of {name}") + self._preview(number, use, image)
+        images = self._painting.shown(image, f"Control image of {name}") + self._preview(number, use, image, values)
         previewed = _place(number, use) in self._browser().previewed
-        chosen = preprocessors().get(use.get("preprocessor", "none"))
-        names = [*SHOWN, *(chosen.settings if chosen else ())]
+        listed = _listed(use) in known_models(self.page.workspace)
+        names = [*SHOWN, *(() if listed else settings_of(use.get("preprocessor", "none")))]
         see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
         return (
             f'<li class="net{"" if on else " is-off"}"><div><div class="strip"><label><input type="checkbox" data-act="net_part" '
@@ -79,6 +87,18 @@ class Controls:
         )
 
     def _drawn(self, number: int, use: dict[str, Any], names: Any) -> str:
+        """Fields; the list of preprocessors also has the models below models/preprocessors."""
+        models = known_models(self.page.workspace) if "preprocessor" in names else []
+        chosen = _listed(use)
+        shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
+        options = "".join(
+            f'<option value="{esc(OF_MODEL + name)}"{" selected" if name == chosen else ""}>{esc(name)}</option>'
+            for name in models
+        )
+        before, name, after = self._fields_of(number, shown, names).partition(f'id="net-{number}-preprocessor"')
+        return before + name + after.replace("</select>", options + "</select>", 1)
+
+    def _fields_of(self, number: int, use: dict[str, Any], names: Any) -> str:
         return "".join(
             field(
                 PARTS[name],
@@ -101,17 +121,26 @@ class Controls:
         facts = facts_of_file(path)
         return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
-    def _preview(self, number: int, use: dict[str, Any], image: Any) -> str:
+    def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
         if _place(number, use) not in self._browser().previewed or not image:
             return ""
         path = resolve_path(str(image))
         if not self.page.roots.holds(path) or not path.is_file():
             return ""
-        asked = None if use.get("preprocessor", "none") == "none" else ControlUse.model_validate(use)
+        asked = ControlUse.model_validate(use)
+        sides = form.sides(values, self.page.project.job, self.page.workspace)
+        width, height = (max(1, side * PREVIEW // max(sides)) for side in sides)
+        changed = [path.stat().st_mtime_ns]
         try:
-            url = _hint(path, path.stat().st_mtime_ns, asked)
+            if asked.preprocessor == BY_MODEL:
+                model = checked_model(asked.hint_model, self.page.workspace, NETS).file
+                self.page.roots.check(model, "Model")
+                changed.append(model.stat().st_mtime_ns)
+            url = _hint(path, tuple(changed), asked, (width, height), self.page.workspace).result(PREVIEW_SECONDS)
         except ProblemsError as error:
             return f'<p class="field-error">{esc(error.problems[0].what)}</p>'
+        except TimeoutError:
+            return '<p class="note">The model is still working: hide the preview, and show it again later</p>'
         return f'<img class="net-hint" src="{url}" alt="What the ControlNet sees">'
 
     def _browser(self) -> Browser:
@@ -135,6 +164,10 @@ class Controls:
                 return
             elif act == "net_remove":
                 del uses[number]
+            elif name == "preprocessor" and value.removeprefix(OF_MODEL) in known_models(self.page.workspace):
+                uses[number] = uses[number] | {"preprocessor": BY_MODEL, "hint_model": value.removeprefix(OF_MODEL)}
+            elif name == "preprocessor" and value == BY_MODEL:  # one that is not in the list
+                uses[number] = uses[number] | {"preprocessor": BY_MODEL, "hint_model": ""}
             elif name in PARTS:
                 uses[number] = changed_values(PARTS, uses[number], name, value, self.page.roots)
             self._fields.put(values | {"nets": uses})
@@ -147,13 +180,34 @@ class Controls:
         return {"file": portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text}
 
 
+def _listed(use: dict[str, Any]) -> str | None:
+    """What stands in the list of preprocessors for a ControlNet's model; None without one."""
+    return use.get("hint_model") if use.get("preprocessor") == BY_MODEL else None
+
+
 def _place(number: int, use: dict[str, Any]) -> str:
     return f"{number} {use['file']}"
 
 
 @lru_cache(maxsize=16)
-def _hint(path: Path, changed: int, asked: ControlUse | None) -> str:
-    """The address of what a ControlNet would see, small. changed: when the file did; asked: None without a preprocessor"""
-    image = opened(path, CONTROL)
-    image.thumbnail((PREVIEW, PREVIEW))
-    return png_address(image if asked is None else Image.fromarray(make_hint(np.array(image), asked)))
+def _hint(
+    path: Path, changed: tuple[int, ...], asked: ControlUse, size: tuple[int, int], workspace: Workspace
+) -> Future[str]:
+    """The address of what a ControlNet would see, at a small size in the aspect ratio of the images. changed: when image and
+    model did"""
+    found: Future[str] = Future()
+
+    def hinted(image: Image.Image) -> Image.Image:
+        if asked.preprocessor == "none":
+            return image
+        with HintMaker(workspace, NETS, CancelToken()) as maker:
+            return Image.fromarray(maker.make(np.array(image), asked))
+
+    def make() -> None:
+        try:
+            found.set_result(png_address(placed(opened(path, CONTROL), asked.fit, size, None, hinted)))
+        except Exception as error:  # shown where the preview would be
+            found.set_exception(error)
+
+    Thread(target=make, name="control preview", daemon=True).start()
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.control_files import NETS, find_control_net
+from core.generation.control_files import NETS, net_of_image
 from core.generation.embeddings import NewWord, find_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
@@ -86,10 +86,14 @@ class OwnModel(Settings):
 
 
 ELSEWHERE = ("model", "memory")  # groups of a generation that are set in Train
-OF_JOB: dict[str, Declared] = {}  # by name, or by path if another group (of a package) has that name
+_BUILT_IN = {each.name: each.path for each in declared(GenerateJob) if each.group in GenerateJob.__annotations__}
+OF_JOB: dict[
+    str, Declared
+] = {}  # by name; by path if a built-in setting or an earlier group of a package has that name
 for _entry in declared(GenerateJob):
     if _entry.group not in ELSEWHERE:
-        OF_JOB[_entry.path if _entry.name in OF_JOB else _entry.name] = _entry
+        _taken = _entry.name in OF_JOB or _BUILT_IN.get(_entry.name, _entry.path) != _entry.path
+        OF_JOB[_entry.path if _taken else _entry.name] = _entry
 MODEL = tuple(OwnModel.model_fields)
 ENTRIES = OF_JOB | entries(TabSettings, "beside") | entries(OwnModel, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
@@ -126,9 +130,14 @@ def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
 
 
 def values_of(
-    job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
+    job: GenerateJob,
+    before: dict[str, Any],
+    workspace: Workspace,
+    project: ModelSettings,
+    net_hashes: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """(the fields that generate `job` again, advice about files that are not on this machine). project: the model of Train"""
+    """(the fields that generate `job` again, advice about files that are not on this machine). project: the model of Train;
+    net_hashes: {name of a ControlNet in an image: its hash}"""
     values = before | {name: as_kept(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
@@ -141,7 +150,7 @@ def values_of(
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
     values["loras"], values["embeddings"], values["styles"] = loras, [], list(job.prompts.styles)
-    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, workspace, notes))]
+    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
     for text in job.generate.embeddings:
         try:
             values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
@@ -181,14 +190,21 @@ def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Proble
     return found
 
 
-def _net_here(use: ControlUse, workspace: Workspace, notes: list[Problem]) -> dict[str, Any] | None:
-    """A ControlNet of an image by the paths of this machine; None if it has none of its file. `notes` gets what is missing."""
+def _net_here(
+    use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
+) -> dict[str, Any] | None:
+    """A ControlNet of an image by the paths of this machine; None if it has none of its file. `notes` gets what is missing.
+    hashes: of `values_of`"""
     own: dict[str, Any] = {}
     try:
-        own["file"] = portable_name(find_control_net(use.file, workspace), workspace)
+        net, fits = net_of_image(use.file, hashes.get(use.file, ""), workspace)
     except ProblemsError as error:
         notes += [replace(each, level="advice") for each in error.problems]
         return None
+    own["file"] = portable_name(net, workspace)
+    if not fits:
+        what = f"The ControlNet {net.name} has the name but not the hash of the one that the image was made with"
+        notes.append(Problem(what, NETS, "compare, or choose another file", "advice", code="controls.other-hash"))
     if use.image:
         path = find_file(use.image, workspace)
         own["image"] = display_path(path) if path is not None else None
@@ -304,8 +320,8 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
-def generate_with(page: Page, name: str) -> None:
-    """Put a run's best checkpoint, or else its last one, into the fields: as LoRA with the run's base model and the guidance
+def generate_with(page: Page, name: str) -> dict[str, Any]:
+    """The fields, with a run's best checkpoint, or else its last one, in them: as LoRA with the run's base model and the guidance
     scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also the first sample's settings.
     Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
@@ -346,6 +362,7 @@ def generate_with(page: Page, name: str) -> None:
         values = add_lora(alone, newest, page.workspace)
         values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", kept | {"values": values})
+    return values
 
 
 def _sample_of(job: TrainJob, base: Path | None) -> SamplePrompt | None:

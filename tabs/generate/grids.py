@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from core.generation.grids.axes import (
 )
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
-from core.generation.grids.plan import checked
+from core.generation.grids.plan import checked, expected_steps
 from core.generation.library import find_file
 from core.record import atomic
 from core.record.kept import read_kept
@@ -150,17 +151,13 @@ class Grids:
         except ProblemsError as error:
             first = error.problems[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
-        cells, steps = 1, float(job.generate.steps)
-        for axis in axes:
-            cells *= len(axis.values)
-            if axis.setting == "generate.steps":
-                steps = sum(value.value for value in axis.values) / len(axis.values)
+        cells, steps = prod(len(axis.values) for axis in axes), expected_steps(job, axes)
         loads = next(
             (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
         )
-        words = [count(cells, "image"), count(round(cells * steps), "step"), count(loads, "model load")]
+        words = [count(cells, "image"), count(steps, "step"), count(loads, "model load")]
         pace = self._pace()
-        return ", ".join([*words, *([f"about {clock(pace * cells * steps)}"] if pace else [])]), False
+        return ", ".join([*words, *([f"about {clock(pace * steps)}"] if pace else [])]), False
 
     def _pace(self) -> float:
         """Seconds per step in the newest grid; 0 if unknown."""

@@ -58,7 +58,8 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
         matching(loras, query),
         page,
         why,
-        lambda each: f'data-act="add" data-arg="{esc(each.name)}" aria-label="Add {esc(each.label)}"',
+        lambda each: f'data-act="add" data-arg="{esc(each.name)}"',
+        "Add",
     )
     none = "" if found else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
@@ -131,7 +132,8 @@ def _row(
         "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
     )
     beside = _beside(facts.words)
-    mark = "".join(f'<span class="badge">{esc(words)}</span>' for words in badges(facts))
+    told = [words for words in badges(facts) if words != "LoRA"]  # what all are; its room is the name's
+    mark = "".join(f'<span class="badge">{esc(words)}</span>' for words in told)
     mark = mark if facts.family or path is None else badge("", facts.problem) + mark
     return (
         f'<li class="{"" if on else "is-off"}">{thumb(preview, thumb_url)}<div><div class="strip">'

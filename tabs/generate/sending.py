@@ -126,7 +126,9 @@ class Sending:
         """The fields that make an image again, and what of it is not on this machine."""
         now, job = self._fields.load(), record.job
         assert job is not None
-        values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
+        values, notes = form.values_of(
+            job, now, self.page.workspace, self.page.project.job.model, record.hashes.controls
+        )
         if record.source != "atelier":  # it names no model of ours, so the chosen one stays
             own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
             skip = job.model.clip_skip  # which it may say all the same

@@ -189,7 +189,7 @@ class Fields(PlainForm):
 
     def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         assert isinstance(job, GenerateJob)
-        return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
+        return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
 class Desk:

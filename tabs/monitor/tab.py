@@ -13,6 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import KEPT_ENDED, lane_of
+from core.record.events import sampled_words
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
 from core.settings.check import build as build_job
@@ -115,7 +116,7 @@ def _download(page: Page, path: str) -> str:
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What losses say beside their mean: set right for their timesteps, by band, by image; and the norms."""
+    """What losses say besides their mean: set right for their timesteps, by band, by image; and the norms."""
     seen = page.engine.watch(name)
     paths = page.checks.paths_of(_job_of(page, name))
     images = [_image(page, item, paths) for item in seen.get("images", [])[:WORST]]
@@ -200,7 +201,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
     """Rows are prompts, columns are steps, as in `Sampled`."""
-    steps = sorted({item["step"] for item in drawn})
+    steps = sampled_words(item["step"] for item in drawn)
     rows: dict[int, dict[str, Any]] = {}
     for item in drawn:
         row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
@@ -210,12 +211,12 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
             "seed": item["seed"],
         }
         row["cells"][str(item["step"])] = cell
-    return {"steps": steps, "rows": [rows[index] for index in sorted(rows)]}
+    return {"steps": list(steps), "names": steps, "rows": [rows[index] for index in sorted(rows)]}
 
 
 def queue(page: Page) -> dict[str, Any]:
     """Running and waiting jobs of the device in order, and those that have ended, without the trainings that Runs lists. Tools
-    shows jobs beside the device."""
+    shows jobs that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry.task) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
@@ -350,8 +351,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "settings":
         _take_settings(page, run, entry, browser)
     elif name == "generate":
-        generate_with(page, run)
-        page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
+        prompt = generate_with(page, run)["prompt"]
+        then = "Press Generate." if prompt else "Enter a prompt and press Generate."
+        page.browsers.say(browser, "done", f"Loaded in Generate. {then}", go="Generate")
     elif name == "grid":
         grid_of_run(page, run)
         page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")

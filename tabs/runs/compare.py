@@ -59,7 +59,7 @@ class Comparisons:
         return known[1]
 
     def _ready(self, a: str, b: str) -> bool:
-        """Whether both journals have been read once. That takes seconds with 100,000 lines, so it is done beside."""
+        """Whether both journals have been read once. That takes seconds with 100,000 lines, so it is done on another thread."""
         task = self._first.get((a, b))
         if task is None or (task.done and task.error is not None):
             task = self._page.engine.light(self._read, a, b, title="Loading two runs")

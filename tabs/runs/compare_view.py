@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from core.record.events import sampled_words
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
 from core.record.units import count
@@ -106,13 +107,23 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
     if not rows:
         words = f"The runs have no sample prompt in common ({alone})." if alone else "Neither run has samples."
         return section("Samples", f'<p class="hint">{esc(words)}</p>')
+    names = [sampled_words(each["step"] for each in side.facts["samples"]) for side in (a, b)]
     parts = []
     for row in rows:
         of_a, of_b = (sample["seed"] for sample in row.pairs[-1])
         other_seed = f" Seed {of_a} in A, {of_b} in B." if of_a != of_b else ""
         lines = "".join(
             f'<tr><th scope="row"><b class="letter {letter.lower()}">{letter}</b></th>'
-            + "".join(_cell(pair[place], row.prompt, letter, thumb_url, file_url) for pair in row.pairs)
+            + "".join(
+                _cell(
+                    pair[place],
+                    names[place][pair[place]["step"]],
+                    f"{letter}: {short(row.prompt, 60)}",
+                    thumb_url,
+                    file_url,
+                )
+                for pair in row.pairs
+            )
             + "</tr>"
             for place, letter in enumerate("AB")
         )
@@ -125,9 +136,8 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
     return section("Samples", "".join(parts) + hint, "same prompt, nearest step; click one to enlarge")
 
 
-def _cell(sample: dict[str, Any], prompt: str, letter: str, thumb_url: Url, file_url: Url) -> str:
-    at = "base model" if sample["step"] == 0 else f"step {sample['step']:,}"
-    alt = esc(f"{letter}: {short(prompt, 60)}, {at}")
+def _cell(sample: dict[str, Any], at: str, whose: str, thumb_url: Url, file_url: Url) -> str:
+    alt = esc(f"{whose}, {at}")
     url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 256))
     image = f'<img src="{small}" alt="{alt}" loading="lazy">'
     return f'<td><a href="{url}" target="_blank" rel="noopener">{image}</a><span>{at}</span></td>'

@@ -1,4 +1,4 @@
-"""Two runs beside each other: their facts, what was set differently, and what their numbers say about which is better."""
+"""Two runs side by side: their facts, what was set differently, and what their numbers say about which is better."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
+from core.record.events import COMPARED
 from core.record.former import renewed
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -313,7 +314,7 @@ class SampleRow:
 
 
 def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
-    """Prompts that both drew, in A's order: the steps of the run with fewer, each beside the other's nearest step, no
+    """Prompts that both drew, in A's order: the steps of the run with fewer, each next to the other's nearest step, no
     sample twice; last, where they end at different steps, the ends."""
     of_a, of_b = _by_prompt(a), _by_prompt(b)
     return [SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most)) for prompt in of_a if prompt in of_b]
@@ -329,9 +330,8 @@ def other_prompts(a: Side, b: Side) -> list[str]:
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
-        if sample["step"] < 0:  # what samples are compared with
-            continue
-        found.setdefault(sample["prompt"], []).append(sample)
+        if sample["step"] not in COMPARED:
+            found.setdefault(sample["prompt"], []).append(sample)
     return found
 
 

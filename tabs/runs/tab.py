@@ -95,7 +95,7 @@ class Desk:
         return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked, asking)
 
     def _runs(self) -> Sequence[RunSummary] | None:
-        """Every run. None while their journals are read for the first time, beside: long ones take seconds."""
+        """Every run. None while their journals are read for the first time, on another thread: long ones take seconds."""
         if self._first is None:
             self._first = self.page.engine.light(lambda task: self.page.engine.runs(), title="Reading the runs")
         if not self._first.done:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.engine.run_summary import RunSummary
-from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
+from core.record.events import COMPARED, sampled_words
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
@@ -150,7 +150,7 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
 
 
 def compare_address(a: str, b: str) -> str:
-    """Where the page shows two runs beside each other."""
+    """Where the page shows two runs side by side."""
     return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
 
 
@@ -412,12 +412,12 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
-    steps = sorted({sample["step"] for sample in samples})
-    before, made = [step for step in steps if step < 0], [step for step in steps if step >= 0]
-    shown = before + (made if len(made) <= SAMPLE_STEPS else _spread(made))
+    steps = sampled_words(sample["step"] for sample in samples)
+    made = [step for step in steps if step not in COMPARED]
+    shown = [step for step in steps if step in COMPARED] + (made if len(made) <= SAMPLE_STEPS else _spread(made))
     by_place = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
-    names = {step: _moment(step, bool(before)) for step in shown}
+    names = {step: steps[step] for step in shown}
     head = "".join(f"<th>{name}</th>" for name in names.values())
     rows = []
     for index in sorted(prompts):
@@ -436,14 +436,6 @@ def _spread(steps: Sequence[int]) -> list[int]:
     """The first, the last, and others evenly between them."""
     picked = [steps[round(number * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for number in range(SAMPLE_STEPS)]
     return list(dict.fromkeys(picked))
-
-
-def _moment(step: int, control: bool) -> str:
-    """What the samples of a step are. control: of a ControlNet, whose step 0 need not be the base model"""
-    named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"} | (
-        {} if control else {0: "base model"}
-    )
-    return named.get(step, f"step {step:,}")
 
 
 def _sample(

@@ -2,7 +2,8 @@
 
 Each open page has a measure of its own, so that a flood takes nothing from it, not even one from its own address (a share
 link, a proxy, this machine). A page with a login is known by the login, one without by a cookie that a browser gets as it
-opens the page. All others are strangers: few at once, with little for each address, and one request for each connection."""
+opens the page, or with the first tick after the server has started again. All others are strangers: few at once, with little
+for each address, and one request for each connection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How answers travel: packed, and kept by the browser as long as they hold.
 
 Only whole texts are packed (never a stream of events). That lengths of packed answers could tell a secret to who may put words
-beside it (BREACH) does not count here: other sites cannot make a browser ask (tabs/server/gate.py).
+next to it (BREACH) does not count here: other sites cannot make a browser ask (tabs/server/gate.py).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from tabs.server.connections import LOGIN, Limits
 SILENCE = 20.0  # seconds without a byte of a message that is still arriving
 ARRIVAL = 60.0  # seconds until a message that is no upload has arrived
 MOST_LOGIN = 16 << 10  # bytes
+OPENS = ("/", "/atelier/pulse")  # with the page, or a tick of one that was open as the server started again
 OPEN_ENDED = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
 UPLOAD = "/gradio_api/upload"
 MOST_MESSAGE = 8 << 20  # bytes of a message that is no upload
@@ -99,7 +100,7 @@ class Traffic:
         elif posts and path.rstrip("/") == UPLOAD:
             await self._upload(scope, receive, send)
         else:
-            if path == "/" and not key and (new := self.limits.new_key()):
+            if path in OPENS and not key and (new := self.limits.new_key()):
                 send = _with_cookie(send, f"atelier-{scope['server'][1]}={new}; Path=/; HttpOnly; SameSite=Lax")
             await self._answer(scope, receive, send, MOST_MESSAGE)
 

@@ -20,11 +20,11 @@ KEPT = "Tools"  # what is filled in, of every card
 SHORT = 12  # fields that are all shown
 PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
 STARTS = ("go", PREVIEW)
-OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
+OWN = "of tasks"  # next to the values that a card's tasks share: those of each name of `Task.values`
 # Settings that are chosen for one task and not for the next: what becomes of captions that are there, and where the result goes.
 UNDO = "undo"
 APART = ("existing", "output", UNDO, "in_place")
-CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
+CHOSEN = "action"  # next to the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
   const go = element.querySelector('button[data-act=go]');

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from core.tasks import Card, tasks
+from core.tasks import Card, Task, tasks
+from tabs.form.own_settings import choices
+from tabs.form.task_settings import own_settings_of
 from tabs.markup import esc
 from tabs.tools.forms import cards
 
 CAPTIONS = "Captions"
 MACHINE = "This machine"
 FIRST = ("loras", "models", "images", "hints")  # cards of the groups that stand first, in this order
-# What stands on Tools and is no task: (words, what else it is found by, the id of its element).
+# What the Tools tab has in addition to tasks: (words, what else it is found by, the id of its element).
 PLACES = (
     ("Get a base model", "download checkpoint SD SDXL", "tools"),
     ("Keys", "token Hugging Face wandb", "keys-holder"),
@@ -29,7 +31,10 @@ def groups() -> dict[str, list[str]]:
     single = []
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
         own = [task for task in tasks().values() if task.card == card]
-        entries = [_entry(task.title, f"{task.name} {task.about} {task.job.__doc__}", card, task.name) for task in own]
+        entries = [
+            _entry(task.title, f"{task.name} {task.about} {task.job.__doc__} {_offered(task)}", card, task.name)
+            for task in own
+        ]
         if card.tab == CAPTIONS:
             found.setdefault(CAPTIONS, []).extend(entries)
         elif len(own) > 1:
@@ -38,6 +43,12 @@ def groups() -> dict[str, list[str]]:
             single += [_entry(card.title, f"{own[0].name} {own[0].about}", card, own[0].name)]
     places = [_place(*place) for place in PLACES]
     return found | {MACHINE: [places[0], *single, *places[1:]]}
+
+
+def _offered(task: Task) -> str:
+    """What can be chosen in a tool's form, such as Canny edges."""
+    asked = own_settings_of(task).values()
+    return " ".join(words for entry in asked if entry.kind == "choice" for words, _ in choices(entry))
 
 
 def _entry(words: str, more: str, card: Card, task: str) -> str:

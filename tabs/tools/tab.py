@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gradio as gr
 
 from tabs.context import Page
 from tabs.pieces import piece
 from tabs.tools import disk, index, keys, machine_check
 from tabs.tools.forms import build_form
+from tabs.tools.pairs import train_pairs
 
 
 def build(page: Page) -> None:
@@ -22,3 +25,4 @@ def build(page: Page) -> None:
     keys.build(page)
     disk.build(page)
     page.machine_check = machine_check.build(page)
+    page.commands["train_pairs"] = partial(train_pairs, page)

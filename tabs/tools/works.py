@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KEPT = 10
 SOON = 0.05  # seconds that a look waits for the lists of model files
+SEEN = 3.0  # seconds after which a failure counts as seen
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
 DOWNLOAD = "download"
 GOING = ("waiting", "running", "paused")
@@ -45,6 +46,7 @@ class Work:
     about: str
     asked: str = ""  # of a download: the whole link, which may hold a key and is not shown
     ended: dict[str, Any] = field(default_factory=dict)  # its facts, once they no longer change
+    failed: float | None = None  # when a page was first told that it failed
     first: tuple[float, int] | None = None  # when a download brought its first bytes, and how many there were then
 
     @property
@@ -62,11 +64,13 @@ class Work:
         found = engine.progress(self.id)
         state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(found["state"], found["state"])
         text = found["text"]
-        if state == "waiting" and (wait := engine.waits().get(self.id)):
+        if found["stopping"]:
+            text = "pausing ..." if self.task.ends_paused else "cancelling ..."
+        elif state == "waiting" and (wait := engine.waits().get(self.id)):
             text = wait.words
         elif self.task.name == DOWNLOAD and found["done"]:
             text = self._pace(found["done"], found["total"])
-        lines = found["lines"] if state != "failed" else []
+        lines = found["facts"].get("brief", found["lines"]) if state != "failed" else []  # where a table has the rest
         previews = found["facts"].get("previews", [])  # their lines come first
         lines = lines[len(previews) :]
         facts = {
@@ -76,12 +80,14 @@ class Work:
             "ends_paused": self.task.ends_paused,
             "about": self.about,
             "state": state,
+            "stopping": found["stopping"],
             "text": text,
             "share": found["done"] / found["total"] if found["total"] else None,
             "lines": _shown(lines),
             "previews": previews,
             "shown": found["facts"].get("shown", []),
             "file": found["facts"].get("file"),
+            "pairs": found["facts"].get("pairs"),
             "problems": found["problems"],
         }
         if state not in GOING:
@@ -218,9 +224,10 @@ class Works:
         self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._runs(work)}
 
     def close_failed(self, card: Card) -> None:
-        """Show no longer what failed of a card: something of it is started again, or another of its tools is looked at."""
-        failed = [work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD]
-        self._hidden |= {work.id for work in failed if work.facts(self._engine)["state"] == "failed"}
+        """Show no longer what has been seen to fail of a card: one of its tools is started again, or another one chosen."""
+        seen = time.monotonic() - SEEN
+        works = (work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD)
+        self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= seen}
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
@@ -248,12 +255,15 @@ class Works:
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [self._shown(work.facts(self._engine)) for work in shown]
+        works = [self._shown(work) for work in shown]
         files = {"Captions": self._captioners, "Tools": self._known_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
-    def _shown(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _shown(self, work: Work) -> dict[str, Any]:
         """Facts of a work, with the thumbnails of its preview, and the address of its file."""
+        facts = work.facts(self._engine)
+        if facts["state"] == "failed" and work.failed is None:
+            work.failed = time.monotonic()
         previews = [each | self._thumbs(each) for each in facts["previews"]]
         return facts | {"previews": previews, "file": self._file(facts["file"])}
 

@@ -42,7 +42,7 @@ PARTS = {
 }
 
 
-# Settings that a plan reads, by group; beside them it reads the sizes and batches of all folders.
+# Settings that a plan reads, by group; besides them it reads the sizes and batches of all folders.
 COUNTED = {
     "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
     "model": "base_model vae family",
@@ -204,7 +204,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
 
 
 def _beside(memory: int, disk: int) -> list[str]:
-    """What DeepSpeed puts beside the card, against the RAM of this machine."""
+    """What DeepSpeed keeps outside of the GPU, against the RAM of this machine."""
     from core.record import machine
 
     there = machine.memory("cpu")[1]

@@ -79,10 +79,12 @@ class Layers:
     def facts(self, job: TrainJob) -> dict[str, Any]:
         """Leaves with how many of their layers are chosen and get a network, none while they are being counted. Starts a new count
         where the job has changed."""
+        if refused := self._roots.refused(job):
+            return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
         key = self._key_of(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
-            if self._key != key and not busy and not self._roots.refused(job):
+            if self._key != key and not busy:
                 self._task = self._engine.light(self._count, job, key, title="layers")
             fresh, found, problem = self._key == key, self._found, self._problem
         leaves = found.leaves if fresh and found else []

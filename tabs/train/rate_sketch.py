@@ -1,4 +1,4 @@
-"""The learning-rate curve that the form's settings will train with, as points for the chart beside them."""
+"""The learning-rate curve that the form's settings will train with, as points for the chart next to them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ FORM = "the form"  # what messages about its fields and presets are about
 
 
 def build(page: Page) -> None:
-    """The form, which is HTML that the page's script fills in, and what stands beside it."""
+    """The form, which is HTML that the page's script fills in, and what stands next to it."""
     with gr.Row(elem_id="train", elem_classes="split"):
         with gr.Column(scale=5, min_width=480):
             gr.HTML(_form(), elem_id="train-form", apply_default_css=False)

@@ -1,4 +1,4 @@
-"""What a word is to CLIP's vocabulary, which is shipped; a small vocabulary of another kind stands beside it."""
+"""What a word is to CLIP's vocabulary, which is shipped; a small vocabulary of another kind stands next to it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from core.bench.random_model import WEIGHT_FILES, shipped_config, write_rest
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.counting import FusedKernel
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge

@@ -44,7 +44,7 @@ def test_a_check_names_every_image_that_is_held_out_and_none_is_where_sd_scripts
     folder = noise_images(tmp_path / "set", 48)
     words = ["presets/starter_lora.json", "--check", "--outputs", str(tmp_path / "out"), *more.split()]
     if "config" in words:
-        (tmp_path / "set.toml").write_text(FILE.replace("/set", str(folder)).replace("512", "128"))
+        (tmp_path / "set.toml").write_text(FILE.replace("512", "128").replace("/set", str(folder)))
         words[words.index("config") : words.index("config") + 1] = ["--dataset-config", str(tmp_path / "set.toml")]
     else:
         words += ["--dataset.folder", str(folder)]

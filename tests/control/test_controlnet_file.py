@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from core.families import family
 from core.formats.detect import identify
 from core.record.problems import ProblemsError
 from tests.control.conftest import SDXL, net_of
+from tests.models import single_file
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
 TITLES = {"sd1": "stable-diffusion-v1/controlnet", "sdxl": "stable-diffusion-xl-v1-base/controlnet"}
@@ -86,25 +88,27 @@ def test_every_other_form_gives_the_same_net(unets, nets, tmp_path):
     save_file({**named, "first_stage_model.x": torch.zeros(2)}, tmp_path / "with_more.safetensors")
     save_file(net.state_dict(), tmp_path / "diffusers.safetensors")
     net.save_pretrained(tmp_path / "folder")
-    for form in ("bare.safetensors", "with_more.safetensors", "diffusers.safetensors", "folder"):
+    net.save_pretrained(tmp_path / "sharded", max_shard_size="1MB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    for form in ("bare.safetensors", "with_more.safetensors", "diffusers.safetensors", "folder", "sharded"):
         assert equal(load_control_net(tmp_path / form, unet, "sd1"), net), form
 
 
-def test_a_difference_is_added_to_the_base_model_also_where_it_is_packed(unets, nets, tmp_path):
-    from core.networks.frozen import install, uninstall
-
+def test_a_difference_is_added_to_the_base_model_as_its_file_is(unets, nets, tmp_path):
+    """Whatever is merged into the U-Net in memory."""
     net, unet = nets["sd1"], unets["sd1"]
     base, named = dict(unet.named_parameters()), {}
     for key, value in net.state_dict().items():
         named["control_model." + to_ldm(key, "sd1")] = value - base[key] if key in base else value.clone()
     save_file({**named, "difference": torch.zeros(1)}, tmp_path / "delta.safetensors")
-    install(unet)
-    with torch.no_grad():
-        unet(torch.zeros(1, 4, 16, 16), torch.tensor([1]), torch.zeros(1, 77, 64))
-        found = load_control_net(tmp_path / "delta.safetensors", unet, "sd1").state_dict()
-    uninstall(unet)
-    for key, value in net.state_dict().items():
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+    unet.save_pretrained(tmp_path / "folder/unet")
+    save_file(single_file({"unet": unet.state_dict()}, "sd1"), tmp_path / "model.safetensors")
+    (tmp_path / "folder/model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    other = SimpleNamespace(config=unet.config)  # no weights of its own
+    for model in ("folder", "model.safetensors"):
+        found = load_control_net(tmp_path / "delta.safetensors", other, "sd1", tmp_path / model).state_dict()
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
@@ -145,8 +149,10 @@ def test_what_does_not_fit_is_named(unets, nets, tmp_path):
     assert codes(tmp_path / "short.safetensors") == ["control.other-tensors"]
     save_file({**load_file(sdxl), "task_embedding": torch.zeros(6, 4)}, tmp_path / "union.safetensors")
     save_file({**named, "lora_controlnet": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    for form in ("union", "lora"):
-        path = tmp_path / f"{form}.safetensors"
+    nets["sd1"].save_pretrained(tmp_path / "union_folder")
+    config = tmp_path / "union_folder" / "config.json"
+    config.write_text(config.read_text("utf-8").replace("ControlNetModel", "ControlNetUnionModel"), "utf-8")
+    for path in (tmp_path / "union.safetensors", tmp_path / "lora.safetensors", config.parent):
         assert codes(path) == ["control.unsupported-variant"]
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     assert codes(tmp_path / "other.safetensors") == ["control.not-a-controlnet"]

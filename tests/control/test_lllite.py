@@ -120,6 +120,24 @@ def test_one_control_image_for_both_rows_of_guidance(passes, net_on, recorded):
     close(passes(twice, [37, 37]), recorded["unet.cfg_one_hint"])
 
 
+def test_a_control_image_is_read_once_for_all_steps(passes, net_on, recorded, monkeypatch):
+    """Of a net that does not train, whose weights stay."""
+    net, hint, made, real = net_on(), recorded["unet.hint_u8"].float() / 255, [], LayerNet.tokens
+    monkeypatch.setattr(LayerNet, "tokens", lambda *each: made.append(1) or real(*each))
+
+    def of_two_steps(*shown):
+        made.clear()
+        for each in shown:
+            net.show(each)
+            passes()
+        return len(made)
+
+    assert of_two_steps(hint, hint) == 2 * len(net)
+    net.eval()
+    assert of_two_steps(hint, hint) == len(net)
+    assert of_two_steps(hint.flip(3), hint) == 2 * len(net)
+
+
 @pytest.mark.parametrize("zero_bias", [True, False])
 def test_a_fresh_one_changes_nothing_unless_its_bias_is_drawn(zero_bias, unets, passes, recorded):
     places = places_of(unets["sdxl"], "sdxl")

@@ -30,11 +30,12 @@ def scanned(tmp_path):
     def whole(path):
         return str(tmp_path / path)
 
-    def scan(metadata=None, folder="set", control=True, **options):
+    def scan(metadata=None, folder="set", control=True, more=(), **options):
         if "conditioning_data_dir" in options:
             options["conditioning_data_dir"] = whole(options["conditioning_data_dir"])
         source = {"folder": whole(folder)} | ({"metadata_file": whole(metadata)} if metadata else {})
-        dataset = DatasetSettings(sources=[source], **options)
+        sources = [source, *({"folder": whole(each)} for each in more)]
+        dataset = DatasetSettings(sources=sources, **options)
         asked = [replace(each, control=control) for each in concepts(dataset, CaptionSettings(), ValidationSettings())]
         return scan_dataset(dataset, asked)
 
@@ -95,7 +96,7 @@ def test_a_column_of_the_metadata_file_names_control_images(add, scanned, tmp_pa
     for name in ("set/a.png", "set/b.png", "set/c.png", "elsewhere/x.png", "set/hints/y.png", "set/z.png"):
         add(name)
     lines = [
-        {"file_name": "a.png", "text": "a fox", column: "elsewhere/x.png"},  # beside the metadata file
+        {"file_name": "a.png", "text": "a fox", column: "elsewhere/x.png"},  # next to the metadata file
         {"file_name": "b.png", "text": "a cat", column: "hints/y.png"},  # below the images
         {"file_name": "c.png", "text": "a dog", column: str(tmp_path / "set/z.png")},
     ]
@@ -131,7 +132,17 @@ def test_two_control_images_of_one_name_are_named_with_the_one_that_is_used(add,
         add(name)
     found = scanned(conditioning_data_dir="control")
     assert pairs(found) == {"a.png": "a.png"} and codes(found) == ["control.doubled", "control.unmatched"]
-    assert "a.jpg (beside a.png)" in said(found, "control.doubled").what
+    assert "a.jpg (next to a.png)" in said(found, "control.doubled").what
+
+
+def test_image_folders_that_share_a_folder_of_control_images_do_not_name_each_others(add, scanned):
+    for name in ("set/a.png", "other/b.png", "control/a.png", "control/b.png"):
+        add(name)
+    found = scanned(conditioning_data_dir="control", more=["other"])
+    assert pairs(found) == {"a.png": "a.png", "b.png": "b.png"} and not found.problems
+    add("control/c.png")
+    found = scanned(conditioning_data_dir="control", more=["other"])
+    assert codes(found) == ["control.unmatched"] and said(found, "control.unmatched").what.endswith(": c.png")
 
 
 def test_another_size_of_the_same_aspect_ratio_is_fine_and_another_aspect_ratio_is_an_error(add, scanned):

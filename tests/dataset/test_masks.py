@@ -83,6 +83,18 @@ def test_a_control_image_is_cut_and_flipped_as_its_image(tmp_path):
         assert control.dtype == np.float32 and np.abs(control - (pixels + 1) / 2).max() < 1e-6
 
 
+def test_transparent_parts_of_a_control_image_are_black_and_with_compatibility_keep_their_color(tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
+    Image.new("RGBA", (96, 96), (200, 100, 50, 0)).save(tmp_path / "control.png")
+    each = placed(tmp_path / "a.png")
+    each = replace(each, image=replace(each.image, control=tmp_path / "control.png"))
+    assert not load_control(each, View(each.placement)).any()
+    for fit in ("stretched", "area"):
+        theirs = replace(each, concept=replace(each.concept, control_fit=fit))
+        found = load_control(theirs, View(each.placement))[:, 0, 0] * 255
+        assert found.round().tolist() == [200, 100, 50]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_image_its_transparency_and_its_mask_are_turned_alike(tmp_path, orientation):
     exif = Image.Exif()

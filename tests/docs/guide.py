@@ -30,7 +30,7 @@ from core.record.workspace import PROJECT
 from core.settings.dataset.captions import CaptionSettings
 
 DOCS = PROJECT / "docs"
-ONLY_CHECKED = ("train", "generate", "class_images")
+ONLY_CHECKED = ("train", "generate", "class_images", "make_pairs")
 DRAWS = 80
 _BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = {  # in place of a guide's own values where it trains and draws

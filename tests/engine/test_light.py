@@ -1,4 +1,4 @@
-"""The lanes beside the device: what is in hand when they close is cancelled and waited for."""
+"""The lanes next to the device's: what is in hand when they close is cancelled and waited for."""
 
 import threading
 
@@ -61,6 +61,25 @@ def test_downloads_and_copies_wait_for_their_like_and_hold_up_nothing_else(kind)
         task.wait(60)
     assert order == list("abcd")
     lane.close()
+
+
+def test_a_tool_that_was_asked_to_stop_says_so_until_it_has(tmp_path, monkeypatch):
+    engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets"), "cpu", "a test")
+    go = threading.Event()
+    stand_in(monkeypatch, "inspect", lambda job, context: go.wait(120) and context.check())
+    try:
+        engine.start()
+        job = engine.submit("inspect", build(JOBS["inspect"], {"inspect": {"file": "models/starter"}}))
+        wait_until(lambda: engine.progress(job)["state"] == "running")
+        assert not engine.progress(job)["stopping"]
+        engine.cancel(job)
+        assert engine.progress(job)["stopping"]
+        go.set()
+        wait_until(lambda: engine.progress(job)["state"] == "stopped")
+        assert not engine.progress(job)["stopping"]
+    finally:
+        go.set()
+        engine.close(wait_seconds=60)
 
 
 def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, monkeypatch):

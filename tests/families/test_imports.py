@@ -33,7 +33,7 @@ def test_one_thread_at_a_time_imports_and_garbage_is_collected_again():
 ASIDE = """
 import gc, weakref
 from core.bench.random_model import shipped_config
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 
 gc.collect()
 before = gc.get_freeze_count()

@@ -2,10 +2,12 @@
 
 import pytest
 
-from core.families.locate import model_problems
+from core.families.locate import check_family, model_problems
+from core.formats.detect import ModelKind
 from core.record.workspace import PROJECT, Workspace
 from core.settings.model import ModelSettings
 from tests.models import tiny_folder
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd2"])
@@ -16,6 +18,14 @@ def test_clip_skip_is_advised_against_where_the_family_leaves_out_layers_itself(
     assert (found.level, found.code, found.where) == ("advice", f"model.clip-skip-{name}", "model.clip_skip")
     assert model_problems(ModelSettings(base_model=base), workspace) == []
     assert model_problems(ModelSettings(base_model="models/starter", clip_skip=2), workspace) == []
+
+
+def test_articles_are_those_that_people_say(tmp_path):
+    for name, article in (("sd1", "an SD"), ("sdxl", "an SDXL"), ("flux", "a Flux")):
+        with refused("model.other-family", f"This is {article}"):
+            check_family(ModelKind("checkpoint", name, "diffusers", None, ""), tmp_path, "sd2")
+    with refused("model.other-family", "choose an SD 1.x model"):
+        check_family(ModelKind("checkpoint", "sdxl", "diffusers", None, ""), tmp_path, "sd1")
 
 
 def test_a_vae_of_another_family_is_named(tmp_path):

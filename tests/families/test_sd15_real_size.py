@@ -66,7 +66,7 @@ MEASURE = """
 import json, resource, sys
 import torch
 from core.families.sd1 import FAMILY as sd1
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 make_empty("unet", {})
 make_empty("text_encoder", {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from core.diffusion.text_states import Conditioning
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
 from core.record.cancel import Cancelled, CancelToken

@@ -105,6 +105,7 @@ def with_first(model, channels):
         ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "SDXL textual inversion embedding"),
         ({"string_to_param.*": (2, 768)}, "SD 1.x textual inversion embedding"),
         ({"<my-token>": (768,)}, "SD 1.x textual inversion embedding"),
+        ({"<brabol>": (2, 64), "<zunkel>": (64,)}, "textual inversion embedding"),
         ({"320.0.linear1.weight": (640, 320), "768.1.linear1.weight": (1536, 768)}, "hypernetwork"),
         ({**SD1, f"{U}time_embed.cond_proj.weight": (320, 256)}, "SD 1.x LCM checkpoint"),
         (

@@ -57,8 +57,8 @@ def test_a_source_that_has_only_tokenizer_json_gets_the_older_files_too(tmp_path
     source = Path(shutil.copytree(sd1.folder, tmp_path / "source"))
     written = json.loads(VOCABULARY.read_text("utf-8"))
     written["added_tokens"] += [{**written["added_tokens"][-1], "id": 49408, "content": "<fox>"}]
-    if merges_are_texts:  # as earlier versions of tokenizers write them
-        written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]
+    if not merges_are_texts:  # as later versions of tokenizers write them
+        written["model"]["merges"] = [text.split(" ") for text in written["model"]["merges"]]
     shutil.rmtree(source / "tokenizer")
     (source / "tokenizer").mkdir()
     (source / "tokenizer" / "tokenizer.json").write_text(json.dumps(written), "utf-8")

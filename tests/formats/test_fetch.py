@@ -5,6 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from core.formats.detect import FAMILY_NAMES
@@ -29,7 +30,8 @@ from tests.local_server import Answers, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
 
-DATA = model_bytes(bytes((n * 7 + n // 251) % 256 for n in range(2_999_920)))
+NUMBERS = np.arange(2_999_920)
+DATA = model_bytes((NUMBERS * 7 + NUMBERS // 251).astype(np.uint8).tobytes())
 assert len(DATA) == 3_000_000
 HASH = hashlib.sha256(DATA).hexdigest()
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from core.formats.tensors.header import read_header
-from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, write_lora
+from core.formats.tensors.outline import number_of
+from core.formats.tensors.writer import SAFE_NAMES
+from core.networks.adapter_file import (
+    LoraFile,
+    load_finite,
+    load_lora,
+    lora_outline,
+    save_lora,
+    to_diffusers,
+    write_lora,
+)
 from tests.lora_layers import layers_of
 from tests.refusals import refused
 
@@ -149,6 +160,23 @@ def test_a_run_goes_on_in_fp32_where_fp16_cannot_hold_a_weight_and_says_which(tm
     assert all(torch.equal(read.tensors[key], value) for key, value in given.items())
     assert write_lora(tmp_path / "b.safetensors", given, dtype=torch.bfloat16) == []
     assert load_lora(tmp_path / "b.safetensors").tensors[f"{LAYER}.lora_up.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("stored", ["float8_e4m3fn", "float8_e5m2"])
+def test_an_alpha_in_fp8_is_read_without_torch_and_with_it(tmp_path, stored):
+    dtype = getattr(torch, stored)
+    numbers = torch.arange(256, dtype=torch.uint8).view(dtype)
+    ours = torch.tensor([number_of(bytes([byte]), SAFE_NAMES[stored]) for byte in range(256)])
+    assert torch.equal(ours.nan_to_num(7.25), numbers.float().nan_to_num(7.25))
+    path, name = tmp_path / "a.safetensors", next(name for name in tensors() if name.endswith(".alpha"))
+    for value in (2.0, -0.375, torch.nan):
+        save_file(tensors() | {name: torch.tensor(value).to(dtype)}, path)
+        for read in (lora_outline, load_finite, partial(load_lora, shapes=True)):
+            if value == value:
+                assert float(read(path).tensors[name]) == value
+                continue
+            with refused("weights.not-finite", name):
+                read(path)
 
 
 def test_a_large_alpha_is_no_reason_to_refuse_fp16(tmp_path):

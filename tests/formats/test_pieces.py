@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.formats.models.checkpoint import Place
-from core.formats.tensors import writer
+from core.formats.tensors import chunks
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, in_pieces, stacked
 from core.formats.tensors.writer import NO_HASH, WEIGHTS_HASH, write_safetensors
@@ -72,10 +72,11 @@ def test_what_looks_at_a_tensor_sees_each_piece_that_is_written(place, tmp_path)
 
 @pytest.mark.parametrize("hashed", [False, True])
 def test_tensors_written_by_several_threads_are_those_of_one_file(tmp_path, monkeypatch, hashed):
-    monkeypatch.setattr(writer, "PIECE_BYTES", 64)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunks.BLOCK_BYTES)
     tensors = {f"layer.{n}": values(n, (torch.float32, torch.float16, torch.bfloat16)[n % 3]) for n in range(40)}
     tensors |= {"empty": torch.empty(0), "number": torch.tensor(7)}
     path, written = tmp_path / "model.safetensors", []
+    tensors["large"] = torch.arange(5000.0)  # over several chunks
     lazy = {name: in_memory(tensor) for name, tensor in tensors.items()}
     write_safetensors(path, lazy, {WEIGHTS_HASH: NO_HASH} if hashed else {}, wrote=written.append)
     found = load_file(path)
@@ -92,7 +93,7 @@ def test_several_tensors_are_read_at_a_time_each_computed_by_one_thread_and_torc
         threads.append(torch.get_num_threads())
         return torch.ones(3)
 
-    lazy = LazyTensor(torch.float32, (3,), fetch)
+    lazy = LazyTensor("float32", (3,), fetch)
     write_safetensors(tmp_path / "model.safetensors", {"one": lazy, "other": lazy}, {})
     assert threads == [1, 1] and torch.get_num_threads() == before
 
@@ -109,7 +110,7 @@ def test_a_cancelled_writing_stops_within_a_tensor(tmp_path):
         token.cancel()
         return torch.ones(3)
 
-    tensors = {"long": in_pieces(torch.float32, (10**9,), endless), "short": LazyTensor(torch.float32, (3,), fetch)}
+    tensors = {"long": in_pieces(torch.float32, (10**9,), endless), "short": LazyTensor("float32", (3,), fetch)}
     with pytest.raises(Cancelled):
         write_safetensors(tmp_path / "model.safetensors", tensors, {}, token)
     assert len(made) < 10**9
@@ -123,7 +124,7 @@ def test_an_error_in_one_tensor_ends_the_others_and_is_the_one_reported(tmp_path
     def fetch(dtype):
         raise OSError(28, "No space left on device")
 
-    tensors = {"long": in_pieces(torch.float32, (10**9,), endless), "short": LazyTensor(torch.float32, (3,), fetch)}
+    tensors = {"long": in_pieces(torch.float32, (10**9,), endless), "short": LazyTensor("float32", (3,), fetch)}
     with pytest.raises(OSError, match="No space left"):
         write_safetensors(tmp_path / "model.safetensors", tensors, {})
 

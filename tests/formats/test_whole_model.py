@@ -157,20 +157,19 @@ def test_a_process_killed_while_it_writes_leaves_the_old_model_whole(tmp_path, s
     sd1.write(target, {}, form)
     code = f"""
 import time
-from core.formats.tensors import lazy as lazy_tensors
-from core.formats.tensors import writer as tensor_writer
+from core.formats.tensors.chunks import ChunkedFile
 from core.formats.models import whole_model
 from core.formats.models.diffusers_folder import Published
 from pathlib import Path
 count = [0]
-plain = tensor_writer._bytes
+plain = ChunkedFile.put
 def slow(*arguments):
     count[0] += 1
     if count[0] == 300:
         print("half", flush=True)
         time.sleep(600)
     return plain(*arguments)
-tensor_writer._bytes = slow
+ChunkedFile.put = slow
 whole_model.write_model({str(target)!r}, {{}}, family="sd1", form={form!r}, source={str(sd1.file)!r},
     published=Published(Path({str(sd1.published.configs)!r}), Path({str(VOCABULARY)!r})))
 """

@@ -221,6 +221,61 @@ def test_weights_and_zero_terminal_snr_are_written_as_a1111_writes_them_and_read
     assert theirs.job.generate.prompt_weights and "image-settings.prompt-weights" in codes_of(theirs)
 
 
+NETS = [
+    {"file": "models/controlnet/lines.safetensors", "preprocessor": "canny", "edge_low": 50, "edge_high": 120},
+    {"file": "lllite, odd: name", "weight": 0.6, "start_at": 0.1, "end_at": 0.75, "fit": "fill", "mode": "control"},
+    {"file": "tiles", "preprocessor": "tile", "tile_factor": 2.5, "mode": "prompt", "fit": "crop"},
+    {"file": "off", "enabled": False},
+]
+
+
+def test_control_nets_are_written_as_a1111s_extension_writes_them_and_read_back():
+    job = build(GenerateJob, {"controls": {"nets": NETS}})
+    text = a1111_text(job, Hashes(controls={NETS[0]["file"]: "d14c016b"}))
+    assert (
+        'ControlNet 0: "Module: canny, Model: lines [d14c016b], Weight: 1, Resize Mode: Just Resize, Threshold A: 50, '
+        'Threshold B: 120, Guidance Start: 0, Guidance End: 1, Pixel Perfect: True, Control Mode: Balanced", '
+    ) in text
+    found = from_a1111_text(text)
+    names = ("lines", "lllite_ odd_ name", "tiles")
+    wanted = [use.model_copy(update={"file": name}) for use, name in zip(job.controls.used, names, strict=True)]
+    assert found.job.controls.nets == wanted
+    assert "image-settings.no-control-image" in codes_of(found) and found.hashes.controls == {"lines": "d14c016b"}
+    assert "ControlNet" not in a1111_text(GenerateJob(), Hashes())
+
+
+# Of images that people have shown: sd-webui-controlnet 1.1.4xx with A1111 1.9.4 and 1.6, and before 1.1.400.
+THEIRS = {
+    "Module: tile_resample, Model: control_v11f1e_sd15_tile_fp16 [3b860298], Weight: 0.6, Resize Mode: Crop and Resize, "
+    "Processor Res: 512, Threshold A: 1.0, Threshold B: 0.5, Guidance Start: 0.0, Guidance End: 1.0, Pixel Perfect: True, "
+    "Control Mode: Balanced": {
+        "file": "control_v11f1e_sd15_tile_fp16", "weight": 0.6, "fit": "crop", "preprocessor": "tile", "tile_factor": 1,
+    },
+    "Module: none, Model: qrCodeMonster_v20 [5e5778cb], Weight: 1.1, Resize Mode: Crop and Resize, Low Vram: False, "
+    "Guidance Start: 0.15, Guidance End: 1, Pixel Perfect: True, Control Mode: Balanced, Hr Option: Both, "
+    "Save Detected Map: True": {"file": "qrCodeMonster_v20", "weight": 1.1, "fit": "crop", "start_at": 0.15},
+    "preprocessor: canny, model: control_sd15_canny [fef5e48e], weight: 1, starting/ending: (0.1, 0.8), resize mode: "
+    "Crop and Resize, pixel perfect: False, control mode: ControlNet is more important, preprocessor params: "
+    "(512, 90, 210)": {
+        "file": "control_sd15_canny", "fit": "crop", "preprocessor": "canny", "edge_low": 90, "edge_high": 210,
+        "start_at": 0.1, "end_at": 0.8, "mode": "control",
+    },
+    "Module: dw_openpose_full, Model: control_v11p_sd15_openpose [cab727d4], Weight: 9, Resize Mode: 2, Processor Res: 512, "
+    "Guidance Start: 0, Guidance End: 1, Pixel Perfect: False, Control Mode: 1": {
+        "file": "control_v11p_sd15_openpose", "fit": "fill", "mode": "prompt",
+    },
+}  # fmt: skip
+
+
+def test_control_nets_of_a1111s_images_are_read():
+    units = ", ".join(f'ControlNet {number}: "{text}"' for number, text in enumerate(THEIRS))
+    alone = 'ControlNet 4: "Module: openpose_full, Model: None, Weight: 1"'
+    found = from_a1111_text(f"a fox\nSteps: 20, Sampler: DDIM, Seed: 1, Size: 64x64, {units}, {alone}, Version: v1.9.4")
+    assert [use.model_dump(exclude_defaults=True) for use in found.job.controls.nets] == list(THEIRS.values())
+    noted = [code for code in codes_of(found) if code != "image-settings.other-model"]
+    assert noted.count("image-settings.no-preprocessor") == 1 and noted.count("image-settings.out-of-range") == 1
+
+
 def test_noise_source_and_guidance_are_written_and_read_back():
     for groups in (
         {"start_noise": {"noise_source": "device"}},

@@ -21,6 +21,7 @@ from core.generation.sources import make_store
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS, block_weights, slot_of
 from core.networks.files import read_network
+from core.networks.narrow import narrow
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse
@@ -86,6 +87,22 @@ def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, 
     assert (by_blocks - plain).abs().mean() > 0.01
     assert torch.allclose(by_blocks, latents(starter, LoraUse(file="a", strength=0.8), scaled), atol=2e-4)
     assert torch.allclose(by_blocks, latents(starter, use, file, merged=1), atol=2e-4)
+
+
+def test_merged_into_weights_in_fp8_it_acts_as_attached_and_they_are_restored(file):
+    model, use = family("sd1").load(STARTER), LoraUse(file="a", strength=0.7)
+    narrow(model.denoiser)
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    before |= {name: value.clone() for name, value in model.denoiser.named_buffers()}
+    plain, live, merged = (
+        latents(model, use.model_copy(update={"strength": 0.0}), file),
+        latents(model, use, file),
+        latents(model, use, file, merged=1),
+    )
+    assert (merged - live).norm() < 0.2 * (live - plain).norm()  # rounded to fp8 again
+    after = dict(model.denoiser.state_dict()) | dict(model.denoiser.named_buffers())
+    assert any(name.endswith("factors") for name in after)
+    assert all(torch.equal(value.float(), before[name].float()) for name, value in after.items())
 
 
 def test_weights_of_1_and_all_steps_are_bit_equal_to_none(starter, file):

@@ -54,6 +54,15 @@ def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: f
     return tensors
 
 
+@pytest.mark.parametrize("stored", ["float8_e4m3fn", "float8_e5m2"])
+def test_an_alpha_in_fp8_acts_as_any(starter, tmp_path, stored):
+    tensors = random_lora(starter, conv=False)
+    narrow = {key: value.to(getattr(torch, stored)) if "alpha" in key else value for key, value in tensors.items()}
+    save_file(narrow, tmp_path / "a.safetensors", SD1)
+    with loras_attached(starter, [LoraUse(file="a", strength=1.0)], lambda name: tmp_path / "a.safetensors") as found:
+        assert {adapter.alpha for adapter in found.networks[0].adapters.values()} == {2.0}
+
+
 def our_image(components, uses=()):
     """float32 [H, W, 3] in [0, 1] with these (path, strength) LoRAs."""
     found = {str(path): path for path, _ in uses}

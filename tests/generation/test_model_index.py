@@ -91,7 +91,9 @@ def test_what_an_older_program_found_is_found_anew(space, read):
     assert list_loras(space) and len(read) == 2
 
 
+CONV = "lora_unet_mid_block_resnets_0_conv1.lora_down.weight"
 NETWORKS = {  # the tensors of one layer, the metadata -> network kind, rank
+    "convolutions": ({UP: (8, 4), DOWN: (4, 8), CONV: (16, 8, 3, 3)}, {}, "LoRA", (4, 16)),
     "by shapes": ({UP: (8, 4), DOWN: (4, 8)}, {"ss_network_dim": "64"}, "LoRA", 4),
     "largest": (
         {UP: (8, 4), DOWN: (4, 8), UP.replace("in", "out"): (8, 6), DOWN.replace("in", "out"): (6, 8)},
@@ -107,6 +109,54 @@ NETWORKS = {  # the tensors of one layer, the metadata -> network kind, rank
         3,
     ),
     "LoKr": ({f"{LAYER}.lokr_w1": (2, 2), f"{LAYER}.lokr_w2_a": (4, 3), f"{LAYER}.lokr_w2_b": (3, 4)}, {}, "LoKr", 3),
+    "LoHa, flat kernels": (
+        {
+            f"{layer}.hada_w{n}_{side}": (8, rank) if side == "a" else (rank, 8 * size)
+            for layer, rank, size in ((LAYER, 3, 1), (CONV.partition(".")[0], 2, 9))
+            for n in "12"
+            for side in "ab"
+        },
+        {},
+        "LoHa",
+        (3, 2),
+    ),
+    "LoHa, Tucker": (
+        {
+            f"{layer}.hada_{key}": shape
+            for layer, rank in ((LAYER, 3), (CONV.partition(".")[0], 2))
+            for n in "12"
+            for key, shape in ((f"w{n}_a", (rank, 8)), (f"w{n}_b", (rank, 8)), (f"t{n}", (rank, rank, 3, 3)))
+        },
+        {},
+        "LoHa",
+        (3, 2),
+    ),
+    "LoKr, flat kernels": (
+        {
+            f"{layer}.lokr_{key}": shape
+            for layer, rank, size in (
+                (LAYER, 3, 1),
+                ("lycoris_conv_in", 2, 9),
+                ("diffusion_model.input_blocks.3.0.op", 4, 9),
+            )
+            for key, shape in (("w1", (2, 2)), ("w2_a", (4, rank)), ("w2_b", (rank, 4 * size)))
+        },
+        {},
+        "LoKr",
+        (3, 4),
+    ),
+    "LoCon, Tucker": (
+        {
+            UP: (8, 4),
+            DOWN: (4, 8),
+            CONV: (2, 8, 1, 1),
+            CONV.replace("down", "mid"): (2, 2, 3, 3),
+            CONV.replace("down", "up"): (8, 2, 1, 1),
+        },
+        {},
+        "LoCon",
+        (4, 2),
+    ),
     "whole LoKr": ({f"{LAYER}.lokr_w1": (2, 2), f"{LAYER}.lokr_w2": (4, 4)}, {}, "LoKr", None),
     "OFT": ({"oft_unet_mid_block_attentions_0_proj_in.oft_blocks": (4, 2, 2)}, {"ss_network_dim": "4"}, "OFT", 4),
     "no rank": ({f"{LAYER}.diff": (8, 8)}, {"ss_network_dim": "4"}, "Full difference", None),
@@ -128,7 +178,8 @@ def test_kind_and_rank_of_a_network_are_known_and_kept(space, read, case):
     restart()
     assert list_loras(space) and read == ["a.safetensors"]
     found = model_index.facts_of_file(path)
-    assert (found.kind, found.network, found.rank) == ("lora", network, rank)
+    rank, conv_rank = rank if isinstance(rank, tuple) else (rank, None)
+    assert (found.kind, found.network, found.rank, found.conv_rank) == ("lora", network, rank, conv_rank)
 
 
 def test_trigger_words_are_kept_with_the_rest(space, read):
@@ -138,3 +189,12 @@ def test_trigger_words_are_kept_with_the_rest(space, read):
         list_loras(space)
         assert model_index.facts_of_file(path).words == ("zfx", "fox") and read == ["a.safetensors"]
         restart()
+
+
+def test_a_folder_of_one_part_is_what_its_config_names(space):
+    folder = space.models / "controlnet" / "canny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"_class_name": "ControlNetModel", "cross_attention_dim": 768}', "utf-8")
+    found = model_index.facts_of_file(folder)
+    assert (found.kind, found.family, found.problem) == ("controlnet", "sd1", "")
+    assert model_index.facts_of_file(folder.parent).problem

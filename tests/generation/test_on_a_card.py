@@ -1,4 +1,4 @@
-"""What a generation takes of a GPU, counted on one that computes nothing (tests/card), beside what the forecast says."""
+"""What a generation takes of a GPU, counted on one that computes nothing (tests/card), compared with what the forecast says."""
 
 import json
 import os

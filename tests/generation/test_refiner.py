@@ -364,7 +364,7 @@ def test_a_single_file_makes_what_its_folder_makes(workspace, store):
 
 
 def test_the_published_sizes_are_those_of_the_published_file():
-    """2 bytes for each number of its 6.08 GB in fp16, beside a header of 0.3 MB."""
+    """2 bytes for each number of its 6.08 GB in fp16, and a header of 0.3 MB."""
     kind = family("sdxl_refiner")
     parts = ("unet", "vae", "text_encoder_2")
     numbers = sum(tensor.numel() for part in parts for tensor in kind.make_empty(part).state_dict().values())

@@ -6,6 +6,7 @@ import json
 import random
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import save
 
 from tests.hostile.changes import Files, changed
 from tests.hostile.model_files import Readers, safetensors_file
-from tests.models import tiny_configs
+from tests.models import tiny_configs, tiny_folder
 
 KEYS = ("transformer_blocks.0.", "controlnet_down_blocks.0.", "zero_convs.0.", "lllite_unet_")
 OTHER = ("transformer_blocks.99999999.", "transformer_blocks.98.", "zero_convs." + "9" * 5000 + ".0.", "", "x" * 300)
@@ -24,6 +25,14 @@ def unet() -> Any:
     from core.families import family
 
     return family("sd1").make_empty("unet", tiny_configs("sd1")["unet"]).to_empty(device="cpu").requires_grad_(False)
+
+
+@cache
+def model() -> TemporaryDirectory[str]:
+    """The folder of the base model."""
+    folder = TemporaryDirectory()
+    tiny_folder("sd1", Path(folder.name))
+    return folder
 
 
 @cache
@@ -75,7 +84,7 @@ def readers() -> Readers:
     return {
         "header": lambda path: fitting(open_control_net(path), unet().config, "sd1"),
         "of sdxl": lambda path: fitting(open_control_net(path), SDXL, "sdxl"),
-        "control net": lambda path: load_control_net(path, unet(), "sd1"),
+        "control net": lambda path: load_control_net(path, unet(), "sd1", Path(model().name)),
         "sizes": sizes_of,
         "lllite": lambda path: load_lllite(path, places, "sd1"),
     }

@@ -375,7 +375,7 @@ def read_zip(path: Path) -> None:
 
 
 def make_folder(folder: Path, case: int) -> Path:
-    """Good images and, beside them, things that are none; in folders that lead round in circles."""
+    """Good images and, next to them, things that are none; in folders that lead round in circles."""
     rng = random.Random(case)
     top = folder / "images"
     top.mkdir()
@@ -411,7 +411,7 @@ def make_folder(folder: Path, case: int) -> Path:
 
 
 def read_folder(top: Path) -> None:
-    """`train --check` for it: the good image trains, whatever lies beside it, and each thing in the way is named."""
+    """`train --check` for it: the good image trains, whatever lies next to it, and each thing in the way is named."""
     from core.dataset.preflight import preflight
     from core.dataset.sources.scan import recognize
     from core.record.workspace import Workspace

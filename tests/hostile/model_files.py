@@ -86,7 +86,7 @@ def tensors_of() -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str]]]:
 
 
 def safetensors_file(listing: Any, body: bytes, length: int | None = None) -> bytes:
-    text = listing if isinstance(listing, bytes) else text_of(listing)
+    text = listing if isinstance(listing, bytes) else text_of(listing() if callable(listing) else listing)
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
@@ -95,14 +95,14 @@ def entry(shape: Any, begin: Any = 0, end: Any = 4, dtype: Any = "F32") -> dict[
 
 
 def safetensors_bombs() -> Iterator[Bad]:
-    many = {f"lora_unet_{'_block' * 20}{n}.lora_down.weight": entry([0], 0, 0) for n in range(19_000)}
+    long = f"lora_unet_{'_block' * 20}{{}}.lora_down.weight"
     for name, listing in {
         "shape of 4000 huge numbers": {"a": entry([2**62] * 4000)},
         "product of zero and huge": {"a": entry([0, 2**62, 2**62], 0, 0)},
         "a tensor of no known type": {"a": entry([1], 0, 4, "F4")},
         "floats for sides": {"a": entry([1.0])},
-        "many names": many,
-        "too many names": {str(n): entry([0], 0, 0) for n in range(60_000)},
+        "many names": lambda: {long.format(n): entry([0], 0, 0) for n in range(19_000)},
+        "too many names": lambda: {str(n): entry([0], 0, 0) for n in range(60_000)},
         "a long name": {"a" * 1_000_000: entry([1])},
         "a list": [],
         "metadata as a list": {"__metadata__": [1], "a": entry([1])},
@@ -439,7 +439,8 @@ def converting() -> Readers:
 def folder_readers() -> Readers:
     import torch
 
-    from core.families.loading import fit_problems, make_empty
+    from core.families.loading import fit_problems
+    from core.families.part_shapes import make_empty
     from core.families.sd1 import FAMILY as sd1
     from core.families.tokenizer import load_tokenizer
     from core.formats.detect import identify

@@ -1,4 +1,4 @@
-"""Changes of biases and norm layers beside the layers of a LoRA; whole files of lycoris-lora are in test_lycoris_files.py."""
+"""Changes of biases and norm layers next to the layers of a LoRA; whole files of lycoris-lora are in test_lycoris_files.py."""
 
 import copy
 
@@ -86,3 +86,31 @@ def test_merged_they_are_the_same_and_every_weight_comes_back(components, file):
     merge_files(own, [MergedFile(path, 0.7)])
     assert all(map(torch.equal, outputs(own.text_encoders[0], own.denoiser), merged))
     assert isinstance(own.denoiser.get_submodule(NORM), nn.GroupNorm)
+
+
+def test_a_bias_alone_acts_as_it_is_merged(components, tmp_path):  # noqa: F811
+    draw = torch.Generator().manual_seed(4)
+    paths = ("down_blocks.0.resnets.0.conv1", "mid_block.attentions.0.proj_out", "conv_in")
+    biases = {
+        path: torch.randn(len(components.denoiser.get_submodule(path).bias), generator=draw) * 0.1 for path in paths
+    }
+    lora = {
+        f"{kohya(LINEAR)}.lora_down.weight": torch.ones(1, components.denoiser.get_submodule(LINEAR).in_features),
+        f"{kohya(LINEAR)}.lora_up.weight": torch.zeros(len(components.denoiser.get_submodule(LINEAR).weight), 1),
+    }
+    save_file(lora | {f"{kohya(path)}.diff_b": value for path, value in biases.items()}, tmp_path / "b.safetensors")
+    wanted = copy.deepcopy(components.denoiser)
+    for path, value in biases.items():
+        wanted.get_submodule(path).bias.data += 0.7 * value
+    network = read_network(components, tmp_path / "b.safetensors", 0.7)
+    assert network.unmatched == ()
+    with attached(network):
+        live = outputs(components.text_encoders[0], components.denoiser)
+    for one, other in zip(live, outputs(components.text_encoders[0], wanted), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    merged = copy.deepcopy(components)
+    merge_files(merged, [MergedFile(tmp_path / "b.safetensors", 0.7)])
+    for path in paths:
+        torch.testing.assert_close(
+            merged.denoiser.get_submodule(path).bias, wanted.get_submodule(path).bias, rtol=1e-5, atol=1e-5
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.families import family
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.networks.block_weights import LISTS, NAMES, SLOTS, block_weights, slot_of
 
 A1111 = {  # the extension's lbwpresets, 17 numbers each
@@ -37,11 +37,11 @@ def test_a_list_sets_its_slots_and_leaves_the_others_at_1(length):
 
 
 @pytest.mark.parametrize(
-    ("text", "sdxl"), [("1,2", None), ("MID", None), ("1," * 16 + "nan", None), ("1," * 16 + "x", None)]
+    ("text", "named"), [("1,2", "2"), ("MID", "'MID'"), ("1," * 16 + "nan", "'nan'"), ("1," * 16 + "x", "'x'")]
 )
-def test_a_list_of_another_length_and_what_is_no_number_are_refused(text, sdxl):
-    with pytest.raises(ValueError, match="block weight"):
-        block_weights(text, sdxl)
+def test_a_list_of_another_length_and_what_is_no_number_are_refused(text, named):
+    with pytest.raises(ValueError, match=named):
+        block_weights(text, None)
 
 
 @pytest.mark.parametrize(("length", "sdxl"), [(12, False), (20, False), (17, True)])

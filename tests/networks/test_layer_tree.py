@@ -8,7 +8,7 @@ from pytest import mark
 from core.families.published_shapes import recorded
 from core.formats.models.text_keys import full_name
 from core.networks.block_weights import SLOTS
-from core.networks.layer_list import TEXT_ENCODERS, listed_layers
+from core.networks.layer_list import OUTSIDE, TEXT_ENCODERS, listed_layers
 from core.networks.layer_sizes import usual
 from core.networks.layer_tree import LayerTree
 from core.networks.layers import empty_targets
@@ -58,12 +58,12 @@ def test_the_list_by_the_header_is_the_list_of_the_built_modules(family):
 def test_the_list_has_as_many_layers_as_sd_scripts_trains_in_blocks_from_the_input_on(family, text, unet, wide):
     """The counts are sd-scripts' (training.md, 3.3)."""
     listed = tree_of(family).listed
-    assert sum(not each.layer.unet for each in listed) == text and sum(each.layer.unet for each in listed) == wide
+    assert sum(not each.layer.unet for each in listed) == text
+    assert sum(each.layer.unet for each in listed) == wide + 4 == wide + sum(each.layer.outer for each in listed)
     assert sum("attentions." in each.layer.path for each in listed) == unet
     blocks = list(dict.fromkeys(each.block for each in listed))
-    assert blocks == [b for b in (*TEXT_ENCODERS.values(), *SLOTS) if b in blocks] and {"IN01", "MID", "OUT00"} <= set(
-        blocks
-    )
+    assert blocks == [b for b in (*TEXT_ENCODERS.values(), *SLOTS, OUTSIDE) if b in blocks]
+    assert {"IN01", "MID", "OUT00", OUTSIDE} <= set(blocks)
 
 
 @mark.parametrize("family", FAMILIES)
@@ -117,6 +117,7 @@ def test_common_choices_are_written_shortly():
 
 def test_where_convolutions_are_trained_the_usual_layers_are_all():
     tree = tree_of("sd1")
-    assert usually(tree) != every(tree) == usually(tree, conv_rank=4)
+    inner = every(tree) & ~named(tree, OUTSIDE)
+    assert usually(tree) != inner == usually(tree, conv_rank=4)
     convolutions = named(tree, "", "3x3")
-    assert tree.texts(every(tree) & ~convolutions, every(tree), every(tree)) == ([], ["conv[12]?$"])
+    assert tree.texts(inner & ~convolutions, inner, every(tree)) == ([], ["conv[12]?$"])

@@ -10,7 +10,7 @@ from core.networks.sizes import has_large_kernel
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.layers import LayerChoice
+from core.settings.layers import OUTER, LayerChoice
 from core.settings.network import NetworkSettings
 from core.settings.rules import training_problems
 from core.settings.turning import Ia3Settings
@@ -58,6 +58,8 @@ def containers_of(target):
     path = target.path
     if not target.name.startswith("lora_unet"):
         return ["CLIPAttention" if "self_attn" in path else "CLIPMLP"]
+    if target.path in OUTER:
+        return []
     if "attentions." in path:
         return ["Transformer2DModel"]
     return ["ResnetBlock2D" if "resnets." in path else "Downsample2D" if "downsamplers." in path else "Upsample2D"]
@@ -66,6 +68,21 @@ def containers_of(target):
 @mark.parametrize("preset", [name for name in PRESET if name != "attn-only"])
 def test_presets_choose_what_lycoris_chooses_of_the_layers_that_are_there(targets, preset):
     assert names_of(targets, layers=[preset]) == hooked_by_lycoris(targets, preset)
+
+
+def test_layers_outside_of_the_blocks_train_only_where_they_are_chosen(targets):
+    outer = {
+        "lora_unet_conv_in",
+        "lora_unet_conv_out",
+        "lora_unet_time_embedding_linear_1",
+        "lora_unet_time_embedding_linear_2",
+    }
+    assert not outer & (
+        names_of(targets) | names_of(targets, conv_rank=4) | names_of(targets, exclude_layers=["attn2"])
+    )
+    full = names_of(targets, layers=["unet-only"])
+    assert outer < full and len(full) == 282
+    assert names_of(targets, layers=["conv_(in|out)$"]) == {"lora_unet_conv_in", "lora_unet_conv_out"}
 
 
 def test_attn_only_is_the_attention_of_both_parts(targets):
@@ -104,13 +121,13 @@ def test_convolutions_that_are_chosen_have_the_conv_rank_or_the_networks(targets
 
 def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
     hits = hits_of(settings(layers=["attn-only"], train_text_encoder=False), targets)
-    assert str(hits) == "128 of 278 layers"
+    assert str(hits) == "128 of 282 layers"
     assert [problem.code for problem in hit_problems(settings(layers=["x"]), hits)] == ["network.layers-chosen"]
 
 
 def test_the_count_leaves_out_what_the_kind_leaves_alone(targets):
     hits = layer_hits(settings(kind="ia3"), Ia3Settings(), targets)
-    assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 350  # k and v of both attentions and ff.net.2; k, v and fc2
+    assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 354  # k and v of both attentions and ff.net.2; k, v and fc2
 
 
 def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets):
@@ -162,6 +179,8 @@ def test_the_check_counts_by_the_models_own_header():
     assert (problem.level, problem.code) == ("advice", "network.layers-chosen")
     assert problem.what.startswith("The network trains ") and "layers" in problem.what
     problems = network_problems(job_with({"layers": ["attn2"], "train_norm": True}), Workspace())
+    assert [problem.code for problem in problems] == ["network.layers-chosen", "network.no-norms"]
+    problems = network_problems(job_with({"layers": ["attn2"], "train_norm": True, "kind": "oft"}), Workspace())
     assert [problem.code for problem in problems] == ["network.layers-chosen", "network.no-norms"]
     (problem,) = network_problems(job_with({"layers": ["attn2", "norm2"], "train_norm": True}), Workspace())
     assert problem.code == "network.layers-chosen"

@@ -20,7 +20,9 @@ from core.networks.kinds import kinds
 from core.networks.network import Network, attached
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.network import NetworkSettings
 from tests.models import tiny_configs
+from tests.tools.test_tools import use
 
 PRESET = """
 enable_conv = true
@@ -65,7 +67,7 @@ def outputs(encoder, unet):
 def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
     (tmp_path / "preset.toml").write_text(PRESET)
     given = {"conv_dim": "2", "conv_alpha": "1", "preset": str(tmp_path / "preset.toml"), "algo": algo}
-    given["train_norm"] = str(algo == "locon")  # changes of norm layers beside the network's
+    given["train_norm"] = str(algo == "locon")  # changes of norm layers next to the network's
     network = create_network(1.0, 4, 2.0, None, *theirs, **given, **ALGOS[algo])
     network.apply_to(*theirs, True, True)
     draw = torch.Generator().manual_seed(2)
@@ -117,12 +119,43 @@ def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_a_merge_of_loras_with_norm_layers_acts_as_both_here_and_there(components, theirs, tmp_path):
+    files, draw = [], torch.Generator().manual_seed(2)
+    for number in range(2):
+        settings = NetworkSettings(rank=4, conv_rank=2, train_text_encoder=True, train_norm=True)
+        made = Network.create(targets_of(components, norms=True), settings, number)
+        with torch.no_grad():
+            for weight in made.parameters():
+                weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+        files.append(save_lora(tmp_path / f"{number}.safetensors", made.saved(), {"ss_base_model_version": "sd_v1"}))
+    with attached(*(read_network(components, path, ratio) for path, ratio in zip(files, (0.6, -0.3), strict=True))):
+        expected = outputs(components.text_encoders[0], components.denoiser)
+    merged, _ = use(
+        name="merge_loras", models=list(map(str, files)), ratios="0.6, -0.3", output=str(tmp_path / "m.safetensors")
+    )
+    whole, _ = use(name="resize_lora", file=str(merged), new_rank=8, output=str(tmp_path / "r.safetensors"))
+    for path in (merged, whole):
+        with attached(read_network(components, path, 1.0)):
+            found = outputs(components.text_encoders[0], components.denoiser)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    network, _ = create_network_from_weights(1.0, str(merged), None, *theirs)
+    network.loras = network.unet_loras + network.text_encoder_loras
+    assert len(network.loras) == len(made.adapters)
+    for lora in network.loras:
+        lora.apply_to()
+    for one, other in zip(outputs(*theirs), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("wide", [True, False])
 def test_norm_layers_are_trained_where_lycoris_trains_them(components, theirs, tmp_path, wide):
     """With train_norm, the same tensors as lycoris-lora's; the forecast counts them, and a fresh one changes no bit."""
     classes = '["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"]'
     preset = PRESET.replace(classes, classes if wide else '["Transformer2DModel"]')
-    (tmp_path / "preset.toml").write_text(re.sub("unet_target_name = .*", "unet_target_name = []", preset))
+    (tmp_path / "preset.toml").write_text(
+        preset if wide else re.sub("unet_target_name = .*", "unet_target_name = []", preset)
+    )
     given = {"preset": str(tmp_path / "preset.toml"), "algo": "full", "train_norm": "True"}
     network = create_network(1.0, 4, 1, None, *theirs, **given)
     network.apply_to(*theirs, True, True)

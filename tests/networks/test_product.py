@@ -187,7 +187,7 @@ def reads_its_own(kind, own, module):
 
 @pytest.mark.parametrize(("kind", "own"), [(kind, own) for kind, own in CASES if "use_scalar" in own])
 def test_a_scalar_in_a_file_is_multiplied_in(kind, own):
-    """Older versions of LyCORIS write it beside the matrices."""
+    """Older versions of LyCORIS write it next to the matrices."""
     module = layer_of("conv")
     made, x = theirs(kind, own, module), inputs_of(module)
     with torch.no_grad():

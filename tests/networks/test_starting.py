@@ -8,7 +8,7 @@ from pytest import fixture, mark, raises
 from torch import nn
 
 from core.networks import files
-from core.networks.adapter_file import save_lora
+from core.networks.adapter_file import LoraFile, save_lora
 from core.networks.files import MergedFile, merge_files, read_network
 from core.networks.network import Network, attached
 from core.networks.starting import start_network
@@ -54,7 +54,7 @@ def trained(model, seed=5, **settings):
 
 
 def started(model, tensors, **settings):
-    return start_network(targets_of(model), NetworkSettings(**{**BOTH, **settings}), 1, tensors)
+    return start_network(targets_of(model), NetworkSettings(**{**BOTH, **settings}), 1, LoraFile(tensors))
 
 
 def said(problems):
@@ -178,7 +178,7 @@ def test_diffusers_names_of_sdxl_blocks_find_the_original_ones():
     tensors = {key.replace(name, other): value + 1 for key, value in network.state_dict().items()}
     read = Network.from_tensors(tensors, targets)
     assert set(read.adapters) == {name} and read.unmatched == ()
-    begun, problems = start_network(targets, NetworkSettings(rank=2, alpha=3, train_unet=True), 1, tensors)
+    begun, problems = start_network(targets, NetworkSettings(rank=2, alpha=3, train_unet=True), 1, LoraFile(tensors))
     assert not problems and torch.equal(begun.adapters[name].up, network.adapters[name].up + 1)
 
 

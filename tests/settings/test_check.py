@@ -116,6 +116,23 @@ def test_wrong_flags_are_all_listed_with_the_nearest_name():
     assert all(fact in problem.fix for fact, problem in zip(facts, problems, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "of_lora", "of_lllite"),
+    [
+        ("network_dim", "network.rank", "lllite.hidden_dim"),
+        ("network_dropout", "network.network_dropout", "lllite.dropout"),
+        ("network_weights", "network.network_weights", "lllite.weights"),
+    ],
+)
+def test_an_option_of_sd_scripts_leads_to_the_settings_of_the_method(name, of_lora, of_lllite):
+    def meant(*words, method=""):
+        (problem,) = read_flags(TrainJob, [*words, f"--{name}", "4"], method)[1]
+        return problem.fix.partition("--")[2].rstrip("?")
+
+    assert meant() == of_lora and meant("--method.kind", "lora", method="lllite") == of_lora
+    assert meant("--method.kind", "lllite") == meant("--method.kind=lllite") == meant(method="lllite") == of_lllite
+
+
 def test_loras_come_as_json_on_the_command_line():
     values, problems = read_flags(GenerateJob, ["--generate.loras", '[{"file": "a", "strength": 0.5}]'])
     assert not problems and build(GenerateJob, values).generate.loras[0].strength == 0.5

@@ -93,7 +93,7 @@ def _make_queue(engine: Engine, running: str) -> None:
 
 
 def _make_images(workspace, lora: Path) -> None:
-    """Images of the base model and of a LoRA at the same seeds, which stand beside each other."""
+    """Images of the base model and of a LoRA at the same seeds, which stand side by side."""
     folder = workspace.images / "2026-01-01"
     folder.mkdir(parents=True)
     for seed in range(3):

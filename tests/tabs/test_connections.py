@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from test_gate import ask
+from test_gate import JSON, ask
 from work_parts import wait_until
 
 from tabs.server import connections
@@ -159,6 +159,14 @@ def test_of_strangers_that_have_had_their_share_nothing_is_read_and_an_open_page
             parts.sendall(part.encode())
             time.sleep(0.3)
         assert parts.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_page_that_stays_open_while_the_server_starts_again_is_known_by_its_next_tick(served):
+    old = f"atelier-{served.blocks.server_port}=0123456789abcdef"
+    got = ask(served, "POST", "/atelier/pulse", b"{}", cookie=old, **JSON)[2]
+    known = got["set-cookie"].partition(";")[0]
+    assert served.limits.key_in(known.encode()) and not served.limits.key_in(old.encode())
+    assert "set-cookie" not in ask(served, "POST", "/atelier/pulse", b"{}", cookie=known, **JSON)[2]
 
 
 def test_of_several_requests_that_a_stranger_sends_at_once_one_is_answered(served, reached):

@@ -78,6 +78,9 @@ def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
     assert "<details" in desk.show()["panel"] and desk.show()["table"] == ""
     give(desk, x_axis="steps", x_values="10, 20, 30", y_axis="sampler", y_values="ddim, Euler a")
     assert "6 images, 120 steps, 1 model load" in desk._panel()
+    two = {"highres_fix_scale": 2.0, "highres_fix_steps": 12, "image_path": "fox.png", "strength": 0.5}
+    desk.fields.put(desk.fields.load() | two)
+    assert "6 images, 96 steps, 1 model load" in desk._panel()  # 6 and half of 10, 20, 30, for each of two samplers
     give(desk, x_values="0")
     assert "1 to 1000" in desk._panel()
     desk.act(event("make"))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import pytest
 from work_parts import event, image, make_page, wait_until
 
 from core import tasks
+from core.dataset.preflight import preflight
+from core.generation.sample_prompts import read_prompts
 from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
 from tabs.context import TABS
+from tabs.dataset.concepts import entries_of
 from tabs.form.own_settings import field
 from tabs.form.task_settings import main_setting, own_settings_of
-from tabs.tools.forms import ToolForm, cards
+from tabs.tools.forms import SHORT, ToolForm, cards
+from tabs.tools.pairs import train_pairs, with_pairs
+from tabs.tools.works import Work
 
 IMAGES = tasks.named("resize").card
 ACTIONS = [name for name, task in tasks.tasks().items() if task.card == IMAGES and main_setting(task) == "folder"]
@@ -55,6 +61,14 @@ def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
     assert not any(f'data-arg="{name}"' in shown for name in others)
     assert 'value="outputs"' in shown  # what tools have in common stays filled in
     assert (tasks.named(action).job.__doc__ or "")[:20].strip() in shown
+
+
+def test_long_forms_show_at_first_where_the_result_goes():
+    forms = {
+        name: own_settings_of(task) for name, task in tasks.tasks().items() if task.card and task.card.tab == "Tools"
+    }
+    long = {name: form["output"].level for name, form in forms.items() if len(form) > SHORT and "output" in form}
+    assert len(long) > 4 and set(long.values()) == {"shown"}, long
 
 
 def test_a_long_form_shows_its_main_settings_first_and_those_with_a_value_of_their_own(page):
@@ -250,9 +264,8 @@ def test_a_start_does_not_begin_with_the_earlier_value_of_a_field_that_was_refus
 
 def test_a_refused_start_is_answered_in_its_card_in_place_of_what_failed_there_before(page, monkeypatch):
     form, other = ToolForm(page, IMAGES), ToolForm(page, tasks.named("merge_models").card)
-    failed = {name: SimpleNamespace(id=name, task=tasks.named(name), facts=lambda engine: {"state": "failed"})
-              for name in ("crop", "merge_models", "download")}  # fmt: skip
-    monkeypatch.setattr(page.works, "works", lambda: list(failed.values()))
+    failed = [Work(name, tasks.named(name), name, failed=0.0) for name in ("crop", "merge_models", "download")]
+    monkeypatch.setattr(page.works, "works", lambda: failed)
     said = []
     monkeypatch.setattr(page.browsers, "say", lambda *given, **about: said.append(about))
     form.act(event("field", "folder", "nowhere"))
@@ -265,6 +278,18 @@ def test_a_refused_start_is_answered_in_its_card_in_place_of_what_failed_there_b
     form.acted(event("go"))
     monkeypatch.setattr(page.works, "start", lambda *given: None)
     assert "tool-refused" not in form.acted(event("go"))
+
+
+def test_a_failure_stays_until_it_has_been_seen(page, monkeypatch):
+    work = Work("failed", tasks.named("crop"), "Crop: set", ended={"state": "failed", "previews": [], "file": None})
+    monkeypatch.setattr(page.works, "works", lambda: [work])
+    page.works.close_failed(IMAGES)
+    assert [each["state"] for each in page.works.parts("Tools", {})["works"]] == ["failed"]
+    page.works.close_failed(IMAGES)
+    assert not page.works._hidden, "a page has only now been told of it"
+    monkeypatch.setattr("tabs.tools.works.SEEN", 0.0)
+    page.works.close_failed(IMAGES)
+    assert page.works._hidden == {"failed"}
 
 
 def test_a_discarded_download_does_not_show_an_earlier_try(page, monkeypatch):
@@ -298,3 +323,45 @@ def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
     (pair,) = page.works.parts("Tools", {})["works"][0]["previews"]
     assert pair["name"] == "a.png" and pair["image"] != pair["hint"]
     assert all("size=256" in pair[name] for name in ("image", "hint"))
+
+
+def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
+    image(tmp_path / "set" / "a.png", (64, 64), caption="a fox")
+    image(tmp_path / "set" / "b.png", (64, 64), "red", caption="a bear")
+    form = ToolForm(page, tasks.named("make_hints").card)
+    form.act(event("field", "folder", str(tmp_path / "set")))
+    form.act(event("field", "output", str(tmp_path / "lines")))
+    form.act(event("go"))
+    (work,) = page.works.works()
+    wait_until(lambda: not page.works._runs(work))
+    page.project.edit("samples.sample_prompts", ["a fox, glyph style"])
+    page.project.edit("validation.validation_split", 0.5)
+    before, browser = page.project.job, page.browsers.of("someone")
+    train_pairs(page, {"work": "another"}, browser)
+    assert page.project.job == before
+    train_pairs(page, {"work": work.id}, browser)
+    wait_until(lambda: page.project.job != before)
+    job = page.project.job
+    (held,) = preflight(job, page.workspace).validation
+    (prompt,) = read_prompts(job.samples, control=True)[0]  # refuses those without a control image
+    assert (prompt.prompt, prompt.control) == (held.caption.text, tmp_path / "lines" / held.image.path.name)
+    assert (job.method.kind, browser.said["go"]) == ("controlnet", "Train")
+    assert (job.dataset.folder, job.dataset.conditioning_data_dir) == (str(tmp_path / "set"), str(tmp_path / "lines"))
+    page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "earlier"))
+    page.project.edit("samples.sample_prompts", [f"a cat --cn {tmp_path / 'earlier' / 'cat.png'} --d 3"])
+    train_pairs(page, {"work": work.id}, browser)
+    wait_until(lambda: page.project.job == job)
+    for _ in range(4):
+        page.project.undo()
+    assert page.project.job == before
+
+
+def test_pairs_keep_the_other_folders_and_the_method_where_they_belong_to_the_dataset():
+    two = {"sources": [{"folder": "one", "class_tokens": "fox"}, {"folder": "two"}]}
+    job = build(TrainJob, {"method": {"kind": "lllite"}, "dataset": two})
+    found = with_pairs(job, "one", "lines")
+    assert found.method.kind == "lllite" and found.dataset.conditioning_data_dir is None
+    folders = [(each.folder, each.class_tokens, each.conditioning_data_dir) for each in entries_of(found)]
+    assert folders == [("one", "fox", "lines"), ("two", None, None)]
+    other = with_pairs(job, "three", "lines")
+    assert [each.folder for each in entries_of(other)] == ["three"] and other.dataset.conditioning_data_dir == "lines"

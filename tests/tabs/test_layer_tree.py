@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from axe_look import VIOLATIONS, first_on, open_page
@@ -12,7 +13,7 @@ from test_page_train import box, field, server_value, unfold
 from work_parts import wait_until
 
 from core.families.locate import model_path
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -76,6 +77,13 @@ def test_expressions_that_are_invalid_are_said_and_a_choice_then_changes_nothing
     layers.choose({"usual": True}, page.browsers.of("x"), None)
     assert page.project.job.network.layers == []
     page.project.load_preset("starter_lora")
+
+
+def test_a_job_that_a_shared_page_refuses_is_said_once_and_not_asked_for_again(served):
+    page = served.page
+    roots = SimpleNamespace(refused=lambda job: [Problem("closed", "model.base_model", "open it")])
+    facts = Layers(page.engine, page.workspace, page.project, roots).facts(page.project.job)
+    assert facts["fresh"] and facts["problem"] == "closed" and not facts["leaves"]
 
 
 def test_a_tree_of_before_is_neither_shown_nor_chosen_in(served):
@@ -155,7 +163,7 @@ def test_the_keyboard_reaches_and_changes_everything_on_a_phone_too(visit, serve
     tab.keyboard.press("Space")
     expect(box(tab, "network.exclude_layers")).to_have_value("")
     tab.keyboard.press("End")
-    expect(node(tab, "OUT11")).to_be_focused()
+    expect(node(tab, "Outside of the blocks")).to_be_focused()
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert window.errors == []
 

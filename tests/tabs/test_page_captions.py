@@ -252,9 +252,10 @@ def test_a_refresh_in_the_middle_and_a_server_that_fails_lose_nothing(opened, sl
     tab.reload()
     wait_until(lambda: on_disk(folder, 0) == "caption 0 one" and on_disk(folder, 1) == "caption 1 two")
     slow.seconds = 0.0
+    tab.wait_for_selector("body[data-atelier=ready]")
     expect(box(tab)).to_have_value("caption 1 two")
     slow.fail = True
-    box(tab).focus()
+    box(tab).click()
     tab.keyboard.press("Control+End")
     tab.keyboard.type(" three")
     tab.keyboard.press("Control+s")

@@ -1,4 +1,4 @@
-"""ControlNets in a real browser: added by keyboard, given a control image, previewed, changed, and taken away."""
+"""ControlNets, CLIP and VGG guidance in a real browser, filled in by keyboard: what is refused, seen and sent to the job."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
+from test_page_train import until
 
 from core.control.controlnet import from_unet
 from core.control.controlnet_file import write_control_net
 from core.engine.engine import Engine
 from core.families import family
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.controls import ControlUse
+from tests.generation.test_perceptual import write_clip, write_vgg
+from tests.tools.test_hints import write_net
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +28,15 @@ def page(tmp_path_factory):
     with torch.no_grad():
         net = from_unet(family("sd1").load(PROJECT / "models/starter").denoiser, 0)
     write_control_net(folder / "edges.safetensors", dict(net.state_dict()), "sd1", {})
+    models = served.workspace.outputs / "preprocessors"
+    write_net(models / "half/model.onnx")
     served.workspace.inputs.mkdir(parents=True)
     image = Image.new("RGB", (128, 128), "white")
     ImageDraw.Draw(image).ellipse((32, 32, 96, 96), fill="black")
     image.save(served.workspace.inputs / "disc.png")
-    yield served
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "preprocessors", property(lambda workspace: models))
+        yield served
     served.close()
 
 
@@ -41,6 +48,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     group = tab.locator("#gen-more details[data-group=controls]")
     group.locator("> summary").focus()
     tab.keyboard.press("Enter")
+    expect(tab.locator("#gen-control_net")).to_have_value("")
     tab.locator("#gen-control_net").fill("nowhere")
     tab.keyboard.press("Tab")
     expect(tab.get_by_text("The ControlNet 'nowhere' does not exist")).to_be_visible()
@@ -58,6 +66,26 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     expect(tab.locator("#net-0-edge_low")).to_be_visible()
     row.get_by_role("button", name="Preview").click()
     expect(row.locator("img.net-hint")).to_be_visible()
+    edges = row.locator("img.net-hint").get_attribute("src")
+    preprocessor = tab.locator("#net-0-preprocessor")
+    preprocessor.select_option("half")  # a model
+    expect(tab.locator("#net-0-edge_low")).to_have_count(0)
+    expect(row.locator(f"img.net-hint:not([src='{edges}'])")).to_be_visible()
+    expect(preprocessor.locator("option:checked")).to_have_text("half")
+    expect(tab.locator("#net-0-hint_model")).to_have_count(0)
+    preprocessor.select_option("model")  # any other
+    tab.locator("#net-0-hint_model").fill(str(page.workspace.outputs / "preprocessors/half"))
+    tab.keyboard.press("Tab")
+    expect(row.locator("img.net-hint")).to_be_visible()
+    expect(preprocessor.locator("option:checked")).to_have_text("ONNX model")
+    preprocessor.select_option("canny")
+    fitted = row.locator("img.net-hint").get_attribute("src")
+    row.get_by_text("Mode and fit").click()
+    tab.locator("#net-0-fit").select_option("fill")
+    for name, side in (("width", "256"), ("height", "128")):
+        tab.locator(f"#gen-{name}").fill(side)
+        tab.keyboard.press("Tab")
+    expect(row.locator(f"img.net-hint:not([src='{fitted}'])")).to_have_js_property("naturalHeight", 192)
     other = Visit(chromium, page.url)
     theirs = other.open("Generate").locator("#gen-more details[data-group=controls]")
     theirs.locator("> summary").click()
@@ -77,5 +105,59 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]
     row.get_by_role("button", name="Remove edges").click()
     expect(row).to_have_count(0)
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+def test_guidance_is_filled_in_by_keyboard_refused_at_its_field_and_reaches_the_job(page, chromium):
+    from page_server import Visit
+
+    place = page.workspace.outputs / "guides"
+    place.mkdir()
+    clip, vgg = write_clip(place / "clip"), write_vgg(place / "vgg.safetensors")
+    page.engine.pause_queue()
+    visit = Visit(chromium, page.url)
+    tab = visit.open("Generate")
+    tab.locator("#gen-prompt").fill("a fox")
+    group = tab.locator("#gen-more details[data-group=perceptual]")
+    group.locator("> summary").focus()
+    tab.keyboard.press("Enter")
+
+    def fill(name, text):
+        tab.locator(f"#gen-{name}").focus()
+        tab.keyboard.press("Control+a")
+        tab.keyboard.insert_text(text) if text else tab.keyboard.press("Delete")
+        tab.keyboard.press("Tab")
+
+    def refused(name):
+        tab.keyboard.press("Control+Enter")
+        expect(tab.locator(f"#gen-{name}")).to_have_attribute("aria-invalid", "true")
+        expect(group.locator("[aria-invalid=true]")).to_have_count(1)
+        expect(tab.locator("#said.error .problem")).to_have_count(1)
+
+    fill("clip_guidance_scale", "many")
+    refused("clip_guidance_scale")
+    fill("clip_guidance_scale", "100")
+    expect(group.locator("[aria-invalid=true]")).to_have_count(0)
+    fill("clip_prompt", "a red fox")
+    fill("clip_model", str(vgg))
+    refused("clip_model")
+    fill("clip_model", str(clip))
+    fill("vgg16_guidance_scale", "3")
+    fill("vgg16_model", str(place / "nowhere.safetensors"))
+    fill("guide_image", str(page.workspace.inputs / "disc.png"))
+    refused("vgg16_model")
+    fill("vgg16_model", str(vgg))
+    fill("guide_image", "")
+    refused("guide_image")
+    fill("guide_image", str(page.workspace.inputs / "disc.png"))
+    expect(group.locator("[aria-invalid=true]")).to_have_count(0)
+    tab.keyboard.press("Control+Enter")
+    expect(tab.locator("#said")).to_be_hidden()
+    assert until(lambda: page.engine.queue())
+    (entry,) = page.engine.queue()
+    sent = {"clip_guidance_scale": 100, "clip_prompt": "a red fox", "clip_model": str(clip), "vgg16_guidance_scale": 3}
+    sent |= {"vgg16_model": str(vgg), "guide_image": str(page.workspace.inputs / "disc.png")}
+    assert sent.items() <= entry.job["perceptual"].items()
     visit.close()
     assert visit.errors == [] and visit.outside == []

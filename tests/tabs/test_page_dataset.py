@@ -23,7 +23,7 @@ def window(visit):
 
 @pytest.fixture
 def folder(tmp_path, served):
-    """Three images, one of them twice and one of them transparent; two have a sentence beside their tags."""
+    """Three images, one of them twice and one of them transparent; two have a sentence next to their tags."""
     home = tmp_path / "set"
     for number in range(3):
         path = image(home / f"{number}.png", (200, 200), caption=f"fox, red, day {number}")

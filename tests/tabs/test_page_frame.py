@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from tests.selection import slow_unless
 
 NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
-WIDTHS = (390, 800, 1400, 1920, 2560)
+WIDTHS = (390, 800, 1400, 2560)
 PLACES = {"Monitor": f"Monitor/{DONE}"}
 # The browser's own measure: [how much, when, what].
 SHIFTS = """window.shifts = [];

@@ -52,7 +52,7 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("ArrowDown")
     expect(light).to_contain_text("Sampling steps: 1, Seed: 6")
-    expect(light.get_by_role("button", name="Next")).to_be_disabled()  # the cells beside it are not there
+    expect(light.get_by_role("button", name="Next")).to_be_disabled()  # the cells next to it are not there
     tab.keyboard.press("ArrowUp")
     light.get_by_role("button", name="Next").click()
     expect(light).to_contain_text("Sampling steps: 2, Seed: 5")

@@ -14,7 +14,7 @@ from tests.hostile.model_files import PICKLES, SAFETENSORS
 
 
 def hostile_workspace(folder):
-    """The worst files beside the starter, among the LoRAs, and among the results of a run; thirty and more in all."""
+    """The worst files next to the starter, among the LoRAs, and among the results of a run; thirty and more in all."""
     own = Workspace(outputs=folder / "outputs", models=folder / "models", presets=folder / "presets")
     shutil.copytree(PROJECT / "presets", own.presets)
     shutil.copytree(PROJECT / "models" / "starter", own.models / "starter", copy_function=os.link)
@@ -44,7 +44,7 @@ def hostile_page(tmp_path_factory):
 def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page):
     with urllib.request.urlopen(hostile_page.url) as answer:
         assert answer.status == 200
-    # Those of the run are listed beside the one file of theirs that can be read, an embedding.
+    # Those of the run are listed next to the one file of theirs that can be read, an embedding.
     for listed, least in ((list_models, 30), (list_loras, 20), (list_embeddings, 20)):
         labels = [label for label, _ in listed(hostile_page.workspace)]
         told = [label for label in labels if "(unreadable: " in label]

@@ -104,6 +104,22 @@ def test_a_mask_is_painted_saved_seen_again_and_trained_with(opened, served, tmp
     expect(tab.locator("#ds-checks, #ds-problems, main").first).to_contain_text("without a mask")
 
 
+def test_a_button_that_is_pressed_while_the_line_is_asked_for_again_acts(opened, served):
+    tab = opened
+    paint(tab)
+    drag(tab, (100, 150), (200, 150))
+    tab.keyboard.press("Control+s")
+    tab.get_by_role("button", name="Train with these masks").hover()
+    tab.mouse.down()
+    with tab.expect_request_finished(
+        lambda asked: asked.url.endswith("/masks") and '"look"' in (asked.post_data or "")
+    ):
+        tab.evaluate("atelier.showMask(document.querySelector('#cap-text').dataset.key, 'another')")
+    tab.wait_for_timeout(300)
+    tab.mouse.up()
+    expect(tab.locator("#cap-mask-line")).to_have_text("Painted mask, used for training.")
+
+
 def test_view_touch_keys_and_what_is_asked_before_painting_is_lost(opened):
     tab = opened
     tab.locator("#cap-paint").focus()

@@ -239,7 +239,7 @@ def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, 
     state = lambda card: shop.page.project.tab_state("Tools").get(card, {})  # noqa: E731
     folder = tab.locator("#tool-resize-folder")
     folder.fill(str(shallow))
-    tab.get_by_role("button", name="Browse: Image folder").click()
+    tab.get_by_role("region", name="Images", exact=True).get_by_role("button", name="Browse: Image folder").click()
     browser = tab.locator("#model-browser")
     expect(browser.locator(".at")).to_have_text(str(shallow))
     expect(browser.locator(".file")).to_have_count(0)

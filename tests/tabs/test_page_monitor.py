@@ -187,3 +187,15 @@ def test_validation_worst_images_and_norms_are_shown(visit, served):
     for line in tab.locator("#loss-chart path.line").all():  # held-out losses begin before the first step
         assert line.bounding_box()["x"] > box["x"] + 56, line.get_attribute("class")
     assert window.errors == []
+
+
+def test_an_axis_of_nothing_but_0_has_no_numbers_below_it(visit):
+    window = visit()
+    tab = window.open()
+    levels = """() => {
+      const holder = document.body.appendChild(document.createElement("div"));
+      new atelier.Chart(holder, {label: "Effect"}).set({steps: [0], lines: [{name: "a", kind: "smooth", values: [0]}], total: 60});
+      return [...holder.querySelectorAll("text.tick[text-anchor=end]")].map((tick) => Number(tick.textContent));
+    }"""
+    assert min(tab.evaluate(levels)) == 0
+    assert window.errors == []

@@ -298,7 +298,11 @@ def test_samples_are_prompts_by_steps_with_the_base_model_first(page, tmp_path):
         for index in (1, 0)
     ]
     table = monitor.samples(page, drawn)
-    assert table["steps"] == [0, 20] and [row["prompt"] for row in table["rows"]] == ["p0", "p1"]
+    assert (
+        table["names"] == {0: "base model", 20: "step 20"}
+        and table["steps"] == [0, 20]
+        and [row["prompt"] for row in table["rows"]] == ["p0", "p1"]
+    )
     assert set(table["rows"][0]["cells"]) == {"0", "20"}
 
 

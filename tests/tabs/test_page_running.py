@@ -41,7 +41,7 @@ def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, ser
     expect(task.locator("progress")).to_be_hidden()
     entry = next(entry for entry in served.engine.queue() if entry.task == "tag")
     card.click()
-    expect(tab.locator("#said.error")).to_contain_text(WAITS)
+    expect(tab.locator("#tools-captioners [role=alert]").filter(has_text=WAITS)).to_be_visible()
     expect(tab.locator("#header-waiting")).to_have_text("2 waiting")
     expect(tab.locator("#header-waiting")).to_have_attribute(
         "title", re.compile(rf"owl: .*\bfox\b.*\n{re.escape(entry.title)}: ")

@@ -234,7 +234,10 @@ def generate(tab, drawn) -> None:
 def tools(tab) -> None:
     go(tab, "Tools")
     field = tab.locator("#tool-inspect-file")
-    for file in (f"models/{NAME}.safetensors", f"models/loras/lora {NAME}.safetensors", TEXT):
+    for file in (f"models/{NAME}.safetensors", f"models/loras/lora {NAME}.safetensors"):
         field.fill(file)
         field.press("Enter")
-    expect(tab.locator("[data-tasks=inspect]")).to_contain_text("b-foreign")
+        expect(tab.locator("[data-tasks=models] .tool-task.failed .tool-task-head strong")).to_contain_text(file)
+    field.fill(TEXT)
+    field.press("Enter")
+    expect(tab.locator("#tools-models .tool-refused")).to_contain_text("b-foreign")

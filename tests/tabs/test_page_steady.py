@@ -306,3 +306,39 @@ def test_a_second_click_never_hits_the_next_job_that_slides_there(visit, served)
     open_tab(tab, "Runs")
     press("#runs-queue .queue button[aria-label^='Cancel']:not(.off)", ids[4])
     assert window.errors == []
+
+
+def test_what_a_flick_of_the_page_brings_under_the_pointer_takes_a_click_at_once_and_what_comes_later_by_itself_none(
+    visit,
+):
+    window = visit()
+    tab = window.open("Train")
+    tab.evaluate("""() => {
+      document.body.innerHTML = '<div style="height: 900px">rest</div>' + '<button style="height: 900px; width: 100%">first</button>'
+        + '<button style="height: 900px; width: 100%">second</button><div style="height: 2000px"></div>';
+      document.body.addEventListener("click", ({target}) => { document.title = target.textContent; });
+      window.clock = performance.now();
+      performance.now = () => window.clock;
+      document.title = "none";
+    }""")
+
+    def scroll(top: int, later: int) -> None:
+        tab.evaluate("""([top, later]) => new Promise((done) => {
+          window.clock += later;
+          addEventListener("scroll", () => setTimeout(done, 250), {once: true});  // the page has looked twice since
+          scrollTo(0, top);
+        })""", [top, later])  # fmt: skip
+
+    def press() -> str:
+        tab.mouse.down()
+        tab.mouse.up()
+        return tab.title()
+
+    tab.mouse.move(300, 300)
+    tab.mouse.wheel(0, 20)
+    tab.wait_for_function("scrollY > 0")
+    for top in (200, 400, 900):
+        scroll(top, 400)
+    assert press() == "first"
+    scroll(1800, 2000)
+    assert press() == "first"

@@ -84,3 +84,17 @@ def test_a_page_at_rest_leaves_the_processor_to_the_training(visit):
     else:
         pytest.fail("60 a second where anything moves")
     assert not any("run/predict" in url for url in asked)
+
+
+def test_an_image_that_failed_is_asked_for_again_when_the_server_is_heard(visit, served):
+    tab = visit().open("Train")
+    tab.route("**/robots.txt?image", lambda route: route.abort(), times=1)
+    tab.evaluate(
+        """() => new Promise((failed) => {
+          window.late = Object.assign(new Image(), {src: 'robots.txt?image', onerror: failed});
+          document.body.append(late);
+        })"""
+    )
+    tab.route("**/robots.txt?image", lambda route: route.fulfill(path="tabs/assets/favicon.png"))
+    served.engine.submit("train", served.page.project.job, title="news")
+    tab.wait_for_function("late.naturalWidth > 0")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from PIL import Image
 from playwright.sync_api import expect
 
 from core.tools.shown import curves, heat_map, table
 
 WORK = {"id": "w", "tool": "check_weights", "card": "loras", "ends_paused": False, "about": "Check weights: fox", "state": "done",
-        "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip
+        "stopping": False, "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip
 
 
 def test_a_tool_is_found_by_its_index_and_opens_in_its_card(visit):
@@ -27,6 +29,8 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(visit):
     expect(tab.locator("#tool-index li:visible")).to_have_text(["Check weights"])
     search.press("Enter")
     expect(tab.locator("#tools-loras").get_by_label("Tool", exact=True)).to_have_value("check_weights")
+    search.fill("canny")
+    expect(tab.locator("#tool-index li:visible")).to_have_text(["Preprocess", "Generate pairs"])
     search.fill("")
     tab.locator("#tool-index").get_by_role("button", name="Merge tags").click()
     expect(tab.locator("#tools-metadata").get_by_label("Tool", exact=True)).to_have_value("merge_tags")
@@ -36,16 +40,16 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(visit):
 def test_results_are_drawn_and_saved_as_png(visit, tmp_path):
     window = visit()
     tab = window.open("Tools")
+    rows, notes = [[1.0, None], [-0.004, -0.25]], {"to_q|IN01": "untrained"}
     shown = [
-        heat_map(
-            "Norms", ["to_q", "to_k"], ["IN01", "MID"], [[1.0, None], [0.5, -0.25]], notes={"to_q|IN01": "untrained"}
-        ),
+        heat_map("Norms", ["to_q", "to_k"], ["IN01", "MID"], rows, span=(-1.0, 1.0), notes=notes),
         curves("Kept norm", "rank", "kept", [1, 2, 3], {"all": [0.5, 0.9, 1.0], "median": [0.6, 0.8, 1.0]}),
         table("Hashes", ["File", "SHA-256"], [["fox", "ab12"]], copied=True),
     ]
     tab.evaluate("works => atelier.parts.works(works)", [WORK | {"shown": shown}])
     results = tab.locator("#tools-loras-tasks")
-    expect(results.locator("table.heat td.noted")).to_have_text("1 !")
+    expect(results.locator("table.heat td.noted")).to_have_text("1.00 !")
+    expect(results.locator("table.heat td")).to_contain_text(["1.00", "", re.compile("^0.00$"), "-0.25"])
     expect(results.get_by_text("! to_q, IN01: untrained")).to_be_visible()
     expect(results.locator("svg path.line")).to_have_count(2)
     for name in ("Norms", "Kept norm"):
@@ -56,3 +60,13 @@ def test_results_are_drawn_and_saved_as_png(visit, tmp_path):
             assert plot.width > 200 and len(plot.getcolors(1 << 20)) > 10
     expect(results.get_by_role("button", name="Copy ab12")).to_be_visible()
     assert window.errors == [] and window.outside == []
+
+
+def test_a_tool_that_is_being_cancelled_takes_no_second_click(visit):
+    tab = visit().open("Tools")
+    going = WORK | {"state": "running", "text": "cancelling ..."}
+    for stopping in (False, True):
+        tab.evaluate("works => atelier.parts.works(works)", [going | {"stopping": stopping}])
+        results = tab.locator("#tools-loras-tasks")
+        expect(results.get_by_role("button", name="Cancel")).to_be_enabled(enabled=not stopping)
+        expect(results.get_by_role("button", name="Pause")).to_have_count(0 if stopping else 1)

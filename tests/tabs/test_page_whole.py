@@ -108,6 +108,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         page.get_by_text("24 of 24 images will train").first.wait_for()
         fill(page, "samples.sample_prompts", "a fox, glyph style")
         fill(page, "schedule.max_train_steps", str(STEPS))
+        fill(page, "dataset.train_batch_size", "1")
         page.locator("#start").click()
         page.get_by_text(re.compile(rf"step \d+ of {STEPS}")).first.wait_for()
         page.get_by_role("button", name="Pause", exact=True).click()  # a slow page must not miss the run

@@ -336,7 +336,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     tab.get_by_label("Compare with the base model").check()
     tab.locator("#gen-draw").click()
     pair = tab.locator("#shelf-grid .tile:has(.base)").first
-    expect(pair).to_have_attribute("aria-label", re.compile("a small fox, fox .*0.6, seed 41, beside the base model"))
+    expect(pair).to_have_attribute("aria-label", re.compile("a small fox, fox .*0.6, seed 41, next to the base model"))
     pair.click()
     light = tab.get_by_role("dialog")
     expect(light.get_by_alt_text("Made by the base model")).to_be_visible()
@@ -491,7 +491,7 @@ def test_nothing_moves_on_generate_while_images_are_made_and_when_they_arrive(wi
     tab = window.open("Generate")
     tab.locator("#gen-count").fill("2")
     tab.locator("#gen-count").press("Tab")
-    for _ in range(2):  # beside no image, and beside one
+    for _ in range(2):  # next to no image, and next to one
         shown = tab.locator("#gen-strip .tile").count()
         tab.wait_for_timeout(1500)
         tab.evaluate("shifts.length = 0")

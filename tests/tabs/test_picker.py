@@ -1,4 +1,4 @@
-"""The lists of model files beside fields, without a browser: what they say of each file, and which are refused."""
+"""The lists of model files next to fields, without a browser: what they say of each file, and which are refused."""
 
 from __future__ import annotations
 
@@ -147,8 +147,14 @@ def test_every_setting_that_names_a_model_file_says_of_which_kind(page):
     entries = [entry for job in jobs for entry in declared(job)]
     assert all(set(entry.holds) <= kinds for entry in entries)
     captioners = {f"{name}.model" for name in ("blip", "git_caption", "florence", "vlm")}
-    apart = captioners | {"tag.model_dir", "retag.model_dir", "hints_by_model.hint_model"}  # ONNX files and folders
+    apart = captioners | {
+        "tag.model_dir",
+        "retag.model_dir",
+        "hints_by_model.hint_model",
+        "make_pairs.hint_model",
+    }  # ONNX files and folders
     apart |= {"lllite.weights", "controlnet.controlnet_model_name_or_path"}  # of kinds that no list has
+    apart |= {"perceptual.clip_model", "perceptual.vgg16_model"}
     assert {entry.path for entry in entries if entry.names == "path or name" and not entry.holds} <= apart
 
 

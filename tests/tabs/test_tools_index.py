@@ -63,6 +63,7 @@ def test_what_a_tool_shows_and_wrote_is_sent(page):
         work = page.works.parts("Tools", {})["works"][0]
         if tool == "hashes":
             assert work["shown"][0]["kind"] == "table" and work["file"] is None
+            assert len(work["lines"]) == 1, "the table has the rest"
         else:
             assert work["file"]["name"] == "fox_shared.safetensors" and "atelier/file?" in work["file"]["url"]
 

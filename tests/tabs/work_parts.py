@@ -49,7 +49,7 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
 
 
 def image(path: Path, size: tuple[int, int] = (64, 64), color: str = "teal", caption: str | None = None) -> Path:
-    """An image, with a caption beside it where one is given."""
+    """An image, with a caption next to it where one is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     if caption is not None:

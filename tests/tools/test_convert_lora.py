@@ -117,8 +117,9 @@ def test_nothing_is_written_over_and_everything_is_told_before(tmp_path):
         ({"file": tmp_path, "names": "kohya"}, "tools.no-loras"),
     ):
         before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-        with refused(code):
+        with refused(code) as caught:
             convert(**asked)
+        assert str(caught.value).count(path.name) <= 1
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
     lora(tmp_path / "a.pt.safetensors").rename(tmp_path / "a.pt")
     with refused("tools.output-twice"):
@@ -142,6 +143,20 @@ def test_what_diffusers_has_no_names_for_is_refused_before_the_start(tmp_path):
     save_file(content, tmp_path / "loha.safetensors")
     with refused("lora.no-diffusers-names", "LoHa"):
         convert(file=tmp_path / "loha.safetensors", names="diffusers")
+
+
+def test_changes_of_biases_and_norm_layers_stay_under_kohyas_names_and_are_listed_for_diffusers(tmp_path):
+    path = "unet.mid_block.attentions.0.proj_in"
+    given = {f"{path}.lora_A.weight": torch.ones(2, 8), f"{path}.lora_B.weight": torch.ones(8, 2)}
+    given |= {f"{path}.diff_b": torch.ones(8), f"{path}.lora_B.bias": torch.ones(8)}
+    given |= {"unet.mid_block.attentions.0.norm.w_norm": torch.ones(8)}
+    save_file(given, tmp_path / "a.safetensors")
+    [made], lines = convert(file=tmp_path / "a.safetensors", names="kohya")
+    kept = {f"{LAYER}.diff_b", "lora_unet_mid_block_attentions_0_norm.w_norm"}
+    assert kept < load_file(made).keys() and not any("lora_B" in key for key in load_file(made))
+    assert "left out 1 tensor" in lines and "lora_B.bias" in lines
+    _, lines = convert(file=made, names="diffusers")
+    assert "left out 2 tensors" in lines
 
 
 # -- the export that was here before

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from core import tasks
 from core.families import family
 from core.families.published_shapes import FILE, published_shapes
-from core.families.trained_size import STATED, USUAL_GUIDANCE, own_guidance
+from core.families.trained_size import STATED, USUAL_GUIDANCE, own_guidance, trained_size
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_checkpoint, open_vae, read_part
-from core.formats.models.extra import EXTRA_FILE, ema_name
+from core.formats.models.extra import EXTRA_FILE, ema_names
 from core.formats.models.single_file import file_tensors
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
+from core.formats.tensors.reading import TensorFile
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -205,7 +206,10 @@ def test_ema_weights_are_used_or_dropped(tmp_path, files):
         assert found.keys() == {key for key in source if not key.startswith("model_ema")}
     folder = to_folder(files["sd1"], tmp_path / "folder")
     assert_same(load_file(convert(folder, tmp_path / "later.safetensors", ema="use")), used)
-    name = ema_name("up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.bias", "sd1")
+    dotted = {f"model_ema.{key.removeprefix('model.')}": used[key] for key in used if key.startswith(UNET)} | dropped
+    save_file(dotted, tmp_path / "dotted.safetensors", read_header(files["sd1"])[1])
+    assert_same(load_file(convert(tmp_path / "dotted.safetensors", tmp_path / "same.safetensors", ema="use")), used)
+    name, _ = ema_names("up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.bias", "sd1")
     assert name == "model_ema.diffusion_modeloutput_blocks31transformer_blocks0attn1to_out0bias"
     with refused("model.no-ema"):
         convert(tmp_path / "dropped.safetensors", tmp_path / "none.safetensors", ema="use")
@@ -287,7 +291,7 @@ def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
     metadata = read_header(file)[1]
     assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v"
     assert metadata["modelspec.prediction_type"] == "v" and metadata["modelspec.title"] == "fox"
-    assert metadata["modelspec.resolution"] == "768x768"
+    assert metadata["modelspec.resolution"] == "128x128"
     assert weights_hash(file, metadata)["as_in_metadata"] is True
     source, zeros = load_file(files["sd1"]), {"a": "0" * 64, "b": f'"sshs_model_hash":"{"0" * 64}"'}
     save_file(source, tmp_path / "zeros.safetensors", {**read_header(files["sd1"])[1], **zeros})
@@ -302,6 +306,13 @@ def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
     assert (again["modelspec.title"], again["a"]) == ("Mine", "b")
     bare = read_header(convert(folder, tmp_path / "bare.safetensors", no_metadata=True))[1]
     assert set(bare) == {"format", "atelier_sizes"}, "the sizes of a model that has not the published ones are needed"
+
+
+def test_the_size_that_a_model_is_made_for_goes_along_into_a_file_and_back(tmp_path, folders):
+    sizes = {name: (trained_size(folders[name], name), trained_size(convert(folders[name], tmp_path / f"{name}.safetensors")))
+             for name in ("sd1", "sdxl")}  # fmt: skip
+    assert sizes == dict.fromkeys(("sd1", "sdxl"), ((128, 128), (128, 128)))
+    assert trained_size(to_folder(tmp_path / "sd1.safetensors", tmp_path / "again")) == (128, 128)
 
 
 def test_an_sd2_file_that_does_not_say_its_prediction_is_said_to_be_asked_for(tmp_path, files):
@@ -332,6 +343,14 @@ def test_weights_that_are_no_numbers_or_too_large_are_said(tmp_path, files):
     save_file(source, tmp_path / "large.safetensors", metadata)
     file, advice = use("convert_model", tmp_path / "large.safetensors", save_precision="fp16")
     assert advice == ["weights.overflow"] and load_file(file)[f"{UNET}out.2.bias"].dtype == torch.float32
+
+
+def test_each_weight_is_read_once_also_where_it_becomes_narrower(tmp_path, files, monkeypatch):
+    counts, read_at = [], TensorFile._read_at
+    monkeypatch.setattr(TensorFile, "_read_at", lambda *given: counts.append(read_at(*given)) or counts[-1])
+    monkeypatch.setattr("core.formats.tensors.reading.is_cached", lambda handle: True)
+    convert(files["sd1"], tmp_path / "half.safetensors", save_precision="fp16")
+    assert 0 < sum(counts) <= files["sd1"].stat().st_size
 
 
 def test_what_is_wrong_with_a_model_is_said_before_anything_is_written(tmp_path, files, folders, monkeypatch):
@@ -370,6 +389,34 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_written(tmp_path,
     with refused("tools.no-room"):
         convert(files["sd1"], target)
     assert not target.exists()
+
+
+def test_a_wrong_vae_and_a_wrong_model_are_said_at_the_field_that_names_them(tmp_path, files, folders):
+    word, target = tmp_path / "word.safetensors", str(tmp_path / "out.safetensors")
+    save_file({"emb_params": torch.ones(1, 768)}, word)
+    (tmp_path / "cut.safetensors").write_bytes(files["sd1"].read_bytes()[:-100])
+    incomplete = tmp_path / "incomplete.safetensors"
+    vae = load_file(folders["sd1"] / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({name: value for name, value in vae.items() if name != "decoder.conv_out.bias"}, incomplete)
+    model, metadata = load_file(files["sd1"]), read_header(files["sd1"])[1]
+    lacking = tmp_path / "lacking.safetensors"
+    save_file({key: value for key, value in model.items() if key != f"{UNET}out.2.weight"}, lacking, metadata)
+    for code, name, file, asked in (
+        ("model.not-a-vae", "bake_vae.vae", files["sd1"], {"vae": word}),
+        ("model.truncated", "bake_vae.vae", files["sd1"], {"vae": tmp_path / "cut.safetensors"}),
+        ("model.no-vae", "bake_vae.vae", files["sd1"], {"vae": folders["sd1"] / "unet"}),
+        ("model.other-tensors", "bake_vae.vae", files["sd1"], {"vae": incomplete}),
+        ("model.not-downloaded", "bake_vae.vae", files["sd1"], {"vae": "no/such-vae"}),
+        ("model.other-tensors", "bake_vae.file", lacking, {"vae": folders["sd1"]}),
+        ("model.not-a-vae", "extract_vae.file", word, {}),
+        ("model.no-vae", "extract_vae.file", folders["sd1"] / "unet", {}),
+        ("model.other-tensors", "extract_vae.file", incomplete, {}),
+    ):
+        with refused(code) as caught:
+            use(name.partition(".")[0], file, output=target, **{key: str(value) for key, value in asked.items()})
+        for problem in caught.value.problems:
+            assert problem.where == name and "setting" not in problem.fix
+            assert str(next(iter(asked.values()), file)) in problem.what or name == "bake_vae.file"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.families import family
+from core.families.loading import load
 from core.formats.lora.names import group_by_module
-from tests.models import tiny_file, tiny_folder
+from core.networks.adapter_file import load_lora
+from tests.models import tiny_file, tiny_folder, tiny_lora
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_merge_loras import metadata_of
 from tests.tools.test_resize_lora import DOWN, UP, VECTORS, changes
@@ -91,6 +94,31 @@ def test_a_folder_and_a_file_of_the_same_model_differ_in_nothing(models, tmp_pat
         torch.testing.assert_close(changes(found)[name], change, rtol=1e-4, atol=1e-5)
 
 
+def test_every_layer_of_a_model_that_is_built_otherwise_is_extracted(models, tmp_path):
+    """A shortcut that the published U-Net of the family does not have."""
+    files, key = [], "input_blocks.2.0.skip_connection.weight"
+    for name, number in (("base", 0.0), ("tuned", 1.0)):
+        state = load_file(models[0])
+        width = state[f"{UNET}input_blocks.2.0.out_layers.3.weight"].shape[0]
+        state |= {f"{UNET}{key}": torch.full((width, width, 1, 1), number), f"{UNET}{key[:-6]}bias": torch.zeros(width)}
+        save_file(state, tmp_path / f"{name}.safetensors")
+        files.append(str(tmp_path / f"{name}.safetensors"))
+    found, *_ = extracted(files, tmp_path, conv_dim=1)
+    assert f"lora_unet_down_blocks_0_resnets_1_conv_shortcut.{UP}" in found
+
+
+@pytest.mark.parametrize("name", ["sd2", "sdxl"])
+def test_a_merged_lora_is_extracted_again_from_models_of_the_other_families(name, tmp_path):
+    folder, merged = tiny_folder(name, tmp_path / name), tmp_path / "merged"
+    whole = load(family(name).layout, folder, parts=("text_encoders", "denoiser"))
+    lora = tiny_lora(whole, tmp_path / "lora.safetensors")
+    use(name="merge_lora_to_model", file=str(folder), models=[str(lora)], output=str(merged))
+    found, _, _ = extracted((str(folder), str(merged)), tmp_path / "found", dim=4, min_diff=0.0)
+    wanted, ours = changes(load_lora(lora).tensors), changes(load_lora(tmp_path / "found" / "lora.safetensors").tensors)
+    assert found and ours.keys() == wanted.keys()
+    assert max(float((ours[layer] - change).abs().max()) for layer, change in wanted.items()) < 1e-6
+
+
 def test_models_that_do_not_belong_together_are_refused(models, tmp_path):
     xl = str(tiny_file("sdxl", tmp_path / "xl.safetensors"))
     state = load_file(models[0])
@@ -99,12 +127,15 @@ def test_models_that_do_not_belong_together_are_refused(models, tmp_path):
     state = load_file(models[0])
     state[TO_Q][0, 0] = torch.nan
     save_file(state, tmp_path / "broken.safetensors")
+    save_file(models[2], tmp_path / "copy.safetensors")
     output = str(tmp_path / "lora.safetensors")
     for tuned, codes in (
         (xl, ["tools.other-family"]),
         (str(tmp_path / "small.safetensors"), ["extract.other-shape"]),
         (str(tmp_path / "broken.safetensors"), ["weights.not-finite"]),
         (str(VECTORS / "mr_a.safetensors"), ["merge.not-a-checkpoint"]),
+        (models[0], ["extract.no-difference"]),
+        (str(tmp_path / "copy.safetensors"), ["extract.no-difference"]),
     ):
         asked = {"model_org": models[0], "model_tuned": tuned, "output": output}
         assert refusals(name="extract_lora", **asked) == codes

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.tools.file_metadata import private_paths
 from core.tools.header_edit import replace_header, with_metadata, write_copy
+from tests.refusals import refused
 from tests.tools.test_tools import lora, use
 
 PRIVATE = {
@@ -181,3 +183,16 @@ def test_hashes_are_those_of_other_programs_for_a_file_and_a_folder(tmp_path):
     assert [row["changed"] for row in facts["files"]] == [False, True]
     (tmp_path / "none").mkdir()
     assert refusals(name="hashes", file=str(tmp_path / "none")) == ["tools.no-model-files"]
+
+
+def test_a_damaged_file_of_a_folder_is_left_out_of_the_hashes_by_name_and_alone_it_is_an_error(tmp_path):
+    whole, cut = lora(tmp_path / "b.safetensors"), tmp_path / "a.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-9])
+    facts, lines = use(name="hashes", file=str(tmp_path))
+    assert [Path(each["path"]) for each in facts["files"]] == [whole]
+    (damaged,) = facts["damaged"]
+    assert damaged["code"] == "model.truncated" and Path(damaged["where"]) == cut
+    assert any(str(cut) in line and damaged["what"] in line for line in facts["brief"] if line in lines)
+    with refused("model.truncated", cut.name) as caught:
+        use(name="hashes", file=str(cut))
+    assert caught.value.problems[0].where == "hashes.file"

@@ -91,14 +91,14 @@ def test_only_missing_hints_are_made_unless_all_are_asked_for(folder, tmp_path):
 
 
 def test_a_cancelled_job_leaves_whole_files_and_resumes_with_the_others(folder, tmp_path, monkeypatch):
-    token, write = CancelToken(), hints._write
+    token, write = CancelToken(), hints.write_hint
 
     def cancelled_after_two(hint, target):
         write(hint, target)
         if len(files(tmp_path / "out")) == 2:
             token.cancel()
 
-    monkeypatch.setattr(hints, "_write", cancelled_after_two)
+    monkeypatch.setattr(hints, "write_hint", cancelled_after_two)
     outcome, _ = use(folder, cancel=token, preprocessor="invert")
     assert outcome.state == "stopped" and files(tmp_path / "out") < ALL
     for path in (tmp_path / "out").rglob("*.png"):

@@ -14,8 +14,8 @@ from core.families.vae import encode_image_latents
 from core.generation.initial import pixels_of
 from core.generation.upscaling_networks import LatentUpscaler
 from core.record.draws import normal
+from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
 STARTER = PROJECT / "models/starter"
@@ -77,4 +77,7 @@ def test_what_cannot_be_upscaled_is_told_at_once(tmp_path, weights):
         (given, ["tools.output-exists"]),
         (given | {"weights": str(STARTER / "vae/diffusion_pytorch_model.safetensors")}, ["tools.output-exists", "upscaler.unknown-kind"]),
     ):  # fmt: skip
-        assert sorted(refusals(name="latent_upscaler", **asked)) == codes
+        with pytest.raises(ProblemsError) as refused:
+            use(name="latent_upscaler", **asked)
+        assert sorted(refused.value.codes) == codes
+        assert not any("hires." in each.what for each in refused.value.problems), "no setting of Generate is named"

@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from core.families import family
 from core.families.loading import load
 from core.formats.tensors.header import read_header
+from core.formats.tensors.reading import TensorFile
 from core.networks.adapter_file import save_lora
 from core.networks.files import MergedFile, merge_files, targets_of
-from core.networks.kinds import kind_named
+from core.networks.kinds import kind_named, kinds
 from core.networks.network import Network
+from core.networks.norm_adapter import NormAdapter
 from core.settings.network import NetworkSettings
 from tests.models import tiny_folder, tiny_lora
 from tests.refusals import refused
@@ -23,7 +25,7 @@ from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-KINDS = ("loha", "dora", "ia3", "oft", "full")
+KINDS = [name for name in kinds() if name not in ("lora", "lora_fa", "dylora")]  # those are a LoRA in files
 PARTS = ("text_encoders", "denoiser")
 
 
@@ -69,20 +71,53 @@ def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
     assert metadata["modelspec.merged_from"] == f"{name}, {name}_lora, {name}_lora"
 
 
-def test_a_folder_stays_one(models, tmp_path):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_biases_and_norm_layers_are_merged_with_their_layers(name, models, tmp_path):
+    folder, file, lora = models[name]
+    draw, whole = torch.Generator().manual_seed(7), loaded(name, folder)
+    settings = NetworkSettings(rank=4, conv_rank=4, train_text_encoder=True, train_norm=True)
+    network = Network.create(targets_of(whole, norms=True), settings, seed=0)
+    biased = [each for each in network.adapters.values() if getattr(each.module, "bias", None) is not None]
+    more = {f"{each.name}.diff_b": torch.randn(len(each.module.bias), generator=draw)
+            for each in biased if not isinstance(each, NormAdapter)}  # fmt: skip
+    more |= {
+        key: torch.randn(value.shape, generator=draw) for key, value in network.saved().items() if key.endswith("_norm")
+    }
+    encoder = f"lora_te{'1' if name == 'sdxl' else ''}_text_model"
+    width = len(whole.text_encoders[0].final_layer_norm.weight)
+    more |= {f"{encoder}_final_layer_norm.w_norm": torch.randn(width, generator=draw),
+             f"{encoder}_encoder_layers_0_layer_norm1.w_norm": torch.randn(width, generator=draw),
+             f"{encoder}_encoder_layers_0_layer_norm2.b_norm": torch.ones(width + 1)}  # fmt: skip
+    other = save_lora(tmp_path / "other.safetensors", load_file(lora) | more, read_header(lora)[1])
+    merge_files(whole, [MergedFile(other, 0.7), MergedFile(lora, -0.2)])
+    path, lines = merged(file, other, lora, ratios="0.7, -0.2", output=tmp_path / "m.safetensors")
+    assert_equal_models(loaded(name, path), whole)
+    assert next(line for line in lines if "left out" in line).endswith("layer_norm2.b_norm")
+    for key in (
+        "up_blocks.1.resnets.0.norm1.weight",
+        "up_blocks.1.attentions.0.norm.bias",
+        "mid_block.resnets.0.conv1.bias",
+    ):
+        assert not torch.equal(whole.denoiser.state_dict()[key], loaded(name, folder).denoiser.state_dict()[key])
+
+
+def test_a_folder_stays_one_unless_the_output_is_named_as_a_file(models, tmp_path):
     folder, _, lora = models["sd1"]
     out, _ = merged(folder, lora, ratios="0.5", output=tmp_path / "folder")
     again = loaded("sd1", folder)
     merge_files(again, [MergedFile(lora, 0.5)])
     assert out.is_dir()
     assert_equal_models(loaded("sd1", out), again)
+    file, _ = merged(folder, lora, ratios="0.5", output=tmp_path / "one.safetensors")
+    assert file.is_file()
+    assert_equal_models(loaded("sd1", file), again)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_merged_after_another(kind, models, tmp_path):
     folder, file, lora = models["sd1"]
     whole, draw = loaded("sd1", folder), torch.Generator().manual_seed(3)
-    settings = NetworkSettings(kind=kind, rank=4, train_text_encoder=True)
+    settings = NetworkSettings(kind=kind, rank=6 if kind == "boft" else 4, conv_rank=4, train_text_encoder=True)
     own = kind_named(kind).settings
     network = Network.create(targets_of(whole), settings, seed=0, own=own() if own is not None else None)
     with torch.no_grad():
@@ -185,3 +220,21 @@ def test_a_weight_that_fp16_cannot_hold_is_named(models, tmp_path):
     narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
     with refused("merge.overflow", "model.diffusion_model.", lora.name):
         merged(narrow, lora, ratios="1e8", output=tmp_path / "m.safetensors")
+
+
+def test_each_weight_is_read_once_also_where_it_becomes_narrower(models, tmp_path, monkeypatch):
+    _, file, lora = models["sd1"]
+    counts, read_at = [], TensorFile._read_at
+    monkeypatch.setattr(TensorFile, "_read_at", lambda *given: counts.append(read_at(*given)) or counts[-1])
+    monkeypatch.setattr("core.formats.tensors.reading.is_cached", lambda handle: True)
+    merged(file, lora, save_precision="fp16", output=tmp_path / "half.safetensors")
+    assert 0 < sum(counts) <= file.stat().st_size + lora.stat().st_size
+
+
+def test_a_merge_that_fp16_cannot_hold_is_written_in_fp32(models, tmp_path):
+    _, file, lora = models["sd1"]
+    wide, _ = merged(file, lora, ratios="1e8", output=tmp_path / "wide.safetensors")
+    path, lines = merged(file, lora, ratios="1e8", save_precision="fp16", output=tmp_path / "half.safetensors")
+    assert any("written in fp32" in line for line in lines) and len(list(tmp_path.iterdir())) == 2
+    before, after = load_file(wide), load_file(path)
+    assert all(torch.equal(value.float(), after[key]) for key, value in before.items() if value.is_floating_point())

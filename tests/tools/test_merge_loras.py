@@ -13,7 +13,7 @@ from torch import nn
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import save_lora
 from tests.tools.test_file_metadata import refusals
-from tests.tools.test_resize_lora import CASES, DOWN, UP, VECTORS, A, changes, of_case
+from tests.tools.test_resize_lora import CASES, DOWN, NORM, UP, VECTORS, A, changes, of_case
 from tests.tools.test_tools import use
 
 FILES = [str(VECTORS / f"mr_{name}.safetensors") for name in "abc"]
@@ -101,6 +101,26 @@ def test_peft_gives_the_same_by_concatenation_and_by_singular_values(tmp_path):
         theirs = layer.lora_B[kind].weight @ layer.lora_A[kind].weight * layer.scaling[kind]
         found, _ = merged(tmp_path / kind, FILES[:2], ratios="0.6, 0.4", method=method, **asked)
         torch.testing.assert_close(changes(found)[A].float(), theirs.detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["concat", "svd", "plain"])
+def test_changes_of_biases_and_norm_layers_are_summed_by_ratio_and_block(method, tmp_path):
+    files = []
+    for number in (1.0, 10.0):
+        more = {f"{A}.diff_b": torch.tensor([number]), f"{NORM}.w_norm": torch.tensor([number, 2 * number])}
+        more |= {f"{NORM}.b_norm": torch.ones(2)} if number == 1 else {}
+        path = tmp_path / f"{number}.safetensors"
+        save_file(load_file(one(path)) | more, path, SD1)
+        files.append(path)
+    found, _ = merged(tmp_path, files, ratios="0.5, -2", method=method, lbws=["", "OUTALL"])
+    wanted = {f"{A}.diff_b": [0.5], f"{NORM}.w_norm": [0.5, 1.0], f"{NORM}.b_norm": [0.5, 0.5]}  # the second: 0 in IN01
+    assert {key: found[key].tolist() for key in wanted} == wanted
+    (tmp_path / "merged.safetensors").unlink()
+    found, _ = merged(tmp_path, files, ratios="0.5, -2", method=method)
+    wanted = {f"{A}.diff_b": [-19.5], f"{NORM}.w_norm": [-19.5, -39.0], f"{NORM}.b_norm": [0.5, 0.5]}
+    assert {key: found[key].tolist() for key in wanted} == wanted
+    save_file(load_file(files[1]) | {f"{NORM}.w_norm": torch.ones(3)}, files[1], SD1)
+    assert refusals(name="merge_loras", models=list(map(str, files)), method=method) == ["merge.other-shape"]
 
 
 def test_plain_is_linear_in_the_ratios_but_with_compatibility(tmp_path):

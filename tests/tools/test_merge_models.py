@@ -102,6 +102,7 @@ def test_folders_are_merged_as_their_files_are(name, tmp_path):
         found = load_file(path)
         assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
         metadata = read_header(path)[1]
+        assert metadata["modelspec.resolution"] == "128x128", "the size that the models are made for"
         assert metadata.get("atelier_sizes") == of_files.get("atelier_sizes")
         assert json.loads(metadata["sd_merge_recipe"])["ratios"] == "0.7, 0.3"
     (folders[1] / "unet" / "config.json").unlink()

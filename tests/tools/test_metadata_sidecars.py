@@ -52,7 +52,7 @@ def test_each_form_of_metadata_is_read(folder, tmp_path):
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
     use("metadata_to_captions", in_json=tmp_path / "m.jsonl", folders=[folder])
     cache = {str(folder / "a.png"): {"caption": "three", "resolution": [8, 8]}}
-    use("metadata_to_captions", in_json=write(folder / "metadata_cache.json", cache))  # beside the images
+    use("metadata_to_captions", in_json=write(folder / "metadata_cache.json", cache))  # next to the images
     del (found := texts(folder))["metadata_cache.json"]
     assert found == {"a.txt": "x\n", "b [1].caption": "one\n", "sub/c 🦊.caption": "two\n", "a.caption": "three\n"}
 

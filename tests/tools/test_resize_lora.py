@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.formats.lora.names import group_by_module
+from core.generation.upscaling_networks import LatentUpscaler
 from core.networks.adapter_file import save_lora
+from core.record.problems import ProblemsError
 from core.tools.resize_lora import needed_rank
 from core.tools.svd import Product, clamped, decompose
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
 VECTORS = Path(__file__).parent.parent / "vectors"
+STARTER = Path(__file__).parents[2] / "models" / "starter"
 CASES = json.loads((VECTORS / "merge_resize.json").read_text("utf-8"))["cases"]
 RECORDED = load_file(VECTORS / "merge_resize.safetensors")
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 A = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+NORM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_norm1"
 
 
 def of_case(name):
@@ -155,11 +163,95 @@ def test_the_norm_that_the_whole_keeps_is_that_of_all_changes(tmp_path):
     assert any(f"{float(whole):.1%} of the whole" in line for line in lines)
 
 
-def test_a_layer_whose_bias_changes_is_kept_and_the_bias_said(tmp_path):
+def test_changes_of_biases_and_norm_layers_are_carried_over(tmp_path):
     drawn = torch.Generator().manual_seed(2)
     full = {f"{A}.diff": torch.randn(40, 40, generator=drawn), f"{A}.diff_b": torch.ones(40)}
-    save_file(full, tmp_path / "full.safetensors")
-    path, lines = use(name="resize_lora", file=str(tmp_path / "full.safetensors"), new_rank=40)
+    beside = {f"{NORM}.w_norm": torch.full((40,), 0.5), f"{NORM}.b_norm": torch.full((40,), 0.25)}
+    save_file(full | beside, tmp_path / "full.safetensors")
+    path, _ = use(name="resize_lora", file=str(tmp_path / "full.safetensors"), new_rank=40)
     layer = group_by_module(load_file(path))[A]
     torch.testing.assert_close(change(layer).float(), full[f"{A}.diff"], rtol=1e-3, atol=1e-3)
-    assert any("bias" in line for line in lines)
+    found = load_file(path)
+    assert all(torch.equal(found[key], value) for key, value in (beside | {f"{A}.diff_b": torch.ones(40)}).items())
+    assert {"lora_up.weight", "lora_down.weight", "alpha", "diff_b"} == layer.keys()
+
+
+def test_biases_of_peft_are_kept_as_the_changes_that_they_are_and_whole_ones_are_named(tmp_path):
+    path, drawn = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", torch.Generator().manual_seed(4)
+    tensors = {
+        f"{path}.lora_A.weight": torch.randn(4, 40, generator=drawn),
+        f"{path}.lora_B.weight": torch.randn(40, 4, generator=drawn),
+        f"{path}.lora_B.bias": torch.ones(40),
+    }
+    config = {"unet.r": 4, "unet.lora_alpha": 2}
+    metadata = {"lora_adapter_metadata": json.dumps(config)}
+    save_file(tensors | {f"{path}.bias": torch.ones(40)}, tmp_path / "whole.safetensors", metadata)
+    save_file(tensors, tmp_path / "peft.safetensors", metadata)
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("whole", "peft")]
+    for given in ({"name": "resize_lora", "file": files[0], "new_rank": 2}, {"name": "merge_loras", "models": [files[0]]},
+                  {"name": "split_dylora", "model": files[0], "unit": 2}):  # fmt: skip
+        made, lines = use(**given, output=str(tmp_path / f"{given['name']}.safetensors"))
+        assert torch.equal(load_file(made)[f"{A}.diff_b"], torch.full((40,), 0.5)), given["name"]
+        assert any(f"{A}.bias" in line for line in lines), given["name"]
+        assert not any(f"{A}.lora_B.bias" in line for line in lines)
+
+
+def test_an_alpha_that_is_no_number_is_named(tmp_path):
+    tensors = load_file(VECTORS / "mr_a.safetensors") | {f"{A}.alpha": torch.tensor(torch.nan)}
+    save_file(tensors, tmp_path / "nan.safetensors")
+    facts, _ = use(name="check_weights", file=str(tmp_path / "nan.safetensors"))
+    assert facts["damaged"] == [f"{A}.alpha"]
+    for task in ("singular_values", "resize_lora"):
+        with pytest.raises(ProblemsError) as error:
+            use(name=task, file=str(tmp_path / "nan.safetensors"))
+        assert error.value.codes == ["weights.not-finite"] and f"{A}.alpha" in str(error.value)
+
+
+def test_checks_before_a_start_load_no_torch(tmp_path):
+    upscaler, images = tmp_path / "upscaler.safetensors", tmp_path / "images"
+    save_file(LatentUpscaler().state_dict(), upscaler)
+    images.mkdir()
+    Image.new("RGB", (16, 16)).save(images / "a.png")
+    first, second, starter = (str(VECTORS / "mr_a.safetensors"), str(VECTORS / "mr_b.safetensors"), str(STARTER))
+    tuned = shutil.copytree(STARTER, tmp_path / "tuned")
+    narrow = []
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):  # of the alphas
+        narrow.append(str(tmp_path / f"{dtype}.safetensors"))
+        layers = {key: value.to(dtype) if key.endswith("alpha") else value for key, value in load_file(first).items()}
+        save_file(layers, narrow[-1])
+    asked = {
+        "resize_lora": {"file": narrow[0]},
+        "merge_loras": {"models": [first, second]},
+        "extract_lora": {"model_org": starter, "model_tuned": str(tuned), "conv_dim": 4},
+        "split_dylora": {"model": first, "unit": 4},
+        "convert_lora": {"file": narrow[1], "names": "diffusers"},
+        "interrogate_lora": {"file": first, "base_model": starter},
+        "compare_loras": {"file": first, "other": second},
+        "merge_lora_to_model": {"file": starter, "models": [first]},
+        "convert_model": {"file": starter, "save_precision": "bf16"},
+        "merge_models": {"models": [starter, str(tuned)], "saving_precision": "fp16"},
+        "extract_vae": {"file": starter},
+        "bake_vae": {"file": starter, "vae": str(tuned / "vae")},
+        "latent_upscaler": {"images": str(images), "vae": starter, "weights": str(upscaler)},
+        "edit_metadata": {"file": first, "set_keys": ["a=b"], "thumbnail": str(images / "a.png")},
+    }
+    code = f"""
+import sys
+from core import tasks
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.check import build
+for name, given in {asked!r}.items():
+    task = tasks.named(name)
+    elsewhere = name in ("compare_loras", "interrogate_lora", "latent_upscaler")
+    output = {{}} if elsewhere else {{"output": {str(tmp_path)!r} + "/" + name + ".safetensors"}}
+    try:
+        print(task.look(build(task.job, {{name: given | output}}), Workspace()))
+    except ProblemsError as error:
+        print(*error.codes)
+    assert "torch" not in sys.modules, name
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "extract 303 layers" in ran.stdout and "23.5 MB" in ran.stdout
+    assert "merge 2 models" in ran.stdout and "upscale 1 image" in ran.stdout

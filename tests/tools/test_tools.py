@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from core import tasks
 from core.engine.engine import Engine
@@ -66,6 +66,26 @@ def test_inspect_tells_what_a_lora_is(tmp_path):
     assert "SD 1.x LoRA" in said and "rank: 2 in 1 layers, 4 in 2 layers" in said and "modelspec.title: glyph" in said
     assert "DAMAGED" not in said
     json.dumps(facts, allow_nan=False)  # what the page and the journal take
+
+
+@pytest.mark.parametrize("stored", ["float8_e4m3fn", "float8_e5m2"])
+def test_a_lora_in_fp8_is_inspected_converted_and_merged(tmp_path, stored):
+    tensors = load_file(lora(tmp_path / "whole.safetensors"))
+    save_file(
+        {key: value.to(getattr(torch, stored)) for key, value in tensors.items()},
+        path := tmp_path / "a.safetensors",
+        METADATA,
+    )
+    facts, _ = use(name="inspect", file=str(path))
+    assert facts["lora"]["alphas"] == {1.0: 1, 2.0: 2}
+    task = tasks.named("convert_lora")
+    job = build(task.job, {"convert_lora": {"file": str(path), "save_precision": "bf16"}})
+    task.look(job, Workspace())
+    [file] = task.start(job, surroundings(Workspace())).facts["files"]
+    merged, _ = use(name="merge_loras", models=[str(path)], output=str(tmp_path / "merged.safetensors"))
+    converted = load_file(file)
+    assert converted.keys() == load_file(merged).keys() == tensors.keys()
+    assert all(torch.equal(value, tensors[key]) for key, value in converted.items() if "alpha" in key)
 
 
 def test_inspect_finds_damaged_numbers_and_changed_weights(tmp_path):

@@ -18,9 +18,11 @@ from core.networks.network import attached
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.tools import interrogation
-from core.tools.lora_layers import place_of, weight_shape
+from core.tools.lora_headers import weight_shape
+from core.tools.lora_layers import place_of
 from tests.models import tiny_file, tiny_folder, tiny_lora
 from tests.refusals import refused
+from tests.tasks import surroundings
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import CONV, LAYER, METADATA, TEXT, use
 
@@ -199,6 +201,7 @@ def test_tokens_are_ranked_by_what_the_lora_changes_of_their_states(tmp_path, mo
             changes = (encoder(ids).last_hidden_state - before).abs().mean(dim=(1, 2))
     assert found[0]["score"] == pytest.approx(float(changes[0]), rel=1e-4) and changes[0] > changes[1]
     scores = [row["score"] for row in found]
+    assert len(facts["brief"]) == 1 and facts["shown"][0]["columns"][0] == "Token", "the table has the tokens, once"
     assert len(found) == 5 and scores == sorted(scores, reverse=True) and len(lines) == 6
     skipped, _ = use(name="interrogate_lora", **asked, clip_skip=2)
     assert skipped["tokens"]["Text encoder"][0]["score"] != pytest.approx(scores[0])
@@ -239,3 +242,17 @@ def test_wrong_files_are_refused_at_their_setting(tmp_path):
     job = build(task.job, {"interrogate_lora": {"file": str(bare), "base_model": "models/starter"}})
     with refused("tools.no-text-encoder"):
         task.look(job, Workspace())
+    layers = load_lora(one).tensors
+    save_file(layers | {f"{TEXT}.alpha": torch.tensor(torch.nan)}, tmp_path / "alpha.safetensors", METADATA)
+    save_file({key: value for key, value in layers.items() if UP not in key}, tmp_path / "half.safetensors", METADATA)
+    save_file(layers | {f"{TEXT}.{UP}": layers[f"{TEXT}.{UP}"] * torch.nan}, tmp_path / "nan.safetensors", METADATA)
+    for name, code, begin in (
+        ("alpha", "weights.not-finite", False),
+        ("half", "lora.incomplete", False),
+        ("nan", "weights.not-finite", True),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        job = build(task.job, {"interrogate_lora": {"file": str(path), "base_model": "models/starter"}})
+        with refused(code, path) as caught:
+            task.start(job, surroundings(Workspace())) if begin else task.look(job, Workspace())
+        assert [problem.where for problem in caught.value.problems] == ["interrogate_lora.file"]

@@ -88,7 +88,7 @@ def test_bucket_steps_and_a_folder_without_images_are_refused(make_job, workspac
 
 
 def test_texts_that_change_by_chance_are_cached_all_the_same(make_job, workspace):
-    """sd-scripts refuses a cache of texts beside shuffling, dropout and warm-up; here each variant is kept."""
+    """sd-scripts refuses a cache of texts with shuffling, dropout and warm-up; here each variant is kept."""
     chance = {"shuffle_caption": True, "caption_dropout_rate": 0.1, "token_warmup_step": 2.0}
     job = make_job(captions=chance | {"caption_tag_dropout_rate": 0.1})
     found = problems_without_model(job, workspace, preflight(job, workspace), "cpu")

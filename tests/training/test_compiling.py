@@ -25,7 +25,7 @@ WAYS = {
         {**PLAIN, "dataset": {"enable_bucket": False}},
         {"gradient_checkpointing": True},
     ),
-    "LoRA of all layers": ({**PLAIN, "network": {"conv_rank": 2}}, {}),
+    "LoRA of all layers": ({**PLAIN, "network": {"conv_rank": 2, "train_norm": True}}, {}),
     "LoRA beside fp8": ({"network": {"train_text_encoder": True}}, {"fp8_base": True, "mixed_precision": "bf16"}),
     "whole model": (FINE_TUNE, {}),
     "whole model within the backward pass": ({**FINE_TUNE, "optimizer": ADAFACTOR}, {"fused_backward_pass": True}),

@@ -3,21 +3,27 @@ and loaded."""
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from core.control.controlnet_file import load_control_net
 from core.dataset.preflight import preflight
 from core.families import family
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.settings.flags import merge
+from core.settings.methods import in_force
 from core.settings.rules import ineffective, training_problems
 from core.tools.inspect import inspect
 from core.training.checks.before_start import problems_before_start
+from core.training.loop.sources import FrozenText, Latents
 from core.training.memory.plan import facts_of, memory_plan
 from tests.models import tiny_folder
+from tests.training.conftest import STARTER
+from tests.training.untrained import distances
 
 SMALL = {"lllite": {"cond_emb_dim": 8, "hidden_dim": 16}}
 METHODS = {"controlnet": {"method": {"kind": "controlnet"}}, "lllite": {"method": {"kind": "lllite"}, **SMALL}}
@@ -50,6 +56,13 @@ def models(tmp_path_factory):
     return {name: str(tiny_folder(name, place / name)) for name in ("sd2", "sdxl")}
 
 
+def specified(training):
+    """Architecture, title, resolution and prediction type of the file's metadata."""
+    with safe_open(training.file(), "pt") as file:
+        said = file.metadata()
+    return tuple(said[f"modelspec.{name}"] for name in ("architecture", "title", "resolution", "prediction_type"))
+
+
 @every_method
 def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(method, groups, train, at_first_step):
     whole, parted, plain = train(**groups(method)), train(**groups(method)), train()
@@ -61,9 +74,8 @@ def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(m
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
     facts, kind = inspect(whole.file()), "controlnet" if method == "controlnet" else "controlnet_lllite"
     assert (facts["kind"], facts["family"], facts["offered"]) == (kind, "sd1", True)
-    with safe_open(whole.file(), "pt") as file:
-        suffix = {"controlnet": "controlnet", "lllite": "control-net-lllite"}[method]
-        assert file.metadata()["modelspec.architecture"] == f"stable-diffusion-v1/{suffix}"
+    suffix = {"controlnet": "controlnet", "lllite": "control-net-lllite"}[method]
+    assert specified(whole) == (f"stable-diffusion-v1/{suffix}", "t", "64x64", "epsilon")
 
     again = train(**groups(method, **{method: {START[method]: str(whole.file())}}, saving={"save_model_as": "pt"}))
     assert again.start() == "done" and inspect(again.file("t.pt"))["kind"] == kind
@@ -75,8 +87,11 @@ def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(m
     fresh = at_first_step(state, **groups(method))
     assert trained.keys() == fresh.keys()
     assert any(not torch.equal(trained[name], fresh[name]) for name in fresh)
-    if method == "lllite":
-        assert all(torch.equal(trained[name], tensors[name]) for name in tensors)
+    if method == "controlnet":
+        unet = family("sd1").load(STARTER).denoiser
+        tensors = load_control_net(whole.file(), unet, "sd1").state_dict()
+    assert trained.keys() >= tensors.keys() and tensors
+    assert all(torch.equal(trained[name], tensors[name]) for name in tensors)
 
 
 @every_method
@@ -100,6 +115,8 @@ def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train
     begin, *_, end = training.lines("validated")
     assert begin["loss"] != end["loss"] and begin["effect"] == 0 and end["effect"] > 1e-3
     assert inspect(training.file())["family"] == "sdxl"
+    suffix = {"controlnet": "controlnet", "lllite": "control-net-lllite"}[method]
+    assert specified(training) == (f"stable-diffusion-xl-v1-base/{suffix}", "t", "64x64", "epsilon")
 
 
 def test_of_sd2_the_file_has_the_names_of_sd2(groups, train, models):
@@ -107,6 +124,28 @@ def test_of_sd2_the_file_has_the_names_of_sd2(groups, train, models):
     assert training.start() == "done"
     names = load_file(training.file())
     assert names and all(name.startswith("control_model.") for name in names)
+    assert specified(training) == ("stable-diffusion-v2-512/controlnet", "t", "64x64", "epsilon")
+
+
+def test_cached_captions_are_other_ones_at_the_next_epoch(groups, images, train, monkeypatch, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(images, folder)
+    for path in folder.glob("*.txt"):
+        path.write_text("a fox, b, c, d, e, f, g")
+    shown, cached, batch, states = {}, set(), Latents.batch, FrozenText.states
+
+    def noted(self, epoch, items, addresses=(), captions=()):
+        for (placed, _), each in zip(items, captions, strict=False):
+            shown.setdefault(placed.key, {})[epoch] = each
+        return batch(self, epoch, items, addresses, captions)
+
+    monkeypatch.setattr(Latents, "batch", noted)
+    monkeypatch.setattr(FrozenText, "states", lambda self, captions: cached.update(captions) or states(self, captions))
+    two = {"schedule": {"max_train_steps": None, "max_train_epochs": 2}, "captions": {"shuffle_caption": True}}
+    assert train(**groups("controlnet", dataset={"folder": str(folder)}, **two)).start() == "done"
+    assert len(shown) == 5 and all(len(each) == 2 for each in shown.values())
+    assert any(len(set(each.values())) == 2 for each in shown.values())
+    assert cached >= {each for epochs in shown.values() for each in epochs.values()}
 
 
 def test_the_control_learning_rate_is_a_group_of_its_own(groups, at_first_step):
@@ -123,25 +162,8 @@ def test_the_control_learning_rate_is_a_group_of_its_own(groups, at_first_step):
 
 
 def test_the_untrained_model_is_the_model_without_it(groups, at_first_step):
-    from core.diffusion.text_states import Conditioning
-
-    def apart(training):
-        passes, method = training.run.passes, training.run.passes.method
-        batch = passes.latents.batch(0, [(training.run.plan.placed[0], 0)])
-        given = Conditioning(passes.text.states(["a fox"]), control=batch.control)
-        at = torch.tensor([500])
-        with torch.no_grad():
-            for weight in method.state_dict().values():
-                weight.add_(0.02)
-            own = passes.predict(batch.latents, at, given)
-            with method.untrained():
-                base = passes.predict(batch.latents, at, given)
-            method.release()
-        plain = family("sd1").predict(passes.components, batch.latents, at, given)
-        return (own - base).abs().max(), (plain - base).abs().max()
-
     for method in METHODS:
-        changed, same = at_first_step(apart, **groups(method))
+        changed, same = at_first_step(distances, **groups(method))
         assert changed > 1e-4 and same == 0
 
 
@@ -152,6 +174,69 @@ def test_compatibility_trains_sd1_as_sd_scripts(groups, at_first_step):
         return training.run.passes.method._side.kohya
 
     assert at_first_step(way, **groups("controlnet", **kohya)) and not at_first_step(way, **groups("controlnet"))
+
+
+NOISE = {
+    "min_timestep": 200,
+    "max_timestep": 300,
+    "zero_terminal_snr": True,
+    "ip_noise_gamma": 0.1,
+    "ip_noise_gamma_random_strength": True,
+    "noise_offset": 0.1,
+    "noise_offset_random_strength": True,
+    "multires_noise_iterations": 6,
+    "debiased_estimation_loss": True,
+}
+
+
+def test_with_compatibility_settings_that_sd_scripts_ignores_have_no_effect_and_are_named(
+    groups, at_first_step, make_job, workspace, models
+):
+    def trained_with(training):
+        job, objective = training.run.job, training.run.passes.objective
+        assert objective.settings == training.run.passes.job.noise == job.noise == training.inputs.job.noise
+        return {name: value for name in NOISE if (value := getattr(job.noise, name)) == NOISE[name]}, job.captions
+
+    def advice(method, base, **more):
+        job = make_job(**groups(method, model={"base_model": base, **kohya}, noise=NOISE, **weighted, **more))
+        found = problems_before_start(job, workspace, preflight(job, workspace), "cpu")
+        return ineffective(job).keys() | {each.where for each in found if each.code == "settings.no-effect"}
+
+    kohya, weighted = {"compatibility": "sd-scripts-0.10"}, {"captions": {"weighted_captions": True}}
+    names = {f"noise.{name}" for name in NOISE.keys() - {"noise_offset"}}
+    fine = NOISE | {"debiased_estimation_loss": False}  # else a weight would be infinite
+    ours, captions = at_first_step(trained_with, **groups("controlnet", noise=fine, **weighted))
+    assert ours.keys() == NOISE.keys() - {"debiased_estimation_loss"} and captions.weighted_captions
+    theirs, captions = at_first_step(trained_with, **groups("controlnet", model=kohya, noise=NOISE, **weighted))
+    assert theirs == {"noise_offset": 0.1} and not captions.weighted_captions
+    assert names | {"captions.weighted_captions"} <= advice("controlnet", str(STARTER))
+    for method in METHODS:  # of SDXL
+        told = advice(method, models["sdxl"])
+        assert not names & told and "captions.weighted_captions" in told
+        job = in_force(make_job(**groups(method, model=kohya, noise=NOISE)), "sdxl")
+        assert all(getattr(job.noise, name) == value for name, value in NOISE.items())
+
+
+def test_with_compatibility_sd1_trains_on_signed_control_images_and_samples_show_them_from_0_to_1(
+    groups, train, images, monkeypatch
+):
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    seen, real = [], ControlNetModel.forward
+
+    def spy(net, *given, controlnet_cond, **more):
+        seen.append((torch.is_grad_enabled(), bool(controlnet_cond.min() < 0), controlnet_cond))
+        return real(net, *given, controlnet_cond=controlnet_cond, **more)
+
+    monkeypatch.setattr(ControlNetModel, "forward", spy)
+    kohya = {"model": {"compatibility": "sd-scripts-0.10"}, "schedule": {"max_train_steps": 1}}
+    path = min(images.glob("*.png"))
+    samples = {"sample_prompts": [f"a fox --s 1 --w 64 --h 128 --cn {path}"], "sample_every_n_epochs": 1}
+    assert train(**groups("controlnet", **kohya, samples=samples)).start() == "done"
+    assert {(trains, signed) for trains, signed, _ in seen} == {(True, True), (False, False)}
+    shown = next(hint for trains, _, hint in seen if not trains)[0]
+    whole = Image.open(path).convert("RGB").resize((64, 128), Image.Resampling.LANCZOS)
+    assert (shown.permute(1, 2, 0) - torch.tensor(np.array(whole)) / 255).abs().max() < 1e-2
 
 
 def test_dropout_thins_an_lllite_while_it_trains(groups, train):
@@ -191,11 +276,6 @@ def test_what_it_does_not_use_is_said(method, groups, make_job):
         ("lllite", {"memory": {"torch_compile": True}}, "lllite.compile"),
         ("controlnet", {"controlnet": {"control_net_lr": 5.0}}, "learning-rate.unusual"),
         ("controlnet", {"saving": {"save_model_as": "diffusers"}}, "saving.full-model-format"),
-        (
-            "controlnet",
-            {"model": {"family": "sd1", "compatibility": "sd-scripts-0.10"}},
-            "control.other-range",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(method, more, code, groups, make_job):
@@ -205,9 +285,12 @@ def test_what_cannot_be_is_refused_by_name(method, more, code, groups, make_job)
 
 
 def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job, workspace, models, train, tmp_path):
-    def codes(method, **more):
+    def told(method, **more):
         job = make_job(**groups(method, **more))
-        return {each.code for each in problems_before_start(job, workspace, preflight(job, workspace), "cpu")}
+        return problems_before_start(job, workspace, preflight(job, workspace), "cpu")
+
+    def codes(method, **more):
+        return {each.code for each in told(method, **more)}
 
     control, lite = train(**groups("controlnet")), train(**groups("lllite"))
     assert control.start() == lite.start() == "done"
@@ -216,6 +299,8 @@ def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job,
     for method in METHODS:
         start = {method: {START[method]: own[method]}}
         assert not unwanted & codes(method, **start)
+        nowhere = told(method, **{method: {START[method]: str(tmp_path / "nowhere.safetensors")}})
+        assert f"{method}.{START[method]}" in {each.where for each in nowhere if each.level == "error"}
         of_sdxl = codes(method, **start, model={"base_model": models["sdxl"]})
         assert of_sdxl & {"control.other-family", "lllite.other-family"}
     assert "control.not-a-controlnet" in codes(
@@ -227,6 +312,18 @@ def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job,
     assert "control.unsupported-variant" in codes(
         "controlnet", controlnet={START["controlnet"]: str(tmp_path / "lora.safetensors")}
     )
+    bare = {name.removeprefix("control_model."): value for name, value in load_file(control.file()).items()}
+    save_file(bare, tmp_path / "theirs.safetensors")
+    for file, kohya, advised in (
+        (None, False, False),
+        (None, True, True),
+        (own["controlnet"], False, False),
+        (str(tmp_path / "theirs.safetensors"), False, True),
+        (str(tmp_path / "theirs.safetensors"), True, False),
+    ):
+        model = {"model": {"compatibility": "sd-scripts-0.10"}} if kohya else {}
+        start = {"controlnet": {START["controlnet"]: file}}
+        assert ("control.other-range" in codes("controlnet", **start, **model)) == advised, (file, kohya)
     assert "lllite.family" in codes("lllite", model={"base_model": models["sd2"]})
     one = sorted((tmp_path / "few").parent.glob("*"))[0]
     (tmp_path / "few").mkdir()
@@ -265,3 +362,69 @@ def test_precision_and_the_fused_backward_pass(method, groups, train):
         assert train(**groups(method, **fused)).start() == "done"
     eight = train(**groups(method, memory={"fp8_base_unet": True, "mixed_precision": "bf16"}))
     assert eight.start() == "done"
+
+
+# -- what fails or has no effect in sd-scripts
+
+
+@every_method
+@pytest.mark.parametrize("base", ["sd1", "sdxl"])
+def test_min_snr_and_a_noise_offset_train_in_mixed_precision_with_fp32_weights(method, base, groups, train, models):
+    noise = {"min_snr_gamma": 5.0, "noise_offset": 0.1}
+    model = {"compatibility": "sd-scripts-0.10", "base_model": models.get(base, str(STARTER))}
+    more = {"model": model, "noise": noise, "memory": {"mixed_precision": "bf16"}, "schedule": {"max_train_steps": 2}}
+    training = train(**groups(method, **more))
+    assert training.start() == "done" and np.isfinite(list(training.losses().values())).all()
+    finer = [value.to(torch.bfloat16).float() != value for value in load_file(training.file()).values()]
+    assert any(each.any() for each in finer), "weights are not rounded to bf16"
+
+
+@every_method
+def test_captions_are_dropped_in_their_epochs_alone_and_a_warm_up_ends(method, groups, at_first_step):
+    def captions(training):
+        return [sorted(training.inputs.plan.captions(epoch)) for epoch in range(4)]
+
+    dropped = {"captions": {"caption_dropout_every_n_epochs": 2}, "schedule": {"max_train_epochs": 4}}
+    shown = at_first_step(captions, **groups(method, **dropped))
+    assert [each == [""] for each in shown].count(True) == 2
+    warm = {
+        "captions": {"token_warmup_step": 2, "caption_prefix": "one, two, three,"},
+        "schedule": {"max_train_steps": 8},
+    }
+    shown = at_first_step(captions, **groups(method, **warm, dataset={"train_batch_size": 5}))
+    assert max(map(len, shown[0])) < max(map(len, shown[-1]))
+
+
+def test_caches_refuse_what_they_would_freeze(groups, make_job, workspace):
+    def codes(where):
+        job = make_job(**groups("controlnet", dataset={"color_aug": True}, memory={"cache_latents": where}))
+        return {each.code for each in problems_before_start(job, workspace, preflight(job, workspace), "cpu")}
+
+    code = "dataset.augmentation-with-latent-cache"
+    assert code in codes("disk") and code not in codes("auto")
+
+
+def test_the_same_images_train_with_two_folders_of_control_images(groups, at_first_step, images, controls, tmp_path):
+    def pairs(training):
+        found = [(each.image.relative, each.image.control.parent) for each in training.inputs.plan.placed]
+        assert len(found) == len(set(found))
+        return {folder: sum(each == folder for _, each in found) for _, folder in found}
+
+    shutil.copytree(controls, tmp_path / "other")
+    sources = [{"folder": str(images), "conditioning_data_dir": str(each)} for each in (controls, tmp_path / "other")]
+    count = len(list(images.glob("*.png")))
+    found = at_first_step(pairs, **groups("controlnet", dataset={"folder": None, "sources": sources}))
+    assert found == {controls: count, tmp_path / "other": count}
+
+
+@every_method
+def test_a_state_is_put_in_force_and_left_as_it_is(method, groups, at_first_step, models):
+    def kept(training):
+        own = training.run.passes.method
+        state = {name: value + 1 for name, value in own.state_dict().items()}
+        before = dict(state)
+        own.load_state_dict(state)
+        now = own.state_dict()
+        return state == before and all(torch.equal(now[name], value) for name, value in before.items())
+
+    assert at_first_step(kept, **groups(method, model={"base_model": models["sdxl"]}))

@@ -22,7 +22,7 @@ GB = 1e9
 def sizes(family: str) -> dict[str, PartSize]:
     """Of the published model: it is built once for all tests."""
     from core.families import family as module
-    from core.families.loading import make_empty
+    from core.families.part_shapes import make_empty
 
     parts = {}
     layout = module(family).layout
@@ -70,7 +70,7 @@ def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
     assert (plan.gradients, plan.optimizer) == (4 * numbers, 8 * numbers)
     assert plan.weights == 4 * numbers  # what autocast casts is given up while gradients come
     longer = memory_plan(job_of(method={"kind": "fine_tune"}, schedule={"gradient_accumulation_steps": 2}), facts)
-    assert (longer.gradients, longer.weights) == (4 * numbers, 6 * numbers)  # and is cast again beside them
+    assert (longer.gradients, longer.weights) == (4 * numbers, 6 * numbers)  # and is cast again next to them
 
 
 def test_a_step_within_the_backward_pass_takes_what_the_largest_tensor_takes():

@@ -33,7 +33,7 @@ def test_a_whole_model_in_bf16_is_divided_by_stage(facts, processes):
     one, two, three = (plan(facts, processes, stage) for stage in (1, 2, 3))
     for found in (one, two, three):  # fp32 weights and two memories of AdamW
         assert found.optimizer == pytest.approx(12 * part, abs=4)
-    # fp32 for the step beside what the backward pass left in bf16
+    # fp32 for the step next to what the backward pass left in bf16
     assert one.gradients == pytest.approx(2 * numbers + 4 * part + BUCKET, abs=4)
     assert two.gradients == three.gradients == pytest.approx((2 + 4) * part + BUCKET, abs=4)
     assert one.weights == two.weights == 2 * numbers

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, errors
 from core.record.processes import Together
 from core.training.building.network_files import network_problems
 from tests.refusals import refused
@@ -121,6 +121,31 @@ def test_a_training_goes_on_from_another_ones_file(train):
         other.start()
 
 
+def test_what_lies_beside_a_lora_and_does_not_train_is_named_before_the_start(train, tmp_path):
+    one = {"schedule": {"max_train_steps": 1}}
+    first = train(network={"train_norm": True}, **one)
+    first.start()
+    tensors = load_file(first.file())
+    layer, norm = "lora_unet_down_blocks_0_attentions_0_proj_in", "lora_unet_down_blocks_0_attentions_0_norm.w_norm"
+    more = {f"{layer}.diff_b": torch.ones_like(tensors[norm]), f"{layer}.bias": torch.ones(3)}
+    save_file(tensors | more, tmp_path / "more.safetensors", metadata_of(first))
+
+    def told(**network):
+        training = train(network=network, **one)
+        found = network_problems(training.job, training.workspace)
+        assert all(problem.level == "advice" for problem in found)
+        return {problem.code: problem.what for problem in found}
+
+    file = str(tmp_path / "more.safetensors")
+    found = told(network_weights=file, train_norm=True)
+    assert found.keys() == {"network.start-left-out"} and all(key in found["network.start-left-out"] for key in more)
+    found = told(network_weights=file)
+    assert found.keys() == {"network.start-left-out", "network.start-unused-layers"}, "norm layers do not train here"
+    assert told(network_weights=str(first.file()), train_norm=True) == {}
+    found = told(base_weights=[file])["lora.unmatched-layers"]
+    assert f"{layer}.bias" in found and f"{layer}.diff_b" not in found and norm not in found, "what is merged is used"
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(train, monkeypatch, ending):
     from core.formats.tensors.reading import TensorFile
@@ -134,13 +159,13 @@ def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(tr
 
     def told(**network):
         training = train(network={**start, **network}, **one)
-        return [problem.what for problem in network_problems(training.job, training.workspace)]
+        return [problem.what for problem in errors(network_problems(training.job, training.workspace))]
 
     assert told(conv_rank=2) == told(conv_rank=2, train_text_encoder=True) == told(rank=9, dim_from_weights=True) == []
     assert told(block_dims="4,4") == [], "the rules say it, and no rank can be compared"
     found = told(rank=8, conv_rank=4, train_text_encoder=True)
     assert len(found) == 2 and "rank 4, but rank 8 is set" in found[0] and "rank 2, but rank 4 is set" in found[1]
-    assert read and all(name.endswith("alpha") for name in read)
+    assert read == []
 
 
 def test_merged_loras_change_what_is_trained_on_its_texts_too(train):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from tests.card.library import COMPILER

@@ -1,4 +1,4 @@
-"""Memory that runs out beside the training, while samples are drawn or held-out images measured: it is given back, said
+"""Memory that runs out next to the training, while samples are drawn or held-out images measured: it is given back, said
 with what to switch, and nothing that trains is touched."""
 
 from types import SimpleNamespace

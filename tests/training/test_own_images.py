@@ -212,7 +212,7 @@ def test_a_folder_of_no_telling_name_is_called_as_the_one_with_repeats_inside(sp
     (named,) = (change for change in setup.changes if change.path == NAME)
     assert named.new == "mira" and "5_mira" in named.reason
     prompts = with_setup(job, setup).samples.sample_prompts
-    assert prompts and all(prompt.startswith("mira on day") for prompt in prompts)  # no class tokens beside captions
+    assert prompts and all(prompt.startswith("mira on day") for prompt in prompts)  # no class tokens with captions
 
 
 def test_the_demos_prompts_ask_only_for_what_its_model_draws():
@@ -264,6 +264,8 @@ def test_what_was_made_for_other_images_is_offered_anew_and_a_persons_own_stays(
 def test_a_controlnet_is_offered_prompts_with_the_control_images_of_its_pairs(space, tmp_path):
     folder, hints = folder_of(tmp_path), folder_of(tmp_path, "hints", captions=False)
     images = {"folder": str(folder), "conditioning_data_dir": str(hints)}
+    (folder / "0.txt").write_text("# no prompt")
+    (folder / "1.txt").write_text("mira --n red")
     job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
     made = with_setup(job, setup_of(job, space))
     prompts = [prompt.split(" --cn ") for prompt in made.samples.sample_prompts]

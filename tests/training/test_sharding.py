@@ -31,7 +31,7 @@ pytestmark = [
 LORA_APART, MODEL_APART = 5e-6, 5e-7
 TUNE = {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}
 MODEL = {"method": TUNE, "optimizer": {"learning_rate": 1e-6}, "schedule": {"max_train_steps": 3, "seed": 7}}
-# A LoRA with all that looks at the weights beside it. SGD: what is rounded stays as small as it is.
+# A LoRA with all that looks at the weights next to it. SGD: what is rounded stays as small as it is.
 LOOKED = {
     "network": {"rank": 4, "alpha": 4.0, "train_text_encoder": True},
     "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0},

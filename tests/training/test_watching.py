@@ -1,4 +1,4 @@
-"""What the losses say beside their mean."""
+"""What the losses say besides their mean."""
 
 import json
 

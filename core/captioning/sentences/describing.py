@@ -87,7 +87,7 @@ def git_caption(rows: Sequence[Row], asked: GitSettings, context: JobContext) ->
 
 
 def florence(rows: Sequence[Row], asked: FlorenceSettings, context: JobContext) -> Iterator[Described]:
-    prompt = FLORENCE_TASKS[asked.detail]  # the whole text: Florence-2 takes nothing beside it
+    prompt = FLORENCE_TASKS[asked.detail]  # the whole text: Florence-2 takes nothing else
     return _describe("florence", rows, asked, context, lambda row, image: _asked(row, image, prompt=prompt))
 
 

@@ -1,4 +1,4 @@
-"""Captions from a JSON file beside each image: of gallery-dl, of booru exports, of other programs."""
+"""Captions from a JSON file next to each image: of gallery-dl, of booru exports, of other programs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def _by_category(post: Mapping[str, Any], key: str, asked: SidecarSettings) -> dict[str, list[str]]:
-    """{category: tags} of `tags_general` ... beside the key and of lists inside it; "" for tags without one."""
+    """{category: tags} of `tags_general` ... next to the key and of lists inside it; "" for tags without one."""
     value = post.get(key)
     known = CATEGORIES.union(_lines(asked.category_order), _lines(asked.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.captioning.tagger import labels as tables
-from core.captioning.tagger.profile import FILE, PROFILES, Profile, read_profile
+from core.captioning.tagger.profile import FIX, PROFILES, Profile
 from core.captioning.tagger.tags import Label
 from core.formats.onnx.file import check_onnx
+from core.formats.onnx.profile import FILE, read_profile
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
@@ -67,7 +68,7 @@ def find(asked: TagTextSettings, workspace: Workspace) -> Found:
         what = f"The model folder '{folder}' does not exist"
         raise ProblemsError.one(what, where, fix, "tagger.no-folder")
     if os.path.lexists(folder / FILE):
-        return Found(read_profile(folder / FILE), folder, own=True)
+        return Found(read_profile(folder / FILE, Profile, FIX, "tagger.bad-profile"), folder, own=True)
     known = next((each for each in PROFILES.values() if each.folder_name == folder.name), Profile())
     return Found(known, folder, own=True)
 

@@ -4,16 +4,13 @@ as profile.json."""
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.tagger import FLOOR
 
-FILE = "profile.json"
 FIX = "write it as docs/taggers.md says"
 Numbers = tuple[float, float, float]
 Color = tuple[
@@ -93,23 +90,6 @@ class Profile(BaseModel):
     @property
     def page(self) -> str:
         return f"https://huggingface.co/{self.repo}"
-
-
-def read_profile(path: Path) -> Profile:
-    """A person's own profile. Raises ProblemsError with everything that is wrong in it."""
-    values = read_json_object(path, FIX, max_bytes=100_000)
-    try:
-        return Profile.model_validate(values)
-    except ValidationError as error:
-        raise ProblemsError(
-            Problem(
-                f"'{'.'.join(map(str, each['loc']))}' of the profile: {each['msg'].removeprefix('Value error, ')[:200]}",
-                str(path),
-                FIX,
-                code="tagger.bad-profile",
-            )
-            for each in error.errors()
-        ) from None
 
 
 def _wd(name: str, title: str, megabytes: int) -> Profile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from core.captioning.tagger.folder import Found, read_labels
 from core.captioning.tagger.labels import NOTHING
 from core.captioning.tagger.tags import Label, Scored
 from core.formats.onnx.file import MAX_INPUT, batch_too_large, outputs_too_many
-from core.formats.onnx.process import ModelProcess
+from core.formats.onnx.process import ModelProcess, OfProcess
 from core.formats.onnx.providers import onnxruntime, providers_for
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
@@ -22,7 +21,7 @@ ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
 DIGITS = 6  # of a kept score: 0.35 in float32 stays at least 0.35
 
 
-class Tagger:
+class Tagger(OfProcess):
     """A loaded model.
 
     wanted, provider   of onnxruntime: asked for, and taken
@@ -32,23 +31,13 @@ class Tagger:
     def __init__(self, found: Found, asked: TagSettings, context: JobContext):
         self.found, self.profile = found, found.profile
         wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers())
-        self._model = ModelProcess(found.model, wanted, context, self._refused)
+        self._model = ModelProcess(found.model, wanted, context.device, context.cancel, self._refused)
         self.provider, self.wanted = self._model.provider, wanted[0]
         try:
             self._load(asked)
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """End its process, whatever the model does."""
-        self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _load(self, asked: TagSettings) -> None:
         self.labels: list[Label] = read_labels(self.found, self._model.tags)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
 from core.settings.growth import add_choice
-from core.settings.hints import HintSettings
+from core.settings.hints import BY_MODEL, AnyHintSettings, HintSettings
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -36,9 +36,15 @@ PREPROCESSORS: dict[str, Preprocessor] = {}
 def register(preprocessor: Preprocessor) -> None:
     """Offer a preprocessor wherever one is chosen."""
     PREPROCESSORS[preprocessor.name] = preprocessor
-    groups: list[type[HintSettings]] = [HintSettings, *HintSettings.__subclasses__()]
-    for group in groups:
+    for group in groups_of(HintSettings):
         add_choice(group, "preprocessor", preprocessor.name, preprocessor.title)
+
+
+def groups_of(group: type[HintSettings]) -> Iterator[type[HintSettings]]:
+    """A group of settings, and those made from it."""
+    yield group
+    for each in group.__subclasses__():
+        yield from groups_of(each)
 
 
 def preprocessors() -> dict[str, Preprocessor]:
@@ -52,7 +58,13 @@ def make_hint(image: ndarray, asked: HintSettings) -> ndarray:
     return preprocessors()[asked.preprocessor].make(image, asked)
 
 
+def settings_of(name: str) -> tuple[str, ...]:
+    """Those that a preprocessor reads. name: also "model", or "none" where it can be chosen"""
+    known = preprocessors().get(name)
+    return known.settings if known else ("hint_model",) if name == BY_MODEL else ()
+
+
 def unused_settings(values: Mapping[str, Any]) -> set[str]:
     """The settings that the preprocessor chosen among these values does not read."""
     name = values.get("preprocessor", HintSettings.model_fields["preprocessor"].default)
-    return set(HintSettings.model_fields) - {"preprocessor", *preprocessors()[name].settings}
+    return set(AnyHintSettings.model_fields) - {"preprocessor", *settings_of(name)}

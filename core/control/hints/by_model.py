@@ -1,4 +1,4 @@
-"""A loaded ONNX model that makes control images: one image in, one image of 1 or 3 channels out; any other is refused."""
+"""Control images by a loaded ONNX model (one image in, one image of 1 or 3 channels out; any other is refused), and by any preprocessor."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from core.control.hints.models import ABOUT, WHERE, Found
+from core.control.hints import make_hint
+from core.control.hints.models import ABOUT, Found, checked_model
 from core.control.hints.plain import as_rgb, to_levels
 from core.formats.onnx.file import batch_too_large
-from core.formats.onnx.process import ModelProcess
-from core.formats.onnx.providers import onnxruntime, providers_for
-from core.record.context import JobContext
+from core.formats.onnx.process import ModelProcess, OfProcess
+from core.formats.onnx.providers import CPU
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.hints import BY_MODEL, AnyHintSettings
 
 MAX_SIDE = 4096
-PROVIDER = "hints_by_model.provider"
 FLOATS = ("tensor(float)", "tensor(float16)")
 
 
-class HintModel:
+class HintModel(OfProcess):
     """Makes control images. `layout` is the model's, `fixed` the (width, height) of its input or None where it is open.
 
     provider, wanted   of onnxruntime: taken, and asked for
     """
 
-    def __init__(self, found: Found, provider: str, context: JobContext):
+    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
+        """wanted: execution providers in the order of preference"""
         self.found, self.profile = found, found.profile
-        wanted = providers_for(provider, context.device, onnxruntime().get_available_providers(), PROVIDER)
-        self._model = ModelProcess(found.file, wanted, context, self._refused)
+        self._model = ModelProcess(found.file, wanted, device, cancel, self._refused)
         self.provider, self.wanted = self._model.provider, wanted[0]
         self._room: tuple[int, ...] = ()
         try:
@@ -39,16 +41,6 @@ class HintModel:
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """End its process, whatever the model does."""
-        self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def make(self, image: np.ndarray) -> np.ndarray:
         """The control image of an image at its size, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
@@ -134,7 +126,34 @@ class HintModel:
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:
         fix = "choose a model that makes an image of an image, or correct its profile.json (docs/control_images.md)"
-        return ProblemsError.one(f"The model {self.found.title} {why}", WHERE, fix, f"{ABOUT}.{end}")
+        return ProblemsError.one(f"The model {self.found.title} {why}", self.found.where, fix, f"{ABOUT}.{end}")
+
+
+class HintMaker:
+    """Makes control images by any preprocessor. ONNX models run on the CPU, each in a process that ends with this.
+
+    where   the setting that names a model
+    """
+
+    def __init__(self, workspace: Workspace, where: str, cancel: CancelToken):
+        self._workspace, self._where, self._cancel = workspace, where, cancel
+        self._models: dict[str, HintModel] = {}
+
+    def make(self, image: np.ndarray, asked: AnyHintSettings) -> np.ndarray:
+        """The control image of an image, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
+        if asked.preprocessor != BY_MODEL:
+            return make_hint(image, asked)
+        if asked.hint_model not in self._models:
+            found = checked_model(asked.hint_model, self._workspace, self._where)
+            self._models[asked.hint_model] = HintModel(found, [CPU], "cpu", self._cancel)
+        return self._models[asked.hint_model].make(image)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for model in self._models.values():
+            model.close()
 
 
 def not_an_image(shape: Sequence[int], batch: int) -> str:

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from core.formats.onnx.file import check_onnx
-from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.formats.onnx.profile import FILE, read_profile
+from core.record.problems import ProblemsError, problems_at
 from core.record.regular import check_regular
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import Workspace, real_path, resolve_path
 from core.settings.named import leads_out
 
-FILE = "profile.json"
-WHERE = "hints_by_model.hint_model"
 FIX = "write it as docs/control_images.md says"
 ABOUT = "hint-model"  # what the codes of its problems begin with
+BAD_PROFILE = f"{ABOUT}.bad-profile"
 Numbers = tuple[float, float, float]
 Deviations = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
@@ -49,52 +48,53 @@ class Profile(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """A model's file, and what is said of it."""
+    """A model's file, and what is said of it. where: the setting that names it"""
 
     file: Path
     profile: Profile
+    where: str
 
     @property
     def title(self) -> str:
         return self.profile.title or (self.file.parent.name if self.file.stem == "model" else self.file.stem)
 
 
-def find_model(given: str, workspace: Workspace) -> Found:
-    """An .onnx file, or a folder with one: a path, or a name below models/preprocessors. Raises ProblemsError."""
+def checked_model(given: str, workspace: Workspace, where: str) -> Found:
+    """An .onnx file, or a folder with one: a path, or a name below models/preprocessors. Raises ProblemsError at the setting
+    that names it (`where`) for one that is missing, damaged or too large."""
     if not given:
         fix = "choose an .onnx file, or a folder with one"
-        raise ProblemsError.one("No model is chosen", WHERE, fix, f"{ABOUT}.none")
-    place = workspace.preprocessors / given
-    place = place if not leads_out(given) and os.path.lexists(place) else resolve_path(given)
+        raise ProblemsError.one("No model is chosen", where, fix, f"{ABOUT}.none")
+    place = _place(given, workspace)
     if not os.path.exists(place):  # false, not an error, for an invalid name
         what = f"There is no model '{given}'"
-        raise ProblemsError.one(what, WHERE, "check the path, or the name below models/preprocessors", f"{ABOUT}.none")
-    file = _only_model(place) if os.path.isdir(place) else place
-    profile = file.with_name(FILE)
-    return Found(file, read_profile(profile) if os.path.lexists(profile) else Profile())
+        raise ProblemsError.one(what, where, "check the path, or the name below models/preprocessors", f"{ABOUT}.none")
+    with problems_at(where):
+        file = _only_model(place) if os.path.isdir(place) else place
+        profile = file.with_name(FILE)
+        found = Found(
+            file, read_profile(profile, Profile, FIX, BAD_PROFILE) if os.path.lexists(profile) else Profile(), where
+        )
+        check_regular(file)
+        check_onnx(file, ABOUT)
+    return found
 
 
-def check_model(found: Found) -> None:
-    """Raises ProblemsError where the file is missing, damaged or too large."""
-    check_regular(found.file)
-    check_onnx(found.file, ABOUT)
+def known_models(workspace: Workspace) -> list[str]:
+    """The names below models/preprocessors: files, and folders with a model."""
+    entries = sorted(workspace.preprocessors.glob("*")) if workspace.preprocessors.is_dir() else []
+    return [each.name for each in entries if each.suffix.lower() == ".onnx" or any(each.glob("*.onnx"))]
 
 
-def read_profile(path: Path) -> Profile:
-    """Raises ProblemsError with everything that is wrong in it."""
-    values = read_json_object(path, FIX, max_bytes=100_000)
-    try:
-        return Profile.model_validate(values)
-    except ValidationError as error:
-        raise ProblemsError(
-            Problem(
-                f"'{'.'.join(map(str, each['loc']))}' of the profile: {each['msg'].removeprefix('Value error, ')[:200]}",
-                str(path),
-                FIX,
-                code=f"{ABOUT}.bad-profile",
-            )
-            for each in error.errors()
-        ) from error
+def portable_model(given: str, workspace: Workspace) -> str:
+    """The model's name below models/preprocessors, else its last part: no folder of this machine."""
+    place, root = real_path(_place(given, workspace)), real_path(workspace.preprocessors)
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name
+
+
+def _place(given: str, workspace: Workspace) -> Path:
+    place = workspace.preprocessors / given
+    return place if not leads_out(given) and os.path.lexists(place) else resolve_path(given)
 
 
 def _only_model(folder: Path) -> Path:

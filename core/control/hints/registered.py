@@ -5,7 +5,9 @@ from __future__ import annotations
 import core.settings.generation.controls
 import core.settings.tools.hints  # noqa: F401  choices are added to the settings of both
 from core import extensions
-from core.control.hints import Preprocessor, register
+from core.control.hints import Preprocessor, groups_of, register
+from core.settings.growth import add_choice
+from core.settings.hints import BY_MODEL, AnyHintSettings
 
 EDGES, PLAIN, RANDOM = (f"core.control.hints.{name}" for name in ("edges", "plain", "random_parts"))
 CANNY = ("edge_low", "edge_high")
@@ -19,3 +21,6 @@ register(Preprocessor("blur", "Blur", extensions.later(PLAIN, "blurred"), ("blur
 register(Preprocessor("tile", "Tile", extensions.later(PLAIN, "tiled"), ("tile_factor",)))
 register(Preprocessor("shuffle", "Color shuffle", extensions.later(RANDOM, "shuffled"), ("hint_seed",)))
 register(Preprocessor("inpaint", "Inpaint mask", extensions.later(RANDOM, "masked"), ("mask_share", "hint_seed")))
+
+for _group in groups_of(AnyHintSettings):
+    add_choice(_group, "preprocessor", BY_MODEL, "ONNX model")

@@ -96,7 +96,7 @@ def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], pa
     for each in placed:
         at = each.image.path
         stem = os.path.splitext(below[at])[0]
-        if stem in names:  # a.png.png beside a.png: its stem would name the other
+        if stem in names:  # a.png.png next to a.png: its stem would name the other
             stem = below[at]
         forms = (absolute[at], below[at], stem, stem.rpartition("/")[2])
         key = next((form for form in forms if form in earlier), absolute[at] if full_path else stem)

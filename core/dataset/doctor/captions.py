@@ -14,7 +14,7 @@ SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
 TAGS_FROM = 4  # captions are tags if they have this many parts of at most TAG_WORDS words each
 TAG_WORDS = 3
-NAMED_TAGS = 3  # of an image's rare tags shown beside it
+NAMED_TAGS = 3  # of an image's rare tags shown next to it
 
 _WORD = re.compile(r"\w+")
 

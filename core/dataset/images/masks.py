@@ -44,12 +44,13 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
-    """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black; None for an image without
-    one. One of another size than its image is resized with it."""
+    """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black, with the compatibility of sd-scripts
+    in their own color; None for an image without one. One of another size than its image is resized with it."""
     if placed.image.control is None:
         return None
     opened = _beside(placed.image.control, "control image", view)
-    return _as_control(control_in_view(opened.on(BLACK), view, placed.concept))
+    hint = opened.on(BLACK) if placed.concept.control_fit == "aligned" else opened.colors
+    return _as_control(control_in_view(hint, view, placed.concept))
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
@@ -70,10 +71,12 @@ def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Im
     return hint.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else hint
 
 
-def control_for(path: Path, size: Size) -> np.ndarray:
-    """The control image of a generated image of this size, as `load_control` gives it: fitted to cover it, cropped around its
-    center."""
+def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
+    """The control image of a sample of this size, as `load_control` gives it: fitted to cover it, cropped around its center;
+    or stretched by Lanczos resampling, without its transparency."""
     opened = open_decoded(path, managed=False)
+    if stretched:
+        return _as_control(resize(opened.colors, size, "lanczos"))
     return _as_control(in_view(opened.on(BLACK), cover(opened.size, size), flip=False))
 
 

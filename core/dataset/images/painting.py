@@ -39,7 +39,7 @@ class Start:
 
 
 def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
-    """The painted mask, else the one of the mask folder, else one beside the image, else its transparency."""
+    """The painted mask, else the one of the mask folder, else one next to the image, else its transparency."""
     size = (image.width, image.height)
     for origin, path in (("painted", painted), ("folder", image.conditioning), ("beside", mask_beside(image))):
         if path is None or not os.path.lexists(path) or not may_read(path):

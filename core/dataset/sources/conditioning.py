@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What stands beside images. field: of ImageInfo; word: in messages; code: what those of its problems begin with;
+    """What stands next to images. field: of ImageInfo; word: in messages; code: what those of its problems begin with;
     needed: an image without one cannot train."""
 
     field: str
@@ -42,11 +42,13 @@ MASK, CONTROL = Kind("conditioning", "mask", "mask"), Kind("control", "control i
 
 @dataclass(frozen=True)
 class Paired:
-    """images: all that are usable, with the partner where there is one. unusable: key -> why its partner cannot be used."""
+    """images: all that are usable, with the partner where there is one. unusable: key -> why its partner cannot be used.
+    found: the files of each image's name."""
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
     problems: list[Problem]
+    found: list[Sequence[File]]
 
 
 def conditioning_folder(typed: str | None) -> Path | None:
@@ -156,10 +158,9 @@ def pair(
         paired.append(replace(image, **own))
     without = [image for image in images if not found[image.key]]
     problems += _missing(kind, partners.shown, len(images), without, level) if without else []
-    problems += _extra(kind, partners, found.values())
     problems += _sizes(kind, partners.shown, paired, seen, level)
     problems += _exchanged(partners.shown, images, used) if kind.needed else []
-    return Paired(paired, unusable, problems)
+    return Paired(paired, unusable, problems, list(found.values()))
 
 
 def _by_stem(files: Sequence[File], suffix: str | None) -> dict[str, list[File]]:
@@ -273,21 +274,28 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
     return [Problem(f"{what}: {names_of(missing)}", shown, fix, level, code=f"{kind.code}.missing")]
 
 
-def _extra(kind: Kind, partners: Partners, found: Iterable[Sequence[File]]) -> Iterator[Problem]:
-    """Files that no image uses: those of a name that another file has too, and those of no image's name."""
+def extra_problems(
+    kind: Kind, shown: str, partners: Iterable[File], found: Iterable[Sequence[File]]
+) -> Iterator[Problem]:
+    """Files that no image uses: those of a name that another file has too, and those of no image's name.
+
+    found   the files of each image's name, of all image folders that these partners are for
+    """
     named = [files for files in found if files]
     taken = {files[0].path for files in named}
     doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
     if doubled:
-        pairs = [f"{path.name} (beside {first.path.name})" for path, first in doubled.items()]
+        pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
         what = f"{count(len(doubled), kind.word)} of a name that is taken already will not be used: {listed(pairs)}"
         fix = "keep one file for each image"
-        yield Problem(what, partners.shown, fix, "advice", code=f"{kind.code}.doubled")
-    extra = [file.path.name for file in partners.files if file.path not in taken and file.path not in doubled]
+        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.doubled")
+    paths = dict.fromkeys(file.path for file in partners)
+    extra = [path.name for path in paths if path not in taken and path not in doubled]
     if extra:
-        what = f"{count(len(extra), 'file')} among the {kind.word}s match no image: {listed(extra)}"
+        match = "matches" if len(extra) == 1 else "match"
+        what = f"{count(len(extra), 'file')} among the {kind.word}s {match} no image: {listed(extra)}"
         fix = "rename them like their images, or ignore this"
-        yield Problem(what, partners.shown, fix, "advice", code=f"{kind.code}.unmatched")
+        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.unmatched")
 
 
 def _sizes(
@@ -317,11 +325,11 @@ def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
-    """Both folders may have been exchanged: captions lie beside the images, never beside control images."""
+    """Both folders may have been exchanged: captions lie next to the images, never next to control images."""
     described = sum(bool(file.sidecars) for file in used)
     if described > len(used) / 2 and not any(image.sidecars or image.given for image in images):
         what = (
-            "The captions lie beside the control images, and none beside the images: the folders seem to be exchanged"
+            "The captions lie next to the control images, and none next to the images: the folders seem to be exchanged"
         )
         fix = "choose the folder with the captions as the image folder, and the other one for the control images"
         yield Problem(what, shown, fix, "advice", code="control.exchanged")

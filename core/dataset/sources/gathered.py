@@ -16,6 +16,7 @@ from core.dataset.sources.conditioning import (
     Partners,
     beside,
     conditioning_folder,
+    extra_problems,
     in_folder,
     listed_in,
     pair,
@@ -51,6 +52,8 @@ class Gathered:
         self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, ImageSettings] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
+        # by kind and place, since several image folders may share one: all files there, and those of each image's name
+        self._partners_of: dict[tuple[Kind, str], tuple[list[File], list[Sequence[File]]]] = {}
 
     def add(self, concept: Concept) -> None:
         """Scan one folder of the settings."""
@@ -71,6 +74,8 @@ class Gathered:
 
     def result(self) -> Scan:
         self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
+        for (kind, shown), (files, named) in self._partners_of.items():
+            self.problems += extra_problems(kind, shown, files, named)
         self.problems += [
             *_shared_stems(self.images),
             *_animated(self.images),
@@ -256,7 +261,7 @@ class Gathered:
     ) -> None:
         """Pair masks or control images, leave out small images, and add the rest to the result.
 
-        others   the masks or control images that lie beside the images or are named by a metadata file, where there is no
+        others   the masks or control images that lie next to the images or are named by a metadata file, where there is no
                  folder of them
         """
         kind = CONTROL if concept.control else MASK
@@ -264,6 +269,9 @@ class Gathered:
         if partners and images:
             paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level)
             self.problems += paired.problems
+            files, found = self._partners_of.setdefault((kind, partners.shown), ([], []))
+            files += partners.files
+            found += paired.found
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images
         limit = concept.images.skip_image_resolution
@@ -297,7 +305,7 @@ class Gathered:
 
 
 def _told_apart(files: list[File], concept: Concept) -> tuple[list[File], list[File]]:
-    """(images, masks or control images beside them)."""
+    """(images, masks or control images next to them)."""
     if concept.images.conditioning_suffix and conditioning_folder(concept.images.conditioning_data_dir) is None:
         return without_suffix(files, concept.images.conditioning_suffix)
     return files, []

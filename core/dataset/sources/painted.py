@@ -13,7 +13,7 @@ from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 
 MARK = ".atelier-masks.json"  # in each of these folders: which images it is for
-LABEL = "-masklabel.png"  # OneTrainer's masks, beside the image
+LABEL = "-masklabel.png"  # OneTrainer's masks, next to the image
 LONGEST_NAME = 60
 
 

@@ -1,16 +1,13 @@
 """Stable Diffusion 2.x: as 1.x with OpenCLIP's ViT-H, of which it reads the last but one layer; predicts noise or v."""
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.families.base import Family
-from core.families.layout import Layout
+from core.families.layouts import LAYOUTS
 from core.families.one_encoder import encode_captions, encode_ids, input_blocks, predict
 from core.families.targets import one_encoder_targets
-from core.families.tokenizer import load_tokenizer
 
 
 @torch.no_grad()
@@ -30,15 +27,8 @@ def prediction_of(unet: Any) -> str:
     return "v" if float((given.float() - x.float()).mean()) < -1 else "epsilon"
 
 
-_LAYOUT = Layout(
-    family="sd2",
-    configs=Path(__file__).parent / "configs",
-    text_encoders=("text_encoder",),
-    tokenizers=(partial(load_tokenizer, pad="!"),),
-    find_prediction=prediction_of,
-)
 FAMILY = Family(
-    _LAYOUT,
+    LAYOUTS["sd2"],
     encode_captions=encode_captions,
     encode_ids=encode_ids,
     predict=predict,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -13,10 +12,9 @@ from core.diffusion.text_states import TextStates
 from core.families.base import Family
 from core.families.clip import Join, join_windows
 from core.families.components import Components
-from core.families.layout import Layout
+from core.families.layouts import LAYOUTS
 from core.families.sdxl.text import LAYER, pooled, read_layer
 from core.families.sdxl.unet import lora_targets, predict
-from core.families.tokenizer import load_tokenizer
 from core.families.weighted_text import Weights, read_captions, weigh
 
 
@@ -37,15 +35,8 @@ def encode_ids(
     return TextStates(join(weigh(states, weights, 0, normalize)), pooled(encoder, last[:, 0], own[:, 0], end))
 
 
-_LAYOUT = Layout(
-    family="sdxl_refiner",
-    configs=Path(__file__).parent / "configs",
-    text_encoders=("text_encoder_2",),
-    tokenizers=(partial(load_tokenizer, pad="!", pad_is_mark=False),),
-    vae_overflows=True,
-)
 FAMILY = Family(
-    _LAYOUT,
+    LAYOUTS["sdxl_refiner"],
     encode_captions=partial(read_captions, encode_ids),
     encode_ids=encode_ids,
     predict=predict,

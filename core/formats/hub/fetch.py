@@ -1,7 +1,7 @@
 """Downloads one file from a web server: resumed where it stopped, verified, and named only when it is complete and of the
 format that its name says.
 
-Beside the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
+Next to the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
 """
 
 from __future__ import annotations

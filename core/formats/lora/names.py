@@ -16,7 +16,7 @@ from functools import cache
 from typing import TypeVar
 
 from core.formats.models import sd_keys
-from core.formats.models.text_keys import full_name
+from core.formats.models.text_keys import bare_name, full_name
 
 T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
@@ -47,6 +47,7 @@ JOINED = {
     *("input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers", "skip_connection"),
     *("time_embed", "label_emb"),
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
+    *("layer_norm1", "layer_norm2", "final_layer_norm", "conv_norm_out"),
 }
 LONGEST = max(name.count("_") + 1 for name in JOINED)
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
@@ -71,7 +72,8 @@ KEYS = {
     *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
 }
 KINDS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> all keys its layers can have
-BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie beside the tensors of a network's layers
+BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie next to the tensors of a network's layers
+BESIDE_IN_USE = {"w_norm": "weight", "b_norm": "bias", "diff_b": "bias"}  # of these, those that are used: added to what
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": "dora_scale"}  # after ".lora_"
 OLD_DIFFUSERS = {
     "down.weight": DOWN,
@@ -132,6 +134,19 @@ def module_path(name: str) -> tuple[str, str] | None:
     if part == "unet" and parts[0] in LDM_ROOTS:
         path = sd_keys.unet_to_diffusers(path, "sdxl")
     return part, path
+
+
+def place_of_layer(name: str) -> tuple[str, str] | None:
+    """(part, name of the module there) of a LoRA's layer, as tensors of models are named here."""
+    found = module_path(layer_name(name))
+    return (found[0], bare_name(found[1])) if found is not None else None
+
+
+def place_beside(key: str) -> tuple[str, str] | None:
+    """(part, name of the tensor there) that a tensor next to a LoRA's layers is added to; None: it is not used."""
+    name, _, own = key.partition(".")
+    place = place_of_layer(name)
+    return None if place is None or own not in BESIDE_IN_USE else (place[0], f"{place[1]}.{BESIDE_IN_USE[own]}")
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:

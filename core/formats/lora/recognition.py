@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place
+from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place, split_key
 from core.formats.tensors.entry import TensorEntry
 
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
@@ -32,6 +33,11 @@ RANK_FIRST = (
         "lora_linear_layer.down.weight",
     ),
     *("_lora.down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", ".a2.weight"),
+)
+# Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products hold their kernels flattened or apart.
+CONVOLUTION = re.compile(
+    r"(resnets_\d+_conv[12]|samplers_\d+_conv|conv_in|conv_out|in_layers_2|out_layers_3|blocks_\d+_\d+_(op|conv)"
+    r"|input_blocks_0_0|(unet|diffusion_model)_out_2)$"
 )
 
 
@@ -103,14 +109,22 @@ def _endings(names: Iterable[str]) -> set[str]:
     return {kohya_place(name, None)[1] for name in alike.values()}
 
 
-def rank_of(tensors: Mapping[str, TensorEntry], network: str | None, metadata: Mapping[str, str]) -> int | None:
-    """The rank of a LoRA-like file, the largest if its layers differ: by the shapes, else as sd-scripts' metadata say it.
-    None where its kind has no rank, or neither says it."""
+def ranks_of(
+    tensors: Mapping[str, TensorEntry], network: str | None, metadata: Mapping[str, str]
+) -> tuple[int | None, int | None]:
+    """(rank, rank of 3x3 convolutions where it is another) of a LoRA-like file, the largest if its layers differ: by shapes and names,
+    else as sd-scripts' metadata say it. None where its kind has no rank, or neither says it."""
     if network is None or not NETWORKS[network].ranked:
-        return None
-    sides = [entry.side(0) for name, entry in tensors.items() if name.endswith(RANK_FIRST)]
+        return None, None
+    sides: dict[bool, list[int]] = {False: [], True: []}
+    for name, entry in tensors.items():
+        if name.endswith(RANK_FIRST):
+            layer = split_key(name)[0].replace(".", "_")
+            sides[prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer) is not None].append(entry.side(0))
     said = metadata.get("ss_network_dim", "")
-    return max(sides, default=int(said) if said.isdecimal() and len(said) < 6 else None)
+    conv = max(sides[True], default=None)
+    rank = max(sides[False], default=conv or (int(said) if said.isdecimal() and len(said) < 6 else None))
+    return rank, conv if conv != rank else None
 
 
 def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:

@@ -110,7 +110,7 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
     kind = identify_header(entries, metadata)
     parts = _file_parts(path, entries, kind.family or family, kohya_projection)
     sizes = _named_sizes(path, metadata)
-    if kind.variant == "inpainting":  # beside the latents its U-Net reads a mask and the latents of what is kept
+    if kind.variant == "inpainting":  # besides the latents its U-Net reads a mask and the latents of what is kept
         sizes["unet"] = {"in_channels": 9, **sizes.get("unet", {})}
     return Checkpoint(path, kind, {name: replace(part, sizes=sizes.get(name, {})) for name, part in parts.items()})
 
@@ -122,15 +122,15 @@ def open_vae(path: Path | str) -> Part:
         for folder in (path, path / "vae"):
             config = read_json(folder / "config.json")
             if config is not None and config.get("_class_name") == "AutoencoderKL":
-                return replace(_folder_part(folder, config, PART_KINDS["AutoencoderKL"]), name="vae")
+                return replace(folder_part(folder, config, PART_KINDS["AutoencoderKL"]), name="vae")
         fix = "choose a folder whose config.json names AutoencoderKL, or a VAE file"
         raise ProblemsError.one("This folder does not contain a VAE", str(path), fix, "model.no-vae")
     entries, metadata = read_header(path)
     part = _vae_part(path, entries)
     if part is None:
         kind = identify_header(entries, metadata)
-        what = f"This is not a VAE but: {kind}"
-        raise ProblemsError.one(what, str(path), "choose a VAE, or leave the VAE setting empty", "model.not-a-vae")
+        what, fix = f"This is not a VAE but: {kind}", "choose a VAE, or a checkpoint that contains one"
+        raise ProblemsError.one(what, str(path), fix, "model.not-a-vae")
     return replace(part, sizes=_named_sizes(path, metadata).get("vae", {}))
 
 
@@ -214,20 +214,21 @@ def _folder_parts(path: Path) -> dict[str, Part]:
         config = read_json(folder / "config.json")
         kind = kind_of(folder.name, config) if config is not None else None
         if config is not None and kind is not None:
-            parts[folder.name] = _folder_part(folder, config, kind)
+            parts[folder.name] = folder_part(folder, config, kind)
     return parts
 
 
-def _folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
+def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
+    """The part that a folder holds, with its config. Raises ProblemsError."""
     check_config(kind, config, str(folder / "config.json"))
     places = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         entries, _ = read_header(file)
         places.update({kind.rename(key): Place(file, key, entry) for key, entry in entries.items()})
     return Part(folder.name, folder, _without_ballast(kind, places), config)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The weight file, or the shards listed in an index."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -31,7 +32,7 @@ from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.formats.tensors.writer import Wrote, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     import torch
@@ -70,56 +71,66 @@ def convert(
     """Write a model in another form or precision; it appears complete at its target or not at all.
 
     Tensors are read as they are written; what has no place in the form is kept (core.formats.models.extra).
-    change    the parts' tensors, still to be read -> those to write, as for a merge
+    change    the parts' tensors, still to be read -> those to write, as for a merge; reading them may raise TooLarge
     wrote     told the bytes of each tensor that was written
     returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
     damaged: list[str] = []
     with OpenFiles() as files:
-        model, advice = _model(asked, files, change)
-        model = replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote)
-        WRITERS[asked.form](model, asked.target)
+        states = _states(asked, files)
+        states = change(states) if change is not None else states
+        if asked.dtype is not None:
+            # Few models hold values that a dtype cannot: only those are read twice.
+            with suppress(_NotFinite, TooLarge):
+                model = _model(asked, files, cast_states(states, asked.dtype), asked.dtype)
+                WRITERS[asked.form](replace(model, see=_refuse, cancel=cancel, wrote=wrote), asked.target)
+                return []
+        states, dtype, advice = _cast(states, asked.dtype, asked.target)
+        model = _model(asked, files, states, dtype)
+        WRITERS[asked.form](replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote), asked.target)
     return advice + _damage(damaged, asked.source.path)
 
 
 def in_one_file(asked: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The tensors, still to be read, and the metadata that a model has as a single file."""
-    model, _ = _model(asked, files)
+    """The tensors as stored, still to be read, and the metadata that a model has as a single file."""
+    model = _model(asked, files, _states(asked, files), None)
     return one_file(model), {**asked.facts.metadata, **other_sizes(model.configs, asked.published)}
 
 
-def _model(
-    asked: Conversion, files: OpenFiles, change: Callable[[States], States] | None = None
-) -> tuple[Model, list[Problem]]:
-    """What is written, still to be read, and the advice of `_cast`."""
-    configs = {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
-    states: States = {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
-    states, dtype, advice = _cast(change(states) if change is not None else states, asked.dtype, asked.target)
-    kept = survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema)
+def _configs(asked: Conversion) -> dict[str, dict[str, Any]]:
+    return {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
+
+
+def _states(asked: Conversion, files: OpenFiles) -> States:
+    configs = _configs(asked)
+    return {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
+
+
+def _model(asked: Conversion, files: OpenFiles, states: States, dtype: torch.dtype | None) -> Model:
+    """What is written, still to be read. dtype: of what the model has besides these."""
     return Model(
         asked.family,
         states,
-        configs,
+        _configs(asked),
         asked.published,
         asked.source,
         asked.facts,
         files,
-        kept,
+        survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema),
         asked.kohya_projection,
         keeps_extra=True,
         variant=asked.variant,
-    ), advice
+    )
 
 
-def _cast(
-    states: States, dtype: torch.dtype | None, target: Path
-) -> tuple[States, torch.dtype | None, list[Problem]]:
+def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
     """(the tensors in `dtype`, or in fp32 where some are too large for it, that dtype, the advice about those)."""
-    import torch
-
     names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
     advice = [kept_wide(names, dtype, target)] if names else []
-    dtype = torch.float32 if names else dtype
+    if names:
+        import torch
+
+        dtype = torch.float32
     return cast_states(states, dtype), dtype, advice
 
 
@@ -150,6 +161,19 @@ def write_vae(
                 bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
                 write_safetensors(temporary, bare, other_sizes({"vae": config}, published), cancel, wrote)
     return advice + _damage(damaged, vae.source)
+
+
+class TooLarge(ProblemsError):
+    """A changed value is too large for the dtype that it is read in."""
+
+
+class _NotFinite(Exception):
+    """A value is NaN or infinite as it is written."""
+
+
+def _refuse(name: str, value: torch.Tensor) -> None:
+    if not isfinite(largest(value)):
+        raise _NotFinite(name)
 
 
 def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:

@@ -100,7 +100,7 @@ def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -
     found = {key: value for key, value in config.items() if key not in NOT_SAVED}
     for key in ("dtype", "torch_dtype"):
         if key in found:
-            found[key] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+            found[key] = next(iter(tensors.values())).type
     return found
 
 

@@ -14,7 +14,7 @@ from core.formats.models.checkpoint import Checkpoint, Part, Place
 from core.formats.models.single_file import V_MARKER
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
-from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
+from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder: names of a si
 # The U-Net's averages in CompVis' files: its keys from "diffusion_model." on, without their dots.
 EMA, EMA_UNET = "model_ema.", "model_ema.diffusion_model"
 POSITIONS = "embeddings.position_ids"
-STATED = "generation_defaults.json"  # beside a diffusers folder's model_index.json: {"guidance_scale": 4.0}
+STATED = "generation_defaults.json"  # next to a diffusers folder's model_index.json: {"guidance_scale": 4.0}
 GUIDANCE = "atelier_guidance_scale"  # the same in the metadata of what is made of such a folder
 SHOWN = 3
 
@@ -94,17 +94,22 @@ def _written(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTensor]])
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
     """A fresh position_ids tensor for CLIP: 16-bit files round it. Under its usual name with `text_model.`"""
-    import torch
-
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):
         name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
-    return {name: in_memory(torch.arange(shape[-1]).expand(shape))}
+
+    def made(dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        return torch.arange(shape[-1], dtype=dtype).expand(shape).contiguous()
+
+    return {name: LazyTensor("int64", shape, made)}
 
 
-def ema_name(name: str, family: str) -> str:
-    """Where CompVis' files keep the average of a U-Net's tensor, by diffusers' name."""
-    return EMA_UNET + sd_keys.unet_to_ldm(name, family).replace(".", "")
+def ema_names(name: str, family: str) -> tuple[str, str]:
+    """Where files keep the average of a U-Net's tensor, by diffusers' name: CompVis' without dots, others with them."""
+    theirs = sd_keys.unet_to_ldm(name, family)
+    return EMA_UNET + theirs.replace(".", ""), f"{EMA_UNET}.{theirs}"
 
 
 def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
@@ -113,10 +118,10 @@ def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
     entries: Mapping[str, TensorEntry] = read_header(file)[0] if file is not None else {}
     places = {}
     for name, place in unet.places.items():
-        theirs = ema_name(name, family)
-        entry = entries.get(theirs)
-        if file is not None and entry is not None and entry.shape == place.entry.shape:
-            places[name] = Place(file, theirs, entry)
+        for theirs in ema_names(name, family):
+            entry = entries.get(theirs)
+            if file is not None and entry is not None and entry.shape == place.entry.shape:
+                places[name] = Place(file, theirs, entry)
     missing = [name for name in unet.places if name not in places]
     if not places:
         what, fix = "The model has no EMA weights", "choose another setting for EMA weights, or a file with them"

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from core.formats.tensors.writer import PRECISIONS
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from core.formats.tensors.lazy import LazyTensor
 
 SHOWN = 3
-TYPE_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
 
 def overflowing(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[str]:
@@ -42,13 +43,13 @@ def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
 
 
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
-    """Names of those whose largest value becomes infinite in `dtype`."""
+    """Names of those whose largest value becomes infinite in `dtype`, or NaN where it has no infinity (fp8)."""
     import torch
 
     return [
         name
         for name, size in sizes.items()
-        if isfinite(size) and bool(torch.tensor(size, dtype=torch.float64).to(dtype).isinf())
+        if isfinite(size) and not torch.tensor(size, dtype=torch.float64).to(dtype).double().isfinite()
     ]
 
 
@@ -70,7 +71,7 @@ def refuse_no_numbers(names: Sequence[str], where: object) -> None:
 def has_no_numbers(names: Sequence[str], where: object) -> Problem:
     """The warning of a model that was written although it contains NaN or infinite values."""
     return Problem(
-        f"{len(names)} tensors contain NaN or infinite values: {shown(names)}",
+        f"{count(len(names), 'tensor')} with NaN or infinite values: {shown(names)}",
         str(where),
         "download the model again; in a VAE, replace it by another one",
         level="warning",
@@ -80,7 +81,7 @@ def has_no_numbers(names: Sequence[str], where: object) -> Problem:
 
 def kept_wide(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
     """The advice for a file that is written in fp32 because of these."""
-    name = TYPE_NAMES.get(str(dtype).removeprefix("torch."), str(dtype))
+    name = next((short for short, long in PRECISIONS.items() if str(dtype) == f"torch.{long}"), str(dtype))
     return Problem(
         f"Some weights are too large for {name}, so this file was written in fp32: {shown(names)}",
         str(where),

@@ -7,9 +7,13 @@ SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
-from core.formats.tensors.lazy import LazyTensor, in_memory, stacked
+from core.formats.tensors.lazy import LazyTensor, stacked
+
+if TYPE_CHECKING:
+    import torch
 
 State = Mapping[str, LazyTensor]
 VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
@@ -26,7 +30,7 @@ SIZES = (
     ),
     *("cross_attention_dim", "projection_class_embeddings_input_dim", "addition_time_embed_dim", "scaling_factor"),
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim", "hidden_act"),
-    *("vocab_size", "max_position_embeddings", "latent_channels"),
+    *("vocab_size", "max_position_embeddings", "latent_channels", "sample_size"),
 )
 
 
@@ -92,8 +96,6 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
     """
     if family != "sd2":
         return {}
-    import torch
-
     prefix = sd_keys.OPEN_CLIP_PREFIXES[family]
     blocks = f"{prefix}{sd_keys.OPEN_CLIP_RESBLOCK}."
     numbers = [int(name.removeprefix(blocks).partition(".")[0]) for name in tensors if name.startswith(blocks)]
@@ -107,14 +109,21 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
     }
     final = tensors[f"{prefix}ln_final.weight"]
     width = final.shape[0]
-    found[f"{prefix}text_projection"] = in_memory(torch.ones(width, width)).cast(final.dtype)
-    found[f"{prefix}logit_scale"] = in_memory(torch.ones(())).cast(final.dtype)
+    found[f"{prefix}text_projection"] = _ones(width, width).cast(final.type)
+    found[f"{prefix}logit_scale"] = _ones().cast(final.type)
     return found
 
 
 def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
     """Empty tensors that mark the prediction type, which the weights do not reveal."""
-    import torch
-
     wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
-    return {name: in_memory(torch.empty(0)) for name, is_wanted in wanted.items() if is_wanted}
+    return {name: _ones(0) for name, is_wanted in wanted.items() if is_wanted}
+
+
+def _ones(*shape: int) -> LazyTensor:
+    def made(dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        return torch.ones(shape, dtype=dtype)
+
+    return LazyTensor("float32", shape, made)

@@ -43,7 +43,7 @@ States = Mapping[str, Mapping[str, LazyTensor]]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's metadata beside its weights.
+    """A model's metadata next to its weights.
 
     metadata     all strings, for safetensors files (core.formats.model_spec)
     prediction   "epsilon" or "v", marked in a file and by the scheduler of a folder; None: as in the source
@@ -241,7 +241,7 @@ def sizes_beyond(
         narrower = dtype is not None and any(
             torch.finfo(tensor.dtype).max > torch.finfo(dtype).max
             for tensor in state.values()
-            if tensor.dtype.is_floating_point
+            if tensor.is_float
         )
         if name in always or narrower:
             sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}

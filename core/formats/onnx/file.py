@@ -85,7 +85,7 @@ def outputs_too_many(shape: Sequence[int]) -> str:
 
 
 def _size_of(about: str, place: str, path: Path) -> int:
-    """The size of a file with numbers beside the model."""
+    """The size of a file with numbers next to the model."""
     inside = PurePosixPath(place.replace("\\", "/"))
     folder = os.path.realpath(path.parent)
     real = os.path.realpath(path.parent / place) if "\0" not in place else ""

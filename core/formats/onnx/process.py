@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from core.formats.onnx.providers import CPU
 from core.formats.onnx.runner import IMAGES, VALUES
 from core.record import machine
-from core.record.context import JobContext
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.record.worker import Gone, Worker
 
@@ -34,15 +34,15 @@ class ModelProcess:
     inputs    [name, type, shape] of each       outputs   their names        tags   a text in its metadata
     """
 
-    def __init__(self, model: Path, wanted: Sequence[str], context: JobContext, refused: Refused):
-        self._context, self._refused = context, refused
+    def __init__(self, model: Path, wanted: Sequence[str], device: str, cancel: CancelToken, refused: Refused):
+        self._cancel, self._refused = cancel, refused
         self._seconds = LONGEST_SECONDS if wanted[0] == CPU else COMPILING_SECONDS
         self._images: np.ndarray | None = None
         self._folder = TemporaryDirectory(prefix="atelier-onnx-", ignore_cleanup_errors=True)
         self._place = Path(self._folder.name)
         self._worker = Worker([sys.executable, "-m", "core.formats.onnx.runner", self._folder.name], self._place)
         try:
-            question = {"model": str(model.absolute()), "providers": list(wanted), "device": context.device}
+            question = {"model": str(model.absolute()), "providers": list(wanted), "device": device}
             facts = self._ask({"open": question | {"threads": machine.threads()}}, "cannot be loaded", self._seconds)
         except BaseException:
             self.close()
@@ -89,10 +89,26 @@ class ModelProcess:
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
-        answer = self._worker.ask(question, seconds, self._context.cancel)
+        answer = self._worker.ask(question, seconds, self._cancel)
         if isinstance(answer, Gone):
             why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.code_words})"
             raise ModelGone(self._refused(why, "no-answer").problems)
         if "error" in answer:
             raise self._refused(f"{fails}: {answer['error']}", "model")
         return answer
+
+
+class OfProcess:
+    """What uses a model as a context manager: its process ends with it."""
+
+    _model: ModelProcess
+
+    def close(self) -> None:
+        """End the process, whatever the model does."""
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

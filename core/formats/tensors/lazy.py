@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
+from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.reading import PIECE_BYTES, TORCH_NAMES, TensorFile, gathered, sliced
 
 if TYPE_CHECKING:
@@ -16,23 +17,47 @@ if TYPE_CHECKING:
 
     from core.formats.models.checkpoint import Place
 
+TYPE_BYTES = {TORCH_NAMES[name]: size for name, size in ITEM_BYTES.items()}
+
+
+def type_name(dtype: torch.dtype | str) -> str:
+    """torch.float16 -> "float16"."""
+    return str(dtype).removeprefix("torch.")
+
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous.
+    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous. Until then no torch
+    is loaded.
 
+    type  torch's name of its dtype: "float16"
     cut   (dtype, numbers) -> its numbers in order, in flat tensors of that many or of whole rows, each valid until the next is asked for.
           None: it is read whole
     """
 
-    dtype: torch.dtype
+    type: str
     shape: tuple[int, ...]
     fetch: Callable[[torch.dtype], torch.Tensor]
     cut: Callable[[torch.dtype, int], Iterator[torch.Tensor]] | None = None
 
     @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        found: torch.dtype = getattr(torch, self.type)
+        return found
+
+    @property
+    def is_float(self) -> bool:
+        return "float" in self.type
+
+    @property
+    def item_bytes(self) -> int:
+        return TYPE_BYTES[self.type]
+
+    @property
     def byte_count(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+        return prod(self.shape) * self.item_bytes
 
     def read(self) -> torch.Tensor:
         return self.fetch(self.dtype)
@@ -43,11 +68,11 @@ class LazyTensor:
         numbers = numbers or PIECE_BYTES // dtype.itemsize
         return sliced(self.fetch(dtype), numbers) if self.cut is None else self.cut(dtype, numbers)
 
-    def cast(self, dtype: torch.dtype | None) -> LazyTensor:
-        """In another dtype; integers keep theirs, and None changes nothing."""
-        if dtype is None or not self.dtype.is_floating_point:
+    def cast(self, dtype: torch.dtype | str | None) -> LazyTensor:
+        """In another dtype, or that of this name; integers keep theirs, and None changes nothing."""
+        if dtype is None or not self.is_float:
             return self
-        return replace(self, dtype=dtype)
+        return replace(self, type=type_name(dtype))
 
     def seen(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
         """The same; `see` is shown what is read, whole or in pieces."""
@@ -73,7 +98,7 @@ class LazyTensor:
     def transposed(self) -> LazyTensor:
         """Transposed; for a matrix."""
         rows, columns = self.shape
-        return LazyTensor(self.dtype, (columns, rows), lambda dtype: self.fetch(dtype).T.contiguous())
+        return LazyTensor(self.type, (columns, rows), lambda dtype: self.fetch(dtype).T.contiguous())
 
 
 def in_pieces(
@@ -81,25 +106,27 @@ def in_pieces(
 ) -> LazyTensor:
     """A tensor that is made piece by piece."""
     return LazyTensor(
-        dtype, shape, lambda asked: gathered(cut(asked, PIECE_BYTES // asked.itemsize), asked, shape), cut
+        type_name(dtype), shape, lambda asked: gathered(cut(asked, PIECE_BYTES // asked.itemsize), asked, shape), cut
     )
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
     """A tensor on any device; it is copied to the CPU when it is read."""
-    return LazyTensor(tensor.dtype, tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous())
+    return LazyTensor(
+        type_name(tensor.dtype), tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous()
+    )
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
     """Concatenated along the first axis."""
-    import torch
-
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return LazyTensor(
-        parts[0].dtype,
-        shape,
-        lambda dtype: torch.cat([part.fetch(dtype) for part in parts]),
-    )
+
+    def fetch(dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        return torch.cat([part.fetch(dtype) for part in parts])
+
+    return LazyTensor(parts[0].type, shape, fetch)
 
 
 class OpenFiles:
@@ -122,11 +149,8 @@ class OpenFiles:
 
     def lazy(self, place: Place) -> LazyTensor:
         """The tensor at this place."""
-        import torch
-
-        stored = getattr(torch, TORCH_NAMES[place.entry.dtype])
         return LazyTensor(
-            stored,
+            TORCH_NAMES[place.entry.dtype],
             place.entry.shape,
             lambda dtype: self._file(place.file).read_entry(place.entry, dtype),
             lambda dtype, numbers: self._file(place.file).pieces(place.entry, dtype, numbers),
@@ -135,5 +159,5 @@ class OpenFiles:
     def _file(self, path: Path) -> TensorFile:
         with self._opens:
             if path not in self._open:
-                self._open[path] = TensorFile(path)
+                self._open[path] = TensorFile(path, once=True)
             return self._open[path]

@@ -5,6 +5,7 @@ Nothing stays mapped: on Windows a mapped file cannot be replaced.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -13,8 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
+from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.header import read_header
+from core.formats.tensors.outline import Outline, number_of
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 
@@ -42,12 +45,17 @@ TORCH_NAMES = {
 
 
 class TensorFile:
-    """An open model file: safetensors or pickle, by its first bytes. Any threads may read from it."""
+    """An open model file: safetensors or pickle, by its first bytes. Any threads may read from it.
 
-    def __init__(self, path: Path | str) -> None:
+    once   it is read once, most of it: past the system's file cache, unless that has it already
+    """
+
+    def __init__(self, path: Path | str, *, once: bool = False) -> None:
         self.path = Path(path)
         self.entries, self.metadata = read_header(self.path)
         self._handle: Any = open_regular(self.path, buffering=0)
+        self._direct = once and not is_cached(self._handle) and bypass_cache(self._handle)
+        self._read_into, self._cast_into = Buffers(CHUNK_BYTES), Buffers(2 * CHUNK_BYTES)
         self._moves = Lock()
 
     def __enter__(self) -> Self:
@@ -59,6 +67,15 @@ class TensorFile:
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor on the CPU, in its own dtype or converted to `dtype`; integers are never converted."""
         return self.read_entry(self.entries[name], dtype)
+
+    def outline(self, name: str) -> Outline:
+        """The tensor without its numbers, unless it has only one."""
+        entry, number = self.entries[name], None
+        if prod(entry.shape) == 1:
+            raw = bytearray(ITEM_BYTES[entry.dtype])
+            self._fill(memoryview(raw), entry.start, len(raw))
+            number = number_of(bytes(raw), entry.dtype)
+        return Outline(entry.shape, entry.dtype, number)
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The same for any byte range of the file that is a tensor, such as a third of one."""
@@ -75,9 +92,9 @@ class TensorFile:
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        if wanted == stored and entry.strides is None:
+        if wanted == stored and entry.strides is None and not self._direct:
             raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-            self._fill(raw, entry.start)
+            self._fill(memoryview(raw.numpy()), entry.start, len(raw))
             return raw.view(stored).view(entry.shape)
         # Fresh pages cost more than the copy: bytes that are converted next are read in pieces.
         return gathered(self.pieces(entry, wanted, PIECE_BYTES // stored.itemsize), wanted, entry.shape)
@@ -88,32 +105,50 @@ class TensorFile:
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         wanted = dtype if stored.is_floating_point else stored
-        self._soon(entry)
         if entry.strides is not None:
-            raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-            self._fill(raw, entry.start)
+            count = entry.stop - entry.start
+            raw = gathered(self._raw(entry.start, entry.stop, PIECE_BYTES), torch.uint8, (count,))
             whole = raw.view(stored).as_strided(entry.shape, entry.strides).to(wanted)
             yield from sliced(whole, numbers)
             return
-        step = numbers * stored.itemsize
-        buffer = torch.empty(min(step, entry.stop - entry.start), dtype=torch.uint8)
-        for start in range(entry.start, entry.stop, step):
-            raw = buffer[: entry.stop - start]
-            self._fill(raw, start)
-            yield raw.view(stored).to(wanted)
+        with self._cast_into.one(numbers * wanted.itemsize) as buffer:
+            cast = buffer.view(wanted)
+            for raw in self._raw(entry.start, entry.stop, numbers * stored.itemsize):
+                piece = (raw.clone() if raw.storage_offset() % stored.itemsize else raw).view(stored)
+                yield piece if wanted == stored else cast[: len(piece)].copy_(piece)
 
-    def _soon(self, entry: TensorEntry) -> None:
+    def _raw(self, start: int, stop: int, step: int) -> Iterator[torch.Tensor]:
+        """Bytes of the file in uint8 tensors of `step`."""
+        block = BLOCK_BYTES if self._direct else 1
+        if block == 1:
+            self._soon(start, stop)
+        # Past the cache several steps at once, with all of the blocks that their bytes begin and end in.
+        many = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
+        with self._read_into.one(min(many, stop - start) + 2 * block) as buffer:
+            for first in range(start, stop, many):
+                before = first % block
+                needed = before + min(many, stop - first)
+                self._fill(memoryview(buffer[: needed + -needed % block].numpy()), first - before, needed)
+                yield from buffer[before:needed].split(step)
+
+    def _soon(self, start: int, stop: int) -> None:
         """Let the system read ahead."""
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
-                count = entry.stop - entry.start
-                os.posix_fadvise(self._handle.fileno(), entry.start, count, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._handle.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _fill(self, raw: torch.Tensor, place: int) -> None:
-        """Read bytes from a place on into a uint8 tensor. The GIL is released while it copies."""
-        view, done = memoryview(raw.numpy()), 0
-        while done < len(view):
-            count = self._read_at(view[done : done + PIECE_BYTES], place + done)
+    def _fill(self, view: memoryview, place: int, needed: int) -> None:
+        """Read bytes from a place on, as many as are needed or more. The GIL is released while it copies."""
+        done, direct = 0, self._direct
+        while done < needed:
+            try:
+                count = self._read_at(view[done:] if direct else view[done : done + PIECE_BYTES], place + done)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not direct:
+                    raise
+                use_cache(self._handle)  # a drive with larger blocks
+                direct = self._direct = False
+                continue
             if not count:
                 what = "The file ends before its last tensor"
                 raise ProblemsError.one(what, str(self.path), "download or copy it again", "model.truncated")

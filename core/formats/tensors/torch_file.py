@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import threading
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from core.formats.tensors.chunks import ChunkedFile
 from core.formats.tensors.lazy import LazyTensor
+from core.formats.tensors.puts import Wrote, as_bytes, in_threads, put_tensor
 from core.record.cancel import CancelToken
 
 # Classes of torch that old and new versions name in pickles; newer dtypes have none.
@@ -32,7 +36,6 @@ STORAGES = {
     torch.bool: torch.BoolStorage,
 }
 ALIGNMENT = 64  # of a tensor's first byte, as torch has it, so that the file can be mapped
-PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class _Storage:
 
 
 class _Pickler(pickle.Pickler):
-    """As torch's: tensors are calls of its rebuild function on storages that lie beside the pickle."""
+    """As torch's: tensors are calls of its rebuild function on storages that lie next to the pickle."""
 
     def __init__(self, out: io.BytesIO) -> None:
         super().__init__(out, protocol=2)
@@ -74,32 +77,51 @@ class _Pickler(pickle.Pickler):
 
 
 def write_torch_file(
-    path: Path, content: dict[str, Any], cancel: CancelToken | None = None, wrote: Callable[[int], None] | None = None
+    path: Path, content: dict[str, Any], cancel: CancelToken | None = None, wrote: Wrote | None = None
 ) -> None:
     """A file that torch.load(weights_only=True) reads, of dicts, numbers, strings and LazyTensors of the dtypes of STORAGES.
-    Memory: one tensor."""
+    Memory: the pieces of a few tensors."""
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
     pickler.dump(content)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        _put(archive, "data.pkl", pickled.getbuffer())
-        _put(archive, "byteorder", memoryview(b"little"))
-        for number, tensor in enumerate(pickler.stored):
-            value = tensor.read()
-            _put(archive, f"data/{number}", memoryview(value.reshape(-1).view(torch.uint8).numpy()))
-            if wrote is not None:
-                wrote(tensor.byte_count)
-            if cancel is not None:
-                cancel.check()
-        _put(archive, "version", memoryview(b"3\n"))
+    tensors = enumerate(pickler.stored)
+    entries: list[tuple[str, bytes | LazyTensor]] = [("data.pkl", pickled.getvalue()), ("byteorder", b"little")]
+    entries += [*((f"data/{number}", tensor) for number, tensor in tensors), ("version", b"3\n")]
+    infos, place = [], 0
+    for name, each in entries:
+        infos.append(_info(name, place, len(each) if isinstance(each, bytes) else each.byte_count))
+        place += len(infos[-1].FileHeader()) + infos[-1].file_size
+    with ChunkedFile(path, place) as file:
+        puts = []
+        for info, (_, each) in zip(infos, entries, strict=True):
+            if isinstance(each, bytes):
+                info.CRC = zlib.crc32(each)
+                file.put(info.header_offset, as_bytes(info.FileHeader() + each))
+            else:
+                puts.append(partial(_put, file, info, each))
+        in_threads(puts, None, cancel, wrote)
+    with open(path, "rb+") as handle:
+        handle.seek(place)
+        with zipfile.ZipFile(handle, "w") as archive:  # adds the list of what is there
+            archive.filelist = infos
 
 
-def _put(archive: zipfile.ZipFile, name: str, content: memoryview) -> None:
+def _info(name: str, place: int, size: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"archive/{name}")
-    info.file_size = len(content)
-    place = cast(Any, archive.fp).tell() + zipfile.sizeFileHeader + len(info.filename) + 4  # type: ignore[attr-defined]
-    padding = -place % ALIGNMENT
+    info.file_size = info.compress_size = size
+    info.CRC, info.header_offset, info.external_attr = 0, place, 0o600 << 16
+    start = place + zipfile.sizeFileHeader + len(info.filename) + 4  # type: ignore[attr-defined]
+    padding = -start % ALIGNMENT
     info.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding  # "FB", as torch names it
-    with archive.open(info, "w") as entry:
-        for start in range(0, len(content), PIECE_BYTES):
-            entry.write(content[start : start + PIECE_BYTES])
+    return info
+
+
+def _put(file: ChunkedFile, info: zipfile.ZipInfo, tensor: LazyTensor, ends: threading.Event) -> int:
+    """The tensor, then the header before it, which has its checksum."""
+
+    def see(content: memoryview) -> None:
+        info.CRC = zlib.crc32(content, info.CRC)
+
+    done = put_tensor(file, info.filename, tensor, info.header_offset + len(info.FileHeader()), see, ends)
+    file.put(info.header_offset, as_bytes(info.FileHeader()))
+    return done

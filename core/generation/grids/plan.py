@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Any
 
 from core.generation.grids.axes import (
@@ -22,9 +23,11 @@ from core.generation.grids.axes import (
     written,
 )
 from core.generation.grids.folder import GridFolder, Place, require_writable
+from core.generation.loop import steps_of
 from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
 from core.generation.prompt.options import SEEDS
 from core.generation.requests import Request
+from core.generation.stages import stages_of
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -38,6 +41,7 @@ from core.settings.model import ModelSettings
 from core.settings.named import named_in
 
 SEED, MODEL = "generate.seed", "model.base_model"
+STAGED = ("image_to_image", "hires", "refiner")  # groups that decide on the stages of an image
 BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: once options and LoRA tags are parsed
 
 
@@ -307,6 +311,18 @@ def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
 
 
 # -- the check
+
+
+def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
+    """Sampling steps of all cells and stages by the settings alone: no file is looked for, no prompt is read."""
+    staged = [axis for axis in axes if axis.setting.partition(".")[0] in STAGED or axis.setting == "generate.steps"]
+    steps = 0
+    for values in product(*(axis.values for axis in staged)):
+        cell: GenerateJob = job
+        for axis, value in zip(staged, values, strict=True):
+            cell = _put(cell, axis, value.value)
+        steps += sum(steps_of(stage) for stage in stages_of(cell))
+    return steps * prod(len(axis.values) for axis in axes if axis not in staged)
 
 
 def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:

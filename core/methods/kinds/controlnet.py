@@ -1,4 +1,4 @@
-"""A ControlNet (Zhang et al. 2023, arXiv:2302.05543) trains beside the frozen U-Net."""
+"""A ControlNet (Zhang et al. 2023, arXiv:2302.05543) trains next to the frozen U-Net."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
-from core.settings.control import CONTROLNET, CONTROLNET_START, ControlNetSettings, controlnet_of
+from core.settings.control import CONTROLNET, CONTROLNET_START, ControlNetSettings, controlnet_of, kohya_unused
 from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -52,15 +52,16 @@ def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
     return {} if own is None else {"controlnet": (own, RATE)}
 
 
-def _needs(job: TrainJob, family: str, size: str) -> Needs:
-    text = "Each image needs a control image of the same name in the folder of control images, and a caption. "
-    text += "The file is a third of the base model's size."
-    return text, [["Folder of control images", "dataset.conditioning_data_dir"]]
+def control_images_needed(size: str) -> Needs:
+    """size: of the file that is saved"""
+    text = "Each image needs a control image of the same name in the folder of control images, and a caption."
+    return f"{text} The file is {size}.", [["Folder of control images", "dataset.conditioning_data_dir"]]
 
 
-def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
     yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+    yield from kohya_unused(job)
 
 
 register(
@@ -82,8 +83,8 @@ register(
         rates=_rates,
         problems=extensions.later(RULES, "controlnet_problems"),
         file_problems=extensions.later("core.methods.controlnet", "file_problems"),
-        unused=_unused,
-        needs=_needs,
+        unused=unused,
+        needs=lambda job, family, size: control_images_needed("a third of the base model's size"),
         preserves_class=True,
         control_images=True,
         side=_side,

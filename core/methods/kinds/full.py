@@ -1,6 +1,6 @@
 """The model itself trains: DreamBooth (Ruiz et al. 2022, arXiv:2208.12242) and fine-tuning.
 
-Both are one method. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that the
+Both are one method. What makes DreamBooth is its dataset, a subject's images with images of its class, and that the
 text encoder trains by default.
 """
 

@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
+from core.methods.kinds.controlnet import control_images_needed, unused
 from core.settings.control import LLLITE, LLLITE_START, LLLiteSettings, lllite_of
-from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -48,15 +49,8 @@ def _side(unet: Any, job: TrainJob) -> Any:
     return beside(unet, lllite_of(job))
 
 
-def _needs(job: TrainJob, family: str, size: str) -> Needs:
-    text = "Each image needs a control image of the same name in the folder of control images, and a caption. "
-    text += "The file is about 50 MB for SDXL."
-    return text, [["Folder of control images", "dataset.conditioning_data_dir"]]
-
-
 def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:
-    yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
-    yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+    yield from unused(job)
     if lllite_of(job).weights:
         for name in ("cond_emb_dim", "hidden_dim", "zero_bias"):
             yield f"{LLLITE}.{name}", "ignored: training continues a file"
@@ -81,7 +75,7 @@ register(
         problems=extensions.later(RULES, "lllite_problems"),
         file_problems=extensions.later("core.methods.lllite", "file_problems"),
         unused=_unused,
-        needs=_needs,
+        needs=lambda job, family, size: control_images_needed("about 50 MB for SDXL"),
         preserves_class=True,
         control_images=True,
         side=_side,

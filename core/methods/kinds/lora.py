@@ -1,4 +1,4 @@
-"""A network beside the frozen model: LoRA and its kin (Hu et al. 2021, arXiv:2106.09685)."""
+"""A network next to the frozen model: LoRA and its kin (Hu et al. 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 

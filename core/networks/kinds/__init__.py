@@ -44,7 +44,7 @@ class NetworkKind:
     settings        its own group of settings, named after the kind, shown while it is selected
     uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; others are said to have no effect, and
                     the training goes on
-    needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
+    needs_base_weight   its adapters read the layer's weight (`base_weight`: it may be in fp8), so it is not packed and rules refuse ZeRO-3
     by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
     loraplus        some of its weights have the role that LoRA+'s ratio is for
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way

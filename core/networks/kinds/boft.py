@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.networks.kinds import NetworkKind, register
-from core.networks.kinds.keys import ALPHA, OFT_BLOCKS, RESCALE, constraint, oft_flaw, oft_idle
-from core.networks.kinds.lycoris import MODULE, lycoris_args, turned
+from core.networks.kinds.lycoris import register_turned
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.turning import TurnSettings
@@ -40,23 +38,4 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
     return OftAdapter.fresh(target.name, target.module, shape, width, own.constraint, own.rescaled)
 
 
-NAME = "boft"
-register(
-    NetworkKind(
-        name=NAME,
-        title="BOFT",
-        forms=((OFT_BLOCKS,),),
-        optional=(ALPHA, RESCALE),
-        fresh=_fresh,
-        from_tensors=turned,
-        size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[-1], constraint(tensors)),
-        flaw=oft_flaw,
-        module_name=MODULE,
-        network_args=lambda job: lycoris_args(job, NAME, getattr(job, NAME)),
-        settings=TurnSettings,
-        uses=frozenset({"rank"}),
-        idle=oft_idle,
-        looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == 4,
-        fits=lambda width, rank: split_in_powers(width, rank) is not None,
-    )
-)
+register_turned("boft", "BOFT", _fresh, dims=4, fits=lambda width, rank: split_in_powers(width, rank) is not None)

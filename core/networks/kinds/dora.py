@@ -1,4 +1,4 @@
-"""DoRA (Liu et al. 2024, arXiv:2402.09353): a kind's change gives the weight its direction, a vector beside it its length, in
+"""DoRA (Liu et al. 2024, arXiv:2402.09353): a kind's change gives the weight its direction, a vector next to it its length, in
 LyCORIS' format: the kind's own keys and <name>.dora_scale, [out, 1(, 1, 1)], or [1, in(, 1, 1)] for lengths of input channels.
 """
 

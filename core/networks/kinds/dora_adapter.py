@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.networks.adapter import Adapter, as_weight, over_channels
 from core.networks.kinds.keys import DORA_SCALE, without_scale
+from core.networks.narrow import base_weight
 
 EPSILON = torch.finfo(torch.float32).eps  # LyCORIS adds it to the norms
 
@@ -29,8 +30,7 @@ class DoraAdapter(Adapter):
     @classmethod
     def fresh(cls, inner: Adapter, per_output: bool) -> DoraAdapter:
         """With the lengths that the weight has."""
-        weight = as_weight(inner.module.weight).detach().float()
-        return cls(inner, _norm(weight, per_output).clone())
+        return cls(inner, _norm(base_weight(inner.module), per_output).clone())
 
     @property
     def per_output(self) -> bool:
@@ -66,7 +66,7 @@ class DoraAdapter(Adapter):
         weight = as_weight(self.module.weight)
         now = (weight.data_ptr(), weight._version, [(id(adapter), adapter.multiplier) for adapter in below])
         if trains or self._known is None or self._known[0] != now:
-            wide = weight.float()
+            wide = base_weight(self.module)
             for adapter in below:
                 wide = adapter.merged(wide)
             self._known = (now, _norm(wide + self.inner.delta(), self.per_output))

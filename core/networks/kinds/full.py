@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from core.networks.kinds.keys import BIAS
 from core.networks.kinds.lycoris import register_product
 from core.networks.kinds.product import Factors, Form, Product, Start
 from core.settings.network import OWN, SIZES
@@ -11,7 +12,7 @@ from core.settings.network import OWN, SIZES
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHT, BIAS = "diff", "diff_b"
+WEIGHT = "diff"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.networks.kinds import NetworkKind, Tensors, register
-from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size
+from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size, is_number
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
@@ -39,7 +39,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
             return f"{name} has no {key}"
         if tensors[key].ndim not in (2, 4) or not tensors[key].is_floating_point() or not tensors[key].numel():
             return f"{name}.{key} has an invalid shape"
-    if ALPHA in tensors and not (tensors[ALPHA].numel() == 1 and tensors[ALPHA].isfinite().all()):
+    if ALPHA in tensors and not is_number(tensors[ALPHA]):
         return f"{name}.{ALPHA} is not a number"
     ranks = {tensors[A1].shape[1], tensors[A2].shape[0], tensors[B1].shape[1], tensors[B2].shape[0]}
     return "" if len(ranks) == 1 else f"{name} has matrices of several ranks"

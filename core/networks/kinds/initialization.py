@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.networks.adapter import Adapter, as_weight
+from core.networks.adapter import Adapter
 from core.networks.kinds.lora_adapter import LoraAdapter, add_low_rank_conv, add_low_rank_linear
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
-from core.networks.narrow import NARROW, widened
+from core.networks.narrow import base_weight
 from core.record.draws import generator
 
 ITERATIONS = 16  # PEFT's pissa_niter_16
@@ -53,7 +53,7 @@ class PissaAdapter(LoraAdapter):
 
         up = U sqrt(S / scale),   down = sqrt(S / scale) V^T,   change = scale * (up @ down - up_0 @ down_0)
 
-    The base weight itself stays as it is: subtracting the first product equals training beside the residual. So the file is
+    The base weight itself stays as it is: subtracting the first product equals training with the residual. So the file is
     a difference to the unchanged model, at twice the rank.
     """
 
@@ -66,7 +66,7 @@ class PissaAdapter(LoraAdapter):
         """In place of a fresh LoRA of the same size."""
         down, up = adapter.down.detach(), adapter.up.detach()
         if not down.is_meta:
-            left, values, right = principal(base_weight(adapter.module), adapter.rank, seed, adapter.name)
+            left, values, right = principal(base_weight(adapter.module).flatten(1), adapter.rank, seed, adapter.name)
             roots = (values / adapter.scale).sqrt()
             up = up.new_zeros(up.shape).flatten(1).copy_(left * roots).view(up.shape)
             down = down.new_zeros(down.shape).flatten(1).copy_(roots[:, None] * right).view(down.shape)
@@ -134,14 +134,6 @@ class PissaAdapter(LoraAdapter):
         super().take(tensors)
         self.first_down.copy_(tensors[f"first.{DOWN}"])
         self.first_up.copy_(tensors[f"first.{UP}"])
-
-
-def base_weight(module: nn.Module) -> Tensor:
-    """A layer's weight as [out, in * kh * kw], float32; in fp8 with its factors."""
-    weight = as_weight(module.weight).detach()
-    if weight.dtype == NARROW:
-        weight = widened(weight, as_weight(module.factors))
-    return weight.float().flatten(1)
 
 
 def principal(weight: Tensor, rank: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:

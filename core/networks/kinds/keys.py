@@ -3,6 +3,7 @@ read from their shapes alone. Without torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,13 @@ DORA_SCALE = "dora_scale"
 WEIGHT, ON_INPUT = "weight", "on_input"  # of (IA)^3
 OFT_BLOCKS, RESCALE = "oft_blocks", "rescale"  # of OFT, diag-OFT and BOFT
 NORM, NORM_BIAS = "w_norm", "b_norm"  # of norm layers, in files of any kind
+BIAS = "diff_b"  # the change of a layer's bias, in files of any kind
 A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
+
+
+def is_number(value: Tensor) -> bool:
+    """Whether it is one finite number; also of fp8, of which torch has no isfinite."""
+    return value.numel() == 1 and math.isfinite(float(value))
 
 
 def glora_size(tensors: Mapping[str, Tensor]) -> BlockSize:
@@ -37,7 +44,7 @@ def oft_flaw(name: str, tensors: Mapping[str, Tensor]) -> str:
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2] or not blocks.is_floating_point():
         return f"{name}.{OFT_BLOCKS} has an invalid shape"
-    if ALPHA in tensors and not (tensors[ALPHA].numel() == 1 and tensors[ALPHA].isfinite().all()):
+    if ALPHA in tensors and not is_number(tensors[ALPHA]):
         return f"{name}.{ALPHA} is not a number"
     width = blocks.shape[-3] * blocks.shape[-1]
     return f"{name}.{RESCALE} has an invalid shape" if rescale is not None and rescale.numel() != width else ""

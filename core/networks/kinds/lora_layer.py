@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core import extensions
 from core.formats.lora.names import group_by_module
 from core.networks.kinds import NetworkKind, register
+from core.networks.kinds.keys import is_number
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def size(tensors: Mapping[str, Tensor]) -> BlockSize:
 
 def flaw(name: str, tensors: Mapping[str, Tensor]) -> str:
     """What is wrong with a layer of a file."""
-    if ALPHA in tensors and not (tensors[ALPHA].numel() == 1 and tensors[ALPHA].isfinite().all()):
+    if ALPHA in tensors and not is_number(tensors[ALPHA]):
         return f"{name}.{ALPHA} is not a number"
     for key, other in ((DOWN, UP), (UP, DOWN)):
         if key not in tensors:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import NetworkKind, register
-from core.networks.kinds.keys import OFT_BLOCKS
+from core.networks.kinds.keys import OFT_BLOCKS, RESCALE, constraint, oft_flaw, oft_idle
 from core.networks.kinds.lora import network_args
 from core.networks.kinds.product import ALPHA, SCALAR, Product
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import PRESETS
+from core.settings.turning import TurnSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,36 @@ def turned(target: Target, tensors: Mapping[str, Tensor]) -> OftAdapter | None:
     if not fits(tensors, target.module):
         return None
     return OftAdapter(target.name, target.module, tensors, tensors[OFT_BLOCKS].shape[-1])
+
+
+def register_turned(
+    name: str,
+    title: str,
+    fresh: Callable[[Target, BlockSize, Settings | None, int], OftAdapter],
+    dims: int,
+    algo: str = "",
+    **given: Any,
+) -> None:
+    """Register a kind whose blocks are turned. dims: of the tensor of blocks; algo: LyCORIS' name, if another"""
+    register(
+        NetworkKind(
+            name=name,
+            title=title,
+            forms=((OFT_BLOCKS,),),
+            optional=(ALPHA, RESCALE),
+            fresh=fresh,
+            from_tensors=turned,
+            size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[-1], constraint(tensors)),
+            flaw=oft_flaw,
+            module_name=MODULE,
+            network_args=lambda job: lycoris_args(job, algo or name, getattr(job, name)),
+            settings=TurnSettings,
+            uses=frozenset({"rank"}),
+            idle=oft_idle,
+            looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == dims,
+            **given,
+        )
+    )
 
 
 def register_product(name: str, title: str, product: Product, algo: str = "", **given: Any) -> None:

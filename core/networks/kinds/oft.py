@@ -29,7 +29,7 @@ def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool
     """sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv the residual and resampling
     blocks. Layers chosen by expressions are taken as chosen."""
     assert isinstance(own, OftSettings)
-    if layer.name.startswith("lora_te"):
+    if layer.name.startswith("lora_te") or layer.outer:
         return False
     if network.layers or any(part in layer.name for part in ATTENTION):
         return True

@@ -2,7 +2,7 @@
 
 A kind says how the dimensions of its tensors belong together (`Form`), how they multiply and how they start (`Product`); keys,
 checks of files, training and merging follow. LyCORIS' `scalar`, one more number that the change is multiplied by, trains
-beside them and is multiplied into a tensor in files, as LyCORIS 4 writes them.
+next to them and is multiplied into a tensor in files, as LyCORIS 4 writes them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.networks.kinds.keys import ALPHA, is_number
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ALPHA, SCALAR = "alpha", "scalar"
+SCALAR = "scalar"
 Factors = Mapping[str, "Tensor"]  # of one layer by key, in the dtype that is computed in; the scalar is multiplied in
 
 
@@ -123,7 +124,7 @@ class Product:
     def flaw(self, name: str, tensors: Mapping[str, Tensor]) -> str:
         """What is wrong with a layer of a file."""
         for key in (ALPHA, SCALAR):
-            if key in tensors and not (tensors[key].numel() == 1 and tensors[key].isfinite().all()):
+            if key in tensors and not is_number(tensors[key]):
                 return f"{name}.{key} is not a number"
         form = self.form_of(tensors)
         if form is None:
@@ -135,7 +136,7 @@ class Product:
                 f"{name} has no {sorted(lacking)[0]}" if lacking else f"{name} has tensors that do not belong together"
             )
         if not all(tensors[key].is_floating_point() for key in form.keys):
-            return f"{name} has tensors that are no numbers"
+            return f"{name} has tensors that are not floating-point"
         try:
             form.lengths(tensors)
         except ValueError as key:

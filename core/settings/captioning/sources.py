@@ -1,4 +1,4 @@
-"""Settings of captions that come from names, JSON files beside the images and metadata inside them."""
+"""Settings of captions that come from names, JSON files next to the images and metadata inside them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NamesSettings(Settings):
 
 
 class SidecarSettings(Settings):
-    """Makes captions from JSON files beside the images, as gallery-dl and booru exports write them."""
+    """Makes captions from JSON files next to the images, as gallery-dl and booru exports write them."""
 
     sidecar_keys: list[str] = setting(
         default_factory=lambda: ["tag_string", "tags", "post.tags", "posts.tags", "caption", "prompt", "description"],

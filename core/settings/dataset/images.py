@@ -143,7 +143,7 @@ class ImageSettings(Settings):
         pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
         title="Mask or control suffix",
         hint="none",
-        help="Text after the image's name, such as _hint for a_hint.png beside a.png. Without a mask or control folder, files that end with it in the image folder are masks or control images and are not trained.",
+        help="Text after the image's name, such as _hint for a_hint.png next to a.png. Without a mask or control folder, files that end with it in the image folder are masks or control images and are not trained.",
         names="part",
     )
     control_interpolation: Literal["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"] | None = setting(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from core.settings.base import Settings, setting
 from core.settings.growth import add_choice
-from core.settings.hints import HintSettings
+from core.settings.hints import AnyHintSettings
 
 MODES = {
     "balanced": "balanced",
@@ -16,7 +16,7 @@ MODES = {
 }
 
 
-class ControlUse(HintSettings):
+class ControlUse(AnyHintSettings):
     """A ControlNet or LLLite, the control image that it follows, and how much."""
 
     file: str = setting(
@@ -38,7 +38,7 @@ class ControlUse(HintSettings):
         title="Preprocessor",
         kohya="control_net_preps",
         labels={"canny": "Canny edges"},
-        help="Makes the control image from the image, at the size that is generated. None takes the image as it is.",
+        help="Makes the control image from the image, at the size that is generated. None takes the image as it is. An ONNX model runs on the CPU.",
     )
     weight: float = setting(
         1.0,
@@ -60,11 +60,12 @@ class ControlUse(HintSettings):
         source="A1111; guess mode of diffusers",
         help="Prompt is more important weakens it from the middle of the U-Net outwards. ControlNet is more important does that too, but acts on the prompt's side of guidance alone. Guess mode does so with diffusers' weights, for an empty prompt. LLLite is always balanced.",
     )
-    fit: Literal["resize", "crop"] = setting(
+    fit: Literal["resize", "crop", "fill"] = setting(
         "resize",
         title="Resize mode",
-        labels={"resize": "just resize", "crop": "crop and resize"},
-        help="How an image of another aspect ratio is fitted to the size: stretched, or cropped at its longer side.",
+        labels={"resize": "just resize", "crop": "crop and resize", "fill": "resize and fill"},
+        source="A1111",
+        help="How an image of another aspect ratio is fitted to the size: stretched, cropped at its longer side, or shown whole, with the median color of the control image's border around it.",
     )
     enabled: bool = setting(True, title="On", help="Off keeps it in the list without using it.")
 
@@ -86,13 +87,14 @@ class ControlSettings(Settings):
         widget="path",
         hint="none",
         kohya="guide_image_path",
-        help="The control image of every ControlNet that has none of its own. Prompts set it by --cn FILE.",
+        help="The control image of every ControlNet that has none of its own. Of a folder, each image made takes the next one; with sd-scripts compatibility, each ControlNet does. Prompts set it by --cn FILE.",
         names="path",
     )
     nets: list[ControlUse] = setting(
         default_factory=list,
         title="ControlNets",
         widget="controls",
+        kohya="control_net_models, control_net_lllite_models, control_net_preps, control_net_multipliers, control_net_weights, control_net_ratios",
         help="Any number of ControlNets and LLLites at once, each with its own control image, weight and steps.",
     )
 

@@ -58,6 +58,11 @@ class HiresSettings(Settings):
     highres_fix_save_1st: bool = kohya_setting(
         False, title="Save the first stage", help="Also saves the image of the first stage."
     )
+    highres_fix_disable_control_net: bool = kohya_setting(
+        False,
+        title="ControlNets off in second stage",
+        help="ControlNets then act in the first stage only, which sets the layout.",
+    )
 
 
 class DeepShrinkSettings(Settings):

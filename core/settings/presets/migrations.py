@@ -36,7 +36,7 @@ _SWITCHES_1 = {
 _WHERE = "model.compatibility"
 _OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
 # Version 2 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
-# the chosen tool read beside the folder.
+# the chosen tool read next to the folder.
 _COPIES = {"output", "recursive", "copy_captions"}
 _ENCODED = _COPIES | {"format", "quality"}
 _FACES = {

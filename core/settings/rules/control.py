@@ -13,10 +13,6 @@ FAMILIES = ("auto", "sd1", "sdxl")  # of LLLite
 
 def controlnet_problems(job: TrainJob) -> Iterator[Problem]:
     yield from _both(job)
-    if job.model.compatibility != "none" and job.model.family in ("sd1", "sd2"):
-        what = "With this compatibility, a ControlNet for SD 1.x and 2.x is trained on control images in -1 to 1"
-        fix = "use it only to continue a file that sd-scripts trained; every other program shows it 0 to 1"
-        yield Problem(what, "model.compatibility", fix, "advice", code="control.other-range")
 
 
 def lllite_problems(job: TrainJob) -> Iterator[Problem]:

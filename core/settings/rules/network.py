@@ -67,15 +67,9 @@ def _several_rates(optimizer: str) -> Iterator[Problem]:
 
 
 def _needed_weights(job: TrainJob) -> Iterator[Problem]:
-    """Weights in fp8 have factors beside them, and with ZeRO-3 each process has a part of them."""
-    if not job.network.traits.needs_base_weight:
-        return
-    what = f"'{job.network.label('kind')}' reads the model's weights"
-    if job.memory.narrow_unet:
-        where = "memory.fp8_base" if job.memory.fp8_base else "memory.fp8_base_unet"
-        yield Problem(f"{what}, which fp8 changes", where, "turn fp8 off", code="network.needs-weights")
-    if job.sharding.shares_weights:
-        what += ", of which ZeRO-3 gives each process a part"
+    """With ZeRO-3 each process has a part of them."""
+    if job.network.traits.needs_base_weight and job.sharding.shares_weights:
+        what = f"'{job.network.label('kind')}' reads the model's weights, of which ZeRO-3 gives each process a part"
         yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
 
 

@@ -34,6 +34,7 @@ def _output(ending: str) -> str | None:
     text: str | None = setting(
         None,
         title="Output",
+        level="shown",
         names="path",
         hint=f"next to the model, ending in {ending}",
         help="File or folder of the result. An existing one is never overwritten.",
@@ -121,7 +122,7 @@ class ConvertModelSettings(Settings):
 
 
 class BakeVaeSettings(Settings):
-    """Writes a copy of a checkpoint with another VAE, in the same format."""
+    """Writes a copy of a checkpoint with another VAE, in the same format unless the output ends in .safetensors or .ckpt."""
 
     file: str | None = _model()
     vae: str | None = setting(

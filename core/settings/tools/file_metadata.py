@@ -72,6 +72,7 @@ class EditMetadataSettings(Settings):
     output: str | None = setting(
         None,
         title="Output",
+        level="shown",
         names="path",
         hint="next to the file, ending in _edited",
         help="File or folder of the copy. An existing file is never overwritten.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import setting
+from core.settings.base import Settings, setting
 from core.settings.captioning.tagger import PROVIDER_LABELS
-from core.settings.hints import HintSettings
+from core.settings.hints import AnyHintSettings, HintModelSettings, HintSettings
+from core.settings.samples import Side, guidance_setting
 from core.settings.tools.images import CopySettings
 
 
@@ -51,20 +52,73 @@ class MakeHintsSettings(HintSettings, MadeHintsSettings):
     tool = "make_hints"
 
 
-class HintsByModelSettings(MadeHintsSettings):
+class HintsByModelSettings(HintModelSettings, MadeHintsSettings):
     """Makes a control image of each image with an ONNX model: depth, line art and others. Captions stay with the images."""
 
     tool = "hints_by_model"
-    hint_model: str = setting(
-        "",
-        title="Model",
-        level="shown",
-        names="path or name",
-        help="An .onnx file, or a folder with one: a path, or a name below models/preprocessors. It must make one image of 1 or 3 channels from one image.",
-    )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",
         title="Execution provider",
         labels=PROVIDER_LABELS,
         help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     )
+
+
+class GeneratedImagesSettings(Settings):
+    """Images that a base model generates from captions."""
+
+    captions: str = setting(
+        "",
+        title="Captions",
+        level="shown",
+        widget="path",
+        names="path",
+        help="A text file with a caption on each line, or a folder whose caption files are taken. Each caption is the prompt of its image.",
+    )
+    base_model: str = setting(
+        "models/starter",
+        title="Base model",
+        level="shown",
+        names="path or name",
+        holds="checkpoint",
+        help="The model that generates the images: usually the one that the ControlNet is trained for.",
+    )
+    number: int | None = setting(
+        None,
+        within=(1, 100_000),
+        title="Number of pairs",
+        hint="one for each caption",
+        level="shown",
+        unit="pairs",
+        help="More than there are captions repeats them with other seeds. A ControlNet needs thousands of pairs.",
+    )
+    output: str | None = setting(
+        None,
+        title="Output folder",
+        hint="automatic",
+        level="shown",
+        widget="folder",
+        names="path",
+        help="Gets a folder images with their captions, and a folder control. Empty is a folder in outputs/datasets/pairs. Pairs that are there are kept.",
+    )
+    negative_prompt: str = setting("", widget="prompt", help="What the images should not show.")
+    width: Side | None = setting(None, unit="pixels", hint="model's own", help="Empty uses the model's native size.")
+    height: Side | None = setting(None, unit="pixels", hint="model's own", help="Empty uses the model's native size.")
+    steps: int = setting(
+        20,
+        within=(1, 1000),
+        unit="steps",
+        title="Sampling steps",
+        help="More steps give finer images and take longer. 20 to 30 is usual.",
+    )
+    guidance_scale: float | None = guidance_setting(hint="model's own")
+    seed: int = setting(
+        1,
+        within=(0, 2**32 - 1),
+        title="Image seed",
+        help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
+    )
+
+
+class MakePairsSettings(AnyHintSettings, GeneratedImagesSettings):
+    """Generates images from captions with a base model, and makes their control images: pairs to train a ControlNet with."""

@@ -256,7 +256,7 @@ class MergeLoraToModelSettings(Settings):
         kohya="sd_model",
         names="path or name",
         holds="checkpoint",
-        help="The checkpoint or diffusers folder. The copy has the same format.",
+        help="The checkpoint or diffusers folder. The copy has the same format, unless the output ends in .safetensors or .ckpt.",
     )
     models: list[str] = kohya_setting(
         default_factory=list,

@@ -159,7 +159,7 @@ class CleanMetadataSettings(MetadataOutputSettings):
 
 
 class MetadataToCaptionsSettings(Settings):
-    """Writes the captions and tags of a metadata file beside the images."""
+    """Writes the captions and tags of a metadata file into caption files next to the images."""
 
     in_json: str | None = kohya_setting(
         None,

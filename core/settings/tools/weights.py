@@ -91,4 +91,4 @@ class InterrogateLoraSettings(Settings):
         hint="the model's own",
         help="Layer of the text encoder that is compared, counted from its end.",
     )
-    batch_size: int = setting(64, within=(1, 4096), title="Batch size", help="Tokens that are computed at once.")
+    batch_size: int = setting(256, within=(1, 4096), title="Batch size", help="Tokens that are computed at once.")

@@ -24,7 +24,7 @@ from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.run_folder import states_in
 from core.settings.job import TrainJob
-from core.settings.methods import spec_of
+from core.settings.methods import in_force, spec_of
 from core.training.building.network_files import network_files
 from core.training.checks.before_start import problems_before_start
 from core.training.loop.samples import prompts_of
@@ -63,7 +63,7 @@ class Inputs:
 
 
 def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Inputs:
-    """The inputs of a job that has its seed. Raises ProblemsError with all that prevents a start.
+    """The inputs of a job that has its seed, with the job as it trains. Raises ProblemsError with all that prevents a start.
 
     chosen   which of the images take part; without it all
     """
@@ -73,7 +73,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
-    kind = family(family_name)
+    job, kind = in_force(job, family_name), family(family_name)
     memo = HashMemo(workspace.private / "hashes.json")
     plan = Plan(report.placed, job, seed, report.total_steps)
     if not job.resume.skip_until_initial_step:

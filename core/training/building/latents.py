@@ -83,7 +83,7 @@ def _largest_batch(images: Sequence[Placed]) -> int:
 
 
 def decode_threads(device: str) -> int:
-    """A GPU waits for decoding unless many threads do it; beside a VAE on the CPU two fill the gaps."""
+    """A GPU waits for decoding unless many threads do it; with a VAE on the CPU two fill the gaps."""
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 
@@ -137,7 +137,7 @@ def fill(
 
 def encoder(inputs: Inputs, models: Models) -> Encode:
     """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Images of another size would
-    find no room beside what was set aside for this one's, so it is given back, unless there is much memory."""
+    find no room next to what was set aside for this one's, so it is given back, unless there is much memory."""
     import torch
 
     frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
@@ -229,7 +229,7 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
-    """<stem>.npz beside each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
+    """<stem>.npz next to each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
     if inputs.family_name not in NPZ_KINDS:
         what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
         raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")

@@ -115,7 +115,7 @@ class Models:
 
     @property
     def narrows_beside(self) -> bool:
-        """Whether what trains beside a U-Net in fp8 is loaded in RAM first: on a GPU it would briefly need the
+        """Whether what trains next to a U-Net in fp8 is loaded in RAM first: on a GPU it would briefly need the
         space of 16 bits."""
         memory = self._job.memory
         narrow = memory.narrow_unet and not self._job.method.traits.base_trains

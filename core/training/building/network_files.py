@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.families import family
 from core.families.locate import family_of, model_path
 from core.formats.hashes import HashMemo, model_hashes
+from core.formats.lora.names import place_beside
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.library import find_lora
 from core.networks.adapter_file import load_lora
@@ -46,7 +48,7 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             path = _find(name, setting, workspace)
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(found):
-                _check_fit(job, workspace, path, family_name)
+                found += _about_start(job, workspace, path, family_name)
             if setting == MERGED:
                 found += _unmatched(job, workspace, path, family_name)
         except ProblemsError as error:
@@ -70,7 +72,8 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     from core.families.targets import is_norm
     from core.networks.sizes import sized_layers
 
-    sized = sized_layers(filter(lambda target: is_norm(target.module), targets), job.network, None)
+    own = kind_named(job.network.kind).own(job)
+    sized = sized_layers(filter(lambda target: is_norm(target.module), targets), job.network, own)
     if sized or not job.network.train_norm or not job.network.train_unet:
         return []
     what = "No norm layers would be trained: the model has none where layers are chosen"
@@ -89,14 +92,14 @@ def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list
     return []
 
 
-def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> None:
-    """Raise ProblemsError where the layers and ranks of the file to start from are not those asked for, by the headers of
-    the file and the model."""
+def _about_start(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
+    """Advice about the file to start from, by the headers of the file and the model. Raises ProblemsError where its layers and
+    ranks are not those asked for."""
     from core.networks.starting import start_network
 
     own = kind_named(job.network.kind).own(job)
     targets = _targets(job, workspace, family_name)
-    start_network(targets, job.network, 0, load_lora(path, shapes=True).with_norms, own)
+    return start_network(targets, job.network, 0, load_lora(path, shapes=True), own)[1]
 
 
 def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
@@ -105,7 +108,12 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
     lora = load_lora(path, shapes=True)
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
-    network.unmatched += lora.left_out
+    parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
+    for key, change in lora.beside.items():
+        place = place_beside(key)
+        found = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
+        if found is None or prod(found.entry.shape) != change.numel():
+            network.unmatched += (key,)
     return unmatched_problems(network, path)
 
 

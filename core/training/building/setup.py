@@ -83,6 +83,7 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
     chosen   which of the images take part; without it all
     """
     inputs = read_inputs(job, context, chosen)
+    job = inputs.job
     models = Models(inputs)
     processes = context.processes
     if processes.first:
@@ -296,6 +297,6 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _as_measured(placed: Placed) -> dict[str, Any]:
-    """What validation makes of an image beside its size."""
+    """What validation makes of an image besides its size."""
     images = placed.concept.images
     return {"caption": caption_of(placed), "masked": images.masked_loss or images.alpha_mask}

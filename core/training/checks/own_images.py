@@ -277,9 +277,10 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
     return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
 
 
-def _prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
-    """Captions with their control images: of validation images, where some are held out."""
-    pairs = [row for row in report.rows if row.control and (row.trains or row.role == "validation")]
+def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
+    """Captions with their control images, and where they are from: of validation images, where some are held out."""
+    wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
+    pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split()))]
     held = [row for row in pairs if row.role == "validation"]
     rows = held or pairs
     if not rows:
@@ -287,6 +288,11 @@ def _prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
     chosen = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
     prompts = [f"{' '.join(row.caption.split())} --cn {display_path(row.control)}" for row in chosen if row.control]
     return prompts, "validation images with their control images" if held else "captions with their control images"
+
+
+def _is_prompt(caption: str) -> bool:
+    """Whether a caption is read as a sample prompt as it is: without options, and no comment."""
+    return " --" not in f" {caption}" and not caption.startswith("#")
 
 
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
@@ -305,14 +311,12 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
     """Up to four sample prompts for these images, and where they are from: pairs of a ControlNet's, else tags or captions, else
     words, else the name."""
-    if job.method.traits.control_images and (pairs := _prompts_of_pairs(report)):
+    if job.method.traits.control_images and (pairs := prompts_of_pairs(report)):
         return pairs
     trained = [row for row in report.rows if row.trains]
     written = [row for row in trained if row.source in OWN]
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
-    words = [
-        caption for caption in dict.fromkeys(captions) if caption and " --" not in f" {caption}" and caption[0] != "#"
-    ]
+    words = [caption for caption in dict.fromkeys(captions) if caption and _is_prompt(caption)]
     if words:
         apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
         source = "captions of these images" if written else "the class tokens"

@@ -127,13 +127,13 @@ class Samples:
             passes.precision.compute != passes.precision.trainable
         )  # autocast computes in another type than the weights'
         packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.denoiser)
-        with torch.no_grad(), passes.without_chance(), packed:
+        with torch.no_grad(), passes.without_chance(), passes.method.sampling(), packed:
             self.texts.need()
             if passes.job.method.traits.control_images and not self._compared:
                 self._generate_without_control()
             for index, prompt in enumerate(self.prompts):
                 self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
-                image = self._generate(prompt, control_image(prompt))
+                image = self._generate(prompt, self._control_of(prompt))
                 self._keep(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
                 self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
 
@@ -144,7 +144,7 @@ class Samples:
 
         for index, prompt in enumerate(self.prompts):
             self.context.stage(f"generating sample {index + 1} of {len(self.prompts)} without the ControlNet")
-            control = control_image(prompt)
+            control = self._control_of(prompt)
             assert control is not None  # prompts without one are refused before the start
             shown = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
             self._keep(shown, f"control_{index:02d}.png", CONTROL_IMAGE, index, prompt)
@@ -152,6 +152,9 @@ class Samples:
                 image = self._generate(prompt, None)
             self._keep(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
         self._compared = True
+
+    def _control_of(self, prompt: SamplePrompt) -> ndarray | None:
+        return control_image(prompt, stretched=self.passes.job.samples.compatibility == "kohya")
 
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
         import torch

@@ -137,7 +137,7 @@ class Stepper:
         }
 
     def write_parts(self, folder: Path) -> None:
-        """Files beside the state, of all processes: none."""
+        """Files next to the state, of all processes: none."""
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         """Load a state. ProblemsError where it does not fit."""

@@ -19,7 +19,7 @@ from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.counting import FusedAttention, Live, frozen
-from core.families.loading import make_empty
+from core.families.part_shapes import make_empty
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
@@ -35,7 +35,7 @@ class Pass:
     """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
 
     trains   "network", "weights" (of the whole model), "text" (only what comes before the U-Net) or "side" (what the method
-             makes beside or in it)
+             makes next to or in it)
     side     that method's settings, as a preset's text
     network  its settings (core.networks.kinds.described)
     checkpoint, attention   as the settings of these names
@@ -95,7 +95,7 @@ def _peak(one: Pass, config: tuple) -> int:
 
 
 def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Tensor]]:
-    """The U-Net on "meta" with the trained layers, the model that trains beside it, and all weights; their gradients are freed
+    """The U-Net on "meta" with the trained layers, the model that trains next to it, and all weights; their gradients are freed
     at once."""
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

@@ -47,7 +47,7 @@ class PartSize:
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """What the plan needs beside the job. sides: of the largest bucket; images: how many latents are kept.
+    """What the plan needs besides the job. sides: of the largest bucket; images: how many latents are kept.
 
     stored   bytes of the denoiser's weights as they lie in the file      body, texts   names of the denoiser and the text encoders
     """
@@ -215,7 +215,7 @@ def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> in
 
 
 def _step(numbers: int, own: int) -> int:
-    """What a step takes beside: 16-bit weights and gradients are fp32 meanwhile, so many at once."""
+    """What a step takes besides: 16-bit weights and gradients are fp32 meanwhile, so many at once."""
     from core.optimization.rounding import LARGEST
 
     return min(numbers, LARGEST) * 2 * FP32 if own < FP32 else 0
@@ -271,7 +271,7 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
 
 
 def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
-    """Weights beside the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
+    """Weights next to the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
     whole, total = job.method.traits.base_trains, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)

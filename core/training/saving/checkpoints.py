@@ -100,7 +100,7 @@ class Checkpoints:
         return path
 
     def _all_of(self, path: Path) -> list[Path]:
-        """A file and those that the method writes beside it."""
+        """A file and those that the method writes next to it."""
         return [path, *self.method.beside(path)]
 
     def _copy(self, path: Path) -> None:

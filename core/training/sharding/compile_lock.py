@@ -70,7 +70,7 @@ def _removed(lock: Path) -> bool:
 
 
 def left_behind(lock: Path) -> bool:
-    """Whether no process holds it or compiles beside it any more. False where that is unknown: torch's lock is a
+    """Whether no process holds it or compiles next to it any more. False where that is unknown: torch's lock is a
     file that its owner has open, and other machines or containers may share its folder."""
     if sys.platform != "linux":
         return False

@@ -1,4 +1,4 @@
-"""Captions from JSON beside the images, in the forms of booru exports."""
+"""Captions from JSON next to the images, in the forms of booru exports."""
 
 import json
 

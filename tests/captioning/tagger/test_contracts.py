@@ -10,10 +10,11 @@ from core import extensions
 from core.captioning.tagger.folder import Found, check_files, find
 from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import preparing
-from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, PIXAI, PROFILES, WD, Profile, read_profile
+from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, FIX, PIXAI, PROFILES, WD, Profile
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tagging import _say_how, check_tag
 from core.captioning.tagger.tags import Label
+from core.formats.onnx.profile import read_profile
 from core.formats.onnx.providers import CPU, onnxruntime, providers_for
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -227,7 +228,7 @@ def test_a_bad_profile_is_refused(tmp_path, changed):
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(changed))
     with pytest.raises(ProblemsError) as caught:
-        read_profile(path)
+        read_profile(path, Profile, FIX, "tagger.bad-profile")
     assert caught.value.codes[0] in ("tagger.bad-profile", "file.not-json")
     assert "Value error" not in str(caught.value)
 
@@ -235,7 +236,7 @@ def test_a_bad_profile_is_refused(tmp_path, changed):
 def test_all_that_is_wrong_in_a_profile_is_listed(tmp_path):
     (tmp_path / "profile.json").write_text('{"size": 0, "scale": "9", "huh": 1}')
     with pytest.raises(ProblemsError) as caught:
-        read_profile(tmp_path / "profile.json")
+        read_profile(tmp_path / "profile.json", Profile, FIX, "tagger.bad-profile")
     assert len(caught.value.problems) == 3
 
 

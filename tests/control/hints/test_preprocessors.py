@@ -98,7 +98,7 @@ def test_a_soft_edge_is_as_bright_as_its_step_times_the_strength(step, gain, blu
     gray = np.full((40, 80), 50, np.uint8)
     gray[:, 40:] += step
     line = made("soft_edges", as_gray_rgb(gray), edge_gain=gain, edge_blur=blur)[20, :, 0].astype(float)
-    # the mean rise over the two pixels that the kernel spans, centered half a pixel beside the step, over the highest rise
+    # the mean rise over the two pixels that the kernel spans, centered half a pixel off the step, over the highest rise
     share = (math.erf(1.5 / blur / math.sqrt(2)) + math.erf(0.5 / blur / math.sqrt(2))) / 4
     assert line.max() == pytest.approx(step * gain * share * blur * math.sqrt(2 * math.pi), rel=0.02)  # sampled
     assert np.array_equal(line[1:-1], line[1:-1][::-1]) and line[0] == 0

@@ -1,4 +1,4 @@
-"""A toy method: a ControlNet (Zhang et al. 2023, arXiv:2302.05543) of diffusers' class trains beside the frozen U-Net."""
+"""A toy method: a ControlNet (Zhang et al. 2023, arXiv:2302.05543) of diffusers' class trains next to the frozen U-Net."""
 
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings, setting
@@ -6,7 +6,7 @@ from core.settings.methods import MethodSpec, Usual, register
 
 
 class ControlSettings(Settings):
-    """A ControlNet beside the U-Net."""
+    """A ControlNet next to the U-Net."""
 
     weights: str | None = setting(None, title="Initial ControlNet", help="Training continues it.", names="path or name")
     scale: float = setting(1.0, within=(0, 2), title="Conditioning scale", help="Multiplies what it adds.")

@@ -124,6 +124,7 @@ FAMILY = DiTFamily(
         tokenizers=(load_tokenizer, partial(load_tokenizer, pad="!", pad_is_mark=False), _t5_tokenizer),
         blocks=("JointTransformerBlock",),
         misfits=_misfits,
+        resolution=64,
     ),
     encode_captions=_encode_captions,
     encode_ids=_encode_ids,
@@ -131,7 +132,6 @@ FAMILY = DiTFamily(
     lora_targets=_lora_targets,
     tokenize=_tokenize,
     latent_channels=16,
-    resolution=64,
 )
 
 

@@ -18,6 +18,7 @@ def _adapter(target, gain):
     from torch import nn
 
     from core.networks.adapter import Adapter
+    from core.networks.narrow import base_weight
 
     class Gain(Adapter):
         def __init__(self):
@@ -36,7 +37,7 @@ def _adapter(target, gain):
             return y + self.multiplier * self._wide(self.gain, dims).to(y.dtype) * (y - bias)
 
         def delta(self):
-            weight = self.module.weight.detach().float()
+            weight = base_weight(self.module)
             return self._wide(self.gain.detach(), weight.dim() - 1) * weight
 
         def tensors(self):

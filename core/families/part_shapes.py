@@ -1,0 +1,153 @@
+"""Whether the tensors of a model's parts are those that their classes have, from headers and configs. Parts of the published sizes
+are checked without torch; for others a module without memory is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from core.families.imports import quick_imports
+from core.families.layout import Layout
+from core.families.published_shapes import published_shapes
+from core.formats.detect import FAMILY_NAMES
+from core.formats.models import text_keys
+from core.formats.models.checkpoint import Part
+from core.formats.models.part_config import check_config
+from core.formats.models.part_kinds import PartKind, kind_of, part_title
+from core.record.problems import Problem, ProblemsError
+
+SHOWN_KEYS = 5
+
+
+def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
+    """(the part without tensors that its class does not have, what it lacks or has in another shape or type)."""
+    wanted = published_shapes(layout, part)
+    if wanted is None:
+        wanted = shapes_of(layout.kind(part.name), part.name, json.dumps(config_of(layout, part), sort_keys=True))
+    places = {name: place for name, place in part.places.items() if with_level(name, wanted) in wanted}
+    known = replace(part, places=places)
+    return known, tensor_problems(wanted, known, FAMILY_NAMES[layout.family])
+
+
+def tensor_problems(wanted: Mapping[str, tuple[int, ...]], part: Part, title: str) -> list[Problem]:
+    """What of a part is not as wanted: names, shapes and types, from its header."""
+    entries = {with_level(name, wanted): place.entry for name, place in part.places.items()}
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    packed = [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))]
+    return [*misfits(wanted, shapes, part, title), *not_weights(packed, part)]
+
+
+def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
+    """Why complete parts do not work together; a VAE that is left out is as published."""
+    configs = {"vae": layout.config("vae")} | {part.name: config_of(layout, part) for part in parts}
+    fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
+    return [
+        Problem(f"The parts of this model do not fit together: {why}", str(path), fix, code="model.parts-mismatch")
+        for why in layout.misfits(configs, path)
+    ]
+
+
+def config_of(layout: Layout, part: Part) -> dict[str, Any]:
+    return part.config_after(layout.config(part.name))
+
+
+@lru_cache(maxsize=16)
+def shapes_of(kind: PartKind, name: str, config: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a part, by name."""
+    return stored_shapes(kind, make_empty(name, json.loads(config), kind))
+
+
+def stored_shapes(kind: PartKind, module: Any) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that files hold, by the module's names."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in kind.tied}
+
+
+def with_level(name: str, wanted: Mapping[str, Any]) -> str:
+    """As this version of transformers names it: see core.formats.models.text_keys."""
+    full = text_keys.full_name(name)
+    return full if full in wanted else name
+
+
+def misfits(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], part: Part, title: str
+) -> list[Problem]:
+    """Why tensors of these shapes are not those of the part, by name."""
+    problems = []
+    if missing := sorted(wanted.keys() - found.keys()):
+        problems.append(_keys_problem("lacks", "", missing, part, title))
+    if extra := sorted(found.keys() - wanted.keys()):
+        problems.append(_keys_problem("has", "unknown ", extra, part, title))
+    wrong = [
+        f"{name} {_size(found[name])} instead of {_size(wanted[name])}"
+        for name in sorted(wanted.keys() & found.keys())
+        if not _fits(found[name], wanted[name])
+    ]
+    return problems + ([_shapes_problem(wrong, part, title)] if wrong else [])
+
+
+def not_weights(names: Iterable[str], part: Part) -> list[Problem]:
+    """Problems of integer tensors: another program's packed form."""
+    names = [name for name in names if not name.endswith("position_ids")]
+    if not names:
+        return []
+    what = f"The {part_title(part.name)} has integer tensors instead of weights, such as {names[0]}"
+    fix = "choose the model in fp32, fp16, bf16 or fp8"
+    return [Problem(what, str(part.source), fix, code="model.integer-weights")]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Only ones at the end may differ: 1x1 convolution or linear layer."""
+    if shape == wanted:
+        return True
+    shorter, longer = sorted((shape, wanted), key=len)
+    return len(shorter) >= 2 and longer[: len(shorter)] == shorter and prod(longer[len(shorter) :]) == 1
+
+
+def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
+    what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {_some(keys, ', ')}"
+    fix = f"choose another file: this one is incomplete or not a plain {title} model"
+    return Problem(what, str(part.source), fix, code="model.other-tensors")
+
+
+def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
+    fix = (
+        f"use the model's diffusers folder, whose config gives its sizes: a single file must have {title}'s published sizes"
+        if part.config is None
+        else "download the folder again: its config.json and its weights are of different models"
+    )
+    what = f"The {part_title(part.name)} has tensors of other sizes: {_some(lines, '; ')}"
+    return Problem(what, str(part.source), fix, code="model.other-sizes")
+
+
+def _some(texts: list[str], mark: str) -> str:
+    more = f" and {len(texts) - SHOWN_KEYS} more" if len(texts) > SHOWN_KEYS else ""
+    return mark.join(texts[:SHOWN_KEYS]) + more
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
+    """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work.
+
+    kind  what it is, where a family knows it; None: what its config says
+    """
+    import torch
+
+    kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
+    assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
+    with quick_imports():
+        make = kind.maker()
+    check_config(kind, config, where, whole=False)
+    try:
+        with torch.device("meta"):
+            return make(config).requires_grad_(False)
+    except Exception as error:  # the libraries check little: a config that contradicts itself raises anything
+        what = f"The config does not describe a valid {part_title(name)} ({type(error).__name__}: {str(error)[:200]})"
+        raise ProblemsError.one(what, where, "download the model's folder again", code="model.bad-config") from error

@@ -1,0 +1,153 @@
+"""Large files read and written in large chunks, past the system's file cache where it can be: a model passes once, and pages of the
+cache that are filled for it cost more time than the rest of the work."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_BYTES = max(4096, mmap.PAGESIZE)  # without the cache, places in the file, sizes and memory are multiples of it
+CHUNK_BYTES = 4 << 20
+SAMPLES = 16  # of a file, to see whether the cache has it
+
+
+class Buffers:
+    """Memory that is used again: fresh memory costs several times the copy into it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free: list[torch.Tensor] = []
+
+    def take(self, size: int = 0) -> torch.Tensor:
+        """uint8, of so many bytes or more, beginning at a multiple of BLOCK_BYTES."""
+        import torch
+
+        with suppress(IndexError):
+            if size <= self.size:
+                return self._free.pop()
+        raw = torch.empty(max(size, self.size) + BLOCK_BYTES, dtype=torch.uint8)
+        return raw[-raw.data_ptr() % BLOCK_BYTES :][: max(size, self.size)]
+
+    def give(self, buffer: torch.Tensor) -> None:
+        if len(buffer) == self.size:
+            self._free.append(buffer)
+
+    @contextmanager
+    def one(self, size: int) -> Iterator[torch.Tensor]:
+        buffer = self.take(size)
+        try:
+            yield buffer
+        finally:
+            self.give(buffer)
+
+
+class ChunkedFile:
+    """A new file of known size. Its bytes are put in any order, by any threads; a chunk is written as soon as it is complete."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.size = size
+        self._handle: Any = open(path, "wb", buffering=0)
+        self._direct = bypass_cache(self._handle)
+        self._buffers = Buffers(min(CHUNK_BYTES, _blocks(size)))
+        # By their numbers: the memory of chunks, and how many bytes are still missing.
+        self._open: dict[int, tuple[torch.Tensor, int]] = {}
+        self._changes, self._moves = Lock(), Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._handle:
+            if kind is None:
+                assert not self._open, "A chunk is not complete"
+                self._handle.truncate(self.size)  # the last block was written whole
+
+    def put(self, place: int, content: torch.Tensor) -> None:
+        """content: uint8, flat"""
+        while len(content):
+            number, within = divmod(place, CHUNK_BYTES)
+            part = content[: CHUNK_BYTES - within]
+            with self._changes:
+                if number not in self._open:
+                    self._open[number] = self._buffers.take(), min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
+                buffer = self._open[number][0]
+            buffer[within : within + len(part)].copy_(part)
+            with self._changes:
+                missing = self._open[number][1] - len(part)
+                self._open[number] = buffer, missing
+                if not missing:
+                    del self._open[number]
+            if not missing:
+                start = number * CHUNK_BYTES
+                self._write(memoryview(buffer[: _blocks(min(CHUNK_BYTES, self.size - start))].numpy()), start)
+                self._buffers.give(buffer)
+            place, content = place + len(part), content[len(part) :]
+
+    def _write(self, content: memoryview, place: int) -> None:
+        direct = self._direct
+        while content:
+            try:
+                count = self._write_at(content, place)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not direct:
+                    raise
+                use_cache(self._handle)  # a drive with larger blocks
+                direct = self._direct = False
+                continue
+            content, place = content[count:], place + count
+
+    def _write_at(self, content: memoryview, place: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._handle.fileno(), content, place)
+        with self._moves:
+            self._handle.seek(place)
+            return self._handle.write(content)
+
+
+def _blocks(size: int) -> int:
+    """Rounded up to whole blocks."""
+    return size + -size % BLOCK_BYTES
+
+
+def bypass_cache(handle: Any) -> bool:
+    """Whether the system, and the drive, let this open file be read and written past the cache."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_DIRECT)
+    except (ImportError, AttributeError, OSError):
+        return False
+    return True
+
+
+def use_cache(handle: Any) -> None:
+    """Undo it."""
+    import fcntl
+
+    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def is_cached(handle: Any) -> bool:
+    """Whether the cache has most of a file, so that reading it there is faster. True where the system does not say."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return True
+    number, found = handle.fileno(), 0
+    step = os.fstat(number).st_size // SAMPLES
+    try:
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)  # or a look would read ahead
+        for place in range(step // 2, step * SAMPLES, max(1, step)):
+            with suppress(BlockingIOError):
+                found += os.preadv(number, [bytearray(1)], place, os.RWF_NOWAIT)
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_NORMAL)
+    except OSError:  # a drive that cannot tell
+        return True
+    return found > SAMPLES // 2

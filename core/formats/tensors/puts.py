@@ -1,0 +1,96 @@
+"""Tensors put into a file by several threads, each at its place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from core.formats.tensors.chunks import ChunkedFile
+from core.formats.tensors.lazy import LazyTensor
+from core.record import machine
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.record.cancel import CancelToken
+
+Wrote = Callable[[int], None]  # told the bytes of each tensor that was written
+MOST_THREADS, WAITING_THREADS = 6, 2
+
+
+def put_tensor(
+    file: ChunkedFile,
+    name: str,
+    tensor: LazyTensor,
+    place: int,
+    see: Callable[[memoryview], Future[None] | None] | None,
+    ends: threading.Event,
+) -> int:
+    """Read, compute and write a tensor piece by piece, until `ends` is set. Returns its bytes.
+
+    see    shown each piece, at once or in another thread
+    """
+    import torch
+
+    done = 0
+    for piece in tensor.pieces():
+        assert piece.dtype == tensor.dtype, f"{name} differs from its declaration"
+        content = piece.view(torch.uint8)
+        seen = see(memoryview(content.numpy())) if see is not None else None
+        file.put(place + done, content)
+        done += len(content)
+        if seen is not None:
+            seen.result()  # the next piece may take the memory of this one
+        if ends.is_set():
+            return done
+    assert done == tensor.byte_count, f"{name} differs from its declaration"
+    return done
+
+
+def in_threads(
+    puts: Sequence[Callable[[threading.Event], int]],
+    threads: int | None,
+    cancel: CancelToken | None,
+    wrote: Wrote | None,
+) -> None:
+    """Several at a time, each in a thread of its own: while one waits for the drive, others compute. None: as many as are useful."""
+    ends = threading.Event()
+    threads = threads or min(machine.threads() + WAITING_THREADS, MOST_THREADS)
+    with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="write-tensors") as workers:
+        try:
+            for job in as_completed([workers.submit(put, ends) for put in puts]):
+                count(job.result(), cancel, wrote)
+        except BaseException:
+            ends.set()
+            workers.shutdown(cancel_futures=True)
+            raise
+
+
+def as_bytes(content: bytes) -> torch.Tensor:
+    """The same as a uint8 tensor."""
+    import torch
+
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Inside, threads that start compute alone: of torch's own threads each would spin while it waits for those of the others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+    if wrote is not None:
+        wrote(written)
+    if cancel is not None:
+        cancel.check()

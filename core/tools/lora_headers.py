@@ -1,0 +1,109 @@
+"""What tools that make LoRAs know by the headers of LoRA files: shapes and sizes, without torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.lora.names import group_by_module
+from core.formats.lora.recognition import CONVOLUTION
+from core.formats.tensors.entry import ITEM_BYTES
+from core.networks.adapter_file import PEFT_METADATA, LoraFile, lora_outline
+from core.networks.kinds import kind_of_keys
+from core.networks.kinds.keys import BIAS
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = 3
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def refuse_device(device: str, where: str) -> None:
+    """Raises ProblemsError where the GPU is asked for and there is none."""
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ProblemsError.one("No CUDA GPU is found", where, "choose the CPU", "tools.no-gpu")
+
+
+def without_weights(path: Path, where: str) -> LoraFile:
+    """A LoRA by its header, whose layers' changes are all known without a base model. Raises ProblemsError for others."""
+    lora = lora_outline(path)
+    unknown: dict[str, list[str]] = {}
+    for name, tensors in group_by_module(lora.tensors).items():
+        kind = kind_of_keys(tensors)
+        if kind is None or kind.needs_base_weight or weight_shape(tensors) is None:
+            unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
+    if unknown:
+        title, names = next(iter(unknown.items()))
+        what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
+        fix = "merge it into a checkpoint, then extract a LoRA from that"
+        raise ProblemsError([Problem(what, where, fix, code="tools.needs-base-model")])
+    return lora
+
+
+def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """The shape of the weight that tensors of LoRA, LoCon, LoHa, LoKr or a full difference change; None for others."""
+    size = {key.removesuffix(".weight"): tuple(value.shape) for key, value in tensors.items()}
+    if "lora_up" in size and "lora_down" in size:
+        kernel = size["lora_mid"][2:] if "lora_mid" in size else size["lora_down"][2:]
+        return size["lora_up"][0], size["lora_down"][1], *kernel
+    if "hada_w1_a" in size:
+        core = size.get("hada_t1")
+        return size["hada_w1_a"][1 if core else 0], size["hada_w1_b"][1], *(core[2:] if core else ())
+    if any(key.startswith("lokr_w1") for key in size):
+        one = size.get("lokr_w1") or (size["lokr_w1_a"][0], size["lokr_w1_b"][1])
+        core = size.get("lokr_t2")
+        other = size.get("lokr_w2") or (size["lokr_w2_a"][1 if core else 0], size["lokr_w2_b"][1], *(core or ())[2:])
+        return one[0] * other[0], one[1] * other[1], *other[2:]
+    return size.get("diff")
+
+
+def beside_of(lora: LoraFile) -> dict[str, Tensor]:
+    """The changes of biases and norm layers, by key: of a full difference's biases too."""
+    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.beside_in_use
+
+
+def left_out_lines(lora: LoraFile) -> list[str]:
+    """Names what is left out of a LoRA that is made of another: whole biases (PEFT's `bias`), which are not changes of a base model's."""
+    names = [key for key in lora.beside if key not in lora.beside_in_use]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    what = f"left out, because LoRA files have no place for them: {', '.join(names[:SHOWN])}{more}"
+    return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
+
+
+def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a layer's weight; LyCORIS' products hold the kernels of 3x3 convolutions flattened, so the name tells them."""
+    flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
+    return (shape[0], shape[1] // 9, 3, 3) if flat else shape
+
+
+def has_large_kernel(shape: tuple[int, ...]) -> bool:
+    return any(side != 1 for side in shape[2:])
+
+
+def kept_metadata(lora: LoraFile) -> dict[str, str]:
+    """A file's metadata without what describes its old tensors and names."""
+    gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
+    return {key: value for key, value in lora.metadata.items() if key not in gone}
+
+
+def item_bytes(lora: LoraFile, asked: str | None) -> int:
+    """Bytes of a number in the dtype that is asked for, else in that of the file's matrices. lora: its outline"""
+    own = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    return BYTES[asked] if asked else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
+
+
+def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
+    """About what a LoRA file of these layers takes. width: bytes of a number"""
+    numbers = 0
+    for shape in shapes:
+        into = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
+        numbers += (shape[0] + into) * min(conv_rank if has_large_kernel(shape) else rank, shape[0], into)
+    return numbers * width

@@ -1,0 +1,79 @@
+"""What becomes of the pairs that a tool has made: a dataset for training a ControlNet."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.dataset.preflight import preflight
+from core.engine.light import LightTask
+from core.record.workspace import display_path, resolve_path
+from core.settings.control import CONTROLNET
+from core.settings.dataset.source import Source
+from core.settings.job import TrainJob
+from core.settings.named import CONTROL_IMAGE
+from core.training.checks.own_images import PROMPTS, prompts_of_pairs
+from tabs.context import Page
+from tabs.dataset.concepts import entries_of, with_entries
+from tabs.form.project import with_value
+from tabs.server.browsers import Browser
+
+FOLDER = "conditioning_data_dir"
+QUICK_SECONDS = 0.4  # most pairs are read by then, and the press is answered with Train
+
+
+def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Fill in Train with the pairs of a work: {"work"}. On the light lane: the sample prompts need the pairs read."""
+    pairs = next((work.facts(page.engine)["pairs"] for work in page.works.works() if work.id == data.get("work")), None)
+    if pairs is None:
+        return
+    images, control = (display_path(Path(pairs[name])) for name in ("images", "control"))
+    read = page.engine.light(
+        partial(_fill_in, page, browser, images, control),
+        with_pairs(page.project.job, images, control),
+        title="Reading the pairs",
+    )
+    with suppress(TimeoutError):
+        read.wait(QUICK_SECONDS)
+
+
+def _fill_in(page: Page, browser: Browser, images: str, control: str, job: TrainJob, task: LightTask) -> None:
+    """One step of undo. Sample prompts without a control image, or with one of earlier pairs, are replaced by pairs."""
+    before = page.project.job.dataset.conditioning_data_dir
+    earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
+    prompts = None
+    if not all(_fits(line, earlier) for line in job.samples.sample_prompts):
+        prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
+    with page.project.lock:
+        job = with_pairs(page.project.job, images, control)
+        if prompts:
+            job = with_value(job, PROMPTS, prompts[0])
+        page.project.replace(job, did="training with pairs")
+    page.reading.want()
+    text = "The images, their control images and a method that trains with them are chosen"
+    text += f", and sample prompts: {prompts[1]}." if prompts else "."
+    page.browsers.say(browser, "done", f"{text} Undo reverts it.", go="Train")
+
+
+def _fits(prompt: str, earlier: Path | None) -> bool:
+    """Whether a sample prompt has a control image that is not of the earlier folder."""
+    found = CONTROL_IMAGE.search(prompt)
+    return found is not None and not (earlier and resolve_path(found[1].strip()).is_relative_to(earlier))
+
+
+def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
+    """The job with these folders: for the folder of the dataset that they belong to, else in place of all. A method that trains
+    with control images stays."""
+    if not job.method.traits.control_images:
+        job = with_value(job, "method.kind", CONTROLNET)
+    entries = entries_of(job)
+    same = [resolve_path(entry.folder) == resolve_path(images) for entry in entries]
+    if len(entries) > 1 and any(same):
+        own = [
+            each.model_copy(update={FOLDER: control}) if its else each for each, its in zip(entries, same, strict=True)
+        ]
+        return with_entries(job, own)
+    kept = [each.model_copy(update={FOLDER: None}) for each, its in zip(entries, same, strict=True) if its]
+    return with_value(with_entries(job, kept or [Source(folder=images)]), f"dataset.{FOLDER}", control)

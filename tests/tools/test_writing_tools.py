@@ -1,0 +1,118 @@
+"""Every tool that writes a model file: cancelled in the middle, on a full disk and onto its own input it leaves all as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core import tasks
+from core.families import family
+from core.families.loading import load
+from core.formats.tensors.header import read_header
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.check import build
+from tabs.form.task_settings import own_settings_of
+from tests.models import tiny_folder, tiny_lora
+from tests.selection import slow_unless
+from tests.tasks import surroundings
+from tests.tools.test_convert_model import convert
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+FIRST, SECOND = str(VECTORS / "mr_a.safetensors"), str(VECTORS / "mr_b.safetensors")
+TOOLS = {  # what each is given; {model}, {tuned} and {lora} are files of a tiny model
+    "resize_lora": {"file": FIRST, "new_rank": 2},
+    "merge_loras": {"models": [FIRST, SECOND], "method": "svd"},
+    "extract_lora": {"model_org": "{model}", "model_tuned": "{tuned}", "conv_dim": 4},
+    "split_dylora": {"model": FIRST, "unit": 2},
+    "convert_lora": {"file": FIRST, "names": "diffusers"},
+    "merge_lora_to_model": {"file": "{model}", "models": ["{lora}"]},
+    "merge_models": {"models": ["{model}", "{tuned}"]},
+    "convert_model": {"file": "{model}", "save_precision": "fp16"},
+    "bake_vae": {"file": "{model}", "vae": "{tuned}"},
+    "extract_vae": {"file": "{model}"},
+    "strip_metadata": {"file": FIRST},
+    "edit_metadata": {"file": FIRST, "metadata_title": "x"},
+}
+
+
+class After(CancelToken):
+    """Cancels at the check after so many."""
+
+    def __init__(self, checks: int):
+        super().__init__()
+        self.left = checks
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Cancelled
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("writing")
+    model = convert(tiny_folder("sd1", folder / "sd1"), folder / "model.safetensors")
+    draws, tensors = torch.Generator().manual_seed(0), load_file(model)
+    changed = {
+        name: value + 0.05 * torch.randn(value.shape, generator=draws) if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+    save_file(changed, folder / "tuned.safetensors", read_header(model)[1])
+    parts = load(family("sd1").layout, folder / "sd1", parts=("text_encoders", "denoiser"))
+    tiny_lora(parts, folder / "lora.safetensors")
+    return folder
+
+
+def job_of(name, place, output):
+    def filled(value):
+        if isinstance(value, list):
+            return [filled(each) for each in value]
+        return str(place / f"{value[1:-1]}.safetensors") if str(value).startswith("{") else value
+
+    given = {key: filled(value) for key, value in TOOLS[name].items()}
+    inputs = [path for value in given.values() for path in (value if isinstance(value, list) else [value])]
+    first = next(path for path in inputs if str(path).endswith(".safetensors"))
+    return build(tasks.named(name).job, {name: given | {"output": str(output or first)}}), Path(first)
+
+
+def codes(name, job, place):
+    with pytest.raises(ProblemsError) as refused:
+        tasks.named(name).look(job, Workspace(place / "outputs", place / "models"))
+    return refused.value.codes
+
+
+def test_every_tool_that_writes_a_model_file_stands_here():
+    listed = {name: task for name, task in tasks.tasks().items() if task.card and task.card.name in ("loras", "models")}
+    assert {name for name, task in listed.items() if "output" in own_settings_of(task)} == set(TOOLS)
+
+
+@pytest.mark.parametrize("name", slow_unless({"resize_lora", "merge_models", "convert_model"}.__contains__, TOOLS))
+def test_a_tool_that_is_cancelled_in_the_middle_leaves_nothing(name, place, tmp_path):
+    job, first = job_of(name, place, tmp_path / "whole" / "out.safetensors")
+    before, space = first.read_bytes(), Workspace(place / "outputs", place / "models")
+    counted = After(10**9)
+    tasks.named(name).start(job, surroundings(space, counted))
+    checks = 10**9 - counted.left
+    assert checks, "a tool that never looks cannot be cancelled"
+    job, _ = job_of(name, place, tmp_path / "cut" / "out.safetensors")
+    for after in sorted({0, checks // 2}):
+        with pytest.raises(Cancelled):
+            tasks.named(name).start(job, surroundings(space, After(after)))
+        left = [path for path in (tmp_path / "cut").rglob("*") if path.is_file()]
+        assert left == [] and first.read_bytes() == before, after
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TOOLS if name != "split_dylora"]
+)  # its files have names of their own
+def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_start(name, place, tmp_path, monkeypatch):
+    own, _ = job_of(name, place, None)
+    assert codes(name, own, place) == ["tools.output-is-input"]
+    job, _ = job_of(name, place, tmp_path / "out.safetensors")
+    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    assert codes(name, job, place) == ["tools.no-room"]
