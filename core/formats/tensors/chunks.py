@@ -98,9 +98,7 @@ class ChunkedFile:
             try:
                 count = self._write_at(content, place)
             except OSError as error:
-                if error.errno != errno.EINVAL or not direct:
-                    raise
-                use_cache(self._handle)  # a drive with larger blocks
+                use_cache_after(error, self._handle, direct)
                 direct = self._direct = False
                 continue
             content, place = content[count:], place + count
@@ -129,8 +127,10 @@ def bypass_cache(handle: Any) -> bool:
     return True
 
 
-def use_cache(handle: Any) -> None:
-    """Undo it."""
+def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
+    """Undo it where the drive has larger blocks than were read or written past the cache; raise any other error."""
+    if error.errno != errno.EINVAL or not direct:
+        raise error
     import fcntl
 
     fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)

@@ -5,7 +5,6 @@ Nothing stays mapped: on Windows a mapped file cannot be replaced.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache
+from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache_after
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.outline import Outline, number_of
@@ -144,9 +143,7 @@ class TensorFile:
             try:
                 count = self._read_at(view[done:] if direct else view[done : done + PIECE_BYTES], place + done)
             except OSError as error:
-                if error.errno != errno.EINVAL or not direct:
-                    raise
-                use_cache(self._handle)  # a drive with larger blocks
+                use_cache_after(error, self._handle, direct)
                 direct = self._direct = False
                 continue
             if not count:
