@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,7 +14,6 @@ from core.control.controlnet_file import load_control_net
 from core.dataset.preflight import preflight
 from core.families import family
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
-from core.settings.flags import merge
 from core.settings.methods import in_force
 from core.settings.rules import ineffective, training_problems
 from core.tools.inspect import inspect
@@ -22,32 +21,11 @@ from core.training.checks.before_start import problems_before_start
 from core.training.loop.sources import FrozenText, Latents
 from core.training.memory.plan import facts_of, memory_plan
 from tests.models import tiny_folder
-from tests.training.conftest import STARTER
+from tests.training.conftest import METHODS, STARTER
 from tests.training.untrained import distances
 
-SMALL = {"lllite": {"cond_emb_dim": 8, "hidden_dim": 16}}
-METHODS = {"controlnet": {"method": {"kind": "controlnet"}}, "lllite": {"method": {"kind": "lllite"}, **SMALL}}
 START = {"controlnet": "controlnet_model_name_or_path", "lllite": "weights"}
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture(scope="session")
-def controls(images, tmp_path_factory):
-    """A control image for each image: its negative."""
-    folder = tmp_path_factory.mktemp("control")
-    for path in images.glob("*.png"):
-        ImageOps.invert(Image.open(path).convert("RGB")).save(folder / path.name)
-    return folder
-
-
-@pytest.fixture
-def groups(controls):
-    """groups(method, ...): those of a training of this method."""
-
-    def make(method, **more):
-        return merge(METHODS[method] | {"dataset": {"conditioning_data_dir": str(controls)}}, more)
-
-    return make
 
 
 @pytest.fixture(scope="session")
