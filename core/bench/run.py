@@ -13,6 +13,7 @@ from core.bench import workload
 from core.bench.caching import caching_rows, measure_caching
 from core.bench.captions import caption_rows, measure_captions
 from core.bench.compare import CASES, QUICK, compare, compare_rows
+from core.bench.controls import control_rows, measure_controls
 from core.bench.datasets import measure_datasets
 from core.bench.formats import format_rows, measure_formats
 from core.bench.gemm import gemm_rate
@@ -24,7 +25,7 @@ from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate", "tools", "formats")
+PARTS = ("train", "page", "caching", "controls", "datasets", "captions", "baseline", "generate", "tools", "formats")
 CASE = "baseline:"  # before the name of a single case
 SIZE = 256
 
@@ -45,6 +46,8 @@ def run_bench(
     result: dict[str, Any] = {"machine": machine_facts(device)}
     if only == "datasets":  # computes no tensors
         return result | {"datasets": measure_datasets(quick, say)}
+    if only == "controls":
+        return result | {"controls": measure_controls(quick, say)}
     if only == "captions":
         return result | {"captions": _captions(quick, say)}
     if only == "formats":  # 21 GB on the disk for a while: only on request
@@ -166,6 +169,8 @@ def table(result: dict[str, Any]) -> str:
         )
     if caching := result.get("caching"):
         rows += caching_rows(caching)
+    if controls := result.get("controls"):
+        rows += control_rows(controls)
     if baseline := result.get("baseline"):
         rows += compare_rows(baseline)
     if generated := result.get("generate"):

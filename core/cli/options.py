@@ -100,7 +100,7 @@ OWN = {
         "quick": ("", "fewer repeats"),
         "only": (
             "NAME",
-            "one part of the benchmark: train, page, caching, datasets, captions, formats, tools or baseline",
+            "one part of the benchmark: train, page, caching, controls, datasets, captions, formats, tools or baseline",
         ),
         "json": ("FILE", "write the results to a file"),
     },

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.diffusion.noise import draw_timestep
@@ -75,12 +75,18 @@ class Diffusion(Objective):
     """Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the options of the noise group, as Stable Diffusion 1.x,
     2.x and SDXL are trained.
 
-    prediction      "epsilon" or "v"
+    prediction      "epsilon" or "v"                       debiased_as     whose weight debiased estimation takes, if another's
     alpha_bar       [1000], the schedule in force          snr_alpha_bar   [1000], the one whose SNR weighs the loss: with
                     `compatibility` the schedule before zero terminal SNR rescaled it
     """
 
-    def __init__(self, settings: NoiseSettings, prediction: str = "epsilon", device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        settings: NoiseSettings,
+        prediction: str = "epsilon",
+        device: torch.device | str = "cpu",
+        debiased_as: str = "",
+    ):
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction is '{prediction}': {' or '.join(PREDICTIONS)}")
         self.prediction, self.settings = prediction, settings
@@ -89,7 +95,7 @@ class Diffusion(Objective):
         unscaled = settings.compatibility != "none" and settings.zero_terminal_snr
         self.snr_alpha_bar = sd_alpha_bar().to(device) if unscaled else self.alpha_bar
         self._snr, self._as_kohya = snr(self.snr_alpha_bar.float()), settings.compatibility != "none"
-        self._kind = PREDICTIONS[prediction]
+        self._kind = replace(PREDICTIONS[prediction], debiased=PREDICTIONS[debiased_as or prediction].debiased)
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
         """Offset first, then the multi-resolution levels and their common scale, then the perturbation, which only the

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from core import extensions
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
+from core.settings.methods import spec_of
 from core.settings.noise import OBJECTIVES as TRAITS
 from core.settings.noise import RANGE, NoiseSettings, ObjectiveTraits
 
@@ -22,7 +23,7 @@ class ObjectiveKind:
     """How a model is trained to predict.
 
     name, title   in presets and on the page
-    make          (job, what the model predicts, device) -> the objective
+    make          (job of a known family, what the model predicts, device) -> the objective
     settings      a group of its own, named after it
     uses          the settings of the group `noise` that it reads; the page says that the others have no effect
     """
@@ -57,7 +58,7 @@ def make_objective(job: TrainJob, own: str, prediction: str, device: str) -> Obj
 def _diffusion(job: TrainJob, prediction: str, device: str) -> Objective:
     from core.diffusion.objective import Diffusion
 
-    return Diffusion(job.noise, prediction, device)
+    return Diffusion(job.noise, prediction, device, spec_of(job).debiased_as(job))
 
 
 ALL = frozenset(NoiseSettings.model_fields)

@@ -60,8 +60,7 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     for number, job in enumerate(jobs):
         asked = job.controls
         nets = [use for use in asked.nets if use.enabled]
-        sharing = sum(not use.image for use in nets)
-        shared = _turn(asked.control_image, number, files, sharing if as_generator(job) else 1)
+        shared = _turn(asked.control_image, number, files, _dealt_to(job))
         rest = iter(shared if len(shared) > 1 else ())
         images = [next(iter(_turn(use.image, number, files)), None) if use.image else next(rest, None) for use in nets]
         own = {
@@ -70,6 +69,11 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
         }
         found.append(job.model_copy(update={"controls": asked.model_copy(update=own)}))
     return found
+
+
+def _dealt_to(job: GenerateJob) -> int:
+    """How many ControlNets take the next images of the folder for all, one each; 1 where all take the same."""
+    return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
 
 
 def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
@@ -89,6 +93,19 @@ def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int
     for path in own:
         _is_black(path)
     return [str(path) for path in own]
+
+
+def left_over(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Advice about control images of a folder that are dealt to no ControlNet, where the turn would come to them: the folder
+    begins again once too few are left for all. jobs: with their folders"""
+    shared = {(job.controls.control_image, _dealt_to(job)) for job in jobs}
+    for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
+        files = image_files(text, NETS)
+        rest = files[len(files) - len(files) % nets :]
+        if len(files) > nets and rest and len(jobs) >= len(files) // nets:
+            what = f"{count(len(rest), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
+            fix = f"remove {rest[0].name}, or add images for a multiple of {nets}"
+            yield Problem(what, "controls.control_image", fix, "advice", code="controls.left-over-images")
 
 
 def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:

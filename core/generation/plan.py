@@ -11,7 +11,7 @@ from core.families import family
 from core.families.locate import REFINER
 from core.families.trained_size import trained_size
 from core.generation.checks import guidance_problems, problems_of, stage_problems
-from core.generation.control_checks import black_images
+from core.generation.control_checks import black_images, left_over
 from core.generation.guidances import own_settings
 from core.generation.hooks import hook_file_problems, hook_files, with_hook_images
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
@@ -98,6 +98,7 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     kind = family(sources.family)
     raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))
     notes += [*switch_problems([one.job for one in decided]), *black_images([one.job for one in decided])]
+    notes += left_over([one.job for one in begun])
     raise_if_errors(notes)
     return Plan(decided, sources, [*notes, *sources.notes])
 

@@ -108,6 +108,11 @@ def trains_as_kohya(job: TrainJob, family: str) -> bool:
     return job.model.compatibility != "none" and family in KOHYA
 
 
+def debiased_as(job: TrainJob) -> str:
+    """sd-scripts' training of an SDXL ControlNet does not tell debiased estimation of v-prediction (reference: controlnet, 3.2)."""
+    return "epsilon" if job.model.compatibility != "none" and job.model.family == "sdxl" else ""
+
+
 def kohya_unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     """(path, reason) of settings that sd-scripts' training of a ControlNet ignores."""
     if trains_as_kohya(job, job.model.family):

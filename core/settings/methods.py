@@ -73,6 +73,7 @@ class MethodSpec:
     side             of what trains next to or in the denoiser: (denoiser, job) -> a module that gives `Conditioning.added` of
                      (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
     unused           (dotted path, reason) of settings that it does not use; noise and captions are then trained without them
+    debiased_as      (job of a known family) -> what the model predicts as far as debiased estimation knows; "": what it does
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
     control_images   it reads a control image of each image and sample: the trait of this name
@@ -98,6 +99,7 @@ class MethodSpec:
     rates: Callable[[TrainJob], Mapping[str, tuple[float, str]]] = lambda job: {}
     side: Callable[[Any, TrainJob], Any] | None = None
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
+    debiased_as: Callable[[TrainJob], str] = lambda job: ""
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
     control_images: bool = False
@@ -122,10 +124,14 @@ def spec_of(job: TrainJob) -> MethodSpec:
     return methods()[job.method.kind]
 
 
+def of_family(job: TrainJob, family: str) -> TrainJob:
+    """The job with the family that its model was found to have."""
+    return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+
+
 def in_force(job: TrainJob, family: str) -> TrainJob:
     """The job as a model of this family trains: noise and caption settings that its method does not use at their defaults."""
-    known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
-    unused = {path for path, _ in spec_of(job).unused(known)}
+    unused = {path for path, _ in spec_of(job).unused(of_family(job, family))}
     groups: dict[str, Settings] = {"noise": job.noise, "captions": job.captions}
     changes = {}
     for group, settings in groups.items():

@@ -26,6 +26,7 @@ CACHES = {
     "latents": ("Cached latents", "Encoded again by the next training that uses the images."),
     "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
     "masks": ("Cached masks", "Created again when needed."),
+    "controls": ("Cached control images", "Resized again by the next training that uses them."),
 }
 RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 

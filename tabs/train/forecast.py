@@ -37,7 +37,7 @@ PARTS = {
     "optimizer": "optimizer",
     "gradients": "gradients",
     "activations": "activations",
-    "cache": "cached latents",
+    "cache": "caches",
     "spare": "PyTorch",
 }
 

@@ -1,8 +1,18 @@
 """Small image folders for the dataset tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.captions.files import Caption
+from core.dataset.images.opening import read_header
+from core.dataset.sources.image_info import ImageInfo
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -21,3 +31,28 @@ def add(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def place():
+    """place(path, conditioning, control, **settings of its folder) -> the image in its bucket of 64 px."""
+
+    def run(path, conditioning=None, control=None, fit="aligned", **own):
+        settings = ImageSettings(**{"resolution": 64, "bucket_reso_steps": 16} | own)
+        header, found = read_header(path), path.stat()
+        image = ImageInfo(
+            "fox",
+            path.name,
+            path,
+            header.width,
+            header.height,
+            found.st_size,
+            found.st_mtime_ns,
+            conditioning=conditioning,
+            control=control,
+        )
+        where = plan_buckets(settings).assign(header.width, header.height)
+        caption = Caption("", "none", path.with_suffix(".txt"))
+        return Placed(image, where, caption, replace(PLAIN, images=settings, control_fit=fit))
+
+    return run

@@ -1,44 +1,13 @@
 """Masks at latent size: computed once for each content and place, mirrored and averaged as the image is."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.masks import MaskCache, at_latent_size, mask_source
-from core.dataset.captions.files import Caption
-from core.dataset.images.opening import read_header
-from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
-from core.settings.dataset.concepts import PLAIN
-from core.settings.dataset.images import ImageSettings
 from tests.damage import zero_tensors
-
-
-@pytest.fixture
-def place():
-    def run(path, conditioning=None, **own):
-        settings = ImageSettings(resolution=64, bucket_reso_steps=16, **own)
-        header, found = read_header(path), path.stat()
-        image = ImageInfo(
-            "fox",
-            path.name,
-            path,
-            header.width,
-            header.height,
-            found.st_size,
-            found.st_mtime_ns,
-            conditioning=conditioning,
-        )
-        where = plan_buckets(settings).assign(header.width, header.height)
-        caption = Caption("", "none", path.with_suffix(".txt"))
-        return Placed(image, where, caption, replace(PLAIN, images=settings))
-
-    return run
 
 
 @pytest.fixture

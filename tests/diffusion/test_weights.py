@@ -3,6 +3,7 @@ from pytest import approx, mark
 
 from core.diffusion.objective import (
     PREDICTIONS,
+    Diffusion,
     debiased_weight,
     like_noise_weight,
     like_v_weight,
@@ -67,6 +68,17 @@ def test_debiased_weights_at_both_ends():
     epsilon, v = (debiased_weight(table, PREDICTIONS[name]) for name in ("epsilon", "v"))
     assert (float(epsilon[0]), float(epsilon[-1])) == approx((1000**-0.5, 14.6146), rel=1e-3)  # SNR 1175 counts as 1000
     assert (float(v[0]), float(v[-1])) == approx((1 / 1001, 0.99534), rel=1e-4)
+
+
+def test_debiased_weights_of_a_v_model_can_be_those_of_noise_prediction_and_nothing_else_is():
+    settings, every = NoiseSettings(debiased_estimation_loss=True, min_snr_gamma=5), torch.arange(1000)
+    ratio = snr(sd_alpha_bar())
+    plain, other = Diffusion(settings, "v"), Diffusion(settings, "v", debiased_as="epsilon")
+    by_min_snr = ratio.clip(max=5) / (ratio + 1)
+    torch.testing.assert_close(plain.weight(every), by_min_snr / (ratio.clip(max=1000) + 1))
+    torch.testing.assert_close(other.weight(every), by_min_snr / ratio.clip(max=1000) ** 0.5)
+    x0, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(other.target(x0, noise, every[400:402]), plain.target(x0, noise, every[400:402]))
 
 
 def test_weights_that_are_on_are_multiplied_and_none_is_1():

@@ -603,6 +603,31 @@ def test_several_control_nets_take_images_of_folders_of_their_own_or_are_dealt_t
     assert refused.value.codes == ["controls.too-few-images"]
 
 
+@pytest.mark.parametrize(
+    ("compatibility", "nets", "number", "told"),
+    [
+        ("sd-scripts-0.10", [{}, {}], 2, True),
+        ("sd-scripts-0.10", [{}, {}, {"enabled": False}], 9, True),
+        ("sd-scripts-0.10", [{}, {}], 1, False),  # whose turn does not come
+        ("sd-scripts-0.10", [{}], 9, False),
+        ("sd-scripts-0.10", [{}, {"image": 0}], 9, False),
+        ("sd-scripts-0.10", [{}] * 5, 9, False),
+        ("none", [{}, {}], 9, False),
+    ],
+)
+def test_control_images_that_are_dealt_to_no_net_are_said(
+    compatibility, nets, number, told, models, hints, tmp_path, space
+):
+    folder, files = models("sd1")
+    for each in range(5):
+        shutil.copy(hints[0], tmp_path / f"{each}.png")
+    nets = [{"file": str(files[0])} | each | ({"image": str(hints[0])} if "image" in each else {}) for each in nets]
+    model = {"base_model": str(folder), "compatibility": compatibility}
+    job = job_of(folder, nets, {"control_image": str(tmp_path)}, model=model, generate={"count": number})
+    notes = [note for note in plan_of(job, space).notes if note.code == "controls.left-over-images"]
+    assert [("4.png" in note.fix, note.level) for note in notes] == [(True, "advice")] * told
+
+
 def test_the_control_net_of_an_image_is_found_by_its_hash_where_its_name_does_not_say(models, tmp_path):
     _, files = models("sd1")
     space = Workspace(tmp_path / "out", tmp_path / "models")

@@ -1,7 +1,8 @@
-"""Damaged entries of the caches of latents and texts: each is used as it should be, or made anew."""
+"""Damaged entries of the caches of latents, texts and control images: each is used as it should be, or made anew."""
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ def _text_entry() -> bytes:
 
 
 def readers() -> Readers:
-    from core.dataset.caches.files import file_of, read_tensors
+    from core.dataset.caches.controls import SHAPES, unpacked
+    from core.dataset.caches.files import BYTES, file_of, read_tensors
     from core.dataset.caches.texts import TextCache
     from core.diffusion.text_states import TextStates
 
@@ -36,10 +38,22 @@ def readers() -> Readers:
         cache.ensure(["a fox"], encode)
         cache.get(["a fox", "a wolf"], encode)
 
-    return {"latents": latents, "texts": texts}
+    def controls(path: Path) -> None:
+        found = read_tensors(path, SHAPES, dtypes=BYTES)
+        pixels = unpacked(found["control"].numpy().tobytes(), (64, 64)) if found else None
+        assert pixels is None or pixels.shape[1:] == (64, 64)
+
+    return {"latents": latents, "texts": texts, "controls": controls}
+
+
+def _control_entry(data: bytes) -> bytes:
+    return save({"control": torch.frombuffer(bytearray(data), dtype=torch.uint8)})
 
 
 _BAD = [
+    ("bomb of zeros.safetensors", lambda: _control_entry(zlib.compress(bytes(1 << 27)))),
+    ("short.safetensors", lambda: _control_entry(zlib.compress(bytes(64 * 64 * 3))[:-4])),
+    ("other size.safetensors", lambda: _control_entry(zlib.compress(bytes(64 * 63 * 3)))),
     ("deep.safetensors", lambda: safetensors_file(b"[" * 60_000, b"")),
     ("other.safetensors", lambda: safetensors_file({"context": entry([1]), "mean": entry([1]), "logvar": entry([1])}, bytes(4))),
     *((f"{name}.safetensors", data) for name, data in safetensors_bombs()),

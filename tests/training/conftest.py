@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader
@@ -17,6 +18,8 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 
 STARTER = PROJECT / "models" / "starter"
+SMALL = {"lllite": {"cond_emb_dim": 8, "hidden_dim": 16}}
+METHODS = {"controlnet": {"method": {"kind": "controlnet"}}, "lllite": {"method": {"kind": "lllite"}, **SMALL}}
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,25 @@ def images(tmp_path_factory):
         shutil.copy(path, folder)
         shutil.copy(path.with_suffix(".txt"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def controls(images, tmp_path_factory):
+    """A control image for each image: its negative."""
+    folder = tmp_path_factory.mktemp("control")
+    for path in images.glob("*.png"):
+        ImageOps.invert(Image.open(path).convert("RGB")).save(folder / path.name)
+    return folder
+
+
+@pytest.fixture
+def groups(controls):
+    """groups(method, ...): those of a training that follows control images."""
+
+    def make(method, **more):
+        return merge(METHODS[method] | {"dataset": {"conditioning_data_dir": str(controls)}}, more)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,52 +2,33 @@
 and loaded."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.control.controlnet_file import load_control_net
 from core.dataset.preflight import preflight
+from core.diffusion.schedule import sd_alpha_bar, snr
 from core.families import family
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
-from core.settings.flags import merge
 from core.settings.methods import in_force
 from core.settings.rules import ineffective, training_problems
 from core.tools.inspect import inspect
 from core.training.checks.before_start import problems_before_start
+from core.training.loop.objective import objective_of
 from core.training.loop.sources import FrozenText, Latents
 from core.training.memory.plan import facts_of, memory_plan
 from tests.models import tiny_folder
-from tests.training.conftest import STARTER
+from tests.training.conftest import METHODS, STARTER
 from tests.training.untrained import distances
 
-SMALL = {"lllite": {"cond_emb_dim": 8, "hidden_dim": 16}}
-METHODS = {"controlnet": {"method": {"kind": "controlnet"}}, "lllite": {"method": {"kind": "lllite"}, **SMALL}}
 START = {"controlnet": "controlnet_model_name_or_path", "lllite": "weights"}
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture(scope="session")
-def controls(images, tmp_path_factory):
-    """A control image for each image: its negative."""
-    folder = tmp_path_factory.mktemp("control")
-    for path in images.glob("*.png"):
-        ImageOps.invert(Image.open(path).convert("RGB")).save(folder / path.name)
-    return folder
-
-
-@pytest.fixture
-def groups(controls):
-    """groups(method, ...): those of a training of this method."""
-
-    def make(method, **more):
-        return merge(METHODS[method] | {"dataset": {"conditioning_data_dir": str(controls)}}, more)
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +196,32 @@ def test_with_compatibility_settings_that_sd_scripts_ignores_have_no_effect_and_
         assert not names & told and "captions.weighted_captions" in told
         job = in_force(make_job(**groups(method, model=kohya, noise=NOISE)), "sdxl")
         assert all(getattr(job.noise, name) == value for name, value in NOISE.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "compatibility", "prediction", "weight"),
+    [
+        ("controlnet", "sdxl", "sd-scripts-0.10", "v", "epsilon"),
+        ("controlnet", "sdxl", "sd-scripts-0.9", "v", "epsilon"),
+        ("controlnet", "sdxl", "none", "v", "v"),
+        ("controlnet", "sdxl", "sd-scripts-0.10", "epsilon", "epsilon"),
+        ("controlnet", "sd1", "none", "v", "v"),
+        ("lllite", "sdxl", "sd-scripts-0.10", "v", "v"),
+    ],
+)
+def test_debiased_estimation_of_an_sdxl_controlnet_is_that_of_noise_prediction_with_compatibility_alone(
+    method, base, compatibility, prediction, weight, groups, make_job
+):
+    """sd-scripts does not tell it of v-prediction: 1 / SNR ** .5 in place of 1 / (SNR + 1)."""
+    model = {"compatibility": compatibility, "prediction": prediction}
+    job = in_force(make_job(**groups(method, model=model, noise={"debiased_estimation_loss": True})), base)
+    loaded = SimpleNamespace(family=base, prediction=prediction)
+    objective = objective_of(job, SimpleNamespace(device="cpu"), loaded)
+    every = torch.arange(1000)
+    ratio = snr(sd_alpha_bar()).clip(max=1000)
+    forms = {"epsilon": ratio**-0.5, "v": 1 / (ratio + 1)}
+    torch.testing.assert_close(objective.weight(every), forms[weight].float())
+    assert objective.prediction == prediction
 
 
 def test_with_compatibility_sd1_trains_on_signed_control_images_and_samples_show_them_from_0_to_1(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.memo import Memo
+from core.dataset.sources.memo import FileFacts, Memo
 from core.record.problems import Problem, ProblemsError
 
 
@@ -17,13 +17,23 @@ def content_hashes(
     memo_path: Path | str | None = None,
     check: Callable[[], None] | None = None,
 ) -> dict[tuple[str, str], str]:
-    """{image key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
+    """{image key: SHA-256 of the file's bytes, hex}; see `file_hashes`."""
+    found = file_hashes(images, memo_path, check)
+    return {image.key: found[image.path] for image in images}
+
+
+def file_hashes(
+    files: Sequence[FileFacts],
+    memo_path: Path | str | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[Path, str]:
+    """{path: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
 
     check   called between chunks of files; may raise to cancel; hashes so far are kept
 
     Raises ProblemsError with the files that cannot be read.
     """
-    found = Memo(memo_path).facts("sha256", images, _sha256, check)
+    found = Memo(memo_path).facts("sha256", files, _sha256, check)
     fix = "restore it, or scan the dataset again"
     problems = [
         Problem(f"The image cannot be read ({said.strerror})", printable(path), fix, code="image.unreadable")
@@ -32,12 +42,12 @@ def content_hashes(
     ]
     if problems:
         raise ProblemsError(problems)
-    return {image.key: found[image.path] for image in images}
+    return found
 
 
-def _sha256(image: ImageInfo) -> str | OSError:
+def _sha256(file: FileFacts) -> str | OSError:
     try:
-        with open(image.path, "rb") as handle:
+        with open(file.path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         return error

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
 FLOATS = ("F32", "F16", "BF16", "F64")
+BYTES = ("U8",)
 CHECKSUM = "crc32"  # in the metadata; entries of earlier versions have none and are used as they are
 Shapes = Mapping[str, tuple[int | None, ...]]  # by name; None: any length
 NO_SHAPES: Shapes = {}
@@ -71,8 +72,10 @@ def _checksum(data: bytes, start: int) -> str:
     return f"{crc32(memoryview(data)[start:]):08x}"
 
 
-def read_tensors(path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | None = None) -> dict[str, Tensor] | None:
-    """The float tensors, with these shapes. None where the file is missing, or damaged and then added to `damaged`.
+def read_tensors(
+    path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | None = None, dtypes: Sequence[str] = FLOATS
+) -> dict[str, Tensor] | None:
+    """The tensors, with these shapes and dtypes. None where the file is missing, or damaged and then added to `damaged`.
 
     They are copied: a mapped file cannot be replaced on Windows. Reading updates the file's time, for `prune`.
     """
@@ -80,7 +83,7 @@ def read_tensors(path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | N
     from safetensors.torch import load
 
     try:
-        tensors = load(_sound(path, shapes))
+        tensors = load(_sound(path, shapes, dtypes))
     except MissingFile:
         return None
     except (
@@ -101,7 +104,7 @@ def read_tensors(path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | N
     return tensors
 
 
-def _sound(path: Path, shapes: Shapes) -> bytes:
+def _sound(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
     """The bytes of an entry whose header and checksum are right. Raises anything for another."""
     data = read_regular(path, MAX_BYTES)
     start = 8 + int.from_bytes(data[:8], "little")
@@ -109,17 +112,17 @@ def _sound(path: Path, shapes: Shapes) -> bytes:
         raise ValueError("not an entry")
     header = json.loads(data[8:start])
     stated = header.get("__metadata__", {}).get(CHECKSUM)
-    if not all(_is(header[name], shape) for name, shape in shapes.items()):
+    if not all(_is(header[name], shape, dtypes) for name, shape in shapes.items()):
         raise ValueError("other tensors")
     if stated is not None and stated != _checksum(data, start):
         raise ValueError("wrong checksum")
     return data
 
 
-def _is(entry: dict[str, Any], shape: tuple[int | None, ...]) -> bool:
+def _is(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[str]) -> bool:
     sides = entry["shape"]
     fits = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
-    return fits and entry["dtype"] in FLOATS
+    return fits and entry["dtype"] in dtypes
 
 
 def tell_damaged(damaged: list[Path], warn: Warn | None) -> None:

@@ -46,24 +46,41 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
     """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black, with the compatibility of sd-scripts
     in their own color; None for an image without one. One of another size than its image is resized with it."""
+    pixels = control_pixels(placed, view)
+    return None if pixels is None else as_control(pixels)
+
+
+def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
+    """The same in uint8, 0 to 255."""
     if placed.image.control is None:
         return None
     opened = _beside(placed.image.control, "control image", view)
     hint = opened.on(BLACK) if placed.concept.control_fit == "aligned" else opened.colors
-    return _as_control(control_in_view(hint, view, placed.concept))
+    return _channels(control_in_view(hint, view, placed.concept))
+
+
+def control_filter(concept: Concept) -> str:
+    """The resampling method of its control images."""
+    own = concept.images.control_interpolation
+    if concept.control_fit == "area":  # sd-scripts 0.9
+        return own or "area"
+    return own or concept.images.resize_interpolation
+
+
+def is_resized(size: Size, placed: Placed) -> bool:
+    """Whether a control image of this size is resized for its place, and not cropped alone."""
+    stretched = placed.concept.control_fit == "stretched"
+    return size != (placed.placement.bucket if stretched else placed.placement.resized)
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
     """Resized, cropped and flipped as its image; with the compatibility of sd-scripts as that does it (reference: section 1.3)."""
-    images = concept.images
-    chosen = images.control_interpolation or images.resize_interpolation
-    if concept.control_fit == "area":  # sd-scripts 0.9
-        return in_view(hint, view.placement, view.flip, images.control_interpolation or "area")
-    if concept.control_fit == "aligned":
+    chosen = control_filter(concept)
+    if concept.control_fit != "stretched":
         return in_view(hint, view.placement, view.flip, chosen)
     bucket = view.placement.bucket
     if chosen == "auto":  # without buckets 0.10 compares each side with the other one of the hint
-        width, height = hint.size if images.enable_bucket else hint.size[::-1]
+        width, height = hint.size if concept.images.enable_bucket else hint.size[::-1]
         chosen = "area" if bucket[0] <= width and bucket[1] <= height else "lanczos"
     if chosen == "lanczos" and hint.width * bucket[1] < bucket[0] * hint.height:
         hint = resize(hint, (hint.width, bucket[1]), chosen)  # the cheaper side first, as from Pillow 13 on
@@ -76,13 +93,18 @@ def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
     or stretched by Lanczos resampling, without its transparency."""
     opened = open_decoded(path, managed=False)
     if stretched:
-        return _as_control(resize(opened.colors, size, "lanczos"))
-    return _as_control(in_view(opened.on(BLACK), cover(opened.size, size), flip=False))
+        return as_control(_channels(resize(opened.colors, size, "lanczos")))
+    return as_control(_channels(in_view(opened.on(BLACK), cover(opened.size, size), flip=False)))
 
 
-def _as_control(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels) / np.float32(255)
+def as_control(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [3, H, W], or [1, H, W] of a gray image -> float32 [3, H, W] in 0..1."""
+    values: np.ndarray = np.ascontiguousarray(pixels).astype(np.float32) / np.float32(255)
+    return values if len(values) == 3 else np.repeat(values, 3, axis=0)
+
+
+def _channels(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _beside(path: Path, kind: str, view: View) -> Opened:

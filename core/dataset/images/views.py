@@ -54,6 +54,11 @@ def is_varied(images: ImageSettings) -> bool:
     return bool(changes_by_chance(images))
 
 
+def crop_varies(images: ImageSettings) -> bool:
+    """Whether the crop is random, so that control images cannot be cached; colors change the image alone."""
+    return any(name != "color_aug" for name in changes_by_chance(images))
+
+
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
     """The view of an image in (epoch, repeat), by its folder's settings.
 

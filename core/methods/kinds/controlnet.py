@@ -8,7 +8,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
-from core.settings.control import CONTROLNET, CONTROLNET_START, ControlNetSettings, controlnet_of, kohya_unused
+from core.settings.control import (
+    CONTROLNET,
+    CONTROLNET_START,
+    ControlNetSettings,
+    controlnet_of,
+    debiased_as,
+    kohya_unused,
+)
 from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -84,6 +91,7 @@ register(
         problems=extensions.later(RULES, "controlnet_problems"),
         file_problems=extensions.later("core.methods.controlnet", "file_problems"),
         unused=unused,
+        debiased_as=debiased_as,
         needs=lambda job, family, size: control_images_needed("a third of the base model's size"),
         preserves_class=True,
         control_images=True,

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.caches.controls import ControlCache
 from core.dataset.caches.encoding import Encode, Side, SideKey, sides
 from core.dataset.caches.latents import LatentCache, Posterior, on_place
 from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
-from core.dataset.images.views import draw_view, is_varied
+from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
 from core.record.problems import ProblemsError
 from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
 from core.training.loop.validation import as_it_is
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from core.families.base import Family
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from core.training.building.models import Models
 
 MOST_DECODERS = 8
+ControlSource = Callable[[Placed, View], "np.ndarray | None"]
 NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
 
 
@@ -58,7 +62,9 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         inputs.seed,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, kept),
-        fresh=FreshViews(_loader(seed_of, encoded), decoders, ahead=2 * decoders + 2 * _largest_batch(images)),
+        fresh=FreshViews(
+            _loader(seed_of, encoded, control_source(inputs)), decoders, ahead=2 * decoders + 2 * _largest_batch(images)
+        ),
         anew=encoded,
         encode=encoder(inputs, models) if anew else None,
         encode_at_once=memory.vae_batch_size,
@@ -71,6 +77,11 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
 def on_disk(inputs: Inputs) -> bool:
     """Whether what is encoded may be written."""
     return inputs.job.memory.cache_latents in ("auto", "disk")
+
+
+def _index(inputs: Inputs) -> Path:
+    """Where hashes and measurements of files are cached."""
+    return inputs.context.workspace.private / "index.sqlite"
 
 
 def images_of(inputs: Inputs) -> list[Placed]:
@@ -95,14 +106,13 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
     others = None
     if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
         others = NpzCaches(images, NPZ_KINDS[inputs.family_name])
-    folder, index = inputs.context.workspace.cache / "latents", inputs.context.workspace.private / "index.sqlite"
     wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
     return LatentCache(
-        folder,
+        inputs.context.workspace.cache / "latents",
         identity,
         precision,
-        index,
+        _index(inputs),
         writes=writes,
         others=others,
         shape_of=inputs.family.latent_shape,
@@ -181,12 +191,14 @@ def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str)
 # ---- at each step
 
 
-def _loader(seed_of: Callable[[int], int], anew: Collection[tuple[str, ...]]) -> Callable[[Placed, int, int], Shown]:
+def _loader(
+    seed_of: Callable[[int], int], anew: Collection[tuple[str, ...]], control_of: ControlSource
+) -> Callable[[Placed, int, int], Shown]:
     """seed_of: (epoch) -> the seed of its views. anew: of the images whose pixels are needed; of others the control image is."""
 
     def load(placed: Placed, epoch: int, repeat: int) -> Shown:
         view = draw_view(placed, seed_of(epoch), epoch, repeat)
-        control = load_control(placed, view)
+        control = control_of(placed, view)
         if placed.key not in anew:
             return Shown(control=control)
         return Shown(
@@ -196,6 +208,23 @@ def _loader(seed_of: Callable[[int], int], anew: Collection[tuple[str, ...]]) ->
     return load
 
 
+def control_source(inputs: Inputs) -> ControlSource:
+    """What gives the control image of a view: from the cache, which is filled here, or decoded each time."""
+    where = inputs.job.memory.cache_latents
+    fixed = [each for each in images_of(inputs) if each.image.control and not crop_varies(each.concept.images)]
+    if where == "off" or not fixed:
+        return load_control
+    context, folder = inputs.context, inputs.context.workspace.cache / "controls"
+    cache = ControlCache(folder, _index(inputs), writes=on_disk(inputs), warn=context.warn)
+    cache.fill(
+        fixed,
+        threads=decode_threads(context.device),
+        check=context.check,
+        progress=lambda done, total: context.stage("preparing control images", done, total),
+    )
+    return cache.load
+
+
 def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
     """{image key: [1, h, w]} of those that have a mask."""
     masked = [placed for placed in images if mask_source(placed) is not None]
@@ -203,10 +232,9 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
         return {}
     context = inputs.context
     context.stage("reading masks")
-    index = context.workspace.private / "index.sqlite"
     cache = MaskCache(
         context.workspace.cache / "masks",
-        index,
+        _index(inputs),
         writes=on_disk(inputs),
         warn=context.warn,
         latent_pixels=inputs.family.latent_pixels,
@@ -218,7 +246,9 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
 
 
 def prepare_latents(inputs: Inputs, models: Models) -> None:
-    """Latents and masks on disk, for those settings that keep them there."""
+    """Latents, masks and control images on disk, for those settings that keep them there."""
+    if on_disk(inputs):
+        control_source(inputs)
     where = inputs.job.memory.cache_latents
     kept = [placed for placed in images_of(inputs) if not encoded_each_time(placed, where)]
     if not on_disk(inputs) or not kept:

@@ -13,6 +13,7 @@ from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from core.settings.methods import of_family
 from core.settings.rules.noise import prediction_problems
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
     """The run's objective, for the loaded model."""
     prediction = _prediction(job, context, components.prediction)
-    return make_objective(job, family(components.family).objective, prediction, context.device)
+    return make_objective(
+        of_family(job, components.family), family(components.family).objective, prediction, context.device
+    )
 
 
 def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:

@@ -42,8 +42,8 @@ class Shown(NamedTuple):
 
 
 class FreshViews:
-    """Images that look different each time, and control images: decoded ahead by threads, so that the device does not wait
-    for them.
+    """Images that look different each time, and control images: decoded, or read from the cache, ahead by threads, so that
+    the device does not wait for them.
 
     load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
     ahead   views that may wait in memory

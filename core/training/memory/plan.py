@@ -30,6 +30,7 @@ Sides = tuple[int, int]
 TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
 DEVICE_CACHE = 2 << 30  # core/training/loop/sources.py: posteriors up to here lie on the device
+CONTROL_SHARE = 6  # lines, poses and depth are compressed to a sixth of their pixels or less, photos to nearly all
 STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
 
 
@@ -77,7 +78,7 @@ class MemoryPlan:
     weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
     optimizer    its state      gradients  of all that trains
     activations  of the largest pass, or what gathering takes where that is more
-    cache        latents kept there     spare      torch itself and what lies between tensors
+    cache        latents kept there, on a CPU control images too     spare      torch itself and what lies between tensors
     memory, disk    of all processes of this machine, besides the GPU: what DeepSpeed offloads
     """
 
@@ -368,6 +369,21 @@ def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def _cache(job: TrainJob, facts: MemoryFacts) -> int:
+    return _latents(job, facts) + _control_images(job, facts)
+
+
+def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
+    """They are held in RAM, compressed."""
+    from core.dataset.caches.controls import HELD_BYTES
+
+    where = job.memory.cache_latents
+    if facts.device.startswith("cuda") or not job.method.traits.control_images or where == "off":
+        return 0
+    size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
+    return min(size, HELD_BYTES) if where in ("auto", "disk") else size
+
+
+def _latents(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
     size = facts.images * 2 * prod(_family(facts).latent_shape(facts.sides)) * 4
