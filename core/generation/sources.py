@@ -28,9 +28,9 @@ from core.generation.refiner import find_refiner
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
-from core.networks.files import check_file
+from core.networks.files import check_layers
 from core.record.cancel import CancelToken
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.generation.generate import GenerateSettings
@@ -96,11 +96,11 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         if vae is not None:
             collected(problems, open_vae, vae)
     problems += lora_problems(asked, name)
-    loras: dict[str, Path] = {}
+    fits, loras = problems_at(LORAS)(check_layers), dict[str, Path]()
     for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
         path = collected(problems, find_lora, file, workspace)
         if path is not None:
-            collected(problems, check_file, path, name or "sd1")
+            collected(problems, fits, path, name or "sd1")
             loras[file] = path
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
-from core.networks.adapter_file import LoraFile, load_finite
+from core.networks.adapter_file import LoraFile, load_finite, lora_outline
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
@@ -43,6 +43,13 @@ class NetworkFiles:
 def check_file(path: Path, family_name: str) -> None:
     """Raise ProblemsError unless the file is a LoRA that this family can use, by its header."""
     check_lora(identify(path), path, family_name)
+
+
+def check_layers(path: Path, family_name: str) -> None:
+    """The same, and refuse by the header what loading would: layers that lack tensors, shapes that do not belong together, alphas
+    that are no single finite number. Only NaN among the weights is found at loading."""
+    check_file(path, family_name)
+    lora_outline(path)
 
 
 def check_lora(found: ModelKind, path: Path, family_name: str) -> None:

@@ -62,8 +62,8 @@ class About(TypedDict, total=False):
     kohya: str  # its name in sd-scripts (with `kohya_setting`, the field's)
     source: str  # paper or program it follows
     labels: dict[str, str]  # choice -> words shown where they are not the choice itself
-    # A hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block, which
-    # have bars: the latter of one group are one control; "layers" has the tree of a model's layers.
+    # A hint where the type does not say it ("lines", "folder", "extension"); "blocks", "block rates" and "block weights" are numbers by
+    # block, which have bars: the block rates of one group are one control; "layers" has the tree of a model's layers.
     widget: str
     costs: str  # what it costs: memory, speed
     names: NAMES  # what outside the job it names: checked where a job enters the engine (core/settings/named.py)
@@ -79,6 +79,7 @@ class About(TypedDict, total=False):
     elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
     recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
     empty_as: str  # settings of its group, comma-separated: the first that is set holds while this one is empty
+    blocks_of: str  # of block weights: the setting of its group that names the files with these blocks; a list has a line for each
 
 
 class Given(About, total=False):
@@ -225,6 +226,7 @@ class Declared:
     elsewhere = _text_of("elsewhere")
     recorded = _text_of("recorded")
     empty_as = _text_of("empty_as")
+    blocks_of = _text_of("blocks_of")
     labels = property(lambda self: about_of(self.info).get("labels", {}))
 
     @property

@@ -107,6 +107,8 @@ def value_from(entry: Declared, raw: Any) -> Any:
     text = "" if raw is None else str(raw)
     if entry.widget == "sizes":
         return [_numbers(entry, line) for line in text.splitlines() if line.strip()]
+    if entry.blocks_of and entry.kind == "list":  # the first line is the first file's
+        return [line.strip() for line in text.rstrip().splitlines()]
     if entry.kind in ("list", "arguments"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     if entry.kind == "text":

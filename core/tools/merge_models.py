@@ -17,7 +17,7 @@ from core.formats.models.checkpoint import SIZES_KEY
 from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
 from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
-from core.networks.block_weights import LISTS, SLOTS, block_weights, slot_of_key
+from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -170,14 +170,13 @@ def _weights(
     """Key -> the factor of each model there."""
     family = models[0].kind.family if models else None
     ratios = _ratios(asked, problems)
-    blocks = _blocks(asked, family, ratios, problems)
+    blocks = _blocks(asked, family, problems)
     if problems:
         return None
 
     def factor(key: str) -> float:
         """The multiplier at a key."""
-        plain = asked.multiplier if asked.method != "weighted_sum" else ratios[1]
-        given = blocks[slot_of_key(key, family)] if blocks is not None else plain
+        given = blocks[slot_of_key(key, family)] if blocks is not None else asked.even_multiplier
         return given * given * (3 - 2 * given) if asked.method == "sigmoid" else given
 
     def weights(key: str) -> Sequence[float]:
@@ -205,9 +204,7 @@ def _ratios(asked: MergeModelsSettings, problems: list[Problem]) -> list[float]:
     return [ratio / (sum(given) or 1) for ratio in given]
 
 
-def _blocks(
-    asked: MergeModelsSettings, family: str | None, ratios: Sequence[float], problems: list[Problem]
-) -> tuple[float, ...] | None:
+def _blocks(asked: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
     """The multiplier of each slot of SLOTS; None where all are the same. Lists without BASE take the plain one for it."""
     text, where = asked.block_weights.strip(), f"{GROUP}.block_weights"
     if not text:
@@ -216,9 +213,8 @@ def _blocks(
         what, fix = "Block weights are for two models, or for add difference", "leave them empty, or give two models"
         problems.append(Problem(what, where, fix, code="merge.block-weights"))
         return None
-    base = asked.multiplier if asked.method != "weighted_sum" else ratios[1]
-    sdxl = family == "sdxl"
-    if text.count(",") + 1 == (19 if sdxl else 25):
+    base, sdxl = asked.even_multiplier, family == "sdxl"
+    if text.count(",") + 1 == len(WITHOUT_BASE[sdxl]):
         text = f"{base}, {text}"
     named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all
     try:

@@ -10,8 +10,8 @@
     .fold { display: flex; align-items: baseline; gap: 8px; width: 100%; padding: 3px 0; border: 0; background: none; font: inherit; font-size: 13px; text-align: left; color: var(--soft); cursor: pointer; border-radius: 6px; min-height: 26px; }
     .fold::before { content: ""; flex: none; align-self: center; width: 5px; height: 5px; margin: 0 3px; border: solid currentColor; border-width: 0 1.5px 1.5px 0; transform: rotate(-45deg); }
     .fold[aria-expanded=true]::before { transform: rotate(45deg); }
-    .fold b { font-weight: 600; color: var(--accent-text); }
-    .fold span { font-variant-numeric: tabular-nums; }
+    .fold b { font-weight: 600; color: var(--accent-text); min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+    .fold span { flex: none; max-width: 75%; font-variant-numeric: tabular-nums; }
     .fold:focus-visible, select:focus-visible, .bar:focus-visible { outline: 2px solid var(--accent-text); outline-offset: 1px; }
     .wrong { color: var(--bad); }
     .row { display: flex; gap: 8px; padding: 3px; box-sizing: border-box; border: 1px solid var(--input-border-color); border-radius: 8px;
@@ -29,30 +29,40 @@
   const SIDES = ["Down", "Mid", "Up"];
   const sideOf = (name) => name.startsWith("MID") ? 1 : /^(OUT|LAST)/.test(name) ? 2 : 0;
   const shown = (value) => String(Math.round(value * 1000) / 1000);
-  const opened = new Set();  // the fields whose bars are open, also when they are drawn anew
+  const opened = new Set();  // the bars that are open, also when they are drawn anew
   let last = null;  // the bar that was changed last: it keeps the keyboard when its row is drawn anew
 
   class BlockBars extends HTMLElement {
+    static observedAttributes = ["data-facts", "data-label", "data-title", "data-line", "data-for"];
+
+    /** What the bars are for may change in place: another file in this line, another multiplier. */
+    attributeChangedCallback() {
+      if (!this.shadowRoot) return;
+      this.build();
+      this.draw();
+    }
+
     connectedCallback() {
       if (!this.shadowRoot) this.build();
       this.draw();
-      const lost = last && last.for === this.dataset.for && Date.now() - last.when < 4000 && (document.activeElement === document.body || !document.activeElement);
+      const lost = last && last.key === this.key && Date.now() - last.when < 4000 && (document.activeElement === document.body || !document.activeElement);
       if (lost && this.bars[last.at]) this.bars[last.at].focus({preventScroll: true});
     }
 
     build() {
       this.facts = JSON.parse(this.dataset.facts);
       this.bars = [];
-      const root = this.attachShadow({mode: "open"}), title = this.dataset.title;
+      this.named = null;
+      const root = this.shadowRoot || this.attachShadow({mode: "open"}), title = this.dataset.title;
       this.brief = h("span", {});
-      this.fold = h("button", {type: "button", class: "fold", title, "aria-controls": "body"}, h("b", {}, "Bars"), " ", this.brief);
+      this.fold = h("button", {type: "button", class: "fold", title, "aria-controls": "body"}, h("b", {}, this.dataset.label || "Bars"), " ", this.brief);
       this.row = h("div", {class: "row", role: "group", "aria-label": `${title} by block`});
       this.says = h("output", {});
       this.choice = h("select", {"aria-label": `Preset: ${title}`});
       this.body = h("div", {id: "body"}, this.row, h("div", {class: "line"}, this.says, this.choice));
-      root.append(h("style", {}, STYLE), this.fold, this.body);
+      root.replaceChildren(h("style", {}, STYLE), this.fold, this.body);
       this.fold.addEventListener("click", () => {
-        if (!opened.delete(this.dataset.for)) opened.add(this.dataset.for);
+        if (!opened.delete(this.key)) opened.add(this.key);
         this.draw();
       });
       this.choice.addEventListener("change", () => { this.send(this.presets[this.choice.value]); this.choice.value = ""; });
@@ -68,8 +78,21 @@
 
     get inputs() { return this.dataset.for.split(" ").map((id) => document.getElementById(id)); }
 
+    /** Which bars these are. */
+    get key() { return `${this.dataset.for} ${this.dataset.line || ""}`; }
+
+    /** The text of a field that is about these bars: all of it, or a line. */
+    typedIn(input) { return (this.dataset.line ? input.value.split("\n")[this.dataset.line] || "" : input.value).trim(); }
+
+    /** The whole text of a field with another such text in it. */
+    whole(input, value) {
+      if (!this.dataset.line) return value;
+      const lines = input.value.split("\n"), before = Array.from({length: this.dataset.line}, (_, n) => lines[n] || "");
+      return [...before, value, ...lines.slice(before.length + 1)].join("\n").trimEnd();
+    }
+
     base() {
-      if (!this.facts.base) return 1;
+      if (!this.facts.base) return this.facts.even === undefined ? 1 : this.facts.even;
       for (const path of this.facts.base) {
         const field = document.querySelector(`#train-form [data-set="${path}"]`), value = field ? Number(field.value) : 0;
         if (value > 0) return value;
@@ -81,7 +104,7 @@
     read() {
       const {facts} = this, known = facts.names ? facts.names[atelier.family] || [] : null;
       return this.inputs.map((input, n) => {
-        const typed = input ? input.value.trim() : "", plain = typed ? typed.split(",").map((each) => Number(each.trim())) : null;
+        const typed = input ? this.typedIn(input) : "", plain = typed ? typed.split(",").map((each) => Number(each.trim())) : null;
         const list = plain && plain.every(Number.isFinite) ? plain : null;
         return this.readOne(typed, list, known ? known[n] || [] : facts.lists[list && facts.lists[list.length] ? list.length : facts.length]);
       });
@@ -110,7 +133,7 @@
       const {facts} = this, parts = this.parts = this.read();
       this.names = parts.flatMap((part) => part.names);
       this.values = parts.flatMap((part) => part.values);
-      const top = facts.base ? 2 * this.base() : facts.curves ? 2 : 1, isOpen = opened.has(this.dataset.for);
+      const top = facts.base ? 2 * this.base() : facts.curves ? 2 : 1, isOpen = opened.has(this.key);
       this.high = Math.max(top || 16, ...this.values);
       this.low = Math.min(0, ...this.values);
       this.classList.toggle("none", !this.names.length);
@@ -217,7 +240,7 @@
 
     /** The lists whose bars were changed. */
     commit() {
-      last = {for: this.dataset.for, at: this.at, when: Date.now()};
+      last = {key: this.key, at: this.at, when: Date.now()};
       let begin = 0;
       this.send(this.parts.map((part) => {
         const own = this.values.slice(begin, begin += part.names.length);
@@ -227,7 +250,8 @@
 
     /** One text is written as if it were typed; several are one change of the Train form. */
     send(texts) {
-      const {inputs} = this, changed = inputs.flatMap((input, n) => input && texts[n] !== null && input.value !== texts[n] ? [[input, texts[n]]] : []);
+      const {inputs} = this, given = inputs.map((input, n) => input && texts[n] !== null ? this.whole(input, texts[n]) : null);
+      const changed = inputs.flatMap((input, n) => given[n] !== null && input.value !== given[n] ? [[input, given[n]]] : []);
       for (const [input, value] of changed) input.value = value;
       if (changed.length === 1) changed[0][0].dispatchEvent(new Event("change", {bubbles: true}));
       else if (changed.length) atelier.edits(Object.fromEntries(changed.map(([input, value]) => [input.dataset.set, value])), this.dataset.title);
@@ -238,7 +262,6 @@
 
   atelier.drawBars = () => { for (const bars of document.querySelectorAll("block-bars")) if (bars.shadowRoot) bars.draw(); };
   document.addEventListener("input", ({target}) => {
-    const bars = target.id && document.querySelector(`block-bars[data-for~="${CSS.escape(target.id)}"]`);
-    if (bars) bars.draw();
+    if (target.id) for (const bars of document.querySelectorAll(`block-bars[data-for~="${CSS.escape(target.id)}"]`)) bars.draw();
   });
 })();

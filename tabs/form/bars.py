@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from core.networks.block_weights import LARGEST, LISTS, SLOTS, block_weights
+from core.networks.block_weights import LARGEST, LISTS, ONLY_SD, ONLY_SDXL, SLOTS, WITHOUT_BASE, block_weights
 from core.networks.block_weights import PRESETS as WEIGHT_PRESETS
 from core.settings.base import Declared
 from core.settings.blocks import COUNTS, PRESETS, SIDES, TITLES, rate_numbers, side_count
@@ -23,6 +24,7 @@ RATE_PRESETS: dict[str, tuple[str | None, ...]] = {
     **{f"Up: {name.replace('_', ' ')}": (None, None, name) for name in PRESETS},
 }
 WEIGHT_LENGTHS = {False: 26, True: 20}  # of the list that is written; True: SDXL
+WEIGHT_CURVES = {"Rising to OUT": "linear", "Falling to OUT": "reverse_linear"}
 
 
 def block_names(blocks: int) -> list[str]:
@@ -34,7 +36,7 @@ def block_names(blocks: int) -> list[str]:
 
 def side_names(name: str, blocks: int) -> list[str]:
     """The names of the blocks of one side, as many as `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` has factors."""
-    begin = {"down_lr_weight": "IN", "mid_lr_weight": "MID", "up_lr_weight": "OUT"}[name]
+    begin = dict(zip(SIDES, ("IN", "MID", "OUT"), strict=True))[name]
     return [each for each in block_names(blocks) if each.startswith(begin)]
 
 
@@ -68,21 +70,46 @@ def rate_bars(controls: list[str]) -> str:
     return _element("LR weights", controls, facts)
 
 
-def weight_bars(family: str, control: str) -> str:
-    """The bars of a LoRA's strengths by block. family: of the LoRA; control: the id of its text field"""
+def weight_bars(family: str, control: str, *, even: float = 1.0, checkpoints: bool = False) -> str:
+    """The bars of strengths by block.
+
+    family   of the file, "" if unknown      control   the id of its text field      even   what holds where nothing is written
+    checkpoints               whether they are of checkpoints, which have lists without BASE too
+    """
+    return _element("Block weights", [control], _weight_facts(family, even, checkpoints))
+
+
+def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
+    """A row of bars for each line of a text field, which has strengths by block. files: (name, family) of what the lines are for"""
+    return "".join(
+        _element(f"Block weights of {name}", [control], _weight_facts(family), name, line)
+        for line, (name, family) in enumerate(files)
+    )
+
+
+def _weight_facts(family: str, even: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
     sdxl = family == "sdxl"
-    facts = {
+    length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
+    short = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
+    curves = {
+        title: [even, *(round(value, 2) for value in rate_numbers(name, length - 1))]
+        for title, name in WEIGHT_CURVES.items()
+    }
+    return {
         "slots": SLOTS,
-        "lists": LISTS,
-        "length": WEIGHT_LENGTHS[sdxl],
+        "lists": {count: names for count, names in LISTS.items() if count not in others} | short,
+        "length": length,
         "weights": {name: block_weights(name, sdxl) for name in WEIGHT_PRESETS},
+        "presets": {title: [",".join(f"{value:g}" for value in values)] for title, values in curves.items()},
+        "even": even,
         "step": 0.05,
         "most": LARGEST,
         "least": -LARGEST,
     }
-    return _element("Block weights", [control], facts)
 
 
-def _element(title: str, controls: list[str], facts: dict[str, Any]) -> str:
+def _element(title: str, controls: list[str], facts: dict[str, Any], label: str = "", line: int | None = None) -> str:
+    """label: what the fold says in place of "Bars"; line: of the text field that they are for, where not for all of it"""
     told, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
-    return f'<block-bars data-title="{esc(title)}" data-for="{names}" data-facts="{told}"></block-bars>'
+    more = (f' data-label="{esc(label)}"' if label else "") + ("" if line is None else f' data-line="{line}"')
+    return f'<block-bars data-title="{esc(title)}"{more} data-for="{names}" data-facts="{told}"></block-bars>'

@@ -92,7 +92,8 @@ def control(entry: Declared, value: Any, about: str, *, common: Any = NOT_OWN, e
         options = f"<option>{esc(only)}</option>" if only else _options(entry, value, common, empty)
         return f"<select {about}>{options}</select>"
     if has_lines(entry):
-        return f'<textarea rows="2" {about} placeholder="{esc(empty)}">{esc(_text(entry, value))}</textarea>'
+        # A line break at the beginning of a textarea is not part of its text.
+        return f'<textarea rows="2" {about} placeholder="{esc(empty)}">\n{esc(_text(entry, value))}</textarea>'
     number = " num" if entry.kind in ("int", "float", "pair", "span") else ""
     written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
     return (
@@ -259,12 +260,14 @@ def fields(
     changed: Collection[str] | None = None,
     lists: Mapping[str, str] = {},
     form: str = "",
+    below: Mapping[str, str] = {},
 ) -> str:
     """The fields of a form whose values are kept by the server.
 
     hints   what stands in an empty one      wrong   names of those that hold something wrong
     changed names of those that are marked; None: of those that may be empty and are not
     lists   {field: the id of a list that is offered in place of `offers`}      form    the form's id
+    below   {field: what follows it, as HTML}
     """
     replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
     return "".join(
@@ -283,6 +286,7 @@ def fields(
             of_all=False,
             form=form,
         )
+        + below.get(name, "")
         for name in names
     )
 

@@ -147,11 +147,19 @@ class PlainForm(ABC):
         empty = {
             name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in self.known.items()
         }
-        said = {name: hint for name, hint in empty.items() if self.known[name].optional} | dict(hints)
+        may_be = {name for name, entry in self.known.items() if entry.optional or entry.default == ""}
+        said = {name: hint for name, hint in empty.items() if name in may_be} | dict(hints)
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         changed = self.changed() if changed is None else changed
         wrong = self._wrong | self._bad.keys()
-        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists, self.id)
+        below = self.below(shown)
+        return fields(
+            self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists, self.id, below
+        )
+
+    def below(self, values: Values) -> dict[str, str]:
+        """{field: what follows it, as HTML}, with these values."""
+        return {}
 
     def follows(self, name: str, before: Values, values: Values) -> Values:
         """`values` with what changes together with the field `name`."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
-from core.record.problems import Problem
-from core.settings.base import Settings, value_of
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.context import Page
+from tabs.form.bars import line_bars, weight_bars
 from tabs.form.own_settings import usable
+from tabs.form.picker import family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 
@@ -58,6 +61,30 @@ class TaskForm(PlainForm):
 
     def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
         return before | plain({name: value_of(job, self.known[name].path) for name in self.covered}), []
+
+    def below(self, values: Values) -> dict[str, str]:
+        """Bars of block weights."""
+        found = (name for name, entry in self.known.items() if entry.widget == "block weights")
+        return {name: self._bars(name, values) for name in found}
+
+    def _bars(self, name: str, values: Values) -> str:
+        """Those of one text, or of each line, whose file names them."""
+        entry, control = self.known[name], f"{self.id}-{name}"
+        of = self.known[entry.blocks_of]
+        given = values.get(of.name) or []
+        files = given.splitlines() if isinstance(given, str) else given
+        named = [(Path(str(file)).stem, family_of_file(str(file), self.page)) for file in files]
+        family = next((family for _, family in named if family), "")
+        if entry.kind == "list":
+            return line_bars([(file, own or family) for file, own in named], control)
+        return weight_bars(family, control, even=self._even(entry), checkpoints="checkpoint" in of.holds)
+
+    def _even(self, entry: Declared) -> float:
+        """What holds while a setting is empty."""
+        try:
+            return float(getattr(self.task.given(self.job(self.load())), entry.empty_as))
+        except ProblemsError:
+            return 1.0
 
     def bar(self) -> str:
         """The presets; nothing where there is nothing that one could hold."""

@@ -178,21 +178,22 @@ def has_word(prompt: str, word: str) -> bool:
 
 def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
     """Strengths by part, block and step, closed at first. words: trigger words that do not fit above; family: of the LoRA"""
-    fields = ""
+    fields = bars = ""
     for name in DETAILS:
         entry = PARTS[name]
         about = (
             f'data-act="part" data-arg="{number}:{name}" id="lora-{number}-{name}" aria-description="{esc(entry.help)}"'
         )
-        about += ' list="lora-blocks"' if name == "block_weights" else ""
+        blocks = entry.widget == "block weights"
+        about += ' list="lora-blocks"' if blocks else ""
         drawn = control(entry, use.get(name, entry.default), about, empty=entry.hint)
         fields += f'<label class="own" title="{esc(entry.help)}"><span>{esc(label(entry))}</span>{drawn}</label>'
-    fields += weight_bars(family, f"lora-{number}-block_weights")
+        bars += weight_bars(family, f"lora-{number}-{name}") if blocks else ""
     is_set = any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
         f'aria-label="Strengths by part, block and step" class="{"is-set" if is_set else ""}">\u22ef</summary>'
-        f'{words}<div class="concept-fields">{fields}</div></details>'
+        f'{words}<div class="concept-fields">{fields}{bars}</div></details>'
     )
 
 

@@ -205,6 +205,37 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
         find_sources(job_of(model=ModelSettings(base_model="someone/some-model")), workspace)
 
 
+IN_PROMPT, IN_LIST = {"prompt": "a fox <lora:bad:1>"}, {"loras": [LoraUse(file="bad")]}
+LAYER = "lora_unet_mid_block_attentions_0_proj_in"
+PAIR = {f"{LAYER}.lora_down.weight": torch.ones(2, 96, 1, 1), f"{LAYER}.lora_up.weight": torch.ones(96, 2, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "code"),
+    [
+        (PAIR | {f"{LAYER}.alpha": torch.tensor(float("nan"))}, "weights.not-finite"),
+        (PAIR | {f"{LAYER}.alpha": torch.tensor([float("inf")])}, "weights.not-finite"),
+        (PAIR | {f"{LAYER}.alpha": torch.ones(2)}, "lora.incomplete"),
+        (PAIR | {f"{LAYER}.lora_up.weight": torch.ones(96, 3, 1, 1)}, "lora.incomplete"),
+        ({f"{LAYER}.lora_down.weight": torch.ones(2, 96, 1, 1)}, "lora.incomplete"),
+    ],
+)
+@pytest.mark.parametrize("asked", [IN_PROMPT, IN_LIST], ids=["prompt", "list"])
+def test_a_loras_bad_alpha_or_layer_is_refused_at_its_field_before_anything_loads(tmp_path, tensors, code, asked):
+    folder = tmp_path / "models" / "loras"
+    folder.mkdir(parents=True)
+    (tmp_path / "models" / "starter").symlink_to(STARTER)
+    save_file(tensors, folder / "bad.safetensors")
+    workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+    with pytest.raises(ProblemsError) as caught:
+        find_sources(job_of(**asked), workspace)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == (code, "generate.loras") and "bad.safetensors" in problem.what
+    with pytest.raises(ProblemsError) as loaded:
+        load_lora(folder / "bad.safetensors")
+    assert loaded.value.codes == [code], "as loading says it"
+
+
 def counting_loads(monkeypatch):
     """The parts that are loaded from now on, each as a tuple."""
     loads, kind = [], family("sd1")

@@ -7,14 +7,21 @@ import json
 import re
 
 import pytest
+from generate_parts import lora
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold
+from work_parts import wait_until
 
-from core.networks.block_weights import LISTS, PRESETS, block_weights
+from core.networks.block_weights import LISTS, PRESETS, SLOTS, block_weights
+from core.settings.base import Declared, declared, item_settings
 from core.settings.blocks import COUNTS, SIDES, block_rates, rate_numbers, side_count
 from core.settings.blocks import LISTS as LISTS_BY_BLOCK
 from core.settings.network import NetworkSettings
+from core.settings.tools.merge_models import MergeModelsSettings
+from core.settings.values import value_from
+from core.tasks import tasks
 from tabs.form import bars, fields
+from tabs.form.own_settings import control
 from tabs.form.project import FIELDS
 
 
@@ -71,8 +78,61 @@ def test_bars_of_a_lora_know_the_lists_and_presets_of_its_family():
     for family, length in (("sd1", 26), ("sdxl", 20)):
         facts = facts_in(bars.weight_bars(family, "x"))
         assert facts["length"] == length == len(facts["lists"][str(length)])
-        assert set(facts["weights"]) == set(PRESETS) and set(facts["lists"]) == {str(each) for each in LISTS}
+        assert set(facts["weights"]) == set(PRESETS)
         assert facts["weights"]["OUTD"] == list(block_weights("OUTD", family == "sdxl"))
+        for taken, names in facts["lists"].items():
+            assert len(block_weights(",".join("1" * int(taken)), family == "sdxl")) == len(SLOTS) and len(names) == int(
+                taken
+            )
+    assert set(facts_in(bars.weight_bars("", "x"))["lists"]) == {str(each) for each in LISTS}
+
+
+def test_curves_of_block_weights_are_lists_that_tools_take_and_those_of_checkpoints_may_lack_base():
+    for family, short in (("sd1", 25), ("sdxl", 19)):
+        facts = facts_in(bars.weight_bars(family, "x", even=0.25, checkpoints=True))
+        assert len(facts["lists"][str(short)]) == short and "BASE" not in facts["lists"][str(short)]
+        for texts in (facts["presets"][title] for title in bars.WEIGHT_CURVES):
+            found = block_weights(texts[0], family == "sdxl")
+            assert found[0] == facts["even"] and {0.0, 1.0} <= set(found)
+
+
+def weights_by_block() -> dict[str, tuple[Declared, set[str]]]:
+    """{path: (setting that is declared as block weights, the settings next to it)} of every task, and of a LoRA in Generate."""
+    asked = [each for task in tasks().values() for each in declared(task.job)]
+    asked += [each for entry in asked if entry.widget == "loras" for each in item_settings(entry)]
+    groups: dict[str, set[str]] = {}
+    for entry in asked:
+        groups.setdefault(entry.group, set()).add(entry.name)
+    return {entry.path: (entry, groups[entry.group]) for entry in asked if entry.widget == "block weights"}
+
+
+def test_block_weights_are_declared_with_the_files_that_they_are_for():
+    found = weights_by_block()
+    assert set(found) >= {"merge_loras.lbws", "merge_lora_to_model.lbws", "merge_models.block_weights"}
+    assert any(path.startswith("generate.loras") for path in found)
+    assert all(entry.blocks_of in beside for entry, beside in found.values())
+
+
+def test_an_empty_line_of_block_weights_stays_the_first_loras():
+    lbws = weights_by_block()["merge_loras.lbws"][0]
+    assert value_from(lbws, "\nMIDD\n\n") == ["", "MIDD"] and value_from(lbws, " \n") == []
+    shown = re.search(r">(.*)</textarea>", control(lbws, ["", "MIDD"], ""), re.DOTALL)
+    assert shown[1].removeprefix("\n") == "\nMIDD"  # a browser leaves out the first line break
+
+
+@pytest.mark.parametrize(
+    ("values", "even"),
+    [
+        ({}, 0.5),
+        ({"ratios": "1, 3"}, 0.75),
+        ({"ratios": "1, 3", "compatibility": "sd-scripts"}, 3.0),
+        ({"ratios": "no"}, 0.5),
+        ({"ratios": "1, 1, 2"}, 0.5),
+        ({"method": "add_difference", "multiplier": 0.3, "ratios": "1, 3"}, 0.3),
+    ],
+)
+def test_the_multiplier_without_block_weights_is_that_of_the_method(values, even):
+    assert MergeModelsSettings(**values).even_multiplier == even
 
 
 def bars_below(tab, title):
@@ -166,5 +226,65 @@ def test_on_a_phone_each_bar_is_wide_enough_for_a_finger(visit, served):
     places = ranks.get_by_role("slider").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().toJSON())")
     assert len(places) == 25 and min(place["width"] for place in places) >= 20
     assert len({place["y"] for place in places}) == 3
+    assert max(place["x"] + place["width"] for place in places) <= 390
+    assert window.errors == []
+
+
+def tool_value(served, tool, name):
+    return served.page.forms[tool].values().get(name)
+
+
+def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(visit, served):
+    folder = served.workspace.outputs / "loras"
+    files = [lora(folder / "fox.safetensors"), lora(folder / "cat.safetensors")]
+    window = visit()
+    tab = window.open("Tools")
+    card = tab.locator("#tools-loras")
+    card.get_by_label("Tool", exact=True).select_option("merge_loras")
+    tab.locator("#tool-merge_loras-models").fill("\n".join(map(str, files)))
+    card.get_by_role("button", name="More settings").click()
+    lines = tab.locator("#tool-merge_loras-lbws")
+    expect(card.get_by_role("button", name=re.compile("^fox 26 blocks, 1 each"))).to_be_visible()
+    second = card.locator('block-bars[data-title="Block weights of cat"]')
+    second.get_by_role("button").click()
+    second.get_by_role("slider", name="IN04").focus()
+    tab.keyboard.press("Home")
+    expect(lines).to_have_value(re.compile("^\n1,1,1,1,1,0(,1){20}$"))
+    wait_until(lambda: tool_value(served, "merge_loras", "lbws") == ["", "1,1,1,1,1,0" + ",1" * 20])
+    expect(second.get_by_role("slider", name="IN04")).to_be_focused()
+    lines.fill("OUTD\nMIDD")
+    expect(second.get_by_role("slider", name="OUT11")).to_have_attribute("aria-valuenow", "0")
+    expect(card.get_by_role("button", name=re.compile("^fox 26 blocks, 0 to 1"))).to_be_visible()
+    second.get_by_label("Preset: Block weights of cat").select_option("All the same")
+    expect(lines).to_have_value("OUTD")
+    wait_until(lambda: tool_value(served, "merge_loras", "lbws") == ["OUTD"])
+    tab.locator("#tool-merge_loras-models").fill("\n".join(map(str, files[::-1])))
+    lines.focus()
+    expect(card.get_by_role("button", name=re.compile("^cat 26 blocks, 0 to 1"))).to_be_visible()
+    assert window.errors == []
+
+
+def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(visit, served):
+    window = visit()
+    tab = window.open("Tools")
+    card = tab.locator("#tools-models")
+    card.get_by_label("Tool", exact=True).select_option("merge_models")
+    ratios = tab.locator("#tool-merge_models-ratios")
+    ratios.fill("1, 3")
+    ratios.press("Tab")
+    text, drawn = tab.locator("#tool-merge_models-block_weights"), card.locator("block-bars")
+    expect(drawn.get_by_role("button")).to_have_text(re.compile("26 blocks, 0.75 each"))
+    drawn.get_by_role("button").click()
+    drawn.get_by_role("slider", name="MID").press("End")
+    expect(text).to_have_value(re.compile("^0.75(,0.75){12},1(,0.75){12}$"))
+    text.fill(",".join(["0.5"] * 25))
+    expect(drawn.get_by_role("slider")).to_have_count(25)
+    expect(drawn.get_by_role("slider", name="BASE")).to_have_count(0)
+    drawn.get_by_role("slider", name="OUT11").press("Home")
+    expect(text).to_have_value("0.5," * 24 + "0")
+    wait_until(lambda: tool_value(served, "merge_models", "block_weights") == "0.5," * 24 + "0")
+    tab.set_viewport_size({"width": 390, "height": 844})
+    places = drawn.get_by_role("slider").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().toJSON())")
+    assert len({place["y"] for place in places}) == 3 and min(place["width"] for place in places) >= 16
     assert max(place["x"] + place["width"] for place in places) <= 390
     assert window.errors == []

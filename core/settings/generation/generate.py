@@ -25,6 +25,8 @@ class LoraUse(Settings):
     )
     block_weights: str | None = setting(
         None,
+        widget="block weights",
+        blocks_of="file",
         hint="1 everywhere",
         help="Strength by U-Net block: a name (INALL, MIDD, OUTALL, OUTS ...) or 12, 17, 20 or 26 numbers as in the LBW extension.",
     )

@@ -52,7 +52,8 @@ def _block_weights() -> list[str]:
         default_factory=list,
         title="Block weights",
         kohya="lbws",
-        widget="lines",
+        widget="block weights",
+        blocks_of="models",
         help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
         source="LBW extension of A1111",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.settings.base import Settings, setting
+from core.settings.blocks import numbers
 
 
 class MergeModelsSettings(Settings):
@@ -47,6 +48,9 @@ class MergeModelsSettings(Settings):
     block_weights: str = setting(
         "",
         title="Block weights",
+        widget="block weights",
+        blocks_of="models",
+        empty_as="even_multiplier",
         hint="the same everywhere",
         help="The multiplier of each U-Net block, of two models by weighted sum or sigmoid, or of add difference: 12, 17, 20 or 26 numbers (BASE first, which is for all outside the U-Net), 25 from IN00 to OUT11, 19 for SDXL, or a preset such as MIDD.",
         source="MBW and LBW extensions of A1111",
@@ -76,3 +80,14 @@ class MergeModelsSettings(Settings):
         hint="next to the first model, ending in _merged",
         help="File or folder of the merged model. An existing file is never overwritten.",
     )
+
+    @property
+    def even_multiplier(self) -> float:
+        """The multiplier that holds where block weights give none: by weighted sum the second of two models' ratio."""
+        if self.method != "weighted_sum":
+            return self.multiplier
+        try:
+            first, second = numbers(self.ratios)
+        except ValueError:  # empty, or refused by the check
+            return 0.5
+        return second if self.compatibility == "sd-scripts" else second / (first + second or 1)
