@@ -9,7 +9,7 @@ class Heard(Reports):
         self.stages, self.said, self.images, self.steps, self.previews = [], [], [], [], []
         self._token, self._stop_after = CancelToken(), stop_after
 
-    def stage(self, text, done=0, total=0, step=0, steps=0):
+    def stage(self, text, done=0, total=0, step=0, steps=0, *, of_bytes=False):
         self.stages.append((text, done, total))
         self.steps.append((step, steps))
 

@@ -31,6 +31,7 @@ from core.record.journal import Line, SilentJournal
 from core.record.problems import ProblemsError
 from core.record.processes import SUPERVISED, Together, launched_processes
 from core.record.run_folder import RunFolder
+from core.record.units import progress_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
@@ -297,7 +298,7 @@ class TerminalProgress:
             print(text, file=sys.stderr, flush=True)
 
     def _on_stage(self, line: Line) -> None:
-        count = f" {line['done']}/{line['total']}" if line["total"] else ""
+        count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         text = visible(line["text"] + count)
         if self._bar is not None:
             self._bar.set_description_str(text)

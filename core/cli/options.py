@@ -254,7 +254,8 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         options.settings.remove(before)
     options.argument = word
     given = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
-    given += [f"--{name}" for name in (entry.name,) if name in options.values]  # generate's --prompt
+    own = entry.name not in COMMON  # generate's --prompt; --models is a folder, also where a tool takes models
+    given += [f"--{entry.name}"] if own and entry.name in options.values else []
     if given:
         what, fix = f"'{word}' and {given[0]} are both given", "leave one of them out"
         options.problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
@@ -307,12 +308,33 @@ def job_from(task: str, options: Options) -> Settings:
     above, wrong = read_flags(model, options.settings, below.get("method", {}).get("kind", ""))
     problems += wrong
     try:
-        job = build(model, merge(below, above), "command line")
+        job = build(model, merge(below, _from_here(model, above)), "command line")
     except ProblemsError as error:
         problems += error.problems
     if problems:
         raise ProblemsError(problems)
     return job
+
+
+def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
+    """Typed settings, whose relative paths count from the working directory: where something of that name is there, and for a
+    file that is still to be written. All others count from the project folder, as in a preset."""
+    if Path.cwd() == PROJECT:
+        return typed
+    for entry in declared(model):
+        group, _, name = entry.path.partition(".")
+        value = typed.get(group, {}).get(name) if entry.names in ("path", "path or name") else None
+        if isinstance(value, str):
+            typed[group][name] = _counted(value, entry)
+        elif isinstance(value, list):
+            typed[group][name] = [_counted(each, entry) if isinstance(each, str) else each for each in value]
+    return typed
+
+
+def _counted(text: str, entry: Declared) -> str:
+    here = open_home(text)
+    there = os.path.exists(here) or (entry.names == "path" and not os.path.exists(resolve_path(text)))
+    return os.path.abspath(here) if text and there else text
 
 
 def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
             _asked(switches) or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
             code=NO_MEMORY,
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         (full,) = unwritten(error, "", "", then="resume the run; files saved earlier are complete").problems
         return Explanation(full.what, full.fix)
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):

@@ -15,6 +15,7 @@ from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
+from core.record.units import progress_words
 
 SERIES_POINTS = 500
 OWN_VALUES = 3_000_000  # watch.json has some for each image
@@ -106,7 +107,7 @@ class RunView:
             self._say(line["time"], level, line["message"], line["fix"])
 
     def _on_stage(self, line: Line) -> None:
-        count = f" {line['done']}/{line['total']}" if line["total"] else ""
+        count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
         self.of_image = (line.get("step", 0), line.get("steps", 0))

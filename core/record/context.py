@@ -35,8 +35,11 @@ class Outcome:
 class Reports:
     """What work tells how it goes, and asks whether to stop. This one listens to nothing and never stops it."""
 
-    def stage(self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0) -> None:
-        """Report what is being done, and how much of it is; step, steps: of the image that is generated."""
+    def stage(
+        self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
+    ) -> None:
+        """Report what is being done, and how much of it is; step, steps: of the image that is generated; of_bytes: done and
+        total are bytes."""
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         """A line for the log."""
@@ -79,13 +82,15 @@ class JobContext(Reports):
     _stage_time: float = 0.0
     _stage_text: str = ""
 
-    def stage(self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0) -> None:
+    def stage(
+        self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
+    ) -> None:
         """Report what is being done; counts are written at most a few times a second, and always at the end."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
         self._stage_time, self._stage_text = now, text
-        self.journal.put(Stage(text, done, total, step, steps))
+        self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         self.journal.put(Said(level, text, fix))

@@ -42,6 +42,7 @@ class Stage(Event):
     total: int = 0
     step: int = 0
     steps: int = 0
+    of_bytes: bool = False
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,12 @@ def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str =
     then   what to do once there is space
     """
     rest = f"; {kept}" if kept else ""
-    if error.errno == errno.ENOSPC:
-        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}", "disk.full")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "The disk is full" if error.errno == errno.ENOSPC else "Your disk quota is used up"
+        return ProblemsError.one(f"{what}{rest}", where, f"free some space and {then}", "disk.full")
+    if error.errno == errno.EFBIG:
+        what = f"A file is too large for this disk or for the limit on file sizes{rest}"
+        fix = f"choose another disk and {then}: one formatted as FAT32 holds files of up to 4 GB"
+        return ProblemsError.one(what, where, fix, "disk.file-too-large")
     what = f"{what} ({error.strerror or error}){rest}"
     return ProblemsError.one(what, where, "check the folder's permissions", "file.unwritable")

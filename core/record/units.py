@@ -54,6 +54,13 @@ def size_words(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def progress_words(done: int, total: int, of_bytes: bool = False) -> str:
+    """How far something is, as it follows the words for what is done: " 3/20", " 1.2 GB of 6.9 GB"; empty without a total."""
+    if not total:
+        return ""
+    return f" {size_words(done)} of {size_words(total)}" if of_bytes else f" {done}/{total}"
+
+
 def clock(seconds: float | None) -> str:
     """h:mm:ss, or m:ss below an hour; a dash when not known."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:

@@ -35,13 +35,14 @@ OWN = SIZES | {"network_dropout", "rank_dropout"}
 class KindTraits:
     """What rules ask of a kind of network. uses: which of OWN, and `initialization`; needs_base_weight: it reads the weights of
     the layers that it changes; by_chance: each training pass draws which weights train; loraplus: LoRA+ holds for it; module:
-    sd-scripts' network_module."""
+    sd-scripts' network_module; rates: its usual learning rates, as a multiple of a LoRA's."""
 
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
     by_chance: bool = False
     loraplus: bool = False
     module: str = ""
+    rates: float = 1.0
 
 
 TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register

@@ -44,7 +44,7 @@ def download(asked: DownloadSettings, context: JobContext) -> Outcome:
         return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
 
     def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {source}", done, total)
+        context.stage(f"downloading {source}", done, total, of_bytes=True)
 
     try:
         path = hub.download(source, models, on_progress, context.cancel)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.record.context import JobContext
 from core.record.machine import free_disk
 from core.record.problems import Problem
 from core.record.units import size_words
-from core.record.workspace import display_path, resolve_path
+from core.record.workspace import display_path, real_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
 WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -31,11 +32,24 @@ def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequenc
     return path / name
 
 
-def output_problems(target: Path, inputs: Iterable[Path], size: int, where: str) -> list[Problem]:
+def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
     """What forbids writing `target`, a new file or folder of about `size` bytes made of `inputs`."""
     if any(_same(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
         return [Problem(what, where, fix, code="tools.output-is-input")]
+    if (foreign := _windows_part(target)) is not None:
+        what, fix = (
+            f"'{foreign}' is a Windows path, which has no meaning here",
+            "write the path with / and without a drive",
+        )
+        return [Problem(what, where, fix, code="tools.windows-path")]
+    if (
+        around := next(
+            (each for each in inputs if each.is_dir() and real_path(each) in real_path(target).parents), None
+        )
+    ) is not None:
+        what = f"The output would be inside {display_path(around)}, which is one of the inputs"
+        return [Problem(what, where, "choose another folder; an input is never changed", code="tools.output-in-input")]
     folder = target.parent
     if target.suffix.lower() in SAFETENSORS and folder.suffix.lower() in WEIGHT_ENDINGS and not folder.is_dir():
         what, fix = f"The output is named as a {folder.suffix} file", "end its name with .safetensors, or name a folder"
@@ -57,6 +71,13 @@ def _same(one: Path, other: Path) -> bool:
     )
 
 
+def _windows_part(target: Path) -> str | None:
+    r"""The part of a path that has a meaning on Windows alone: elsewhere C:\models\fox.safetensors is one odd file name."""
+    if os.name == "nt":
+        return None
+    return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)
+
+
 def progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:
     """Told the bytes of each tensor that was written, shows how many of about `size` are."""
     done = 0
@@ -64,6 +85,6 @@ def progress(context: JobContext, target: Path, size: int) -> Callable[[int], No
     def wrote(written: int) -> None:
         nonlocal done
         done = min(done + written, size)
-        context.stage(f"writing {target.name}", done, size)
+        context.stage(f"writing {target.name}", done, size, of_bytes=True)
 
     return wrote

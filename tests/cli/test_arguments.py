@@ -151,3 +151,26 @@ def test_a_second_value_after_a_list_is_answered_with_commas():
         "merge_lora_to_model", "base.safetensors", "--merge_lora_to_model.models", "fox.safetensors,ink.safetensors"
     )
     assert job.merge_lora_to_model.models == ["fox.safetensors", "ink.safetensors"]
+
+
+def test_a_folder_of_models_is_no_second_value_of_what_a_tool_takes(tmp_path):
+    for task in ("merge_models", "merge_loras"):
+        job = job_of(task, "a.safetensors", "b.safetensors", "--models", str(tmp_path))
+        assert getattr(job, task).models == ["a.safetensors", "b.safetensors"]
+
+
+def test_relative_paths_of_settings_count_from_where_they_are_typed(tmp_path, monkeypatch):
+    for name in ("fox.safetensors", "vae.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    words = ["fox.safetensors", "--convert_model.vae", "vae.safetensors", "--convert_model.output", "new.safetensors"]
+    monkeypatch.chdir(tmp_path)
+    asked = job_of("convert_model", *words).convert_model
+    assert [asked.file, asked.vae, asked.output] == [
+        str(tmp_path / name) for name in ("fox.safetensors", "vae.safetensors", "new.safetensors")
+    ]
+    merged = job_of("merge_loras", "--merge_loras.models", "fox.safetensors,bear").merge_loras.models
+    assert merged == [str(tmp_path / "fox.safetensors"), "bear"], "the name of a LoRA stays one"
+    there = job_of("tag", "--dataset.folder", "models/starter/images").dataset.folder
+    assert there == "models/starter/images", "what is in the project folder alone is found there"
+    monkeypatch.chdir(PROJECT)
+    assert job_of("convert_model", *words).convert_model.output == "new.safetensors"

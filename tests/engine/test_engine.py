@@ -1,5 +1,6 @@
 """The queue survives everything, a failing job takes nothing with it, and a snapshot tells the truth."""
 
+import errno
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from contextvars import copy_context
 import pytest
 
 from core import tasks
+from core.cli.jobs import TerminalProgress
 from core.engine import engine as engine_module
 from core.engine.engine import Engine
 from core.engine.explain import explain
@@ -472,6 +474,18 @@ def test_a_continued_run_forgets_the_steps_it_repeats(tmp_path):
     assert [point[:2] for point in RunView.read(folder).losses] == [[step, 1.0] for step in range(1, 6)] + [[6, 2.0]]
 
 
+def test_a_stage_of_bytes_is_shown_in_units_on_the_page_and_in_the_terminal(tmp_path, capsys):
+    folder = RunFolder.create(tmp_path, "x", {})
+    with Journal(folder.path) as journal:
+        journal.put(Stage("writing fox", 2_000_000, 2_000_000, of_bytes=True))
+    view = RunView.read(folder)
+    assert view.stage == "writing fox 2.0 MB of 2.0 MB" and view.counted == (2_000_000, 2_000_000)
+    terminal = TerminalProgress()
+    for line in Tail(folder.journal_file).lines():
+        terminal(line)
+    assert "writing fox 2.0 MB of 2.0 MB" in capsys.readouterr().err
+
+
 def test_thinning_keeps_the_first_and_last_point():
     points = [[number] for number in range(12345)]
     thinned = thin(points, 500)
@@ -506,6 +520,8 @@ def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
         (RuntimeError("CUDA out of memory. Tried to allocate"), "ran out of memory"),
         (MemoryError(), "ran out of memory"),
         (OSError(28, "No space left on device"), "disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
+        (OSError(errno.EFBIG, "File too large"), "too large"),
         (PermissionError(13, "denied", "/x"), "cannot be written: /x"),
         (RuntimeError("CUDA error: device-side assert triggered"), "only a restart clears"),
         (ValueError("odd"), "ValueError: odd"),

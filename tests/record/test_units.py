@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.record.units import clock, count, memory_words, size_words
+from core.record.units import clock, count, memory_words, progress_words, size_words
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,9 @@ def test_times_and_counts():
         "10,000 images",
         "2 batches",
     )
+
+
+def test_progress_counts_things_and_says_bytes_in_words():
+    assert progress_words(3, 0) == progress_words(3, 0, of_bytes=True) == ""
+    assert progress_words(3, 20) == " 3/20"
+    assert progress_words(640, 2_132_470_614, of_bytes=True) == " 640 bytes of 2.1 GB"

@@ -129,3 +129,11 @@ def test_all_methods_are_declared():
     labels = next(entry.labels for entry in declared(TrainJob) if entry.path == "method.kind")
     assert labels == {name: spec.title for name, spec in methods().items()}
     assert methods().keys() == set(KINDS) and all(spec.usual for spec in methods().values())
+
+
+@pytest.mark.parametrize(("kind", "usual", "above", "below"), [("ia3", 5e-3, 1.0, 1e-4), ("full", 5e-6, 1e-3, 1e-8)])
+def test_a_network_type_that_is_no_matter_of_two_matrices_has_rates_of_its_own(kind, usual, above, below):
+    assert float(short(usual_rates(job(network={"kind": kind})).start)) == usual
+    assert far(learning_rate=usual, network={"kind": kind}) == {}
+    for rate, way in ((above, "above"), (below, "below")):
+        assert far(learning_rate=rate, network={"kind": kind}) == {RATE: way}

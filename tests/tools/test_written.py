@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from core.tools.written import output_file, output_problems
 
 
@@ -34,3 +36,20 @@ def test_an_existing_file_and_a_full_disk_are_said(tmp_path, monkeypatch):
     monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 999)
     assert codes(tmp_path / "new" / "out.bin", [fox], 999, "x.output") == []
     assert codes(tmp_path / "out.bin", [fox], 1000, "x.output") == ["tools.no-room"]
+
+
+def test_nothing_is_written_into_a_folder_that_is_an_input(tmp_path):
+    model = tmp_path / "model"
+    (model / "unet").mkdir(parents=True)
+    part = model / "unet" / "weights.safetensors"
+    part.write_bytes(b"weights")
+    for target in (model / "model_merged.safetensors", model / "unet" / "new.safetensors"):
+        assert codes(target, [model], 1, "x.output") == ["tools.output-in-input"]
+    assert codes(part.with_name("weights_edited.safetensors"), [part], 1, "x.output") == []
+    assert codes(tmp_path / "model_merged.safetensors", [model], 1, "x.output") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such paths are usual there")
+@pytest.mark.parametrize("text", [r"C:\models\fox.safetensors", "C:/models/fox.safetensors", r"models\fox.safetensors"])
+def test_a_windows_path_is_refused_where_it_would_be_a_file_name(tmp_path, text):
+    assert codes(output_file(text, tmp_path / "fox.bin", "_r8"), [], 1, "x.output") == ["tools.windows-path"]

@@ -244,7 +244,7 @@ def fetch_missing(found: Found, asked: CaptionModelSettings, context: JobContext
         return
 
     def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {found.title}", done, total)
+        context.stage(f"downloading {found.title}", done, total, of_bytes=True)
 
     names = wanted(hub.file_names(found.id, found.folder))
     if not any(name.endswith(".safetensors") for name in names):

@@ -142,7 +142,7 @@ def _download(found: Found, names: Sequence[str], into: Path, context: JobContex
     owner, name = found.profile.repo.split("/")
 
     def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {found.title}", done, total)
+        context.stage(f"downloading {found.title}", done, total, of_bytes=True)
 
     hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 

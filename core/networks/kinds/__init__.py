@@ -47,6 +47,7 @@ class NetworkKind:
     needs_base_weight   its adapters read the layer's weight (`base_weight`: it may be in fp8), so it is not packed and rules refuse ZeRO-3
     by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
     loraplus        some of its weights have the role that LoRA+'s ratio is for
+    rates           its usual learning rates, as a multiple of a LoRA's: for advice
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
     on_input        (tensors) -> whether the layer changes what its module is given, which no region can limit
     idle            (tensors) -> whether the layer has no effect, as before its training
@@ -74,6 +75,7 @@ class NetworkKind:
     needs_base_weight: bool = False
     by_chance: bool = False
     loraplus: bool = False
+    rates: float = 1.0
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
     on_input: Callable[[Tensors], bool] = lambda tensors: False
     idle: Callable[[Tensors], bool] = lambda tensors: False
@@ -115,7 +117,9 @@ def register(kind: NetworkKind) -> None:
     KINDS[kind.name] = kind
     _with_keys.cache_clear()
     uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
-    TRAITS[kind.name] = KindTraits(uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name)
+    TRAITS[kind.name] = KindTraits(
+        uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name, kind.rates
+    )
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")

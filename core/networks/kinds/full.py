@@ -33,5 +33,6 @@ register_product(
     FULL,
     optional=(),
     uses=OWN - SIZES,
+    rates=0.05,  # those of fine-tuning, which it is
     input_keys=(WEIGHT,),
 )

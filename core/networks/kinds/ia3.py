@@ -79,6 +79,7 @@ register(
         network_args=_network_args,
         settings=Ia3Settings,
         uses=frozenset(),
+        rates=50,  # LyCORIS: 5e-3 to 1e-2
         takes=_takes,
         on_input=lambda tensors: bool(tensors[ON_INPUT]),
         idle=lambda tensors: not tensors[WEIGHT].any(),

@@ -58,6 +58,8 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     spec = spec_of(job)
     which = part if part in spec.usual else "unet" if part.startswith("unet") else "text_encoder"
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
+    if spec.traits.uses_network:
+        usual = usual.times(*[job.network.traits.rates] * 3)
     if spec.traits.uses_network and {"rank", "alpha"} <= job.network.traits.uses:
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
         scale = (job.network.alpha or job.network.rank) / job.network.rank

@@ -45,11 +45,17 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         whose = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
         what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
-        what += f"{spec_of(job).words} with {optimizer}"
+        what += f"{_whose(job)} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
         level = "error" if far.rate > MOST else "advice"
         yield Problem(what, far.where, _fix(job, far), level, code="learning-rate.unusual")
+
+
+def _whose(job: TrainJob) -> str:
+    """What is trained, in words: "a LoRA", "a full model", another network type by its name."""
+    spec = spec_of(job)
+    return job.network.label("kind") if spec.traits.uses_network and job.network.kind != "lora" else spec.words
 
 
 def _fix(job: TrainJob, far: Far) -> str:
