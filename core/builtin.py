@@ -389,7 +389,7 @@ _hint_tool(
     "hints_by_model",
     hints.HintsByModelSettings,
     "Preprocess with a model",
-    "make control images with an ONNX model: depth, line art and others",
+    "make control images with an ONNX model: depth, line art, poses and others",
     lane="device",
 )
 register(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.control.controlnet import ControlNet, Residuals
 from core.control.controlnet_file import load_control_net
+from core.control.hints import black_hints
 from core.control.hints.by_model import HintMaker
 from core.control.lllite import LLLite, places_of
 from core.control.lllite_file import load_lllite
@@ -29,7 +30,7 @@ from core.generation.moment import Moment
 from core.generation.prompt.runs import parts_of
 from core.generation.stages import as_generator, has_regions
 from core.generation.store import ModelStore, fingerprint
-from core.record.cancel import CancelToken
+from core.record.context import Reports
 from core.record.workspace import Workspace, resolve_path
 from core.settings.generation.controls import ControlUse
 
@@ -50,7 +51,7 @@ OF_NO_MATTER: dict[str, Any] = {
 
 @contextmanager
 def nets_of(
-    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, cancel: CancelToken
+    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> Iterator[Nets]:
     """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until the end."""
 
@@ -76,17 +77,21 @@ def nets_of(
         )
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
-    with HintMaker(workspace, NETS, cancel) as maker:
-        yield Nets(lease, _kept_hints(maker))
+    with HintMaker(workspace, NETS, reports.cancel) as maker:
+        yield Nets(lease, _kept_hints(maker, reports))
 
 
-def _kept_hints(maker: HintMaker) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+def _kept_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
     @lru_cache(maxsize=KEPT_HINTS)
     def made(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
         def make(image: Image) -> Image:
             return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
 
-        return np.array(placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, part, make))
+        path = resolve_path(use.image or "")
+        pixels = np.array(placed(opened(path, CONTROL), use.fit, size, part, make))
+        if use.preprocessor != "none" and not pixels.any():
+            reports.warn(black_hints([path.name], NETS))
+        return pixels
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
         part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)

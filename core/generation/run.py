@@ -107,7 +107,7 @@ def _nets_of(
         return nullcontext()
     from core.generation.controls import nets_of
 
-    return nets_of(store, components, sources, workspace, reports.cancel)
+    return nets_of(store, components, sources, workspace, reports)
 
 
 def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:

@@ -95,7 +95,7 @@ class HintModelSettings(Settings):
         title="Model",
         level="shown",
         names="path or name",
-        help="An .onnx file, or a folder with one: a path, or a name below models/preprocessors. It must make one image of 1 or 3 channels from one image.",
+        help="An .onnx file, or a folder with one: a path, or a name below models/preprocessors. It makes an image from an image, such as depth or line art, or finds poses (OpenPose, DWPose).",
     )
 
 

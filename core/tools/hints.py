@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.control.hints import make_hint, preprocessors, unused_settings
-from core.control.hints.by_model import HintModel
+from core.control.hints import black_hints, make_hint, preprocessors, unused_settings
+from core.control.hints.by_model import open_model
 from core.control.hints.models import checked_model
 from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import BLACK, WHITE
@@ -39,7 +39,7 @@ Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder)
 
 @dataclass
 class Report:
-    """What became of the images. kept: their control images were there; skipped: (path, why)."""
+    """What became of the images. kept: their control images were there; skipped: (path, why); black: nothing was found in them."""
 
     images: Path
     output: Path
@@ -47,6 +47,7 @@ class Report:
     kept: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     previews: list[dict[str, Any]] = field(default_factory=list)
+    black: list[str] = field(default_factory=list)
 
     def outcome(self, state: str = "done") -> Outcome:
         facts: dict[str, Any] = {
@@ -54,6 +55,7 @@ class Report:
             "written": [printable(path) for path in self.written],
             "kept": self.kept,
             "skipped": [{"path": path, "why": why} for path, why in self.skipped],
+            "black": self.black,
         }
         lines = [f"{path} {why}" for path, why in self.skipped]
         if self.previews:
@@ -64,6 +66,7 @@ class Report:
         parts = [f"{count(len(self.written), 'control image')} saved in {display_path(self.output)}"]
         parts += [f"{self.kept} were there already"] if self.kept else []
         parts += [f"{count(len(self.skipped), 'image')} skipped"] if self.skipped else []
+        parts += [f"{len(self.black)} all black"] if self.black else []
         parts += ["start again to make the rest"] if state == "stopped" else []
         return Outcome(state, [*lines, "; ".join(parts)], facts)
 
@@ -124,7 +127,7 @@ def hints_by_model(asked: HintsByModelSettings, context: JobContext) -> Outcome:
     found = checked_model(asked.hint_model, context.workspace, MODEL)
     context.stage(f"loading {found.title}")
     wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers(), PROVIDER)
-    with HintModel(found, wanted, context.device, context.cancel) as model:
+    with open_model(found, wanted, context.device, context.cancel) as model:
         context.say(f"{found.title} runs on {words_of(model.provider)}")
         if model.provider != model.wanted and model.provider == CPU:
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
@@ -145,6 +148,8 @@ def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint
             context.check()
             context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: asked.preview]))
             made = _made(path, folder, hint, asked, report)
+            if made is not None and not made.any():
+                report.black.append(_name(path, folder))
             if made is not None and asked.preview is None:
                 write_hint(made, target)
                 report.written.append(target)
@@ -158,6 +163,8 @@ def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint
         return report.outcome("stopped")
     finally:
         atomic.sync_all(report.written)
+        if report.black:
+            context.warn(black_hints(report.black, f"{type(asked).tool}.folder"))
     return report.outcome()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.control.hints import black_hints
 from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model
 from core.dataset.captions.encodings import decode_text
@@ -77,6 +78,7 @@ def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
     workspace, store = context.workspace, context.store or make_store()
     pairs, output, plan = _plan(asked, workspace)
     todo, state, written = [pair for pair in pairs if not pair.made], "done", 0
+    black: list[str] = []
     try:
         if todo:
             plan = replace(plan, requests=[pair.request for pair in todo])
@@ -86,13 +88,15 @@ def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
             ):
                 assert isinstance(maker, Maker)
                 for pair, image in _images(todo, plan, maker, context):
-                    _write(pair, image, asked, hints, writer)
+                    _write(pair, image, asked, hints, writer, black)
                     written += 1
                     context.generated(pair.image, pair.request.seed)
     except Cancelled:
         if not written:
             raise
         state = "stopped"
+    if black:
+        context.warn(black_hints(black, CAPTIONS))
     return _outcome(state, output, written, len(pairs) - len(todo))
 
 
@@ -200,12 +204,17 @@ def _images(todo: Sequence[Pair], plan: Plan, maker: Maker, context: JobContext)
         progress()
 
 
-def _write(pair: Pair, image: Image, asked: MakePairsSettings, hints: HintMaker, writer: Written) -> None:
-    """The image last: its pair is complete once it is there."""
+def _write(
+    pair: Pair, image: Image, asked: MakePairsSettings, hints: HintMaker, writer: Written, black: list[str]
+) -> None:
+    """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
     own = asked.model_copy(update={"hint_seed": integer(0, 2**32, asked.hint_seed, "hint", pair.image.name)})
     job = pair.request.job
     for path in (pair.image, pair.hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_hint(hints.make(np.asarray(image.convert("RGB")), own), pair.hint)
+    hint = hints.make(np.asarray(image.convert("RGB")), own)
+    if not hint.any():
+        black.append(pair.image.name)
+    write_hint(hint, pair.hint)
     atomic.write_text(pair.caption, job.generate.prompt + "\n")
     atomic.write_bytes(pair.image, encoded_image(image, writer.job_of(job), writer.hashes, "png"))

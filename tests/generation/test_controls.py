@@ -27,6 +27,7 @@ from core.generation.moment import Moment
 from core.generation.plan import plan_of
 from core.generation.run import ready, run_generate
 from core.generation.sources import make_store
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -35,6 +36,7 @@ from core.settings.job import GenerateJob
 from tests.generation.theirs import image_of, pipeline_of, scheduler_of
 from tests.models import tiny_folder, tiny_lora
 from tests.selection import slow_unless
+from tests.tasks import surroundings
 
 SIZE, SEED, STEPS, GUIDANCE = (96, 64), 7, 6, 4.0
 PROMPT, NEGATIVE = "a fox, flat icon", "red"
@@ -320,6 +322,41 @@ def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo,
     assert "hint-model.bad-model" in codes(job_of(folder, [live]), workspace)
     assert "hint-model.none" in codes(job_of(folder, [live | {"hint_model": "other"}]), workspace)
     assert "hint-model.none" in codes(job_of(folder, [live | {"hint_model": ""}]), workspace)
+
+
+def test_a_pose_model_makes_the_control_image_and_one_of_nobody_is_said(models, place, space, store):
+    from core.generation.image_metadata import read_image_metadata
+    from tests.control.hints import pose_models
+
+    folder, files = models("sd1")
+    workspace = Workspace(space.outputs, place / "models")
+    pose_models.write_estimator(workspace.preprocessors / "poses/dw.onnx", size=(96, 128))
+    pose_models.write_detector(workspace.preprocessors / "poses/yolox.onnx")
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    pose_models.person(image, (SIZE[0] // 2, SIZE[1] // 2 + 1), SIZE[1] - 6, mark=True, reach=1)
+    Image.fromarray(image).save(place / "person.png")
+    live = {"file": str(files[0]), "image": str(place / "person.png"), "preprocessor": "model", "hint_model": "poses"}
+    seen, said = [], surroundings(workspace)
+
+    def generated(use):
+        (path,) = run_generate(job_of(folder, [use], generate={"steps": 1}), workspace, store=store, reports=said)
+        return path
+
+    def warned():
+        return [event.text for event in said.journal.events if getattr(event, "level", "") == "warning"]
+
+    with by_model.HintMaker(workspace, "controls.nets", CancelToken()) as maker:
+        seen.append(maker.make(image, job_of(folder, [live]).controls.nets[0]))
+    assert seen[0].any()
+    Image.fromarray(seen[0]).save(place / "pose.png")
+    path = generated(live)
+    assert not warned() and read_image_metadata(path).job.controls.nets[0].hint_model == "poses"
+    same = generated({"file": str(files[0]), "image": str(place / "pose.png")})
+    assert np.array_equal(np.array(Image.open(path)), np.array(Image.open(same)))
+    Image.new("RGB", SIZE, (9, 9, 9)).save(place / "nobody.png")
+    other = generated(live | {"image": str(place / "nobody.png")})
+    assert any("nobody.png" in text for text in warned())
+    assert not np.array_equal(np.array(Image.open(path)), np.array(Image.open(other)))
 
 
 WAYS = {  # a white frame around black on (80, 40) at (40, 40): where the result is white

@@ -13,6 +13,7 @@ from PIL import Image
 from core import tasks
 from core.cli.main import main
 from core.control.hints import make_hint
+from core.control.hints.pose.drawing import COLORS
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
@@ -342,8 +343,34 @@ def test_files_and_profiles_are_checked_before_a_library_opens_them(folder, net,
     assert "hint-model.none" in caught.value.codes
 
 
-def test_the_two_models_of_dwpose_are_refused_by_name(folder, net, tmp_path):
-    for name in ("yolox_l.onnx", "dw-ll_ucoco_384.onnx"):
-        write_net(net.parent / name)
-    with refused("hint-model.two-stages", "DWPose"):
-        by_model(folder)
+@pytest.fixture
+def people(folder):
+    """a.png shows a person, the others nobody; a folder of a pose model and a detector. Returns the person's keypoints."""
+    from tests.control.hints import pose_models
+
+    models = folder.parent / "models/preprocessors/net"
+    pose_models.write_estimator(models / "dw-ll_ucoco_384.onnx", size=(96, 128))
+    pose_models.write_detector(models / "yolox_l.onnx", box=(90, 120))
+    for name in ("a.png", "b.v2.webp", "sub/c.bmp", "sub/deep/a.png"):
+        image = np.zeros((320, 240, 3), np.uint8)
+        if name == "a.png":
+            points = pose_models.person(image, (120, 160), 280, mark=True)
+        Image.fromarray(image).save(folder / name)
+    return points
+
+
+def test_the_two_models_of_dwpose_make_poses_and_images_with_nobody_are_named(folder, people, tmp_path):
+    outcome, context = use(folder, "hints_by_model", hint_model="net")
+    assert files(tmp_path / "out") == ALL
+    assert outcome.facts["black"] == ["b.v2.webp", "sub/c.bmp", "sub/deep/a.png"]
+    said = [event.text for event in context.journal.events if getattr(event, "level", "") == "warning"]
+    assert any("b.v2.webp" in text and "sub/deep/a.png" in text for text in said)
+    pose = pixels(tmp_path / "out" / "a.png")
+    assert not pixels(tmp_path / "out" / "sub/c.png").any() and pose.shape == (320, 240, 3)
+    for number, color in enumerate(COLORS):
+        if number != 1:  # the neck is between the shoulders
+            x, y = people[number].astype(int)
+            near = pose[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3)
+            assert (near == color).all(axis=1).any(), number
+    outcome, _ = use(folder, "hints_by_model", hint_model="net", preview=1, output=str(tmp_path / "none"))
+    assert np.array_equal(pixels(outcome.facts["previews"][0]["hint"]), pose) and not (tmp_path / "none").exists()

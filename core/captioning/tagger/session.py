@@ -95,7 +95,7 @@ class Tagger(OfProcess):
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Scores [N, labels] of prepared images, at most `batch`. Raises ProblemsError."""
         many = self.batch or len(images)  # a fixed batch takes no fewer
-        dtype, shape = self._model.run(images, many, self.output)
+        ((dtype, shape),) = self._model.run(images, many, [self.output])
         if why := outputs_too_many(shape):
             raise self._refused(why)
         if not dtype.startswith("float") or len(shape) != 2 or shape[0] != many:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
+from core.dataset.sources.image_info import listed
+from core.record.problems import Problem
 from core.settings.growth import add_choice
 from core.settings.hints import BY_MODEL, AnyHintSettings, HintSettings
 
@@ -30,6 +32,7 @@ class Preprocessor:
     settings: tuple[str, ...] = ()
 
 
+NAMED = 10  # images in a problem
 PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
@@ -56,6 +59,14 @@ def preprocessors() -> dict[str, Preprocessor]:
 def make_hint(image: ndarray, asked: HintSettings) -> ndarray:
     """The control image of an image, both RGB uint8 [H, W, 3]."""
     return preprocessors()[asked.preprocessor].make(image, asked)
+
+
+def black_hints(names: Sequence[str], where: str) -> Problem:
+    """Advice about control images that came out all black, as nothing was found. names: of their images; where: a setting"""
+    are = "control image is" if len(names) == 1 else "control images are"
+    what = f"Nothing was found in {listed(names, NAMED)}: {len(names)} {are} all black"
+    fix = "leave these images out, or try other settings or another model"
+    return Problem(what, where, fix, "advice", code="hints.all-black")
 
 
 def settings_of(name: str) -> tuple[str, ...]:

@@ -39,9 +39,12 @@ WAYS = {
 AGAIN = "download it again"
 
 
-def check_onnx(path: Path, about: str = "tagger") -> None:
-    """Raises ProblemsError for a file that is damaged, incomplete or too large, that asks for too many images at once, or that
-    reads files outside its folder. about: what the codes of its problems begin with."""
+def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
+    """The shapes of its outputs by their names: 0 for a number that is open, nothing where it does not say.
+
+    Raises ProblemsError for a file that is damaged, incomplete or too large, that asks for too many images at once, or that
+    reads files outside its folder. about: what the codes of its problems begin with.
+    """
     size = check_regular(path).st_size
     if size > MAX_BYTES:
         raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
@@ -58,7 +61,7 @@ def check_onnx(path: Path, about: str = "tagger") -> None:
             raise _bad(about, path, f"is incomplete or damaged ({error})") from error
     if walk.nodes > MAX_NODES:
         raise _bad(about, path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
-    for inward, shape in shapes:
+    for inward, _, shape in shapes:
         why = batch_too_large(shape) if inward else outputs_too_many(shape)
         if why:
             raise _bad(about, path, why, "choose another model")
@@ -66,6 +69,7 @@ def check_onnx(path: Path, about: str = "tagger") -> None:
         size += _size_of(about, place, path)
     if size > MAX_BYTES:
         raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
+    return {name.decode("utf-8", "replace"): shape for inward, name, shape in shapes if not inward}
 
 
 def batch_too_large(shape: Sequence[int]) -> str:
@@ -116,13 +120,13 @@ class _Walk:
                 self.nodes += inside == "node"
                 yield from self.external(begin, stop, inside, depth + 1)
 
-    def shapes(self, size: int) -> Iterator[tuple[bool, list[int]]]:
-        """(whether it is an input, shape) of what the model is given and returns; 0 where it leaves a number open."""
+    def shapes(self, size: int) -> Iterator[tuple[bool, bytes, list[int]]]:
+        """(whether it is an input, name, shape) of what the model is given and returns; 0 where it leaves a number open."""
         inputs = {self.name(a, b): self.shape(a, b) for a, b in self.at(0, size, (7, 11))}
         for a, b in self.at(0, size, (7, 5, 8)):  # former files list their weights as inputs too
             inputs.pop(self.data[a : min(b, a + MAX_TEXT)], None)
-        yield from ((True, shape) for shape in inputs.values())
-        yield from ((False, self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
+        yield from ((True, name, shape) for name, shape in inputs.items())
+        yield from ((False, self.name(a, b), self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
 
     def name(self, start: int, end: int) -> bytes:
         return b"".join(self.data[a : min(b, a + MAX_TEXT)] for a, b in self.at(start, end, (1,)))

@@ -73,19 +73,19 @@ class ModelProcess:
             raise unwritten(error, "The images for the model cannot be written", str(file)) from error
         self._images = np.memmap(file, one.dtype, "r+", shape=(images, *shape))
 
-    def run(self, images: Sequence[np.ndarray], many: int, output: str) -> tuple[str, list[int]]:
-        """Give it prepared images, filled up to `many` with the last one. Returns dtype and shape of that output."""
+    def run(self, images: Sequence[np.ndarray], many: int, outputs: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Give it prepared images, filled up to `many` with the last one. Returns dtype and shape of each of these outputs."""
         assert self._images is not None
         np.stack(images, out=self._images[: len(images)], casting="same_kind")
         self._images[len(images) : many] = self._images[len(images) - 1]
         shape = [many, *self._images.shape[1:]]
-        question = {"name": self.inputs[0][0], "output": output, "dtype": str(self._images.dtype), "shape": shape}
+        question = {"name": self.inputs[0][0], "outputs": [*outputs], "dtype": str(self._images.dtype), "shape": shape}
         found = self._ask({"run": question}, "failed", self._seconds * many)
-        return found["dtype"], found["shape"]
+        return [(dtype, shape) for dtype, shape in found["outputs"]]
 
-    def values(self) -> np.ndarray:
-        """The floats that it returned last."""
-        values: np.ndarray = np.load(self._place / VALUES, allow_pickle=False)
+    def values(self, number: int = 0) -> np.ndarray:
+        """The floats that it returned last, of the output of this number among those that it was asked for."""
+        values: np.ndarray = np.load(self._place / VALUES.format(number), allow_pickle=False)
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The process in which an ONNX model runs: a file of a stranger may loop for ever, or crash the library.
 
 Asked to open the file first, then for the output of one batch after the other. The images lie in a file that both processes
-map; the output is written to another one.
+map; its outputs are written to others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from core.formats.onnx.file import MAX_INPUT
 from core.formats.onnx.providers import onnxruntime, with_options
 from core.record.worker import answer_questions
 
-IMAGES, VALUES = "images.bin", "values.npy"
+IMAGES, VALUES = "images.bin", "values-{}.npy"  # a file for each output
 
 
 class Runner:
@@ -48,13 +48,16 @@ class Runner:
             "outputs": [each.name for each in session.get_outputs()],
         }
 
-    def _run(self, name: str, output: str, dtype: str, shape: list[int]) -> dict[str, Any]:
+    def _run(self, name: str, outputs: list[str], dtype: str, shape: list[int]) -> dict[str, Any]:
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
-        (found,) = self._session.run([output], {name: batch})
-        values = np.asarray(found)
-        if values.dtype.kind == "f" and values.nbytes <= MAX_INPUT:
-            np.save(self._folder / VALUES, values)
-        return {"dtype": str(values.dtype), "shape": list(values.shape)}
+        facts, size = [], 0
+        for number, found in enumerate(self._session.run(outputs, {name: batch})):
+            values = np.asarray(found)
+            size += values.nbytes
+            if values.dtype.kind == "f" and size <= MAX_INPUT:
+                np.save(self._folder / VALUES.format(number), values)
+            facts.append([str(values.dtype), list(values.shape)])
+        return {"outputs": facts}
 
 
 if __name__ == "__main__":

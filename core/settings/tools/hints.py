@@ -53,7 +53,7 @@ class MakeHintsSettings(HintSettings, MadeHintsSettings):
 
 
 class HintsByModelSettings(HintModelSettings, MadeHintsSettings):
-    """Makes a control image of each image with an ONNX model: depth, line art and others. Captions stay with the images."""
+    """Makes a control image of each image with an ONNX model: depth, line art, poses and others. Captions stay with the images."""
 
     tool = "hints_by_model"
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(

@@ -1,0 +1,163 @@
+"""OpenPose (Cao et al. 2017, arXiv:1611.08050): maps of where each keypoint is likely, and fields that lead along each limb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.control.hints.models import HEAT_MAPS, PART_FIELDS, Found
+from core.control.hints.one_image import Size, letterboxed, normalized
+from core.control.hints.pose.drawing import LIMBS
+from core.control.hints.pose.finding import PoseModel
+from core.control.hints.pose.person import Person
+from core.record.cancel import CancelToken
+
+# (value - 128) / 256, as OpenPose and Lightweight OpenPose, in the profile's words
+USUAL = {"channels": "BGR", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3, "size": 368, "multiple": 8}
+AROUND = 128
+MAX_OUTPUTS = 32
+MATCHED = (*LIMBS, (2, 16), (5, 17))
+FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)  # of a limb: x here, y in the next
+PARTS = 18
+LOWEST_PEAK, LOWEST_FIELD = 0.1, 0.05
+SAMPLES, ENOUGH = 10, 8  # along a limb; more of them than this must be along the field
+MAX_PEAKS = 64  # of a part: the best
+FEWEST_PARTS, LOWEST_SCORE = 4, 0.4  # of a person; the score is a mean over its parts
+
+
+class OpenPose(PoseModel):
+    """Finds everybody at once."""
+
+    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
+        self.profile = found.profile.over(USUAL)
+        usual = (self.profile.size, self.profile.size)
+        super().__init__(found.file, found.title, found.where, wanted, device, cancel, usual)
+        if len(self.outputs) > MAX_OUTPUTS:
+            self.close()
+            raise self.refused(f"returns {len(self.outputs)} outputs, more than {MAX_OUTPUTS}")
+
+    def find(self, image: np.ndarray) -> list[Person]:
+        height, width = image.shape[:2]
+        size = self.size_for(width, height, self.profile)
+        pixels, scale = letterboxed(image, size, AROUND)
+        heat, fields = self.run(normalized(pixels, self.profile), self.outputs, self._maps)
+        inner = (max(1, int(width * scale)), max(1, int(height * scale)))
+        peaks = [peaks_of(part, size, inner) for part in heat[:PARTS]]
+        return [Person((body + 0.5) / scale - 0.5) for body in bodies_of(peaks, fields, size, inner[1])]
+
+    def _maps(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """The last outputs with so many channels: a network of several stages refines them."""
+        found = []
+        for channels in (HEAT_MAPS, PART_FIELDS):
+            fitting = [number for number, shape in enumerate(shapes) if [*shape[:2]] == [self.batch, channels]]
+            if not fitting or len(shapes[fitting[-1]]) != 4 or not all(shapes[fitting[-1]]):
+                listed = ", ".join(str([*shape]) for shape in shapes)[:200]
+                raise self.refused(f"returns {listed}, not maps of {HEAT_MAPS} and {PART_FIELDS} channels")
+            found.append(fitting[-1])
+        return found
+
+
+def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
+    """(x, y, value) [P, 3] of the peaks of a part's map [h, w], in pixels of the input of (width, height), of which the upper left
+    shows the image; the best come first.
+
+    Networks are trained with bells (Gaussians) about as wide as a place of the map: the logarithms of the three places around
+    a peak are a parabola, which says where between them it is, and how high.
+    """
+    around = np.pad(heat, 1, constant_values=-np.inf)
+    high, wide = heat.shape
+    best = heat > LOWEST_PEAK / 2
+    for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal places the first is the peak
+        before = around[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
+        after = around[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
+        best &= (heat > before) & (heat >= after)
+    y, x = np.nonzero(best)
+    value = heat[y, x]
+    floor = value / 10  # a narrower peak than any bell is not taken for a far higher one
+    middle = np.log(value)
+    found = middle.copy()
+    places = []
+    for place, low, top in ((x, around[y + 1, x], around[y + 1, x + 2]), (y, around[y, x + 1], around[y + 2, x + 1])):
+        first, last = np.log(np.maximum(low, floor)), np.log(np.maximum(top, floor))
+        bend = first + last - 2 * middle
+        off = np.divide(first - last, 2 * bend, out=np.zeros_like(bend), where=bend < 0)
+        found += (last - first) * off / 4
+        places.append(place + off)
+    across, down = (
+        (place + 0.5) * side / count - 0.5 for place, side, count in zip(places, size, (wide, high), strict=True)
+    )
+    value = np.exp(found)
+    shown = (value > LOWEST_PEAK) & (across < inner[0]) & (down < inner[1])
+    peaks = np.stack([across, down, value], axis=1)[shown]
+    return peaks[np.argsort(-peaks[:, 2], kind="stable")][:MAX_PEAKS]
+
+
+@dataclass
+class _Body:
+    """parts: number of the peak by part; score: of its peaks and limbs, added up"""
+
+    parts: dict[int, int]
+    score: float
+
+
+def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, height: int) -> Iterator[np.ndarray]:
+    """The keypoints [18, 2] of each person in the input's pixels, NaN where there is none.
+
+    peaks    of each part, (x, y, value) [P, 3]      fields   [38, h, w]      height   of what shows the image
+    """
+    bodies: list[_Body] = []
+    for number, (first, second) in enumerate(MATCHED):
+        own = fields[FIELDS[number] : FIELDS[number] + 2]
+        for start, end, score in _limbs(peaks[first], peaks[second], own, size, height):
+            with_end = score + float(peaks[second][end, 2])
+            near = [each for each in bodies if each.parts.get(first) == start or each.parts.get(second) == end]
+            if len(near) > 1 and not near[0].parts.keys() & near[1].parts.keys():
+                near[0].parts |= near[1].parts
+                near[0].score += near[1].score + score
+                bodies.remove(near[1])
+            elif near and near[0].parts.get(second) != end:
+                near[0].parts[second] = end
+                near[0].score += with_end
+            elif not near and number < len(LIMBS):  # ears alone begin nobody
+                bodies.append(_Body({first: start, second: end}, with_end + float(peaks[first][start, 2])))
+    for body in bodies:
+        if len(body.parts) >= FEWEST_PARTS and body.score >= LOWEST_SCORE * len(body.parts):
+            points = np.full((PARTS, 2), np.nan)
+            for part, peak in body.parts.items():
+                points[part] = peaks[part][peak, :2]
+            yield points
+
+
+def _limbs(
+    starts: np.ndarray, ends: np.ndarray, field: np.ndarray, size: Size, height: int
+) -> Iterator[tuple[int, int, float]]:
+    """(start, end, score) of the limbs between two parts, the best first, each peak in one of them."""
+    if not len(starts) or not len(ends):
+        return
+    way = ends[None, :, :2] - starts[:, None, :2]
+    length = np.maximum(np.hypot(way[..., 0], way[..., 1]), 1e-3)
+    at = starts[:, None, None, :2] + way[:, :, None] * np.linspace(0, 1, SAMPLES)[:, None]
+    along = (_sampled(field, at, size) * (way / length[..., None])[:, :, None]).sum(axis=-1)
+    scores = along.mean(axis=-1) + np.minimum(0.5 * height / length - 1, 0)  # very long limbs are unlikely
+    fits = ((along > LOWEST_FIELD).sum(axis=-1) > ENOUGH) & (scores > 0)
+    free_starts, free_ends = {*range(len(starts))}, {*range(len(ends))}
+    for place in np.argsort(-scores, axis=None, kind="stable"):
+        start, end = divmod(int(place), len(ends))
+        if fits[start, end] and start in free_starts and end in free_ends:
+            free_starts.remove(start)
+            free_ends.remove(end)
+            yield start, end, float(scores[start, end])
+
+
+def _sampled(field: np.ndarray, at: np.ndarray, size: Size) -> np.ndarray:
+    """(x, y) of a field [2, h, w] at points [..., 2] of the input's (width, height), bilinear: [..., 2]."""
+    high, wide = field.shape[1:]
+    place = ((at + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
+    low = place.astype(int)
+    next_x, next_y = np.minimum(low[..., 0] + 1, wide - 1), np.minimum(low[..., 1] + 1, high - 1)
+    share = place - low
+    upper = field[:, low[..., 1], low[..., 0]] * (1 - share[..., 0]) + field[:, low[..., 1], next_x] * share[..., 0]
+    lower = field[:, next_y, low[..., 0]] * (1 - share[..., 0]) + field[:, next_y, next_x] * share[..., 0]
+    return np.moveaxis(upper * (1 - share[..., 1]) + lower * share[..., 1], 0, -1)

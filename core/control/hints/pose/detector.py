@@ -1,0 +1,81 @@
+"""Boxes around people by an ONNX detector: YOLOX's raw head (arXiv:2107.08430), or boxes with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from core.control.hints.models import Profile
+from core.control.hints.one_image import OneImageModel, Size, letterboxed, normalized
+
+USUAL_SIZE = (640, 640)  # of the input, where the model leaves it open
+AROUND = 114  # gray level around a smaller image
+GIVEN = Profile(channels="BGR", scale="255")
+STRIDES = (8, 16, 32)
+MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: places, and what is said of each
+MAX_PEOPLE = 50
+LOWEST_SCORE, OVERLAP = 0.3, 0.45  # as DWPose
+
+
+class PersonDetector(OneImageModel):
+    """Finds people.
+
+    Its first output is [N, M, C]: YOLOX's raw head (center, size, score of any object, scores of classes, where M is the number
+    of cells of the three grids) or, with another M or C = 5, corners in the input's pixels and scores; people are the first class.
+    """
+
+    def find(self, image: np.ndarray) -> np.ndarray:
+        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3]. The best come first."""
+        height, width = image.shape[:2]
+        size = self.fixed or USUAL_SIZE
+        pixels, scale = letterboxed(image, size, AROUND)
+        (values,) = self.run(normalized(pixels, GIVEN), self.outputs[:1], self._boxes)
+        corners, scores = corners_of(values, size)
+        if not np.isfinite(corners).all():
+            raise self.refused("returns boxes that are not those of YOLOX's raw head", "not-finite")
+        corners = (corners / scale).clip(0, [width, height, width, height])
+        seen = (scores > LOWEST_SCORE) & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
+        return kept_boxes(corners[seen], scores[seen])
+
+    def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        shape = shapes[0]
+        if len(shape) != 3 or shape[0] != self.batch or shape[1] > MAX_BOXES or not 5 <= shape[2] <= MAX_NUMBERS:
+            raise self.refused(f"returns {[*shape]}, no boxes around people")
+        return [0]
+
+
+def corners_of(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Corners [M, 4] in the pixels of an input of (width, height), and scores [M] of people, from an output [M, C]."""
+    places, strides = grid(size)
+    if values.shape[1] == 5 or len(values) != len(places):
+        return values[:, :4], values[:, 4]
+    centers = (values[:, :2] + places) * strides
+    with np.errstate(over="ignore"):  # infinity is refused
+        halves = np.exp(values[:, 2:4]) * strides / 2
+    return np.concatenate([centers - halves, centers + halves], axis=1), values[:, 4] * values[:, 5]
+
+
+def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of each cell [M, 2], row by row for one stride after the other, and the strides [M, 1]."""
+    cells, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: size[1] // stride, : size[0] // stride]
+        cells.append(np.stack([x.ravel(), y.ravel()], axis=1))
+        strides.append(np.full((x.size, 1), stride))
+    return np.concatenate(cells), np.concatenate(strides)
+
+
+def kept_boxes(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Non-maximum suppression: the best boxes, without those that overlap a better one by more than `OVERLAP`."""
+    rest = corners[np.argsort(-scores, kind="stable")]
+    kept: list[np.ndarray] = []
+    while len(rest) and len(kept) < MAX_PEOPLE:
+        best, rest = rest[0], rest[1:]
+        kept.append(best)
+        inner = np.minimum(best[2:], rest[:, 2:]) - np.maximum(best[:2], rest[:, :2])
+        common = inner.clip(0).prod(axis=1)
+        areas = (rest[:, 2:] - rest[:, :2]).prod(axis=1)
+        whole = areas + (best[2:] - best[:2]).prod() - common
+        rest = rest[common <= OVERLAP * whole]
+    return np.array(kept).reshape(-1, 4)

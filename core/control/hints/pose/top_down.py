@@ -1,0 +1,103 @@
+"""DWPose, RTMPose and RTMW: a network finds the keypoints of one person in a crop, as positions along x and y (SimCC).
+
+RTMPose: arXiv:2303.07399; SimCC: arXiv:2107.03332; the steps around the network are those of DWPose's inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from core.control.hints.models import KEYPOINTS, Found
+from core.control.hints.one_image import Size, normalized
+from core.control.hints.pose.detector import USUAL_SIZE, PersonDetector
+from core.control.hints.pose.finding import PoseModel
+from core.control.hints.pose.person import Person, person_of
+from core.record.cancel import CancelToken
+
+USUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 288}
+PADDING = 1.25  # of a person's box
+
+
+class DWPose(PoseModel):
+    """Finds the people in the boxes of a detector; without one, one person in the whole image."""
+
+    _detector: PersonDetector | None = None
+
+    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
+        self.profile = found.profile.over(USUAL)
+        usual = (self.profile.size, self.profile.size * 4 // 3)
+        super().__init__(found.file, found.title, found.where, wanted, device, cancel, usual)
+        self._size = self.fixed or usual
+        try:
+            if len(self.outputs) != 2:
+                raise self.refused(
+                    f"returns {len(self.outputs)} outputs ({', '.join(self.outputs)[:200]}), not x and y"
+                )
+            if file := found.detector:
+                self._detector = PersonDetector(file, file.name, found.where, wanted, device, cancel, USUAL_SIZE)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        if self._detector is not None:
+            self._detector.close()
+
+    def find(self, image: np.ndarray) -> list[Person]:
+        height, width = image.shape[:2]
+        boxes = np.array([[0.0, 0, width, height]]) if self._detector is None else self._detector.find(image)
+        return [self._person(image, box) for box in boxes]
+
+    def _person(self, image: np.ndarray, box: np.ndarray) -> Person:
+        center, extent = region_of(box, self._size)
+        pixels = normalized(cropped(image, center, extent, self._size), self.profile)
+        along_x, along_y = self.run(pixels, self.outputs, self._axes)
+        points, scores = located(along_x, along_y, center, extent)
+        points[scores < self.profile.score] = np.nan
+        return person_of(points, self.profile)
+
+    def _axes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """The outputs of x and y: as many positions for each pixel along both."""
+        first, second = shapes
+        if len(first) != 3 or len(second) != 3 or [*first[:2]] != [*second[:2]] or first[0] != self.batch:
+            raise self.refused(f"returns {[*first]} and {[*second]}, not x and y of keypoints")
+        if first[1] not in KEYPOINTS:
+            raise self.refused(f"finds {first[1]} keypoints; only 17, 26 (Halpe) and 133 (whole body) are known")
+        (width, height), across, down = self._size, first[2], second[2]
+        if across >= width and across * height == down * width:
+            return [0, 1]
+        if down >= width and down * height == across * width:
+            return [1, 0]
+        raise self.refused(f"returns {across} and {down} positions for an input of {width} x {height} pixels")
+
+
+def region_of(box: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """(center, extent), each (x, y), of the part of an image around a box that fills an input of (width, height)."""
+    center = (box[:2] + box[2:]) / 2
+    across, down = (box[2:] - box[:2]) * PADDING
+    ratio = size[0] / size[1]
+    return center, np.array([max(across, down * ratio), max(down, across / ratio)])
+
+
+def cropped(image: np.ndarray, center: np.ndarray, extent: np.ndarray, size: Size) -> np.ndarray:
+    """A part of an image at (width, height), uint8 [H, W, 3]; black outside the image.
+
+    The pixel of index i along x shows what is at i * extent / width + center - extent / 2, between indices of the image.
+    """
+    step = extent / size
+    # Pillow reckons with the corners of pixels: the center of each is half a pixel off its index, in both images
+    x, y = center - extent / 2 + 0.5 - step / 2
+    moved = (step[0], 0, x, 0, step[1], y)
+    return np.asarray(Image.fromarray(image).transform(size, Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR))
+
+
+def located(
+    along_x: np.ndarray, along_y: np.ndarray, center: np.ndarray, extent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints (x, y) [K, 2] in the image's pixels and their scores [K], from values [K, positions] along both sides."""
+    places = np.stack([each.argmax(axis=1) / each.shape[1] for each in (along_x, along_y)], axis=1)
+    return places * extent + center - extent / 2, np.minimum(along_x.max(axis=1), along_y.max(axis=1))
