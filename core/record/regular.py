@@ -64,10 +64,11 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
     """The whole file; raises ProblemsError where it has more than `max_bytes`, whatever size the system reports."""
     with open_regular(path) as handle:
         try:
-            data = handle.read(max_bytes + 1)
+            large = os.fstat(handle.fileno()).st_size > max_bytes  # then none of it needs to be in memory
+            data = b"" if large else handle.read(max_bytes + 1)
         except OSError as error:
             raise _unreadable(error, path) from error
-    if len(data) > max_bytes:
+    if large or len(data) > max_bytes:
         what = f"The file is larger than the limit of {size_words(max_bytes)}"
         raise ProblemsError.one(what, str(path), "check that it is the right file", "file.too-large")
     return data

@@ -49,6 +49,14 @@ def test_a_cache_is_emptied_or_keeps_its_newest(desk):
     assert text.exists()
 
 
+@pytest.mark.parametrize("name", ["latents", "text", "masks", "controls"])
+def test_every_cache_of_a_training_is_counted_and_emptied(name, desk):
+    entry, other = cached(desk, name, 7_000_000, 1), cached(desk, "of another program", 5_000_000, 1)
+    assert "7.0 MB" in desk.html({}) and "5.0 MB" not in desk.html({})
+    desk.act({}, event("prune", name))
+    assert not entry.exists() and other.exists() and "7.0 MB freed" in said(desk)
+
+
 def test_deleted_runs_go_for_good_only_after_a_question(desk):
     run = desk.page.workspace.trash / "run-1"
     run.mkdir(parents=True)
