@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core.families.compiling import BLOCKS
 from core.families.sd_parts import sd_misfits
 from core.families.token_count import VOCABULARY
+from core.formats.models.checkpoint import Part
 from core.formats.models.diffusers_folder import Published
 from core.formats.models.part_kinds import PartKind
+
+LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,17 @@ class Layout:
     def kind(self, part: str) -> PartKind:
         """What the part is: the class of its published configuration."""
         return self.published.kind(part)
+
+    def used(self, part: Part) -> Part:
+        """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
+        if part.name not in self.text_encoders or part.config is not None:
+            return part
+        count = part.config_after(self.config(part.name)).get("num_hidden_layers", math.inf)
+        places = {name: place for name, place in part.places.items() if _layer(name) < count}
+        return replace(part, places=places)
+
+
+def _layer(name: str) -> int:
+    """Number of the layer a tensor is of, -1 for one outside of all: `encoder.layers.7.mlp.fc1.bias` -> 7."""
+    found = LAYER.search(name)
+    return int(found[1]) if found else -1

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -46,8 +44,6 @@ from core.formats.models.checkpoint import (
 from core.formats.models.part_kinds import PartKind, part_title
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-
-LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
 
 
 def load(
@@ -155,22 +151,7 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
         )
         what = f"The model has no {' and no '.join(missing)}"
         raise ProblemsError.one(what, str(checkpoint.path), fix, code="model.missing-part")
-    return [_without_unused_layers(layout, parts[name]) for name in names]
-
-
-def _without_unused_layers(layout: Layout, part: Part) -> Part:
-    """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
-    if part.name not in layout.text_encoders or part.config is not None:
-        return part
-    count = config_of(layout, part).get("num_hidden_layers", math.inf)
-    places = {name: place for name, place in part.places.items() if _layer(name) < count}
-    return replace(part, places=places)
-
-
-def _layer(name: str) -> int:
-    """Number of the layer a tensor is of, -1 for one outside of all: `encoder.layers.7.mlp.fc1.bias` -> 7."""
-    found = LAYER.search(name)
-    return int(found[1]) if found else -1
+    return [layout.used(parts[name]) for name in names]
 
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:

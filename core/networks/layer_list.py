@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from core.families.layouts import layout_of
+from core.formats.models.checkpoint import Part
 from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.text_keys import full_name
 from core.networks.block_weights import SLOTS, slot_of
@@ -50,6 +52,14 @@ def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
     ]
     order = {title: n for n, title in enumerate([*TEXT_ENCODERS.values(), *SLOTS, OUTSIDE])}
     return sorted(found, key=lambda each: order[each.block])
+
+
+def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
+    """The same of the parts of an opened model: those that are used when it is loaded."""
+    used = {name: layout_of(family).used(part) for name, part in parts.items()}
+    return listed_layers(
+        family, {name: {key: at.entry.shape for key, at in part.places.items()} for name, part in used.items()}
+    )
 
 
 def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | None:

@@ -102,14 +102,11 @@ def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Chec
 def _layers(asked: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str) -> Iterator[_Layer]:
     """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
     from core.formats.lora.names import place_of_layer
-    from core.networks.layer_list import listed_layers
+    from core.networks.layer_list import layers_of
 
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
-        parts = {
-            name: {key: place.entry.shape for key, place in own.places.items()} for name, own in model.parts.items()
-        }
-        layers |= {each.layer.name: each.layer for each in listed_layers(family_name, parts)}
+        layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
     for layer in layers.values():
         if layer.outer or (layer.residual and asked.conv_dim is None):
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from core.families.locate import family_found, model_path
 from core.formats.models.checkpoint import open_checkpoint
 from core.networks.kinds import described, kind_named
-from core.networks.layer_list import listed_layers
+from core.networks.layer_list import layers_of
 from core.networks.layer_sizes import kind_sizes, usual, wanted
 from core.networks.layer_tree import LayerTree
 from core.record.problems import ProblemsError
@@ -153,6 +153,4 @@ def found_of(job: TrainJob, tree: LayerTree) -> Found:
 @lru_cache(maxsize=4)
 def _tree_of(path: Path, family: str, changed: int) -> LayerTree:
     """The tree of a model by its header. changed: its file's time, so that another one in its place is read"""
-    parts = open_checkpoint(path, family).parts
-    shapes = {name: {key: place.entry.shape for key, place in part.places.items()} for name, part in parts.items()}
-    return LayerTree(listed_layers(family, shapes))
+    return LayerTree(layers_of(family, open_checkpoint(path, family).parts))

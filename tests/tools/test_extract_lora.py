@@ -12,7 +12,9 @@ from core.families import family
 from core.families.loading import load
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import load_lora
+from core.tools import extract_lora as extract
 from tests.models import tiny_file, tiny_folder, tiny_lora
+from tests.tools.test_convert_model import convert
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_merge_loras import metadata_of
 from tests.tools.test_resize_lora import DOWN, UP, VECTORS, changes
@@ -25,6 +27,8 @@ TO_Q, LAYER = (
 )
 CONV, CONV_LAYER = f"{UNET}input_blocks.1.0.in_layers.2.weight", "lora_unet_down_blocks_0_resnets_0_conv1"
 FC1, TEXT_LAYER = f"{TEXT}encoder.layers.0.mlp.fc1.weight", "lora_te_text_model_encoder_layers_0_mlp_fc1"
+TEXTS = {"sd2": {"lora_te"}, "sdxl": {"lora_te1", "lora_te2"}}
+VERSIONS = {"sd2": "sd_v2", "sdxl": "sdxl"}
 
 
 def rank_two(shape, seed=0):
@@ -117,6 +121,72 @@ def test_a_merged_lora_is_extracted_again_from_models_of_the_other_families(name
     wanted, ours = changes(load_lora(lora).tensors), changes(load_lora(tmp_path / "found" / "lora.safetensors").tensors)
     assert found and ours.keys() == wanted.keys()
     assert max(float((ours[layer] - change).abs().max()) for layer, change in wanted.items()) < 1e-6
+
+
+def weights_by_layer(name, folder, conv):
+    """{kohya's layer: its weight} of the layers that a LoRA has, from a loaded model."""
+    whole = load(family(name).layout, folder, parts=("text_encoders", "denoiser"))
+    parts = [part for part in (*whole.text_encoders, whole.denoiser) if part is not None]
+    return {
+        target.name: target.module.weight.detach().double()
+        for part in parts
+        for target in family(name).lora_targets(part, conv=conv)
+    }
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("name", ["sd2", "sdxl"])
+def test_at_full_rank_the_whole_difference_of_two_models_is_extracted(name, conv, tmp_path):
+    """Of single files and of a folder, where the text encoders' layers lie otherwise: in one tensor of queries, keys and values."""
+    folders = [tiny_folder(name, tmp_path / f"{name} {seed}", seed=seed) for seed in (0, 1)]
+    files = [convert(folder, tmp_path / f"{seed}.safetensors") for seed, folder in enumerate(folders)]
+    before, after = (weights_by_layer(name, folder, conv) for folder in folders)
+    ranks = {"dim": 1024} | ({"conv_dim": 1024} if conv else {})
+    for number, pair in enumerate([files, (files[0], folders[1])]):
+        found, metadata, _ = extracted(tuple(map(str, pair)), tmp_path / f"found {number}", **ranks)
+        ours = changes(load_lora(tmp_path / f"found {number}" / "lora.safetensors").tensors)
+        assert ours.keys() == before.keys()
+        assert {each for each in TEXTS[name] if any(layer.startswith(f"{each}_") for layer in ours)} == TEXTS[name]
+        for layer, change in ours.items():
+            torch.testing.assert_close(change, (after[layer] - before[layer]).flatten(1), rtol=0, atol=1e-5)
+        kernels = {layer for layer, weight in before.items() if weight.shape[2:] == (3, 3)}
+        assert bool(kernels) == conv and all(found[f"{layer}.{DOWN}"].shape[2:] == (3, 3) for layer in kernels)
+        assert metadata["ss_v2"] == str(name == "sd2") and metadata["ss_base_model_version"].startswith(VERSIONS[name])
+
+
+def test_the_weights_of_each_model_are_put_where_they_are_asked_for(models, tmp_path, monkeypatch):
+    """Told of as the GPU, they stay on the CPU here: what is computed of them is the same."""
+    placed, read = set(), extract._read
+
+    class Weights:
+        def __init__(self, place, files, precision):
+            self.file, self.read = place.file.name, read(place, files, precision)
+
+        def to(self, device):
+            placed.add((self.file, device))
+            return self.read
+
+    plain, *_ = extracted(models, tmp_path / "plain", dim=2)
+    monkeypatch.setattr(extract, "_read", Weights)
+    monkeypatch.setattr("core.tools.lora_headers.refuse_device", lambda device, where: None)
+    for own in ("load_original_model_to", "load_tuned_model_to"):
+        found, *_ = extracted(models, tmp_path / own, dim=2, **{own: "cuda"})
+        first = own == "load_original_model_to"
+        assert placed == {
+            ("base.safetensors", "cuda" if first else "cpu"),
+            ("tuned.safetensors", "cpu" if first else "cuda"),
+        }
+        assert all(torch.equal(value, plain[key]) for key, value in found.items())
+        placed.clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_on_the_gpu_the_same_lora_is_extracted(models, tmp_path):
+    here, *_ = extracted(models, tmp_path / "cpu", dim=2, conv_dim=2)
+    for own in ("load_original_model_to", "load_tuned_model_to", "device"):
+        there, *_ = extracted(models, tmp_path / own, dim=2, conv_dim=2, **{own: "cuda"})
+        for layer, change in changes(there).items():
+            torch.testing.assert_close(change, changes(here)[layer], rtol=1e-4, atol=1e-5)
 
 
 def test_models_that_do_not_belong_together_are_refused(models, tmp_path):

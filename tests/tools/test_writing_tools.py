@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,9 +109,71 @@ def test_a_tool_that_is_cancelled_in_the_middle_leaves_nothing(name, place, tmp_
         assert left == [] and first.read_bytes() == before, after
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in TOOLS if name != "split_dylora"]
-)  # its files have names of their own
+def everything(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def split(folder, name="fox.safetensors", **asked):
+    """What cutting the DyLoRA of this name in a folder is given; its rank is 8."""
+    given = {"model": str(folder / name), "unit": 2, **asked}
+    return build(tasks.named("split_dylora").job, {"split_dylora": given})
+
+
+def test_a_dylora_is_cut_next_to_itself_and_neither_it_nor_any_other_file_is_written_over(place, tmp_path):
+    """The files are named after it, -0002 and so on, so that the whole's folder is a usual output."""
+    task, space = tasks.named("split_dylora"), Workspace(place / "outputs", place / "models")
+    shutil.copy(FIRST, tmp_path / "fox.safetensors")
+    whole = {"fox.safetensors": Path(FIRST).read_bytes()}
+    for after in range(4):  # it looks before each of its three files
+        if after < 3:
+            with pytest.raises(Cancelled):
+                task.start(split(tmp_path), surroundings(space, After(after)))
+            assert everything(tmp_path) == whole, after
+    task.start(split(tmp_path, output=str(tmp_path)), surroundings(space, CancelToken()))
+    made = everything(tmp_path)
+    assert made.keys() == whole.keys() | {f"fox-000{rank}.safetensors" for rank in (2, 4, 6)}
+    assert made["fox.safetensors"] == whole["fox.safetensors"]
+    again = [None, str(tmp_path), str(tmp_path / "fox.safetensors")]
+    for output in again:
+        assert codes("split_dylora", split(tmp_path, output=output), place) == ["tools.output-exists"] * 3
+    (tmp_path / "fox-0002.safetensors").unlink()
+    with pytest.raises(ProblemsError):  # some of them exist: none is written
+        task.start(split(tmp_path), surroundings(space, CancelToken()))
+    assert everything(tmp_path) == {name: data for name, data in made.items() if name != "fox-0002.safetensors"}
+
+
+def test_a_dylora_that_is_named_like_one_of_its_parts_is_not_written_over(place, tmp_path, monkeypatch):
+    name = "fox-0004.safetensors"
+    shutil.copy(FIRST, tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        job = split(tmp_path, name, output=str(folder / "fox.safetensors"))
+        assert codes("split_dylora", job, place) == ["tools.output-is-input"]
+    job = split(tmp_path, name, output=str(tmp_path / "new"))
+    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    assert codes("split_dylora", job, place) == ["tools.no-room"]
+
+
+def test_a_write_that_fails_leaves_no_part_of_a_dylora(place, tmp_path, monkeypatch):
+    from core.networks import adapter_file
+
+    shutil.copy(FIRST, tmp_path / "fox.safetensors")
+    written, save = [], adapter_file._write_with_metadata
+
+    def full(path, *given):
+        written.append(path)
+        if len(written) == 3:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, *given)
+
+    monkeypatch.setattr(adapter_file, "_write_with_metadata", full)
+    with pytest.raises((OSError, ProblemsError)):
+        tasks.named("split_dylora").start(split(tmp_path), surroundings(Workspace(place / "outputs", place / "models")))
+    assert len(written) == 3 and [path.name for path in tmp_path.iterdir()] == ["fox.safetensors"]
+
+
+@pytest.mark.parametrize("name", [name for name in TOOLS if name != "split_dylora"])  # as above
 def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_start(name, place, tmp_path, monkeypatch):
     own, _ = job_of(name, place, None)
     assert codes(name, own, place) == ["tools.output-is-input"]
