@@ -77,7 +77,9 @@ def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -
         layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
     if not layers:
         path = lora.path or Path()
-        what = f"{path.name} has no layer that can be measured" + (" with this model" if model else "")
+        kinds = sorted({kind.title for name, tensors in modules.items() if (kind := kind_of_keys(tensors, name))})
+        what = f"{path.name} ({', '.join(kinds) or 'of an unknown type'}) has no layer that can be measured "
+        what += "with this model" if model else "without its base model"
         fix = "choose the base model that it was trained on"
         raise ProblemsError.one(what, display_path(path), fix, "tools.no-layers")
     known = {layer.name for layer in layers}

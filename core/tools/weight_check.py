@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,13 @@ def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tu
 
     health = inspect_lora(path, context.cancel)
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
-        facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
-        return _damage(health["not_finite"], health["too_large"]), facts | {"untrained": [], "unread": [], "shown": []}
-    layers, unread = open_layers(load_lora(path), model_of(asked.base_model, path, context), context.cancel)
+        return _unmeasured(health)
+    try:
+        layers, unread = open_layers(load_lora(path), model_of(asked.base_model, path, context), context.cancel)
+    except ProblemsError as error:
+        if asked.base_model or error.codes != ["tools.no-layers"]:
+            raise
+        return _unmeasured(health, [f"norms are not shown: {error.problems[0].what}"])
     norms, damaged = {}, set(health["not_finite"]) | set(health["too_large"])
     for number, layer in enumerate(layers):
         context.check()
@@ -98,6 +103,13 @@ def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tu
         "unread": unread,
     }
     return lines, facts | {"shown": shown}
+
+
+def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
+    """What is found where no layer's change can be computed."""
+    facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
+    facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
+    return [*_damage(health["not_finite"], health["too_large"]), *lines], facts
 
 
 def _by_block(norms: dict[str, float]) -> list[str]:

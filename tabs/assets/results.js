@@ -4,7 +4,7 @@
   const atelier = window.atelier, {h} = atelier;
   const press = (words, act, label) => h("button", {type: "button", class: "btn small", onclick: act, "aria-label": label || null}, words);
   const head = (plot, ...more) => h("div", {class: "result-head"}, h("h4", {}, plot.title), ...more);
-  const figures = (value, span) => span && span[0] < 0 ? value === null ? "" : value.toFixed(2).replace(/^-0.00$/, "0.00") : value === null ? "" : value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5) ? value.toExponential(0).replace("e+", "e") : String(+value.toPrecision(3));
+  const figures = (value, span) => span && span[0] < 0 ? value === null ? "" : value.toFixed(2).replace(/^-0.00$/, "0.00") : value === null ? "" : value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5) ? value.toExponential(0).replace("e+", "e") : String(+value.toPrecision(Math.abs(value) < 0.01 ? 2 : 3));  // as wide as a cell
 
   /* ---- tables ---- */
   const copied = async (event, text) => {

@@ -70,3 +70,17 @@ def test_a_tool_that_is_being_cancelled_takes_no_second_click(visit):
         results = tab.locator("#tools-loras-tasks")
         expect(results.get_by_role("button", name="Cancel")).to_be_enabled(enabled=not stopping)
         expect(results.get_by_role("button", name="Pause")).to_have_count(0 if stopping else 1)
+
+
+def test_a_wide_heat_map_scrolls_within_its_card_and_its_numbers_fit_into_their_cells(visit):
+    window = visit()
+    tab = window.open("Tools")
+    blocks = [f"OUT{number:02}" for number in range(40)]
+    wide = heat_map("Norms", ["time_emb_proj"], blocks, [[0.00514, *[0.123] * 39]])
+    tab.evaluate("works => atelier.parts.works(works)", [WORK | {"shown": [wide]}])
+    results = tab.locator("#tools-loras-tasks")
+    expect(results.locator("table.heat td").first).to_have_text("0.0051")
+    holder, task = (results.locator(at).first.bounding_box() for at in (".html-container", ".tool-task"))
+    assert task["x"] + task["width"] <= holder["x"] + holder["width"] + 1
+    scroll = results.locator(".result-scroll").evaluate("node => node.scrollWidth > node.clientWidth")
+    assert scroll and window.errors == []

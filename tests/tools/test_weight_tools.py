@@ -180,7 +180,12 @@ def test_kinds_that_scale_the_weight_are_measured_with_their_base_model(tmp_path
     scale = torch.randn(1, weight.shape[0], generator=draw).reshape(-1, 1)
     tensors = {f"{target.name}.weight": scale, f"{target.name}.on_input": torch.tensor(False)}
     path = save_lora(tmp_path / "fox.safetensors", tensors, METADATA)
-    assert refusals(name="check_weights", file=str(path)) == ["tools.no-layers"]
+    assert refusals(name="singular_values", file=str(path)) == ["tools.no-layers"]
+    facts, lines = use(name="check_weights", file=str(path))
+    assert facts["norms"] == {} and facts["damaged"] == [] and lines
+    damaged = tmp_path / "nan.safetensors"
+    save_file(tensors | {f"{target.name}.weight": scale * torch.nan}, damaged, METADATA)
+    assert use(name="check_weights", file=str(damaged))[0]["damaged"] == [f"{target.name}.weight"]
     facts, _ = use(name="check_weights", file=str(path), base_model=str(STARTER))
     assert facts["norms"][target.name] == pytest.approx(float((weight * scale).norm()), rel=1e-5)
 
