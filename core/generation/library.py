@@ -24,7 +24,7 @@ from core.record.workspace import CAPTIONERS, PREPROCESSORS, Workspace, resolve_
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
-INDEX = "model_index.json"
+INDEX, CONFIG = "model_index.json", "config.json"  # of a diffusers folder: of a whole model, of a part
 FOLDER_KINDS = {  # of folders under models/
     "loras": "lora",
     "lora": "lora",
@@ -53,8 +53,18 @@ def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
 
 
 def list_control(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
-    """(label, path) of every ControlNet or ControlNet-LLLite, newest first. kind: "controlnet" or "controlnet_lllite" """
-    return _newest_first(workspace, kind)
+    """(label, path) of every ControlNet or ControlNet-LLLite, files and diffusers folders, newest first. kind: "controlnet" or
+    "controlnet_lllite" """
+    return list(dict.fromkeys(_with_config(*each, kind, workspace) for each in _newest_first(workspace, kind)))
+
+
+def _with_config(label: str, path: Path, kind: str, workspace: Workspace) -> tuple[str, Path]:
+    """The diffusers folder that a weight file is of, which also has its config and its other shards; else the file."""
+    folder = path.parent
+    inside = workspace.models in folder.parents
+    if not inside or not (folder / CONFIG).is_file() or kind_of(folder) != kind:
+        return label, path
+    return _label(folder, workspace.models), folder
 
 
 def _labeled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:

@@ -81,21 +81,32 @@
     back.onclick = () => { back.disabled = true; atelier.act("train_all"); };
   };
 
-  /* Images as they will be cropped: the frame fills the box, the rest lies outside. */
+  /* Images as they will be cropped, and their control images next to or over them (pairs.js): the frame fills the box, the rest
+     lies outside. */
   const crops = (images) => {
     const holder = byId("preflight-images");
     const key = JSON.stringify(images);
     show(byId("first-images"), images.length > 0);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
+    show(byId("preflight-pairs"), images.some((image) => image.control));
     holder.replaceChildren(...images.map((image) => {
       const [left, top, right, bottom] = image.frame, width = right - left, height = bottom - top;
-      const img = h("img", {src: image.url, alt: image.caption, loading: "lazy", decoding: "async"});
-      img.style.cssText = `width:${100 / width}%;height:${100 / height}%;left:${-left / width * 100}%;top:${-top / height * 100}%`;
-      const box = h("span", {class: "crop-box", title: `${image.caption}\n${image.bucket}`}, img);
-      box.style.aspectRatio = String(image.ratio);
-      box.style.width = `${Math.min(image.ratio, 1) * 100}%`;  // a tall one fills the height
-      return h("figure", {}, box);
+      const img = (src, alt, kind = "") => {
+        const shown = h("img", {src, alt, class: kind, loading: "lazy", decoding: "async"});
+        shown.style.cssText = `width:${100 / width}%;height:${100 / height}%;left:${-left / width * 100}%;top:${-top / height * 100}%`;
+        return shown;
+      };
+      const box = (kind, ...shown) => {
+        const made = h("span", {class: `crop-box ${kind}`, title: `${image.caption}\n${image.bucket}`}, ...shown);
+        made.style.aspectRatio = String(image.ratio);
+        made.style.width = `${Math.min(image.ratio, 1) * 100}%`;  // a tall one fills the height
+        return made;
+      };
+      const own = img(image.url, image.caption);
+      if (!image.control) return h("figure", {}, box("", own));
+      const beside = box("control", img(image.control, `Control image of ${image.name}`));
+      return h("figure", {class: "paired"}, box("", own, img(image.control, "", "control-over")), beside);
     }));
   };
 })();

@@ -1,5 +1,5 @@
 "use strict";
-/* Images with a control image, on Dataset and Captions: the image alone, both side by side, or one over the other. A button or the
+/* Images with a control image, on Dataset, Captions and Train: the image alone, both side by side, or one over the other. A button or the
    key o changes it for all; each browser remembers its way. */
 (() => {
   const WAYS = ["beside", "over", "alone"], ROOT = document.body, KEPT = "atelier-pairs";

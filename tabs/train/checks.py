@@ -240,10 +240,11 @@ class Checks:
         return facts
 
     def _shown(self, row: Any) -> dict[str, Any]:
-        """One image as it will be cropped: its address, its frame, its shape."""
+        """One image as it will be cropped: its address, its frame, its shape, and its control image where it has one."""
         width, height = row.bucket
         return {
             "url": self._thumb_url(row.path, 192),
+            "control": self._thumb_url(row.control, 192) if row.control else None,
             "frame": row.frame,
             "ratio": width / height,
             "name": row.key[1],

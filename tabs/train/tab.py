@@ -15,7 +15,7 @@ from tabs.form import presets_bar
 from tabs.form.messages import form_part
 from tabs.form.places import image_folders, model_choices, vae_choices
 from tabs.form.project import FIELDS, OldRevision, with_value
-from tabs.markup import esc
+from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
 from tabs.server.browsers import Browser, packed, signed, unpack, whole
 from tabs.server.pulse import status
@@ -59,7 +59,7 @@ def build(page: Page) -> None:
             gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
             page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
-            gr.HTML(piece("first_images"), elem_id="images-holder")
+            gr.HTML(piece("first_images").replace("{pair_ways}", pair_ways()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
 

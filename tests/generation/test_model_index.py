@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from core.generation import model_index
-from core.generation.library import list_loras, list_models, list_vaes
+from core.generation.control_files import find_control_net
+from core.generation.library import list_control, list_loras, list_models, list_vaes
 from core.record.workspace import Workspace
 
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"
@@ -198,3 +199,19 @@ def test_a_folder_of_one_part_is_what_its_config_names(space):
     found = model_index.facts_of_file(folder)
     assert (found.kind, found.family, found.problem) == ("controlnet", "sd1", "")
     assert model_index.facts_of_file(folder.parent).problem
+
+
+def test_a_control_net_of_diffusers_is_listed_as_its_folder_and_found_by_its_name(space):
+    """Its weight files alone lack the config, and one of several shards the other layers."""
+    folder, hint = (
+        space.models / "controlnet" / "canny-1.1",
+        {"controlnet_cond_embedding.conv_in.weight": torch.zeros(1)},
+    )
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"_class_name": "ControlNetModel", "cross_attention_dim": 768}', "utf-8")
+    for name in ("diffusion_pytorch_model.fp16", "diffusion_pytorch_model-00001-of-00002"):
+        save_file(hint, folder / f"{name}.safetensors")
+    save_file(hint, folder.parent / "alone.safetensors")
+    listed = dict(list_control(space, "controlnet"))
+    assert listed == {"controlnet/canny-1.1": folder, "controlnet/alone": folder.parent / "alone.safetensors"}
+    assert find_control_net("canny-1.1", space) == folder

@@ -60,6 +60,29 @@ def test_control_images_lie_beside_and_over_their_images(paired):
     expect(beside).to_be_visible()
 
 
+def test_the_preflight_shows_pairs_as_they_are_cropped(paired):
+    tab = paired.open("Train")
+    pairs = tab.locator("#preflight-images figure")
+    expect(pairs).to_have_count(2)
+    own, hint, over = (
+        pairs.first.locator(f".crop-box{which}") for which in (":not(.control)", ".control", " .control-over")
+    )
+    ways = {
+        name: tab.locator("#preflight-pairs").get_by_role("button", name=name) for name in ("Side by side", "Overlay")
+    }
+    expect(ways["Side by side"]).to_have_attribute("aria-pressed", "true")
+    expect(over).to_be_hidden()
+    image, beside = own.bounding_box(), hint.bounding_box()
+    assert beside["x"] >= image["x"] + image["width"] - 1 and abs(beside["width"] - image["width"]) < 1
+    frames = [box.locator("img").first.evaluate("image => image.style.cssText") for box in (own, hint)]
+    assert frames[0] == frames[1] != "", "the control image is cropped as its image"
+    ways["Overlay"].click()
+    expect(hint).to_be_hidden()
+    expect(over).to_be_visible()
+    assert over.evaluate("image => image.complete && image.naturalWidth > 0")
+    tab.evaluate("localStorage.removeItem('atelier-pairs')")
+
+
 def test_the_caption_editor_shows_the_pair_too_and_a_browser_remembers_its_way(paired):
     tab = paired.open("Captions")
     expect(tab.locator("#cap-text")).to_have_value("caption a")

@@ -19,7 +19,17 @@ from core.settings.names import bad_name
 from core.settings.presets.files import to_values
 from core.settings.rules import training_problems
 from core.training.checks.before_start import problems_without_model
-from core.training.checks.own_images import DEMO, MODEL, NAME, PROMPTS, demo, name_of, setup_for, with_setup
+from core.training.checks.own_images import (
+    DEMO,
+    MODEL,
+    NAME,
+    PROMPTS,
+    demo,
+    name_of,
+    prompts_of_pairs,
+    setup_for,
+    with_setup,
+)
 from tests.models import tiny_file
 
 
@@ -268,7 +278,17 @@ def test_a_controlnet_is_offered_prompts_with_the_control_images_of_its_pairs(sp
     (folder / "1.txt").write_text("mira --n red")
     job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
     made = with_setup(job, setup_of(job, space))
-    prompts = [prompt.split(" --cn ") for prompt in made.samples.sample_prompts]
-    assert len(prompts) == 4 and all(words == f"mira on day {Path(hint).stem}" for words, hint in prompts)
-    assert {Path(hint).parent for _, hint in prompts} == {hints}
-    assert not read_prompts(made.samples, control=True)[1]
+    prompts, notes = read_prompts(made.samples, control=True)
+    assert len(prompts) == 4 and not notes
+    shown = [Path(each.control) for each in prompts]
+    assert all(each.prompt == f"mira on day {path.stem}" for each, path in zip(prompts, shown, strict=True))
+    assert {path.parent for path in shown} == {hints}
+    (bucket,) = {row.bucket for row in preflight(made, space).rows}
+    assert {(each.width, each.height) for each in prompts} == {bucket} and bucket[0] < bucket[1]
+
+
+def test_a_control_image_whose_path_reads_as_an_option_is_proposed_for_no_prompt(space, tmp_path):
+    folder, hints = folder_of(tmp_path), folder_of(tmp_path, "hints --d 3", captions=False)
+    images = {"folder": str(folder), "conditioning_data_dir": str(hints)}
+    job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
+    assert prompts_of_pairs(preflight(job, space)) is None

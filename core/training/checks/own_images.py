@@ -33,7 +33,7 @@ from core.settings.optimization.usual_rates import far_rates, short, usual_rates
 from core.settings.presets import files as presets
 
 if TYPE_CHECKING:
-    from core.dataset.report import Report
+    from core.dataset.report import Report, Row
 
 STARTER = PROJECT / "models" / "starter"
 DEMO = PROJECT / "presets" / "starter_lora.json"
@@ -42,6 +42,7 @@ PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
 TAGS_FROM = 5  # in a caption: fewer are a sentence with commas
+SMALLEST_SAMPLE = 64  # pixels of a side that a prompt can ask for
 SHARED_TAGS, SINGLE_TAGS = 4, 3  # of a sample prompt
 STEP = 64  # resolutions are set in steps of so many pixels
 PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
@@ -280,14 +281,22 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
 def prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
     """Captions with their control images, and where they are from: of validation images, where some are held out."""
     wanted = (row for row in report.rows if row.control and (row.trains or row.role == "validation"))
-    pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split()))]
+    pairs = [row for row in wanted if _is_prompt(" ".join(row.caption.split())) and " --" not in str(row.control)]
     held = [row for row in pairs if row.role == "validation"]
     rows = held or pairs
     if not rows:
         return None
     chosen = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
-    prompts = [f"{' '.join(row.caption.split())} --cn {display_path(row.control)}" for row in chosen if row.control]
+    prompts = [
+        f"{' '.join(row.caption.split())} --cn {display_path(row.control)}{_size(row)}" for row in chosen if row.control
+    ]
     return prompts, "validation images with their control images" if held else "captions with their control images"
+
+
+def _size(row: Row) -> str:
+    """The options of a sample of the size that the image trains at, so that its control image is not cropped to a square."""
+    width, height = row.bucket or (0, 0)
+    return f" --w {width} --h {height}" if width != height and min(width, height) >= SMALLEST_SAMPLE else ""
 
 
 def _is_prompt(caption: str) -> bool:
