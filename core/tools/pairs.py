@@ -97,16 +97,16 @@ def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
         state = "stopped"
     if black:
         context.warn(black_hints(black, CAPTIONS))
-    return _outcome(state, output, written, len(pairs) - len(todo))
+    return _outcome(state, output, written, len(pairs) - len(todo), black)
 
 
-def _outcome(state: str, output: Path, written: int, kept: int) -> Outcome:
+def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]) -> Outcome:
     words = f"{count(written, 'pair')} generated in {display_path(output)}"
     words += f"; {kept} were there already" if kept else ""
     words += "; start again to make the rest" if state == "stopped" else ""
     folders = {"images": printable(output / "images"), "control": printable(output / "control")}
     facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": kept, "pairs": folders}
-    return Outcome(state, [words], facts)
+    return Outcome(state, [words], facts | {"black": black})
 
 
 def _plan(asked: MakePairsSettings, workspace: Workspace) -> tuple[list[Pair], Path, Plan]:

@@ -81,6 +81,12 @@ def test_each_caption_becomes_an_image_its_caption_and_its_control_image(space, 
     assert np.abs(pixels(out / "images/00002.png").astype(int) - pixels_of(made["images/00002.png"])).max() <= 1
 
 
+def test_pairs_whose_control_image_shows_nothing_are_named(space, tmp_path, store):
+    nothing = {"preprocessor": "canny", "edge_low": 2000, "edge_high": 2000}  # nearly the steepest step that there is
+    outcome = use(space, tmp_path, store, number=1, width=64, height=64, steps=1, **nothing)
+    assert outcome.facts["black"] == ["00001.png"] and not pixels(tmp_path / "out/control/00001.png").any()
+
+
 def pixels_of(content):
     from io import BytesIO
 
