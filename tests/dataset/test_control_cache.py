@@ -2,6 +2,7 @@
 
 import random
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,24 @@ def test_what_changes_a_control_image_is_another_entry(tmp_path, add, place, hin
     assert len(entries(tmp_path)) == len(own) + 1, "an edited file"
     cache().fill([place(add("fox/b.png", 300, 220), control=hint("b.png", seed=1))])
     assert len(entries(tmp_path)) == len(own) + 1, "the same content under another name"
+
+
+def test_another_crop_and_stretching_without_buckets_are_entries_of_their_own(add, place, hint, cache):
+    """Without buckets each side of the hint is compared with the other one of the bucket, so the filter is another."""
+    image, shown = add("fox/a.png", 300, 220), hint(width=90, height=60)
+    where = Placement((300, 220), (80, 48), (80, 60), (0, 0))
+    whole = replace(place(image, control=shown), placement=where)
+    low = replace(whole, placement=replace(where, crop=(0, 12)))
+    stretched, plain = (
+        replace(place(image, control=shown, fit="stretched", enable_bucket=on), placement=where) for on in (True, False)
+    )
+    for one, other in ((whole, low), (stretched, plain)):
+        wanted = [load_control(each, View(each.placement)) for each in (one, other)]
+        assert not np.array_equal(*wanted)
+        for each, want in zip((one, other), wanted, strict=True):
+            own = cache()
+            own.fill([each])
+            assert np.array_equal(own.load(each, View(each.placement)), want)
 
 
 def test_a_damaged_entry_is_made_again_and_named(tmp_path, pair, cache):
