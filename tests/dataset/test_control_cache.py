@@ -230,3 +230,10 @@ def test_gray_images_take_one_channel_and_nothing_else_is_unpacked():
     assert len(packed(gray)) < 0.4 * len(packed(colored))
     for bad in (b"", b"x" * 40, packed(colored)[:-9], packed(colored[:, :8]), zlib.compress(bytes(1 << 24))):
         assert unpacked(bad, (24, 16)) is None
+
+
+def test_what_the_memory_does_not_hold_and_no_disk_has_is_decoded(pair, cache, tmp_path):
+    placed, own = pair(), cache(writes=False, held_bytes=0)
+    own.fill([placed])
+    view = View(placed.placement, True)
+    assert np.array_equal(own.load(placed, view), load_control(placed, view)) and entries(tmp_path) == []

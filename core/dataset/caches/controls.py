@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 1
 HELD_BYTES = 256 << 20  # compressed entries that lie on the disk too: up to here they are held in memory
+ALONE_BYTES = 2 << 30  # the same of those that lie nowhere else: others are decoded at each step
 LEVEL = 1  # of zlib: PNG and lossless WebP take down to half the space, and 1.3 to 2.7 times as long to read
 SHAPES: Shapes = {"control": (None,)}
 
@@ -32,7 +33,7 @@ SHAPES: Shapes = {"control": (None,)}
 class ControlCache(PartnerCache):
     """Control images of images whose crop is fixed, compressed without loss: `fill`, then `load` by any thread.
 
-    held_bytes   of the entries on disk that are held in memory too; without `writes` all are
+    held_bytes   of the entries that are held in memory: by default fewer of those on disk than without `writes`
 
     Those that nothing resizes are left out: an entry would save 5 to 20 ms of decoding a PNG, and nothing of a JPEG.
     """
@@ -46,10 +47,10 @@ class ControlCache(PartnerCache):
         *,
         writes: bool = True,
         warn: Warn | None = None,
-        held_bytes: int = HELD_BYTES,
+        held_bytes: int | None = None,
     ):
         super().__init__(folder, memo_path, writes=writes, warn=warn)
-        self._room = held_bytes if writes else None
+        self._room = most_held(writes) if held_bytes is None else held_bytes
         self._places: dict[tuple[str, ...], tuple[Placement, Path]] = {}
         self._held: dict[Path, bytes] = {}
         self._held_bytes = 0
@@ -102,7 +103,7 @@ class ControlCache(PartnerCache):
         ]
 
     def _hold(self, path: Path, entry: Tensor) -> None:
-        if path in self._held or (self._room is not None and self._held_bytes + entry.nbytes > self._room):
+        if path in self._held or self._held_bytes + entry.nbytes > self._room:
             return
         self._held[path] = entry.numpy().tobytes()
         self._held_bytes += entry.nbytes
@@ -134,6 +135,11 @@ class ControlCache(PartnerCache):
         pixels = control_pixels(placed, View(placed.placement))
         assert pixels is not None
         return {"control": torch.frombuffer(bytearray(packed(pixels)), dtype=torch.uint8)}
+
+
+def most_held(writes: bool) -> int:
+    """Bytes of entries in memory at most. writes: they lie on the disk too"""
+    return HELD_BYTES if writes else ALONE_BYTES
 
 
 def packed(pixels: np.ndarray) -> bytes:

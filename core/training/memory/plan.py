@@ -374,13 +374,13 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     """They are held in RAM, compressed."""
-    from core.dataset.caches.controls import HELD_BYTES
+    from core.dataset.caches.controls import most_held
 
     where = job.memory.cache_latents
     if facts.device.startswith("cuda") or not job.method.traits.control_images or where == "off":
         return 0
     size = facts.images * 3 * prod(facts.sides) // CONTROL_SHARE
-    return min(size, HELD_BYTES) if where in ("auto", "disk") else size
+    return min(size, most_held(writes=where in ("auto", "disk")))
 
 
 def _latents(job: TrainJob, facts: MemoryFacts) -> int:
