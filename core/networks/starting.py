@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.families.targets import Target
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import LoraFile
-from core.networks.kinds import NetworkKind, kind_named
+from core.networks.kinds import NetworkKind, kind_named, kind_of_keys
 from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
 from core.networks.norm_adapter import NormAdapter
@@ -69,7 +69,7 @@ def _take_over(
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
-    _refuse(found, ranks, shapes)
+    _refuse(found, ranks, shapes, [] if found else _other_kinds(network, kind, modules))
     for name, given in found.items():
         adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
@@ -83,18 +83,38 @@ def _layer(name: str, module: nn.Module) -> Target:
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
-def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: Sequence[str]) -> None:
+def _other_kinds(network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]) -> list[NetworkKind]:
+    """The kinds that the file has for layers of the network, in place of the one that trains."""
+    held = {found.name: found for name in network.adapters if (found := kind_of_keys(modules.get(name, {}), name))}
+    return [] if kind.name in held else list(held.values())
+
+
+def _refuse(
+    found: Mapping,
+    ranks: Mapping[str, tuple[int, int, str]],
+    shapes: Sequence[str],
+    kinds: Sequence[NetworkKind],
+) -> None:
     problems = []
+    given_by = {
+        setting: {three[0] for three in ranks.values() if three[2] == setting} for _, _, setting in ranks.values()
+    }
     for (given, asked, setting), count in Counter(ranks.values()).items():
         names = [name for name, three in ranks.items() if three == (given, asked, setting)]
         what = f"{count} layers of the LoRA have rank {given}, but rank {asked} is set: {_some(names)}"
         fix = f"set network.{setting} to {given}, or turn on network.dim_from_weights"
-        if setting.endswith("dims"):
+        if len(given_by[setting]) > 1:  # no one number gives them all, such as ranks that follow the width (BOFT)
+            fix = "turn on network.dim_from_weights"
+        elif setting.endswith("dims"):
             fix = f"set these blocks to rank {given} in network.{setting}, or turn on network.dim_from_weights"
         problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
         what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {_some(shapes)}"
         problems.append(Problem(what, WHERE, "choose a LoRA of the same model family", code="network.start-shape"))
+    if not problems and kinds:
+        what = f"The LoRA to start from is of the network type {' and '.join(each.title for each in kinds)}"
+        fix = f"set network.kind to {kinds[0].name}, or choose another LoRA"
+        problems.append(Problem(what, f"{WHERE}, kind", fix, code="network.start-kind"))
     if not problems and not found:
         what = "The LoRA to start from has no trained layer"
         problems.append(

@@ -100,8 +100,9 @@
   document.addEventListener("input", ({target}) => { if (target.id === "tool-search") search(target.value); });
   document.addEventListener("keydown", (event) => {
     if (event.target.id !== "tool-search" || event.key !== "Enter" || !event.target.value.trim()) return;
-    const first = document.querySelector("#tool-index li:not([hidden]) button");
-    if (first) visit(first);
+    const shown = [...document.querySelectorAll("#tool-index li:not([hidden]) button")], words = event.target.value.trim().toLowerCase();
+    const named = shown.find((button) => button.textContent.toLowerCase().includes(words));  // "Hashes" before a tool that shows hashes too
+    if (shown.length) visit(named || shown[0]);
   });
   document.addEventListener("click", ({target}) => {
     const button = target.closest && target.closest("#tool-index [data-at]");

@@ -100,6 +100,26 @@ def test_another_rank_is_refused_with_the_layers_and_the_two_ways_out(model):
     assert "set network.rank to 4" in problem.fix and "dim_from_weights" in problem.fix
 
 
+def test_a_file_of_another_network_type_is_refused_with_the_type_to_set(model):
+    with refused("network.start-kind", "network.kind to lora"):
+        started(model, trained(model), kind="full")
+    loha = {f"{Q}.hada_{name}": torch.zeros(6 if name[-1] == "a" else 4, 4 if name[-1] == "a" else 8)
+            for name in ("w1_a", "w1_b", "w2_a", "w2_b")}  # fmt: skip
+    with refused("network.start-kind", "network.kind to loha"):
+        started(model, loha, kind="lora")
+
+
+def test_where_no_one_rank_is_that_of_all_layers_the_ranks_of_the_file_are_advised(model):
+    tensors = trained(model, rank=4) | {
+        f"{Q}.lora_down.weight": torch.zeros(2, 8),
+        f"{Q}.lora_up.weight": torch.zeros(6, 2),
+    }
+    with raises(ProblemsError) as caught:
+        started(model, tensors, rank=8)
+    assert codes(caught.value.problems) == ["network.start-rank"] * 2
+    assert all("dim_from_weights" in each.fix and "network.rank" not in each.fix for each in caught.value.problems)
+
+
 def test_a_mismatch_names_the_setting_that_the_rank_is_from():
     wide = Model().requires_grad_(False)
     wide.out = nn.Conv2d(6, 5, 3, padding=1)
