@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.colors import BLACK
-from core.dataset.images.look import FACT, Look, from_text
+from core.dataset.images.look import FACT, Look, from_text, laplacian_variance
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, names_of
@@ -22,7 +22,9 @@ from core.record.problems import Problem
 
 SIDE = 16  # pixels of the small copies that are compared
 COMPARED = 200  # pairs that look alike and are compared
-SAMPLED = 12  # pairs whose colors are compared
+SAMPLED = 12  # pairs whose colors or details are compared
+DETAIL = 512  # pixels of the middle of an image whose sharpness is compared
+SOFT = 0.5  # share of an image's sharpness below which a control image is blurred or tiled, not the image itself
 SAME = 3.0  # mean difference in levels up to which two images are the same, encoded differently
 GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest channel
 
@@ -38,29 +40,35 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     blank = [image for image, path in seen if path and _one_color(known[path])]
     alike = [(image, path) for image, path in seen if path and looks[image.key].dhash == known[path].dhash][:COMPARED]
     itself = [image for image, path in alike if image not in blank and path and _same(image, path)]
-    return [*_blank(blank), *_itself(itself), *_exchanged(seen)]
+    itself = [] if _softer(itself) else itself
+    return [*_blank(blank, len(seen)), *_itself(itself, len(seen)), *_exchanged(seen)]
+
+
+def _level(found: int, seen: int) -> str:
+    """A training whose control images are mostly wrong learns nothing of use."""
+    return "warning" if 2 * found > seen else "advice"
 
 
 def _one_color(look: Look) -> bool:
     return not look.reason and look.blur == 0 and look.border == 1
 
 
-def _blank(found: Sequence[ImageInfo]) -> list[Problem]:
+def _blank(found: Sequence[ImageInfo], seen: int) -> list[Problem]:
     if not found:
         return []
     show = "image shows" if len(found) == 1 else "images show"
     what = f"{len(found)} control {show} nothing but one color, such as black: {names_of(found)}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
-    return [Problem(what, _place(found[0]), fix, "advice", code="control.blank")]
+    return [Problem(what, _place(found[0]), fix, _level(len(found), seen), code="control.blank")]
 
 
-def _itself(found: Sequence[ImageInfo]) -> list[Problem]:
+def _itself(found: Sequence[ImageInfo], seen: int) -> list[Problem]:
     if not found:
         return []
     are = "image is the image itself" if len(found) == 1 else "images are the images themselves"
     what = f"{len(found)} control {are}: {names_of(found)}"
     fix = "make control images of them (Control images on Tools), or choose another folder"
-    return [Problem(what, _place(found[0]), fix, "advice", code="control.is-the-image")]
+    return [Problem(what, _place(found[0]), fix, _level(len(found), seen), code="control.is-the-image")]
 
 
 def _exchanged(seen: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
@@ -71,7 +79,7 @@ def _exchanged(seen: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
         return []
     what = "The images are gray and their control images colored: the folders seem to be exchanged"
     fix = "choose the folder of the colored images as the image folder, and the other one for the control images"
-    return [Problem(what, _place(seen[0][0]), fix, "advice", code="control.exchanged")]
+    return [Problem(what, _place(seen[0][0]), fix, "warning", code="control.exchanged")]
 
 
 def _place(image: ImageInfo) -> str:
@@ -83,6 +91,29 @@ def _same(image: ImageInfo, control: Path) -> bool:
         return True
     one, other = _copy_of(image.path), _copy_of(control)
     return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
+
+
+def _softer(found: Sequence[ImageInfo]) -> bool:
+    """Whether control images that look like their images at a small size lack their details: blurred and tiled ones do."""
+    sampled = found[:: max(1, len(found) // SAMPLED)][:SAMPLED]
+    soft = [each for each in sampled if each.control and _sharpness(each.control) < SOFT * _sharpness(each.path)]
+    return 2 * len(soft) > len(sampled)
+
+
+def _sharpness(path: Path) -> float:
+    """Of the middle of an image, in its own pixels; 0 for one that cannot be read."""
+    try:
+        return _measured(path, os.stat(path).st_mtime_ns)
+    except (OSError, BrokenImage):
+        return 0.0
+
+
+@lru_cache(maxsize=512)
+def _measured(path: Path, _mtime_ns: int) -> float:
+    image = open_decoded(path).on(BLACK).convert("L")
+    left, top = (max(0, (side - DETAIL) // 2) for side in image.size)
+    middle = image.crop((left, top, min(left + DETAIL, image.width), min(top + DETAIL, image.height)))
+    return laplacian_variance(np.asarray(middle, dtype=np.float32))
 
 
 def _chroma(path: Path) -> float:

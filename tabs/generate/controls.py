@@ -38,7 +38,7 @@ from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
 SHOWN, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
-PREVIEW = 384  # longer side of a previewed control image
+PREVIEW = 512  # longest side of a previewed control image
 PREVIEW_SECONDS = 5.0  # to wait for it
 OF_MODEL = f"{BY_MODEL}:"  # and its name: what a list of preprocessors offers for a model below models/preprocessors
 MOST = 20
@@ -129,18 +129,17 @@ class Controls:
             return ""
         asked = ControlUse.model_validate(use)
         sides = form.sides(values, self.page.project.job, self.page.workspace)
-        width, height = (max(1, side * PREVIEW // max(sides)) for side in sides)
         changed = [path.stat().st_mtime_ns]
         try:
             if asked.preprocessor == BY_MODEL:
                 model = checked_model(asked.hint_model, self.page.workspace, NETS).file
                 self.page.roots.check(model, "Model")
                 changed.append(model.stat().st_mtime_ns)
-            url = _hint(path, tuple(changed), asked, (width, height), self.page.workspace).result(PREVIEW_SECONDS)
+            url = _hint(path, tuple(changed), asked, sides, self.page.workspace).result(PREVIEW_SECONDS)
         except ProblemsError as error:
             return f'<p class="field-error">{esc(error.problems[0].what)}</p>'
         except TimeoutError:
-            return '<p class="note">The model is still working: hide the preview, and show it again later</p>'
+            return '<p class="note">The preprocessor is still working: hide the preview, and show it again later</p>'
         return f'<img class="net-hint" src="{url}" alt="What the ControlNet sees">'
 
     def _browser(self) -> Browser:
@@ -193,8 +192,8 @@ def _place(number: int, use: dict[str, Any]) -> str:
 def _hint(
     path: Path, changed: tuple[int, ...], asked: ControlUse, size: tuple[int, int], workspace: Workspace
 ) -> Future[str]:
-    """The address of what a ControlNet would see, at a small size in the aspect ratio of the images. changed: when image and
-    model did"""
+    """The address of what a ControlNet would see of an image at this size: a preprocessor makes another one at a smaller size.
+    changed: when image and model did"""
     found: Future[str] = Future()
 
     def hinted(image: Image.Image) -> Image.Image:
@@ -205,7 +204,9 @@ def _hint(
 
     def make() -> None:
         try:
-            found.set_result(png_address(placed(opened(path, CONTROL), asked.fit, size, None, hinted)))
+            made = placed(opened(path, CONTROL), asked.fit, size, None, hinted)
+            made.thumbnail((PREVIEW, PREVIEW))
+            found.set_result(png_address(made))
         except Exception as error:  # shown where the preview would be
             found.set_exception(error)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.control.hints import make_hint
 from core.dataset.preflight import preflight
 from core.dataset.sources import conditioning
 from core.dataset.sources.archive import unpack_zip
@@ -18,6 +19,7 @@ from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.validation import ValidationSettings
+from core.settings.hints import HintSettings
 from core.settings.job import TrainJob
 from core.settings.method import OF_METHODS
 from core.settings.methods import METHODS
@@ -244,6 +246,24 @@ def test_control_images_that_are_the_images_themselves_are_named(looked):
     found = looked({"a": (colored(1), lines(1)), "b": (colored(2), colored(2)), "c": (colored(3), gray)})
     assert list(found) == ["control.is-the-image"] and "b.png" in found["control.is-the-image"].what
     assert "c.png" not in found["control.is-the-image"].what  # its grayscale is another image
+
+
+@pytest.mark.parametrize("preprocessor", ["tile", "blur"])
+def test_control_images_with_less_detail_are_not_the_images_themselves(looked, preprocessor):
+    asked = HintSettings(preprocessor=preprocessor, blur_radius=2)
+    photos = [np.kron(colored(n), np.ones((4, 4, 1), np.uint8)) for n in range(3)]
+    assert not looked({name: (photo, make_hint(photo, asked)) for name, photo in zip("abc", photos, strict=True)})
+
+
+def test_what_spoils_most_pairs_is_a_warning_and_what_spoils_few_is_advice(looked):
+    black, good = np.zeros((128, 128, 3), np.uint8), (colored(1), lines(1))
+    few = looked({"a": good, "b": good, "c": (colored(2), colored(2)), "d": (colored(3), black)})
+    assert {code: each.level for code, each in few.items()} == {
+        "control.is-the-image": "advice",
+        "control.blank": "advice",
+    }
+    most = looked({name: (colored(n), colored(n)) for n, name in enumerate("abcd")})
+    assert most["control.is-the-image"].level == "warning"
 
 
 def test_colored_control_images_of_gray_images_mean_exchanged_folders(looked):

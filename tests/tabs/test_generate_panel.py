@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
+import numpy as np
 import pytest
 from generate_parts import Engine, draw
+from PIL import Image
 from work_parts import event, make_page
 
+from core.control.hints import make_hint
 from core.formats.hashes import legacy_hash
 from core.generation.guidances import GUIDANCES
 from core.settings.check import build
+from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.form import model_lists
-from tabs.generate import form, panel
+from tabs.generate import controls, form, panel
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
 
@@ -152,3 +159,15 @@ def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
     rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: "")
     summaries = {row.name: row.summary for row in rows}
     assert summaries["large"].startswith("Hires scale 2") and summaries["conditioning"] == ""
+
+
+@pytest.mark.parametrize(("size", "shown"), [((64, 96), (64, 96)), ((1024, 512), (512, 256))])
+def test_the_preview_of_a_preprocessor_is_what_it_makes_at_the_size_of_the_images(desk, tmp_path, size, shown):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    asked = ControlUse(file="net", preprocessor="tile", tile_factor=16)
+    found = controls._hint(tmp_path / "noise.png", (), asked, size, desk.page.workspace).result(60)
+    seen = Image.open(io.BytesIO(base64.b64decode(found.partition(",")[2])))
+    wanted = Image.fromarray(make_hint(pixels, asked))
+    wanted.thumbnail(shown)
+    assert seen.size == shown and np.array_equal(np.array(seen), np.array(wanted))

@@ -85,7 +85,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     for name, side in (("width", "256"), ("height", "128")):
         tab.locator(f"#gen-{name}").fill(side)
         tab.keyboard.press("Tab")
-    expect(row.locator(f"img.net-hint:not([src='{fitted}'])")).to_have_js_property("naturalHeight", 192)
+    expect(row.locator(f"img.net-hint:not([src='{fitted}'])")).to_have_js_property("naturalHeight", 128)
     other = Visit(chromium, page.url)
     theirs = other.open("Generate").locator("#gen-more details[data-group=controls]")
     theirs.locator("> summary").click()

@@ -332,4 +332,4 @@ def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) ->
             "The captions lie next to the control images, and none next to the images: the folders seem to be exchanged"
         )
         fix = "choose the folder with the captions as the image folder, and the other one for the control images"
-        yield Problem(what, shown, fix, "advice", code="control.exchanged")
+        yield Problem(what, shown, fix, "warning", code="control.exchanged")
