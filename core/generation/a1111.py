@@ -175,7 +175,7 @@ def _from_pairs(
     tags: Sequence[LoraTag] = (),
     source: str = "a1111",
 ) -> ImageRecord:
-    steps = int(pairs["Steps"]) if pairs.get("Steps", "")[:6].isdecimal() else 0
+    steps = _whole(pairs.get("Steps", ""))
     loras = [use_of(tag, steps or GenerateSettings().steps) for tag in tags]
     wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": loras}
     wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
@@ -190,7 +190,7 @@ def _from_pairs(
         notes.append(_advice(what, "prompt-weights"))
     wanted["zero_terminal_snr"] = "on" if pairs.get("Noise schedule") == ZERO_SNR else "auto"
     kept = _valid(wanted, notes)
-    clip_skip = int(pairs["Clip skip"]) if pairs.get("Clip skip", "").isdecimal() else None
+    clip_skip = _whole(pairs.get("Clip skip", ""))
     model: dict[str, Any] = {"clip_skip": clip_skip} if clip_skip and 1 <= clip_skip <= 12 else {}
     if pairs.get("Model"):
         what = f"It was generated with the model {pairs['Model']}; the selected model is kept"
@@ -259,6 +259,11 @@ def _take(
             wanted[setting_name] = convert(pairs[name])
         except ValueError:
             notes.append(_advice(f"{name} '{pairs[name]}' is not valid and was ignored", "unreadable-value"))
+
+
+def _whole(text: str) -> int:
+    """A whole number of a few digits; 0 for all else, which is said where the setting is taken."""
+    return int(text) if re.fullmatch(r"\d{1,6}", text) else 0
 
 
 def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:

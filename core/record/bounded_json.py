@@ -19,8 +19,10 @@ MAX_BYTES = 32_000_000
 MAX_VALUES = 1_000_000  # CLIP's tokenizer.json has 200,000
 MAX_DEPTH = 100
 MAX_DIGITS = 40  # 2 ** 64 has 20
-# A whole string, even an unclosed one (so that no position is visited twice), or what opens, closes or separates values.
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|,', re.DOTALL)
+_STRING = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL
+)  # even an unclosed one, so that no position is visited twice
+_NO_BRACKETS, _AS_LISTS = re.compile(r"[^\[\]{}]+"), str.maketrans("{}", "[]")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 AGAIN = "download or copy it again"
 
@@ -80,21 +82,16 @@ def _check_structure(text: str, max_values: int) -> None:
     opened = text.count("[") + text.count("{")  # at most, wherever they stand
     if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
         return
-    depth = values = 0
-    for match in _TOKENS.finditer(text):
-        first = text[match.start()]
-        if first == '"':
-            continue
-        if first in "[{":
-            depth += 1
-        elif first in "]}":
-            depth -= 1
-            continue
-        values += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
-        if values > max_values:
-            raise ValueError(f"it contains more than {max_values:,} values")
+    bare = _STRING.sub("", text)
+    if bare.count("[") + bare.count("{") + bare.count(",") > max_values:
+        raise ValueError(f"it contains more than {max_values:,} values")
+    brackets = _NO_BRACKETS.sub("", bare).translate(_AS_LISTS)
+    for _ in range(MAX_DEPTH):  # each time the innermost level goes; what has no partner stays
+        if "[]" not in brackets:
+            break
+        brackets = brackets.replace("[]", "")
+    if "[]" in brackets or brackets.count("[") > MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def _whole(digits: str) -> int:

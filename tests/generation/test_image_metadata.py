@@ -320,3 +320,13 @@ def test_an_image_of_before_weights_were_read_is_made_again_as_it_was(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=info)
     asked = read_image_metadata(tmp_path / "old.png").job.generate
     assert not asked.prompt_weights and asked.zero_terminal_snr == "off"
+
+
+@pytest.mark.parametrize("number", ["123456x", "9" * 5000, "1" * 7, "-3", "", "²"])
+def test_a_number_that_none_can_be_is_left_out_and_said(number):
+    record = from_a1111_text(
+        f"a fox <lora:ink:1>\nSteps: {number}, Sampler: DDIM, Seed: 3, Size: 64x64, Clip skip: {number}"
+    )
+    default = GenerateJob()
+    assert record.job.generate.steps == default.generate.steps and record.job.model.clip_skip == default.model.clip_skip
+    assert record.job.generate.seed == 3 and record.notes

@@ -18,9 +18,8 @@ MANY = dict.fromkeys(FAMILIES, 620) | {"command line": 40}  # nine readers each;
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 
 
-def judge(found: list[Reading], patience: float = 4.0) -> None:
-    """patience: a busy or old machine computes slower; what is far from 2 s there is at fault on any"""
-    faults = [str(each) for each in found if each.is_fault(patience)]
+def judge(found: list[Reading]) -> None:
+    faults = [str(each) for each in found if each.is_fault]
     assert not faults, f"{len(faults)} of {len(found)} readings:\n" + "\n".join(faults[:60])
 
 

@@ -116,6 +116,29 @@ def test_json_within_the_limits_is_what_pythons_own_reader_makes_of_it(tmp_path:
         read_json(tmp_path / "b.json")
 
 
+@pytest.mark.parametrize("opens", ["[", '{"a":'])
+def test_depth_and_values_are_counted_outside_of_strings(opens):
+    closes = "]" if opens == "[" else "}"
+
+    def nested(levels: int) -> str:
+        return opens * levels + "1" + closes * levels
+
+    text = '"' + "[{,\\\\" * 300 + '"'  # nothing of it is structure
+    for sound in (nested(MAX_DEPTH), f"[{text}, {nested(MAX_DEPTH - 1)}, {nested(MAX_DEPTH - 1)}]"):
+        assert parse_json(sound, "x", max_values=4 * MAX_DEPTH) is not None
+    assert parse_json(f"[{text}]", "x", max_values=2)
+    for bad in (
+        nested(MAX_DEPTH + 1),
+        f"[{nested(MAX_DEPTH)}]",
+        opens * (MAX_DEPTH + 1),
+        "]" * 9 + opens * 2 * MAX_DEPTH,
+    ):
+        with refused("file.not-json", "nested deeper"):
+            parse_json(bad, "x")
+    with refused("file.not-json", "more than 3 values"):
+        parse_json("[1, 2, 3, 4]" + " " * 5, "x", max_values=3)
+
+
 def test_hostile_json_takes_little_time_and_memory() -> None:
     """In a process of its own, whose peak can be measured."""
     resource = pytest.importorskip("resource")

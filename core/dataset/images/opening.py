@@ -37,6 +37,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.Image$")  # advice for programmers
 # Pillow refuses a PNG whose text chunk is above 1 MB. Programs that generate images store whole workflows there.
 MAX_TEXT = 64 << 20
+MAX_CHUNKS = 10_000  # that hold no pixels: text, and one for each frame of an animation
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 LARGE_PIXELS = 32 << 20  # 134 MB as RGB; larger images are decoded one at a time
 _one_large = threading.Lock()
@@ -71,11 +72,15 @@ def remarks() -> Iterator[list[str]]:
 
 
 class _BoundedStream(PngImagePlugin.PngStream):
-    """Limits the length of PNG chunks: Pillow reads any non-pixel chunk into memory."""
+    """Limits length and number of PNG chunks: Pillow reads any non-pixel chunk into memory, each at every opening."""
+
+    others = 0
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
-        if length > MAX_TEXT and cid not in (b"IDAT", b"fdAT"):
-            raise ValueError("Text chunk too large")
+        if cid not in (b"IDAT", b"fdAT"):
+            self.others += 1
+            if length > MAX_TEXT or self.others > MAX_CHUNKS:
+                raise ValueError("Text chunk too large" if length > MAX_TEXT else "Too many text chunks")
         return super().call(cid, pos, length)
 
 

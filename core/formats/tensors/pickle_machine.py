@@ -322,6 +322,9 @@ def _fresh(make: Callable[[], Any]) -> Callable[[Machine], None]:
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
+    if count == 1:
+        return lambda machine: machine.push((machine.pop(),))
+
     def action(machine: Machine) -> None:
         items = [machine.pop() for _ in range(count)]
         machine.push(tuple(items[::-1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
@@ -90,7 +90,7 @@ class NetworkKind:
         """Its own settings in a job."""
         return getattr(job, self.name) if self.settings is not None else None
 
-    @property
+    @cached_property
     def keys(self) -> frozenset[str]:
         """Every key that one of its forms has."""
         return frozenset(key for form in self.forms for key in form)
