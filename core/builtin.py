@@ -10,6 +10,7 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
+from core.settings.tools.convert_model import unused_settings as convert_model_unused
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
     ExtractLoraSettings,
@@ -340,6 +341,7 @@ _model_tool(
     "convert a checkpoint to another format or precision",
     "Convert",
     MODELS,
+    unused=convert_model_unused,
 )
 _model_tool(
     "bake_vae",

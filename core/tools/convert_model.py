@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,12 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
+from core.settings.tools.convert_model import (
+    BakeVaeSettings,
+    ConvertModelSettings,
+    ExtractVaeSettings,
+    unused_settings,
+)
 from core.tools.files import model_file
 from core.tools.inspect import total_bytes
 from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
@@ -99,12 +104,21 @@ def named_form(output: str | None, path: Path) -> Form:
 
 @heap.uncollected()
 def plan(
-    asked: ConvertModelSettings, workspace: Workspace, group: str = "convert_model", ending: str = "_converted"
+    asked: ConvertModelSettings,
+    workspace: Workspace,
+    group: str = "convert_model",
+    ending: str = "_converted",
+    vae_may_lack: bool = False,
 ) -> Plan:
-    """Everything known before the work. Raises ProblemsError with everything that is wrong."""
+    """Everything known before the work. Raises ProblemsError with everything that is wrong.
+
+    vae_may_lack  a model without a VAE stays one; else it must be asked for (`no_vae`)
+    """
     path = model_file(asked.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
         source, layout = open_model(path, asked.family, asked.text_projection == "kohya")
+    if vae_may_lack and "vae" not in source.parts:
+        asked = asked.model_copy(update={"no_vae": True})
     parts, problems = chosen_parts(asked, source, layout, workspace, f"{group}.vae")
     wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
     problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
@@ -117,7 +131,16 @@ def plan(
     raise_if_errors(problems)
     facts, advice = _facts(asked, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
+    advice += _without_effect(asked, group) if group == "convert_model" else []
     return Plan(source, layout.family, parts, target, form, size, facts, advice)
+
+
+def _without_effect(asked: ConvertModelSettings, group: str) -> Iterator[Problem]:
+    fields = ConvertModelSettings.model_fields
+    for name in sorted(unused_settings(asked.model_dump())):
+        if getattr(asked, name) != fields[name].default:
+            what = f"{asked.title_of(name)} has no effect with the other settings"
+            yield Problem(what, f"{group}.{name}", "leave it out", "advice", code="convert.no-effect")
 
 
 def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
