@@ -62,6 +62,7 @@ def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
         plan = _planned(asked, context.workspace, files)
         metadata = _metadata(asked, plan, memo, context)
         tensors = _merged(plan, PRECISIONS.get(asked.saving_precision or ""))
+        atomic.remove_leftovers(plan.target.parent)  # they may be filling the disk
         wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
         with atomic.open_atomic(plan.target) as temporary:
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
