@@ -20,6 +20,7 @@ from core.settings.tools.loras import (
     SplitDyloraSettings,
 )
 from core.settings.tools.merge_models import MergeModelsSettings
+from core.settings.tools.merge_models import unused_settings as merge_models_unused
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
@@ -331,6 +332,7 @@ _model_tool(
     "Merge",
     MODELS,
     takes="models",
+    unused=merge_models_unused,
 )
 
 _model_tool(

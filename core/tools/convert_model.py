@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from core.settings.tools.convert_model import (
 )
 from core.tools.files import model_file
 from core.tools.inspect import total_bytes
+from core.tools.unused import without_effect
 from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
@@ -131,16 +132,8 @@ def plan(
     raise_if_errors(problems)
     facts, advice = _facts(asked, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
-    advice += _without_effect(asked, group) if group == "convert_model" else []
+    advice += without_effect(asked, unused_settings(asked.model_dump()), group) if group == "convert_model" else []
     return Plan(source, layout.family, parts, target, form, size, facts, advice)
-
-
-def _without_effect(asked: ConvertModelSettings, group: str) -> Iterator[Problem]:
-    fields = ConvertModelSettings.model_fields
-    for name in sorted(unused_settings(asked.model_dump())):
-        if getattr(asked, name) != fields[name].default:
-            what = f"{asked.title_of(name)} has no effect with the other settings"
-            yield Problem(what, f"{group}.{name}", "leave it out", "advice", code="convert.no-effect")
 
 
 def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:

@@ -493,7 +493,7 @@ def test_the_guidance_that_a_folder_states_goes_along(folders, tmp_path):
 def test_settings_without_effect_are_said_and_left_out_of_the_form(files):
     def said(**asked):
         found = plan(ConvertModelSettings(file=str(files["sd1"]), output="nowhere/new", **asked), Workspace()).advice
-        return {each.where.rpartition(".")[2] for each in found if each.code == "convert.no-effect"}
+        return {each.where.rpartition(".")[2] for each in found if each.code == "tools.no-effect"}
 
     assert said() == said(save_model_as="diffusers_safetensors", variant="fp16") == said(weights_hash=True) == set()
     assert said(variant="fp16") == {"variant"}

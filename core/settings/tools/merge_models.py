@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
 
@@ -76,3 +77,8 @@ class MergeModelsSettings(Settings):
         hint="next to the first model, ending in _merged",
         help="File or folder of the merged model. An existing file is never overwritten.",
     )
+
+
+def unused_settings(values: Mapping[str, Any]) -> set[str]:
+    """The settings of *Merge checkpoints* that have no effect with these values."""
+    return {"multiplier"} if values.get("method", "weighted_sum") == "weighted_sum" else {"ratios"}
