@@ -10,6 +10,7 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
+from core.settings.tools.convert_model import unused_settings as convert_model_unused
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
     ExtractLoraSettings,
@@ -19,6 +20,7 @@ from core.settings.tools.loras import (
     SplitDyloraSettings,
 )
 from core.settings.tools.merge_models import MergeModelsSettings
+from core.settings.tools.merge_models import unused_settings as merge_models_unused
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
@@ -330,6 +332,7 @@ _model_tool(
     "Merge",
     MODELS,
     takes="models",
+    unused=merge_models_unused,
 )
 
 _model_tool(
@@ -340,6 +343,7 @@ _model_tool(
     "convert a checkpoint to another format or precision",
     "Convert",
     MODELS,
+    unused=convert_model_unused,
 )
 _model_tool(
     "bake_vae",

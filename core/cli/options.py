@@ -267,7 +267,7 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         fix += f", or use the preset {' or '.join(near)}" if near else ""
         what = f"There is neither a {kind} nor a preset '{word}'"
         options.problems.append(Problem(what, "command line", fix, code="cli.no-such-argument"))
-    elif entry.names and os.path.exists(open_home(word)) and Path.cwd() != PROJECT:
+    elif entry.names and os.path.exists(open_home(word)) and _is_elsewhere():
         word = os.path.abspath(open_home(word))
     if entry.kind == "list":
         word = json.dumps([*json.loads(before.partition("=")[2] or "[]"), word])
@@ -319,7 +319,7 @@ def job_from(task: str, options: Options) -> Settings:
 def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
     """Typed settings, whose relative paths count from the working directory: where something of that name is there, and for a
     file that is still to be written. All others count from the project folder, as in a preset."""
-    if Path.cwd() == PROJECT:
+    if not _is_elsewhere():
         return typed
     for entry in declared(model):
         group, _, name = entry.path.partition(".")
@@ -329,6 +329,14 @@ def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list):
             typed[group][name] = [_counted(each, entry) if isinstance(each, str) else each for each in value]
     return typed
+
+
+def _is_elsewhere() -> bool:
+    """Whether the working directory is another than the project folder. One that was deleted holds nothing."""
+    try:
+        return Path.cwd() != PROJECT
+    except FileNotFoundError:
+        return False
 
 
 def _counted(text: str, entry: Declared) -> str:

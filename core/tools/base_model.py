@@ -33,6 +33,18 @@ def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: 
         raise ProblemsError.one(what, where, fix, "tools.other-family")
 
 
+def check_measurable(name: str | None, lora: Path, where: str) -> None:
+    """Raises ProblemsError where no model is given and every layer turns or scales the model's weight."""
+    if name:
+        return
+    from core.tools.lora_headers import kinds_without_shape
+
+    kinds, others = kinds_without_shape(lora)
+    if kinds and not others:
+        what = f"{lora.name} ({', '.join(kinds)}) has no layer that can be measured without its base model"
+        raise ProblemsError.one(what, where, "choose the base model that it was trained on", "tools.no-layers")
+
+
 def model_of(
     name: str | None, lora: Path, context: JobContext, parts: tuple[str, ...] = ("denoiser", "text_encoders")
 ) -> Components | None:

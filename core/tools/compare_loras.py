@@ -13,7 +13,7 @@ from core.record.problems import Problem, ProblemsError, collected, raise_if_err
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import CompareLorasSettings
-from core.tools.base_model import check_base_model, model_of
+from core.tools.base_model import check_base_model, check_measurable, model_of
 from core.tools.drawing import check_png, save_png
 from core.tools.files import lora_of
 from core.tools.shown import table
@@ -28,6 +28,8 @@ MOST_ROWS = 20
 def check_compare_loras(asked: CompareLorasSettings, workspace: Workspace) -> str:
     one, other = _files(asked, workspace)
     check_base_model(asked.base_model, one, workspace, f"{GROUP}.base_model")
+    for lora in (one, other):
+        check_measurable(asked.base_model, lora, f"{GROUP}.base_model")
     check_png(asked.png, f"{GROUP}.png")
     return f"compare {display_path(one)} with {display_path(other)}"
 

@@ -27,9 +27,15 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
+from core.settings.tools.convert_model import (
+    BakeVaeSettings,
+    ConvertModelSettings,
+    ExtractVaeSettings,
+    unused_settings,
+)
 from core.tools.files import model_file
 from core.tools.inspect import total_bytes
+from core.tools.unused import without_effect
 from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
@@ -99,12 +105,21 @@ def named_form(output: str | None, path: Path) -> Form:
 
 @heap.uncollected()
 def plan(
-    asked: ConvertModelSettings, workspace: Workspace, group: str = "convert_model", ending: str = "_converted"
+    asked: ConvertModelSettings,
+    workspace: Workspace,
+    group: str = "convert_model",
+    ending: str = "_converted",
+    vae_may_lack: bool = False,
 ) -> Plan:
-    """Everything known before the work. Raises ProblemsError with everything that is wrong."""
+    """Everything known before the work. Raises ProblemsError with everything that is wrong.
+
+    vae_may_lack  a model without a VAE stays one; else it must be asked for (`no_vae`)
+    """
     path = model_file(asked.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
         source, layout = open_model(path, asked.family, asked.text_projection == "kohya")
+    if vae_may_lack and "vae" not in source.parts:
+        asked = asked.model_copy(update={"no_vae": True})
     parts, problems = chosen_parts(asked, source, layout, workspace, f"{group}.vae")
     wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
     problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
@@ -117,6 +132,7 @@ def plan(
     raise_if_errors(problems)
     facts, advice = _facts(asked, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
+    advice += without_effect(asked, unused_settings(asked.model_dump()), group) if group == "convert_model" else []
     return Plan(source, layout.family, parts, target, form, size, facts, advice)
 
 

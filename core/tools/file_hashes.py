@@ -32,7 +32,7 @@ def hashes(asked: HashesSettings, context: JobContext) -> Outcome:
     files = _files(asked, context.workspace)
     found, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):
-        context.stage(path.name, number, len(files))
+        context.stage(f"hashing {path.name}", number, len(files))
         try:
             found.append(hashes_of(path, context.cancel))
         except ProblemsError as error:

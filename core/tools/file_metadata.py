@@ -84,14 +84,13 @@ def edit_metadata(asked: EditMetadataSettings, context: JobContext) -> Outcome:
     path = _file(asked.file, context.workspace, "edit_metadata.file")
     if not asked.changes:
         return shown(path)
-    context.stage(f"writing {path.name}")
-    target = path
+    target = path if asked.undo or asked.in_place else output_file(asked.output, path, "_edited")
+    context.stage(f"writing {target.name}")
     if asked.undo:
         header_edit.restore_header(path, context.workspace, context.cancel)
     elif asked.in_place:
         header_edit.replace_header(path, _edited(path, asked), context.workspace, context.cancel)
     else:
-        target = output_file(asked.output, path, "_edited")
         header_edit.write_copy(path, _edited(path, asked), target, context.cancel)
     before, after = read_header(path)[1], read_header(target)[1]
     done = {True: "Restored", False: "Saved"}[asked.undo]

@@ -35,17 +35,30 @@ def refuse_device(device: str, where: str) -> None:
 def without_weights(path: Path, where: str) -> LoraFile:
     """A LoRA by its header, whose layers' changes are all known without a base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
-    unknown: dict[str, list[str]] = {}
-    for name, tensors in group_by_module(lora.tensors).items():
-        kind = kind_of_keys(tensors)
-        if kind is None or kind.needs_base_weight or weight_shape(tensors) is None:
-            unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
+    unknown, _ = _by_knowledge(lora)
     if unknown:
         title, names = next(iter(unknown.items()))
         what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
         fix = "merge it into a checkpoint, then extract a LoRA from that"
         raise ProblemsError([Problem(what, where, fix, code="tools.needs-base-model")])
     return lora
+
+
+def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
+    """(title of a kind -> its layers whose change depends on the base model, how many others there are)"""
+    unknown: dict[str, list[str]] = {}
+    modules = group_by_module(lora.tensors)
+    for name, tensors in modules.items():
+        kind = kind_of_keys(tensors)
+        if kind is None or kind.needs_base_weight or weight_shape(tensors) is None:
+            unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
+    return unknown, len(modules) - sum(map(len, unknown.values()))
+
+
+def kinds_without_shape(path: Path) -> tuple[list[str], int]:
+    """(titles of the kinds whose layers' change depends on the base model, how many other layers the file has)"""
+    unknown, others = _by_knowledge(lora_outline(path))
+    return sorted(unknown), others
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:

@@ -63,7 +63,7 @@ def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
         conversion = ConvertModelSettings(
             file=asked.file, output=asked.output, save_precision=asked.save_precision, save_model_as=form
         )
-        copy = collected(problems, lambda: plan(conversion, workspace, GROUP, "_merged"))
+        copy = collected(problems, lambda: plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True))
     loras = chosen_loras(asked.models, asked.ratios, asked.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:

@@ -23,10 +23,11 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
-from core.settings.tools.merge_models import MergeModelsSettings
+from core.settings.tools.merge_models import MergeModelsSettings, unused_settings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
 from core.tools.opened_models import Opened, opened
+from core.tools.unused import without_effect
 from core.tools.written import output_file, output_problems, progress
 
 if TYPE_CHECKING:
@@ -57,11 +58,14 @@ def check_merge_models(asked: MergeModelsSettings, workspace: Workspace) -> str:
 
 def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
     """Merge, and write the file with a record of what it is made of."""
+    for problem in without_effect(asked, unused_settings(asked.model_dump()), GROUP):
+        context.warn(problem)
     memo = HashMemo(context.workspace.private / "hashes.json")
     with OpenFiles() as files:
         plan = _planned(asked, context.workspace, files)
         metadata = _metadata(asked, plan, memo, context)
         tensors = _merged(plan, PRECISIONS.get(asked.saving_precision or ""))
+        atomic.remove_leftovers(plan.target.parent)  # they may be filling the disk
         wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
         with atomic.open_atomic(plan.target) as temporary:
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)

@@ -9,7 +9,7 @@ from core.record.context import JobContext, Outcome
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
-from core.tools.base_model import check_base_model, model_of
+from core.tools.base_model import check_base_model, check_measurable, model_of
 from core.tools.drawing import check_png, save_png
 from core.tools.shown import curves, table
 
@@ -27,6 +27,7 @@ MOST_ROWS = 20
 def check_singular_values(asked: SingularValuesSettings, workspace: Workspace) -> str:
     path = _file(asked, workspace)
     check_base_model(asked.base_model, path, workspace, f"{GROUP}.base_model")
+    check_measurable(asked.base_model, path, f"{GROUP}.base_model")
     check_png(asked.png, f"{GROUP}.png")
     return f"compute the singular values of {display_path(path)}"
 

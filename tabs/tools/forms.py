@@ -200,7 +200,8 @@ class ToolForm:
                 self.form().change(main_setting(self.task), value)
             self.form().check()
             given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
-            self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
+            used = {name: value for name, value in given.items() if name not in self.task.unused(given)}
+            self.page.works.start(self.task, job_of(self.task, used, self.page.project.job))
             if given.get(UNDO):
                 self.form().change(UNDO, "false")  # it is for once
         return self.html()

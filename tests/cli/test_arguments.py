@@ -174,3 +174,14 @@ def test_relative_paths_of_settings_count_from_where_they_are_typed(tmp_path, mo
     assert there == "models/starter/images", "what is in the project folder alone is found there"
     monkeypatch.chdir(PROJECT)
     assert job_of("convert_model", *words).convert_model.output == "new.safetensors"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no folder that is in use")
+def test_a_working_directory_that_was_deleted_is_none(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert (
+        job_of("convert_model", "fox", "--convert_model.output", "new.safetensors").convert_model.output
+        == "new.safetensors"
+    )

@@ -262,6 +262,19 @@ def test_a_start_does_not_begin_with_the_earlier_value_of_a_field_that_was_refus
     assert started
 
 
+def test_a_value_of_a_field_that_the_form_leaves_out_starts_nothing(page, monkeypatch):
+    form, started = ToolForm(page, tasks.named("merge_models").card), []
+    monkeypatch.setattr(page.works, "start", lambda task, job: started.append(job.merge_models))
+    for name, value in (("action", "merge_models"), ("method", "sigmoid"), ("multiplier", "0.3")):
+        form.act(event("field", name, value))
+    form.act(event("go"))
+    shown = form.act(event("field", "method", "weighted_sum"))
+    assert "tool-merge_models-ratios" in shown and "tool-merge_models-multiplier" not in shown
+    form.act(event("go"))
+    assert [each.multiplier for each in started] == [0.3, 0.5]
+    assert "0.3" in form.act(event("field", "method", "sigmoid")), "it comes back as it was"
+
+
 def test_a_refused_start_is_answered_in_its_card_in_place_of_what_failed_there_before(page, monkeypatch):
     form, other = ToolForm(page, IMAGES), ToolForm(page, tasks.named("merge_models").card)
     failed = [Work(name, tasks.named(name), name, failed=0.0) for name in ("crop", "merge_models", "download")]

@@ -26,6 +26,8 @@ from core.formats.tensors.reading import TensorFile
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import Workspace
 from core.settings.check import build
+from core.settings.tools.convert_model import ConvertModelSettings
+from core.tools.convert_model import plan
 from core.tools.inspect import weights_hash
 from tests.models import tiny_folder, tiny_inpainting_folder
 from tests.offline import no_network
@@ -486,3 +488,16 @@ def test_the_guidance_that_a_folder_states_goes_along(folders, tmp_path):
         own_guidance(convert(folders["sd1"], tmp_path / "two.safetensors", save_model_as="safetensors"))
         == USUAL_GUIDANCE
     )
+
+
+def test_settings_without_effect_are_said_and_left_out_of_the_form(files):
+    def said(**asked):
+        found = plan(ConvertModelSettings(file=str(files["sd1"]), output="nowhere/new", **asked), Workspace()).advice
+        return {each.where.rpartition(".")[2] for each in found if each.code == "tools.no-effect"}
+
+    assert said() == said(save_model_as="diffusers_safetensors", variant="fp16") == said(weights_hash=True) == set()
+    assert said(variant="fp16") == {"variant"}
+    assert said(no_vae=True, vae=str(files["sd1"])) == {"vae"}
+    for other in ({"no_metadata": True}, {"save_model_as": "ckpt"}, {"save_model_as": "diffusers_safetensors"}):
+        assert said(weights_hash=True, **other) == {"weights_hash"}
+    assert tasks.named("convert_model").unused({"no_vae": True}) == {"vae", "variant"}

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.families import family
@@ -151,6 +152,18 @@ def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(m
     key = f"{unet}middle_block.1.proj_in.weight"
     wanted = whole.denoiser.state_dict()["mid_block.attentions.0.proj_in.weight"]
     assert torch.equal(load_file(half)[key].flatten(), wanted.half().flatten())
+
+
+def test_a_model_without_a_vae_stays_one(models, tmp_path):
+    _, file, lora = models["sd1"]
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    bare = {key: value for key, value in load_file(file).items() if not key.startswith("first_stage_model.")}
+    save_file(bare, tmp_path / "bare.safetensors", metadata)
+    path, _ = merged(tmp_path / "bare.safetensors", lora, output=tmp_path / "m.safetensors")
+    whole, _ = merged(file, lora, output=tmp_path / "whole.safetensors")
+    found, wanted = load_file(path), load_file(whole)
+    assert found.keys() == bare.keys() and all(torch.equal(found[key], wanted[key]) for key in found)
 
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):

@@ -8,10 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.block_weights import SLOTS, slot_of_key
+from core.record.workspace import Workspace
+from core.settings.check import build
 from tests.models import tiny_file, tiny_folder
 from tests.refusals import refused
+from tests.tasks import surroundings
 from tests.tools.test_convert_model import convert
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
@@ -170,3 +174,18 @@ def test_nan_and_what_fp16_cannot_hold_end_it_by_name_without_a_file(models, tmp
         with refused(code, MID, "bad.safetensors" if precision is None else "saving_precision"):
             use(name="merge_models", output=str(output), **asked)
         assert list(output.parent.iterdir()) == []
+
+
+def test_the_setting_that_a_method_does_not_read_is_left_out_of_its_form_and_said(models, tmp_path):
+    task = tasks.named("merge_models")
+
+    def warned(**asked):
+        given = {"models": list(map(str, models[:2])), "output": str(tmp_path / f"{len(asked)}.safetensors"), **asked}
+        context = surroundings(Workspace())
+        task.start(build(task.job, {"merge_models": given}), context)
+        return [event.text for event in context.journal.events if getattr(event, "level", "") == "warning"]
+
+    assert warned() == [] and task.unused({}) == {"multiplier"}
+    assert len(warned(multiplier=0.3)) == 1
+    assert task.unused({"method": "sigmoid"}) == {"ratios"}
+    assert len(warned(method="sigmoid", ratios="0.3, 0.7")) == 1

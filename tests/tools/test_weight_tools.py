@@ -180,7 +180,11 @@ def test_kinds_that_scale_the_weight_are_measured_with_their_base_model(tmp_path
     scale = torch.randn(1, weight.shape[0], generator=draw).reshape(-1, 1)
     tensors = {f"{target.name}.weight": scale, f"{target.name}.on_input": torch.tensor(False)}
     path = save_lora(tmp_path / "fox.safetensors", tensors, METADATA)
-    assert refusals(name="singular_values", file=str(path)) == ["tools.no-layers"]
+    plain = tiny_lora(model, tmp_path / "plain.safetensors")
+    for name, more in (("singular_values", {}), ("compare_loras", {"other": str(path), "file": str(plain)})):
+        asked = build(tasks.named(name).job, {name: {"file": str(path)} | more})
+        with refused("tools.no-layers", f"{name}.base_model"):
+            tasks.named(name).look(asked, Workspace())
     facts, lines = use(name="check_weights", file=str(path))
     assert facts["norms"] == {} and facts["damaged"] == [] and lines
     damaged = tmp_path / "nan.safetensors"

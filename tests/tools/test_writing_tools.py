@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from core import tasks
 from core.families import family
 from core.families.loading import load
 from core.formats.tensors.header import read_header
+from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -180,3 +183,15 @@ def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_star
     job, _ = job_of(name, place, tmp_path / "out.safetensors")
     monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
     assert codes(name, job, place) == ["tools.no-room"]
+
+
+@pytest.mark.parametrize("name", ["merge_models", "convert_model"])
+def test_what_a_killed_tool_left_half_written_is_removed_by_the_next(name, place, tmp_path):
+    left, fresh = tmp_path / ".tmp-abcdefgh.safetensors", tmp_path / ".tmp-ijklmnop.safetensors"
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 2 * atomic.LEFTOVER_SECONDS
+    os.utime(left, (long_ago, long_ago))
+    job, _ = job_of(name, place, tmp_path / "out.safetensors")
+    tasks.named(name).start(job, surroundings(Workspace(place / "outputs", place / "models")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "out.safetensors"]

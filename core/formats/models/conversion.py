@@ -75,6 +75,7 @@ def convert(
     wrote     told the bytes of each tensor that was written
     returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
+    atomic.remove_leftovers(asked.target.parent)  # they may be filling the disk
     damaged: list[str] = []
     with OpenFiles() as files:
         states = _states(asked, files)

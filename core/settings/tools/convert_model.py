@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
 
@@ -119,6 +120,14 @@ class ConvertModelSettings(Settings):
         help="Leaves out the model's metadata, modelspec and hashes.",
     )
     output: str | None = _output("_converted")
+
+
+def unused_settings(values: Mapping[str, Any]) -> set[str]:
+    """The settings of *Convert a model* that have no effect with these values."""
+    to_file = values.get("save_model_as", "safetensors") in ("safetensors", "ckpt")
+    unused = {"variant"} if to_file else {"weights_hash"}
+    unused |= {"weights_hash"} if values.get("no_metadata") or values.get("save_model_as") == "ckpt" else set()
+    return unused | ({"vae"} if values.get("no_vae") else set())
 
 
 class BakeVaeSettings(Settings):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
 from core.settings.blocks import numbers
@@ -91,3 +92,8 @@ class MergeModelsSettings(Settings):
         except ValueError:  # empty, or refused by the check
             return 0.5
         return second if self.compatibility == "sd-scripts" else second / (first + second or 1)
+
+
+def unused_settings(values: Mapping[str, Any]) -> set[str]:
+    """The settings of *Merge checkpoints* that have no effect with these values."""
+    return {"multiplier"} if values.get("method", "weighted_sum") == "weighted_sum" else {"ratios"}
