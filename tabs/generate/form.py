@@ -183,11 +183,18 @@ def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Proble
             continue
         path = find_file(text, workspace)
         if path is None:
-            what = f"{entry.title}: '{text}' is not on this machine"
-            notes.append(Problem(what, entry.path, "choose another file, or empty the field", "advice", code=NO_FILE))
+            notes.append(_not_found(entry.title, text, entry.path))
         elif text.startswith(("models/", "outputs/")):
             found[name] = display_path(path)
     return found
+
+
+def _not_found(title: str, text: str, where: str) -> Problem:
+    """Of a file that an image names: by its path, or, where it was outside of the product's folders, by its name alone."""
+    fix = "choose another file, or empty the field"
+    if "/" not in text:
+        fix = "choose it again: images keep only the names of files outside of models and outputs"
+    return Problem(f"{title}: '{text}' was not found", where, fix, "advice", code=NO_FILE)
 
 
 def _net_here(
@@ -209,8 +216,7 @@ def _net_here(
         path = find_file(use.image, workspace)
         own["image"] = display_path(path) if path is not None else None
         if path is None:
-            what, fix = f"Control image: '{use.image}' is not on this machine", "choose another image"
-            notes.append(Problem(what, NETS, fix, "advice", code=NO_FILE))
+            notes.append(_not_found("Control image", use.image, NETS))
     return use.model_copy(update=own).model_dump(exclude_defaults=True)
 
 

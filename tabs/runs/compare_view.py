@@ -116,13 +116,15 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
             f'<tr><th scope="row"><b class="letter {letter.lower()}">{letter}</b></th>'
             + "".join(
                 _cell(
-                    pair[place],
-                    names[place][pair[place]["step"]],
+                    sample,
+                    names[place][sample["step"]],
                     f"{letter}: {short(row.prompt, 60)}",
                     thumb_url,
                     file_url,
                 )
-                for pair in row.pairs
+                if (sample := pair[place])
+                else "<td></td>"
+                for pair in [*row.compared, *row.pairs]
             )
             + "</tr>"
             for place, letter in enumerate("AB")

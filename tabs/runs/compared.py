@@ -307,17 +307,34 @@ Pair = tuple[dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One prompt: for each moment the sample of A and of B."""
+    """One prompt: for each moment the sample of A and of B.
+
+    compared   what samples of a ControlNet are compared with, of A and of B: control images, images without the ControlNet
+    """
 
     prompt: str
     pairs: list[Pair]
+    compared: list[tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
 def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
     """Prompts that both drew, in A's order: the steps of the run with fewer, each next to the other's nearest step, no
     sample twice; last, where they end at different steps, the ends."""
     of_a, of_b = _by_prompt(a), _by_prompt(b)
-    return [SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most)) for prompt in of_a if prompt in of_b]
+    return [
+        SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most), _compared(prompt, a, b))
+        for prompt in of_a
+        if prompt in of_b
+    ]
+
+
+def _compared(prompt: str, a: Side, b: Side) -> list[tuple[dict[str, Any] | None, dict[str, Any] | None]]:
+    def of(side: Side, step: int) -> dict[str, Any] | None:
+        own = (each for each in side.facts.get("samples", []) if each["step"] == step and each["prompt"] == prompt)
+        return next(own, None)
+
+    both = [(of(a, step), of(b, step)) for step in COMPARED]
+    return [pair for pair in both if any(pair)]
 
 
 def other_prompts(a: Side, b: Side) -> list[str]:

@@ -199,6 +199,15 @@ def test_one_of_four_thousand_pairs_is_named_and_only_headers_are_read(add, scan
     assert "01234.png" in said(found, "control.missing").what and "1 of 4000" in said(found, "control.missing").what
 
 
+def test_of_an_animated_control_image_the_first_frame_is_used_and_that_is_said(add, scanned, tmp_path):
+    add("set/a.png", 64, 64)
+    frames = [Image.new("RGB", (64, 64), color) for color in ("black", "white")]
+    (tmp_path / "control").mkdir()
+    frames[0].save(tmp_path / "control" / "a.gif", save_all=True, append_images=frames[1:])
+    found = scanned(conditioning_data_dir="control")
+    assert codes(found) == ["control.animated"] and found.images[0].control.name == "a.gif"
+
+
 # ---- what decoding finds
 
 

@@ -11,6 +11,7 @@ import pytest
 from made_runs import HELD, IMAGES, dataset, make_run
 from work_parts import HOSTILE, event, wait_until
 
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.record.run_folder import RunFolder
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -213,6 +214,18 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
     shown = compare_view.found(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
+
+
+def test_control_images_and_images_without_the_control_net_come_first(sides):
+    """Of the run that has them; the other's samples stand below its own of the same steps all the same."""
+    a, b = sides(a={"drawn": (0, 40)}, b={"drawn": (0, 40)})
+    first = a.facts["samples"][0]
+    a.facts["samples"] += [first | {"step": step} for step in (CONTROL_IMAGE, WITHOUT_CONTROL)]
+    (row,) = sample_rows(a, b)
+    assert [(own["step"], other) for own, other in row.compared] == [(CONTROL_IMAGE, None), (WITHOUT_CONTROL, None)]
+    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (40, 40)]
+    lines = compare_view.found(a, b, lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
+    assert [line.count("<td>") for line in lines] == [4, 4] and [line.count("<img") for line in lines] == [4, 2]
 
 
 def test_many_samples_are_thinned_and_the_last_of_both_are_kept(sides):

@@ -159,6 +159,7 @@ def pair(
     without = [image for image in images if not found[image.key]]
     problems += _missing(kind, partners.shown, len(images), without, level) if without else []
     problems += _sizes(kind, partners.shown, paired, seen, level)
+    problems += _animated(kind, partners.shown, used, seen)
     problems += _exchanged(partners.shown, images, used) if kind.needed else []
     return Paired(paired, unusable, problems, list(found.values()))
 
@@ -316,6 +317,13 @@ def _sizes(
         what = f"{count(len(other), kind.word)} will be resized to match the image: {listed(other, 3)}"
         fix = "save them at the image's size if the edges must be exact"
         yield Problem(what, shown, fix, "advice", code=f"{kind.code}.other-size")
+
+
+def _animated(kind: Kind, shown: str, used: Sequence[File], seen: Mapping[Path, Any]) -> Iterator[Problem]:
+    moving = [file.path.name for file in used if getattr(seen[file.path], "animated", False)]
+    if moving:
+        what = f"{count(len(moving), f'animated {kind.word}')}: only the first frame is used ({listed(moving)})"
+        yield Problem(what, shown, "save the frame that fits the image", "advice", code=f"{kind.code}.animated")
 
 
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
