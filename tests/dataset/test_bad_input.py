@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from core.dataset.buckets.plan import Epochs
 from core.dataset.caches.encoding import Side
 from core.dataset.caches.npz import NpzCaches
 from core.dataset.captions.pipeline import caption_preview
+from core.dataset.images import opening
 from core.dataset.images.opening import open_rgb
 from core.dataset.images.pixels import load_pixels
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import ProblemsError
 from tests.dataset.bad_input import Table, image, told
+from tests.hostile.image_files import flat, png
 
 ORIENTATION = 0x0112
 
@@ -419,3 +422,13 @@ def test_what_is_wrong_is_told_and_nothing_is_changed(tmp_path, name):
 
 def test_every_pitfall_of_the_reference_has_a_row():
     assert [int(name.split()[0]) for name in table.rows] == list(range(1, 27))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_png_of_endless_text_chunks_is_refused(tmp_path, many):
+    """Each is read at every opening, so that 100,000 took a third of a second each time."""
+    chunks = [(b"tEXt", b"a\0b")] * (opening.MAX_CHUNKS + 1 if many else opening.MAX_CHUNKS // 2)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(8, 8, *chunks, data=flat(8, 8)))
+    with pytest.raises(opening.BrokenImage) if many else nullcontext():
+        opening.open_decoded(path)
