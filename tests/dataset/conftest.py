@@ -35,9 +35,9 @@ def add(tmp_path):
 
 @pytest.fixture
 def place():
-    """place(path, conditioning, control, **settings of its folder) -> the image in its bucket of 64 px."""
+    """place(path, conditioning, control, fit, variant, **settings of its folder) -> the image in its bucket of 64 px."""
 
-    def run(path, conditioning=None, control=None, fit="aligned", **own):
+    def run(path, conditioning=None, control=None, fit="aligned", variant="", **own):
         settings = ImageSettings(**{"resolution": 64, "bucket_reso_steps": 16} | own)
         header, found = read_header(path), path.stat()
         image = ImageInfo(
@@ -48,11 +48,12 @@ def place():
             header.height,
             found.st_size,
             found.st_mtime_ns,
+            rotated=header.rotated,
             conditioning=conditioning,
             control=control,
         )
         where = plan_buckets(settings).assign(header.width, header.height)
         caption = Caption("", "none", path.with_suffix(".txt"))
-        return Placed(image, where, caption, replace(PLAIN, images=settings, control_fit=fit))
+        return Placed(image, where, caption, replace(PLAIN, images=settings, control_fit=fit), variant)
 
     return run

@@ -1,48 +1,15 @@
 """Latent caches of sd-scripts: every layout that is about is read where it fits; what does not fit is named."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.encoding import Side
 from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.npz import NpzCaches, export_npz
-from core.dataset.captions.files import Caption
-from core.dataset.images.opening import read_header
 from core.dataset.images.views import recorded_crop
-from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
-from core.settings.dataset.concepts import PLAIN
-from core.settings.dataset.images import ImageSettings
 from core.training.loop.sources import sample_latent
-
-
-@pytest.fixture
-def place():
-    """place(path, ...) -> the image at 64 pixels, with settings of its folder."""
-
-    def run(path, variant="", resolution=64, **own):
-        settings = ImageSettings(resolution=resolution, bucket_reso_steps=16, **own)
-        header, found = read_header(path), path.stat()
-        image = ImageInfo(
-            "fox",
-            path.name,
-            path,
-            header.width,
-            header.height,
-            found.st_size,
-            found.st_mtime_ns,
-            rotated=header.rotated,
-        )
-        where = plan_buckets(settings).assign(header.width, header.height)
-        caption = Caption("", "none", path.with_suffix(".txt"))
-        return Placed(image, where, caption, replace(PLAIN, images=settings), variant)
-
-    return run
 
 
 def latents(placed, seed=0):
@@ -164,7 +131,7 @@ def test_the_latent_cache_encodes_only_what_no_file_has(tmp_path, add, place):
 
 def test_what_is_written_is_read_again(add, place):
     placed = place(add("fox/a.png", 100, 60), flip_aug=True, alpha_mask=True)
-    larger = place(placed.image.path, "96x96", 96, flip_aug=True)
+    larger = place(placed.image.path, variant="96x96", resolution=96, flip_aug=True)
     mask = np.linspace(0, 1, 100 * 60, dtype=np.float32)[: 64 * 48].reshape(1, 48, 64)
 
     def sample(side):
