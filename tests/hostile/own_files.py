@@ -192,4 +192,11 @@ READERS = {
 }  # fmt: skip
 
 
-FAMILIES = {"own files": (make_own, lambda: {"read": read_own})}
+def own_readers() -> dict[str, Callable[[Path], None]]:
+    import tabs.form.project
+    import tabs.runs.compared  # noqa: F401  gradio loads here, not in the first reading
+
+    return {"read": read_own}
+
+
+FAMILIES = {"own files": (make_own, own_readers)}
