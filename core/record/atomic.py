@@ -19,6 +19,8 @@ from core.record.allowed import may_reach
 RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
+_DRAWN = f".tmp-{'[a-z0-9_]' * 8}"
+OWN_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a person's folder are theirs
 
 
 def _umask() -> int:
@@ -179,10 +181,13 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
         remove_folder(temporary)
 
 
-def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*", *, files_only: bool = False) -> None:
-    """Remove what killed processes left half-written there. An ongoing write has touched its file within the hour."""
+def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = False) -> None:
+    """Remove what killed processes left half-written there. An ongoing write has touched its file within the hour.
+
+    patterns   of names; by default those that this program's own writes have
+    """
     with suppress(OSError):
-        for path in Path(folder).glob(pattern):
+        for path in [path for pattern in patterns or OWN_NAMES for path in Path(folder).glob(pattern)]:
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
                 (remove_folder if path.is_dir() else remove)(path)

@@ -63,21 +63,24 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_p
 
 
 def test_what_a_killed_process_left_is_taken_away_after_an_hour_and_nothing_else(tmp_path):
-    for name in (".tmp-dead", ".tmp-alive", ".old-m-abc", "m"):
+    for name in (".tmp-dead_1ab", ".tmp-alive_2b", ".tmp-drafts", ".old-m-abc", "m"):
         (tmp_path / name).mkdir()
         filled(tmp_path / name)
-    (tmp_path / ".tmp-dead.safetensors").touch()
-    (tmp_path / ".tmp-live.safetensors").touch()
+    (tmp_path / ".tmp-dead_3cd.safetensors").touch()
+    (tmp_path / ".tmp-live_4de.safetensors").touch()
+    (tmp_path / ".tmp-of another program.txt").touch()
     long_ago = time.time() - 2 * atomic.LEFTOVER_SECONDS
-    for path in [tmp_path / name for name in (".tmp-dead", ".tmp-dead.safetensors", ".tmp-alive", ".old-m-abc", "m")]:
+    for path in [each for each in tmp_path.iterdir() if each.name != ".tmp-live_4de.safetensors"]:
         for each in [*path.rglob("*"), path]:
             os.utime(each, (long_ago, long_ago))
-    (tmp_path / ".tmp-alive" / "inside" / "a.txt").touch()  # still being written
+    (tmp_path / ".tmp-alive_2b" / "inside" / "a.txt").touch()  # still being written
     atomic.remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".old-m-abc",
-        ".tmp-alive",
-        ".tmp-live.safetensors",
+        ".tmp-alive_2b",
+        ".tmp-drafts",
+        ".tmp-live_4de.safetensors",
+        ".tmp-of another program.txt",
         "m",
     ]
     atomic.remove_leftovers(tmp_path / "missing")

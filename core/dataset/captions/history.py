@@ -33,7 +33,6 @@ LARGE_CHANGE = 16 << 20
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
-LEFTOVERS = f".tmp-{'[a-z0-9_]' * 8}.*"  # of our own writes; other files of a person's folder are theirs
 AT_ONCE = 1000  # files between two waits for the disk
 LATER = 60.0  # seconds after its change was listed: a file is written by then
 FOLLOWED = 500  # of the newest changes: an older one does not grow any more
@@ -541,7 +540,7 @@ def check_folders(folders: Iterable[Path]) -> None:
     an hour ago or more left of a write is removed."""
     folders = sorted(set(folders))
     for folder in folders:
-        atomic.remove_leftovers(folder, LEFTOVERS, files_only=True)
+        atomic.remove_leftovers(folder, files_only=True)
     problems = [
         Problem(
             "Nothing can be saved: this folder is read-only",
