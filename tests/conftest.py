@@ -1,11 +1,12 @@
 """What tests of several folders share."""
 
-import argparse
 import gc
 import os
 import shutil
 import sqlite3
 import tempfile
+import time
+from collections import Counter
 from contextlib import suppress
 
 import hypothesis
@@ -38,35 +39,105 @@ def _connect_without_waiting(*where, **how):
 sqlite3.connect = _connect_without_waiting
 
 
-def _slice(text):
-    try:
-        return selection.slice_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+UNFINISHED = "atelier/unfinished"  # in pytest's cache: the file where the last run of --all was cut off
 
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="the tests that are marked slow too")
     parser.addoption(
-        "--slice",
-        type=_slice,
-        metavar="N/M",
-        help="the Nth of M slices of the slow tests too, or today: another of 21 each day",
+        "--from",
+        dest="first_file",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="only this test file and those after it; without FILE the one where --all was cut off",
     )
+    parser.addoption("--until", type=float, metavar="SECONDS", help="no further test begins after so long")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Run(config))
 
 
 def pytest_collection_modifyitems(config, items):
-    asked = config.getoption("--all"), config.getoption("--slice"), config.args
-    listed = selection.listed()
-    if config.args == ["tests"]:
-        config.stash[selection.GONE] = listed - {item.nodeid for item in items}
+    everything, arguments = config.getoption("--all"), config.args
+    if not any("::" in word for word in arguments) and (stale := selection.stale_cases(items)):
+        raise pytest.UsageError(f"marks of slow tests name cases that are gone: {', '.join(stale[:5])}")
     kept, left = [], []
     for item in items:
-        slow = item.get_closest_marker("slow") is not None or item.nodeid in listed
-        (kept if selection.runs(item.nodeid, slow, *asked) else left).append(item)
-    items[:] = sorted(kept, key=lambda item: selection.place(item.nodeid))
+        runs = everything or not selection.is_slow(item) or selection.names_a_test(arguments, item.nodeid)
+        (kept if runs else left).append(item)
+    if not config.getoption("--until"):  # which has them nearest first
+        kept.sort(key=lambda item: selection.position(item.nodeid))
+    if (first := config.getoption("first_file")) is not None:
+        file = first or config.cache.get(UNFINISHED, "")
+        try:
+            names = selection.starting_at([item.nodeid for item in kept], file)
+        except ValueError as error:
+            raise pytest.UsageError(f"--from: {error}") from None
+        left += kept[: -len(names)]
+        kept = kept[-len(names) :]
+    items[:] = kept
     if left:
         config.hook.pytest_deselected(items=left)
+
+
+class Run:
+    """Ends a run after its time, and keeps the file where one was cut off. With two processes each of them has one."""
+
+    def __init__(self, config):
+        self.config = config
+        self.end = time.monotonic() + (config.getoption("--until") or float("inf"))
+        self.left_out = []  # names of tests that were not begun
+        self.files = {}  # {file: tests of it that have not ended}, in the order of the run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        if time.monotonic() < self.end:
+            return None
+        self.left_out.append(item.nodeid)
+        return True
+
+    def pytest_collection_finish(self, session):
+        self._begin([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids):
+        self._begin(ids)
+
+    def _begin(self, names):
+        if names and not self.files:
+            self.files = Counter(selection.file_of(name) for name in names)
+
+    def pytest_runtest_logreport(self, report):
+        file = selection.file_of(report.nodeid)
+        if report.when != "teardown" or file not in self.files:
+            return
+        self.files[file] -= 1
+        if not self.files[file] and self.config.getoption("--all") and not hasattr(self.config, "workerinput"):
+            self.config.cache.set(UNFINISHED, self.unfinished())
+
+    def unfinished(self):
+        """The first file with tests that have not run; empty if all have."""
+        return next((file for file, count in self.files.items() if count > 0), "")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self):
+        if hasattr(self.config, "workerinput"):
+            self.config.workeroutput["left_out"] = self.left_out
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node):
+        self.left_out += getattr(node, "workeroutput", {}).get("left_out", [])
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.left_out:
+            files = list(dict.fromkeys(map(selection.file_of, self.left_out)))
+            terminalreporter.write_line(
+                f"left out, the time is over: {len(self.left_out)} tests of {len(files)} files, from {files[0]} on"
+            )
+        if self.config.getoption("--all") and (file := self.unfinished()):
+            terminalreporter.write_line(f"cut off: --all --from {file} runs the rest")
 
 
 def pytest_collection_finish():

@@ -5,6 +5,8 @@ import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 # Later stages may import earlier ones. Those on one line stand side by side and do not import one another.
 ORDER = [
@@ -141,6 +143,7 @@ def test_methods_are_asked_not_compared():
     assert all(compared.search(text) for text in made_up)
 
 
+@pytest.mark.slow
 def test_training_needs_no_escape_from_types():
     """No `type: ignore` in what trains, and a loaded model is never `Any`."""
     trains = ("training", "methods", "networks", "families", "diffusion", "optimization", "generation")

@@ -55,6 +55,7 @@ def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs, dr
     assert colorfulness(flat) < 0.6 * colorfulness([image for images in base for image in images])
 
 
+@pytest.mark.slow
 def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     """One alpha for all layers (the shipped preset's): diffusers reads kohya's file directly."""
     import numpy as np

@@ -48,6 +48,7 @@ def test_the_older_processor_has_no_bf16():
     assert run("-c", asked).stdout.split() == ["AVX2", "False"]
 
 
+@pytest.mark.slow(only=("tests/optimization/test_rounding.py",))
 @pytest.mark.parametrize("file", slow_unless(lambda file: file == FILES[0], FILES))
 def test_precision_holds_there(file):
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", file)

@@ -1,98 +1,136 @@
-"""No test is lost between `test`, its slices and `test --all`."""
+"""No test is lost between `test` and `test --all`, and what is near a change is found by imports."""
 
 import os
 import subprocess
 import sys
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.selection import ALWAYS, GONE, chosen, place, read_durations, runs, slice_number, slice_of, slice_of_day
+from tests.near import changed_files, importers, near
+from tests.selection import position
 
-NAMES = [f"tests/training/test_{file}.py::test_{test}[{case}]" for file in "abc" for test in "de" for case in range(50)]
-
-
-@pytest.mark.parametrize("parts", range(1, 12))
-def test_every_slow_test_is_in_exactly_one_slice_and_every_other_in_all(parts):
-    for name in NAMES:
-        held = [n for n in range(1, parts + 1) if runs(name, slow=True, everything=False, chosen=(n, parts), named=[])]
-        assert held == [slice_number(name, parts)] and 1 <= held[0] <= parts
-        assert all(runs(name, False, False, (n, parts), []) for n in range(1, parts + 1))
-        assert not runs(name, True, False, None, []) and runs(name, True, True, None, [])
-
-
-def test_every_name_in_the_list_of_slow_tests_is_a_test(request):
-    gone = request.config.stash.get(GONE, None)
-    if gone is None:
-        pytest.skip("only where all tests are collected")
-    assert not gone, f"tests/slow.txt: remove or rename {sorted(gone)[:5]}"
-
-
-def test_three_weeks_have_every_slice():
-    found = [slice_of_day(date(2027, 2, 20) + timedelta(days=n)) for n in range(21)]
-    assert sorted(found) == [(n, 21) for n in range(1, 22)]
+QUICK, SLOW = "tests/test_x.py::test_quick", ["tests/test_x.py::test_slow[0]", "tests/test_x.py::test_slow[1]"]
+BUT, ONLY = ([f"tests/test_x.py::test_{name}[{case}]" for case in ("one", "two", "three")] for name in ("but", "only"))
+TESTS = """
+import pytest
+@pytest.mark.slow
+@pytest.mark.parametrize('n', [0, 1])
+def test_slow(n): pass
+@pytest.mark.slow(but=('one',))
+@pytest.mark.parametrize('n', ['one', 'two', 'three'])
+def test_but(n): pass
+@pytest.mark.slow(only=('two', 'three'))
+@pytest.mark.parametrize('n', ['one', 'two', 'three'])
+def test_only(n): pass
+def test_quick(): pass
+"""
 
 
-def test_slices_are_of_one_size_about():
-    counts = [sum(slice_number(name, 8) == n for name in NAMES) for n in range(1, 9)]
-    assert min(counts) > len(NAMES) / 8 / 2 and max(counts) < 2 * len(NAMES) / 8
-
-
-def test_a_slow_test_that_is_named_runs():
-    name = "tests/training/test_a.py::test_d[3]"
-    assert runs(name, True, False, None, [name]) and runs(name, True, False, None, ["tests/training/test_a.py::test_d"])
-    assert not runs(name, True, False, None, ["tests/training/test_a.py"])
-
-
-@pytest.mark.parametrize("text", ["0/8", "9/8", "3", "3/0", "a/b", "", "-1/8"])
-def test_what_is_no_slice_is_refused(text):
-    with pytest.raises(ValueError, match="such as 3/8"):
-        slice_of(text)
-
-
-def test_the_longest_folders_come_first():
-    names = ["tests/settings/test_a.py::t", "tests/test_selection.py::t", "tests/tabs/test_b.py::t"]
-    assert sorted([*names, "tests/test_main_job.py::t"], key=place) == [
-        "tests/test_main_job.py::t",
-        names[2],
-        *names[:2],
-    ]
-
-
-def test_pytest_runs_what_is_said(tmp_path):
-    """The hooks themselves, on three tests in a folder of their own."""
+@pytest.fixture
+def project(tmp_path):
+    """Runs pytest with this folder's hooks on tests of its own; returns (exit code, tests collected, what it printed)."""
     for name in ("conftest.py", "selection.py"):
         (tmp_path / "tests" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "tests" / name).write_text(Path(__file__).with_name(name).read_text("utf-8"))
     (tmp_path / "pyproject.toml").write_text(
         '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow: late"]\n'
     )
-    slow = ["tests/test_x.py::test_slow[0]", "tests/test_x.py::test_slow[1]"]
-    (tmp_path / "tests" / "test_x.py").write_text(
-        "import pytest\n@pytest.mark.slow\n@pytest.mark.parametrize('n', [0, 1])\ndef test_slow(n): pass\ndef test_quick(): pass\n"
-    )
 
-    def ran(*more):
-        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "--import-mode=importlib", *more]
+    def run(*arguments, tests=TESTS, more=()):
+        (tmp_path / "tests" / "test_x.py").write_text(tests)
+        for name, text in more:
+            (tmp_path / "tests" / name).write_text(text)
+        command = [sys.executable, "-m", "pytest", "-q", "-rA", "--import-mode=importlib", *arguments]
         alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
-        return done.returncode, [line for line in done.stdout.splitlines() if "::" in line]
+        ran = [
+            line.removeprefix("PASSED ") for line in done.stdout.splitlines() if line.startswith(("PASSED ", "tests/"))
+        ]
+        return done.returncode, ran, done.stdout + done.stderr
 
-    quick = "tests/test_x.py::test_quick"
-    assert ran("tests")[1] == [quick]
-    assert ran("tests", "--all")[1] == [*slow, quick]
-    found = [ran("tests", f"--slice={n}/2")[1] for n in (1, 2)]
-    assert (
-        all(quick in names for names in found)
-        and sorted(name for names in found for name in names if name != quick) == slow
+    return run
+
+
+def test_slow_tests_and_cases_run_with_all_or_by_name(project):
+    assert project("tests")[1] == [BUT[0], ONLY[0], QUICK]
+    assert project("tests", "--all")[1] == [*SLOW, *BUT, *ONLY, QUICK]
+    assert project(BUT[2])[1] == [BUT[2]]
+    assert project("tests/test_x.py::test_slow")[1] == SLOW
+
+
+def test_a_slow_mark_that_names_no_case_is_an_error(project):
+    code, ran, text = project(
+        "tests",
+        tests=TESTS.replace("'two', 'three'),", "'two', 'four'),").replace(
+            "only=('two', 'three')", "only=('two', 'four')"
+        ),
     )
-    assert ran(slow[1])[1] == [slow[1]]
-    assert ran("tests", "--slice=3/2")[0] != 0
+    assert code != 0 and not ran and "test_only[four]" in text
 
 
-def test_of_each_file_the_first_longer_tests_stay_and_the_longest_do_not():
-    seconds = {"a.py::one": 2.0, "a.py::two": 0.8, "a.py::three": 1.0, "b.py::long": 90.0, f"{ALWAYS[0]}::whole": 90.0}
-    assert chosen(seconds, list(seconds)) == ["a.py::three", "b.py::long"]
-    printed = "4.00s call     a.py::one[x y]\n1.50s setup    a.py::one[x y]\nother words\n"
-    assert read_durations(printed) == {"a.py::one[x y]": 5.5}
+def test_a_run_goes_on_at_the_file_where_it_was_cut_off(project):
+    dies = "import os\ndef test_first(): pass\ndef test_dies(): os._exit(9)\n"
+    last = ("test_z.py", "def test_last(): pass\n")
+    assert project("tests", "--all", more=[("test_y.py", dies), last])[0] == 9
+    code, ran, _ = project("tests", "--all", "--from", more=[("test_y.py", "def test_first(): pass\n"), last])
+    assert code == 0 and ran == ["tests/test_y.py::test_first", "tests/test_z.py::test_last"]
+    assert project("tests", "--all", "--from", "tests/test_z.py", more=[last])[1] == ["tests/test_z.py::test_last"]
+    assert project("tests", "--from", "tests/test_gone.py")[0] != 0
+
+
+def test_no_test_begins_after_the_time_and_what_is_left_out_is_said(project):
+    code, ran, text = project("--until=1e-9", "tests/test_x.py")
+    assert not ran and "left out" in text and "3 tests of 1 files" in text
+
+
+def test_the_longest_folders_come_first():
+    names = ["tests/settings/test_a.py::t", "tests/test_selection.py::t", "tests/tabs/test_b.py::t"]
+    assert sorted([*names, "tests/test_main_job.py::t"], key=position) == [
+        "tests/test_main_job.py::t",
+        names[2],
+        *names[:2],
+    ]
+
+
+SOURCES = {
+    "core/__init__.py": "",
+    "core/low/sizes.py": "def double(): pass\nTABLE = 'sizes.json'",
+    "core/high/page.py": "def show():\n    from core.low.sizes import double",
+    "tests/low/conftest.py": "import core.low.sizes",
+    "tests/low/test_other.py": "",
+    "tests/low/test_sizes.py": "from core.low import sizes",
+    "tests/high/test_page.py": "from core.high.page import show",
+    "tests/high/test_alone.py": "import os",
+}
+
+
+def test_near_tests_are_found_by_imports_nearest_first_and_those_of_its_room_before_others():
+    assert importers(SOURCES)["core/low/sizes.py"] == {
+        "core/high/page.py",
+        "tests/low/conftest.py",
+        "tests/low/test_sizes.py",
+    }
+    assert list(near(["core/low/sizes.py"], SOURCES).items()) == [
+        ("tests/low/test_sizes.py", 1),
+        ("tests/low/test_other.py", 2),  # by its conftest
+        ("tests/high/test_page.py", 2),
+    ]
+    assert near(["core/low/sizes.json"], SOURCES)["tests/low/test_sizes.py"] == 2
+    assert near(["tests/high/test_alone.py"], SOURCES) == {"tests/high/test_alone.py": 0}
+    assert near(["README.md"], SOURCES) == {}
+
+
+def test_changed_files_are_those_of_the_working_tree_and_new_ones(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *words], cwd=tmp_path, check=True)
+
+    git("init", "-q")
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    git("add", "."), git("commit", "-qm", "one")
+    (tmp_path / "a.py").write_text("x = 2\n")
+    (tmp_path / "new.py").write_text("")
+    assert changed_files(tmp_path, "HEAD") == ["a.py", "new.py"]
+    with pytest.raises(ValueError, match="nothing"):
+        changed_files(tmp_path, "nothing")

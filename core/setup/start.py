@@ -12,7 +12,7 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh                     start the page (the first time, this installs everything)
   ./launch.sh train|generate|tag|resize|inspect|... [what]   a job without the page; --help lists all
   ./launch.sh update              update the code (with Git) and the environment
-  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice today: a part of them)
+  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --near: those near your changes)
   ./launch.sh check               format, lint and types
   ./launch.sh docs                regenerate docs/settings.md, recipes.md and optimizers.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
@@ -162,13 +162,31 @@ def run_tests(root: str, arguments: list[str]) -> int:
     os.chdir(root)
     # Two processes, one file each: one waits for a browser or disk while the other computes. Files keep the order given by
     # tests/selection.py. Named tests run in one process: their output appears at once, and a debugger works.
-    named = [
-        word
-        for at, word in enumerate(arguments)
-        if not word.startswith(("--all", "--slice")) and arguments[at - 1 : at] != ["--slice"]
-    ]
-    split = [] if named else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
+    split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    python = python_of(os.path.join(root, ".venv"))
+    if "--near" in arguments:
+        near = near_tests(python, arguments)
+        return replace_by([python, "-m", "pytest", *split, *near]) if near else 0
+    if "--all" in arguments:
+        split.append("--durations=20")
+    whole = not set(arguments) - {"--all", "--from"} or arguments[-2:-1] == ["--from"]
+    return replace_by([python, "-m", "pytest", *(split if whole else []), *arguments])
+
+
+def near_tests(python: str, arguments: list[str]) -> list[str]:
+    """pytest's arguments for `--near [REVISION]`; empty if no test is near. SystemExit: Git does not know the revision."""
+    import subprocess
+
+    at = arguments.index("--near")
+    after = arguments[at + 1 :]
+    revision = after[:1] if after and not after[0].startswith("-") else []
+    command = [python, "-m", "tests.near", *revision]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    sys.stderr.write(found.stderr)
+    if found.returncode:
+        raise SystemExit(found.returncode)
+    files = found.stdout.split()
+    return [*files, *arguments[:at], *after[len(revision) :]] if files else []
 
 
 def run_checks(root: str, arguments: list[str]) -> int:

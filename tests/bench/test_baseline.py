@@ -34,6 +34,7 @@ def test_what_trains_moves_and_losses_are_numbers(method, text):
     assert all(parameter.dtype == torch.float32 for parameter in plain.trainable)
 
 
+@pytest.mark.slow
 def test_only_the_new_word_of_the_table_moves():
     plain = trainer("embedding")
     before = plain.trainable[0].detach().clone()

@@ -194,6 +194,7 @@ print(task.start(job, surroundings(Workspace(folder.parent / "outputs"))).facts,
 """
 
 
+@pytest.mark.slow(but=("20",))
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_leaves_each_caption_whole_and_resumes_where_it_was(tmp_path, kills):
     place = tmp_path / "set"
@@ -275,6 +276,7 @@ def test_prefix_suffix_and_removed_phrases():
     assert cleaned('with the word "hi"', settings) == ""
 
 
+@pytest.mark.slow
 def test_a_pattern_that_never_ends_is_stopped():
     began = time.monotonic()
     with pytest.raises(ProblemsError) as caught:

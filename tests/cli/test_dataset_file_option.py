@@ -28,6 +28,7 @@ def test_the_folders_of_the_file_take_the_place_of_the_presets(tmp_path, task, n
     assert "1 folder in 1 dataset." in options.advice[0].what
 
 
+@pytest.mark.slow(only=("config-48-0",))
 @pytest.mark.parametrize(
     ("more", "trained", "held"),
     [

@@ -21,6 +21,7 @@ def train(outputs, *more, preset=True):
     return main(["train", *start, "--outputs", str(outputs), "--device", "cpu", *more])
 
 
+@pytest.mark.slow
 def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs, capsys):
     assert train(outputs, "--prove", "4") == 0
     first, second, verdict = capsys.readouterr().out.strip().splitlines()[-3:]
@@ -30,6 +31,7 @@ def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs, capsys):
         assert train(outputs, "--prove", wrong) == 2 and "not a number of steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_further_and_nothing_that_is_trained_changes(outputs, capsys):
     assert train(outputs, "--schedule.max_train_steps", "2") == 0
     folder = list_runs(outputs / "runs")[0]

@@ -77,6 +77,7 @@ def test_a_preset_with_flags_trains_and_exits_with_0(outputs):
     assert (folder.checkpoints / "a v1.5.safetensors").is_file(), "a dot in the name stays"
 
 
+@pytest.mark.slow
 def test_bad_input_exits_with_2_and_lists_everything(outputs, tmp_path):
     before = len(list_runs(outputs / "runs"))
     done = run(
@@ -140,6 +141,7 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs, capsys):
     assert f"Resuming from step {stopped}" in capsys.readouterr().err
 
 
+@pytest.mark.slow(only=("lora-1",))
 @pytest.mark.parametrize(("method", "kills"), [("lora", 1), *LONGER])
 def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_continues(outputs, method, kills):
     from random import Random
@@ -198,6 +200,7 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path, capsys):
     assert (folder / "bear.txt").read_text() == "a bear"
 
 
+@pytest.mark.slow
 def test_what_only_reads_runs_while_a_page_holds_the_folder(tmp_path, capsys):
     outputs = ["--outputs", str(tmp_path / "out")]
     owner = Ownership(Workspace(tmp_path / "out"), "a page", page=True)

@@ -1,5 +1,6 @@
 from typing import get_args
 
+import pytest
 import torch
 from pytest import approx, mark
 
@@ -108,6 +109,17 @@ def test_the_beta_schedule_has_the_quantiles_of_its_distribution():
     assert beta_quantiles(5) == approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow(
+    only=(
+        "karras-dpm_2_a",
+        "exponential-dpm_2",
+        "exponential-dpm_2_a",
+        "sgm-dpm_2",
+        "sgm-dpm_2_a",
+        "beta-dpm_2",
+        "beta-dpm_2_a",
+    )
+)
 @mark.parametrize("name", sorted(SAMPLERS))
 @mark.parametrize("schedule", [name for name in SCHEDULES if name != "own"])
 def test_a_schedule_type_changes_the_noise_levels_or_is_refused(name, schedule):
@@ -131,6 +143,12 @@ def test_a_schedule_type_changes_the_noise_levels_or_is_refused(name, schedule):
     assert same == same_as_own
 
 
+@pytest.mark.slow(
+    only=(
+        "epsilon-dpm_2_a",
+        "v-dpm_2_a",
+    )
+)
 @mark.parametrize("name", sorted(set(SAMPLERS) - set(DISTILLED)))
 @mark.parametrize("prediction", ["epsilon", "v"])
 def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, prediction):
@@ -138,6 +156,12 @@ def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, predict
     assert float(latents.std()) == approx(2.0, rel=0.06)  # x0 ~ N(0, 4); 50 steps leave a few percent
 
 
+@pytest.mark.slow(
+    only=(
+        "dpm_2",
+        "dpm_2_a",
+    )
+)
 @mark.parametrize("name", sorted(SAMPLERS))
 def test_a_seed_gives_the_same_image_alone_and_anywhere_in_a_batch(name):
     alone = run(name, [5])
@@ -145,6 +169,7 @@ def test_a_seed_gives_the_same_image_alone_and_anywhere_in_a_batch(name):
     assert torch.equal(run(name, [6, 5])[1], alone[0])
 
 
+@pytest.mark.slow
 def test_ancestral_samplers_draw_fresh_noise_and_the_others_do_not():
     def of_same_start(name, second_seed):
         sampler = make_sampler(name)

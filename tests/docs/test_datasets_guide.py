@@ -16,6 +16,14 @@ APART = {"extending.md", "extending_images.md", "extending_networks.md"}
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path) and path.name not in APART)
 
 
+@pytest.mark.slow(
+    but=(
+        "class_images.md",
+        "control_images.md",
+        "conversion.md",
+        "recipes.md",
+    )
+)
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_guide_run_and_print_what_it_shows(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(allowed, "_by_flag", set())

@@ -98,6 +98,7 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
     assert (failed.folder / "logs" / "error.txt").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_remembers_the_preset_it_was_started_from_also_when_it_is_made_longer(engine, workspace, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
     engine.submit("train", job("here"), preset="starter_lora")
@@ -115,6 +116,7 @@ def test_a_run_remembers_the_preset_it_was_started_from_also_when_it_is_made_lon
     assert engine.run_job(folders["here"].name).schedule.max_train_steps == 9000
 
 
+@pytest.mark.slow
 def test_the_best_validation_is_the_lowest_and_the_most_memory_of_all_lives_counts(engine, monkeypatch):
     def measured(job, context):
         for step, loss in ((0, 0.3), (10, 0.11), (20, 0.11), (30, float("nan")), (40, 0.2)):
@@ -133,6 +135,7 @@ def test_the_best_validation_is_the_lowest_and_the_most_memory_of_all_lives_coun
     assert (facts["peak_bytes"], facts["peak_device"]) == (9, "cuda:0")
 
 
+@pytest.mark.slow
 def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
     from core.record.problems import Problem
 
@@ -145,6 +148,7 @@ def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
     assert texts == ["Second wrong (there)", "First wrong (here) (and 1 more)"]
 
 
+@pytest.mark.slow
 def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engine, monkeypatch):
     stand_in(monkeypatch, "train", stepper(total=10000, wait=0.01))
     first, second = engine.submit("train", job("a")), engine.submit("train", job("b"))
@@ -159,6 +163,7 @@ def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engin
     assert [run.state for run in engine.runs()] == ["stopped"]
 
 
+@pytest.mark.slow(but=("train-True",))
 @pytest.mark.parametrize(("task", "launched"), [("train", True), ("probe", False), ("prepare", False)])
 def test_of_jobs_for_several_cards_only_trainings_are_launched(engine, monkeypatch, task, launched):
     """A probe that was launched trained the whole job."""
@@ -179,6 +184,7 @@ def test_waiting_jobs_can_be_put_in_another_order(engine):
     assert [entry.title for entry in engine.queue()] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
     engine.limits = Limits.of(workspace)
     ids = [engine.submit("train", job()) for _ in range(engine_module.MOST_WAITING)]
@@ -277,6 +283,7 @@ def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, works
         Engine(workspace)
 
 
+@pytest.mark.slow
 def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
     hand_in(workspace, "train", "from a terminal", to_values(job()))
@@ -286,6 +293,7 @@ def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monke
     assert engine.queue()[0].title == "from a terminal"
 
 
+@pytest.mark.slow
 def test_a_job_handed_in_while_another_runs_joins_the_queue_and_can_be_cancelled(engine, workspace, monkeypatch):
     hold = threading.Event()
     stand_in(monkeypatch, "train", lambda *_, **__: hold.wait(20) and "done")
@@ -300,6 +308,7 @@ def test_a_job_handed_in_while_another_runs_joins_the_queue_and_can_be_cancelled
     assert sorted(states(engine)) == ["cancelled", "done"]
 
 
+@pytest.mark.slow
 def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(engine, workspace, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
     hand_in(workspace, "train", "of another version", to_values(job()) | {"gone": {}})
@@ -312,6 +321,7 @@ def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(e
     assert "There is no such run" in said["no such run"] and said["sound"] == ""
 
 
+@pytest.mark.slow
 def test_the_device_is_lent_to_one_at_a_time(engine, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
     with engine.borrow_device(CancelToken(), "a test") as device:
@@ -506,6 +516,7 @@ def test_light_work_reports_and_fails_in_plain_words(engine):
         engine.light(lambda task: 1 / 0).wait(60)
 
 
+@pytest.mark.slow
 def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
     stand_in(monkeypatch, "train", stepper(total=10000, wait=0.01))
     engine.submit("train", job())
@@ -541,6 +552,7 @@ def test_a_poisoned_card_is_recognized():
     assert not explain(RuntimeError("shapes do not match")).poisoned
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_even_free_its_memory_still_ends_the_job_with_the_true_reason(engine, monkeypatch):
     import torch
 
@@ -580,6 +592,7 @@ def test_a_stop_in_a_jobs_first_moments_counts(engine, monkeypatch):
     until(lambda: states(engine) == ["stopped"])
 
 
+@pytest.mark.slow
 def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypatch):
     real = atomic.write_json
     full = threading.Event()
@@ -618,6 +631,7 @@ def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, mo
     assert half.exists() and engine.queue()[0].title == "whole"
 
 
+@pytest.mark.slow
 def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, workspace, monkeypatch):
     folder = killed_run(workspace)
     stand_in(monkeypatch, "train", stepper())
@@ -638,6 +652,12 @@ def test_a_run_that_ended_keeps_no_more_points_than_a_list_of_runs_can_hold(tmp_
     assert (view.losses[0][0], view.losses[-1][0]) == (1, 5000)
 
 
+@pytest.mark.slow(
+    but=(
+        "class_images",
+        "generate",
+    )
+)
 @pytest.mark.parametrize("task", sorted(name for name, each in tasks.TASKS.items() if each.lane == "device"))
 def test_kept_models_leave_before_everything_that_loads_its_own(engine, workspace, monkeypatch, task):
     seen = []

@@ -63,12 +63,14 @@ def test_a_problem_that_every_process_finds_is_told_as_the_first_ones_own(folder
     )
 
 
+@pytest.mark.slow
 def test_what_another_tells_after_the_first_has_failed_is_not_the_reason(folder, workspace, monkeypatch):
     own = torch.OutOfMemoryError("CUDA out of memory")
     later = Explanation(GONE)
     assert end_of_the_first(folder, workspace, monkeypatch, own, later) == ("failed", "The device ran out of memory")
 
 
+@pytest.mark.slow(only=("error0-The device ran out of memory (in process 3)",))
 @pytest.mark.parametrize(
     "error, told",
     [

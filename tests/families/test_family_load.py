@@ -40,6 +40,7 @@ def assert_same_weights(one, other):
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_a_folder_gives_the_weights_that_diffusers_loads(tiny):
     names = ["text_encoder", "text_encoder_2"][: len(tiny.components.text_encoders)]
     theirs = [tiny.pipeline.unet, tiny.pipeline.vae, *(getattr(tiny.pipeline, name) for name in names)]
@@ -48,6 +49,7 @@ def test_a_folder_gives_the_weights_that_diffusers_loads(tiny):
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_a_single_file_is_the_same_model(tiny, in_files):
     layout, path = in_files(tiny.name)
     with no_network():
@@ -87,6 +89,7 @@ def test_a_file_with_a_layer_too_few_says_so(tmp_path, in_files):
     assert "not a plain SD 2.x model" in caught.value.problems[0].fix
 
 
+@pytest.mark.slow
 def test_the_projection_of_a_single_file_is_used_as_openclip_uses_it(tmp_path, in_files):
     """With P = [[1, 2], [3, 4]] in its corner and the state [1, 0, ...] the pooled vector begins with P's first row."""
     layout, path = in_files("sdxl")
@@ -116,6 +119,7 @@ def test_playgrounds_projection_is_transformers_own(tmp_path, in_files):
     assert torch.equal(one.text_encoders[1].text_projection.weight, other.text_encoders[1].text_projection.weight)
 
 
+@pytest.mark.slow
 def test_pickles_with_transposed_tensors_load_and_hash_the_same(tmp_path, in_files):
     """Some .ckpt files hold views: their rows lie across each other in the file."""
     layout, path = in_files("sdxl")
@@ -134,6 +138,7 @@ def test_pickles_with_transposed_tensors_load_and_hash_the_same(tmp_path, in_fil
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_only_the_parts_asked_for_are_loaded(tiny):
     words = tiny.family.load(tiny.folder, parts=("tokenizers",))
     assert words.denoiser is None and words.vae is None and words.text_encoders == []
@@ -150,6 +155,7 @@ def test_the_family_of_a_file_is_told_by_its_names(in_files):
 # ---- prediction ----
 
 
+@pytest.mark.slow
 def test_what_the_files_metadata_says_of_the_prediction_counts(tmp_path, in_files):
     layout, _ = in_files("sd2")
     for said, expected in (("v", "v"), ("epsilon", "epsilon")):

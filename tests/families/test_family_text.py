@@ -33,6 +33,7 @@ def test_sdxls_ids_are_those_of_sd_scripts(tiny_models, case):
     assert [ids.tolist() for ids in ours] == case["ids"]
 
 
+@pytest.mark.slow
 def test_the_fillings_of_the_families(tiny_models):
     sd2, sdxl = tiny_models("sd2"), tiny_models("sdxl")
     assert [tokenizer.pad_token_id for tokenizer in sd2.components.tokenizers] == [PAD]
@@ -41,6 +42,7 @@ def test_the_fillings_of_the_families(tiny_models):
     assert ids[0, 0, :6].tolist() == [BEGIN, 320, 3240, END, PAD, PAD] and ids[0, 0, -1] == PAD
 
 
+@pytest.mark.slow
 def test_an_exclamation_mark_is_filling_for_sd2_and_a_word_for_sdxl(tiny_models):
     """As in sd-scripts: SD 2's published tokenizer is made with it, SDXL's second is told later."""
     sd2, sdxl = tiny_models("sd2"), tiny_models("sdxl")

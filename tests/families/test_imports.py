@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from core.families.imports import quick_imports
 from core.record.workspace import PROJECT
 
@@ -47,6 +49,7 @@ print(aside > 50_000, seen() is None)
 """
 
 
+@pytest.mark.slow
 def test_libraries_are_no_longer_searched_for_garbage_and_models_are():
     """A search among the libraries' half a million objects takes a third of a second, in which no request is answered."""
     told = subprocess.run([sys.executable, "-c", ASIDE], cwd=PROJECT, capture_output=True, text=True, timeout=120)

@@ -34,6 +34,7 @@ def test_what_trained_is_written_and_the_rest_is_the_sources_own(tmp_path, folde
         assert all(torch.equal(state[key], value) for key, value in expected.items()), "not the bf16 ones in memory"
 
 
+@pytest.mark.slow
 def test_averages_are_written_in_place_of_the_weights_in_memory(tmp_path, folder):
     components = sd1.load(folder)
     averages = {key: torch.full_like(value, 0.125) for key, value in components.denoiser.state_dict().items()}
@@ -42,6 +43,7 @@ def test_averages_are_written_in_place_of_the_weights_in_memory(tmp_path, folder
     assert all((value == 0.125).all() for value in again.denoiser.state_dict().values())
 
 
+@pytest.mark.slow
 def test_the_starter_is_written_as_one_file_and_draws_the_same(tmp_path):
     components = sd1.load(STARTER)
     save_model(components, tmp_path / "m.safetensors", ["unet"], form="safetensors")

@@ -93,6 +93,7 @@ def test_the_parts_compute_what_diffusers_computes():
 # ---- what comes back ----
 
 
+@pytest.mark.slow
 def test_parts_are_frozen_whole_and_in_the_wanted_type(tiny):
     loaded = sd1.load(tiny, dtype=torch.bfloat16)
     for module, dtype in (
@@ -118,6 +119,7 @@ def test_only_the_parts_asked_for_are_loaded(tiny):
     assert words.denoiser is None and len(words.text_encoders) == len(words.tokenizers) == 1
 
 
+@pytest.mark.slow
 def test_nothing_of_a_file_stays_mapped_or_shared(copy):
     loaded = sd1.load(copy)
     before = loaded.denoiser.conv_in.weight.clone()
@@ -177,6 +179,7 @@ def test_loading_can_be_cancelled(tiny):
         sd1.load(tiny, cancel=token)
 
 
+@pytest.mark.slow
 def test_old_folders_with_old_names_load_the_same(copy, tiny):
     """Before 2023: pickles, `text_model.` and position_ids in the text encoder, other names in the VAE's attention."""
     text = copy / "text_encoder" / "model.safetensors"
@@ -199,6 +202,7 @@ def test_old_folders_with_old_names_load_the_same(copy, tiny):
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_linear_and_1x1_projections_are_both_accepted(copy, tiny):
     """Some conversions store proj_in and proj_out as matrices where the config says convolution."""
 
@@ -218,6 +222,7 @@ def test_linear_and_1x1_projections_are_both_accepted(copy, tiny):
 # ---- what is wrong is named ----
 
 
+@pytest.mark.slow
 def test_missing_unknown_and_misshapen_tensors_are_all_named(copy):
     def spoil(state):
         for _ in range(7):

@@ -21,6 +21,7 @@ from tests.whole_models import FAMILIES, assert_texts_equal, left_in
 STARTER = PROJECT / "models" / "starter"
 
 
+@pytest.mark.slow(but=("diffusers-sd1",))
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("form", ["diffusers", "diffusers_safetensors"])
 def test_a_folder_is_opened_by_diffusers_offline(models, written, name, form):
@@ -40,6 +41,7 @@ def test_a_folder_is_opened_by_diffusers_offline(models, written, name, form):
     assert endings == {".bin" if form == "diffusers" else ".safetensors"}
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_also_there_for_programs_with_an_older_transformers(tmp_path, sd1, written):
     from transformers import CLIPTokenizer
 
@@ -50,6 +52,7 @@ def test_the_tokenizer_is_also_there_for_programs_with_an_older_transformers(tmp
     assert tokenizer(text).input_ids == sd1.load(sd1.file, parts=["tokenizers"]).tokenizers[0](text).input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merges_are_texts", [False, True])
 def test_a_source_that_has_only_tokenizer_json_gets_the_older_files_too(tmp_path, sd1, merges_are_texts):
     from transformers import CLIPTokenizer
@@ -77,6 +80,7 @@ def test_the_starter_is_shipped_as_every_transformers_reads_it():
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (STARTER / "tokenizer").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_scheduler_of_a_folder_knows_prediction_and_zero_terminal_snr(tmp_path, models, name):
     model = models[name]
@@ -93,6 +97,7 @@ def test_the_scheduler_of_a_folder_knows_prediction_and_zero_terminal_snr(tmp_pa
     assert open_checkpoint(tmp_path / "e").kind.prediction == "epsilon"
 
 
+@pytest.mark.slow
 def test_configs_tokenizers_and_scheduler_of_a_source_folder_are_kept(tmp_path, sd1):
     source = Path(shutil.copytree(sd1.folder, tmp_path / "source"))
     config = json.loads((source / "unet" / "config.json").read_text())
@@ -109,6 +114,7 @@ def test_configs_tokenizers_and_scheduler_of_a_source_folder_are_kept(tmp_path, 
     assert (tmp_path / "m" / "tokenizer" / "added_tokens.json").is_file()
 
 
+@pytest.mark.slow
 def test_large_parts_are_cut_as_diffusers_cuts_them(tmp_path, monkeypatch, sd1):
     limit = 2_000_000
     monkeypatch.setattr("core.formats.models.diffusers_folder.SHARD_BYTES", limit)
@@ -125,6 +131,7 @@ def test_large_parts_are_cut_as_diffusers_cuts_them(tmp_path, monkeypatch, sd1):
     assert_texts_equal(pipeline, sd1)
 
 
+@pytest.mark.slow
 def test_pickles_are_not_cut_since_diffusers_would_not_find_the_pieces(tmp_path, monkeypatch, sd1):
     monkeypatch.setattr("core.formats.models.diffusers_folder.SHARD_BYTES", 2_000_000)
     sd1.write(tmp_path / "m", form="diffusers")
@@ -133,6 +140,7 @@ def test_pickles_are_not_cut_since_diffusers_would_not_find_the_pieces(tmp_path,
     assert_texts_equal(pipeline, sd1)
 
 
+@pytest.mark.slow
 def test_a_folder_is_replaced_whole(tmp_path, sd1):
     sd1.write(tmp_path / "m", {}, "diffusers")
     sd1.write(tmp_path / "m", form="diffusers_safetensors")

@@ -43,6 +43,7 @@ def test_the_starter_as_a_file_is_the_starter(tmp_path):
     assert_same(family("sd1").load(folder), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_so_it_is_for_the_other_families(tmp_path, name):
     folder = tiny_folder(name, tmp_path / "folder")

@@ -87,6 +87,7 @@ def test_diffusers_reads_a_kohya_file_with_one_alpha_right(tmp_path, folder, pip
     assert wrong_layers(pipeline, path) == 0
 
 
+@pytest.mark.slow
 def test_diffusers_reads_a_kohya_file_with_alphas_that_differ_between_blocks_wrong(tmp_path, folder, pipeline):
     """Leans on it: the export for diffusers, and what the docs say. Fixed there: say so, and drop the advice.
 
@@ -98,12 +99,14 @@ def test_diffusers_reads_a_kohya_file_with_alphas_that_differ_between_blocks_wro
     assert wrong_layers(pipeline, path) > 40
 
 
+@pytest.mark.slow
 def test_diffusers_cannot_read_a_kohya_file_that_trains_only_q_of_the_text_encoder(tmp_path, folder, pipeline):
     lora(tmp_path / "q.safetensors", folder, text="q_proj")
     with pytest.raises(Exception):  # noqa: B017 - a KeyError today; that it fails is the fact
         pipeline.load_lora_weights(str(tmp_path), weight_name="q.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -161,6 +164,7 @@ def test_diffusers_asks_the_hub_for_a_single_file_without_a_config(single_file, 
     assert tried
 
 
+@pytest.mark.slow
 def test_our_single_files_are_read_by_diffusers_with_the_models_folder_as_config(single_file, folder):
     with no_network():
         theirs = StableDiffusionPipeline.from_single_file(str(single_file), config=str(folder), local_files_only=True)

@@ -117,6 +117,7 @@ SCHEMES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow(only=("LyCORIS-sdxl",))
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_program_s_names_are_read_as_kohya_s(tmp_path, scheme, model):
@@ -137,6 +138,7 @@ def test_sdxl_files_of_kohya_and_of_flat_text_encoders_have_the_usual_names():
     assert kohya_place(f"{flat}.alpha", "sdxl") == kohya_place(f"{full}.alpha", "sdxl") == (full, "alpha")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("lora_unet_", "lora_te_"), ("lora_te_",)])
 def test_the_text_layers_of_sd_scripts_dylora_for_sdxl_are_the_second_encoders(tmp_path, parts):
     """It names both encoders lora_te, so that the file holds those of the second alone."""
@@ -150,6 +152,7 @@ def test_the_text_layers_of_sd_scripts_dylora_for_sdxl_are_the_second_encoders(t
     assert set(load_lora(save_lora(tmp_path / "b.safetensors", plain)).tensors) == set(first)
 
 
+@pytest.mark.slow(only=("sdxl",))
 @pytest.mark.parametrize("model", MODELS)
 def test_there_and_back_gives_the_same_bits(tmp_path, model):
     given = {key: value if key.endswith("alpha") else value.half() for key, value in kohya(model).items()}

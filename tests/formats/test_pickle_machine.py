@@ -52,6 +52,7 @@ def test_objects_of_classes_are_stand_ins_and_ordered_dicts_are_dicts(protocol):
     assert found[0] == {"a": 1} and all(isinstance(each, Inert) for each in found[1:])
 
 
+@pytest.mark.slow(only=("data1",))
 @pytest.mark.parametrize(
     "data",
     [
@@ -81,6 +82,7 @@ def test_what_goes_beyond_the_limits_is_refused(data):
     assert time.process_time() - before < 5
 
 
+@pytest.mark.slow
 def test_keys_that_hash_slowly_are_not_hashed():
     shared = START + b"})" + b"2\x86" * 300 + b"Ns."  # 2 ** 300 visits
     deep = START + b"})" + b"\x85" * 300_000 + b"Ns."  # as many C calls within each other
@@ -117,6 +119,7 @@ def test_dicts_that_hold_each_other_many_times_are_refused(tmp_path):
         read_header(path)
 
 
+@pytest.mark.slow
 def test_members_that_unpack_to_gigabytes_are_refused(tmp_path):
     for name in ("data.pkl", "byteorder"):
         path = tmp_path / f"{name}.ckpt"

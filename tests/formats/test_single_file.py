@@ -49,6 +49,7 @@ def load_ckpt(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_source_without_the_text_model_level_gives_each_tensor_once(tmp_path, sd1):
     old = {key.replace("transformer.text_model.", "transformer."): value for key, value in load_file(sd1.file).items()}
     old["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77)[None]
@@ -58,6 +59,7 @@ def test_a_source_without_the_text_model_level_gives_each_tensor_once(tmp_path, 
     assert written == set(load_file(sd1.file)) | {"cond_stage_model.transformer.text_model.embeddings.position_ids"}
 
 
+@pytest.mark.slow
 def test_epoch_and_step_are_added_to_those_of_a_source_ckpt(tmp_path, sd1):
     torch.save({"state_dict": load_file(sd1.file), "epoch": 3, "global_step": 1000}, tmp_path / "source.ckpt")
     sd1.write(tmp_path / "m.ckpt", form="ckpt", source=tmp_path / "source.ckpt", facts=ModelFacts(epoch=2, step=50))
@@ -68,6 +70,7 @@ def test_epoch_and_step_are_added_to_those_of_a_source_ckpt(tmp_path, sd1):
     assert load_ckpt(tmp_path / "n.ckpt")["global_step"] == 50, "a safetensors source counts nothing"
 
 
+@pytest.mark.slow
 def test_a_ckpt_of_parts_of_larger_memory_holds_those_parts_only(tmp_path, sd1):
     """Weights that are views, as flattened optimizers keep them, must not drag all of it into the file."""
     flat = torch.cat([value.flatten() for value in sd1.trained["unet"].values()])
@@ -80,6 +83,7 @@ def test_a_ckpt_of_parts_of_larger_memory_holds_those_parts_only(tmp_path, sd1):
     assert (tmp_path / "m.ckpt").stat().st_size < 1.3 * sd1.file.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convolutions", [False, True])
 def test_sd2_files_have_matrices_whichever_form_the_model_in_memory_has(tmp_path, sd2, convolutions):
     unet = {
@@ -103,6 +107,7 @@ def test_sd1_files_have_convolutions_there(written):
     assert tensors["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
 
 
+@pytest.mark.slow
 def test_the_layer_that_sd2_never_reads_is_kept_or_made(tmp_path, sd2):
     prefix = "cond_stage_model.model."
     source = load_file(sd2.file)
@@ -134,6 +139,7 @@ def test_sdxls_text_projection_is_turned_as_openclip_has_it(sdxl, written):
     assert torch.equal(projection, sdxl.trained["text_encoder_2"]["text_projection.weight"].T)
 
 
+@pytest.mark.slow
 def test_the_projection_as_sd_scripts_reads_it_goes_back_as_it_came(tmp_path, sdxl):
     key = "conditioner.embedders.1.model.text_projection"
     kohya = sdxl.load(sdxl.file, kohya_projection=True).text_encoders[1].state_dict()
@@ -146,6 +152,7 @@ def test_the_projection_as_sd_scripts_reads_it_goes_back_as_it_came(tmp_path, sd
     assert torch.equal(load_file(tmp_path / "n.safetensors")[key], wanted)
 
 
+@pytest.mark.slow
 def test_a_model_that_predicts_v_says_so_and_is_read_so(tmp_path, sdxl):
     facts = ModelFacts(prediction="v", zero_terminal_snr=True)
     sdxl.write(tmp_path / "m.safetensors", facts=facts)
@@ -158,6 +165,7 @@ def test_a_model_that_predicts_v_says_so_and_is_read_so(tmp_path, sdxl):
     assert "v_pred" not in load_file(tmp_path / "e.safetensors")
 
 
+@pytest.mark.slow
 def test_another_vae_is_baked_in_with_nothing_left_of_the_old_one(tmp_path, sd1):
     other = random_state("vae", tiny_configs("sd1")["vae"], torch.float32, seed=5)
     save_file(other, tmp_path / "vae.safetensors")
@@ -167,6 +175,7 @@ def test_another_vae_is_baked_in_with_nothing_left_of_the_old_one(tmp_path, sd1)
     assert set(load_file(tmp_path / "m.safetensors")) == set(load_file(sd1.file))
 
 
+@pytest.mark.slow(only=("sd15-sd1",))
 @pytest.mark.parametrize(("vectors", "name"), [("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")])
 def test_names_and_shapes_of_the_published_sizes_are_those_of_sd_scripts(vectors, name):
     models = json.loads(gzip.decompress(VECTORS.read_bytes()))["models"]
@@ -185,6 +194,7 @@ def test_names_and_shapes_of_the_published_sizes_are_those_of_sd_scripts(vectors
     assert ours == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_diffusers_computes_the_same_from_the_single_file(models, written, name):
     model, file = models[name], written(name, "safetensors")
@@ -220,6 +230,7 @@ def unet_inputs(model):
     return inputs
 
 
+@pytest.mark.slow(but=("sd1",))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_diffusers_reads_the_texts_of_the_single_file_alike(models, written, name):
     model = models[name]

@@ -23,6 +23,13 @@ from tests.whole_models import FAMILIES, left_in
 # ---- round trips ----
 
 
+@pytest.mark.slow(
+    but=(
+        "safetensors-sd1",
+        "safetensors-sd2",
+        "ckpt-sd1",
+    )
+)
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("form", ["safetensors", "ckpt", "diffusers", "diffusers_safetensors"])
 def test_what_is_written_is_read_back_bit_for_bit(models, written, name, form):
@@ -32,6 +39,7 @@ def test_what_is_written_is_read_back_bit_for_bit(models, written, name, form):
     assert left_in(target.parent) == [target.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_parts_that_did_not_train_are_copied_from_the_source_into_the_other_form(tmp_path, models, name, kind):
@@ -51,6 +59,7 @@ def test_parts_that_did_not_train_are_copied_from_the_source_into_the_other_form
     model.assert_equal(target, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), [("sd1", torch.bfloat16), ("sd2", torch.float16), ("sdxl", torch.float16)])
 def test_the_saved_type_holds_for_every_weight(tmp_path, models, name, dtype):
     model = models[name]
@@ -89,6 +98,7 @@ def test_metadata_stands_in_files_and_folders(tmp_path, sd1):
 # ---- accidents ----
 
 
+@pytest.mark.slow(but=("safetensors",))
 @pytest.mark.parametrize("form", ["safetensors", "ckpt", "diffusers_safetensors"])
 def test_weights_too_large_for_fp16_are_named_and_the_file_is_fp32(tmp_path, sd1, form):
     unet = {key: value.clone() for key, value in sd1.trained["unet"].items()}
@@ -112,6 +122,7 @@ def test_weights_that_are_no_numbers_are_refused_before_anything_is_written(tmp_
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.slow(but=("ckpt-False",))
 @pytest.mark.parametrize(
     ("form", "there"),
     [("safetensors", True), ("ckpt", True), ("ckpt", False), ("diffusers_safetensors", True), ("diffusers", False)],
@@ -150,6 +161,7 @@ def test_a_stopped_save_leaves_nothing(tmp_path, sd1, form):
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not of Windows")
 @pytest.mark.parametrize("form", ["safetensors", "diffusers_safetensors"])
 def test_a_process_killed_while_it_writes_leaves_the_old_model_whole(tmp_path, sd1, form):

@@ -156,6 +156,19 @@ def test_each_sampler_has_a_counterpart():
     assert set(SCHEDULERS) == set(SAMPLERS) and {"own", *SPACINGS} == set(SCHEDULES)
 
 
+@pytest.mark.slow(
+    only=(
+        "ddpm-sdxl-inpaint-lora",
+        "dpm_2_a-sd1-inpaint-plain",
+        "dpmsolver++_2m_sde-sd1-inpaint-lora",
+        "dpmsolver++_sde-sdxl-text-plain",
+        "euler_a-sd1-text-lora",
+        "heun-sd1-image-lora",
+        "lms-sdxl-text-lora",
+        "pndm-sdxl-image-plain",
+        "tcd-sdxl-image-lora",
+    )
+)
 @pytest.mark.parametrize(
     "case",
     slow_unless(BY_DEFAULT.__contains__, product(sorted(SAMPLERS), FAMILIES, WAYS, LORA)),
@@ -196,6 +209,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow(only=("sd2-text-ddim-v",))
 @pytest.mark.parametrize("case", slow_unless("sd2-text-ddim-v".__eq__, CASES))
 def test_models_of_v_and_of_sd_2_too(compared, case):
     (name, way, sampler, prediction), spacing = case.split("-"), CASES[case]
@@ -229,6 +243,7 @@ def test_a_strength_of_1_too(compared, case):
     assert distance(mine, other) < LIMIT
 
 
+@pytest.mark.slow
 def test_sdxls_sizes_too(compared):
     sizes = {"original_width": 200, "original_height": 300, "crop_left": 8, "crop_top": 16}
     sizes |= {"original_width_negative": 50, "original_height_negative": 60}

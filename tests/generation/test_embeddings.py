@@ -77,6 +77,7 @@ def state(components):
     return weights, hooks, [len(tokenizer) for tokenizer in components.tokenizers]
 
 
+@pytest.mark.slow(only=("sdxl",))
 def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_is_as_before(model, tmp_path):
     words = [
         NewWord("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
@@ -94,6 +95,7 @@ def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_
     assert not torch.equal(latents(model, encode_prompts(model, "a Zunkel and a zunkel-b", "no zunkel-b")), plain)
 
 
+@pytest.mark.slow
 def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
     components = family("sd1").load(STARTER)
     layered = word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True)
@@ -111,6 +113,7 @@ def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
     assert torch.equal(latents(components, encode_prompts(components, "a red fox, a cup")), plain)
 
 
+@pytest.mark.slow
 def test_a_model_is_whole_again_after_an_error(tmp_path):
     components = family("sd1").load(STARTER)
     table = components.text_encoders[0].get_input_embeddings()
@@ -139,6 +142,7 @@ def pixels(path):
         return np.asarray(image).copy()
 
 
+@pytest.mark.slow
 def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_image_names_them(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     run = word_file(workspace.runs / "r" / "checkpoints" / "zunkel.safetensors", components, "fox")
@@ -216,6 +220,7 @@ def test_files_that_do_not_fit_are_refused_together_before_anything_loads(worksp
     assert "32" in caught.value.problems[3].what
 
 
+@pytest.mark.slow
 def test_widths_are_read_from_files_and_folders_alike(tmp_path):
     for name, widths in (("sd1", [32]), ("sd2", [32]), ("sdxl", [32, 48])):
         assert token_widths(tiny_folder(name, tmp_path / name)) == widths
@@ -241,6 +246,7 @@ def test_the_word_is_the_files_name_or_the_one_before_the_equals_sign(workspace,
     assert find_word(f" mira ={path}", workspace) == NewWord("mira", path)
 
 
+@pytest.mark.slow
 def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tmp_path, capsys):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     one = word_file(tmp_path / "zunkel.pt", components, "fox")
@@ -256,6 +262,7 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
     assert "The embedding 'nowhere' does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_word_with_a_vector_for_each_layer_works_with_and_regions_guidance_kinds_and_stages(tmp_path):
     """The vectors of known words make the latents of these words, whatever else is asked for."""
     components, space = family("sd1").load(STARTER), Workspace(tmp_path / "outputs", PROJECT / "models")
@@ -296,6 +303,7 @@ def several_words(path, components):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["both.pt", "both.safetensors"])
 def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     components = family("sd1").load(STARTER)
@@ -323,6 +331,7 @@ def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
         assert find_words(word.setting(workspace), workspace) == [word]
 
 
+@pytest.mark.slow
 def test_words_of_a_file_in_the_models_folder_are_known_to_prompts(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "both.pt", components)

@@ -83,6 +83,7 @@ def plain_ddim(**settings):
     return DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=True)
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_a_seed_gives_diffusers_image(model):
     pipeline = model.pipeline()
     for sampler, scheduler in (("ddim", plain_ddim), ("euler", EulerDiscreteScheduler)):
@@ -91,6 +92,7 @@ def test_a_seed_gives_diffusers_image(model):
         assert np.abs(mine - theirs(model, pipeline, scheduler)).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_lora_on_every_layer_draws_diffusers_image_and_leaves_the_model_as_it_was(model, tmp_path):
     path = model.lora(tmp_path / "all.safetensors")
     before = ours(model)
@@ -104,6 +106,7 @@ def test_a_lora_on_every_layer_draws_diffusers_image_and_leaves_the_model_as_it_
     assert np.array_equal(ours(model), before)
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_convolutions_too(model, tmp_path):
     path = model.lora(tmp_path / "conv.safetensors", conv=True)
     network = read_network(model.components, path, 1.0)

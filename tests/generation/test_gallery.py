@@ -278,6 +278,7 @@ def test_captions_of_generated_images_are_plain_words(prompt, caption):
     assert plain_words(prompt) == caption
 
 
+@pytest.mark.slow
 def test_two_thousand_images_are_listed_filtered_and_looked_at_again_in_no_time(space):
     content = make(space, "d/first.png").read_bytes()
     for number in range(2000):

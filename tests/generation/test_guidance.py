@@ -206,6 +206,7 @@ def test_layers_are_named_shortly_or_as_in_diffusers(model):
     }
 
 
+@pytest.mark.slow(but=("5.0",))
 @pytest.mark.parametrize("scale", [SCALE, 1.0])
 def test_perturbed_attention_makes_the_latents_of_diffusers_pipeline(scale, folder, model, states):
     schedule = DDIMScheduler(
@@ -244,6 +245,12 @@ def test_guidance_in_a_part_of_the_steps_asks_for_the_prompt_alone_in_the_others
     assert seen == [1, 2, 2, 1]
 
 
+@pytest.mark.slow(
+    but=(
+        "apg",
+        "cfg_zero",
+    )
+)
 @pytest.mark.parametrize("name", [name for name in GUIDANCES if name != "classic"])
 def test_every_kind_makes_an_image_of_its_own_that_is_the_same_alone_and_among_others(name, model, states):
     def made(seeds, **how):

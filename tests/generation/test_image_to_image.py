@@ -48,6 +48,7 @@ def shown(path):
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
 
 
+@pytest.mark.slow
 def test_hires_fix_makes_the_size_that_is_asked_for_and_its_file_makes_it_again(workspace, store):
     job = job_of(
         STARTER,

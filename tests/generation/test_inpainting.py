@@ -129,6 +129,7 @@ def test_the_masked_content_is_what_denoising_begins_with(files, workspace, stor
         torch.testing.assert_close(began[content][0][..., :4, :], original[..., :4, :])
 
 
+@pytest.mark.slow
 def test_hires_fix_keeps_what_is_not_masked(files, workspace, store):
     job = inpainting(files, mask_blur=0)
     hires = job.hires.model_copy(update={"highres_fix_scale": 1.5, "highres_fix_steps": 2})

@@ -33,6 +33,7 @@ def workspace(tmp_path_factory):
     return space
 
 
+@pytest.mark.slow(but=("sd1",))
 @torch.no_grad()
 def test_without_a_mask_everything_is_masked_and_gray(model, workspace, monkeypatch):
     name, folder = model

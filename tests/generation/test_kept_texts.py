@@ -75,6 +75,7 @@ def test_a_second_job_with_the_same_texts_neither_runs_nor_loads_the_encoders(wo
     assert read[-2:] == [("text_encoders",), "a cup"], "of a new prompt only what is new is read"
 
 
+@pytest.mark.slow
 def test_regularization_images_find_what_generate_has_read(workspace, read, tmp_path):
     (tmp_path / "set").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "set" / "one.png")
@@ -92,6 +93,7 @@ def test_regularization_images_find_what_generate_has_read(workspace, read, tmp_
     assert read == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -112,6 +114,7 @@ def test_what_is_read_otherwise_is_read_again(workspace, read, change):
     assert "a fox" in read
 
 
+@pytest.mark.slow
 def test_of_a_lora_the_strength_on_the_encoders_counts_and_no_other(workspace, read, tmp_path):
     store, file = ModelStore(), lora(tmp_path / "one.safetensors")
 

@@ -89,6 +89,7 @@ def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, 
     assert torch.allclose(by_blocks, latents(starter, use, file, merged=1), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_merged_into_weights_in_fp8_it_acts_as_attached_and_they_are_restored(file):
     model, use = family("sd1").load(STARTER), LoraUse(file="a", strength=0.7)
     narrow(model.denoiser)
@@ -105,6 +106,7 @@ def test_merged_into_weights_in_fp8_it_acts_as_attached_and_they_are_restored(fi
     assert all(torch.equal(value.float(), before[name].float()) for name, value in after.items())
 
 
+@pytest.mark.slow
 def test_weights_of_1_and_all_steps_are_bit_equal_to_none(starter, file):
     plain = latents(starter, LoraUse(file="a", strength=0.7), file)
     for more in ({"block_weights": "ALL"}, {"block_weights": ",".join(["1"] * 17)}, {"start_at": 0.0, "end_at": 1.0}):
@@ -121,6 +123,7 @@ class OnAt(Hook):
         self.network.set_multiplier(self.strength if at.index in self.steps else 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "end", "steps"), [(0.2, 0.8, {1, 2, 3}), (0.5, 1.0, {3, 4}), (0.0, 0.2, {0}), (0.3, 0.35, set())]
 )
@@ -184,6 +187,7 @@ def test_what_no_model_can_do_is_refused_before_it_is_loaded(file, space):
     assert caught.value.codes == ["prompt.bad-lora"]
 
 
+@pytest.mark.slow
 def test_twenty_loras_at_once_make_an_image(starter, space, tmp_path):
     files = [
         save_lora(tmp_path / f"{n}.safetensors", random_lora(starter, conv=False, seed=n, size=0.05), SD1)
@@ -196,6 +200,7 @@ def test_twenty_loras_at_once_make_an_image(starter, space, tmp_path):
     assert one[0].read_bytes() != twenty[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_path, monkeypatch):
     path = save_lora(tmp_path / "own.safetensors", random_lora(starter, conv=False), SD1)
     read = []
@@ -217,6 +222,7 @@ def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_pat
     assert len(read) == 4  # the first time it was kept from before
 
 
+@pytest.mark.slow
 def test_networks_go_with_their_model(file):
     model = family("sd1").load(STARTER)
     latents(model, LoraUse(file="a"), file)

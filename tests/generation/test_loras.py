@@ -120,11 +120,13 @@ def test_a_file_with_one_alpha_draws_diffusers_image(starter, plain, tmp_path):
     assert distance(ours, their_image(path)) < 1e-4
 
 
+@pytest.mark.slow
 def test_strength_is_diffusers_adapter_weight(starter, tmp_path):
     path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False, seed=1), SD1)
     assert distance(our_image(starter, [(path, 0.5)]), their_image(path, 0.5)) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_file_with_several_alphas_draws_diffusers_image_through_our_export(starter, plain, tmp_path):
     path = save_lora(tmp_path / "conv.safetensors", random_lora(starter, conv=True, size=0.15), SD1)
     tensors, metadata = to_diffusers(load_lora(path))
@@ -136,6 +138,7 @@ def test_a_file_with_several_alphas_draws_diffusers_image_through_our_export(sta
     assert distance(ours, our_image(starter, [(export, 1.0)])) < 1e-4  # our own reading of the export
 
 
+@pytest.mark.slow
 def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plain, tmp_path):
     path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=True, size=0.2), SD1)
     before = {
@@ -154,6 +157,7 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
     assert np.array_equal(our_image(starter), plain)
 
 
+@pytest.mark.slow
 def test_strength_0_is_the_plain_image_and_two_halves_are_one_whole(starter, plain, tmp_path):
     path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=False), SD1)
     assert np.array_equal(our_image(starter, [(path, 0.0)]), plain)

@@ -133,6 +133,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(workspace, store, mon
     assert sizes == [4, 2, 1, 1, 1, 1] and sum("do not fit" in text for text in heard.said) == 2
 
 
+@pytest.mark.slow
 def test_the_model_is_asked_as_often_as_the_sampler_says_and_once_for_all_sides(workspace, store):
     with in_use(job_of(), workspace, store) as model:
         asked = []
@@ -176,6 +177,7 @@ def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way)
     )
 
 
+@pytest.mark.slow
 def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_path):
     file = tiny_lora(family("sd1").load(PROJECT / "models" / "starter"), tmp_path / "lora.safetensors")
     job = job_of(loras=[{"file": str(file)}])
@@ -185,6 +187,7 @@ def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_p
         assert needs.peak(way) == replace(needs, loras=0).peak(way) + size
 
 
+@pytest.mark.slow
 def test_an_upscaler_counts_with_what_it_computes(workspace):
     plain = job_of(width=512, height=512)
     parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
@@ -208,6 +211,7 @@ def test_text_encoders_in_fp8_are_converted_in_ram(workspace, store, monkeypatch
     assert seen == ["cpu"]
 
 
+@pytest.mark.slow
 def test_the_forecast_grows_with_size_and_batch_and_strips_lower_it(workspace):
     def peak(memory=(), **how):
         return forecast(job_of(memory, **how), workspace, "cpu").peak

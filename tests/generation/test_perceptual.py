@@ -164,6 +164,7 @@ class Asked:
         return sum(scale * measure(pixels) for scale, measure in self.measures)
 
 
+@pytest.mark.slow(but=("sd1-ddim-False",))
 @pytest.mark.parametrize(
     ("name", "sampler", "velocity"), [("sd1", "ddim", False), ("sd2", "euler", True), ("sdxl", "lms", False)]
 )
@@ -262,6 +263,7 @@ def test_images_and_guides_are_shown_as_their_models_were_trained(clip, vgg, gui
     assert found.item() == pytest.approx(float(wanted.square().mean()), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "scale", "share"), [(CLIP_TEXT, 100, 0.9), (CLIP_IMAGE, 100, 0.9), (VGG, 0.1, 0.9)])
 def test_images_come_nearer_by_what_guides_them(which, scale, share, folders, clip, vgg, guide, space, store):
     read, image = Clip(Clip.load(clip, "cpu")), Image.open(guide)
@@ -276,6 +278,7 @@ def test_images_come_nearer_by_what_guides_them(which, scale, share, folders, cl
     assert guided < share * plain
 
 
+@pytest.mark.slow
 def test_every_sampler_is_guided_and_a_batch_is_its_images(clip):
     """By a model and a VAE that take no time."""
     upscale = torch.nn.Upsample(scale_factor=8, mode="bilinear")
@@ -300,6 +303,7 @@ def test_every_sampler_is_guided_and_a_batch_is_its_images(clip):
     assert distances([0, 1], "ddim") == pytest.approx(distances([0], "ddim") + distances([1], "ddim"), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_prompt_brings_its_text_and_the_control_image_is_the_guide(folders, clip, guide, space, store):
     own = {CLIP_TEXT: 10, CLIP_IMAGE: 10}
     job = job_of(folders("sd1"), clip, perceptual=own, generate={"prompt": "a fox --c a red cup"})
@@ -340,6 +344,7 @@ def test_what_is_missing_or_foreign_is_refused_before_the_start(folders, clip, v
     assert {note.code for note in plan_of(unused, space).notes} == {"perceptual.prompt-alone", "perceptual.image-alone"}
 
 
+@pytest.mark.slow
 def test_memory_counts_the_gradient_and_the_models(folders, clip, vgg, guide, space, monkeypatch):
     big = {"width": 512, "height": 512}
     own = {CLIP_TEXT: 1, VGG: 1, "guide_image": str(guide)}

@@ -78,6 +78,12 @@ def their_pixels(pipeline, sampler, prompt, negative="", *, seed, steps, guidanc
     return made.images[0]
 
 
+@pytest.mark.slow(
+    but=(
+        "ddim",
+        "euler",
+    )
+)
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmsolver++"])
 def test_a_seed_gives_diffusers_image(starter, theirs, sampler):
     ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=8, guidance_scale=4)[0]
@@ -108,6 +114,7 @@ def test_clip_skip_2_is_the_text_encoder_without_its_last_layer(starter, theirs)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a"])
 def test_an_image_does_not_depend_on_its_batch_or_place(starter, sampler):
     how = {"sampler": sampler, "steps": 5, "guidance_scale": 4}

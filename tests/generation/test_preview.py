@@ -63,6 +63,7 @@ def test_previews_have_the_final_ratio_at_an_eighth_and_come_every_so_many_steps
     assert made(tmp_path, store, every=None)[0].previews == []
 
 
+@pytest.mark.slow
 def test_previews_are_some_time_apart_and_change_no_image(tmp_path, store):
     shown, with_preview = made(tmp_path, store, generate={"steps": 6, "sampler": "euler_a"})
     _, without = made(tmp_path, store, every=None, generate={"steps": 6, "sampler": "euler_a"})
@@ -70,6 +71,7 @@ def test_previews_are_some_time_apart_and_change_no_image(tmp_path, store):
     assert len(shown.previews) < 6
 
 
+@pytest.mark.slow
 def test_the_preview_resembles_the_image(tmp_path, store, monkeypatch):
     monkeypatch.setattr(preview, "SECONDS", 0)
     heard, files = made(tmp_path, store, generate={"steps": 8, "width": 128, "height": 128, "count": 1})
@@ -105,6 +107,7 @@ def test_each_image_of_a_batch_has_its_place_in_the_preview_and_large_ones_are_m
     assert Image.open(BytesIO(shown)).size == (1024, 512)
 
 
+@pytest.mark.slow
 def test_progress_tells_the_image_and_its_step(tmp_path, store):
     heard, _ = made(tmp_path, store, generate={"batch_size": 1, "count": 2})
     told = [(text, *step) for (text, _, _), step in zip(heard.stages, heard.steps, strict=True) if step[1]]

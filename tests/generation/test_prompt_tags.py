@@ -132,6 +132,7 @@ def test_what_cannot_be_applied_is_refused_before_anything_loads(workspace, aske
     assert code != "lora.not-found" or "example ink" in error.value.problems[0].fix  # not its folder: as in a prompt
 
 
+@pytest.mark.slow
 def test_a_seed_of_minus_one_is_random_and_the_one_used_is_saved(workspace):
     assert GenerateSettings(seed=-1).seed is None and GenerateSettings(seed="-1").seed is None
     files = run_generate(job_of(seed=-1, steps=1, count=2), workspace, store=make_store())

@@ -34,6 +34,37 @@ def limit(name):
     return next((value for start, value in LIMITS.items() if start in name), 1e-4)
 
 
+@pytest.mark.slow(
+    but=(
+        "weights_original",
+        "plain",
+        "long225",
+        "clip_skip2",
+        "negative_scale",
+        "ddim",
+        "euler_a",
+        "dpmsolver++",
+        "heun",
+        "v_euler",
+        "zsnr_v_ddim",
+        "strength_euler",
+        "odd_size",
+        "two_pictures_batch",
+        "inpaint_soft",
+        "inpaint_merged_lora",
+        "hires_latents",
+        "ds_two",
+        "lora_online",
+        "lora_conv",
+        "seed_two_lines",
+        "iter_same_seed",
+        "wild_options",
+        "xl_plain",
+        "xl_long",
+        "xl_img2img",
+        "xl_hires",
+    )
+)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"] and name not in LEFT_OUT])
 def test_a_recorded_run(name, models, work, monkeypatch):
     case = CASES[name]

@@ -112,6 +112,12 @@ def theirs(workspace, sampler, begun=None, switch=0.8, **of_refiner):
     return base, refiner(**asked, image=base, denoising_start=switch, **of_refiner).images
 
 
+@pytest.mark.slow(
+    but=(
+        "ddim",
+        "euler_a",
+    )
+)
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmsolver++", pytest.param("euler_a", marks=pytest.mark.slow)])
 def test_base_model_and_refiner_make_the_latents_of_diffusers(sampler, workspace, store):
     mine = latents_of(job_of(generate={"sampler": sampler}), workspace, store)
@@ -121,6 +127,7 @@ def test_base_model_and_refiner_make_the_latents_of_diffusers(sampler, workspace
     assert float((mine[1] - mine[0]).abs().mean()) > 0.01
 
 
+@pytest.mark.slow
 def test_an_initial_image_is_finished_too(workspace, store, tmp_path, monkeypatch):
     """Their image to image with a strength and an end, from our noise and latents of the image."""
     values = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
@@ -149,6 +156,7 @@ def starter():
     return family("sd1").load(STARTER)
 
 
+@pytest.mark.slow(but=("ddim",))
 @pytest.mark.parametrize("sampler", [pytest.param("ddim", marks=pytest.mark.slow), "euler_a", "heun"])
 def test_one_model_in_both_parts_makes_what_it_makes_alone(sampler, starter):
     """Of samplers without a history: nothing is noised again, and random numbers go on where the base model ended."""
@@ -195,6 +203,7 @@ def test_two_evaluations_of_a_step_begin_as_the_refiner_of_diffusers():
 # -- settings
 
 
+@pytest.mark.slow
 def test_each_setting_changes_what_the_refiner_makes(workspace, store, plain):
     for changed in (
         {"refiner_switch_at": 0.5},
@@ -213,6 +222,7 @@ def test_it_reads_the_score_in_place_of_the_size():
     assert stage.sizes_of("negative") == stage.sizes_of("empty") == (1216, 832, 0, 0, 2.5)
 
 
+@pytest.mark.slow
 def test_with_hires_fix_it_finishes_the_second_stage(workspace, store):
     job = job_of(hires={"highres_fix_scale": 1.5, "highres_fix_steps": 4, "highres_fix_upscaler": "latent"})
     assert [stage.refines for stage in making.stages_of(job)] == [False, False, True]
@@ -222,6 +232,7 @@ def test_with_hires_fix_it_finishes_the_second_stage(workspace, store):
     assert Image.open(file).size == (144, 96)
 
 
+@pytest.mark.slow
 def test_what_a_mask_keeps_is_kept_by_the_refiner_too(workspace, store, tmp_path):
     Image.new("RGB", (WIDTH, HEIGHT), "teal").save(tmp_path / "a.png")
     mask = Image.new("L", (WIDTH, HEIGHT))
@@ -234,18 +245,21 @@ def test_what_a_mask_keeps_is_kept_by_the_refiner_too(workspace, store, tmp_path
     assert float((refined - base)[..., :6].abs().mean()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_batch_is_what_each_seed_gives_alone(workspace, store):
     together = latents_of(job_of(generate={"count": 2, "batch_size": 2, "sampler": "euler_a"}), workspace, store)
     alone = latents_of(job_of(generate={"seed": SEED + 1, "sampler": "euler_a"}), workspace, store)
     torch.testing.assert_close(together[-1][1:], alone[-1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_prompts_that_and_joins_guide_it_as_they_guide_the_base_model(workspace, store):
     both = latents_of(job_of(generate={"prompt": "a fox AND a dog :0.5"}), workspace, store)
     one = latents_of(job_of(generate={"prompt": "a fox"}), workspace, store)
     assert float((both[1] - one[1]).abs().mean()) > 1e-3
 
 
+@pytest.mark.slow
 def test_loras_are_the_base_models_alone(workspace, store, plain):
     """At all steps, and counted over the whole image: one that begins after the switch does nothing."""
     model = family("sdxl").load(workspace.models / "base", parts=("denoiser",)).denoiser
@@ -271,6 +285,7 @@ def test_a_lora_for_the_refiner_is_refused(workspace):
     assert "lora.other-family" in codes(job_of(generate=used), workspace)
 
 
+@pytest.mark.slow
 def test_previews_and_masks_act_at_its_steps_and_nothing_else(workspace, store, monkeypatch):
     seen, hooks_of = [], making.hooks_of
     monkeypatch.setattr(making, "hooks_of", lambda asked: seen.append(hooks_of(asked)) or seen[-1])
@@ -282,6 +297,7 @@ def test_previews_and_masks_act_at_its_steps_and_nothing_else(workspace, store, 
 # -- memory
 
 
+@pytest.mark.slow
 def test_the_store_lends_it_and_gives_its_memory_back(workspace):
     store = make_store()
     plan, alone = plan_of(job_of(), workspace), plan_of(job_of({"refiner_checkpoint": None}), workspace)
@@ -299,6 +315,7 @@ def test_the_store_lends_it_and_gives_its_memory_back(workspace):
     assert not store.loaded()
 
 
+@pytest.mark.slow
 def test_it_leaves_a_store_without_room_and_is_loaded_again(workspace, plain):
     tight = make_store()
     with_it = job_of(generation_memory={"keep_models_gb": 0.0})
@@ -309,6 +326,7 @@ def test_it_leaves_a_store_without_room_and_is_loaded_again(workspace, plain):
     torch.testing.assert_close(made[-1], plain[-1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_its_texts_are_read_once(workspace, monkeypatch):
     store, read = make_store(), []
     encoders = models._encoders
@@ -323,6 +341,7 @@ def test_its_texts_are_read_once(workspace, monkeypatch):
     assert torch.equal(latents_of(job_of(), workspace, store)[-1], first[-1]) and len(read) == 2
 
 
+@pytest.mark.slow
 def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(workspace, plain, monkeypatch):
     moved = []
     monkeypatch.setattr(models, "offload_of", lambda *given: "parts")
@@ -336,6 +355,7 @@ def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(worksp
     torch.testing.assert_close(made.latents[-1], plain[-1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_forecast_counts_both(workspace):
     with_it, alone = (forecast(job_of(own), workspace, "cpu").peak for own in ({}, {"refiner_checkpoint": None}))
     weights = family("sdxl_refiner").weight_bytes(workspace.models / "refiner")
@@ -353,6 +373,7 @@ def test_side_by_side_both_count_and_one_after_the_other_the_larger():
 # -- files
 
 
+@pytest.mark.slow
 def test_a_single_file_makes_what_its_folder_makes(workspace, store):
     configs = tiny_configs("sdxl_refiner")
     states = {name: random_state(name, config, torch.float32, 5) for name, config in configs.items()}
@@ -423,6 +444,7 @@ def test_what_it_cannot_be_used_with_is_said(workspace, tmp_path):
     assert "refiner.alone" in codes(job_of(**weak), workspace)
 
 
+@pytest.mark.slow
 def test_layers_that_guidance_names_are_those_of_both_models(workspace):
     for layers, wrong in (("mid", False), ("up.0", True), ("up.2", True)):  # attention: up.0 and up.1, up.1 and up.2
         job = job_of(generate={"guidance": "pag"}, pag={"pag_layers": layers})
@@ -439,6 +461,7 @@ def test_a_job_with_a_refiner_is_read_as_it_was_written():
     assert build(GenerateJob, to_values(job)) == job
 
 
+@pytest.mark.slow
 def test_an_image_says_its_refiner_twice(workspace, store):
     (file,) = run_generate(job_of({"refiner_switch_at": 0.7}), workspace, store=store)
     record = read_image_metadata(file)

@@ -244,6 +244,7 @@ def counting_loads(monkeypatch):
     return loads
 
 
+@pytest.mark.slow
 def test_one_model_is_loaded_for_many_jobs_and_another_vae_alone(workspace, monkeypatch):
     loads, store = counting_loads(monkeypatch), ModelStore()
     for _ in range(2):
@@ -259,6 +260,7 @@ def test_one_model_is_loaded_for_many_jobs_and_another_vae_alone(workspace, monk
     assert "base" not in slots(store)
 
 
+@pytest.mark.slow
 def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monkeypatch, tmp_path):
     loads, store = counting_loads(monkeypatch), ModelStore()
     run_generate(job_of(steps=1), workspace, store=store)
@@ -278,6 +280,7 @@ def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monk
     assert loads.count(("vae",)) == 1 and "base" in slots(store)
 
 
+@pytest.mark.slow
 def test_weighted_words_change_the_image_and_escaped_brackets_are_text(workspace, store):
     def image(prompt, **how):
         return pixels(run_generate(job_of(prompt=prompt, seed=1, **how), workspace, store=store)[0])
@@ -287,6 +290,7 @@ def test_weighted_words_change_the_image_and_escaped_brackets_are_text(workspace
     np.testing.assert_array_equal(image(r"a \(fox\)"), image("a (fox)", prompt_weights=False))
 
 
+@pytest.mark.slow
 def test_zero_terminal_snr_is_read_from_the_files_and_recorded(workspace, store, tmp_path):
     lora = small_lora(tmp_path / "plain.safetensors")
     marked = save_lora(tmp_path / "marked.safetensors", load_lora(lora).tensors, {"ss_zero_terminal_snr": "True"})
@@ -306,6 +310,7 @@ def test_zero_terminal_snr_is_read_from_the_files_and_recorded(workspace, store,
     np.testing.assert_array_equal(made(lora, "on")[0], found[0])
 
 
+@pytest.mark.slow
 def test_bf16_draws_nearly_the_same_image(workspace, store):
     full, half = (
         run_generate(
@@ -318,6 +323,7 @@ def test_bf16_draws_nearly_the_same_image(workspace, store):
     assert 0 < np.abs(pixels(full[0]) - pixels(half[0])).mean() < 8
 
 
+@pytest.mark.slow
 def test_the_starters_own_images_are_far_from_the_glyph_style(workspace, store):
     """What the end-to-end test leans on: before any training the distance is far above what it is within the style."""
     style = [Image.open(path) for path in STYLE]

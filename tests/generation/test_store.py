@@ -90,6 +90,7 @@ def test_a_lease_that_ended_in_an_exception_is_dropped_and_a_cancelled_or_refuse
     assert len(store.loaded()) == 1
 
 
+@pytest.mark.slow
 def test_release_frees_the_modules():
     store = Kept()
     seen = weakref.ref(store.take("a"))

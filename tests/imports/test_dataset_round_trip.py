@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import toml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,6 +235,7 @@ def jobs(draw):
     return build(TrainJob, {"dataset": dataset, "captions": common})
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(job=jobs(), kind=st.sampled_from(["toml", "json"]))
 def test_a_job_written_and_read_again_trains_the_same_folders_in_the_same_way(tmp_path_factory, job, kind):
@@ -247,6 +249,7 @@ def test_a_job_written_and_read_again_trains_the_same_folders_in_the_same_way(tm
     assert not lost
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(config=files(), cut=st.integers(0, 400), junk=st.sampled_from(["", '"', "[", "\\", "x = ", "}", "\0", "true"]))
 def test_broken_files_are_told_and_never_raise(tmp_path_factory, config, cut, junk):

@@ -76,6 +76,7 @@ def test_what_there_is_no_time_for_is_skipped_and_named(workspace):
     assert report["counts"]["failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_cancelled_check_ends_at_once(workspace):
     token = CancelToken()
 
@@ -121,6 +122,7 @@ def test_one_check_at_a_time(workspace, monkeypatch):
         lock.release()
 
 
+@pytest.mark.slow
 def test_an_outputs_folder_that_cannot_be_made_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     report = check(Workspace(tmp_path / "file" / "outputs"), ["tells"])

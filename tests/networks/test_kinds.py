@@ -367,6 +367,12 @@ def damaged(layer, draw):
     return layer
 
 
+@pytest.mark.slow(
+    only=(
+        "locon, use_tucker, use_scalar",
+        "oft, enable_all_linear, enable_conv",
+    )
+)
 @every_case
 def test_the_forecast_counts_its_numbers(case):
     """Its numbers on parts without numbers are those on parts with them."""
@@ -385,6 +391,7 @@ def test_the_forecast_counts_its_numbers(case):
     assert {weight.device.type for weight in network.parameters()} == {"cpu"}
 
 
+@pytest.mark.slow(only=("lokr",))
 @pytest.mark.parametrize("case", slow_unless(lambda case: case in ("lora", "lokr"), list(CASES)))
 def test_a_compiled_model_computes_and_trains_the_same(model, inputs, case):
     network = trained(case, model)
@@ -414,6 +421,14 @@ def groups_of(case, conv=False, **more):
     return merge({"network": network} | ({kind: own} if own else {}), more)
 
 
+@pytest.mark.slow(
+    only=(
+        "lora",
+        "lokr",
+        "oft",
+        "dora",
+    )
+)
 @pytest.mark.parametrize("case", slow_unless(lambda case: case in ("lora", "lokr", "dora", "oft"), list(CASES)))
 def test_a_training_resumes_exactly_and_its_metadata_say_the_kind(train, case):
     # Stopped after two steps: at the first one the factors that start at zero keep the others from moving.
@@ -445,6 +460,7 @@ def test_another_training_starts_from_its_file(train, case):
 EXACT = [case for case, (kind, own) in CASES.items() if not (kind in ("locon", "dora") and "use_scalar" in own)]
 
 
+@pytest.mark.slow(only=("lokr",))
 @pytest.mark.parametrize("case", slow_unless(lambda case: case == "lokr", EXACT))
 def test_a_sample_of_its_training_is_generated_again_from_its_file(train, store, case):
     training = again.begin(train, "a (fox:1.3) --d 3 --s 3", **groups_of(case, optimizer={"learning_rate": 0.1}))

@@ -3,6 +3,7 @@
 import random
 from functools import cache
 
+import pytest
 from pytest import mark
 
 from core.families.published_shapes import recorded
@@ -66,6 +67,7 @@ def test_the_list_has_as_many_layers_as_sd_scripts_trains_in_blocks_from_the_inp
     assert {"IN01", "MID", "OUT00", OUTSIDE} <= set(blocks)
 
 
+@pytest.mark.slow(only=("sdxl",))
 @mark.parametrize("family", FAMILIES)
 def test_each_layer_is_in_one_leaf_and_each_expression_finds_the_layers_that_the_tree_says(family):
     tree = tree_of(family)
@@ -79,6 +81,7 @@ def test_each_layer_is_in_one_leaf_and_each_expression_finds_the_layers_that_the
     assert sum(any(name in other for other in names) for name in names) == len(names)
 
 
+@pytest.mark.slow(only=("sdxl",))
 @mark.parametrize("family", FAMILIES)
 def test_what_is_chosen_in_the_tree_is_what_the_written_settings_choose(family):
     tree, chance = tree_of(family), random.Random(4)

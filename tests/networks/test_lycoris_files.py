@@ -63,6 +63,7 @@ def outputs(encoder, unet):
         return encoder(torch.arange(77)[None]).last_hidden_state, unet(latents, 500, states).sample
 
 
+@pytest.mark.slow(only=("full",))
 @pytest.mark.parametrize("algo", ALGOS)
 def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
     (tmp_path / "preset.toml").write_text(PRESET)
@@ -88,6 +89,7 @@ def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
         assert (other - before).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGOS)
 def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
     own = {name: True for name in ALGOS[algo] if name == "use_tucker"}
@@ -119,6 +121,7 @@ def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_merge_of_loras_with_norm_layers_acts_as_both_here_and_there(components, theirs, tmp_path):
     files, draw = [], torch.Generator().manual_seed(2)
     for number in range(2):
@@ -148,6 +151,7 @@ def test_a_merge_of_loras_with_norm_layers_acts_as_both_here_and_there(component
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow(but=("False",))
 @pytest.mark.parametrize("wide", [True, False])
 def test_norm_layers_are_trained_where_lycoris_trains_them(components, theirs, tmp_path, wide):
     """With train_norm, the same tensors as lycoris-lora's; the forecast counts them, and a fresh one changes no bit."""

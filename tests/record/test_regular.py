@@ -139,6 +139,7 @@ def test_depth_and_values_are_counted_outside_of_strings(opens):
         parse_json("[1, 2, 3, 4]" + " " * 5, "x", max_values=3)
 
 
+@pytest.mark.slow
 def test_hostile_json_takes_little_time_and_memory() -> None:
     """In a process of its own, whose peak can be measured."""
     resource = pytest.importorskip("resource")

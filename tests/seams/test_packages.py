@@ -62,6 +62,7 @@ def test_the_package_of_the_guide_is_at_most_forty_lines_and_does_what_it_prints
     assert helped.returncode == 0 and "--letters.letter" in helped.stdout
 
 
+@pytest.mark.slow
 def test_without_leave_it_is_not_imported(package):
     assert run(package, "--help").returncode == 0
     refused = run(package, "letters", "images/fox")
@@ -69,6 +70,7 @@ def test_without_leave_it_is_not_imported(package):
     assert not (package / "letters" / "imported").exists()
 
 
+@pytest.mark.slow
 def test_a_plain_module_needs_no_package(package):
     for facts in package.glob("*.dist-info"):
         shutil.rmtree(facts)
@@ -78,12 +80,14 @@ def test_a_plain_module_needs_no_package(package):
     assert done.returncode == 0 and "7 in 2 captions" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_that_fails_is_named_and_nothing_starts(package):
     (package / "letters" / "register.py").write_text("import not_here_at_all\n")
     done = run(package, *words_of_the_guide())
     assert done.returncode == 2 and "not_here_at_all" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_processes_that_are_started_know_it(package, tmp_path):
     """The tool in a process of its own, as the page starts it."""
     script = f"""
@@ -123,6 +127,7 @@ def network(tmp_path):
     return place, [*words, "--saving.output_name", "mine", "--samples.sample_prompts", ""]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_known_once_it_is_allowed(network, tmp_path):
     place, words = network
     for given in (words, ["train", "--network_module", "mynet"]):

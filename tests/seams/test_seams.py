@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 CASES = sorted(path.name for path in (HERE / "apart").glob("apart_*.py"))
 
 
+@pytest.mark.slow(but=("apart_guide.py",))
 @pytest.mark.parametrize("name", CASES)
 def test_a_toy_works_like_what_is_built_in(name):
     words = ["-q", "-p", "no:cacheprovider", "-o", "python_files=apart_*.py", str(HERE / "apart" / name)]

@@ -125,6 +125,13 @@ def test_loading_a_recipe_leaves_model_data_and_names_to_the_user(name):
 TIGHTEST = {"sd15_lora_subject_4gb", "sd15_lora_prodigy_8gb", "sd15_dreambooth_12gb", "sdxl_lora_8gb"}
 
 
+@pytest.mark.slow(
+    only=(
+        "sd15_lora_prodigy_8gb",
+        "sd15_lora_subject_4gb",
+        "sdxl_lora_8gb",
+    )
+)
 @pytest.mark.parametrize("name", slow_unless(TIGHTEST.__contains__, RECIPE))
 def test_a_recipe_fits_its_vram_by_the_memory_forecast(name):
     """With weights of the published model's sizes; `auto` is bf16 on a GPU of this kind."""

@@ -106,6 +106,7 @@ def test_a_machine_without_a_card_gets_neither_xformers_nor_the_large_onnxruntim
     assert read_stamp(str(first / ".venv"))["build"]["name"] in ("cpu", "apple")
 
 
+@pytest.mark.slow
 def test_an_environment_that_fits_is_left_alone_and_the_machine_is_not_looked_at(project, monkeypatch):
     monkeypatch.setattr(environment, "machine_facts", None)
     before = (project / ".venv" / "atelier.json").stat()
@@ -113,6 +114,7 @@ def test_an_environment_that_fits_is_left_alone_and_the_machine_is_not_looked_at
     assert (project / ".venv" / "atelier.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
+@pytest.mark.slow
 def test_line_endings_and_a_copied_folder_do_not_count_as_a_change(project):
     file = project / "requirements.txt"
     before = digest(str(file))
@@ -120,6 +122,7 @@ def test_line_endings_and_a_copied_folder_do_not_count_as_a_change(project):
     assert digest(str(file)) == before and is_current(str(project))
 
 
+@pytest.mark.slow
 def test_changed_requirements_are_noticed_and_torch_and_xformers_move_as_a_pair(project, monkeypatch, capfd):
     monkeypatch.setenv("ATELIER_BUILD", "cu130")
     monkeypatch.setattr(environment, "machine_facts", lambda: environment.MachineFacts("Linux", "x86_64", glibc="2.36"))
@@ -135,6 +138,7 @@ def test_changed_requirements_are_noticed_and_torch_and_xformers_move_as_a_pair(
     assert is_current(str(project)) and not (project / ".venv-old").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [("paint==1.0", "paint==9.9", "did not finish"), ("torch==2.13.0", "torch==2.99.0", "does not start")],
@@ -147,6 +151,7 @@ def test_a_failed_update_leaves_the_old_environment_usable_and_is_said(project, 
     assert read_stamp(str(project / ".venv")) is not None and read_stamp(str(project / ".venv-new")) is None
 
 
+@pytest.mark.slow
 def test_after_a_failed_update_the_start_goes_on_with_the_old_environment(project, monkeypatch, capsys):
     want(project, "paint==1.0", "paint==9.9")
     monkeypatch.setattr(environment, "make", fail)
@@ -173,6 +178,7 @@ def test_an_unfinished_environment_is_not_taken_for_a_whole_one(project):
     assert not is_current(str(project)) and read_stamp(str(project / ".venv")) is None
 
 
+@pytest.mark.slow
 def test_one_that_is_in_use_stays_and_its_successor_waits_ready(project, monkeypatch):
     want(project, "paint==1.0", "paint==2.0")
     real = environment.rename
@@ -216,6 +222,7 @@ def test_models_presets_and_outputs_are_not_touched_by_an_update(project, monkey
     assert [file.read_text() for file in mine] == ["mine"] * 3
 
 
+@pytest.mark.slow
 def test_what_the_tests_need_is_added_once(project, monkeypatch):
     sync_tests(project)
     assert ask(project, "import check; print(check.__version__)") == "1.0"

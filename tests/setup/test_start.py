@@ -234,17 +234,28 @@ def test_test_hands_its_arguments_to_pytest(project, monkeypatch):
     monkeypatch.setattr(start, "replace_by", ran.append)
     monkeypatch.chdir(project.folder)
     start.run_tests(str(project.folder), ["tests/setup", "-k", "a b"])
-    start.run_tests(str(project.folder), ["--slice=3/8"])
-    start.run_tests(str(project.folder), ["--slice", "today"])
-    start.run_tests(str(project.folder), ["--slice", "today", "tests/setup"])
+    start.run_tests(str(project.folder), [])
+    start.run_tests(str(project.folder), ["--all", "--from", "tests/setup/test_start.py"])
+    start.run_tests(str(project.folder), ["--all", "tests/setup"])
     pytest_ = [str(project.folder / ".venv" / "bin" / "python"), "-m", "pytest"]
     whole = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert ran == [
         [*pytest_, "tests/setup", "-k", "a b"],
-        [*pytest_, *whole, "--slice=3/8"],
-        [*pytest_, *whole, "--slice", "today"],
-        [*pytest_, "--slice", "today", "tests/setup"],
+        [*pytest_, *whole],
+        [*pytest_, *whole, "--durations=20", "--all", "--from", "tests/setup/test_start.py"],
+        [*pytest_, "--all", "tests/setup"],
     ]
+
+
+def test_near_runs_the_files_that_are_named_by_imports(project, monkeypatch):
+    found = subprocess.CompletedProcess([], 0, "--until=150\ntests/a/test_b.py\n", "1 file changed\n")
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or found)
+    assert start.near_tests("python", ["--near", "v1", "-x"]) == ["--until=150", "tests/a/test_b.py", "-x"]
+    assert start.near_tests("python", ["--near", "-x"]) == ["--until=150", "tests/a/test_b.py", "-x"]
+    assert [command[3:] for command in commands] == [["v1"], []]
+    found.stdout = ""
+    assert start.near_tests("python", ["--near"]) == []
 
 
 def test_help_needs_no_environment(project):

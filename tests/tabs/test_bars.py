@@ -168,6 +168,7 @@ def test_bars_are_folded_and_say_what_is_set(visit):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, served):
     window = visit()
     tab = window.open()
@@ -185,6 +186,7 @@ def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, serve
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its_way(visit, served):
     window = visit()
     tab = window.open()
@@ -216,6 +218,7 @@ def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_on_a_phone_each_bar_is_wide_enough_for_a_finger(visit, served):
     window = visit()
     tab = window.open()
@@ -234,6 +237,7 @@ def tool_value(served, tool, name):
     return served.page.forms[tool].values().get(name)
 
 
+@pytest.mark.slow
 def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(visit, served):
     folder = served.workspace.outputs / "loras"
     files = [lora(folder / "fox.safetensors"), lora(folder / "cat.safetensors")]
@@ -264,6 +268,7 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(visit, ser
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(visit, served):
     window = visit()
     tab = window.open("Tools")

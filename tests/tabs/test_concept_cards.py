@@ -53,6 +53,17 @@ def test_every_setting_of_a_folder_has_a_control_on_its_card(desk, name):
     assert f'data-arg="0:{name}"' in card(desk)
 
 
+@pytest.mark.slow(
+    but=(
+        "resolution",
+        "more_resolutions",
+        "train_batch_size",
+        "enable_bucket",
+        "min_bucket_reso",
+        "conditioning_suffix",
+        "control_interpolation",
+    )
+)
 @pytest.mark.parametrize("name", [name for names in SHARED_NAMES.values() for name in names])
 def test_an_own_setting_is_written_shown_and_emptied_again(desk, name):
     entry, common = SOURCE[name], concept_cards.common_values(desk.page.project.job)[name]
@@ -240,6 +251,7 @@ def test_answers_stay_when_a_folder_is_added_to_the_dataset(desk):
     assert questions.answered(desk.page.project.tab_state(TAB), desk.page.project.job) == ["lines"]
 
 
+@pytest.mark.slow
 def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
     for number in range(2):
         image(tmp_path / "pics" / f"{number}.png", (64, 64), caption="a fox\na red fox")
@@ -278,6 +290,7 @@ def test_a_color_behind_transparency_is_chosen(desk):
 # -- the grid
 
 
+@pytest.mark.slow
 def test_an_image_is_held_out_and_let_train_again(desk, tmp_path):
     for number in range(3):
         image(tmp_path / "set" / f"{number}.png", (200, 200))
@@ -370,6 +383,7 @@ def copies(folder) -> None:
     (folder / "copy.txt").write_text("a copy")
 
 
+@pytest.mark.slow
 def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     copies(tmp_path / "set")
     desk.page.project.edit("dataset.resolution", "192")  # so that none is enlarged
@@ -395,6 +409,7 @@ def found_by_doctor(problems):
     return [problem for problem in problems if problem.code.startswith("doctor.")]
 
 
+@pytest.mark.slow
 def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_path):
     copies(tmp_path / "set")
     image(tmp_path / "held" / "same.png").write_bytes((tmp_path / "set" / "1.png").read_bytes())
@@ -413,6 +428,7 @@ def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_
     assert not found_by_doctor(checks.problems(without, checks.report(without), look=True))
 
 
+@pytest.mark.slow
 def test_only_trash_of_the_chosen_folders_is_put_back(desk, tmp_path):
     copies(tmp_path / "set")
     copies(tmp_path / "other")

@@ -49,6 +49,7 @@ def test_two_hundred_silent_connections_keep_nobody_out_and_end(served, idle, mo
     wait_until(lambda: all(map(is_closed, held)))
 
 
+@pytest.mark.slow
 def test_a_letter_a_second_is_no_way_to_stay(served, idle, monkeypatch):
     monkeypatch.setattr(connections, "PATIENCE", 1.0)
     (first,) = idle(1, b"G")
@@ -91,6 +92,7 @@ def test_of_too_many_the_one_that_waits_the_longest_ends(served, idle, monkeypat
     assert ask(served, "GET", "/theme.css")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_long_answer_and_a_long_request_are_not_cut(served, idle, monkeypatch):
     """Only the head is waited for that long; what is being answered or sent has limits of its own."""
     monkeypatch.setattr(connections, "PATIENCE", 0.5)
@@ -141,6 +143,7 @@ def reached(served, monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_of_strangers_that_have_had_their_share_nothing_is_read_and_an_open_page_is_answered(served, reached):
     """A page counts as ten files. All come from one address, as behind a reverse proxy or a share link."""
     cookie = key_of(served)
@@ -179,6 +182,7 @@ def test_of_several_requests_that_a_stranger_sends_at_once_one_is_answered(serve
     assert got.count(b"HTTP/1.1 200") == 1 and b"connection: close" in got.lower() and reached == ["/theme.css"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the CPU time of one thread")
 def test_a_flood_of_strangers_costs_the_server_little_and_an_open_page_stays_quick(served, reached):
     """Measured: 0.3 ms of a core for each that is refused. Files are answered in 1 ms, calls in 15."""

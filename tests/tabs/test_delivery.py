@@ -61,6 +61,7 @@ def counted(seen) -> list[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_a_first_load_takes_few_requests_and_the_page_works(visit):
     seen = visit(fresh=True)
     asked = counted(seen)
@@ -77,6 +78,7 @@ def test_a_first_load_takes_few_requests_and_the_page_works(visit):
     assert not seen.errors
 
 
+@pytest.mark.slow
 def test_the_login_works_beside_the_joined_files(tmp_path_factory, chromium):
     from page_server import Served, Visit
 
@@ -93,6 +95,7 @@ def test_the_login_works_beside_the_joined_files(tmp_path_factory, chromium):
         page.close()
 
 
+@pytest.mark.slow
 def test_a_browser_without_import_maps_loads_the_files_one_by_one(visit):
     seen = visit()
     seen.tab.add_init_script("HTMLScriptElement.supports = undefined")

@@ -30,6 +30,7 @@ def test_nothing_is_counted_before_torch_is_there_or_wanted(page, monkeypatch):
     assert found["level"] == 1
 
 
+@pytest.mark.slow
 def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     monkeypatch.setattr("core.record.machine.default_device", lambda: "cpu")
     page.forecast.ask({}, Browser(""))
@@ -79,6 +80,7 @@ def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, mon
     assert counts("network.kind", "lokr") == 4 and counts("lokr.factor", "8") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "fine_tune", "embedding"])
 def test_nothing_else_changes_the_plan(page, kind):
     from core.training.memory.plan import facts_of, memory_plan
@@ -97,6 +99,13 @@ def test_nothing_else_changes_the_plan(page, kind):
     assert changed > 100 and plan(other) == plan(job)
 
 
+@pytest.mark.slow(
+    but=(
+        "layers",
+        "exclude_layers",
+        "layer_dims",
+    )
+)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -160,6 +169,7 @@ def test_the_slider_sets_the_group_and_undo_takes_it_back(page):
         assert refused.value.codes == ["forecast.bad-level"]
 
 
+@pytest.mark.slow
 def test_a_try_waits_in_the_queue_once(page):
     page.forecast.try_it({}, Browser(""))
     assert [entry.task for entry in page.engine.queue()] == ["probe"]

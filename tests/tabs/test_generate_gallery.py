@@ -256,6 +256,7 @@ def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk
     assert codes(desk.sending.answer({"name": "../x.png"})) == ["gallery.gone"]
 
 
+@pytest.mark.slow
 def test_the_cell_of_a_grid_is_used_as_an_image_of_the_gallery(desk):
     space = desk.page.workspace
     grid = GridFolder.create(space, GridJob(), [], {})
@@ -282,6 +283,7 @@ def test_an_upscaler_file_enlarges_the_image_itself(desk):
     assert (second.size, steps_of(second), second.begins) == ((592, 256), 3, "made image")
 
 
+@pytest.mark.slow
 def test_everything_that_stands_against_a_start_is_said_at_once_and_goes_with_its_cause(desk):
     wrong = {
         "base_model": "models/nowhere",

@@ -174,6 +174,7 @@ def test_a_shared_page_names_no_file_outside_in_an_axis(tmp_path):
     assert not page.engine.jobs and not list_grids(page.workspace)
 
 
+@pytest.mark.slow
 def test_a_thousand_cells_are_checked_in_seconds(desk):
     give(desk, x_axis="seed", x_values="1-100", y_axis="steps", y_values="1-10")
     began = time.monotonic()

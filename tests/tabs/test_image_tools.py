@@ -191,6 +191,7 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     assert engine._folder(entry.run).job()["resize"]["max_resolution"] == [128]
 
 
+@pytest.mark.slow
 def test_the_last_line_of_a_long_result_says_what_was_done(both, tmp_path, monkeypatch):
     monkeypatch.setattr("tabs.tools.works.MOST_LINES", 2)
     folder = tmp_path / "broken"
@@ -326,6 +327,7 @@ def test_a_form_shows_what_the_chosen_preprocessor_reads(page):
     assert form.values()["edge_low"] == 50, "what was filled in comes back"
 
 
+@pytest.mark.slow
 def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
     image(tmp_path / "set" / "a.png", (64, 64))
     form = ToolForm(page, tasks.named("make_hints").card)
@@ -338,6 +340,7 @@ def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
     assert all("size=256" in pair[name] for name in ("image", "hint"))
 
 
+@pytest.mark.slow
 def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     image(tmp_path / "set" / "a.png", (64, 64), caption="a fox")
     image(tmp_path / "set" / "b.png", (64, 64), "red", caption="a bear")

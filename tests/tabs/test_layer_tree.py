@@ -111,6 +111,7 @@ def opened(tab):
     expect(node(tab, "MID")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_what_is_checked_is_written_and_what_is_typed_is_checked(visit, served):
     window = visit()
     tab = window.open()
@@ -139,6 +140,7 @@ def test_what_is_checked_is_written_and_what_is_typed_is_checked(visit, served):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_and_changes_everything_on_a_phone_too(visit, served):
     window = visit()
     tab = window.open()
@@ -168,6 +170,7 @@ def test_the_keyboard_reaches_and_changes_everything_on_a_phone_too(visit, serve
     assert window.errors == []
 
 
+@pytest.mark.slow(only=("('dark', 390)",))
 @first_on("dark", 390)
 def test_axe_finds_nothing_in_the_tree_and_the_bars(visit, served, screen):
     window = visit()
@@ -182,6 +185,7 @@ def test_axe_finds_nothing_in_the_tree_and_the_bars(visit, served, screen):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_an_answer_from_before_a_choice_undoes_nothing(visit, served):
     window = visit()
     tab = window.open()

@@ -38,6 +38,7 @@ def test_the_four_tools_share_a_card():
     assert [main_setting(tasks.named(name)) for name in names] == ["out_json"] * 3 + ["in_json"]
 
 
+@pytest.mark.slow
 def test_from_captions_to_metadata_and_back(both, tmp_path):
     tools, form = both
     path = image(tmp_path / "set" / "a.png", (64, 64), caption="a young_fox")

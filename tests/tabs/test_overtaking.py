@@ -98,6 +98,7 @@ def test_an_older_message_does_not_hide_a_newer_one(visit):
     expect(tab.locator("#said")).to_contain_text("of the page itself")
 
 
+@pytest.mark.slow
 def test_a_double_click_is_one_start_also_when_its_second_click_is_handled_late(visit, served, monkeypatch):
     monkeypatch.setattr("tabs.server.browsers.DOUBLE_PRESS_SECONDS", 0.0)
     served.engine.pause_queue()
@@ -113,6 +114,7 @@ def test_a_double_click_is_one_start_also_when_its_second_click_is_handled_late(
     assert until(lambda: len(served.engine.queue()) == before + 2)
 
 
+@pytest.mark.slow
 def test_what_is_typed_while_the_form_is_filled_stays_and_is_taken(visit, served, monkeypatch):
     tab = visit().open()
     unfold(tab, "network")
@@ -166,6 +168,7 @@ def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, serve
     expect(tab.locator("#preset-state")).to_have_text("as saved")
 
 
+@pytest.mark.slow
 def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(visit):
     window = visit()
     tab = window.open("Dataset")
@@ -193,6 +196,7 @@ def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(vis
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it(visit, served):
     """The first message is held back on its way to the server, as by a slow connection; the next is sent meanwhile."""
     window = visit()
@@ -216,6 +220,7 @@ def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_acts_are_handled_in_the_order_of_their_numbers_and_a_lost_one_is_waited_for_once():
     browsers = Browsers()
     browser, done = browsers.of("one"), []
@@ -244,6 +249,7 @@ class Act(gr.EventData):
         super().__init__(None, {"act": "field", "arg": "prompt", "value": value, "turn": turn, "field": True})
 
 
+@pytest.mark.slow
 def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
     page, kept = SimpleNamespace(browsers=Browsers()), []
 
@@ -259,6 +265,7 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
     assert kept == ["a", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["request", "answer"])
 def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit, served, late):
     """Ctrl+Enter sends a prompt without leaving its field, so that the field follows what the server answers."""
@@ -290,6 +297,7 @@ def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit,
     expect(prompt).to_have_value("second")
 
 
+@pytest.mark.slow
 def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_they_have_gone(
     visit, served, monkeypatch
 ):
@@ -307,6 +315,7 @@ def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_th
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_what_was_typed_while_the_server_was_away_is_named_when_the_page_comes_back(visit):
     window = visit()
     tab = window.open()

@@ -66,6 +66,7 @@ def test_axe_finds_nothing_on_any_tab_and_nothing_sticks_out(window, screen):
     assert tab.locator("h1").count() == 1
 
 
+@pytest.mark.slow
 def test_f1_opens_the_note_beside_its_field_and_tab_goes_from_field_to_field(window):
     tab = window.open("Train")
     name = tab.locator("#field-saving-output-name").locator("input, textarea").first
@@ -105,6 +106,7 @@ def test_arrows_go_through_the_tabs_and_a_tab_opened_by_something_else_takes_the
         work.engine.cancel(entry.id)
 
 
+@pytest.mark.slow
 def test_runs_are_found_while_one_types(window, work):
     work.engine.submit("train", work.page.project.job)
     tab = window.open("Runs")

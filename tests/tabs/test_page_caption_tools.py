@@ -51,6 +51,7 @@ def opened(tab, n):
     expect(tab.locator("#cap-label")).to_have_text(f"Caption of mira_{n:03}.png")
 
 
+@pytest.mark.slow
 def test_tags_are_added_moved_edited_and_removed_by_keyboard_and_are_the_text(tab, folder):
     opened(tab, 2)
     has(tab, ["red fox", "snow"])
@@ -95,6 +96,7 @@ def test_tags_are_added_moved_edited_and_removed_by_keyboard_and_are_the_text(ta
     tab.keyboard.press("Escape")
 
 
+@pytest.mark.slow
 def test_a_filter_narrows_the_list_and_a_wrong_one_says_why(tab, folder):
     def listed(find, number):
         tab.locator("#cap-find").fill(find)
@@ -120,6 +122,7 @@ def test_a_filter_narrows_the_list_and_a_wrong_one_says_why(tab, folder):
     expect(tab.locator("#cap-tags .together")).to_contain_text("red fox (4)")
 
 
+@pytest.mark.slow
 def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder):
     before = all_texts(folder)
     tab.locator("#cap-find").fill("snow")
@@ -155,6 +158,7 @@ def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder
     wait_until(lambda: all_texts(folder) == before | {2: "red fox, snow, typed just now"})
 
 
+@pytest.mark.slow
 def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
     tab.locator("#cap-all-tags summary").click()
     tab.get_by_role("button", name="Rename smile everywhere").click()
@@ -167,6 +171,7 @@ def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
     wait_until(lambda: not any("grin" in (words or "") for words in all_texts(folder).values()))
 
 
+@pytest.mark.slow
 def test_what_another_program_changed_is_not_overwritten(tab, folder):
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk-edit").select_option("add")
@@ -180,12 +185,14 @@ def test_what_another_program_changed_is_not_overwritten(tab, folder):
     assert text(folder, 3) == mine
 
 
+@pytest.mark.slow
 def test_the_way_to_the_captioners_leads_the_keyboard_there(tab):
     tab.get_by_role("button", name="Caption or tag with a model").press("Enter")
     expect(tab.locator("#tools-captioners")).to_be_in_viewport()
     assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
 
 
+@pytest.mark.slow
 def test_a_captioner_is_previewed_on_four_images_then_fills_the_others_and_an_earlier_text_is_used_again(tab, folder):
     before = all_texts(folder)
     form, works = tab.locator("#tools-captioners"), tab.locator("#tools-captioners-tasks")
@@ -216,6 +223,7 @@ INSIDE = """() => {
   return row.left >= list.left && row.right <= list.right; }"""
 
 
+@pytest.mark.slow
 def test_on_a_narrow_screen_the_list_is_a_strip_above_the_image_and_follows(tab, folder):
     tab.set_viewport_size({"width": 390, "height": 844})
     tops = [tab.locator(each).bounding_box()["y"] for each in ("#cap-picks", "#cap-stage")]
@@ -228,6 +236,7 @@ def test_on_a_narrow_screen_the_list_is_a_strip_above_the_image_and_follows(tab,
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.slow
 def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     before = all_texts(folder)
     rows = tab.locator("#cap-picks .pick")
@@ -249,6 +258,7 @@ def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     expect(tab.locator("#cap-picks .pick.selected")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_typed_tag_is_never_lost_and_goes_to_the_image_it_was_typed_for(tab, folder):
     opened(tab, 2)
     field = tab.locator("#cap-tag")
@@ -273,6 +283,7 @@ def test_a_typed_tag_is_never_lost_and_goes_to_the_image_it_was_typed_for(tab, f
     wait_until(lambda: text(folder, 3) == "edited, blue sky")
 
 
+@pytest.mark.slow
 def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, folder):
     expect(tab.locator("#cap-text")).to_have_value("")
     expect(tab.locator("#cap-text")).to_have_attribute("placeholder", "trained as: mira")
@@ -284,6 +295,7 @@ def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, 
     wait_until(lambda: text(folder, 0) == "red fox")
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_edited_is_marked_and_escape_leaves_it_and_the_list_is_one_stop_of_tab(tab, folder):
     opened(tab, 2)
     chip = tab.locator("#cap-chips .tag").first
@@ -302,6 +314,7 @@ def test_a_tag_that_is_edited_is_marked_and_escape_leaves_it_and_the_list_is_one
     expect(tab.locator("#cap-label")).to_have_text("Caption of mira_003.png")
 
 
+@pytest.mark.slow
 def test_several_tags_at_once_are_trimmed(tab, folder):
     opened(tab, 2)
     tab.locator("#cap-tag").fill(" x ,y , z")
@@ -313,6 +326,7 @@ def test_several_tags_at_once_are_trimmed(tab, folder):
     expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
 
 
+@pytest.mark.slow
 def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_typed_after_it(tab, folder):
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk-edit").select_option("remove")
@@ -342,6 +356,7 @@ def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_type
     expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
 
 
+@pytest.mark.slow
 def test_what_is_typed_while_the_form_of_another_change_is_on_its_way_stays(tab, folder):
     tab.locator("#cap-many summary").click()
     expect(tab.locator("#cap-bulk-tags")).to_be_visible()  # of "add"
@@ -363,6 +378,7 @@ def test_what_is_typed_while_the_form_of_another_change_is_on_its_way_stays(tab,
     expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
 
 
+@pytest.mark.slow
 def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_second_press(tab, folder):
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk-edit").select_option("remove")

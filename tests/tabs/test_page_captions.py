@@ -83,6 +83,7 @@ def box(tab):
     return tab.locator("#cap-text")
 
 
+@pytest.mark.slow(but=("200",))
 @pytest.mark.parametrize("typed", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_what_is_typed_after_the_key_is_the_next_images_whatever_the_server_is_doing(opened, slow, typed):
     tab, folder = opened(typed + 10 if typed < 50 else 350)  # of many the browser holds but a part
@@ -157,6 +158,7 @@ def test_the_list_follows_what_is_typed_into_find_whatever_comes_late(opened, sl
     expect(tab.locator("#cap-find")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_typing_during_an_answer_stays_and_leaving_the_box_saves(opened, slow):
     tab, folder = opened(seconds=1.0)
     tab.keyboard.press("Control+s")
@@ -191,6 +193,7 @@ def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow)
     expect(box(tab)).to_have_value("caption 0")
 
 
+@pytest.mark.slow
 def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(opened, monkeypatch):
     from tabs.captions.tab import Desk
 
@@ -244,6 +247,7 @@ def test_a_file_that_another_program_changed_is_asked_about_also_after_moving_on
     expect(box(tab)).to_have_value("from elsewhere")
 
 
+@pytest.mark.slow
 def test_a_refresh_in_the_middle_and_a_server_that_fails_lose_nothing(opened, slow):
     tab, folder = opened(seconds=1.0)
     tab.keyboard.type(" one")
@@ -277,6 +281,7 @@ LATE = """() => {
 }"""
 
 
+@pytest.mark.slow(but=("open",))
 @pytest.mark.parametrize("act", slow_unless("look".__eq__, ["open", "look"]))
 def test_a_refresh_opens_the_image_that_was_open_whichever_answer_comes_first(opened, act):
     """The server hears of a move late, and its tick may ask for the list before the tab does."""
@@ -333,6 +338,7 @@ def test_a_folder_changed_elsewhere_takes_no_keystrokes_along(opened, slow, serv
     assert (other / "owl.txt").read_text() == "an owl"
 
 
+@pytest.mark.slow
 def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_server(opened):
     tab, folder = opened(3, 0.5)
     for words in (" one", " two", " three"):
@@ -347,6 +353,7 @@ def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_serv
     expect(box(tab)).to_have_value("caption 0")
 
 
+@pytest.mark.slow
 def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened, served, monkeypatch):
     from core.dataset.captions.history import History
     from tabs.captions import rewriting as caption_rewriting

@@ -53,6 +53,7 @@ def tick(tab, name: str):
     return tab.get_by_role("checkbox", name=f"Select {name}")
 
 
+@pytest.mark.slow
 def test_two_runs_are_chosen_by_keyboard_compared_and_a_refresh_shows_the_same(window):
     tab = window().open("Runs")
     expect(tab.locator("table.runs tbody tr")).to_have_count(3)
@@ -78,6 +79,7 @@ def test_two_runs_are_chosen_by_keyboard_compared_and_a_refresh_shows_the_same(w
     expect(tab.get_by_role("tab", name="Runs", exact=True)).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.slow
 def test_both_curves_stand_in_one_chart_with_a_legend_and_are_read_by_keyboard(window):
     tab = window().open(f"Runs/{A}/{B}")
     lines = tab.locator("#compare-chart path.line")

@@ -109,6 +109,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     assert visit.errors == [] and visit.outside == []
 
 
+@pytest.mark.slow
 def test_guidance_is_filled_in_by_keyboard_refused_at_its_field_and_reaches_the_job(page, chromium):
     from page_server import Visit
 

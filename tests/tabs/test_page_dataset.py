@@ -110,6 +110,7 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     expect(card).not_to_have_class(re.compile(r"\bis-off\b"))
 
 
+@pytest.mark.slow
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder, monkeypatch):
     monkeypatch.setattr("tabs.dataset.doctor.MOST_AT_ONCE", 0.1)  # of five images one is many
     tab = window.open("Dataset")
@@ -146,6 +147,7 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     assert (folder / "copy.png").exists()
 
 
+@pytest.mark.slow
 def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_path):
     served.page.project.replace(with_entries(served.page.project.job, [Source(folder=str(folder), num_repeats=3)]))
     tab = window.open("Dataset")
@@ -166,6 +168,7 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
     assert tab.evaluate("movedBy()") == {}
 
 
+@pytest.mark.slow
 def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, served, folder):
     masks = folder / "masks"
     masks.mkdir()
@@ -198,6 +201,7 @@ def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, se
     wait_until(lambda: chosen() == str(folder))
 
 
+@pytest.mark.slow
 def test_on_a_shared_page_only_open_folders_are_browsed(chromium, tmp_path):
     page = Served(tmp_path / "page", shared=True, port=17862)
     window = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from page_server import WATCH
 from playwright.sync_api import expect
 
@@ -12,6 +13,7 @@ def written(path, size: int):
     return path
 
 
+@pytest.mark.slow
 def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, served):
     cached = written(served.workspace.cache / "text" / "0a" / "one.safetensors", 2_000_000)
     run = written(served.workspace.trash / "run-1" / "fox.safetensors", 4_000)

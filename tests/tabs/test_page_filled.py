@@ -33,6 +33,7 @@ def look(tab, where: str, what: str | None = None) -> None:
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
 
 
+@pytest.mark.slow(only=("('light', 1280)",))
 @first_on("light", 1280)
 def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
     tab = open_page(window, screen, "Dataset")
@@ -83,6 +84,7 @@ def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(wi
     expect(both).to_be_focused()
 
 
+@pytest.mark.slow
 def test_every_action_of_runs_generate_and_tools_is_reached_by_tab(window):
     tab = open_page(window, ("light", 1280), "Runs")
     faults = {}
@@ -107,6 +109,7 @@ def test_every_action_of_every_tab_is_reached_by_tab(window, screen):
     assert not any(faults.values()), faults
 
 
+@pytest.mark.slow(only=("('light', 1280)",))
 @first_on("light", 1280)
 def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window, screen):
     tab = open_page(window, screen, "Train")

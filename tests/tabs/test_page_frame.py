@@ -71,6 +71,16 @@ def window(full, chromium):
     assert made.errors == []
 
 
+@pytest.mark.slow(
+    only=(
+        "Captions-1280",
+        "Train-1280",
+        "Monitor-1280",
+        "Generate-1280",
+        "Runs-1280",
+        "Tools-1280",
+    )
+)
 @pytest.mark.parametrize("width", slow_unless((1280).__eq__, (1280, 390)))
 @pytest.mark.parametrize("name", MARKS)
 def test_a_tab_that_is_opened_by_its_address_is_drawn_without_a_jump(window, name, width):
@@ -82,6 +92,7 @@ def test_a_tab_that_is_opened_by_its_address_is_drawn_without_a_jump(window, nam
     assert tab.evaluate("shifts.reduce((sum, each) => sum + each[0], 0)") <= 0.1, tab.evaluate("shifts")
 
 
+@pytest.mark.slow
 def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
     tab, found = window.open("Dataset"), {}
     for name, mark in MARKS.items():
@@ -99,6 +110,7 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
     assert not any(found.values()), found
 
 
+@pytest.mark.slow
 def test_cards_of_tools_use_the_width_and_each_row_ends_where_the_page_does(window):
     tab = window.open("Tools")
     tab.locator(MARKS["Tools"]).first.wait_for()
@@ -112,6 +124,7 @@ def test_cards_of_tools_use_the_width_and_each_row_ends_where_the_page_does(wind
         assert len(rows) == (7 if width >= 1400 else 10), (width, rows)
 
 
+@pytest.mark.slow
 def test_list_caption_and_tools_are_seen_together_and_one_after_the_other_where_it_is_narrow(window):
     parts = ("#cap-list", "#cap-stage", "#cap-text", "#cap-buttons", "#cap-many summary")
     window.tab.set_viewport_size({"width": 1400, "height": 900})

@@ -97,6 +97,7 @@ def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     expect(tab.locator("#shelf-count")).to_have_text("1 of 60 images")
 
 
+@pytest.mark.slow
 def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(tab, work):
     tab.locator("#shelf-grid .tile").first.focus()
     tab.keyboard.press("End")
@@ -150,6 +151,7 @@ def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(ta
     expect(path).to_have_value(re.compile("99.png$"))
 
 
+@pytest.mark.slow
 def test_the_message_about_the_trash_goes_with_the_tab_and_by_itself(tab):
     tab.locator("#shelf-grid .tile").first.focus()
     tab.keyboard.press("Delete")
@@ -165,6 +167,7 @@ def test_the_message_about_the_trash_goes_with_the_tab_and_by_itself(tab):
     expect(tab.locator("#shelf-undo")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_an_image_is_compared_with_the_one_it_began_with_by_a_click_or_while_the_button_is_held(tab, work):
     folder = work.workspace.images / "2026-01-01"
     given = {"image_path": "outputs/images/2026-01-01/3.png"}

@@ -41,6 +41,7 @@ def hostile_page(tmp_path_factory):
     page.close()
 
 
+@pytest.mark.slow
 def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page):
     with urllib.request.urlopen(hostile_page.url) as answer:
         assert answer.status == 200
@@ -52,6 +53,7 @@ def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page
     assert "starter" in [label for label, _ in list_models(hostile_page.workspace)]
 
 
+@pytest.mark.slow
 def test_a_person_sees_the_reason_where_a_base_model_is_chosen(hostile_page, chromium):
     from page_server import Visit
 

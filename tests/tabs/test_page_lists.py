@@ -43,6 +43,7 @@ def by_enter_on_the_same(tab):
         tab.keyboard.press(key)
 
 
+@pytest.mark.slow
 def test_a_list_of_presets_that_is_left_changes_nothing(changed, served):
     before, revision = served.page.project.job, served.page.project.revision
     for leave in (by_tab, by_enter_on_the_same, by_escape):
@@ -74,6 +75,7 @@ def test_a_preset_that_is_chosen_over_changes_shows_the_way_back_to_them(changed
     expect(box(changed, "network.rank")).to_have_value("7")
 
 
+@pytest.mark.slow
 def test_the_way_back_goes_when_it_is_no_longer_the_last_step(changed, served):
     project = served.page.project
     changed.evaluate("atelier.act('put_all_back')")
@@ -85,6 +87,7 @@ def test_the_way_back_goes_when_it_is_no_longer_the_last_step(changed, served):
     expect(changed.get_by_role("button", name="Undo: back to your changes")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_every_field_of_the_first_screen_and_of_a_group_can_be_passed_by_tab(changed, served):
     before, revision = served.page.project.job, served.page.project.revision
     unfold(changed, "optimizer")
@@ -127,6 +130,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
 KEYS = ("Shift", "Control", "F1", "Escape", "Tab", "Shift+Tab", "ArrowDown", "Escape", "ArrowUp", "Escape")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["#preset-list", "#field-method-kind select", "#field-captions-max-token-length select"]
 )
@@ -157,6 +161,7 @@ SHORTCUTS = (
 )
 
 
+@pytest.mark.slow
 def test_no_shortcut_opens_a_list_and_the_page_still_hears_it(changed, served):
     keys = changed.keyboard
     for name in ("#preset-list", "#field-method-kind select"):
@@ -170,6 +175,7 @@ def test_no_shortcut_opens_a_list_and_the_page_still_hears_it(changed, served):
     assert until(lambda: served.page.project.job.network.rank != 7)
 
 
+@pytest.mark.slow
 def test_a_choice_by_keyboard_begins_at_what_is_chosen(changed, served):
     one = changed.locator("#field-method-kind select")
     names = one.locator("option").evaluate_all("(options) => options.map((option) => option.value)")
@@ -181,6 +187,7 @@ def test_a_choice_by_keyboard_begins_at_what_is_chosen(changed, served):
     assert until(lambda: served.page.project.job.method.kind == following)
 
 
+@pytest.mark.slow
 def test_what_is_typed_or_pasted_into_a_list_is_kept_and_entered(changed, served):
     one = changed.locator("#field-model-base-model input")
     one.focus()

@@ -30,6 +30,7 @@ def card(served, visit):
     check.file.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_the_button_fills_a_table_and_gives_its_json(card):
     window, here, _ = card
     start = here.get_by_role("button", name="Check this machine")

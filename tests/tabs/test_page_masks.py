@@ -104,6 +104,7 @@ def test_a_mask_is_painted_saved_seen_again_and_trained_with(opened, served, tmp
     expect(tab.locator("#ds-checks, #ds-problems, main").first).to_contain_text("without a mask")
 
 
+@pytest.mark.slow
 def test_a_button_that_is_pressed_while_the_line_is_asked_for_again_acts(opened, served):
     tab = opened
     paint(tab)
@@ -120,6 +121,7 @@ def test_a_button_that_is_pressed_while_the_line_is_asked_for_again_acts(opened,
     expect(tab.locator("#cap-mask-line")).to_have_text("Painted mask, used for training.")
 
 
+@pytest.mark.slow
 def test_view_touch_keys_and_what_is_asked_before_painting_is_lost(opened):
     tab = opened
     tab.locator("#cap-paint").focus()
@@ -192,6 +194,7 @@ def test_view_touch_keys_and_what_is_asked_before_painting_is_lost(opened):
     expect(tab.locator("#cap-paint")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_a_mask_that_another_window_has_saved_is_replaced_only_when_asked_twice(opened, served, tmp_path):
     tab, file = opened, served.workspace.datasets / "set_masks" / "a.png"
     paint(tab)

@@ -85,6 +85,7 @@ def test_a_problem_of_two_fields_leads_to_both(visit, served):
     expect(field(tab, "memory.torch_compile")).not_to_be_in_viewport()  # who scrolls goes where they want
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, served):
     tab = visit().open()
     unfold(tab, "optimizer")
@@ -130,6 +131,7 @@ def test_the_sketch_of_the_rate_follows_the_form_and_commas_and_quotation_marks_
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_the_slider_is_moved_by_keys(visit, served):
     tab = visit().open()
     slider = tab.locator("#forecast-slider")

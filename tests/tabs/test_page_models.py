@@ -107,6 +107,7 @@ def field(tab):
     return tab.locator("#field-model-base-model")
 
 
+@pytest.mark.slow
 def test_one_click_downloads_pauses_survives_a_refresh_resumes_and_is_chosen(window, shop, store):
     store.stop_at = 10 * PIECE
     tab = window.open("Train")
@@ -168,6 +169,7 @@ def test_a_short_name_leads_to_the_download(window, shop):
     assert (shop.workspace.models / catalog.ENTRIES[0].place).is_file()
 
 
+@pytest.mark.slow
 def test_a_file_put_into_the_folder_by_hand_appears_in_lists_and_catalog(window, shop):
     tab = window.open("Train")
     field(tab).get_by_role("button", name="Get a model").click()
@@ -216,6 +218,7 @@ def shallow(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_browsing_finds_a_file_anywhere_that_is_open(window, shop, shallow):
     (shallow / "in <here> ü").mkdir()
     (shallow / "in <here> ü" / "my model.safetensors").write_bytes(WEIGHTS)
@@ -233,6 +236,7 @@ def test_browsing_finds_a_file_anywhere_that_is_open(window, shop, shallow):
     expect(tab.locator("dialog")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, shop, shallow):
     (shallow / "mine.safetensors").write_bytes(WEIGHTS)
     tab = window.open("Tools")

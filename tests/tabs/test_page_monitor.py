@@ -63,6 +63,7 @@ def test_images_that_stand_are_never_drawn_anew(visit, served):
     expect(tab.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_two_samples_are_compared_and_arrows_move_through_time_and_prompts(visit, served):
     served.engine.step_seconds = 0.01
     window = visit()
@@ -88,6 +89,7 @@ def test_two_samples_are_compared_and_arrows_move_through_time_and_prompts(visit
     assert window.errors == [] and window.outside == []
 
 
+@pytest.mark.slow
 def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
     served.engine.pause_queue()
     tab = visit().open()
@@ -108,6 +110,7 @@ def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
     expect(tab.locator("#run-title")).to_have_text("three")
 
 
+@pytest.mark.slow
 def test_the_page_is_as_wide_on_every_tab_fits_800_pixels_keeps_light_and_dark_and_has_no_footer_and_no_web_font(visit):
     window = visit()
     tab = window.open()
@@ -189,6 +192,7 @@ def test_validation_worst_images_and_norms_are_shown(visit, served):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_an_axis_of_nothing_but_0_has_no_numbers_below_it(visit):
     window = visit()
     tab = window.open()

@@ -60,6 +60,7 @@ def test_control_images_lie_beside_and_over_their_images(paired):
     expect(beside).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_preflight_shows_pairs_as_they_are_cropped(paired):
     tab = paired.open("Train")
     pairs = tab.locator("#preflight-images figure")
@@ -83,6 +84,7 @@ def test_the_preflight_shows_pairs_as_they_are_cropped(paired):
     tab.evaluate("localStorage.removeItem('atelier-pairs')")
 
 
+@pytest.mark.slow
 def test_the_caption_editor_shows_the_pair_too_and_a_browser_remembers_its_way(paired):
     tab = paired.open("Captions")
     expect(tab.locator("#cap-text")).to_have_value("caption a")

@@ -360,6 +360,7 @@ def test_tensorboard_without_files_says_what_to_set(page, tmp_path):
     assert "Also write" in str(told.value)
 
 
+@pytest.mark.slow
 def test_tensorboard_answers_under_this_machines_names_alone(page, tmp_path):
     import http.client
 

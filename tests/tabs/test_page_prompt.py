@@ -48,6 +48,7 @@ def test_weights_are_changed_by_keys_as_in_a1111_and_undone(tab):
     assert text(tab) == "a red fox"
 
 
+@pytest.mark.slow
 def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
     box = tab.locator(".prompt-box").first
     tab.locator("#gen-prompt").fill("a \U0001f98a (fox:1.2.3) b)")
@@ -68,6 +69,7 @@ def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
     expect(box.locator(".prompt-fault")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_completion_takes_by_tab_and_drops_late_answers(tab):
     def answer(route):
         asked = json.loads(route.request.post_data)
@@ -110,6 +112,7 @@ BELOW_THE_FAULT = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_completion_leaves_the_line_of_faults_to_be_read(tab):
     found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED["fox"]]
 
@@ -130,6 +133,7 @@ def test_completion_leaves_the_line_of_faults_to_be_read(tab):
         tab.keyboard.press("Escape")
 
 
+@pytest.mark.slow
 def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     asked = []
     monkeypatch.setattr(served.engine, "submit", lambda task, job, title="": asked.append(job.generate) or "e1")
@@ -171,6 +175,7 @@ def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
         expect(styles).to_have_js_property("open", is_open)
 
 
+@pytest.mark.slow
 def test_a_fault_is_seen_and_read_whole_and_back_to_form_leads_to_the_prompt(tab):
     tab.locator("#atelier-header .skip").focus()
     tab.keyboard.press("Enter")
@@ -182,6 +187,7 @@ def test_a_fault_is_seen_and_read_whole_and_back_to_form_leads_to_the_prompt(tab
     assert tab.locator(".prompt-under u").bounding_box()["width"] >= 8
 
 
+@pytest.mark.slow
 def test_a_dropped_text_is_named_and_the_zone_is_ready_for_the_next_file(tab, tmp_path):
     (tmp_path / "notes.txt").write_text("a fox")
     zone = tab.locator("#gen-drop")

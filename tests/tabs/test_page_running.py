@@ -28,6 +28,7 @@ def start(engine, page, *names: str) -> list[str]:
     return entries
 
 
+@pytest.mark.slow
 def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, served, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "tag", replace(tasks.named("tag"), check=None))  # no tagger is here
     served.engine.step_seconds = 3.0
@@ -83,6 +84,7 @@ def test_a_stopped_run_stays_in_view_while_the_next_one_trains(visit, served):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_step_is_not_said_to_be_saved(visit, served):
     served.engine.step_seconds = 30
     start(served.engine, served.page, "early")
@@ -92,6 +94,7 @@ def test_a_run_stopped_before_its_first_step_is_not_said_to_be_saved(visit, serv
     expect(tab.locator("#run-stage")).to_contain_text("No training state was saved")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(visit, served):
     served.engine.step_seconds = 0.5
     start(served.engine, served.page, "stopped_two", "next_two")
@@ -115,6 +118,7 @@ OFFERED = {
 SHOWN = "[...document.querySelectorAll('#run-actions > :not(.off)')].map((node) => node.dataset.action)"
 
 
+@pytest.mark.slow
 def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_looks_pressable_and_is_not(visit, served):
     served.engine.step_seconds, served.engine.sample_every = 0.5, 1000
     start(served.engine, served.page, "four")
@@ -147,6 +151,7 @@ MADE = """(disabled) => ['btn primary', 'lg primary'].map((name) => {
 })"""
 
 
+@pytest.mark.slow
 def test_a_disabled_button_has_no_accent_color_on_any_tab(visit, served):
     served.engine.step_seconds = 0.02
     start(served.engine, served.page, "gray")
@@ -164,6 +169,7 @@ def test_a_disabled_button_has_no_accent_color_on_any_tab(visit, served):
     assert window.errors == []
 
 
+@pytest.mark.slow(only=("390",))
 @pytest.mark.parametrize("width", slow_unless((390).__eq__, [390, 800, 1400, 1920]))
 def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_head(visit, width):
     window = visit()
@@ -197,6 +203,7 @@ COVERED = """(kept) => {
 }"""
 
 
+@pytest.mark.slow
 def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(visit, served):
     engine = served.engine
     engine.forget([entry.id for entry in engine.queue()])

@@ -23,6 +23,7 @@ def at(tab, name: str) -> None:
     expect(tab).to_have_url(re.compile(f"#{name}(/|$)"))
 
 
+@pytest.mark.slow
 def test_back_and_forward_go_through_the_tabs_and_stay_in_the_page(visit, served, monkeypatch):
     slowly(monkeypatch, served.engine, "snapshot", 0.5)
     window = visit()
@@ -113,6 +114,7 @@ def test_a_message_pushes_nothing(visit):
 HEADER = "#atelier-header > :not(.skip, .job), #header-stop, #header-device, #tabs [role=tab]"
 
 
+@pytest.mark.slow
 def test_a_job_that_begins_moves_nothing_in_the_header_at_any_width(visit, served):
     tab = visit().open()
     served.engine.step_seconds = 2.0
@@ -155,6 +157,7 @@ def test_a_real_start_on_a_slow_server_shows_the_new_run_as_beginning_and_never_
     expect(tab.locator("#run-state")).to_have_text("training")
 
 
+@pytest.mark.slow
 def test_the_first_screen_has_rate_resolution_batch_and_rank_where_the_method_uses_it_and_start_stays(visit, served):
     tab = visit().open()
     tab.set_viewport_size({"width": 1280, "height": 800})
@@ -187,6 +190,7 @@ STILL = [
 STILL += ["#watch", "#samples", "#run-log-card", "#monitor .queue-pause", "#header-stop", "#theme-toggle"]
 
 
+@pytest.mark.slow(but=("390",))
 @pytest.mark.parametrize("width", slow_unless((1280).__eq__, [1280, 390]))
 def test_a_run_that_goes_on_moves_nothing_in_monitor(visit, served, width):
     served.engine.step_seconds = 2.0
@@ -242,6 +246,7 @@ def gone(engine) -> set[str]:
     return {entry.id for entry in engine.queue() if entry.state not in ("waiting", "running")}
 
 
+@pytest.mark.slow
 def test_the_keyboard_stays_on_a_button_whose_list_is_drawn_anew(visit, served):
     engine = served.engine
     engine.pause_queue()

@@ -43,6 +43,7 @@ TOLD = """(busy) => {
 }"""
 
 
+@pytest.mark.slow
 def test_an_idle_page_asks_at_most_twelve_times_a_minute_a_hidden_one_hardly_ever_and_a_busy_one_each_second(visit):
     seen = visit()
     seen.tab.add_init_script(CLOCK)
@@ -68,6 +69,7 @@ FRAMES = """(() => {
 })()"""
 
 
+@pytest.mark.slow
 def test_a_page_at_rest_leaves_the_processor_to_the_training(visit):
     """Gradio's script walks through the whole page for each message of its own, and a clock of it would go on for ever."""
     seen = visit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -41,6 +42,7 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(visit):
     assert window.errors == [] and window.outside == []
 
 
+@pytest.mark.slow
 def test_results_are_drawn_and_saved_as_png(visit, tmp_path):
     window = visit()
     tab = window.open("Tools")
@@ -66,6 +68,7 @@ def test_results_are_drawn_and_saved_as_png(visit, tmp_path):
     assert window.errors == [] and window.outside == []
 
 
+@pytest.mark.slow
 def test_a_tool_that_is_being_cancelled_takes_no_second_click(visit):
     tab = visit().open("Tools")
     going = WORK | {"state": "running", "text": "cancelling ..."}
@@ -76,6 +79,7 @@ def test_a_tool_that_is_being_cancelled_takes_no_second_click(visit):
         expect(results.get_by_role("button", name="Pause")).to_have_count(0 if stopping else 1)
 
 
+@pytest.mark.slow
 def test_a_wide_heat_map_scrolls_within_its_card_and_its_numbers_fit_into_their_cells(visit):
     window = visit()
     tab = window.open("Tools")

@@ -78,6 +78,7 @@ def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(v
     assert window.errors == [] and window.outside == []
 
 
+@pytest.mark.slow
 def test_check_boxes_and_radio_buttons_show_what_is_chosen(visit):
     tab = visit().open()
     looks = tab.locator("#train-form .field :is([type=checkbox], [type=radio])").evaluate_all(
@@ -86,6 +87,7 @@ def test_check_boxes_and_radio_buttons_show_what_is_chosen(visit):
     assert looks and set(looks) == {"auto"}  # Gradio's own look is a white check mark without a background
 
 
+@pytest.mark.slow
 def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     tab = visit().open()
     preset_rank = server_value(served, "network.rank")
@@ -110,6 +112,7 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
 
 
+@pytest.mark.slow
 def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which_takes_what_is_still_being_typed(
     visit, served
 ):
@@ -145,6 +148,7 @@ def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which
     assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
 
 
+@pytest.mark.slow
 def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(visit, served):
     tab, other = visit().open(), visit().open()
     served.engine.step_seconds = 1.0  # the first must not end before the other waits for it
@@ -159,6 +163,7 @@ def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(vi
     assert states == ["running", "waiting"]
 
 
+@pytest.mark.slow
 def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     tab = visit().open()
     unfold(tab, "network")
@@ -216,6 +221,7 @@ def test_what_is_saved_holds_a_value_that_is_still_on_its_way(visit, served, mon
     served.page.presets.delete("user/late")
 
 
+@pytest.mark.slow
 def test_a_preset_file_with_errors_is_listed_whole_and_applied_nowhere(visit, served, tmp_path):
     tab = visit().open()
     before = served.page.project.job
@@ -239,6 +245,7 @@ def test_a_preset_file_with_errors_is_listed_whole_and_applied_nowhere(visit, se
     served.page.presets.delete("user/broken")
 
 
+@pytest.mark.slow
 def test_the_json_pane_follows_the_form_and_is_checked(visit, served):
     tab = visit().open()
     unfold(tab, "json")
@@ -258,6 +265,7 @@ def test_the_json_pane_follows_the_form_and_is_checked(visit, served):
     assert served.page.project.job.dataset.train_batch_size == 3
 
 
+@pytest.mark.slow
 def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name_and_a_field_without_effect_says_why(visit):
     tab = visit().open()
     tab.locator("#field-search").fill("min_snr")
@@ -371,6 +379,7 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, t
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit, served, tmp_path):
     served.page.project.keep("Dataset", {})
     for number in range(5):
@@ -416,6 +425,7 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     assert window.errors == [] and window.outside == []
 
 
+@pytest.mark.slow
 def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, served):
     project = served.page.project
     project.edit("saving.output_name", "mira")
@@ -438,6 +448,7 @@ def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, ser
     expect(tab.locator("#recipe")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_recipe_for_another_family_is_told_next_to_the_preset_with_two_ways_out(visit, served):
     window = visit()
     tab = window.open()

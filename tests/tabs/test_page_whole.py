@@ -172,6 +172,7 @@ def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chr
         server.kill()
 
 
+@pytest.mark.slow
 def test_the_page_comes_up_within_ten_seconds_of_a_quiet_machine(tmp_path):
     """No timing decides: only that nothing heavy is loaded before the address is said."""
     code = "import core.cli.page, tabs.server.app, sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"

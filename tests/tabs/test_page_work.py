@@ -185,6 +185,7 @@ def test_broken_images_block_until_they_may_be_left_out(window, foxes):
     expect(tab.get_by_label("1 broken image is skipped")).to_be_checked()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
 def test_hostile_names_and_captions_run_nothing(window, work, tmp_path):
     nasty = '<img src=x onerror="window.pwned=1">'
@@ -208,6 +209,7 @@ def test_hostile_names_and_captions_run_nothing(window, work, tmp_path):
 # -- Captions
 
 
+@pytest.mark.slow
 def test_keys_change_the_image_and_save_the_count_follows_and_undo_brings_the_earlier_text_back(window, work, foxes):
     tab = open_captions(window, work, foxes)
     tab.keyboard.press("ArrowRight")
@@ -283,6 +285,7 @@ def test_of_two_texts_one_is_chosen_and_a_refresh_loses_neither(window, work, fo
     assert (foxes / "ant.txt").read_text() == "a blue ant\n"
 
 
+@pytest.mark.slow
 def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
     tab = open_captions(window, work, foxes)
     tab.get_by_label("Which images are listed").select_option("none")
@@ -362,6 +365,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
 
 
+@pytest.mark.slow
 def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, work):
     path = lora_in(work, "owl")
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -403,6 +407,7 @@ def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, 
     assert (asked.loras[0].strength, asked.prompt.endswith(", zowl")) == (0.95, True)
 
 
+@pytest.mark.slow
 def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_control_enter_draws_with_them(window, work):
     work.engine.submit("generate", build_generate(prompt="a rare cactus", seed=123, steps=7))
     tab = window.open("Generate")
@@ -467,6 +472,7 @@ def build_generate(**generate):
     return build(GenerateJob, {"generate": generate})
 
 
+@pytest.mark.slow
 def test_drawing_waits_for_training_and_is_cancelled(window, work):
     work.engine.step_seconds = 1.0  # it must not end before it was waited for
     train = work.engine.submit("train", work.page.project.job)
@@ -502,6 +508,7 @@ def test_nothing_moves_on_generate_while_images_are_made_and_when_they_arrive(wi
         assert tab.evaluate("shifts.reduce((sum, each) => sum + each[0], 0)") < 0.005, tab.evaluate("shifts")
 
 
+@pytest.mark.slow
 def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
     tab = window.open("Generate")
     field(tab, "steps").fill("many")
@@ -534,6 +541,7 @@ def run(work):
     return next(each for each in work.engine.queue() if each.id == entry).run
 
 
+@pytest.mark.slow
 def test_a_run_is_opened_used_and_deleted_after_asking(window, work, run):
     tab = window.open("Runs")
     row = tab.locator("table.runs tbody tr").first
@@ -559,6 +567,7 @@ def test_a_run_is_opened_used_and_deleted_after_asking(window, work, run):
     assert run not in [each.name for each in work.engine.runs()]
 
 
+@pytest.mark.slow
 def test_a_result_goes_from_runs_to_generate(window, work, run):
     tab = window.open("Generate")
     tab.get_by_role("tab", name="Runs", exact=True).click()

@@ -58,6 +58,7 @@ def test_a_replacement_that_is_none_is_a_red_field(desk, text):
     assert invalid(desk.answer({"act": "bulk_field", "arg": "replace_with", "value": "owl"})["bulk"]) == []
 
 
+@pytest.mark.slow(only=("^(a|aa|a?)+$",))
 @pytest.mark.parametrize("text", PATTERNS)
 def test_a_pattern_that_is_none_or_never_ends_is_a_red_field(desk, text):
     for name, value in {"edit": "replace", "match": "regex", "find": text}.items():
@@ -121,6 +122,7 @@ def test_the_form_of_regularization_images_is_drawn_whatever_is_stored(page, sto
     assert 'data-act="class_make"' in form.html(0, None)
 
 
+@pytest.mark.slow
 def test_the_difference_of_long_captions_is_cut_to_where_it_begins():
     same, old, new = "red fox, " * 100, "a b c, " * 4000, "d e f, " * 4000
     item = Item(None, "auto", Facts("a.png", "set", same + old, False))

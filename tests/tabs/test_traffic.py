@@ -210,6 +210,7 @@ def test_the_login_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert _login({"auth-file": str(tmp_path / "gone")}, problems)[0] is None and problems
 
 
+@pytest.mark.slow
 def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch):
     from page_server import Served
 
@@ -263,6 +264,7 @@ def test_an_ordinary_page_is_never_refused_while_a_job_runs(served, visit):
     assert len(answers) > 30 and 503 not in answers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the CPU time of one thread")
 def test_a_server_that_nobody_asks_sleeps(served):
     """0.2% of a core; Gradio's queue alone took 5%. CPU time, which other programs hardly change; the least of three looks."""

@@ -222,6 +222,7 @@ def filled(chance) -> dict:
     return {name: values(chance) for name in chance.sample(NAMES, chance.randint(1, 8))}
 
 
+@pytest.mark.slow(but=("every",))
 @HOW_MANY
 def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, asked, chance, capfd, every):
     """What scripts of the page put into texts and events, each of its own kind there."""
@@ -243,6 +244,7 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
             assert printed.count("A request was refused") == (status == 422), (fn.name, message, printed)
 
 
+@pytest.mark.slow(but=("every",))
 @HOW_MANY
 def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd, every):
     acted = ("look", "save", "open", "follow", "undo", "redo", "utf8", "show", "find", "page")
@@ -279,6 +281,7 @@ def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd, ever
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_uploads_and_logins_of_any_form_are_no_fault(page, asked, capfd):
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--x--\r\n'
     forms = [b"", b"x", part[:40], part.replace(b'; filename="a.png"', b""), part.replace(b"files", b"other")]

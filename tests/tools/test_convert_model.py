@@ -94,6 +94,12 @@ def files(folders, tmp_path_factory):
 # ---- from one form to another and back
 
 
+@pytest.mark.slow(
+    but=(
+        "sd1",
+        "sdxl_refiner",
+    )
+)
 @pytest.mark.parametrize("name", [*FAMILIES[:3], pytest.param(FAMILIES[3], marks=pytest.mark.slow)])
 def test_a_file_that_became_a_folder_becomes_the_same_file_again(tmp_path, files, name):
     folder = to_folder(files[name], tmp_path / "folder.v2", family=name)
@@ -101,6 +107,7 @@ def test_a_file_that_became_a_folder_becomes_the_same_file_again(tmp_path, files
     assert_same(load_file(convert(folder, tmp_path / "back.safetensors")), load_file(files[name]))
 
 
+@pytest.mark.slow(only=("sd1",))
 @pytest.mark.parametrize("name", [FAMILIES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])])
 def test_a_folder_that_became_a_file_becomes_the_same_folder_again(tmp_path, folders, name):
     file = convert(folders[name], tmp_path / "m.safetensors")
@@ -114,6 +121,7 @@ def test_a_folder_that_became_a_file_becomes_the_same_folder_again(tmp_path, fol
     assert identify(again).family == name
 
 
+@pytest.mark.slow
 def test_a_ckpt_keeps_epoch_and_step_through_a_folder_and_a_safetensors_file(tmp_path, files):
     ckpt = convert(files["sd1"], tmp_path / "sized.ckpt", save_model_as="ckpt")
     content = torch.load(ckpt, weights_only=True) | {"epoch": 3, "global_step": 1000}
@@ -145,6 +153,7 @@ def test_an_inpainting_model_stays_one(tmp_path):
 # ---- what diffusers computes
 
 
+@pytest.mark.slow(only=("sdxl",))
 @pytest.mark.parametrize("name", ["sdxl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sd2"))])
 def test_diffusers_loads_what_was_converted_and_computes_the_same(tmp_path, folders, files, name):
     folder = to_folder(files[name], tmp_path / "folder", ema="drop")
@@ -198,6 +207,7 @@ def assert_same_bytes(ours, theirs):
     )
 
 
+@pytest.mark.slow
 def test_ema_weights_are_used_or_dropped(tmp_path, files):
     source = load_file(files["sd1"])
     used = load_file(convert(files["sd1"], tmp_path / "used.safetensors", ema="use"))
@@ -221,6 +231,7 @@ def test_ema_weights_are_used_or_dropped(tmp_path, files):
         convert(tmp_path / "holes.safetensors", tmp_path / "none.safetensors", ema="use")
 
 
+@pytest.mark.slow
 def test_a_vae_is_extracted_baked_in_and_left_out(tmp_path, files, folders):
     other = tiny_folder("sd1", tmp_path / "other", seed=3)
     vae, _ = use("extract_vae", other, output=str(tmp_path / "vae.safetensors"))
@@ -256,6 +267,7 @@ def stored_like(state, tensors):
     return {key: value[..., None, None] if key.endswith(names) else value for key, value in state.items()}
 
 
+@pytest.mark.slow
 def test_the_text_projection_is_transposed_unless_it_is_to_be_as_in_sd_scripts(tmp_path, files, folders):
     key = "conditioner.embedders.1.model.text_projection"
     weight = load_file(folders["sdxl"] / "text_encoder_2" / "model.safetensors")["text_projection.weight"]
@@ -269,6 +281,7 @@ def test_the_text_projection_is_transposed_unless_it_is_to_be_as_in_sd_scripts(t
     assert torch.equal(load_file(same)[key], weight)
 
 
+@pytest.mark.slow
 def test_a_variant_stands_in_the_names_and_is_read_again(tmp_path, files):
     folder = to_folder(files["sd1"], tmp_path / "folder", save_precision="fp16", variant="fp16", ema="drop")
     assert (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
@@ -288,6 +301,7 @@ def test_shards_of_a_variant_are_found_by_diffusers_and_read_again(tmp_path, mon
     assert_same(load_file(convert(folder, tmp_path / "back.safetensors")), load_file(files["sd1"]))
 
 
+@pytest.mark.slow
 def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
     file = convert(folders["sd2"], tmp_path / "fox.safetensors", weights_hash=True)
     metadata = read_header(file)[1]
@@ -310,6 +324,7 @@ def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
     assert set(bare) == {"format", "atelier_sizes"}, "the sizes of a model that has not the published ones are needed"
 
 
+@pytest.mark.slow
 def test_the_size_that_a_model_is_made_for_goes_along_into_a_file_and_back(tmp_path, folders):
     sizes = {name: (trained_size(folders[name], name), trained_size(convert(folders[name], tmp_path / f"{name}.safetensors")))
              for name in ("sd1", "sdxl")}  # fmt: skip
@@ -317,6 +332,7 @@ def test_the_size_that_a_model_is_made_for_goes_along_into_a_file_and_back(tmp_p
     assert trained_size(to_folder(tmp_path / "sd1.safetensors", tmp_path / "again")) == (128, 128)
 
 
+@pytest.mark.slow
 def test_an_sd2_file_that_does_not_say_its_prediction_is_said_to_be_asked_for(tmp_path, files):
     asked = {"save_model_as": "diffusers_safetensors", "ema": "drop"}
     source = load_file(files["sd2"])
@@ -335,6 +351,7 @@ def test_an_sd2_file_that_does_not_say_its_prediction_is_said_to_be_asked_for(tm
 # ---- what is refused, and accidents
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_or_too_large_are_said(tmp_path, files):
     source, metadata = load_file(files["sd1"]), read_header(files["sd1"])[1]
     source[f"{UNET}out.2.bias"][0] = float("nan")
@@ -355,6 +372,7 @@ def test_each_weight_is_read_once_also_where_it_becomes_narrower(tmp_path, files
     assert 0 < sum(counts) <= files["sd1"].stat().st_size
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_model_is_said_before_anything_is_written(tmp_path, files, folders, monkeypatch):
     target, source, metadata = tmp_path / "out.safetensors", load_file(files["sd1"]), read_header(files["sd1"])[1]
 
@@ -479,6 +497,7 @@ def test_a_model_of_the_published_sizes_is_checked_by_recorded_shapes(tmp_path):
         convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors")
 
 
+@pytest.mark.slow
 def test_the_guidance_that_a_folder_states_goes_along(folders, tmp_path):
     source = Path(shutil.copytree(folders["sd1"], tmp_path / "source"))
     (source / STATED).write_text('{"guidance_scale": 4.0}', "utf-8")

@@ -90,6 +90,7 @@ def test_clamping_precisions_and_compatibility_have_their_effects(models, tmp_pa
     assert not torch.equal(rounded[f"{LAYER}.{UP}"], plain[f"{LAYER}.{UP}"])
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_file_of_the_same_model_differ_in_nothing(models, tmp_path):
     folder = tiny_folder("sd1", tmp_path / "folder")
     found, _, _ = extracted((str(folder), models[1]), tmp_path, dim=2)
@@ -111,6 +112,7 @@ def test_every_layer_of_a_model_that_is_built_otherwise_is_extracted(models, tmp
     assert f"lora_unet_down_blocks_0_resnets_1_conv_shortcut.{UP}" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_a_merged_lora_is_extracted_again_from_models_of_the_other_families(name, tmp_path):
     folder, merged = tiny_folder(name, tmp_path / name), tmp_path / "merged"
@@ -134,6 +136,7 @@ def weights_by_layer(name, folder, conv):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv", [False, True])
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_at_full_rank_the_whole_difference_of_two_models_is_extracted(name, conv, tmp_path):
@@ -154,6 +157,7 @@ def test_at_full_rank_the_whole_difference_of_two_models_is_extracted(name, conv
         assert metadata["ss_v2"] == str(name == "sd2") and metadata["ss_base_model_version"].startswith(VERSIONS[name])
 
 
+@pytest.mark.slow
 def test_the_weights_of_each_model_are_put_where_they_are_asked_for(models, tmp_path, monkeypatch):
     """Told of as the GPU, they stay on the CPU here: what is computed of them is the same."""
     placed, read = set(), extract._read
@@ -189,6 +193,7 @@ def test_on_the_gpu_the_same_lora_is_extracted(models, tmp_path):
             torch.testing.assert_close(change, changes(here)[layer], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_that_do_not_belong_together_are_refused(models, tmp_path):
     xl = str(tiny_file("sdxl", tmp_path / "xl.safetensors"))
     state = load_file(models[0])

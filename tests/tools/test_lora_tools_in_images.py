@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from core.families import family
@@ -19,6 +20,7 @@ from tests.tools.test_tools import use
 NEAR = 3  # of 255: sums in another order
 
 
+@pytest.mark.slow
 def test_merged_resized_and_extracted_loras_make_the_images_of_their_sources(tmp_path):
     one = small_lora(tmp_path / "one.safetensors")
     tensors = dict(load_lora(one).tensors)

@@ -57,6 +57,7 @@ def assert_equal_models(one, other):
             torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6, msg=key)
 
 
+@pytest.mark.slow(but=("sd1",))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
     folder, file, lora = models[name]
@@ -72,6 +73,7 @@ def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
     assert metadata["modelspec.merged_from"] == f"{name}, {name}_lora, {name}_lora"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_biases_and_norm_layers_are_merged_with_their_layers(name, models, tmp_path):
     folder, file, lora = models[name]
@@ -102,6 +104,7 @@ def test_biases_and_norm_layers_are_merged_with_their_layers(name, models, tmp_p
         assert not torch.equal(whole.denoiser.state_dict()[key], loaded(name, folder).denoiser.state_dict()[key])
 
 
+@pytest.mark.slow
 def test_a_folder_stays_one_unless_the_output_is_named_as_a_file(models, tmp_path):
     folder, _, lora = models["sd1"]
     out, _ = merged(folder, lora, ratios="0.5", output=tmp_path / "folder")
@@ -114,6 +117,7 @@ def test_a_folder_stays_one_unless_the_output_is_named_as_a_file(models, tmp_pat
     assert_equal_models(loaded("sd1", file), again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_merged_after_another(kind, models, tmp_path):
     folder, file, lora = models["sd1"]
@@ -135,6 +139,7 @@ def test_every_kind_is_merged_after_another(kind, models, tmp_path):
     assert_equal_models(loaded("sd1", path), whole)
 
 
+@pytest.mark.slow
 def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(models, tmp_path):
     folder, file, lora = models["sd1"]
     path, _ = merged(file, lora, lbws=["MIDD"], output=tmp_path / "m.safetensors")
@@ -154,6 +159,7 @@ def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(m
     assert torch.equal(load_file(half)[key].flatten(), wanted.half().flatten())
 
 
+@pytest.mark.slow
 def test_a_model_without_a_vae_stays_one(models, tmp_path):
     _, file, lora = models["sd1"]
     with safe_open(file, "pt") as opened:
@@ -166,6 +172,7 @@ def test_a_model_without_a_vae_stays_one(models, tmp_path):
     assert found.keys() == bare.keys() and all(torch.equal(found[key], wanted[key]) for key in found)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
     _, file, lora = models["sd1"]
     given = {"name": "merge_lora_to_model", "file": str(file), "output": str(tmp_path / "out.safetensors")}
@@ -194,6 +201,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
     assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".tmp*"))
 
 
+@pytest.mark.slow
 def test_block_weights_hold_for_the_names_of_sd_scripts_oft(models, tmp_path):
     _, file, _ = models["sd1"]
     name = "unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"

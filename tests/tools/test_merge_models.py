@@ -55,6 +55,7 @@ def test_equal_ratios_give_the_mean_and_a_record_of_what_was_merged(models, tmp_
     assert metadata["modelspec.merged_from"] == "a, b, c"
 
 
+@pytest.mark.slow
 def test_ratios_are_scaled_to_a_sum_of_one_but_not_with_compatibility(models, tmp_path):
     found, (a, b), _, _ = merged(models[:2], tmp_path, ratios="0.6, 0.2")
     assert_all(found, lambda key: 0.75 * a[key] + 0.25 * b[key])
@@ -62,6 +63,7 @@ def test_ratios_are_scaled_to_a_sum_of_one_but_not_with_compatibility(models, tm
     assert_all(found, lambda key: 0.6 * a[key] + 0.2 * b[key])
 
 
+@pytest.mark.slow
 def test_add_difference_and_sigmoid_are_their_formulas(models, tmp_path):
     found, (a, b, c), _, _ = merged(models, tmp_path, method="add_difference", multiplier=0.75)
     assert_all(found, lambda key: a[key] + 0.75 * (b[key] - c[key]))
@@ -70,6 +72,7 @@ def test_add_difference_and_sigmoid_are_their_formulas(models, tmp_path):
     assert_all(found, lambda key: (1 - smooth) * a[key] + smooth * b[key])
 
 
+@pytest.mark.slow
 def test_each_block_has_its_weight_and_base_is_for_all_outside(models, tmp_path):
     given = [0.1] + [n / 100 for n in range(25)]
     found, (a, b), _, _ = merged(models[:2], tmp_path, block_weights=",".join(map(str, given)))
@@ -95,6 +98,7 @@ def test_each_block_has_its_weight_and_base_is_for_all_outside(models, tmp_path)
     torch.testing.assert_close(found[MID], a[MID] + b[MID] - c[MID])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("sd1", "sd2", "sdxl"))
 def test_folders_are_merged_as_their_files_are(name, tmp_path):
     folders = [tiny_folder(name, tmp_path / each, seed=seed) for seed, each in enumerate("ab")]
@@ -138,6 +142,7 @@ def test_keys_of_one_model_alone_and_whole_numbers_are_the_first_ones(models, tm
     assert "not in b.safetensors" in said and "extra" in said and "only in b.safetensors" in said and "other" in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(models, tmp_path):
     a, b, c = map(str, models)
     xl = str(tiny_file("sdxl", tmp_path / "xl.safetensors"))
@@ -164,6 +169,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(models, tmp
     assert not (tmp_path / "merged.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_nan_and_what_fp16_cannot_hold_end_it_by_name_without_a_file(models, tmp_path):
     for value, precision, code in ((float("nan"), None, "weights.not-finite"), (3e5, "fp16", "merge.overflow")):
         state = load_file(models[0])
@@ -176,6 +182,7 @@ def test_nan_and_what_fp16_cannot_hold_end_it_by_name_without_a_file(models, tmp
         assert list(output.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_setting_that_a_method_does_not_read_is_left_out_of_its_form_and_said(models, tmp_path):
     task = tasks.named("merge_models")
 

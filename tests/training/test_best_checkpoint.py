@@ -43,6 +43,7 @@ def shown(training):
     }
 
 
+@pytest.mark.slow
 def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_offered_first(
     train, forty, at_first_step, unhurried
 ):
@@ -80,6 +81,7 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
     assert len(held) == automatic_count(40) == 2 and len(trained) == 38 and not held & trained
 
 
+@pytest.mark.slow
 def test_few_images_all_train_and_what_is_measured_is_called_what_it_is(train, at_first_step, unhurried):
     groups = {"validation": AUTO, "saving": THREE_SAVES, "schedule": {"max_train_steps": 6, "seed": 7}}
     run, without = train(**groups), train(**groups | {"validation": {"best_checkpoint": "off"}})
@@ -94,6 +96,7 @@ def test_few_images_all_train_and_what_is_measured_is_called_what_it_is(train, a
     assert len(trained) == 5 and not measured
 
 
+@pytest.mark.slow
 def test_images_put_back_all_train_and_the_checkpoints_are_still_compared(at_first_step, forty, unhurried):
     groups = {"dataset": {"folder": str(forty)}, "validation": {"best_checkpoint": "training"}}
     trained, how = at_first_step(
@@ -106,6 +109,7 @@ def test_images_put_back_all_train_and_the_checkpoints_are_still_compared(at_fir
     assert len(trained) == 40 and how == "training"
 
 
+@pytest.mark.slow
 def test_what_a_person_holds_out_is_measured_as_often_as_they_say_and_at_each_save(train, unhurried):
     own = {"validation_split": 0.4, "validate_every_n_steps": 5, "validate_every_n_epochs": None}
     run = train(validation=AUTO | own, saving=THREE_SAVES, schedule={"max_train_steps": 6, "seed": 7})
@@ -121,6 +125,7 @@ def test_every_run_measures_and_only_a_new_project_holds_images_out():
     assert new_project().validation.best_checkpoint == "auto"
 
 
+@pytest.mark.slow
 def test_a_training_that_resumes_measures_what_an_unbroken_one_does(train, forty, unhurried):
     groups = {
         "dataset": {"folder": str(forty), "train_batch_size": 4},
@@ -142,6 +147,7 @@ def test_a_training_that_resumes_measures_what_an_unbroken_one_does(train, forty
     assert rows[0] == {step: each for step, each in rows[1].items() if step in rows[0]}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_further_measures_the_same_pairs(train, forty):
     groups = {
         "dataset": {"folder": str(forty), "train_batch_size": 4},
@@ -161,6 +167,7 @@ def test_a_run_that_is_trained_further_measures_the_same_pairs(train, forty):
     assert len({line["each_of"] for line in longer.lines("validated")}) == 1
 
 
+@pytest.mark.slow
 def test_a_run_too_short_to_measure_says_so_and_measures_nothing(train):
     run = train(saving=THREE_SAVES, schedule={"max_train_steps": 6, "seed": 7})
     run.start()

@@ -133,6 +133,7 @@ def test_inductor_gives_the_same_gradients():
     blocks.release()
 
 
+@pytest.mark.slow
 def test_equal_blocks_share_a_piece_and_sizes_do_not_add_up():
     unet = small_unet()
     count = sum(type(module).__name__ in compiling.BLOCKS for module in unet.modules())
@@ -145,6 +146,7 @@ def test_equal_blocks_share_a_piece_and_sizes_do_not_add_up():
     blocks.release()
 
 
+@pytest.mark.slow
 def test_without_gradients_the_plain_blocks_are_asked_and_released_blocks_are_plain():
     unet = small_unet()
     blocks = CompiledBlocks(unet, "eager", said()[1], several_sizes=False)
@@ -157,6 +159,7 @@ def test_without_gradients_the_plain_blocks_are_asked_and_released_blocks_are_pl
     assert not any("forward" in module.__dict__ for module in unet.modules())
 
 
+@pytest.mark.slow
 def test_too_many_sizes_are_told_and_go_on_uncompiled(monkeypatch):
     monkeypatch.setattr(compiling, "VARIANTS", 1)
     unet, (kept, say) = small_unet(), said()

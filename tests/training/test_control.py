@@ -44,6 +44,7 @@ def specified(training):
     return tuple(said[f"modelspec.{name}"] for name in ("architecture", "title", "resolution", "prediction_type"))
 
 
+@pytest.mark.slow(but=("controlnet",))
 @every_method
 def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(method, groups, train, at_first_step):
     whole, parted, plain = train(**groups(method)), train(**groups(method)), train()
@@ -75,6 +76,7 @@ def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(m
     assert all(torch.equal(trained[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.slow
 @every_method
 def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train, images, models):
     lines = [f"a fox --d 3 --s 2 --w 72 --h 64 --cn {path}" for path in sorted(images.glob("*.png"))[:2]]
@@ -100,6 +102,7 @@ def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train
     assert specified(training) == (f"stable-diffusion-xl-v1-base/{suffix}", "t", "64x64", "epsilon")
 
 
+@pytest.mark.slow
 def test_of_sd2_the_file_has_the_names_of_sd2(groups, train, models):
     training = train(**groups("controlnet", model={"base_model": models["sd2"]}))
     assert training.start() == "done"
@@ -129,6 +132,7 @@ def test_cached_captions_are_other_ones_at_the_next_epoch(groups, images, train,
     assert cached >= {each for epochs in shown.values() for each in epochs.values()}
 
 
+@pytest.mark.slow
 def test_the_control_learning_rate_is_a_group_of_its_own(groups, at_first_step):
     def rates(training):
         return {
@@ -142,12 +146,14 @@ def test_the_control_learning_rate_is_a_group_of_its_own(groups, at_first_step):
     assert two["controlnet"][1] == 26 + 16 and two["unet"][1] + two["controlnet"][1] == one["unet"][1]
 
 
+@pytest.mark.slow
 def test_the_untrained_model_is_the_model_without_it(groups, at_first_step):
     for method in METHODS:
         changed, same = at_first_step(distances, **groups(method))
         assert changed > 1e-4 and same == 0
 
 
+@pytest.mark.slow
 def test_compatibility_trains_sd1_as_sd_scripts(groups, at_first_step):
     kohya = {"model": {"compatibility": "sd-scripts-0.10"}}
 
@@ -246,12 +252,14 @@ def test_with_compatibility_sd1_trains_on_signed_control_images_and_samples_show
     assert (shown.permute(1, 2, 0) - torch.tensor(np.array(whole)) / 255).abs().max() < 1e-2
 
 
+@pytest.mark.slow
 def test_dropout_thins_an_lllite_while_it_trains(groups, train):
     plain, dropped = (train(**groups("lllite", lllite={"dropout": share})) for share in (0.0, 0.5))
     assert plain.start() == dropped.start() == "done"
     assert plain.losses()[1] == dropped.losses()[1] and plain.losses()[4] != dropped.losses()[4]
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_output_begins_as_asked(groups, at_first_step):
     def biases(training):
         tensors = training.run.passes.method.state_dict()
@@ -291,6 +299,7 @@ def test_what_cannot_be_is_refused_by_name(method, more, code, groups, make_job)
     assert code not in [each.code for each in training_problems(make_job(**groups(method, **usual)))]
 
 
+@pytest.mark.slow
 def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job, workspace, models, train, tmp_path):
     def told(method, **more):
         job = make_job(**groups(method, **more))
@@ -339,6 +348,7 @@ def test_files_that_cannot_begin_it_are_named_before_the_start(groups, make_job,
     assert "prompts.no-control-image" in codes("controlnet", samples={"sample_prompts": ["a fox"]})
 
 
+@pytest.mark.slow
 @every_method
 def test_the_forecast_counts_what_trains_and_its_pass(method, groups, make_job, workspace, at_first_step):
     def of(**more):
@@ -360,6 +370,7 @@ def test_the_forecast_counts_what_trains_and_its_pass(method, groups, make_job, 
         assert large.weights > own.weights and large.activations > own.activations
 
 
+@pytest.mark.slow
 @every_method
 def test_precision_and_the_fused_backward_pass(method, groups, train):
     half = train(**groups(method, memory={"full_precision": "bf16"}))

@@ -36,6 +36,13 @@ def placed_in(workspace):
     return run
 
 
+@pytest.mark.slow(
+    only=(
+        "disk-flips-True",
+        "device-flips-False",
+        "off-flips-False",
+    )
+)
 @pytest.mark.parametrize(
     ("where", "views", "kept"),
     [
@@ -65,6 +72,7 @@ def test_control_images_are_cached_where_latents_are(where, views, kept, placed_
     assert len(list((workspace.cache / "controls").rglob("*.safetensors"))) == kept * count
 
 
+@pytest.mark.slow
 def test_prepared_control_images_train_without_their_files_being_decoded(
     placed_in, groups, train, make_job, workspace, monkeypatch
 ):
@@ -81,6 +89,7 @@ def test_prepared_control_images_train_without_their_files_being_decoded(
     assert cached.start() == "done" and cached.losses() == decoded.losses()
 
 
+@pytest.mark.slow
 def test_the_forecast_counts_control_images_held_in_ram_on_a_cpu(groups, make_job, workspace):
     def counted(where, images, device="cpu"):
         job = make_job(**groups("lllite", memory={"cache_latents": where, "mixed_precision": "bf16"}))

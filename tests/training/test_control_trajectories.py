@@ -108,6 +108,7 @@ def replay(name, compatible=True):
     return losses, norms, before, after, record, inputs
 
 
+@pytest.mark.slow(but=("sd1_a",))
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradient_norms_are_the_recorded_ones(name):
     losses, norms, _, _, record, _ = replay(name)
@@ -134,6 +135,7 @@ def test_weights_end_where_sd_scripts_ended(name):
             assert float((after[key] - before[key]).norm()) == pytest.approx(change, rel=1e-2), key
 
 
+@pytest.mark.slow
 def test_by_default_sd1_is_trained_as_other_programs_use_it():
     """Control images in 0..1, and a middle block that reads what the U-Net made: another training than sd-scripts'."""
     ours, theirs = replay("sd1_a", compatible=False)[0], replay("sd1_a")[0]

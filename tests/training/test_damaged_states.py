@@ -116,6 +116,12 @@ def test_a_damaged_state_is_not_whole(tmp_path, damage):
     assert not is_whole(state) and newest_state(tmp_path).name == "step00000002"
 
 
+@pytest.mark.slow(
+    only=(
+        "cut",
+        "no training.pt",
+    )
+)
 @pytest.mark.parametrize("damage", slow_unless((cut, DAMAGES[4]).__contains__, DAMAGES), ids=lambda each: each.__name__)
 def test_a_run_goes_on_from_the_newest_whole_state_and_says_so(killed, whole, damage):
     damage(killed.folder.states / "step00000004")
@@ -131,6 +137,7 @@ def test_a_run_goes_on_from_the_newest_whole_state_and_says_so(killed, whole, da
     assert all(map(is_whole, states_in(again.folder.states)))
 
 
+@pytest.mark.slow
 def test_a_damaged_state_takes_no_place_among_those_that_are_kept(killed):
     """The older whole one would have to go for it, and with one state kept the one just saved."""
     cut(killed.folder.states / "step00000004")
@@ -146,6 +153,7 @@ def test_a_damaged_state_takes_no_place_among_those_that_are_kept(killed):
     assert len(there) == 2 and all(map(is_whole, there)) and state_step(there[1]) == 2
 
 
+@pytest.mark.slow
 def test_where_every_state_is_damaged_nothing_is_begun_anew(killed):
     for state in states_in(killed.folder.states):
         cut(state)
@@ -156,6 +164,7 @@ def test_where_every_state_is_damaged_nothing_is_begun_anew(killed):
     assert [state_step(path) for path in states_in(killed.folder.states)] == [4, 2]
 
 
+@pytest.mark.slow(but=("False",))
 @pytest.mark.parametrize("left", slow_unless(bool, [True, False]))
 def test_a_run_without_a_state_begins_anew_and_says_so(killed, whole, left):
     shutil.rmtree(killed.folder.states)
@@ -186,6 +195,12 @@ UNWRITTEN = [
 ]
 
 
+@pytest.mark.slow(
+    but=(
+        "('training.pt', 28)",
+        "('the folder', 28)",
+    )
+)
 @pytest.mark.parametrize("where", slow_unless(UNWRITTEN[1::2].__contains__, UNWRITTEN), ids=str)
 def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, whole, monkeypatch, where):
     place, number = where
@@ -215,6 +230,7 @@ def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, 
     assert training.losses() == whole["losses"]
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_half_written_is_taken_away(killed):
     left = killed.folder.states / ".tmp-step00000003"
     left.mkdir()

@@ -47,6 +47,7 @@ def source(path, **more):
     return {"folder": path, **more}
 
 
+@pytest.mark.slow
 def test_regularization_is_shown_as_often_and_weighs_what_it_is_told(train, folder):
     subject, classes = folder("subject", 2), folder("class", 4)
 
@@ -62,6 +63,7 @@ def test_regularization_is_shown_as_often_and_weighs_what_it_is_told(train, fold
     assert sum(loss == 0.0 for loss in silent.values()) == 4 and all(loss > 0 for loss in heard.values())
 
 
+@pytest.mark.slow
 def test_the_loss_weight_of_a_folder_scales_its_loss(train, folder):
     path = folder("subject")
     plain = start(train(dataset={"folder": None, "sources": [source(path)]}, schedule={"max_train_steps": 1}))
@@ -71,6 +73,7 @@ def test_the_loss_weight_of_a_folder_scales_its_loss(train, folder):
     assert twice.losses()[1] == pytest.approx(2 * plain.losses()[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_folders_of_different_network_strength_train_apart_and_differently(train, folder):
     first, second = folder("first", 2), folder("second", 3)
 
@@ -85,6 +88,7 @@ def test_folders_of_different_network_strength_train_apart_and_differently(train
         run(0.0)
 
 
+@pytest.mark.slow
 def test_preserved_images_begin_with_no_loss_for_the_network_changes_nothing_yet(train, folder):
     kept = source(folder("kept", 2), custom_attributes={"diff_output_preservation": True})
     both = {"folder": None, "sources": [kept, source(folder("subject", 2))], "train_batch_size": 1}
@@ -98,6 +102,7 @@ def test_preserved_images_begin_with_no_loss_for_the_network_changes_nothing_yet
             train(dataset={"folder": None, "sources": [kept]}, method=method, embedding=word).start()
 
 
+@pytest.mark.slow
 def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_none(train, folder, tmp_path):
     path = folder("subject")
 
@@ -114,6 +119,7 @@ def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_n
     assert run(255).losses() == pytest.approx(plain.losses(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     path = folder("subject")
     for file in Path(path).glob("*.png"):
@@ -126,6 +132,7 @@ def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     assert plain.losses()[1] > 0
 
 
+@pytest.mark.slow
 def test_held_out_images_never_train(train, folder, monkeypatch):
     seen = set()
     original = update.micro_batch
@@ -166,6 +173,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow(only=("in turn, of several sizes, mirrored",))
 @pytest.mark.parametrize("name", slow_unless(["in turn, of several sizes, mirrored"].__contains__, EVERYTHING))
 def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, images, name, monkeypatch):
     classes = folder("class", 3)

@@ -82,6 +82,7 @@ def diffusers_image(name, folder, path):
     return pipeline("a fox", **how, generator=torch.Generator("cpu").manual_seed(3), output_type="np").images[0]
 
 
+@pytest.mark.slow(but=("sd2-sd_v2_v",))
 @pytest.mark.parametrize(("name", "version"), [("sd2", "sd_v2_v"), ("sdxl", "sdxl_base_v1-0")])
 def test_a_trained_file_draws_the_same_image_here_and_in_diffusers(run, folders, name, version):
     training = run(
@@ -100,6 +101,7 @@ def test_a_trained_file_draws_the_same_image_here_and_in_diffusers(run, folders,
     assert before.tobytes() != after.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "prefixes"),
     [
@@ -120,6 +122,7 @@ def test_sdxls_parts_are_trained_as_asked(run, network, prefixes):
         )
 
 
+@pytest.mark.slow
 def test_the_layer_of_the_first_encoder_that_is_not_read_stays_as_it_began(run):
     training = run("sdxl", network={"rank": 2, "train_text_encoder": True, "train_unet": False})
     training.start()
@@ -144,6 +147,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow(but=("frozen text, long captions, bf16",))
 @pytest.mark.parametrize("variant", slow_unless(lambda name: name.startswith("training"), VARIANTS))
 def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run, variant):
     schedule, groups = {"schedule": {"max_train_steps": 3, "seed": 7}}, VARIANTS[variant]
@@ -167,6 +171,7 @@ def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run, variant):
     assert set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
     told = []
 
@@ -189,6 +194,7 @@ def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
     assert told[again:] == told[:again], "and the same in another run of the same seed"
 
 
+@pytest.mark.slow
 def test_what_sdxl_is_told_changes_what_is_trained(run):
     true, kohya = (
         run("sdxl", dataset={"random_crop": True}, model={"compatibility": mode})
@@ -199,6 +205,7 @@ def test_what_sdxl_is_told_changes_what_is_trained(run):
     assert true.losses() != kohya.losses()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_projections_of_an_sd2_lora_are_saved_as_the_choice_says_and_are_the_same_lora(run, folders, tmp_path, name):
     trained = run(name, saving={"sd2_projections": "convolutions", "save_precision": "fp32"})
@@ -215,6 +222,7 @@ def test_projections_of_an_sd2_lora_are_saved_as_the_choice_says_and_are_the_sam
     assert np.array_equal(*ours) and not np.array_equal(ours[0], image(components))
 
 
+@pytest.mark.slow
 def test_the_prediction_is_the_models_own_unless_it_is_set(run):
     detected, v, epsilon = (
         run("sd2", **ONE_STEP),
@@ -226,6 +234,7 @@ def test_the_prediction_is_the_models_own_unless_it_is_set(run):
     assert detected.losses() == v.losses() and detected.losses() != epsilon.losses()
 
 
+@pytest.mark.slow
 def test_captions_of_both_encoders_are_cached_for_the_next_run(run, monkeypatch):
     run("sdxl", **ONE_STEP).start()
     loaded = []
@@ -235,6 +244,7 @@ def test_captions_of_both_encoders_are_cached_for_the_next_run(run, monkeypatch)
     assert json.loads((again.folder.path / "job.json").read_text("utf-8"))["model"]["family"] == "auto"
 
 
+@pytest.mark.slow
 def test_the_kohya_choice_reads_a_file_of_sdxl_as_sd_scripts_does(run, folders, tmp_path):
     """Only a single file is concerned, and only the summary of the caption: the first loss differs, no text is cached twice."""
     file = tmp_path / "sdxl.safetensors"

@@ -57,6 +57,12 @@ def trained(training, method):
     return load_file(training.file()) if method == "lora" else read_embedding(training.file())
 
 
+@pytest.mark.slow(
+    but=(
+        "lora-fp16",
+        "embedding-bf16",
+    )
+)
 @pytest.mark.parametrize(
     "case", slow_unless([("lora", "bf16"), ("embedding", "fp16")].__contains__, product(METHODS, TYPES)), ids="-".join
 )
@@ -77,6 +83,7 @@ def test_weights_and_gradients_have_the_type_and_steps_are_computed_in_fp32(trai
     assert torch.nn.functional.cosine_similarity(*ways, dim=0) > 0.98
 
 
+@pytest.mark.slow(only=("embedding-bf16",))
 @pytest.mark.parametrize(
     "case",
     slow_unless([("embedding", "bf16")].__contains__, [*product(["lora"], TYPES), ("embedding", "bf16")]),
@@ -89,6 +96,7 @@ def test_a_resumed_run_equals_an_unbroken_one(train, case):
     assert found.equal, found.words()
 
 
+@pytest.mark.slow
 def test_rounding_by_chance_is_what_lets_small_steps_count(train):
     """At this rate a step is far below the distance of bf16 numbers near the down matrices, about 2 ** -12."""
     files = {}
@@ -120,6 +128,7 @@ def test_schedule_free_optimizers_show_the_average_of_16_bit_weights(kind):
     assert torch.equal(weight, trainable)
 
 
+@pytest.mark.slow
 def test_a_network_that_starts_from_a_file_is_in_the_type_too(train):
     first = train()
     assert first.start() == "done"
@@ -141,6 +150,7 @@ def test_a_network_that_starts_from_a_file_is_in_the_type_too(train):
     assert start.keys() == kept[0].keys()
 
 
+@pytest.mark.slow
 def test_the_file_says_it(train):
     from safetensors import safe_open
 
@@ -152,6 +162,7 @@ def test_the_file_says_it(train):
     assert said["ss_fp8_base"] == "False"
 
 
+@pytest.mark.slow(but=("fp16",))
 @pytest.mark.parametrize("name", TYPES)
 def test_the_plan_counts_it(name):
     part = PartSize(1000, 100, 0, 50, {"hidden_size": 768, "num_hidden_layers": 12})

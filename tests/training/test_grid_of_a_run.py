@@ -44,6 +44,7 @@ def trained(train):
     return run
 
 
+@pytest.mark.slow
 def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(trained, workspace):
     folder, facts, job = trained()
     asked = run_grid_of(facts, job, workspace)
@@ -78,6 +79,7 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert np.abs(pixels(first["file"]) - pixels(begun.cell((0, 0, 1)))).max() <= 1, "that of the base model"
 
 
+@pytest.mark.slow
 def test_a_kept_checkpoint_is_marked_in_lists_and_can_be_let_go(trained, workspace):
     folder = trained(samples={}, validation={})[0]
     file = folder.checkpoints / "fox-step00000002.safetensors"
@@ -96,6 +98,7 @@ def test_a_kept_checkpoint_is_marked_in_lists_and_can_be_let_go(trained, workspa
     assert read_kept(folder.path) == {}
 
 
+@pytest.mark.slow
 def test_a_run_without_prompts_takes_one_or_says_so(trained, workspace):
     _, facts, job = trained(samples={}, validation={})
     with refused("run-grid.no-prompt"):
@@ -127,6 +130,7 @@ def test_of_many_checkpoints_some_are_shown_with_the_best_and_the_last(workspace
     assert len(names) <= 12 and {"1", "42", "100"} <= set(names) and "best" in asked.notes["x"][names.index("42") + 1]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_control_net_follow_the_control_image_of_the_sample_next_to_none(
     trained, workspace, images, tmp_path
 ):

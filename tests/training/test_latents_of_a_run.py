@@ -50,6 +50,7 @@ def losses(run, known):
     return of
 
 
+@pytest.mark.slow
 def test_where_latents_are_kept_changes_no_loss(losses):
     kept = {where: losses({"flip_aug": True}, memory={"cache_latents": where}) for where in PLACES}
     kept["auto"] = losses({"flip_aug": True})
@@ -60,12 +61,14 @@ def test_where_latents_are_kept_changes_no_loss(losses):
 PLACES = ("disk", "memory", "device", "off")
 
 
+@pytest.mark.slow
 def test_mirroring_changes_what_is_trained_and_is_drawn_anew(losses):
     plain, mirrored = losses(), losses({"flip_aug": True})
     same = sum(plain[step] == mirrored[step] for step in plain)
     assert same < 4, "some of ten draws are mirrored"
 
 
+@pytest.mark.slow
 def test_the_ways_to_draw_from_a_latent_differ(losses):
     ways = {way: tuple(losses(memory={"latent_draw": way}).values()) for way in ("mean", "frozen")}
     ways["sample"] = tuple(losses().values())
@@ -75,6 +78,7 @@ def test_the_ways_to_draw_from_a_latent_differ(losses):
 CHANGING = {"random_crop": True, "color_aug": True, "flip_aug": True}
 
 
+@pytest.mark.slow
 def test_chance_crops_and_colors_train_and_resume_bit_for_bit(train, run, losses):
     whole = run(CHANGING)
     assert whole.losses() != losses({"flip_aug": True})
@@ -104,6 +108,7 @@ def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, image
         assert not cache_problems(make_job(dataset={"sources": folders}, memory={"cache_latents": where}))
 
 
+@pytest.mark.slow
 def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, images, workspace):
     folder = tmp_path / "60_glyphs"
     shutil.copytree(images, folder)
@@ -127,6 +132,7 @@ def test_caches_whose_tensors_became_zeros_are_computed_again_and_change_no_loss
     assert len(named) == 2, "one line for the latents, one for the captions"
 
 
+@pytest.mark.slow
 def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_path, run, images, workspace):
     from core.record.cancel import CancelToken
     from core.record.commands import CommandReader
@@ -150,6 +156,7 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
         assert read.losses()[step] == pytest.approx(loss, rel=1e-4)  # drawn with a deviation of 3e-7
 
 
+@pytest.mark.slow
 def test_masks_reach_the_loss_and_are_kept(tmp_path, run, losses, images, workspace):
     from PIL import Image
 
@@ -197,6 +204,7 @@ def test_an_image_that_goes_away_while_it_trains_is_named(tmp_path, train, make_
     assert caught.value.codes == ["image.unreadable"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "batches"), [("disk", [2, 2, 1]), ("memory", [2, 2, 1]), ("off", [2, 2])])
 def test_so_many_images_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
     train, workspace, images, monkeypatch, where, batches
@@ -223,6 +231,7 @@ def test_latents_are_held_in_memory_or_on_the_device(where, place):  # meta stan
     assert {part.device.type for part in _held(cache, [], where, "meta")["a"]} == {place}
 
 
+@pytest.mark.slow
 def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
     one, other = (str(tiny_folder("sd1", tmp_path / name, seed=seed)) for name, seed in (("one", 1), ("other", 5)))
 

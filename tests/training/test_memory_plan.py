@@ -73,6 +73,7 @@ def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
     assert (longer.gradients, longer.weights) == (4 * numbers, 6 * numbers)  # and is cast again next to them
 
 
+@pytest.mark.slow
 def test_a_step_within_the_backward_pass_takes_what_the_largest_tensor_takes():
     """Counted on a card that computes nothing (tests/card/sizes.py), 1024 px with checkpointing: 15.9 and 6.6 GB."""
     facts = published("sdxl", 1024)
@@ -82,6 +83,7 @@ def test_a_step_within_the_backward_pass_takes_what_the_largest_tensor_takes():
         assert plan.total - plan.spare == pytest.approx(counted * GB, rel=0.06)
 
 
+@pytest.mark.slow
 def test_each_switch_saves_where_it_acts():
     facts = published("sd1", 512, batch=2)
     plain = memory_plan(job_of(), facts)
@@ -95,6 +97,7 @@ def test_each_switch_saves_where_it_acts():
     assert slim.optimizer == pytest.approx(facts.parts["unet"].numbers * 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_three_switches_with_what_they_save_for_this_job():
     facts = published("sd1", 512, batch=4)
     job = job_of(dataset={"train_batch_size": 4, "folder": "x"}, memory={"mixed_precision": "no"})
@@ -106,6 +109,7 @@ def test_three_switches_with_what_they_save_for_this_job():
     assert every["dataset.train_batch_size"].also == (("schedule.gradient_accumulation_steps", 2),)
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_the_switches_and_what_they_save(workspace, make_job, monkeypatch):
     import core.training.loop.passes as passes
 
@@ -119,6 +123,7 @@ def test_out_of_memory_names_the_switches_and_what_they_save(workspace, make_job
     assert "saves about" in words.fix
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_real_file_counts_its_weights(workspace, make_job):
     job = make_job()
     facts = facts_of(job, workspace, "cpu")
@@ -133,6 +138,7 @@ def test_the_plan_of_a_real_file_counts_its_weights(workspace, make_job):
     assert plan.total == sum(plan.parts().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "fine_tune"])
 def test_each_place_of_the_slider_takes_no_more_than_the_one_before(kind):
     job = job_of(method={"kind": kind}, optimizer={"optimizer_type": "AdaFactor"})
@@ -151,6 +157,7 @@ def test_each_switch_says_what_it_saves_whether_it_is_on_or_off():
     assert "memory.full_precision" not in off
 
 
+@pytest.mark.slow
 def test_a_model_in_fp8_is_told_with_what_it_takes_while_it_is_loaded():
     """Where RAM is scarce it comes to the card in 16 bits and is made narrow there."""
     facts, small = published("sdxl", 512), {"mixed_precision": "bf16", "fp8_base_unet": True}

@@ -52,6 +52,7 @@ def test_a_lora_trains_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(tr
     assert all(near[step] == pytest.approx(exact[step], rel=0.05) and near[step] != exact[step] for step in exact)
 
 
+@pytest.mark.slow
 def test_captions_encoded_in_8_bit_are_kept_apart_from_exact_ones(train, workspace):
     """In a cache on disk that the next run reads."""
     workspace.cache.unlink()  # of all tests
@@ -68,6 +69,12 @@ def test_8_bit_weights_cannot_train_themselves(make_job):
     assert any(each.where == "memory.fp8_base" and each.level == "error" for each in training_problems(job))
 
 
+@pytest.mark.slow(
+    but=(
+        "outer twice",
+        "sliced",
+    )
+)
 @pytest.mark.parametrize(
     "memory",
     [
@@ -108,6 +115,7 @@ def test_xformers_is_refused_in_words_where_it_has_no_kernel():
     assert memory_problems(MemorySettings(), "cpu") == []
 
 
+@pytest.mark.slow
 def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
     from core.training.building.models import Models
 
@@ -126,6 +134,7 @@ def test_switches_without_effect_say_why(make_job):
     assert "memory.lowram" in ineffective(make_job())
 
 
+@pytest.mark.slow
 def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, monkeypatch):
     from core.families.sd1 import FAMILY as sd1
 
@@ -158,6 +167,7 @@ def switches(training):
     }
 
 
+@pytest.mark.slow
 def test_each_switch_reaches_the_model_that_trains(at_first_step):
     plain = at_first_step(switches)
     assert plain["attention"] == {"AttnProcessor2_0"} and not any(plain["twice"]) and not plain["tf32"]
@@ -193,6 +203,7 @@ def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(mo
     assert len(freed) == (0 if much else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("switch", "narrowed"), [("fp8_base", True), ("fp8_base_unet", False)])
 def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch, narrowed):
     def types(training):
@@ -205,6 +216,7 @@ def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch,
     assert NARROW in unet and (NARROW in text) is narrowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains", [False, True])
 def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, trains):
     def read(training):

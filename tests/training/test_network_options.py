@@ -89,6 +89,7 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
     assert len(norms) > 20 and all(value.any() for value in norms.values())
 
 
+@pytest.mark.slow
 def test_dropouts_change_the_training_and_checkpointing_does_not_change_the_dropouts(train):
     """By plain descent: Adam divides a gradient by its own size, and of one that is nearly nothing the last digits decide."""
     network = {"rank": 4, "alpha": 4.0, "train_text_encoder": True, **DROPOUTS}
@@ -102,6 +103,7 @@ def test_dropouts_change_the_training_and_checkpointing_does_not_change_the_drop
     assert dropped.losses()[2] == pytest.approx(again.losses()[2], rel=1e-5) != plain.losses()[2]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_another_ones_file(train):
     first = train(network={"train_norm": True}, schedule={"max_train_steps": 2})
     first.start()
@@ -121,6 +123,7 @@ def test_a_training_goes_on_from_another_ones_file(train):
         other.start()
 
 
+@pytest.mark.slow
 def test_what_lies_beside_a_lora_and_does_not_train_is_named_before_the_start(train, tmp_path):
     one = {"schedule": {"max_train_steps": 1}}
     first = train(network={"train_norm": True}, **one)
@@ -146,6 +149,7 @@ def test_what_lies_beside_a_lora_and_does_not_train_is_named_before_the_start(tr
     assert f"{layer}.bias" in found and f"{layer}.diff_b" not in found and norm not in found, "what is merged is used"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(train, monkeypatch, ending):
     from core.formats.tensors.reading import TensorFile
@@ -168,6 +172,7 @@ def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(tr
     assert read == []
 
 
+@pytest.mark.slow
 def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
     first = train(network={"rank": 4, "alpha": 4.0, "train_text_encoder": True}, optimizer={"learning_rate": 2e-2})
     first.start()
@@ -196,6 +201,7 @@ def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
     assert len({round(loss, 7) for loss in losses[:3]}) == 3
 
 
+@pytest.mark.slow
 def test_layers_of_a_merged_lora_that_the_model_lacks_are_said_by_the_headers_alone(train, tmp_path):
     one = {"schedule": {"max_train_steps": 1}}
     first = train(network={"rank": 2}, **one)

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from pytest import approx, mark
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):
     assert json.loads(metadata["ss_layers"]) == ["attn2"] and json.loads(metadata["ss_layer_dims"]) == ["to_k=2"]
 
 
+@pytest.mark.slow
 def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged_model(train):
     pissa = {"initialization": "pissa", "rank": 4, "alpha": 4.0, "rs_lora": True, "conv_rank": 2, "conv_alpha": 1.0}
     whole, parted = train(network=pissa), train(network=pissa)
@@ -48,6 +50,7 @@ def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged
     assert whole.losses()[1] == approx(plain.losses()[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @mark.parametrize("kind", ["lora_fa", "dylora"])
 def test_a_file_says_its_kind_in_its_metadata_alone(train, kind):
     training = train(network={"kind": kind, "rank": 4}, **({"dylora": {"unit": 2}} if kind == "dylora" else {}))

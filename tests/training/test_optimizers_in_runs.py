@@ -19,6 +19,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow(only=("8 bits, LoRA+",))
 @pytest.mark.parametrize("kind", slow_unless(("both", "8 bits, LoRA+").__contains__, KINDS))
 def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(train, kind):
     training = train(optimizer=KINDS[kind], schedule={"max_train_steps": 4, "seed": 7}, samples={"sample_prompts": []})
@@ -26,6 +27,7 @@ def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(train, kind)
     assert found.equal, found.words()
 
 
+@pytest.mark.slow
 def test_files_of_a_schedule_free_run_hold_the_average_and_saving_them_changes_nothing(train):
     runs = {}
     for every in (0, 2):

@@ -34,6 +34,7 @@ def fails_at(calls, work):
     return once
 
 
+@pytest.mark.slow(only=("LoRA",))
 @pytest.mark.parametrize(
     "groups",
     [

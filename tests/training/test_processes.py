@@ -110,6 +110,7 @@ def together(make_job, images, tmp_path_factory):
     return {name: place / name for name in cases}
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(train, together):
     alone, both = train(**batches_of(4, 1)), together["twice the batch"]
     assert alone.start() == "done"
@@ -124,6 +125,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(train, together):
     assert [band["count"] for band in shared["bands"]] == [band["count"] for band in table["bands"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROL)
 def test_what_follows_control_images_is_trained_alike_by_two_processes(train, together, images, name):
     alone, both = train(**controlled(name, images, 4, 1)), together[name]
@@ -168,6 +170,12 @@ SHARED = {
 }
 
 
+@pytest.mark.slow(
+    but=(
+        "plain",
+        "dropouts, captions by chance, text encoders that train",
+    )
+)
 @pytest.mark.parametrize("name", SHARED)
 def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
     train, make_job, tiny, tmp_path, in_float64, name
@@ -246,6 +254,7 @@ def tiny(tmp_path_factory):
     return str(tiny_folder("sd1", tmp_path_factory.mktemp("tiny") / "sd1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "groups"), [("a part at rest", REST), ("a new word", WORD)])
 def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, together, name, groups):
     """Of a part at rate 0, and of the words that do not train, each process has the gradient of its own images."""
@@ -280,6 +289,7 @@ def engine(tmp_path):
     engine.close(wait_seconds=20)
 
 
+@pytest.mark.slow
 def test_the_engine_launches_and_follows_processes_of_its_own(engine, make_job):
     done = engine.submit("train", make_job(memory={"num_processes": 2}, schedule={"max_train_steps": 3, "seed": 7}))
     wait(lambda: state_of(engine, done) not in ("waiting", "running"))

@@ -20,6 +20,13 @@ SMALL = {
 DIFFERENT = {"sd15_lora_c3lier_8gb", "sd15_textual_inversion_6gb", "sdxl_fine_tune_12gb", "sdxl_lora_prodigy_12gb"}
 
 
+@pytest.mark.slow(
+    only=(
+        "sd15_textual_inversion_6gb",
+        "sdxl_fine_tune_12gb",
+        "sdxl_lora_prodigy_12gb",
+    )
+)
 @pytest.mark.parametrize("name", slow_unless(DIFFERENT.__contains__, [path.stem for path in RECIPES]))
 def test_a_recipe_trains_two_steps_on_the_starter(name, workspace, make_job, images):
     word, control = {"token_string": "zkwq", "init_word": "fox"}, {"conditioning_data_dir": str(images)}

@@ -121,6 +121,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow(only=("LoRA, accumulation, dropouts, captions, kept as it is, shown",))
 @pytest.mark.parametrize("names", slow_unless(QUICK.__contains__, TRIED), ids=", ".join)
 def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model, folders, monkeypatch, names):
     groups = reduce(merge, (OPTIONS[name] for name in names[1:]), METHODS[names[0]])

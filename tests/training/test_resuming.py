@@ -72,6 +72,7 @@ def test_what_a_run_trains_cannot_change_while_it_goes_on(train):
     assert not (training.folder.path / "job-1.json").exists()
 
 
+@pytest.mark.slow
 def test_the_state_of_another_run_is_gone_on_from(train, ended):
     whole, short = ended(6), ended(4)
     for given in (short.folder.path, newest_state(short.folder.states)):
@@ -80,6 +81,7 @@ def test_the_state_of_another_run_is_gone_on_from(train, ended):
         assert same(whole.file(), rest.file()) and sorted(rest.losses()) == [5, 6]
 
 
+@pytest.mark.slow
 def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
     short = ended(1)
     other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
@@ -90,6 +92,7 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
         late.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "groups",
     [
@@ -113,6 +116,7 @@ def test_what_is_no_state_is_said(train, tmp_path):
         find_state(str(tmp_path / "none"), workspace)
 
 
+@pytest.mark.slow
 def test_beginning_at_a_step_goes_on_with_its_images_rate_and_numbers(train, ended):
     late = train(**steps(6), resume={"initial_step": 4}, saving={"save_every_n_steps": 5})
     whole = ended(6)
@@ -126,6 +130,7 @@ def test_beginning_at_a_step_goes_on_with_its_images_rate_and_numbers(train, end
     assert late.losses()[5] != again.losses()[5]
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_lora_and_a_step_go_on_where_it_ended(train):
     """With an optimizer that remembers nothing, the weights and the step are all there is to go on from."""
     plain = {"optimizer": {"optimizer_type": "SGD", "learning_rate": 0.5}}
@@ -153,6 +158,7 @@ def first_half(training, step):
         assert run_training(training.job, context, stop_at=step) == "stopped"
 
 
+@pytest.mark.slow
 def test_beginning_at_an_epoch_is_beginning_at_its_first_step(train):
     groups = {"schedule": {"max_train_epochs": 3, "max_train_steps": None, "seed": 7}}
     by_epoch = train(**groups, resume={"initial_epoch": 3})
@@ -163,12 +169,14 @@ def test_beginning_at_an_epoch_is_beginning_at_its_first_step(train):
     assert min(by_epoch.losses()) == 2 * per_epoch + 1 and same(by_epoch.file(), by_step.file())
 
 
+@pytest.mark.slow
 def test_the_base_model_is_drawn_first_wherever_a_run_begins_and_once(train):
     training = train(**steps(4), resume={"initial_step": 2}, samples={"sample_prompts": ["a fox"], "sample_steps": 1})
     training.start()
     assert [line["step"] for line in training.lines("sample")] == [2, 4]
 
 
+@pytest.mark.slow
 def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train):
     training = train(
         network={"rank": 2, "train_text_encoder": True},
@@ -182,6 +190,7 @@ def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train):
     assert "equal to the bit" in found.words() and "NOT" not in found.words()
 
 
+@pytest.mark.slow
 def test_the_proof_names_what_a_resume_loses(train, monkeypatch):
     from core.training.saving.states import States
 
@@ -208,6 +217,7 @@ def test_addresses_of_states_are_read_as_sd_scripts_reads_them():
             parse_address(text)
 
 
+@pytest.mark.slow
 def test_a_state_of_the_hub_is_fetched_into_the_run_and_gone_on_from(train, ended, monkeypatch):
     whole, short, asked = ended(6), ended(4), []
     monkeypatch.setattr(resume, "fetch_state", lambda *given: asked.append(given) or newest_state(short.folder.states))
@@ -242,6 +252,7 @@ class StateHub(Answers):
             self.wfile.write(data)
 
 
+@pytest.mark.slow
 def test_a_state_is_fetched_from_the_hub(ended, tmp_path, monkeypatch):
     short = ended(1)
     state = newest_state(short.folder.states)
@@ -256,6 +267,7 @@ def test_a_state_is_fetched_from_the_hub(ended, tmp_path, monkeypatch):
             resume.fetch_state("me/run/states/two:main", tmp_path / "got", server.endpoint)
 
 
+@pytest.mark.slow
 def test_what_auto_meant_at_the_beginning_holds_for_the_whole_run(train, monkeypatch):
     """The types of a machine are measured, and the next measurement may come out otherwise."""
 

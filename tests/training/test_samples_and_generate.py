@@ -78,12 +78,14 @@ def test_a_lora_makes_the_samples_of_its_training_again(train, store, trains_tex
     same_images(training, store, loras=[{"file": str(training.file())}])
 
 
+@pytest.mark.slow
 def test_weights_are_read_or_not_as_the_setting_says(train, store):
     prompt = "a (fox:1.3.) \\( (tree) --s 2"  # no number, which matters only where weights are read
     training = begin(train, prompt, samples={"prompt_weights": False})
     same_images(training, store, loras=[{"file": str(training.file())}])
 
 
+@pytest.mark.slow
 def test_zero_terminal_snr_v_prediction_clip_skip_and_the_vaes_type_are_taken_over(train, store):
     training = begin(
         train,
@@ -95,6 +97,7 @@ def test_zero_terminal_snr_v_prediction_clip_skip_and_the_vaes_type_are_taken_ov
     same_images(training, store, loras=[{"file": str(training.file())}])
 
 
+@pytest.mark.slow
 def test_a_trained_model_makes_its_samples_again(train, store):
     training = begin(
         train,
@@ -108,6 +111,7 @@ def test_a_trained_model_makes_its_samples_again(train, store):
     same_images(training, store, model={"base_model": str(training.file())})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extended", [False, True])
 def test_a_new_word_makes_its_samples_again_also_where_its_vectors_need_another_window(train, store, extended):
     training = begin(

@@ -37,6 +37,7 @@ def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_wh
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_what_stands_after_75_tokens_changes_the_image(train):
     samples = {"sample_prompts": [f"{LONG} --d 1", f"{LONG}, in the deep sea --d 1"], "sample_steps": 2}
     training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
@@ -45,6 +46,7 @@ def test_what_stands_after_75_tokens_changes_the_image(train):
     assert first.read_bytes() != second.read_bytes()
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_whether_the_latents_were_cached_before(train):
     """The VAE that caching loads has the type that was asked for; so has the one that is loaded for samples alone."""
     given = {"samples": {"sample_prompts": ["a fox --s 2 --d 1"]}, "memory": {"vae_precision": "bf16"}}
@@ -60,6 +62,7 @@ def test_samples_are_the_same_whether_the_latents_were_cached_before(train):
     assert images[0][0] == images[1][0]
 
 
+@pytest.mark.slow
 def test_epochs_decide_alone_when_both_are_set(train):
     training = train(
         schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},
@@ -76,6 +79,7 @@ def test_epochs_decide_alone_when_both_are_set(train):
     assert per_epoch > 1 and [line["step"] for line in training.lines("sample")] == [per_epoch, 2 * per_epoch]
 
 
+@pytest.mark.slow
 def test_a_prompt_file_is_drawn_after_the_typed_ones(train, tmp_path):
     (tmp_path / "p.txt").write_text("a bear --s 1\n")
     samples = {"sample_prompts": ["a fox --s 1"], "sample_prompts_file": str(tmp_path / "p.txt")}
@@ -95,6 +99,7 @@ def test_samples_have_the_size_that_is_set_and_otherwise_that_of_the_first_folde
     assert size({"resolution": 128}, width=256) == (256, 128) and size({}, height=192) == (64, 192)
 
 
+@pytest.mark.slow
 def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight(train, monkeypatch):
     drawn = []
 

@@ -114,6 +114,7 @@ def test_a_state_that_is_on_its_way_to_the_hub_is_taken_away_when_it_is_there(tm
     assert waited == ([[1, 2, 3]] if uploads else []) and there() == [2, 3]
 
 
+@pytest.mark.slow
 def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
     periodic = {"save_every_n_steps": 1, "save_state": False}
     at_end = train(saving=periodic, schedule={"max_train_steps": 3, "seed": 7})
@@ -124,6 +125,7 @@ def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
     assert not never.lines("backed_up") and len(never.lines("saved")) == 3
 
 
+@pytest.mark.slow
 def test_states_are_backed_up_every_so_many_minutes(train, monkeypatch):
     """Each look at the clock finds it four minutes later: at the beginning, at each step and after a back-up."""
     times = itertools.count(0.0, 240.0)
@@ -133,6 +135,7 @@ def test_states_are_backed_up_every_so_many_minutes(train, monkeypatch):
     assert [line["step"] for line in training.lines("backed_up")] == [3, 5]
 
 
+@pytest.mark.slow(but=("method1",))
 @pytest.mark.parametrize("method", [{}, {"kind": "embedding"}])
 def test_a_file_is_saved_in_the_type_that_is_set(train, method):
     word = {"token_string": "zunkel", "init_word": "fox"}
@@ -142,6 +145,7 @@ def test_a_file_is_saved_in_the_type_that_is_set(train, method):
     assert {tensor.dtype for tensor in load_file(training.file()).values() if tensor.dim()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
     training = train(
         schedule={"max_train_epochs": 5, "max_train_steps": None, "seed": 7}, saving={"save_n_epoch_ratio": 2}
@@ -154,6 +158,7 @@ def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
     ]
 
 
+@pytest.mark.slow
 def test_a_step_that_ends_an_epoch_has_a_file_of_each_name_where_both_are_asked_for(train):
     often = {"save_every_n_epochs": 1, "save_every_n_steps": 2, "save_n_evenly": 2}
     training = train(schedule={"max_train_steps": 8, "seed": 7}, saving=often)
@@ -165,6 +170,7 @@ def test_a_step_that_ends_an_epoch_has_a_file_of_each_name_where_both_are_asked_
     assert [line["step"] for line in training.lines("saved")] == [2, 3, 4, 6, 6, 8]
 
 
+@pytest.mark.slow
 def test_pickled_files_hold_the_same_weights_and_load_without_running_anything(train):
     plain, pickled = train(), train(saving={"save_model_as": "pt"})
     plain.start()
@@ -173,6 +179,7 @@ def test_pickled_files_hold_the_same_weights_and_load_without_running_anything(t
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_a_file_says_what_its_maker_wrote_and_no_metadata_leaves_out_the_rest(train, tmp_path):
     image = tmp_path / "a.png"
     image.write_bytes(b"\x89PNG")
@@ -220,6 +227,7 @@ def test_each_field_that_a_person_fills_in_is_said_under_its_own_name():
     assert said == expected | {"modelspec.is_negative_embedding": "true"}
 
 
+@pytest.mark.slow
 def test_a_step_file_says_the_epoch_it_is_in(train):
     training = train(
         schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},
@@ -346,6 +354,7 @@ def test_a_training_waits_for_an_upload_only_where_it_is_asked_to(tmp_path, monk
     assert second.is_set()
 
 
+@pytest.mark.slow
 def test_states_go_to_the_hub_only_where_they_are_asked_to(train, monkeypatch):
     sent = []
     monkeypatch.setattr(Uploads, "_upload", lambda self, path: sent.append(path.name))
@@ -373,6 +382,7 @@ def test_an_upload_that_fails_is_said_and_the_next_is_tried(hub, tmp_path):
     assert "could not be uploaded" in said[0][0] and "HF_TOKEN" in said[0][2]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_its_uploads_fail_and_no_key_is_in_its_folder(train, hub, monkeypatch):
     token = "hf_" + "x" * 30
     monkeypatch.setenv("HF_TOKEN", token)

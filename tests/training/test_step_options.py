@@ -50,6 +50,7 @@ def test_weights_that_do_not_go_with_the_detected_prediction_stop_before_the_fir
     assert not seen
 
 
+@pytest.mark.slow
 def test_a_training_with_every_option_resumes_bit_for_bit(train, monkeypatch):
     whole, broken = train(noise=EVERYTHING), train(noise=EVERYTHING)
     assert whole.start() == "done"
@@ -74,6 +75,7 @@ def change(training):
     return torch.cat([value.flatten() for value in moved.values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gathered", "share"), [(1, 1.0), (2, 0.5)])
 def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathered, share):
     """The epoch is one batch of all five images; with two batches an update, half of the only update is missing."""
@@ -87,6 +89,7 @@ def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathe
     torch.testing.assert_close(kohya, share * plain, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "divisors"), [("none", [5, 5, 5]), ("sd-scripts-0.10", [3, 6, 6])])
 def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkeypatch, which, divisors):
     found = []
@@ -102,6 +105,7 @@ def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkey
     assert sorted(found) == list(zip([1, 2, 2], divisors, strict=True))
 
 
+@pytest.mark.slow
 def test_weighted_captions_can_be_weighed_as_in_sd_scripts_0_9(train, images, tmp_path):
     """The words' weights change the loss in both ways, differently; what is cached of one is not taken for the other."""
     folder = tmp_path / "heavy"
@@ -129,6 +133,7 @@ def norms(training):
     return [line["grad_norm"] for line in training.lines("steps")]
 
 
+@pytest.mark.slow
 def test_a_part_with_rate_0_counts_in_the_clipped_norm_only_as_in_sd_scripts(train):
     groups = {"network": {"train_text_encoder": True}, "schedule": {"max_train_steps": 1}}
     rates = CLIPPED | {"text_encoder_lr": 0.0}
@@ -140,6 +145,7 @@ def test_a_part_with_rate_0_counts_in_the_clipped_norm_only_as_in_sd_scripts(tra
     torch.testing.assert_close(moved[2], moved[1] * (own / theirs), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_for_a_new_word_the_whole_table_is_clipped_only_as_in_sd_scripts(train):
     word = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel", "init_word": "fox"}}
     captions = {"caption_prefix": "zunkel, ", "max_token_length": 75}
@@ -163,6 +169,7 @@ def test_for_a_new_word_the_whole_table_is_clipped_only_as_in_sd_scripts(train):
     torch.testing.assert_close(moved[1], moved[0] * (length[0] / length[1]), rtol=2e-2, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("sd-scripts-0.10", [0, 0, 1, 1])])
 def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train, monkeypatch, which, ticks):
     """The gradients of the first and the third step overflow."""
@@ -186,6 +193,7 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
     assert seen == pytest.approx([1 - tick / 4 for tick in ticks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "dtype"),
     [("none", torch.float32), ("sd-scripts-0.10", torch.float32), ("sd-scripts-0.9", torch.bfloat16)],

@@ -49,6 +49,7 @@ def test_a_stop_saves_also_when_the_model_file_was_never_hashed(train, monkeypat
     assert training.lines("backed_up")[-1]["step"] == step
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_while_samples_are_drawn(train):
     training = train(samples={"sample_prompts": ["a fox", "a bear", "a cat"], "sample_steps": 2})
     stop_when(training, lambda line: line["kind"] == "sample")
@@ -57,6 +58,7 @@ def test_a_stop_is_heard_while_samples_are_drawn(train):
     assert training.again().start() == "done", "a run that was stopped before its first step begins anew"
 
 
+@pytest.mark.slow
 def test_continuing_a_finished_run_writes_nothing_again(train, tmp_path):
     training = train(saving={"output_name": "t", "copy_to": str(tmp_path / "copies")}, schedule={"max_train_steps": 1})
     assert training.start() == "done"
@@ -135,6 +137,7 @@ def test_a_stop_is_heard_while_captions_are_encoded(train, images, tmp_path):
     assert not any(line["text"] == "loading the model" for line in training.lines("stage"))
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, monkeypatch):
     """The next job of the same process would find torch.compile's limits, and the steps within the backward pass."""
     left = []

@@ -34,6 +34,7 @@ def test_a_word_is_trained_and_saved_as_sd_scripts_saves_it(train):
     assert len(training.lines("sample")) == 3
 
 
+@pytest.mark.slow
 def test_diffusers_reads_the_file(train):
     diffusers = pytest.importorskip("diffusers")
     training = train(**groups())
@@ -64,6 +65,12 @@ RESUMED = {
 
 
 # test_full_precision goes on with a word of two vectors in bf16.
+@pytest.mark.slow(
+    but=(
+        "two vectors",
+        "sentences, bf16",
+    )
+)
 @pytest.mark.parametrize("name", slow_unless(("each layer", "two words, accumulation").__contains__, RESUMED))
 def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, name):
     more = RESUMED[name]
@@ -85,6 +92,7 @@ def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, name):
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_files_of_further_words_are_told_copied_kept_and_taken_away_with_the_first_ones(train, tmp_path):
     """By names that every system takes, whatever signs the word has."""
     two = {"embedding": {"token_string": "zunkel, <brabol>"}, "captions": {"caption_prefix": "zunkel, <brabol>,"}}

@@ -179,6 +179,7 @@ def test_no_setting_holds_a_key():
     assert not [name for name in names if any(word in name for word in ("key", "secret", "password", "face_token"))]
 
 
+@pytest.mark.slow
 def test_a_training_writes_the_numbers_under_their_names(train):
     training = train(
         logging={"log_with": "tensorboard", "log_config": True},
@@ -219,6 +220,7 @@ def test_rates_have_the_names_of_sd_scripts_own_script(method, group, name):
     assert rate_name(methods()[method], group) == name
 
 
+@pytest.mark.slow(but=("embedding-lr",))
 @pytest.mark.parametrize("kind, rate", [("fine_tune", "lr/unet"), ("embedding", "lr")])
 def test_whole_models_and_words_are_logged_under_their_own_names(train, kind, rate):
     word = {"embedding": {"token_string": "<glyph>", "init_word": "a"}} if kind == "embedding" else {}

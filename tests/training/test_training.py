@@ -48,6 +48,7 @@ def test_a_training_leaves_a_file_a_state_and_a_journal(train):
     assert all(bool(up.abs().sum() > 0) for up in ups), "every module has trained something"
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_file_and_another_seed_another(train):
     first, second, other = train(), train(), train(schedule={"max_train_steps": 4, "seed": 8})
     for training in (first, second, other):
@@ -83,6 +84,13 @@ VARIANTS = {
 QUICK = ("text encoder, 3x3 convolutions", "accumulation over an epoch's end", "fp16 with scaled losses")
 
 
+@pytest.mark.slow(
+    only=(
+        "text encoder, 3x3 convolutions",
+        "accumulation over an epoch's end",
+        "fp16 with scaled losses",
+    )
+)
 @pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, VARIANTS))
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(train, name):
     groups = VARIANTS[name]
@@ -106,6 +114,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(train, name):
     assert_same_weights(whole.file(), rest.file())
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing_but_memory(train):
     """By plain descent: Adam divides a gradient by its own size, and of one that is nearly nothing the last digits decide."""
     descent = {"optimizer": {"optimizer_type": "SGD", "learning_rate": 0.5}}
@@ -116,6 +125,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(train):
     assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-6) for name in a)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
     training = train(
         schedule={"max_train_epochs": 12, "max_train_steps": None, "seed": 7},
@@ -132,6 +142,7 @@ def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
     assert last < first
 
 
+@pytest.mark.slow
 def test_saves_come_when_they_are_due_and_old_ones_go(train):
     training = train(
         schedule={"max_train_steps": 7, "seed": 7},
@@ -145,6 +156,7 @@ def test_saves_come_when_they_are_due_and_old_ones_go(train):
     ]
 
 
+@pytest.mark.slow
 def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
     epochs = train(
         schedule={"max_train_epochs": 3, "max_train_steps": None, "seed": 7},
@@ -165,6 +177,7 @@ def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
     ]
 
 
+@pytest.mark.slow
 def test_the_finished_file_is_copied_and_never_over_another(train, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -175,6 +188,7 @@ def test_the_finished_file_is_copied_and_never_over_another(train, tmp_path):
     assert (folder / "t-2.safetensors").read_bytes() == training.file().read_bytes()
 
 
+@pytest.mark.slow
 def test_commands_pause_save_sample_resume_and_stop(train):
     training = train(
         schedule={"max_train_steps": 500, "seed": 7},
@@ -198,6 +212,7 @@ def test_commands_pause_save_sample_resume_and_stop(train):
     assert len(list(training.folder.checkpoints.iterdir())) >= 1 and newest_state(training.folder.states) is not None
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(train, monkeypatch):
     import core.training.loop.passes as passes
 
@@ -222,6 +237,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(t
     assert newest_state(training.folder.states).name == "step00000002"
 
 
+@pytest.mark.slow
 def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_read_it(train, monkeypatch):
     import core.training.loop.passes as passes
 
@@ -250,6 +266,7 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
     assert seen == [False, True, True, True], "step 1 moved the weights, step 2 and those after it did not"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [{}, {"optimizer": {"optimizer_type": "Lion", "learning_rate": 1e-4}}])
 def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(train, monkeypatch, groups):
     import core.training.loop.passes as passes
@@ -280,6 +297,7 @@ def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(t
     assert 2 not in training.losses() and 3 in training.losses()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch):
     training = train(schedule={"max_train_steps": 6, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
     real = atomic.sync_file
@@ -299,6 +317,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch
     assert not list(training.folder.checkpoints.glob(".tmp*"))
 
 
+@pytest.mark.slow
 def test_an_empty_seed_is_drawn_recorded_and_found_again(train):
     training = train(schedule={"max_train_steps": 2})
     training.job = training.job.model_copy(update={"schedule": training.job.schedule.model_copy(update={"seed": None})})
@@ -316,6 +335,7 @@ def test_a_stop_while_images_are_encoded_is_a_cancel(train):
         training.start()
 
 
+@pytest.mark.slow
 def test_a_part_with_a_rate_of_0_is_saved_as_it_was(train):
     training = train(
         network={"rank": 4, "alpha": 4.0, "train_text_encoder": True},
@@ -330,6 +350,7 @@ def test_a_part_with_a_rate_of_0_is_saved_as_it_was(train):
     assert all(bool(up.abs().sum() > 0) for up in unet)
 
 
+@pytest.mark.slow
 def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, images):
     import shutil
 
@@ -342,6 +363,7 @@ def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, images)
     assert any("changed since this run started" in line["text"] for line in training.lines("log"))
 
 
+@pytest.mark.slow
 def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other_programs(train, tmp_path):
     from core.record.commands import CommandReader
     from core.record.context import JobContext
@@ -365,6 +387,7 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
     )
 
 
+@pytest.mark.slow
 def test_training_is_said_again_after_the_captions_of_a_later_epoch_were_encoded(train):
     training = train(
         captions={"shuffle_caption": True, "caption_suffix": ", a, b, c, d, e, f"},

@@ -50,6 +50,7 @@ def measured_by(training):
     return training.inputs.validation.measure(training.run.passes, training.run.context, 0)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws(train, at_first_step):
     still = {"optimizer": {"learning_rate": 1e-12}, "validation": HELD | {"validate_every_n_steps": 2}}
     mean = still | {"memory": {"latent_draw": "mean"}}
@@ -62,6 +63,7 @@ def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws
     assert losses[0] == again.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["auto", "off"])  # latents that are kept, and those of each step
 def test_the_same_weights_measure_the_same_with_every_training_seed(at_first_step, where):
     def measured(seed, draw="sample"):
@@ -79,6 +81,7 @@ def test_the_same_weights_measure_the_same_with_every_training_seed(at_first_ste
         assert measured(1, draw="frozen") == measured(2, draw="frozen")
 
 
+@pytest.mark.slow
 def test_without_held_out_images_nothing_is_measured_and_a_limit_takes_fewer(train):
     none = train(schedule={"max_train_steps": 1, "seed": 7})
     none.start()
@@ -97,6 +100,7 @@ def test_without_held_out_images_nothing_is_measured_and_a_limit_takes_fewer(tra
     assert told["images"][0]["masked"] is False
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monkeypatch):
     def broken(*given):
         raise RuntimeError("no more images")
@@ -107,6 +111,7 @@ def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monke
     assert any("Validation failed: no more images" in line["text"] for line in training.lines("log"))
 
 
+@pytest.mark.slow
 def test_another_validation_seed_holds_out_other_images_and_measures_with_other_noise(at_first_step, images, tmp_path):
     def measured(seed, split=0.0, **groups):
         return at_first_step(

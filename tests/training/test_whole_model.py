@@ -116,6 +116,7 @@ def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_other
     assert folder in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
 
 
+@pytest.mark.slow
 def test_one_file_of_sdxl_has_both_encoders_and_says_what_it_is(tune, folders):
     training = tune("sdxl", method={"train_text_encoder": "yes"}, saving={"save_precision": "fp32"})
     assert training.start() == "done"
@@ -133,6 +134,7 @@ def test_one_file_of_sdxl_has_both_encoders_and_says_what_it_is(tune, folders):
     assert not any(key.startswith("ss_") for key in metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "method", "trains"),
     [
@@ -159,6 +161,7 @@ def test_rates_choose_what_trains(tune, folders, optimizer, method, trains):
         assert not any("resnets.0" in name or "attentions.0" in name for name in changed)
 
 
+@pytest.mark.slow
 def test_blocks_at_rate_0_count_in_the_clipped_norm_where_sd_scripts_is_repeated(tune):
     """All blocks count at the first step; nothing clears what clipping leaves of them, so the norm goes on growing."""
     plain = {"optimizer_type": "SGD", "learning_rate": 1e-9, "max_grad_norm": 1e-3}
@@ -180,6 +183,7 @@ def test_blocks_at_rate_0_count_in_the_clipped_norm_where_sd_scripts_is_repeated
     assert norm(3, **rest) < 0.9 * norm(3, "sd-scripts-0.10", **rest)
 
 
+@pytest.mark.slow
 def test_a_negative_rate_trains_away(tune, base):
     forth, back = (tune(optimizer={"learning_rate": rate, "optimizer_type": "SGD"}) for rate in (1e-3, -1e-3))
     assert forth.start() == back.start() == "done"
@@ -189,6 +193,7 @@ def test_a_negative_rate_trains_away(tune, base):
     assert torch.dot(step.flatten(), other.flatten()) < 0
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_a_lora_for_the_same_draws(tune):
     """Nothing has moved yet: the same images, noise and timesteps by both ways. Text is cached in one and computed in
     batches of another size in the other, so the last digits differ."""
@@ -227,6 +232,12 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow(
+    but=(
+        "AdamW in bf16, an average, the model keeps its class",
+        "fp16 with a scaler",
+    )
+)
 @pytest.mark.parametrize("name", slow_unless(lambda name: "stops" in name or "backward" in name, RESUMED))
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tune, name):
     whole, broken = tune(**RESUMED[name]), tune(**RESUMED[name])
@@ -256,6 +267,7 @@ def assert_equal(one, other):
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])), key
 
 
+@pytest.mark.slow
 def test_a_text_encoder_that_stops_stays_as_it_is_by_then(tune):
     training = tune(
         method={"kind": "dreambooth", "stop_text_encoder_training": 2},
@@ -276,6 +288,7 @@ def test_a_text_encoder_that_stops_stays_as_it_is_by_then(tune):
 # -- moving weights within the backward pass
 
 
+@pytest.mark.slow
 def test_stepping_within_the_backward_pass_gives_what_the_plain_step_gives(tune):
     """Without clipping, whose scope differs, nothing else does: not a bit."""
     groups = {"optimizer": {**ADAFACTOR, "max_grad_norm": 0.0}}
@@ -290,6 +303,7 @@ def test_stepping_within_the_backward_pass_gives_what_the_plain_step_gives(tune)
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
 def test_groups_within_the_backward_pass_work_for_adamw(tune):
     plain = tune(optimizer={"max_grad_norm": 0.0})
     grouped = tune(optimizer={"max_grad_norm": 0.0}, memory={"fused_optimizer_groups": 4})
@@ -299,6 +313,7 @@ def test_groups_within_the_backward_pass_work_for_adamw(tune):
         torch.testing.assert_close(theirs[key], ours[key], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gradients_are_gone_when_the_backward_pass_ends(tune, monkeypatch):
     from core.optimization.fused import FusedBackward
 
@@ -315,6 +330,7 @@ def test_gradients_are_gone_when_the_backward_pass_ends(tune, monkeypatch):
     assert held == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(tune, monkeypatch):
     from core.training.loop import update
 
@@ -343,6 +359,7 @@ def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(
 # -- keeping a class
 
 
+@pytest.mark.slow
 def test_the_prior_without_images_asks_nothing_at_first_and_holds_the_model_back_later(tune, folders):
     groups = {"schedule": {"max_train_steps": 6}}
     free = tune(**groups)
@@ -361,6 +378,7 @@ def test_the_prior_without_images_asks_nothing_at_first_and_holds_the_model_back
     assert (held_back - before).norm() < 0.8 * (without - before).norm()
 
 
+@pytest.mark.slow
 def test_a_class_that_nobody_names_is_asked_for(tune):
     with refused("prior.no-class"):
         tune(method={"prior": "model"}).start()
@@ -369,6 +387,7 @@ def test_a_class_that_nobody_names_is_asked_for(tune):
 # -- types and averages
 
 
+@pytest.mark.slow(but=("memory2-kept2",))
 @pytest.mark.parametrize(
     ("memory", "kept"),
     [
@@ -386,6 +405,7 @@ def test_weights_that_train_keep_their_type(tune, base, monkeypatch, memory, kep
         assert not torch.equal(ours[key].float(), base[key].to(kept).float())
 
 
+@pytest.mark.slow
 def test_frozen_encoders_lie_in_the_type_that_computes(tune, monkeypatch):
     training = tune(
         "sdxl",
@@ -399,6 +419,7 @@ def test_frozen_encoders_lie_in_the_type_that_computes(tune, monkeypatch):
     assert types == [torch.float32, torch.bfloat16]
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, base):
     plain = tune(saving={"save_every_n_steps": 1, "save_precision": "fp32"})
     shown = tune(method={"ema": True, "ema_decay": 0.5, "ema_warmup": False})

@@ -59,6 +59,12 @@ def scripted(monkeypatch):
     return script
 
 
+@pytest.mark.slow(
+    but=(
+        "blip",
+        "git",
+    )
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_writes_captions_that_a_batch_does_not_change(caption, kind):
     alone = caption(kind, decoding="sample", temperature=1.0, top_p=None, **LONG)
@@ -68,6 +74,7 @@ def test_every_kind_writes_captions_that_a_batch_does_not_change(caption, kind):
     assert together.texts == alone.texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blip", "llava"])
 def test_shortest_and_longest_are_kept(caption, kind):
     short = caption(kind, max_new_tokens=3, min_new_tokens=3, decoding="greedy", whole_sentences=False)
@@ -79,6 +86,7 @@ def test_shortest_and_longest_are_kept(caption, kind):
     assert all(17 <= len(text) <= 20 for text in words(long).values())
 
 
+@pytest.mark.slow
 def test_draws_follow_from_the_seed_and_the_image_alone(caption, folder):
     first = caption("llava", decoding="sample", **LONG)
     assert caption("llava", decoding="sample", **LONG).texts == first.texts
@@ -89,6 +97,7 @@ def test_draws_follow_from_the_seed_and_the_image_alone(caption, folder):
     assert caption("llava", decoding="sample", **LONG).texts == {"c": first.texts["c"]}
 
 
+@pytest.mark.slow
 def test_certain_sampling_is_greedy_and_a_higher_temperature_is_not(caption):
     greedy = caption("smol", decoding="greedy", **LONG).texts
     for certain in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3, "top_p": None}):
@@ -96,6 +105,7 @@ def test_certain_sampling_is_greedy_and_a_higher_temperature_is_not(caption):
     assert caption("smol", decoding="sample", temperature=2.0, top_p=None, **LONG).texts != greedy
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy_and_the_length_penalty_chooses_among_several(caption):
     greedy = caption("blip", decoding="greedy", **LONG).texts
     assert caption("blip", decoding="beams", num_beams=1, **LONG).texts == greedy
@@ -107,6 +117,7 @@ def test_one_beam_is_greedy_and_the_length_penalty_chooses_among_several(caption
     assert sum(map(len, several[-9].values())) < sum(map(len, several[9].values()))
 
 
+@pytest.mark.slow
 def test_words_are_not_repeated_where_that_is_asked(caption):
     once = words(caption("llava", decoding="greedy", no_repeat_ngram_size=1, **LONG))
     assert all(len(set(text)) == len(text) for text in once.values())
@@ -115,6 +126,7 @@ def test_words_are_not_repeated_where_that_is_asked(caption):
     assert sum(len(set(text)) for text in penalized.values()) > sum(len(set(text)) for text in free.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", ["greedy", "beams", "sample"])
 def test_words_to_avoid_do_not_occur(caption, decoding):
     before = {word for text in words(caption("blip", decoding=decoding, **LONG)).values() for word in text}
@@ -131,6 +143,7 @@ def test_blip_samples_with_the_penalty_of_sd_scripts(models, monkeypatch):
     assert "repetition_penalty" not in options["beams"] | options["greedy"]
 
 
+@pytest.mark.slow
 def test_the_prompt_reaches_the_model_and_is_not_part_of_the_caption(caption, monkeypatch):
     seen, inputs = [], generating._inputs
 
@@ -148,6 +161,7 @@ def test_the_prompt_reaches_the_model_and_is_not_part_of_the_caption(caption, mo
     assert caption("blip2", prompt="the old tree", **LONG).texts != caption("blip2", prompt="", **LONG).texts
 
 
+@pytest.mark.slow(but=("brief-<CAPTION>",))
 @pytest.mark.parametrize(("detail", "token"), describing.FLORENCE_TASKS.items())
 def test_florence_is_told_its_task_alone(caption, monkeypatch, detail, token):
     seen, answers = [], generating.answers
@@ -156,6 +170,7 @@ def test_florence_is_told_its_task_alone(caption, monkeypatch, detail, token):
     assert {each.prompt for each in seen} == {token}
 
 
+@pytest.mark.slow
 def test_a_chat_holds_the_system_prompt_the_question_and_the_start(caption, folder, monkeypatch):
     seen, text = [], generating._chat_text
     monkeypatch.setattr(generating, "_chat_text", lambda *given: seen.append(text(*given)) or seen[-1])
@@ -230,6 +245,7 @@ def test_the_answer_has_its_own_budget_behind_the_thinking():
     assert budget(rows[:, :6], None).tolist() == [False] * 3
 
 
+@pytest.mark.slow
 def test_thinking_models_are_asked_to_think_and_get_the_tokens_for_it(caption, own_model, monkeypatch):
     model = own_model("llava")
     template = model / "chat_template.jinja"
@@ -244,6 +260,7 @@ def test_thinking_models_are_asked_to_think_and_get_the_tokens_for_it(caption, o
     assert len(caption("llava", model=model, **LONG).texts) == 4 and not seen[0][0].endswith("<think>")
 
 
+@pytest.mark.slow
 def test_a_repetition_is_generated_once_more_and_cut_if_it_stays(caption, scripted):
     good, bad = "a fox runs", "a fox a fox a fox a fox a fox"
     asked = scripted({"a.png": [good], "b.png": [bad, good], "c.png": [bad, bad], "d.png": [good]})
@@ -264,6 +281,7 @@ def test_a_second_attempt_differs_from_the_first(models, decoding):
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_missing_required_word_is_drawn_once_more_and_then_added(caption, scripted):
     scripted({"a.png": ["a red fox"], "b.png": ["a cat", "a fox"], "c.png": ["a cat", "a dog"], "d.png": ["", "a fox"]})
     run = caption("llava", decoding="sample", required_words=["fox"])
@@ -272,6 +290,7 @@ def test_a_missing_required_word_is_drawn_once_more_and_then_added(caption, scri
     assert caption("llava", decoding="greedy", required_words=["fox"]).texts["b"] == "a cat, fox"
 
 
+@pytest.mark.slow
 def test_answers_are_cleaned_before_they_are_written(caption, scripted):
     scripted({f"{name}.png": ["The image shows **a fox**.\nIt r"] for name in "abcd"}, cut=True)
     assert set(caption("llava").texts.values()) == {"A fox."}
@@ -290,12 +309,14 @@ def test_an_answer_that_ends_by_itself_was_not_cut(models):
     assert not free.cut and forced.cut
 
 
+@pytest.mark.slow
 def test_git_removes_writing_by_its_own_list(caption, scripted):
     scripted({f"{name}.png": ['a bus with the word "stop" on it in snow'] for name in "abcd"})
     assert set(caption("git").texts.values()) == {"a bus in snow"}
     assert set(caption("git", remove_words=[r"\bin snow"]).texts.values()) == {'a bus with the word "stop" on it'}
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_halves_the_batch_and_skips_an_image_that_is_too_large_alone(caption, monkeypatch):
     sizes, answers = [], generating.answers
 
@@ -331,6 +352,7 @@ def test_an_unreadable_image_is_named_skipped_and_counted(caption, folder):
     assert any("b.png" in event.text for event in run.said)
 
 
+@pytest.mark.slow
 def test_settings_without_effect_are_named(caption):
     run = caption("llava", decoding="greedy", seed=7, num_beams=5, **LONG)
     assert any(event.text.endswith("num_beams, seed") or event.text.endswith("seed, num_beams") for event in run.said)
@@ -345,6 +367,7 @@ def test_precision_is_the_dtype_of_the_weights(caption, monkeypatch, precision, 
     assert {each.dtype for each in loaded[0].model.parameters()} == {dtype} and loaded[0].device == "cpu"
 
 
+@pytest.mark.slow(but=("4bit-Linear4bit",))
 @pytest.mark.parametrize(("precision", "kind"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
 def test_words_are_packed_and_what_looks_at_images_is_not(models, precision, kind):
     found = Found(PROFILES["vlm"], models("wide"), None)
@@ -357,6 +380,7 @@ def test_words_are_packed_and_what_looks_at_images_is_not(models, precision, kin
     assert len(generating.answers(model, [asked], settings, 0)[0].text.split()) == 3
 
 
+@pytest.mark.slow
 def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monkeypatch):
     models, load = [], loading.load
 
@@ -377,6 +401,7 @@ def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monk
     assert models[-1]() is None
 
 
+@pytest.mark.slow
 def test_the_model_that_generates_images_makes_room_for_a_captioner(tmp_path, folder, models):
     engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models"), "cpu", "a test")
     released: list[bool] = []
@@ -395,6 +420,7 @@ def test_the_model_that_generates_images_makes_room_for_a_captioner(tmp_path, fo
         engine.close()
 
 
+@pytest.mark.slow
 def test_the_check_before_a_start_loads_no_torch(folder, models):
     code = (
         "import sys; from pathlib import Path; from core import tasks; from core.record.workspace import Workspace;"

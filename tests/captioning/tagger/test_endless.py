@@ -47,6 +47,7 @@ def load(folder, context):
     return Tagger(Found(WD[0], folder, True), TagSettings(), context)
 
 
+@pytest.mark.slow
 def test_a_model_that_never_answers_is_ended_after_its_time(tmp_path, context, started, monkeypatch):
     monkeypatch.setattr(process, "LONGEST_SECONDS", 3.0)
     with refused("tagger.no-answer", "3 seconds"):
@@ -54,6 +55,7 @@ def test_a_model_that_never_answers_is_ended_after_its_time(tmp_path, context, s
     assert started[0].poll() is not None
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_while_a_model_never_answers(tmp_path, context, started):
     threading.Timer(2.0, context.token.cancel).start()
     begun = time.monotonic()

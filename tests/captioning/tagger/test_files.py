@@ -212,6 +212,7 @@ def test_numbers_inside_the_folder_and_in_attributes_are_followed(tmp_path):
         check_onnx(folder / "model.onnx")
 
 
+@pytest.mark.slow
 def test_models_changed_by_chance_never_end_in_a_raw_error(tmp_path):
     """Whatever bytes a file has: it tags, or the problem is of this product."""
     folder = wd_folder(tmp_path / "m")

@@ -100,6 +100,7 @@ def test_hands_and_face_of_a_whole_body_are_drawn_unless_the_profile_leaves_them
         assert drawn[:600].any() and not drawn[600:].any()
 
 
+@pytest.mark.slow(but=("fixed",))
 @pytest.mark.parametrize("changes", [{}, {"swapped": True, "side": 368}], ids=["open", "fixed"])
 def test_openpose_finds_everybody_at_once_in_any_order_of_outputs(tmp_path, changes):
     """A fixed input shows an image of another shape at the top, on gray."""
@@ -201,6 +202,14 @@ def write_numbers(path):
     return graph.save(path, (1, 3, 96, 96), dict.fromkeys(("simcc_x", "simcc_y")), kind=TensorProto.INT64)
 
 
+@pytest.mark.slow(
+    but=(
+        "keypoints of a hand",
+        "positions of two sizes",
+        "NaN",
+        "17 parts",
+    )
+)
 @pytest.mark.parametrize(
     ("write", "changes", "kind", "code", "fact"),
     [
@@ -225,6 +234,7 @@ def test_other_outputs_are_refused_by_name(tmp_path, write, changes, kind, code,
         model.make(np.full((32, 24, 3), 40, np.uint8))
 
 
+@pytest.mark.slow(only=("NaN",))
 @pytest.mark.parametrize(
     ("write", "changes", "code"),
     [

@@ -19,6 +19,7 @@ from tests.generation.controls.parts import LIMIT, SIZE, codes, job_of, made_by
 from tests.tasks import surroundings
 
 
+@pytest.mark.slow
 def test_a_preprocessor_makes_the_control_image_at_the_size_of_the_result(models, photo, place, space, store):
     from core.control.hints import make_hint
 
@@ -39,6 +40,7 @@ def test_every_preprocessor_can_be_chosen():
         assert build(GenerateJob, {"controls": {"nets": [use]}}).controls.nets[0].preprocessor == name
 
 
+@pytest.mark.slow
 def test_each_stage_of_hires_fix_sees_its_control_image(models, hints, space, store, monkeypatch):
     folder, files = models("sd1")
     shown, real = [], controls.ControlNet.residuals
@@ -75,6 +77,7 @@ def test_the_second_stage_of_hires_fix_may_be_without_them(models, hints, space,
     assert np.abs(first - made([use], 0.7, off=False)).mean() > LIMIT
 
 
+@pytest.mark.slow
 def test_a_job_makes_a_control_image_once_for_each_size(models, photo, space, store, monkeypatch):
     folder, files = models("sd1")
     uses = [{"file": str(files[0]), "image": str(photo), "preprocessor": "canny", "weight": each} for each in (0.5, 1)]
@@ -120,6 +123,7 @@ def test_latents_that_grow_see_the_control_image_at_their_size_and_it_is_made_on
     assert all(shown == ((128, 256) if kohya else (8 * high, 8 * wide)) for (high, wide), shown in seen)
 
 
+@pytest.mark.slow
 def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo, place, space, store, monkeypatch):
     from tests.tools.test_hints import write_net
 
@@ -146,6 +150,7 @@ def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo,
     assert "hint-model.none" in codes(job_of(folder, [live | {"hint_model": ""}]), workspace)
 
 
+@pytest.mark.slow
 def test_a_pose_model_makes_the_control_image_and_one_of_nobody_is_said(models, place, space, store):
     from core.generation.image_metadata import read_image_metadata
     from tests.control.hints import pose_models

@@ -69,6 +69,7 @@ def theirs(name, way, folder, nets, images, monkeypatch, picture, **asked):
     return image_of(pipeline, SIZE, SEED, STEPS, STEPS, **given)
 
 
+@pytest.mark.slow(only=("sdxl-text-guess",))
 @pytest.mark.parametrize(
     "case",
     slow_unless(
@@ -111,6 +112,7 @@ def lllite_file(folder, place, name="sd1", number=0):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_lllites_act_while_their_steps_last_and_leave_the_model_as_it_was(models, hints, place, space, store, name):
     folder, files = models(name)
@@ -247,6 +249,7 @@ def test_an_image_with_a_difference_net_does_not_depend_on_what_was_made_before(
     assert np.abs(one - whole).mean() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["balanced", "control"])
 def test_control_images_act_with_regions_and_with_several_images_at_once(models, hints, photo, space, store, mode):
     folder, files = models("sd1")
@@ -385,6 +388,7 @@ def test_the_control_net_of_an_image_is_found_by_its_hash_where_its_name_does_no
     assert refused.value.codes == ["controls.not-found"]
 
 
+@pytest.mark.slow
 def test_with_sd_scripts_compatibility_control_nets_of_sd1_act_in_turn(models, hints, space, store, monkeypatch):
     """Recorded of its generator: the second of two is past its ratio at the last step that is its turn, which is plain."""
     asked, real = [], controls.Controls._residuals
@@ -404,6 +408,7 @@ def test_with_sd_scripts_compatibility_control_nets_of_sd1_act_in_turn(models, h
         asked.clear()
 
 
+@pytest.mark.slow
 def test_an_image_says_what_it_was_made_with_and_is_made_again(models, hints, space, monkeypatch):
     from diffusers.models import modeling_utils
 
@@ -432,6 +437,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow(only=("controls.no-image",))
 @pytest.mark.parametrize("code", BAD)
 def test_what_is_wrong_is_said_before_anything_is_loaded(code, models, hints, space):
     folder, files = models("sd1")
@@ -462,6 +468,7 @@ def test_a_black_control_image_is_said(models, place, space):
     assert "controls.all-black" not in {note.code for note in plan_of(job_of(folder, [edges]), space).notes}
 
 
+@pytest.mark.slow
 def test_the_forecast_counts_the_nets(models, hints, space):
     from core.generation.forecast import forecast
 

@@ -89,6 +89,7 @@ def test_models_load_once_each_and_lora_files_attach_once_each(workspace, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_each_model_is_loaded_once_though_they_alternate_in_the_table(workspace, tmp_path, monkeypatch):
     loads, real = [], ModelStore._load
 
@@ -134,6 +135,7 @@ def test_a_random_seed_is_one_for_all_cells_and_kept_with_the_grid(workspace, st
     assert decided(job_of(generate={"seed": None}, x_axis="steps", x_values="1")).generate.seed is not None
 
 
+@pytest.mark.slow
 def test_a_stopped_grid_makes_only_what_is_missing_and_equals_an_unbroken_one(workspace, store):
     job = job_of(**TWO)
     whole, _ = run_grid(job, workspace, store=store)
@@ -175,6 +177,7 @@ def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
     assert times == {place: folder.cell(place).stat().st_mtime_ns for place in made}
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_marked_with_its_reason_and_the_others_go_on(workspace, store, monkeypatch):
     real = making.Maker.make
 
@@ -194,6 +197,7 @@ def test_a_failed_cell_is_marked_with_its_reason_and_the_others_go_on(workspace,
     assert folder.content().failed == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_fails_only_its_own_cells(workspace, tmp_path, store):
     other = tiny_sd1(tmp_path / "tiny")
     job = job_of(x_axis="checkpoint", x_values=f"{other}, models/starter", y_axis="steps", y_values="1, 2")
@@ -204,6 +208,7 @@ def test_a_model_that_is_gone_fails_only_its_own_cells(workspace, tmp_path, stor
     assert folder.made() == {(1, 0, 0), (1, 1, 0)} and set(folder.content().failed) == {(0, 0, 0), (0, 1, 0)}
 
 
+@pytest.mark.slow
 def test_the_exported_image_has_a_label_for_every_value_and_the_page_holds_its_images(workspace, store):
     long = "a very long name of a search " * 6
     job = job_of(x_axis="prompt_sr", x_values=f"fox, {long}", y_axis="sampler", y_values="ddim, Euler a")
@@ -290,6 +295,7 @@ def test_a_damaged_grid_is_told(workspace):
         GridFolder.named("../" + folder.name, workspace)
 
 
+@pytest.mark.slow
 def test_the_command_line_counts_and_makes(workspace, capsys):
     words = ["grid", "a fox", "--generate.steps", "1", "--generate.width", "64", "--generate.height", "64"]
     words += ["--grid.x_axis", "seed", "--grid.x_values", "1-3", "--outputs", str(workspace.outputs)]
