@@ -27,8 +27,8 @@ def changed_files(root: Path, revision: str) -> list[str]:
 
 
 def importers(texts: dict[str, str]) -> dict[str, set[str]]:
-    """{file: the files that import it}. texts: {path: source}, paths as in Git. Imports in functions count too, and a test
-    needs the conftest.py of its folder and of those above."""
+    """{file: the files that import it}. texts: {path: source}, paths as in Git. Imports in functions count too, so does a
+    module's name in a text (registered there, imported late); a test needs the conftest.py of its folder and of those above."""
     modules = {_module(path): path for path in texts}
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path, text in texts.items():
@@ -52,6 +52,8 @@ def _imported(text: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            names.add(node.value)  # what is registered by its name and imported late
     return names
 
 

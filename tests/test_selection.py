@@ -80,7 +80,7 @@ def test_a_run_goes_on_at_the_file_where_it_was_cut_off(project):
 
 
 def test_no_test_begins_after_the_time_and_what_is_left_out_is_said(project):
-    code, ran, text = project("--until=1e-9", "tests/test_x.py")
+    _, ran, text = project("--until=1e-9", "tests/test_x.py")
     assert not ran and "left out" in text and "3 tests of 1 files" in text
 
 
@@ -97,6 +97,7 @@ SOURCES = {
     "core/__init__.py": "",
     "core/low/sizes.py": "def double(): pass\nTABLE = 'sizes.json'",
     "core/high/page.py": "def show():\n    from core.low.sizes import double",
+    "core/high/late.py": "LATER = 'core.low.sizes'",
     "tests/low/conftest.py": "import core.low.sizes",
     "tests/low/test_other.py": "",
     "tests/low/test_sizes.py": "from core.low import sizes",
@@ -108,6 +109,7 @@ SOURCES = {
 def test_near_tests_are_found_by_imports_nearest_first_and_those_of_its_room_before_others():
     assert importers(SOURCES)["core/low/sizes.py"] == {
         "core/high/page.py",
+        "core/high/late.py",
         "tests/low/conftest.py",
         "tests/low/test_sizes.py",
     }
