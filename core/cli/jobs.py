@@ -234,18 +234,36 @@ OF_LINE = {"info": 20, "warning": 30, "error": 40}
 PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
 
 
+LOG_FIRST_LINE = "# Messages of Atelier\n"
+
+
 def _opened(name: str) -> TextIO:
+    """Open a log file for appending. A file that does not begin as this program's logs do is refused: a preset that
+    somebody else wrote may name any file."""
     path = resolve_path(name)
-    if path.is_file() and path.suffix.lower() not in (".log", ".txt", ""):  # lines are added to what is there
-        what, fix = f"{path.name} exists and is not a log file", "choose a file that ends with .log or .txt"
-        raise ProblemsError.one(what, f"logging.console_log_file, {path}", fix, "log.not-a-log")
+    setting = f"logging.console_log_file, {path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a", encoding="utf-8", errors="replace")
+        file = open(path, "a+", encoding="utf-8", errors="replace") if _is_log(path) else None
     except OSError as error:
         what = f"The log cannot be written: {error.strerror}"
-        fix = "choose another file"
-        raise ProblemsError.one(what, f"logging.console_log_file, {path}", fix, "log.unwritable") from None
+        raise ProblemsError.one(what, setting, "choose another file", "log.unwritable") from None
+    if file is None:
+        what, fix = f"{path.name} exists and is not a log of this program", "choose a new file"
+        raise ProblemsError.one(what, setting, fix, "log.not-a-log")
+    if not file.tell():
+        file.write(LOG_FIRST_LINE)
+    return file
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is new, empty or begins as this program's logs do."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(LOG_FIRST_LINE)) in (b"", LOG_FIRST_LINE.encode())
 
 
 def visible(text: str) -> str:
@@ -291,7 +309,7 @@ class TerminalProgress:
             return
         text = visible(text)
         if self._file is not None:
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self._file, flush=True)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), text.replace("\n", "\u23ce"), file=self._file, flush=True)
         elif self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:

@@ -80,9 +80,11 @@ class PlainForm(ABC):
         """The family that a model file in this field must have: that of the first other file that is filled in; "" if unknown."""
         values = self.load()
         for other, entry in self.known.items():
-            given = values.get(other) if other != name or entry.kind == "list" else None
-            for text in [given] if isinstance(given, str) else given or []:
-                if {"lora", "checkpoint"} & set(entry.holds) and (found := family_of_file(str(text), self.page)):
+            if not {"lora", "checkpoint"} & set(entry.holds) or (other == name and entry.kind != "list"):
+                continue
+            given = values.get(other) or []
+            for text in [given] if isinstance(given, str) else given:
+                if found := family_of_file(str(text), self.page):
                     return found
         return ""
 

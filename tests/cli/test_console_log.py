@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cli.jobs import TerminalProgress
+from core.cli.jobs import LOG_FIRST_LINE, TerminalProgress
 from core.engine.view import RunView
 from core.record.events import Planned, Steps
 from core.record.journal import Journal
@@ -67,9 +67,19 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path):
         TerminalProgress(LoggingSettings(console_log_file=str(tmp_path / "file" / "a.txt")))
 
 
-def test_a_file_that_is_no_log_takes_no_lines(tmp_path):
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(b"weights")
+@pytest.mark.parametrize("name", ["model.safetensors", ".bashrc", "notes.txt", "run.log", "folder"])
+def test_a_file_that_is_no_log_of_this_program_takes_no_lines(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_bytes(b"# mine\n")
     with pytest.raises(ProblemsError) as refused:
-        TerminalProgress(LoggingSettings(console_log_file=str(model)))
-    assert refused.value.codes == ["log.not-a-log"] and model.read_bytes() == b"weights"
+        TerminalProgress(LoggingSettings(console_log_file=str(path)))
+    assert refused.value.codes == ["log.not-a-log"] and (name == "folder" or path.read_bytes() == b"# mine\n")
+
+
+def test_a_log_is_added_to_and_a_message_stays_one_line(capsys, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("")
+    for message in ("first", "second\nrm -rf ~"):
+        TerminalProgress(LoggingSettings(console_log_file=str(path)))._say(message)
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) == 3 and lines[0] == LOG_FIRST_LINE.strip() and lines[2].endswith("second\u23cerm -rf ~")

@@ -169,3 +169,19 @@ def test_questions_about_no_field_of_a_model_and_about_files_that_are_not_open_a
     asked = {"form": "train", "field": "network.network_weights"}
     for chosen in ("", "nowhere", "\0", {}):
         assert page.picker.answer(asked | {"chosen": chosen})["problems"] == []
+
+
+def test_every_list_of_every_tool_opens(page):
+    tools = [task for task in tasks.tasks().values() if task.card is not None]
+    opened = 0
+    for task in tools:
+        form = ToolForm(page, task.card).form(task)
+        for name, entry in form.known.items():
+            if entry.holds:
+                assert set(page.picker.answer({"form": form.id, "field": name, "query": ""})) == {
+                    "rows",
+                    "count",
+                    "reading",
+                }
+                opened += 1
+    assert opened >= 18
