@@ -30,6 +30,7 @@ from core.record.context import JobContext
 from core.record.journal import Line, SilentJournal
 from core.record.problems import ProblemsError
 from core.record.processes import SUPERVISED, Together, launched_processes
+from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
 from core.record.units import progress_words
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -242,6 +243,8 @@ def _opened(name: str) -> TextIO:
     somebody else wrote may name any file."""
     path = resolve_path(name)
     setting = f"logging.console_log_file, {path}"
+    if (problem := impossible_path(path, setting)) is not None:
+        raise ProblemsError([problem])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8", errors="replace") if _is_log(path) else None

@@ -15,7 +15,8 @@ from core.generation.image_metadata import exif_of, png_info
 from core.generation.image_record import Hashes
 from core.record import atomic
 from core.record.problems import Problem
-from core.record.workspace import Workspace, display_path, resolve_path
+from core.record.regular import impossible_path
+from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
@@ -43,11 +44,8 @@ def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]
         what, fix = "There is no initial image whose name could be used", "choose one, or turn the setting off"
         yield Problem(what, "output.use_original_file_name", fix, "advice", code="output.no-original")
     folder = root_of(job, workspace)
-    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each) or each == each.parent)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = f"Images cannot be written to {display_path(folder)}"
-        fix = "choose another folder, or allow writing to it"
-        yield Problem(what, "output.outdir", fix, code="output.unwritable")
+    if (problem := impossible_path(folder / "image.png", "output.outdir")) is not None:
+        yield problem
 
 
 def root_of(job: GenerateJob, workspace: Workspace) -> Path:

@@ -1,4 +1,5 @@
-"""Open user files only if they are regular files: a named pipe would block forever, a device may never end."""
+"""Open user files only if they are regular files: a named pipe would block forever, a device may never end. Before work starts,
+say which paths cannot be written at all."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.units import size_words
+from core.record.workspace import display_path
 
 _KINDS = (
     (stat.S_ISDIR, "file.is-folder"),
@@ -97,3 +99,36 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
         return MissingFile.one("The path is too long for this system", where, fix, "file.path-too-long")
     fix = "check its permissions" if isinstance(error, PermissionError) else "check the drive, or copy the file again"
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every usual file system and on Linux
+
+
+def impossible_path(target: Path, where: str) -> Problem | None:
+    """Why no file or folder can be written at `target`, by its name and the folders above it; None if nothing speaks against it."""
+
+    def problem(what: str, fix: str, code: str) -> Problem:
+        return Problem(what, where, fix, code=code)
+
+    try:
+        if "\0" in str(target):
+            raise ValueError
+        longest, length = max(len(os.fsencode(part)) for part in target.parts), len(os.fsencode(target))
+    except ValueError:  # also of a half surrogate
+        return problem("The path has a character that no file name can have", "write it again", "file.invalid-name")
+    if longest > LONGEST_NAME:
+        what = f"The path has a name of {longest} bytes; no more than {LONGEST_NAME} are possible"
+        return problem(what, "use a shorter name", "file.path-too-long")
+    if length > LONGEST_PATH:
+        what = f"The path has {length:,} bytes; no more than {LONGEST_PATH:,} are possible"
+        return problem(what, "use a shorter path", "file.path-too-long")
+    try:
+        above = next(each for each in target.parents if os.path.lexists(each) or each == each.parent)
+        if not above.is_dir():
+            return problem(f"{display_path(above)} is not a folder", "choose another folder", "file.not-a-folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            what = f"Nothing can be written into {display_path(above)}"
+            return problem(what, "choose another folder, or allow writing to it", "file.unwritable")
+    except OSError as error:
+        return problem(f"The path cannot be used: {error.strerror}", "choose another one", "file.unwritable")
+    return None

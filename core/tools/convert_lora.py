@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from core.networks.adapter_file import load_lora, lora_outline, peft_layers, sav
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, problems_at
+from core.record.regular import impossible_path
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.model_files import ConvertLoraSettings
@@ -97,9 +99,11 @@ def _twice(target: Path) -> Problem:
 
 def _plan_folder(plan: Plan, folder: Path, asked: ConvertLoraSettings) -> None:
     out = resolve_path(asked.output) if asked.output else folder
-    if out.suffix.lower() in SUFFIXES or out.is_file():
+    if out.suffix.lower() in SUFFIXES or os.path.isfile(out):
         what, fix = f"'{asked.output}' is not a folder, and there are several LoRAs", "name a folder"
         raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
+    if (problem := impossible_path(out, OUTPUT)) is not None:
+        raise ProblemsError([problem])
     for file in sorted(
         each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelS
 
 def named_form(output: str | None, path: Path) -> Form:
     """The format that the output's ending names, else that of the model itself."""
-    if output and not resolve_path(output).is_dir():
+    if output and not os.path.isdir(resolve_path(output)):  # also of a name that no disk can hold
         for form in ("safetensors", "ckpt"):
             if output.lower().endswith(ENDINGS[form]):
                 return form

@@ -18,6 +18,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, is_jun
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.regular import impossible_path
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.images import (
@@ -139,7 +140,8 @@ def _bad_output(asked: CopySettings, output: Path, folder: Path | None) -> list[
     if os.path.exists(output) and not output.is_dir():
         what = f"The output folder '{printable(output)}' is a file"
         return [Problem(what, f"{asked.tool}.output", "choose another", code="tools.output-is-file")]
-    return []
+    problem = impossible_path(output, f"{asked.tool}.output")
+    return [] if problem is None else [problem]
 
 
 def _bad_faces(asked: FaceSettings) -> list[Problem]:

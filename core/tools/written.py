@@ -10,6 +10,7 @@ from pathlib import Path
 from core.record.context import JobContext
 from core.record.machine import free_disk
 from core.record.problems import Problem
+from core.record.regular import impossible_path
 from core.record.units import size_words
 from core.record.workspace import display_path, real_path, resolve_path
 
@@ -27,13 +28,15 @@ def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequenc
     if not output:
         return beside.with_name(name)
     path = resolve_path(output)
-    if not suffixes or (path.suffix.lower() in suffixes and not path.is_dir()):
+    if not suffixes or (path.suffix.lower() in suffixes and not os.path.isdir(path)):
         return path
     return path / name
 
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
     """What forbids writing `target`, a new file or folder of about `size` bytes made of `inputs`."""
+    if (problem := impossible_path(target, where)) is not None:
+        return [problem]
     if any(_same(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
         return [Problem(what, where, fix, code="tools.output-is-input")]

@@ -63,8 +63,10 @@ def test_a_file_takes_the_words_and_the_bar_stays(capsys, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ProblemsError, match="log cannot be written"):
-        TerminalProgress(LoggingSettings(console_log_file=str(tmp_path / "file" / "a.txt")))
+    for name in ("file/a.txt", "a\0.txt"):
+        with pytest.raises(ProblemsError) as refused:
+            TerminalProgress(LoggingSettings(console_log_file=str(tmp_path / name)))
+        assert refused.value.codes[0] in ("file.not-a-folder", "file.invalid-name")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", ".bashrc", "notes.txt", "run.log", "folder"])

@@ -121,7 +121,7 @@ def test_the_ending_of_a_prompts_name_chooses_the_format(space):
 def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(space, tmp_path):
     (tmp_path / "file").write_text("in the way")
     store = make_store()
-    with refused("output.unwritable"):
+    with refused("file.not-a-folder"):
         run_generate(job_of({"outdir": str(tmp_path / "file" / "below")}), space, store=store)
     assert not list(output_problems(job_of({"outdir": str(tmp_path / "new" / "folder")}), space))
 

@@ -14,7 +14,7 @@ import pytest
 
 from core.record.bounded_json import MAX_DEPTH, parse_json, read_json, read_json_object
 from core.record.problems import ProblemsError
-from core.record.regular import MissingFile, check_regular, open_regular, read_regular
+from core.record.regular import MissingFile, check_regular, impossible_path, open_regular, read_regular
 from core.record.workspace import display_path
 from tests.refusals import refused
 
@@ -156,3 +156,22 @@ def test_hostile_json_takes_little_time_and_memory() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert int(out[0]) < 200 and float(out[1]) < 8
+
+
+def test_what_no_disk_can_hold_is_said_before_it_is_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    codes = {
+        "new/folder/a.png": None,
+        "n" * 255: None,
+        "n" * 256: "file.path-too-long",
+        "ä" * 128: "file.path-too-long",  # 256 bytes
+        "/".join(["n" * 200] * 30): "file.path-too-long",
+        "file/a.png": "file.not-a-folder",
+        "loop/a.png": "file.not-a-folder",
+        "a\0b": "file.invalid-name",
+        "\ud800": "file.invalid-name",
+    }
+    for name, code in codes.items():
+        problem = impossible_path(tmp_path / name, "a.output")
+        assert (problem.code if problem else None) == code, name[:20]

@@ -195,3 +195,12 @@ def test_what_a_killed_tool_left_half_written_is_removed_by_the_next(name, place
     job, _ = job_of(name, place, tmp_path / "out.safetensors")
     tasks.named(name).start(job, surroundings(Workspace(place / "outputs", place / "models")))
     assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "out.safetensors"]
+
+
+@pytest.mark.parametrize("odd", ["/dev/null/x.safetensors", "{file}/x.safetensors", "n" * 256, "a\0b.safetensors"])
+@pytest.mark.parametrize("name", TOOLS)
+def test_an_output_that_no_disk_can_hold_is_refused_before_the_work(name, odd, place, tmp_path):
+    output = odd.replace("{file}", FIRST)
+    job, _ = job_of(name, place, output if output.startswith("/") else tmp_path / output)
+    refusals = {"file.not-a-folder", "file.path-too-long", "file.invalid-name", "convert.output-format"}
+    assert set(codes(name, job, place)) <= refusals
