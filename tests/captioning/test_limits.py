@@ -62,6 +62,16 @@ def test_each_code_of_a_label_table_is_a_category(tmp_path, code, category):
     assert read_csv(path) == [Label("a", category)]
 
 
+def test_a_table_of_as_many_labels_as_the_limit_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.captioning.tagger.labels.MAX_LABELS", 3)
+    path = tmp_path / "tags.csv"
+    path.write_text("name,category\n" + "a,0\n" * 3)
+    assert len(read_csv(path)) == 3
+    path.write_text("name,category\n" + "a,0\n" * 4)
+    with refused("tagger.bad-labels"):
+        read_csv(path)
+
+
 def test_the_threshold_of_a_category_is_its_own_else_the_common_one_else_the_models():
     common, models = TagSettings(thresh=0.4), {"general": 0.3, "character": 0.8}
     assert threshold_of("general", common, models) == threshold_of("character", common, models) == 0.4
@@ -183,7 +193,7 @@ def test_rare_words_come_from_the_last_quarter_of_the_vocabulary_and_common_ones
         assert ids[f"{word}</w>"] >= 0.75 * len(ids)
     of_half = sorted((n, word) for word, n in ids.items() if word.endswith("</w>") and word[:-4].isascii())
     below = [word[:-4] for n, word in of_half if n < 0.5 * len(ids) and word[:-4].isalpha()][-1]
-    above = [word[:-4] for n, word in of_half if n >= 0.5 * len(ids) and word[:-4].isalpha()][0]
+    above = next(word[:-4] for n, word in of_half if n >= 0.5 * len(ids) and word[:-4].isalpha())
     assert about(below, tokenizer).common and not about(above, tokenizer).common and about(above, tokenizer).known
     assert len(propose(tokenizer, 20, 1)) == 20 and propose(tokenizer, 1, 1) == propose(tokenizer, 20, 1)[:1]
 

@@ -19,6 +19,8 @@ from core.dataset.doctor.trash import companions, put_away, put_away_lately, put
 from core.dataset.images.look import Look
 from core.dataset.sources.files import is_image_name, is_junk, real_kind, repeats_and_words, without_face
 from core.dataset.sources.folders import roots_of
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import walk
 from core.settings.dataset.source import Source
 from tests.dataset.test_placing import automatic, image
 
@@ -273,3 +275,19 @@ def test_the_newest_of_what_was_put_away_comes_first(tmp_path):
 )
 def test_labels_of_onetrainer(stem, parts):
     assert split_label(stem) == parts
+
+
+def test_images_are_in_the_order_of_their_names_below_the_folder(tmp_path):
+    for name in ("b/x.png", "c.png", "a.png", "b/a/y.png", "B.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = walk(tmp_path)
+    assert [each.relative for each in found.files] == ["B.png", "a.png", "b/a/y.png", "b/x.png", "c.png"]
+
+
+def test_facts_that_are_known_count_as_done(tmp_path):
+    memo, told = Memo(tmp_path / "memo.sqlite"), []
+    files = [replace(image(n), path=tmp_path / f"{n}.png") for n in range(3)]
+    memo.facts("kind", files[:1], lambda file: "fact")
+    memo.facts("kind", files, lambda file: "fact", progress=lambda *given: told.append(given))
+    assert told == [(3, 3)]

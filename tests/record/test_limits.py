@@ -12,6 +12,7 @@ from core.record.bounded_toml import parse_toml
 from core.record.former import renewed
 from core.record.journal import Tail, cut_torn_line, read_lines
 from core.record.kept import keep, read_kept
+from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError, errors_first, limited
 from core.record.run_about import read_about, write_about
 from core.record.run_folder import RunFolder
@@ -52,6 +53,21 @@ def test_what_is_half_written_is_removed_after_an_hour(tmp_path, seconds, gone):
         os.utime(tmp_path / name, (time.time() - seconds,) * 2)
     atomic.remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(others if gone else names + others)
+
+
+def test_a_folder_gets_the_first_name_that_is_free(tmp_path):
+    (tmp_path / "sets").mkdir()
+    for expected in ("fox", "fox-2", "fox-3"):
+        (tmp_path / "new").mkdir()
+        assert atomic.put_folder(tmp_path / "new", tmp_path / "sets", "fox").name == expected
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(20.0, 1.0), (0.5, 0.5), (0.0, 0.001)])
+def test_a_pattern_has_a_second_a_text_and_what_is_left_of_all(left, seconds):
+    pattern = Pattern("a", "x")
+    assert pattern._left == 20.0
+    pattern._left = left
+    assert pattern._timed(lambda given: given) == seconds
 
 
 @pytest.mark.parametrize(("key", "masked"), [("1234567", False), ("12345678", True)])
@@ -144,6 +160,16 @@ def test_only_the_torn_end_of_a_journal_is_cut(tmp_path, text, left):
 def test_four_pairs_of_losses_can_be_compared_and_three_cannot():
     assert clearly_lower([1.0] * 3, [2.0] * 3) is None and clearly_lower([1.0] * 4, [2.0] * 4) is True
     assert clearly_lower([1.0] * 4, [2.0] * 5) is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "compared", "lower"), [(2.0, 1, False), (2.1, 1, True), (2.3, 2, False), (2.4, 2, True)]
+)
+def test_checkpoints_differ_from_the_quantile_of_30_pairs_on(ratio, compared, lower):
+    """Tables: t of 29 degrees is 2.045 at 0.975 (one comparison) and 2.364 at 0.9875 (two)."""
+    noise = [1.0, -1.0] * 15  # spread: 30 / 29
+    mean = ratio * (30 / 29 / 30) ** 0.5
+    assert clearly_lower([0.0] * 30, [each + mean for each in noise], compared) is lower
 
 
 @pytest.mark.parametrize(
