@@ -1,13 +1,18 @@
 """Limits and tables of tools, each at its edge, on small tensors and texts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from core.record.cancel import CancelToken
 from core.record.workspace import Workspace
 from core.settings.tools.loras import ResizeLoraSettings
+from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.file_metadata import private_paths, stripped
 from core.tools.header_edit import replace_header, restore_header, with_metadata
+from core.tools.lora_sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
+from core.tools.merge_models import _weights
 from core.tools.merges import ratios_of
 from core.tools.metadata_rules import TagRules, clean_tags
 from core.tools.resize_lora import _cap, _method_problems, _rank, needed_rank
@@ -214,3 +219,60 @@ def test_where_a_tool_writes(tmp_path, output, file):
     source, out = tmp_path / "models" / "fox.ckpt", tmp_path / "out"
     found = output_file(output.replace("OUT", str(out)), source, "_x")
     assert str(found) == file.replace("OUT", str(out)).replace("models", str(tmp_path / "models"))
+
+
+def weights_of(models, **asked):
+    problems, family = [], asked.pop("family", "sd1")
+    opened = [SimpleNamespace(kind=SimpleNamespace(family=family))] * models
+    found = _weights(MergeModelsSettings(models=[str(n) for n in range(models)], **asked), opened, problems)
+    assert not problems
+    return found
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "weights"),
+    [(3, {}, [1 / 3] * 3), (2, {"ratios": "0.6, 0.2"}, [0.75, 0.25]), (3, {"ratios": "1, 2, 5"}, [0.125, 0.25, 0.625])]
+    + [(2, {"ratios": "0.6, 0.2", "compatibility": "sd-scripts"}, [0.6, 0.2])]
+    + [(3, {"method": "add_difference", "multiplier": 0.75}, [1, 0.75, -0.75])]
+    + [(2, {"method": "sigmoid", "multiplier": 0.3}, [1 - 0.216, 0.216])],
+)
+def test_each_method_weighs_the_models_in_their_order(models, asked, weights):
+    assert weights_of(models, **asked)("model.diffusion_model.out.0.weight") == pytest.approx(weights)
+
+
+UNET = "model.diffusion_model."
+SLOTS_OF_KEYS = {
+    "cond_stage_model.x": 0, "first_stage_model.x": 0, f"{UNET}time_embed.0.weight": 1, f"{UNET}label_emb.0.0.weight": 1,
+    f"{UNET}input_blocks.0.0.weight": 1, f"{UNET}input_blocks.11.0.weight": 12, f"{UNET}middle_block.1.weight": 13,
+    f"{UNET}output_blocks.0.0.weight": 14, f"{UNET}output_blocks.11.1.weight": 25, f"{UNET}out.2.weight": 25,
+}  # fmt: skip
+
+
+def test_block_weights_are_in_the_order_base_inputs_middle_outputs():
+    whole = ", ".join(str(number / 100) for number in range(26))
+    short = whole.partition(", ")[2]  # without BASE, which then has the multiplier
+    for key, slot in SLOTS_OF_KEYS.items():
+        given = slot / 100
+        assert weights_of(2, block_weights=whole)(key) == pytest.approx((1 - given, given))
+        assert weights_of(3, method="add_difference", block_weights=whole)(key) == pytest.approx((1, given, -given))
+        given = given if slot else 0.5
+        assert weights_of(2, block_weights=short, multiplier=0.5)(key) == pytest.approx((1 - given, given))
+
+
+def test_loras_add_up_to_their_change_and_the_sign_is_downs():
+    """Terms of 1 x 1: strength * alpha / rank * up * down."""
+
+    def term(ratio, block, alpha, up, down):
+        return Term(ratio, block, alpha, Product(torch.tensor([[up]]), torch.tensor([[down]])))
+
+    first, second = term(2.0, 0.5, 4.0, 3.0, 5.0), term(-1.0, 1.0, 1.0, 1.0, 7.0)
+    up, down, alpha = concatenated([first, second])
+    assert (up @ down).item() == pytest.approx(60 - 7) and alpha == 2 and (up > 0).all() and down[1, 0] < 0
+    up, down, alpha = averaged([first])
+    assert (up * down * alpha).item() == pytest.approx(60)
+    up, down, alpha = averaged([first, second])
+    assert alpha == 4 and up.item() == pytest.approx(3 + 0.5) and down.item() == pytest.approx((5 - 3.5) / 2)
+    up, down, alpha = averaged_as_sd_scripts([first, second])
+    assert alpha == 4 and up.item() == pytest.approx(3 + 0.5) and down.item() == pytest.approx(5 - 3.5)
+    up, down, alpha = concatenated_as_sd_scripts([first, second])
+    assert alpha == 4 and up.tolist() == [[3.0, 0.5]] and down.tolist() == [[5.0], [-3.5]]
