@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 
+import pytest
+
 from core.bench import tagger
 
 
+@pytest.mark.slow
 def test_tagging_is_compared_with_its_model(monkeypatch):
     monkeypatch.setattr(tagger, "SIDE", 64)
     monkeypatch.setattr(tagger, "PHOTO", (152, 104))

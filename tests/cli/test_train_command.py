@@ -60,18 +60,11 @@ def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
 
 
-def test_a_preset_with_flags_trains_and_exits_with_0(outputs):
-    done = run(
-        outputs,
-        "--schedule.max_train_steps",
-        "4",
-        "--optimizer.learning_rate",
-        "2e-4",
-        "--saving.output_name",
-        "a v1.5",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "4/4" in done.stderr and "epoch 1" in done.stderr, "a progress bar is shown"
+def test_a_preset_with_flags_trains_and_exits_with_0(outputs, capfd):
+    more = "--schedule.max_train_steps 4 --optimizer.learning_rate 2e-4 --saving.output_name"
+    assert main(words(outputs, *more.split(), "a v1.5")) == 0
+    said = capfd.readouterr().err
+    assert "4/4" in said and "epoch 1" in said, "a progress bar is shown"
     folder = list_runs(outputs / "runs")[0]
     assert folder.job()["optimizer"]["learning_rate"] == 2e-4 and folder.job()["network"]["conv_rank"] is None
     assert (folder.checkpoints / "a v1.5.safetensors").is_file(), "a dot in the name stays"

@@ -246,7 +246,7 @@ begun.wait()
 """
 
 
-@pytest.mark.slow(but=("0-functions of the exit\\n",))
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "said"), [(0, "functions of the exit\n"), (130, "")])
 def test_a_page_ends_with_its_code_also_while_a_thread_computes(code, said):
     words = [sys.executable, "-c", f"{ENDS}leave({code})"]

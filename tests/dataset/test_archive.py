@@ -135,6 +135,7 @@ def test_folders_without_end_are_refused(tmp_path, pack, image):
     refused(pack({"a.png": image} | many), tmp_path / "sets", "zip.too-deep")
 
 
+@pytest.mark.slow
 def test_many_files_of_one_name_take_no_more_time_than_others(tmp_path, image):
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")

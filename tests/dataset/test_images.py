@@ -395,6 +395,7 @@ print((psutil.Process().memory_info().rss - before) // 1_000_000)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the room is given back by glibc's own call")
+@pytest.mark.slow
 def test_threads_keep_no_room_of_very_large_images(tmp_path):
     """One image takes 134 MB while it is decoded; without giving it back, each of four threads kept as much."""
     Image.new("RGB", (6000, 5600)).save(tmp_path / "a.png", compress_level=1)

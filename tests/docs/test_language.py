@@ -110,6 +110,7 @@ def test_titles_helps_and_choices_of_settings_use_the_glossary(job):
     assert not found
 
 
+@pytest.mark.slow
 def test_messages_use_the_glossary():
     found = [
         f"{name}:{line}: {each}"

@@ -2,7 +2,9 @@
 
 import pytest
 
+from core.imports.dataset_check import _meant_by
 from core.imports.dataset_config import read_dataset_config
+from core.imports.dataset_options import INTERPOLATIONS
 from core.record.problems import errors
 
 HEAD = "[[datasets]]\nresolution = 512\n"
@@ -370,3 +372,24 @@ def test_limits_count_after_rounding_to_the_step(tmp_path):
 def test_a_class_word_in_general_is_right_whatever_the_datasets_are(tmp_path):
     text = subset("metadata_file = '/m.json'", general=["class_tokens = 'fox'", "caption_extension = '.txt'"])
     assert not told(tmp_path, text).problems
+
+
+@pytest.mark.parametrize(
+    ("theirs", "option"),
+    [
+        ("train_batch_size", "batch_size"),
+        ("dataset_repeats", "num_repeats"),
+        ("min_bucket_resolution", "min_bucket_reso"),
+    ],
+)
+def test_names_of_the_command_line_and_near_ones_are_told_by_their_name_in_the_file(theirs, option):
+    assert _meant_by(theirs, "general", "DreamBooth") == option
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("linear", "bilinear"), ("cubic", "bicubic")]
+    + [(name, name) for name in ("lanczos", "nearest", "bilinear", "bicubic", "area", "box")],
+)
+def test_each_interpolation_of_sd_scripts_is_one_of_ours(theirs, ours):
+    assert INTERPOLATIONS[theirs] == ours

@@ -404,3 +404,36 @@ def test_errors_after_which_cuda_is_unusable_are_told_from_those_of_memory():
     assert is_cuda_error(RuntimeError("cuBLAS: CUBLAS_STATUS_EXECUTION_FAILED"))
     assert not is_cuda_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_cuda_error(ValueError("no"))
+
+
+@pytest.mark.parametrize(("free", "state"), [(75, OK), (74, SLOWER)])
+def test_a_gpu_of_which_three_quarters_are_free_is_well(place, monkeypatch, free, state):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free << 20, 100 << 20))
+    assert computing.vram(on_cuda(place)).state == state
+
+
+@pytest.mark.parametrize(
+    ("case", "bound"), [("train_fp32", 4e-3), ("train_bf16", 4e-2)]
+)  # each about three times what was measured of rounding
+def test_losses_at_the_bounds_of_rounding_and_times_at_theirs(place, monkeypatch, case, bound):
+    right = trainings.recorded()["losses"]["lora"]
+    for off, state in ((0.99, OK), (1.01, FAILED)):
+        trained(monkeypatch, [*right[:-1], right[-1] * (1 + off * bound)])
+        assert trainings.look(case, place).state == state
+    for seconds, state in ((0.1249, OK), (0.1251, SLOWER)):
+        trained(monkeypatch, right, seconds=seconds)
+        before = Place("cpu", *_rest(place), {"train_fp32": {"seconds_per_step": 0.1}})
+        assert trainings.look("train_bf16", before).state == state
+
+
+@pytest.mark.parametrize(
+    ("outputs", "models", "pace", "state"),
+    [(4 * 256_000_000 - 1, 10**11, 1e9, FAILED), (4 * 256_000_000, 10**11, 1e9, SLOWER), (10**10, 10**10, 1e9, OK)]
+    + [(10**10 - 1, 10**11, 1e9, SLOWER), (10**11, 10**10 - 1, 1e9, SLOWER), (10**11, 10**11, 49e6, SLOWER)]
+    + [(10**11, 10**11, 50e6, OK)],
+)
+def test_disks_at_the_edges_of_space_and_pace(place, monkeypatch, outputs, models, pace, state):
+    free = {place.workspace.outputs: outputs, place.workspace.models: models}
+    monkeypatch.setattr(system.machine, "free_disk", free.__getitem__)
+    monkeypatch.setattr(system, "write_pace", lambda path: pace)
+    assert system.disk(place).state == state

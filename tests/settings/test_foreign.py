@@ -6,8 +6,12 @@ import pytest
 
 from core.cli.main import BAD_INPUT, main
 from core.record.problems import ProblemsError
+from core.settings.base import declared
+from core.settings.check import build
+from core.settings.job import TrainJob
 from core.settings.presets import files as presets
 from core.settings.presets.foreign import foreign_problem
+from core.settings.presets.networks import kind_of, settings_of_arguments
 
 KOHYA = {
     "LoRA_type": "Standard",
@@ -152,3 +156,131 @@ def test_the_command_line_says_it(tmp_path, capsys):
     (tmp_path / "theirs.toml").write_text(TOML)
     assert main(["train", str(tmp_path / "theirs.toml"), "--check"]) == BAD_INPUT
     assert "sd-scripts" in capsys.readouterr().err
+
+
+# Name in a file of kohya_ss or sd-scripts, name in one of OneTrainer, and the setting of ours that it fills.
+SAME = [
+    ("", "training_method", "method.kind"),
+    ("pretrained_model_name_or_path", "base_model_name", "model.base_model"),
+    ("train_data_dir", "concept_file_name", "dataset.folder"),
+    ("resolution", "resolution", "dataset.resolution"),
+    ("max_resolution", "", "dataset.resolution"),
+    ("train_batch_size", "batch_size", "dataset.train_batch_size"),
+    ("max_train_epochs", "epochs", "schedule.max_train_epochs"),
+    ("epoch", "", "schedule.max_train_epochs"),
+    ("max_train_steps", "", "schedule.max_train_steps"),
+    ("optimizer_type", "optimizer.optimizer", "optimizer.optimizer_type"),
+    ("optimizer", "", "optimizer.optimizer_type"),
+    ("learning_rate", "learning_rate", "optimizer.learning_rate"),
+    ("unet_lr", "unet.learning_rate", "optimizer.unet_lr"),
+    ("text_encoder_lr", "text_encoder.learning_rate", "optimizer.text_encoder_lr"),
+    ("lr_scheduler", "learning_rate_scheduler", "schedule.lr_scheduler"),
+    ("network_dim", "lora_rank", "network.rank"),
+    ("network_alpha", "lora_alpha", "network.alpha"),
+    ("output_name", "output_model_destination", "saving.output_name"),
+]
+FOUND_BY = {
+    "kohya_ss": dict.fromkeys(("LoRA_type", "output_dir", "mixed_precision"), ""),
+    "OneTrainer": dict.fromkeys(("__version", "workspace_dir", "concepts"), ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "path"),
+    [("kohya_ss", theirs, path) for theirs, _, path in SAME if theirs]
+    + [("OneTrainer", theirs, path) for _, theirs, path in SAME if theirs],
+)
+def test_each_main_value_of_a_file_of_others_is_told_under_our_name(program, name, path):
+    outer, _, inner = name.partition(".")
+    problem = foreign_problem({**FOUND_BY[program], outer: {inner: "told"} if inner else "told"}, "x.json")
+    title = {entry.path: entry.title for entry in declared(TrainJob)}[path]
+    assert program in problem.what and f"{title} told" in problem.fix.partition(": ")[2].split("; ")
+
+
+def test_three_names_of_a_program_identify_its_files_and_two_do_not():
+    for marks in FOUND_BY.values():
+        assert foreign_problem(marks, "x") is not None
+        assert foreign_problem(dict(list(marks.items())[:2]), "x") is None
+
+
+@pytest.mark.parametrize(("length", "end"), [(80, "x"), (81, "…")])
+def test_80_letters_of_a_value_are_told(length, end):
+    told = foreign_problem({**FOUND_BY["kohya_ss"], "output_name": "x" * length}, "x").fix
+    assert told.partition(": ")[2].split("; ")[0].endswith("x" * 79 + end)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kind"),
+    [  # kohya_ss' LoRA types
+        ("Standard", "lora"),
+        ("Kohya LoCon", "lora"),
+        ("LoRA-FA", "lora_fa"),
+        ("Kohya DyLoRA", "dylora"),
+        ("LyCORIS/LoCon", "locon"),
+        ("LyCORIS/LoHa", "loha"),
+        ("LyCORIS/LoKr", "lokr"),
+        ("LyCORIS/GLoRA", "glora"),
+        ("LyCORIS/DyLoRA", "dylora"),
+        ("LyCORIS/iA3", "ia3"),
+        ("LyCORIS/Diag-OFT", "diag_oft"),
+        ("LyCORIS/BOFT", "boft"),
+        ("LyCORIS/Native Fine-Tuning", "full"),
+        ("Kohya LoHa", "loha"),
+        ("Kohya LoKr", "lokr"),
+        ("Flux1", ""),
+    ],
+)
+def test_each_type_of_kohya_ss_is_a_network_of_ours(theirs, kind):
+    assert kind_of({"LoRA_type": theirs}) == kind
+    decomposed = {"locon": "dora", "loha": "dora_loha", "lokr": "dora_lokr"}.get(kind, kind)
+    assert kind_of({"LoRA_type": theirs, "dora_wd": "True"}) == decomposed
+    assert kind_of({"LoRA_type": theirs, "dora_wd": "False"}) == kind
+
+
+@pytest.mark.parametrize(
+    ("algo", "kind"),  # of LyCORIS 3; its default is LoCon, which it calls lora
+    [(None, "locon"), ("lora", "locon"), ("locon", "locon"), ("loha", "loha"), ("lokr", "lokr"), ("glora", "glora")]
+    + [("dylora", "dylora"), ("ia3", "ia3"), ("diag-oft", "diag_oft"), ("boft", "boft"), ("full", "full")],
+)
+def test_each_algo_of_lycoris_is_a_network_of_ours(algo, kind):
+    assert kind_of({"network_module": "lycoris.kohya", **({"algo": algo} if algo else {})}) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path"),
+    [
+        ("preset", "locon", "network.layers"),
+        ("conv_dim", "locon", "network.conv_rank"),
+        ("conv_alpha", "locon", "network.conv_alpha"),
+        ("dropout", "locon", "network.network_dropout"),
+        ("rank_dropout", "locon", "network.rank_dropout"),
+        ("module_dropout", "locon", "network.module_dropout"),
+        ("rs_lora", "locon", "network.rs_lora"),
+        ("train_norm", "locon", "network.train_norm"),
+        ("rank_dropout_scale", "locon", "network.rank_dropout_scale"),
+        ("use_tucker", "loha", "loha.use_tucker"),
+        ("use_cp", "loha", "loha.use_tucker"),
+        ("use_conv_cp", "loha", "loha.use_tucker"),
+        ("constrain", "diag_oft", "diag_oft.constraint"),
+        ("wd_on_out", "dora", "dora.wd_on_output"),
+        ("factor", "lokr", "lokr.factor"),
+        ("loraplus_lr_ratio", "lora", "optimizer.loraplus_lr_ratio"),
+    ],
+)
+def test_each_argument_of_a_network_is_a_setting_of_ours(name, kind, path):
+    known = {entry.path: entry for entry in declared(TrainJob)}
+    assert settings_of_arguments(kind, {name: "4"}, known) == ({path: "4"}, [])
+    assert settings_of_arguments(kind, {"algo": "x", "dora_wd": "1", "nothing": "4"}, known) == ({}, ["nothing"])
+
+
+def test_each_name_of_a_sampler_in_sd_scripts_is_ours():
+    for theirs, ours in {
+        "k_lms": "lms",
+        "k_euler": "euler",
+        "k_euler_a": "euler_a",
+        "k_dpm_2": "dpm_2",
+        "k_dpm_2_a": "dpm_2_a",
+        **{name: name for name in ("ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a")},
+        **{name: name for name in ("dpmsolver", "dpmsolver++", "dpmsingle")},
+    }.items():
+        assert build(TrainJob, {"samples": {"sample_sampler": theirs}}).samples.sample_sampler == ours

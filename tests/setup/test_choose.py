@@ -189,3 +189,26 @@ def test_torch_and_xformers_come_as_a_pair_from_one_index():
     build = choose_build(MachineFacts(**LINUX, driver="580.65", compute=("8.6",)), pins_from(text))
     assert adapted_requirements(text, build).splitlines()[:2] == [build.torch, build.xformers]
     assert isinstance(build, Build) and build.index_url.endswith("/cu130")
+
+
+@pytest.mark.parametrize(
+    ("system", "driver", "compute", "build", "xformers"),
+    [
+        ("Linux", "525.59", "8.6", "cpu", False),
+        ("Linux", "525.60", "8.6", "cu126", True),
+        ("Windows", "528.32", "8.6", "cpu", False),
+        ("Windows", "528.33", "8.6", "cu126", True),
+        ("Linux", "579.99", "8.6", "cu126", True),
+        ("Linux", "580", "8.6", "cu130", True),
+        ("Linux", "550.1", "4.9", "cpu", False),
+        ("Linux", "550.1", "5.0", "cu126", False),
+        ("Linux", "550.1", "9.0", "cu126", True),
+        ("Linux", "550.1", "9.1", "cu130", True),
+        ("Linux", "580.1", "7.4", "cu126", False),
+        ("Linux", "580.1", "7.5", "cu130", True),
+    ],
+)
+def test_builds_at_the_edges_of_drivers_and_gpus(system, driver, compute, build, xformers):
+    facts = {"Linux": LINUX, "Windows": WINDOWS}[system] | {"driver": driver, "compute": (compute,)}
+    found = choose_build(MachineFacts(**facts), PINS)
+    assert (found.name, found.xformers is not None) == (build, xformers)

@@ -172,12 +172,13 @@ def test_hashes_are_those_of_other_programs_for_a_file_and_a_folder(tmp_path):
     with open(path, "ab") as handle:
         handle.write(b"\0" * (1 << 20) + b"x" * 70_000)
     content = path.read_bytes()
-    facts, _lines = use(name="hashes", file=str(path))
+    facts, lines = use(name="hashes", file=str(path))
     (each,) = facts["files"]
     assert each["sha256"] == hashlib.sha256(content).hexdigest()
     assert each["legacy"] == hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
     assert each["auto_v3"] == hashlib.sha256(tensors_of(path)).hexdigest()[:12] and each["changed"]
     assert facts["shown"][0]["rows"][0][1] == each["sha256"][:10]
+    assert any("NOT the weights" in line for line in lines)
     lora(tmp_path / "b.safetensors")
     facts, _ = use(name="hashes", file=str(tmp_path))
     assert [row["changed"] for row in facts["files"]] == [False, True]

@@ -78,6 +78,7 @@ def test_an_alpha_of_zero_does_not_silence_the_others_of_a_plain_merge(files, tm
     assert all(float(change(layer).abs().max()) > 0.01 for layer in made.values())
 
 
+@pytest.mark.slow
 def test_in_a_checkpoint_its_change_is_subtracted(files, tmp_path):
     name = "lora_unet_mid_block_attentions_0_proj_in"
     base = convert(tiny_folder("sd1", tmp_path / "sd1"), tmp_path / "base.safetensors")

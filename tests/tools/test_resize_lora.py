@@ -207,6 +207,7 @@ def test_an_alpha_that_is_no_number_is_named(tmp_path):
         assert error.value.codes == ["weights.not-finite"] and f"{A}.alpha" in str(error.value)
 
 
+@pytest.mark.slow
 def test_checks_before_a_start_load_no_torch(tmp_path):
     upscaler, images = tmp_path / "upscaler.safetensors", tmp_path / "images"
     save_file(LatentUpscaler().state_dict(), upscaler)

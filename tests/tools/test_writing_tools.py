@@ -96,7 +96,7 @@ def test_every_tool_that_writes_a_model_file_stands_here():
     assert {name for name, task in listed.items() if "output" in own_settings_of(task)} == set(TOOLS)
 
 
-@pytest.mark.parametrize("name", slow_unless({"resize_lora", "merge_models", "convert_model"}.__contains__, TOOLS))
+@pytest.mark.parametrize("name", slow_unless({"resize_lora", "convert_model"}.__contains__, TOOLS))
 def test_a_tool_that_is_cancelled_in_the_middle_leaves_nothing(name, place, tmp_path):
     job, first = job_of(name, place, tmp_path / "whole" / "out.safetensors")
     before, space = first.read_bytes(), Workspace(place / "outputs", place / "models")
@@ -185,7 +185,7 @@ def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_star
     assert codes(name, job, place) == ["tools.no-room"]
 
 
-@pytest.mark.parametrize("name", ["merge_models", "convert_model"])
+@pytest.mark.parametrize("name", ["convert_model"])
 def test_what_a_killed_tool_left_half_written_is_removed_by_the_next(name, place, tmp_path):
     left, fresh = tmp_path / ".tmp-abcdefgh.safetensors", tmp_path / ".tmp-ijklmnop.safetensors"
     for path in (left, fresh):

@@ -59,12 +59,7 @@ def scripted(monkeypatch):
     return script
 
 
-@pytest.mark.slow(
-    but=(
-        "blip",
-        "git",
-    )
-)
+@pytest.mark.slow(but=("blip",))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_writes_captions_that_a_batch_does_not_change(caption, kind):
     alone = caption(kind, decoding="sample", temperature=1.0, top_p=None, **LONG)
@@ -227,6 +222,7 @@ def test_a_template_that_does_not_end_is_told(caption, own_model, monkeypatch):
     assert caught.value.codes == ["captioner.template"]
 
 
+@pytest.mark.slow(but=("a picture",))
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "a picture", "{% for x %}"])
 def test_a_template_that_takes_no_image_or_no_system_prompt_is_told(caption, own_model, template):
     model = own_model("llava")
@@ -359,6 +355,7 @@ def test_settings_without_effect_are_named(caption):
     assert not caption("llava", decoding="sample", seed=7, **LONG).said
 
 
+@pytest.mark.slow(but=("bf16-dtype0",))
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_precision_is_the_dtype_of_the_weights(caption, monkeypatch, precision, dtype):
     loaded, load = [], loading.load
@@ -447,6 +444,7 @@ def test_the_asked_threads_open_images_of_at_most_the_asked_size(caption, monkey
     assert {max(size) for batch in sizes for size in batch} == {32}
 
 
+@pytest.mark.slow(but=("auto-cuda:7",))
 @pytest.mark.parametrize(("device", "used"), [("cpu", "cpu"), ("auto", "cuda:7")])
 def test_the_device_is_the_jobs_unless_the_cpu_is_asked_for(folder, models, monkeypatch, device, used):
     asked = VlmSettings(model=str(models("llava")), device=device)

@@ -93,7 +93,8 @@ def test_bad_settings_are_refused_before_the_start(place, asked, codes):
     assert caught.value.codes == codes
 
 
-def test_a_slow_expression_is_ended(place):
+def test_a_slow_expression_is_ended(place, monkeypatch):
+    monkeypatch.setattr("core.record.patterns.PATTERN_SECONDS", 0.1)
     place.image("a" * 60 + ".png")
     with refused("caption.slow-pattern", "^(a|aa|a?)+$"):
         place.run(NAMES, expression="^(a|aa|a?)+$")

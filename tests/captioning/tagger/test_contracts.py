@@ -80,7 +80,6 @@ def test_tables_of_json_may_have_gaps_and_three_forms(tmp_path):
         b"name,category\n" + b"x" * 200_000 + b",0\n",
         b"name,category,ips\na,4,{}\n",
         b"name,category,ips\na,4,[[[[\n",
-        b"name,category\n" + b"a,0\n" * 300_001,
     ],
 )
 def test_a_csv_that_is_no_table_is_refused(tmp_path, data):
@@ -291,6 +290,7 @@ def test_a_table_of_another_length_names_both_numbers(tmp_path):
         load(WD[0], folder, tmp_path)
 
 
+@pytest.mark.slow(only=("profile1-asked1", "profile3-asked3"))
 @pytest.mark.parametrize(
     ("profile", "asked"),
     [
