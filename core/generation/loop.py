@@ -22,6 +22,7 @@ from core.generation.moment import Moment
 from core.generation.noise import PLAIN, ImageNoise, StartNoise
 from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
+from core.settings.base import SEEDS
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,6 @@ Ask = Callable[["Tensor"], "Tensor"]  # latents as the model is shown them -> it
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
 Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
-SEEDS = 2**32
 TWICE = ("dpm_2_a",)  # samplers that draw noise at both evaluations of a step
 
 

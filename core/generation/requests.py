@@ -15,11 +15,12 @@ from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_e
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.module import WHERE as MODULE
 from core.generation.prompt.module import module_entries
-from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
+from core.generation.prompt.options import PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
+from core.settings.base import FRESH_SEEDS, SEEDS
 from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
@@ -129,16 +130,17 @@ class _Seeds:
 
     def __init__(self, job: GenerateJob, prompts: int):
         asked = job.generate
-        self.first = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
+        self.first = secrets.randbelow(FRESH_SEEDS) if asked.seed is None else asked.seed
         self._same, self._turn_seed = job.prompts.iter_same_seed, 0
         self._drawn = self._draws(job, prompts)
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
         alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
-        if job.generate.compatibility != "kohya" or (alone and job.generate.seed is not None):
+        own = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # an image's, as recorded
+        if job.generate.compatibility != "kohya" or own:
             return ((self.first + number) % SEEDS for number in numbers())
         by = Random(self.first)
-        return (by.randint(0, SEEDS - 1) for _ in numbers())
+        return (by.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
     def begin(self, turn: int) -> None:
         self._turn_seed = next(self._drawn) if self._same else 0

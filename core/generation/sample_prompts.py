@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from core.families.word_weights import FIX, wrong_weight
 from core.generation.prompt.files import Entry, read_entries, understand
-from core.generation.prompt.options import SEEDS, PromptLine
+from core.generation.prompt.options import PromptLine
 from core.generation.prompt.tags import FIX as TAG_FIX
 from core.generation.prompt.tags import without_tags
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
 from core.record.workspace import resolve_path
+from core.settings.base import SEEDS
 from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:

@@ -188,6 +188,9 @@ def minus_one_is_random(seed: Any) -> Any:
 
 
 Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
+SEEDS = 2**64  # torch's generators take the seeds below it
+SEED_RANGE = (0, SEEDS - 1)
+FRESH_SEEDS = 2**32  # random ones are below it, which every program takes
 
 
 def about_of(info: FieldInfo) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import SEED_RANGE, Settings, setting
 
 BY_MODEL = "model"  # the preprocessor that is an ONNX model
 
@@ -80,7 +80,7 @@ class HintSettings(Settings):
     )
     hint_seed: int = setting(
         0,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         title="Seed",
         level="shown",
         help="For what is random: the color shuffle and inpaint masks. Each image of a folder gets its own random numbers.",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from core.record.units import period_words
-from core.settings.base import Settings, every, follows_compatibility, kohya_setting, setting
+from core.settings.base import SEED_RANGE, Settings, every, follows_compatibility, kohya_setting, setting
 
 SAMPLERS = Literal[
     "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
@@ -48,7 +48,7 @@ def sampler_name(text: Any) -> Any:
 def guidance_setting(**more: Any) -> Any:
     return setting(
         None,
-        within=(0, 50),
+        within=(-100, 100),
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
         **more,
     )
@@ -107,7 +107,7 @@ class SampleSettings(Settings):
     )
     seed: int = setting(
         1,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         title="Sample seed",
         help="Seed of the first prompt; it increases by 1 for each further prompt.",
     )

@@ -22,7 +22,7 @@ from core.generation.prompt.wildcards import has_variants
 from core.generation.refiner import find_refiner
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
-from core.settings.base import Declared, Settings, declared, setting, value_of
+from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
 from core.settings.check import build
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
@@ -103,7 +103,6 @@ MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
 NO_FILE = "generate.no-file"  # as well, of another file
 PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
-SEEDS = 2**32
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
@@ -221,9 +220,10 @@ def _net_here(
 
 
 def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
-    """The prompt of an image, stored as plain text, with braces escaped where the fields read {a|b} and options."""
+    """The prompt of an image, stored as plain text, with braces escaped where the fields read {a|b} and options. As
+    sd-scripts' generator does, its seed would then only be what others are drawn from."""
     text = job.generate.prompt
-    if job.prompts.dynamic_prompts or not dynamic:
+    if job.prompts.dynamic_prompts or not dynamic or job.generate.compatibility == "kohya":
         return {}
     escaped = text.replace("{", "\\{").replace("}", "\\}")
     readable = not has_variants(escaped) and " --" not in text
@@ -286,7 +286,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
 
 
 def new_seed() -> int:
-    return secrets.randbelow(SEEDS)
+    return secrets.randbelow(FRESH_SEEDS)
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:

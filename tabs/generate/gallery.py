@@ -189,7 +189,7 @@ class Shelf:
             "thumb": self.page.thumb_url(shot.path, THUMB),
             "base": self.page.thumb_url(self.gallery.shot(base).path, SMALL) if base else "",
             "says": short(known.prompt or shot.path.name, 90),
-            "seed": known.seed,
+            "seed": None if known.seed is None else str(known.seed),  # JavaScript rounds above 2**53
             "own": known.own,
             "stars": self.gallery.stars(name),
         }

@@ -208,7 +208,7 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
         cell = {
             "small": page.thumb_url(item["file"], SAMPLE_SIZE),
             "whole": page.file_url(item["file"]),
-            "seed": item["seed"],
+            "seed": str(item["seed"]),  # JavaScript rounds above 2**53
         }
         row["cells"][str(item["step"])] = cell
     return {"steps": list(steps), "names": steps, "rows": [rows[index] for index in sorted(rows)]}

@@ -11,13 +11,16 @@ import pytest
 from core.generation.checks import problems_of
 from core.generation.library import wildcard_lines
 from core.generation.plan import check_task, plan_of
+from core.generation.noise import ImageNoise
+from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.requests import requests_of
 from core.generation.stages import hires_sizes, stages_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
+from core.settings.base import declared
 from core.settings.check import build
-from core.settings.job import GenerateJob
+from core.settings.job import JOBS, GenerateJob
 from tests.refusals import refused
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -88,6 +91,40 @@ def test_what_a_request_says_makes_it_again_whatever_its_words_are():
     assert found.job.generate.prompt == "a {red} fox"
     (again,), _ = asked(found.job)
     assert again == found
+
+
+def test_every_option_keeps_to_the_limits_of_its_setting_so_that_the_image_can_be_read_again():
+    for switch, option in OPTIONS.items():
+        for value in (
+            ("-1", "0", "60", "99999", "500.5", f"{2**64}") if option.read not in (_text, _sampler) else ("x",)
+        ):
+            if option.read in (_whole, _seeds) and "." in value or option.read is _seeds and value == "-1":
+                continue
+            (found,), _ = asked(job_of(f"x --{switch} {value}", generate={"loras": [{"file": "a"}]}))
+            GenerateJob.model_validate(found.job.model_dump(mode="json"))
+    (found,), codes = asked(job_of("x --l 60 --nl 60 --w 500"))
+    kept = found.job.generate
+    assert (kept.guidance_scale, kept.negative_scale, kept.width) == (60, 60, 496) and codes == ["prompts.out-of-range"]
+
+
+def test_seeds_of_64_bits_are_kept_in_settings_options_and_when_counted_up():
+    seed = 2**64 - 1
+    (found,) = asked(job_of(f"x --d {seed}"))[0]
+    assert found.seed == seed and ImageNoise(seed, (1, 2, 2), 1).start.shape == (1, 2, 2)
+    assert [each.seed for each in asked(job_of(generate={"seed": seed, "count": 2}))[0]] == [seed, 0]
+    declared_seeds = {
+        entry.path: entry.bounds for job in JOBS.values() for entry in declared(job) if "seed" in entry.name
+    }
+    ranged = {path: bounds for path, bounds in declared_seeds.items() if "le" in bounds}
+    assert len(ranged) >= 8 and min(bounds["le"] for bounds in ranged.values()) >= 2**63 - 1
+
+
+def test_an_image_made_as_sd_scripts_makes_it_is_repeated_by_its_own_settings():
+    job = job_of("a {red|blue} fox", model={"compatibility": "sd-scripts-0.10"}, generate={"count": 3, "seed": 7})
+    found, _ = asked(job)
+    drawn = Random(7)
+    assert [each.seed for each in found] == [drawn.randint(0, 2**32 - 1) for _ in range(3)]
+    assert [asked(each.job)[0] for each in found] == [[each] for each in found]
 
 
 def test_repetitions_shuffles_and_one_seed_for_all(tmp_path):

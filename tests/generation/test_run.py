@@ -88,7 +88,7 @@ def test_a_job_writes_its_images_with_everything_needed_to_draw_them_again(works
     )
     files = run_generate(job, workspace, store=store, reports=heard)
 
-    seeds = [2**32 - 2, 2**32 - 1, 0]  # counted up, round the end
+    seeds = [2**32 - 2, 2**32 - 1, 2**32]  # counted up
     assert heard.images == list(zip(files, seeds, strict=True))
     steps = [(done, total) for _, done, total in heard.stages if total]
     assert (steps[0][0], *steps[-1]) == (0, 9, 9) and steps == sorted(steps)

@@ -35,8 +35,8 @@ def test_comments_and_empty_lines_are_no_prompts():
 
 
 def test_what_is_out_of_bounds_is_brought_within_and_said():
-    found, notes = parsed("a --s 5000 --w 10 --h 9999")
-    assert (found.steps, found.width, found.height) == (1000, 64, 4096) and len(notes) == 3
+    found, notes = parsed("a --s 5000 --w 10 --h 9999 --l 500")
+    assert (found.steps, found.width, found.height, found.guidance) == (1000, 64, 4096, 100) and len(notes) == 4
     assert all(note.level == "advice" for note in notes)
 
 

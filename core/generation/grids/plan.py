@@ -25,14 +25,13 @@ from core.generation.grids.axes import (
 from core.generation.grids.folder import GridFolder, Place, require_writable
 from core.generation.loop import steps_of
 from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
-from core.generation.prompt.options import SEEDS
 from core.generation.requests import Request
 from core.generation.stages import stages_of
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
-from core.settings.base import value_of
+from core.settings.base import FRESH_SEEDS, SEEDS, value_of
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
@@ -96,10 +95,12 @@ def decided(job: GridJob) -> GridJob:
     """The job with all random seeds decided, so that it can be resumed."""
     changes: dict[str, Any] = {}
     if job.generate.seed is None:
-        changes["generate"] = job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})
+        changes["generate"] = job.generate.model_copy(update={"seed": secrets.randbelow(FRESH_SEEDS)})
     for axis in axes_of(job):
         if axis.setting == SEED and any(value.value is None for value in axis.values):
-            seeds = [value.value if value.value is not None else secrets.randbelow(SEEDS) for value in axis.values]
+            seeds = [
+                value.value if value.value is not None else secrets.randbelow(FRESH_SEEDS) for value in axis.values
+            ]
             given = {f"{axis.letter}_values": written([str(seed) for seed in seeds])}
             changes["grid"] = changes.get("grid", job.grid).model_copy(update=given)
     return job.model_copy(update=changes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from core.record.problems import Problem
+from core.settings.base import Declared, declared, fields_of
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
-SEEDS = 2**32
 PROMPT = "prompt"  # `LinePart.of` for words of the prompt itself
 _WHOLE = re.compile(r"[+-]?\d{1,40}")
 _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
@@ -28,14 +29,12 @@ class NoValue(ValueError):
 class Option:
     """One option.
 
-    sets     a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
-    read     (text) -> value; raises NoValue
-    within   bounds that a number, or each of several, is clamped to
+    sets   a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
+    read   (text) -> value; raises NoValue
     """
 
     sets: str
     read: Callable[[str], Any]
-    within: tuple[float, float] | None = None
 
 
 def _text(text: str) -> str:
@@ -74,37 +73,36 @@ def _sampler(text: str) -> str:
     return str(name)
 
 
-_SIDE, _PIXELS, _TIMESTEP, _STRENGTH = (64, 4096), (0, 65536), (0, 1000), (-10, 10)
 OPTIONS = {
     "n": Option("generate.negative_prompt", _text),
-    "w": Option("generate.width", _whole, _SIDE),
-    "h": Option("generate.height", _whole, _SIDE),
-    "d": Option("seeds", _seeds, (0, SEEDS - 1)),
-    "s": Option("generate.steps", _whole, (1, 1000)),
-    "l": Option("generate.guidance_scale", _number, (-1000, 1000)),
-    "nl": Option("generate.negative_scale", _number_or_none, (-1000, 1000)),
-    "t": Option("image_to_image.strength", _number, (0, 1)),
-    "am": Option("strengths", _numbers, _STRENGTH),
+    "w": Option("generate.width", _whole),
+    "h": Option("generate.height", _whole),
+    "d": Option("seeds", _seeds),
+    "s": Option("generate.steps", _whole),
+    "l": Option("generate.guidance_scale", _number),
+    "nl": Option("generate.negative_scale", _number_or_none),
+    "t": Option("image_to_image.strength", _number),
+    "am": Option("strengths", _numbers),
     "ss": Option("generate.sampler", _sampler),
-    "ow": Option("sizes.original_width", _whole, _PIXELS),
-    "oh": Option("sizes.original_height", _whole, _PIXELS),
-    "nw": Option("sizes.original_width_negative", _whole, _PIXELS),
-    "nh": Option("sizes.original_height_negative", _whole, _PIXELS),
-    "ct": Option("sizes.crop_top", _whole, _PIXELS),
-    "cl": Option("sizes.crop_left", _whole, _PIXELS),
+    "ow": Option("sizes.original_width", _whole),
+    "oh": Option("sizes.original_height", _whole),
+    "nw": Option("sizes.original_width_negative", _whole),
+    "nh": Option("sizes.original_height_negative", _whole),
+    "ct": Option("sizes.crop_top", _whole),
+    "cl": Option("sizes.crop_left", _whole),
     "cn": Option("control", _text),
     "c": Option("clip_prompt", _text),
     "f": Option("file_name", _text),
-    "dsd1": Option("deep_shrink.ds_depth_1", _whole, (0, 8)),
-    "dst1": Option("deep_shrink.ds_timesteps_1", _whole, _TIMESTEP),
-    "dsd2": Option("deep_shrink.ds_depth_2", _whole, (0, 8)),
-    "dst2": Option("deep_shrink.ds_timesteps_2", _whole, _TIMESTEP),
-    "dsr": Option("deep_shrink.ds_ratio", _number, (0.1, 1)),
-    "glt": Option("gradual_latent.gradual_latent_timesteps", _whole, _TIMESTEP),
-    "glr": Option("gradual_latent.gradual_latent_ratio", _number, (0.1, 1)),
-    "gle": Option("gradual_latent.gradual_latent_every_n_steps", _whole, (1, 1000)),
-    "gls": Option("gradual_latent.gradual_latent_ratio_step", _number, (0.001, 1)),
-    "glsn": Option("gradual_latent.gradual_latent_s_noise", _number, (0, 10)),
+    "dsd1": Option("deep_shrink.ds_depth_1", _whole),
+    "dst1": Option("deep_shrink.ds_timesteps_1", _whole),
+    "dsd2": Option("deep_shrink.ds_depth_2", _whole),
+    "dst2": Option("deep_shrink.ds_timesteps_2", _whole),
+    "dsr": Option("deep_shrink.ds_ratio", _number),
+    "glt": Option("gradual_latent.gradual_latent_timesteps", _whole),
+    "glr": Option("gradual_latent.gradual_latent_ratio", _number),
+    "gle": Option("gradual_latent.gradual_latent_every_n_steps", _whole),
+    "gls": Option("gradual_latent.gradual_latent_ratio_step", _number),
+    "glsn": Option("gradual_latent.gradual_latent_s_noise", _number),
     "glus": Option("gradual_latent.gradual_latent_unsharp_params", _text),
 }
 TEXTS = ("n", "c")  # options that hold texts of their own
@@ -135,7 +133,7 @@ def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
     found = _SEEDS.search(line)
     if found is None:
         return line, ()
-    return line[: found.start()] + line[found.end() :], _within(_seeds(found[1]), OPTIONS["d"].within)
+    return line[: found.start()] + line[found.end() :], _within(_seeds(found[1]), _bounds_of("seeds"))
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
@@ -220,19 +218,36 @@ def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem],
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
-    kept = _within(read, option.within)
+    kept = _within(read, _bounds_of(option.sets))
     if kept != read:
         notes.append(_note(f"'--{switch} {written[:40]}' is out of range; using {kept}", where, "out-of-range"))
     if kept != ():
         values[option.sets] = kept
 
 
-def _within(value: Any, bounds: tuple[float, float] | None) -> Any:
-    if bounds is None or value is None:
-        return value
+@cache
+def _limits() -> dict[str, dict[str, Any]]:
+    from core.settings.generation.generate import LoraUse
+    from core.settings.job import GenerateJob
+
+    found = {entry.path: entry.bounds for entry in declared(GenerateJob)}
+    strength = Declared("", "", "strength", fields_of(LoraUse)["strength"])
+    return found | {"seeds": found["generate.seed"], "strengths": strength.bounds}
+
+
+def _bounds_of(sets: str) -> dict[str, Any]:
+    """The bounds of a setting; none for what is no number."""
+    return _limits().get(sets, {})
+
+
+def _within(value: Any, bounds: Mapping[str, Any]) -> Any:
+    """The number, or each of several, within the bounds of its setting, so that it can be read again."""
     if isinstance(value, tuple):
         return tuple(_within(each, bounds) for each in value)
-    return type(value)(min(max(value, bounds[0]), bounds[1]))
+    if "ge" not in bounds or value is None:
+        return value
+    step = bounds.get("multiple_of", 0)
+    return type(value)(min(max(value // step * step if step else value, bounds["ge"]), bounds["le"]))
 
 
 def _note(what: str, where: str, slug: str, fix: str = "remove it") -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, setting
+from core.settings.base import SEED_RANGE, Settings, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS, guidance_setting
 
 
@@ -44,7 +44,7 @@ class ClassImageSettings(Settings):
     )
     seed: int = setting(
         1,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         level="shown",
         help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
     )

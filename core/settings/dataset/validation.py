@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
+from core.settings.base import SEED_RANGE, Settings, follows_compatibility, kohya_setting, setting
 
 
 class ValidationSettings(Settings):
@@ -22,7 +22,7 @@ class ValidationSettings(Settings):
     )
     validation_seed: int = kohya_setting(
         0,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         help="Selects the validation images and fixes all randomness of validation: runs with the same validation seed are comparable, whatever their training seed. sd-scripts uses the training seed by default.",
     )
     validate_every_n_steps: int | None = kohya_setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Seed, Settings, follows_compatibility, kohya_setting, setting
+from core.settings.base import SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting
 
 
@@ -92,7 +92,7 @@ class GenerateSettings(Settings):
     )
     negative_scale: float | None = kohya_setting(
         None,
-        within=(-50, 50),
+        within=(-100, 100),
         hint="off",
         help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations per step. Empty is off.",
     )
@@ -104,7 +104,7 @@ class GenerateSettings(Settings):
     )
     seed: Seed = setting(
         None,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         hint="random",
         level="shown",
         help="The same seed generates the same image. Empty or -1 picks a random seed; it is saved with the image.",

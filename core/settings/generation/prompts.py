@@ -31,7 +31,7 @@ class PromptSettings(Settings):
     )
     dynamic_prompts: bool = setting(
         True,
-        help="Reads {red|blue}, __name__ and options such as --d 5 in prompts. Off reads them as text.",
+        help="Reads {red|blue}, __name__ and options such as --d 5 in prompts. Off reads them as text; with sd-scripts compatibility the seed is then the image's own.",
     )
     n_iter: int = kohya_setting(
         1,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import SAME, Seed, Settings, follows_compatibility, kohya_setting, setting
+from core.settings.base import SAME, SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimization.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -148,7 +148,7 @@ class ScheduleSettings(Settings):
     )
     seed: Seed = kohya_setting(
         None,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         hint="random",
         help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import SEED_RANGE, Settings, setting
 from core.settings.captioning.tagger import PROVIDER_LABELS
 from core.settings.hints import AnyHintSettings, HintModelSettings, HintSettings
 from core.settings.samples import Side, guidance_setting
@@ -114,7 +114,7 @@ class GeneratedImagesSettings(Settings):
     guidance_scale: float | None = guidance_setting(hint="model's own")
     seed: int = setting(
         1,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         title="Image seed",
         help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import SEED_RANGE, Settings, kohya_setting, setting
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU (CUDA)"}
 
@@ -112,7 +112,7 @@ class MergeLorasSettings(Settings):
         False,
         help="Puts the ranks of each layer in a random order. The result stays the same; concat no longer shows in it.",
     )
-    seed: int = setting(0, ge=0, le=2**32 - 1, help="Of the random order.")
+    seed: int = setting(0, within=SEED_RANGE, help="Of the random order.")
     lbws: list[str] = _block_weights()
     clamp_quantile: float | None = _clamp_quantile()
     save_precision: Literal["fp32", "fp16", "bf16"] | None = _precision()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import SEED_RANGE, Settings, kohya_setting, setting
 
 
 class LatentUpscalerSettings(Settings):
@@ -50,7 +50,7 @@ class LatentUpscalerSettings(Settings):
     )
     seed: int = setting(
         0,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         title="Seed",
         help="Of the noise with which latents are sampled from the VAE's posterior.",
     )
