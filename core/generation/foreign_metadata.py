@@ -1,89 +1,111 @@
-"""Reads the metadata of ComfyUI, Fooocus, NovelAI, InvokeAI and sd-scripts as settings by A1111's names, within limits."""
+"""Reads the metadata of ComfyUI, Fooocus, NovelAI, InvokeAI, SwarmUI and sd-scripts as settings by A1111's names, within limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from core.generation.comfyui import settings_of
+from core.generation.foreign_settings import ForeignSettings
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 
 LONGEST = 2_000_000  # characters of JSON
 MOST = 100_000  # values in it
-# Sampler and scheduler of other programs -> ours and A1111's; with _gpu, k_ and the like taken off.
-SAMPLERS = {
-    "euler": "euler",
-    "euler_a": "euler_a",
-    "euler_ancestral": "euler_a",
-    "euler_cfg_pp": "euler",
-    "dpmpp_2m": "dpmsolver++",
-    "dpmpp_2m_sde": "dpmsolver++_2m_sde",
-    "dpmpp_sde": "dpmsolver++_sde",
-    "dpmpp_2s": "dpmsingle",
-    "dpmpp_3m": "dpmsolver++_3m",
-    "dpm_2": "dpm_2",
-    "dpm_2_ancestral": "dpm_2_a",
-    "uni_pc": "unipc",
-    "uni_pc_bh2": "unipc",
-    "unipc": "unipc",
-    "ddim": "ddim",
-    "ddim_v3": "ddim",
-    "heun": "heun",
-    "lms": "lms",
-    "pndm": "pndm",
-    "deis": "deis",
-    "ddpm": "ddpm",
-    "lcm": "lcm",
-    "tcd": "tcd",
-}
-SCHEDULES = {"normal": "Automatic", "native": "Automatic", "sgm_uniform": "SGM uniform"}
-TEXTS = ("text", "text_g", "prompt", "string", "positive", "value")
-NUMBERS = ("value", "seed", "noise_seed", "int", "float", "number")
+PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "sampler", "schedule", "width", "height"
+NOTHING: tuple[Any, ...] = (None, "", "None", False, 0, [], {})  # values that change nothing
 
 
-@dataclass
-class ForeignSettings:
-    """source: the program; pairs: {A1111's name: value}; loras: (name, U-Net strength, text encoder strength)"""
+@dataclass(frozen=True)
+class Program:
+    """A program's metadata as a table.
 
-    source: str
-    prompt: str = ""
-    negative: str = ""
-    pairs: dict[str, str] = field(default_factory=dict)
-    loras: list[tuple[str, float, float]] = field(default_factory=list)
+    paths    {path in its content: A1111's name, ours, or one of the constants above}
+    silent   names in its content that do not change an image, or are read otherwise
+    """
 
-    def put(self, **values: Any) -> None:
-        """Add pairs by A1111's names with _ for spaces; None and values that are not text or numbers are left out."""
-        for name, value in values.items():
-            if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
-                self.pairs[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)[:300]
+    name: str
+    paths: Mapping[str, str]
+    silent: frozenset[str] = frozenset()
 
-    def sampled(self, sampler: Any, schedule: Any = "") -> None:
-        """Add the sampler and scheduler, given by another program's names."""
-        name, kind = str(sampler or "").lower(), str(schedule or "").lower()
-        for suffix in ("karras", "exponential"):  # samplers of k-diffusion and InvokeAI
-            if name.endswith(f"_{suffix}") or (name.endswith("_k") and suffix == "karras"):
-                name, kind = name.removesuffix(f"_{suffix}").removesuffix("_k"), suffix
-        name = name.removeprefix("sample_").removeprefix("k_").removesuffix("_gpu")
-        self.put(Sampler=SAMPLERS.get(name, name))
-        self.put(Schedule_type=SCHEDULES.get(kind, kind))
+
+FOOOCUS = Program(
+    "Fooocus",
+    {
+        "prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": "Steps", "guidance_scale": "CFG scale", "seed": "Seed",
+        "resolution": "Size", "base_model": "Model", "clip_skip": "Clip skip", "sampler": SAMPLER, "vae": "VAE",
+        "scheduler": SCHEDULE, "refiner_model": "Refiner", "refiner_switch": "Refiner switch at",
+    },
+    frozenset({"loras", "version", "metadata_scheme", "created_by", "base_model_hash", "full_prompt", "full_negative_prompt"}),
+)  # fmt: skip
+INVOKEAI = Program(
+    "InvokeAI",
+    {
+        "positive_prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": "Steps", "cfg_scale": "CFG scale",
+        "seed": "Seed", "width": WIDTH, "height": HEIGHT, "scheduler": SCHEDULE + SAMPLER, "strength": "Denoising strength",
+        "model": "Model", "vae": "VAE", "cfg_rescale_multiplier": "guidance_rescale", "rand_device": "RNG",
+    },
+    frozenset({"loras", "app_version", "generation_mode"}),
+)  # fmt: skip
+INVOKEAI_2 = Program(
+    "InvokeAI",
+    {
+        "prompt": PROMPT, "steps": "Steps", "cfg_scale": "CFG scale", "seed": "Seed", "width": WIDTH, "height": HEIGHT,
+        "sampler": SAMPLER, "strength": "Denoising strength", "model": "Model",
+    },
+    frozenset({"type", "rand_device"}),
+)  # fmt: skip
+NOVELAI = Program(
+    "NovelAI",
+    {
+        "prompt": PROMPT, "uc": NEGATIVE, "steps": "Steps", "scale": "CFG scale", "seed": "Seed", "width": WIDTH,
+        "height": HEIGHT, "sampler": SAMPLER, "noise_schedule": SCHEDULE, "strength": "Denoising strength",
+        "cfg_rescale": "guidance_rescale",
+    },
+    frozenset({"request_type", "signed_hash", "n_samples", "version", "extra_noise_seed"}),
+)  # fmt: skip
+SWARMUI = Program(
+    "SwarmUI",
+    {
+        "prompt": PROMPT, "negativeprompt": NEGATIVE, "steps": "Steps", "cfgscale": "CFG scale", "seed": "Seed",
+        "width": WIDTH, "height": HEIGHT, "sampler": SAMPLER, "scheduler": SCHEDULE, "model": "Model", "vae": "VAE",
+    },
+    frozenset({"loras", "loraweights", "images", "aspectratio", "sidelength", "automaticvae", "swarm_version"}),
+)  # fmt: skip
+SD_SCRIPTS = Program(
+    "sd-scripts",
+    {
+        "prompt": PROMPT, "negative-prompt": NEGATIVE, "steps": "Steps", "scale": "CFG scale", "seed": "Seed",
+        "sampler": SAMPLER, "negative-scale": "negative_scale", "clip-prompt": "clip_prompt",
+        "original-width": "original_width", "original-height": "original_height", "crop-left": "crop_left",
+        "crop-top": "crop_top", "original-width-negative": "original_width_negative",
+        "original-height-negative": "original_height_negative",
+    },
+)  # fmt: skip
 
 
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
     """The settings written by one of these programs; None if there are none. texts: of a PNG; comment: EXIF's UserComment"""
     block = texts.get("parameters") or comment
     of_novelai = "NovelAI" in (texts.get("Software", ""), texts.get("Source", "")[:7])
-    readers = [
-        (block if block.lstrip()[:1] == "{" else "", _fooocus),
-        (texts.get("invokeai_metadata", ""), _invokeai),
-        (texts.get("Comment", "") if of_novelai else "", _novelai),
-        (texts.get("prompt", "") if texts.get("prompt", "").lstrip()[:1] == "{" else "", _comfyui),
+    readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
+        (block, _swarmui),
+        (block, lambda content: _read(FOOOCUS, content) if "guidance_scale" in content else None),
+        (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
+        (texts.get("sd-metadata", ""), _invokeai_2),
+        (texts.get("Comment", "") if of_novelai else "", lambda content: _read(NOVELAI, content)),
+        (texts.get("prompt", ""), settings_of),
+        (texts.get("workflow", ""), lambda content: settings_of({}, content)),
     ]
     for text, reader in readers:
-        content = _object(text)
+        content = _object(text) if text.lstrip()[:1] == "{" else None
         if content is not None and (found := reader(content)) is not None:
             return found
-    return _sd_scripts(texts, size) if {"prompt", "seed", "steps", "scale"} <= texts.keys() else None
+    if texts.get("prompt") and texts.keys() & {"seed", "steps", "scale", "sampler"}:
+        return _read(SD_SCRIPTS, {name: texts[name] for name in SD_SCRIPTS.paths if name in texts}, size)
+    return None
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -97,47 +119,48 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _fooocus(content: dict[str, Any]) -> ForeignSettings | None:
-    if "prompt" not in content or "guidance_scale" not in content:
-        return None
-    settings = ForeignSettings("Fooocus", str(content["prompt"]), str(content.get("negative_prompt") or ""))
-    settings.put(Steps=content.get("steps"), CFG_scale=content["guidance_scale"], Seed=content.get("seed"))
-    settings.put(
-        Size=str(content.get("resolution") or "").strip("()").replace(", ", "x"), Model=content.get("base_model")
-    )
-    settings.put(Clip_skip=content.get("clip_skip"))
-    settings.sampled(content.get("sampler"), content.get("scheduler"))
-    for each in _list(content.get("loras")):
+def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
+    """By the program's table. size: of the image, where it is not in the content"""
+    given = {ours: _name(content.get(path)) for path, ours in program.paths.items()}
+    both = given.pop(SCHEDULE + SAMPLER, None)
+    sampler, schedule, width, height = (given.pop(name, None) for name in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
+    prompt, negative = (str(given.pop(name, None) or "") for name in (PROMPT, NEGATIVE))
+    settings = ForeignSettings(program.name, prompt, negative)
+    settings.put(given)
+    if "Size" in settings.pairs:
+        settings.pairs["Size"] = settings.pairs["Size"].strip("()").replace(", ", "x")
+    elif width or size:
+        settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
+    settings.sampled(sampler or both, schedule)
+    weights = _list(content.get("loraweights"))
+    for number, each in enumerate(_list(content.get("loras"))):
         if isinstance(each, list) and len(each) > 1:
-            _add_lora(settings, each[0], each[1])
+            settings.add_lora(each[0], each[1])
+        elif isinstance(each, dict):
+            settings.add_lora(_name(each.get("model") or each.get("lora")), each.get("weight"))
+        elif number < len(weights):
+            settings.add_lora(each, _number(weights[number]))
+    known = program.paths.keys() | program.silent
+    settings.left = [name for name, value in content.items() if name not in known and value not in NOTHING]
     return settings
 
 
-def _invokeai(content: dict[str, Any]) -> ForeignSettings:
-    settings = ForeignSettings(
-        "InvokeAI", str(content.get("positive_prompt") or ""), str(content.get("negative_prompt") or "")
-    )
-    settings.put(Steps=content.get("steps"), CFG_scale=content.get("cfg_scale"), Seed=content.get("seed"))
-    settings.put(Size=f"{content.get('width')}x{content.get('height')}", Model=_name(content.get("model")))
-    settings.sampled(content.get("scheduler"))
-    for each in _list(content.get("loras")):
-        if isinstance(each, dict):
-            _add_lora(settings, _name(each.get("model") or each.get("lora")), each.get("weight"))
-    return settings
+def _swarmui(content: dict[str, Any]) -> ForeignSettings | None:
+    own = content.get("sui_image_params")
+    return _read(SWARMUI, own) if isinstance(own, dict) else None
 
 
-def _novelai(content: dict[str, Any]) -> ForeignSettings:
-    settings = ForeignSettings("NovelAI", str(content.get("prompt") or ""), str(content.get("uc") or ""))
-    settings.put(Steps=content.get("steps"), CFG_scale=content.get("scale"), Seed=content.get("seed"))
-    settings.put(Size=f"{content.get('width')}x{content.get('height')}")
-    settings.sampled(content.get("sampler"), content.get("noise_schedule"))
-    return settings
-
-
-def _sd_scripts(texts: Mapping[str, str], size: tuple[int, int]) -> ForeignSettings:
-    settings = ForeignSettings("sd-scripts", texts["prompt"], texts.get("negative-prompt", ""))
-    settings.put(Steps=texts["steps"], CFG_scale=texts["scale"], Seed=texts["seed"], Size=f"{size[0]}x{size[1]}")
-    settings.put(Sampler=texts.get("sampler"))
+def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
+    """InvokeAI before 3: prompts are a text or a list with weights, and what is in [] is the negative one."""
+    image = content.get("image")
+    if not isinstance(image, dict):
+        return None
+    prompts = image.get("prompt")
+    texts = [prompts] if isinstance(prompts, str) else [_name(each) for each in _list(prompts)]
+    words = ", ".join(text for text in texts if isinstance(text, str))
+    plain = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", words).strip(), "model": content.get("model_weights")}
+    settings = _read(INVOKEAI_2, image | plain)
+    settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", words))
     return settings
 
 
@@ -145,82 +168,15 @@ def _list(value: Any) -> list[Any]:
     return value[:100] if isinstance(value, list) else []
 
 
-def _name(model: Any) -> Any:
-    found = model.get("name") or model.get("model_name") if isinstance(model, dict) else model
-    return found if isinstance(found, str) else None
+def _name(value: Any) -> Any:
+    """The name of what is described by an object, such as a model; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    return next((value[key] for key in ("name", "model_name", "prompt") if isinstance(value.get(key), str)), None)
 
 
-def _add_lora(settings: ForeignSettings, name: Any, unet: Any, text: Any = None) -> None:
-    """Add a LoRA unless its name or strength is missing. The name loses folder and extension."""
-    if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
-        plain = name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors")
-        settings.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))
-
-
-# -- ComfyUI: a graph of nodes, {id: {"class_type", "inputs": {name: value or [id, output]}}}
-
-
-class _Graph:
-    def __init__(self, nodes: dict[str, Any]):
-        self.inputs = {
-            name: node["inputs"]
-            for name, node in nodes.items()
-            if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
-        }
-
-    def node(self, link: Any) -> str | None:
-        """The id of the node that a link leads to; None if it is not a link."""
-        leads = isinstance(link, list) and len(link) == 2 and str(link[0]) in self.inputs
-        return str(link[0]) if leads else None
-
-    def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """Inputs of the nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
-        seen, left = set(), [self.node(link)]
-        while left:
-            at = left.pop(0)
-            if at is None or at in seen:
-                continue
-            seen.add(at)
-            yield self.inputs[at]
-            left += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
-
-    def value(self, given: Any, kind: tuple[type, ...], names: Sequence[str]) -> Any:
-        """A value of these types, or the nearest one upstream, by these names of inputs; None if there is none."""
-        if isinstance(given, kind):
-            return given
-        for inputs in self.before(given):
-            for name in names:
-                if isinstance(inputs.get(name), kind):
-                    return inputs[name]
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
         return None
-
-
-def _comfyui(nodes: dict[str, Any]) -> ForeignSettings | None:
-    graph = _Graph(nodes)
-    samplers = [
-        each for each in graph.inputs.values() if {"positive", "negative", "latent_image", "steps"} <= each.keys()
-    ]
-    if not samplers:
-        return None
-
-    def first_stage(sampler: dict[str, Any]) -> bool:
-        return all("latent_image" not in inputs for inputs in graph.before(sampler["latent_image"]))
-
-    chosen = next((each for each in samplers if first_stage(each)), samplers[0])
-    positive, negative = (str(graph.value(chosen[side], (str,), TEXTS) or "") for side in ("positive", "negative"))
-    settings = ForeignSettings("ComfyUI", positive, negative)
-    numbers = {name: graph.value(chosen.get(name), (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
-    seed = chosen.get("seed", chosen.get("noise_seed"))
-    settings.put(Steps=numbers["steps"], CFG_scale=numbers["cfg"], Seed=graph.value(seed, (int,), NUMBERS))
-    settings.put(Denoising_strength=numbers["denoise"] if numbers["denoise"] != 1 else None)
-    settings.sampled(*(graph.value(chosen.get(name), (str,), TEXTS) for name in ("sampler_name", "scheduler")))
-    for inputs in graph.before(chosen["latent_image"]):
-        sides = [graph.value(inputs.get(name), (int,), NUMBERS) for name in ("width", "height")]
-        if all(sides):
-            settings.put(Size=f"{sides[0]}x{sides[1]}")
-            break
-    for inputs in graph.before(chosen.get("model"), ("model", "model1", "MODEL")):
-        _add_lora(settings, inputs.get("lora_name"), inputs.get("strength_model"), inputs.get("strength_clip"))
-        names = (inputs.get(name) for name in ("ckpt_name", "unet_name"))
-        settings.put(Model=next((name for name in names if isinstance(name, str)), None))
-    return settings

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from core.control.hints.models import portable_model
-from core.generation.a1111 import a1111_text, from_a1111_text, from_foreign
+from core.generation.a1111 import JSON, a1111_parts, a1111_text, from_a1111_text, from_foreign
 from core.generation.foreign_metadata import read_foreign
 from core.generation.image_record import Hashes, ImageRecord
 from core.record.bounded_json import parse_json
@@ -34,6 +34,7 @@ FORMAT = 3  # 1: before prompt weights and zero terminal SNR; 2: before variants
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
 EXIF_DESCRIPTION = 0x010E
+EXIF_CAMERA = (0x010F, 0x0110)  # maker and model
 MOST_EXIF = 65_000  # bytes
 
 
@@ -99,17 +100,22 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     try:
         with open_image(path) as image:
             texts = _texts(image)
-            comment, ours = _exif_texts(image)
+            comment, ours, graphs = _exif_texts(image)
             size = image.size
     except BrokenImage as error:
         return ImageRecord(reason=f"The image {error}.")
     if CHUNK in texts or ours:
         return _from_chunk(texts.get(CHUNK) or ours)
-    if (foreign := read_foreign(texts, comment, size)) is not None:
+    if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
         return from_foreign(foreign)
-    block = texts.get("parameters") or comment
-    if block:
+    of_camera = not any(a1111_parts(comment)[1:])  # a comment of another kind
+    prompt = texts.get("prompt", "")
+    if block := texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment):
         return from_a1111_text(block)
+    if prompt or texts.get("workflow"):
+        return ImageRecord(
+            reason="This image contains a ComfyUI graph without a sampler or a prompt that is known here."
+        )
     return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
 
 
@@ -124,15 +130,17 @@ def _texts(image: Any) -> dict[str, str]:
     return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
 
 
-def _exif_texts(image: Any) -> tuple[str, str]:
-    """(UserComment, where A1111 keeps its block in JPEG and WebP; our JSON)"""
+def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
+    """(UserComment, where A1111 keeps its block in JPEG and WebP; our JSON; ComfyUI's graphs, which stand for the camera)"""
     try:
         exif = image.getexif()
         described = exif.get(EXIF_DESCRIPTION, "")
         ours = described if isinstance(described, str) and described.startswith('{"format"') else ""
-        return user_comment(exif), ours
+        of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
+        graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
+        return user_comment(exif), ours, graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
-        return "", ""
+        return "", "", {}
 
 
 def user_comment(exif: Any) -> str:

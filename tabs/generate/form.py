@@ -15,11 +15,12 @@ from core.formats.detect import identify
 from core.generation.control_files import NETS, net_of_image
 from core.generation.embeddings import NewWord, find_word, find_words
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, find_lora
+from core.generation.library import find_file, find_lora, list_vaes
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.generation.refiner import find_refiner
+from core.generation.upscaler_files import find_upscaler
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -102,6 +103,11 @@ OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
 NO_FILE = "generate.no-file"  # as well, of another file
+# Files that images name without their folders, and how they are found; each raises ProblemsError.
+FOUND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
+    "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
+    "highres_fix_upscaler_file": find_upscaler,
+}
 PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
 
 
@@ -155,11 +161,12 @@ def values_of(
             values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
-    if values["refiner_checkpoint"]:
+    for name, find in FOUND_BY_NAME.items():
         try:
-            find_refiner(values["refiner_checkpoint"], workspace, None)
+            if values[name]:
+                find(values[name], workspace)
         except ProblemsError as error:
-            values["refiner_checkpoint"] = None
+            values[name] = None
             notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
@@ -171,6 +178,20 @@ def values_of(
         name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, notes
+
+
+def model_said(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
+    """The fields of the model's settings that another program's image says, whatever its model. `notes` gets what cannot be
+    used here."""
+    said = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
+    if name := said.pop("vae", None):
+        paths = [path for _, path in list_vaes(workspace) if name in (path.name, path.stem)]
+        said |= {"vae": portable_name(paths[0], workspace)} if paths else {}
+        notes += [] if paths else [_not_found("VAE", name, "model.vae")]
+    if job.model.compatibility != "none":
+        what, fix = "It was made with sd-scripts compatibility", "set it in Train to generate the image again"
+        notes.append(Problem(what, "model.compatibility", fix, "advice", code="generate.other-compatibility"))
+    return said
 
 
 def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:

@@ -131,9 +131,8 @@ class Sending:
         )
         if record.source != "atelier":  # it names no model of ours, so the chosen one stays
             own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
-            skip = job.model.clip_skip  # which it may say all the same
-            values |= own | ({"clip_skip": skip} if skip else {})
             notes = [note for note in notes if note.code != form.NO_MODEL]
+            values |= own | form.model_said(job, self.page.workspace, notes)
         own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | own | {"count": 1}, notes
 

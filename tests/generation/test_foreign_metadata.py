@@ -70,6 +70,114 @@ def test_a_sampler_that_is_not_known_is_said(tmp_path):
     assert "image-settings.no-sampler" in [note.code for note in record.notes]
 
 
+def notes_of(record):
+    return {note.code.removeprefix("image-settings."): note.what for note in record.notes}
+
+
+def custom():
+    """As ComfyUI's templates for custom sampling."""
+    inputs = {"noise": ["2", 0], "guider": ["3", 0], "sampler": ["4", 0], "sigmas": ["5", 0], "latent_image": ["6", 0]}
+    nodes = {
+        "1": ("SamplerCustomAdvanced", inputs),
+        "2": ("RandomNoise", {"noise_seed": 2**64 - 1}),
+        "3": ("CFGGuider", {"model": ["7", 0], "positive": ["8", 0], "negative": ["9", 0], "cfg": 5.5}),
+        "4": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "5": ("BasicScheduler", {"scheduler": "karras", "steps": 22, "denoise": 1.0, "model": ["7", 0]}),
+        "6": ("EmptyLatentImage", {"width": 640, "height": 512}),
+        "7": ("CheckpointLoaderSimple", {"ckpt_name": "d.safetensors"}),
+        "8": ("CLIPTextEncode", {"text": ["10", 0], "clip": ["11", 0]}),
+        "9": ("CLIPTextEncode", {"text": "blur", "clip": ["11", 0]}),
+        "10": ("StringConcatenate", {"string_a": ["12", 0], "string_b": "hat", "delimiter": " "}),
+        "11": ("CLIPSetLastLayer", {"stop_at_clip_layer": -2, "clip": ["7", 1]}),
+        "12": ("PrimitiveString", {"value": "a red"}),
+    }
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def test_comfyui_with_a_custom_sampler_joined_strings_and_a_seed_of_64_bits(tmp_path):
+    record = read(tmp_path, prompt=custom())
+    assert asked(record) == ("a red hat", "blur", 22, 5.5, 2**64 - 1, "euler")
+    assert (record.job.generate.schedule_type, record.job.generate.width, record.job.model.clip_skip) == (
+        "karras",
+        640,
+        2,
+    )
+    assert notes_of(record).keys() == {"other-program", "other-model"}
+
+
+def test_comfyui_samplers_that_hold_all_but_the_levels_and_guiders_without_a_negative_prompt(tmp_path):
+    nodes = custom()
+    own = {"noise_seed": 3, "cfg": 4, "positive": ["8", 0], "negative": ["9", 0], "model": ["7", 0]}
+    links = {name: nodes["1"]["inputs"][name] for name in ("sampler", "sigmas", "latent_image")}
+    nodes["1"] = {"class_type": "SamplerCustom", "inputs": own | links}
+    assert asked(read(tmp_path, prompt=nodes)) == ("a red hat", "blur", 22, 4, 3, "euler")
+    nodes = custom()
+    nodes["3"] = {"class_type": "BasicGuider", "inputs": {"model": ["7", 0], "conditioning": ["8", 0]}}
+    assert asked(read(tmp_path, prompt=nodes))[:4] == ("a red hat", "", 22, 1)
+
+
+def test_nodes_of_comfyui_that_are_not_read_are_named(tmp_path):
+    nodes = comfy() | {"30": {"class_type": "FreeU_V2", "inputs": {"model": ["4", 0]}}}
+    nodes["40"] = {
+        "class_type": "ConditioningCombine",
+        "inputs": {"conditioning_1": ["6", 0], "conditioning_2": ["41", 0]},
+    }
+    nodes["41"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "snow"}}
+    passed = {"positive": ["40", 0], "negative": ["7", 0], "strength": 0.5}
+    nodes["42"] = {"class_type": "ControlNetApplyAdvanced", "inputs": passed}
+    nodes["3"]["inputs"] |= {"positive": ["42", 0], "negative": ["42", 1]}
+    record = read(tmp_path, prompt=nodes)
+    assert asked(record)[:2] == ("a (fox:1.2), snow", "blurry")
+    for name in ("FreeU_V2", "ControlNetApplyAdvanced", "ConditioningCombine", "joined prompts", "1 further samplers"):
+        assert name in notes_of(record)["not-read"]
+    assert "KSampler" not in notes_of(record)["not-read"]
+
+
+def test_a_prompt_that_is_not_found_is_said_and_a_prompt_alone_is_offered(tmp_path):
+    nodes = comfy()
+    nodes["8"] = {"class_type": "Oracle", "inputs": {"topic": "foxes"}}
+    record = read(tmp_path, prompt=nodes)
+    assert record.job.generate.prompt == "" and {"no-prompt", "not-read"} <= notes_of(record).keys()
+    nodes = {"1": {"class_type": "OddSampler", "inputs": {"positive": ["2", 0]}}, "2": comfy()["7"]}
+    record = read(tmp_path, prompt=nodes)
+    assert record.job.generate.prompt == "blurry" and {"prompt-alone", "not-read"} <= notes_of(record).keys()
+    page = {
+        "nodes": [{"id": 1, "type": "KSampler", "inputs": [{"name": "positive", "link": 1}]}, *PAGE],
+        "links": LINKS,
+    }
+    assert read(tmp_path, workflow=page).job.generate.prompt == "a hat"
+    for indent in (None, 2):  # no prompt, however it is written
+        odd = json.dumps({"1": {"class_type": "Odd", "inputs": {"x": 1}}}, indent=indent)
+        assert read(tmp_path, prompt=odd).reason and read(tmp_path, parameters=odd).reason
+
+
+PAGE, LINKS = [{"id": 2, "type": "CLIPTextEncode", "widgets_values": ["a hat"], "inputs": []}], [[1, 2, 0, 1, 1, "C"]]
+
+
+def test_webp_of_comfyui(tmp_path):
+    image = Image.new("RGB", (64, 64))
+    exif = image.getexif()
+    exif[0x0110], exif[0x010F] = "prompt:" + json.dumps(custom()), "workflow:{}"
+    image.save(tmp_path / "x.webp", exif=exif)
+    assert asked(read_image_metadata(tmp_path / "x.webp"))[0] == "a red hat"
+
+
+def test_graphs_made_to_be_slow_or_large_are_answered_at_once(tmp_path):
+    begun = time.process_time()
+    join = "StringConcatenate"
+    nodes = {
+        str(n): {"class_type": join, "inputs": {"string_a": [str(n + 1), 0], "string_b": [str(n + 2), 0]}}
+        for n in range(5000)
+    }
+    nodes["5000"] = {"class_type": "PrimitiveString", "inputs": {"value": "x" * 1000}}
+    links = {"positive": ["0", 0], "negative": ["0", 0], "steps": 3}
+    nodes |= {
+        f"s{n}": {"class_type": "KSampler", "inputs": links | {"latent_image": [f"s{n + 1}", 0]}} for n in range(5000)
+    }
+    read(tmp_path, prompt=nodes)
+    assert time.process_time() - begun < 2
+
+
 def test_graphs_that_go_in_circles_or_are_no_graphs_are_answered(tmp_path):
     nodes = comfy()
     nodes["6"]["inputs"] = {"text": ["8", 0]}
@@ -126,3 +234,56 @@ def test_sd_scripts(tmp_path):
     record = read(tmp_path, **texts, negative_dash_prompt="bad")
     assert asked(record) == ("a fox", "bad", 12, 7.5, 5, "euler_a") and record.source == "sd-scripts"
     assert (record.job.generate.width, record.job.generate.height) == (64, 72)
+
+
+def test_invokeai_2(tmp_path):
+    own = {"prompt": [{"prompt": "a hat [blur] on a mat", "weight": 1.0}], "steps": 50, "cfg_scale": 7.5, "height": 512}
+    own |= {"width": 640, "seed": 2**40, "sampler": "k_euler_a", "type": "txt2img", "seamless": True, "perlin": 0}
+    record = read(tmp_path, **{"sd-metadata": {"model_weights": "sd-1.5", "app_version": "2.3.0", "image": own}})
+    assert asked(record) == ("a hat on a mat", "blur", 50, 7.5, 2**40, "euler_a") and record.source == "invokeai"
+    assert record.job.generate.width == 640 and "sd-1.5" in notes_of(record)["other-model"]
+    assert notes_of(record)["not-read"].endswith(": seamless")
+
+
+def test_swarmui(tmp_path):
+    own = {"prompt": "a hat", "negativeprompt": "blur", "model": "m", "seed": 3, "steps": 9, "cfgscale": 4.5}
+    own |= {
+        "width": 640,
+        "height": 512,
+        "sampler": "dpmpp_2m",
+        "scheduler": "karras",
+        "loras": ["a/ink"],
+        "loraweights": ["0.5"],
+    }
+    record = read(tmp_path, parameters={"sui_image_params": own | {"refinerupscale": 2}})
+    assert asked(record) == ("a hat", "blur", 9, 4.5, 3, "dpmsolver++") and record.job.generate.loras[0].strength == 0.5
+    assert notes_of(record)["not-read"].endswith(": refinerupscale")
+
+
+def test_what_other_programs_wrote_and_is_not_read_is_named(tmp_path):
+    fooocus = {
+        "prompt": "a",
+        "guidance_scale": 4,
+        "sharpness": 2.0,
+        "vae": "v",
+        "refiner_model": "None",
+        "version": "x",
+    }
+    record = read(tmp_path, parameters=fooocus)
+    assert notes_of(record)["not-read"].endswith(": sharpness") and record.job.model.vae == "v"
+    record = read(
+        tmp_path, invokeai_metadata={"positive_prompt": "a", "hrf_enabled": True, "cfg_rescale_multiplier": 0.7}
+    )
+    assert notes_of(record)["not-read"].endswith(": hrf_enabled") and record.job.generate.guidance_rescale == 0.7
+    record = read(
+        tmp_path, Software="NovelAI", Comment={"prompt": "a", "sm": True, "sm_dyn": False, "cfg_rescale": 0.2}
+    )
+    assert notes_of(record)["not-read"].endswith(": sm") and record.job.generate.guidance_rescale == 0.2
+    texts = {"prompt": "a", "seed": "5", "steps": "12", "scale": "7.5", "negative-scale": "3", "crop-top": "8"}
+    record = read(tmp_path, **texts, **{"original-width": "None", "clip-prompt": "None"})
+    assert (record.job.generate.negative_scale, record.job.sizes.crop_top, record.job.sizes.original_width) == (
+        3,
+        8,
+        None,
+    )
+    assert record.job.perceptual.clip_prompt is None and "not-read" not in notes_of(record)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.diffusion.samplers import schedules_of
 from core.generation.a1111 import a1111_text, from_a1111_text
+from core.generation.a1111_rows import ROWS, by_own_names
 from core.generation.image_metadata import (
     EXIF_FOLDER,
     EXIF_USER_COMMENT,
@@ -20,11 +25,15 @@ from core.generation.image_metadata import (
     read_image_metadata,
 )
 from core.generation.image_record import Hashes
+from core.generation.stages import stages_of
+from core.generation.upscalers import UPSCALERS
 from core.record.workspace import PROJECT, Workspace
+from core.settings.base import declared
 from core.settings.check import build
 from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
+from core.settings.samples import SAMPLER_LABELS
 
 A1111_EXAMPLE = """a portrait of a knight, <lora:armor_v2:0.8> (silver:1.2)
 oil painting
@@ -74,8 +83,9 @@ def test_the_a1111_block_has_the_published_form():
     assert lines[1] == "second line; naïve 狐 <lora:glyph:-0.75> <lora:b:1>"
     assert lines[2] == "Negative prompt: blurry"
     assert lines[-1] == (
-        "Steps: 12, Sampler: DPM++ 2M, CFG scale: 4.25, Seed: 4294967295, Size: 192x128, Model hash: ababababab, "
-        'Model: starter, Clip skip: 2, Lora hashes: "glyph: cdcdcdcdcdcd", RNG: CPU, Version: Atelier'
+        "Steps: 12, Sampler: DPM++ 2M, Schedule type: Uniform, CFG scale: 4.25, Seed: 4294967295, Size: 192x128, "
+        "Model hash: ababababab, Model: starter, Clip skip: 2, RNG: CPU, "
+        'Lora hashes: "glyph: cdcdcdcdcdcd", prediction: epsilon, Version: Atelier'
     )
 
 
@@ -131,7 +141,7 @@ def test_images_without_usable_settings_say_why_in_one_sentence(tmp_path):
     damaged, newer, words = PngInfo(), PngInfo(), PngInfo()
     damaged.add_text("atelier", '{"format": 1, "job": {"generate": {"steps": "many"}}}')
     newer.add_text("atelier", '{"format": 99}')
-    words.add_text("parameters", "only a prompt")
+    words.add_text("parameters", '{"program": "unknown"}')
     save(tmp_path / "damaged.png", damaged)
     save(tmp_path / "newer.png", newer)
     save(tmp_path / "words.png", words)
@@ -218,7 +228,8 @@ def test_weights_and_zero_terminal_snr_are_written_as_a1111_writes_them_and_read
         assert found.job.generate.prompt_weights is weights and "image-settings.prompt-weights" not in codes_of(found)
         assert found.job.generate.zero_terminal_snr == ("on" if schedule == "on" else "auto")
     theirs = from_a1111_text("a (fox:1.3)\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64")
-    assert theirs.job.generate.prompt_weights and "image-settings.prompt-weights" in codes_of(theirs)
+    assert (theirs.job.generate.prompt_weights, theirs.job.generate.emb_normalize_mode) == (True, "original")
+    assert not theirs.notes, "A1111 keeps the original mean, which this program can do"
 
 
 NETS = [
@@ -330,3 +341,231 @@ def test_a_number_that_none_can_be_is_left_out_and_said(number):
     default = GenerateJob()
     assert record.job.generate.steps == default.generate.steps and record.job.model.clip_skip == default.model.clip_skip
     assert record.job.generate.seed == 3 and record.notes
+
+
+BLOCK = "a red hat\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x768"
+HIRES = ", Denoising strength: 0.4, Hires upscale: 2, Hires steps: 10, Hires upscaler: Latent, Version: v1.7.0"
+
+
+def test_hires_fix_of_a1111_is_read():
+    job = from_a1111_text(BLOCK + HIRES).job
+    first, second = stages_of(job)
+    assert (first.size, first.steps, second.size, second.steps) == ((512, 768), 20, (1024, 1536), 10)
+    assert (job.image_to_image.strength, job.hires.highres_fix_upscaler) == (0.4, "latent")
+
+
+@pytest.mark.parametrize(
+    ("more", "sizes"),
+    [
+        ("Size: 512x768, Hires resize: 1024x1536", [(512, 768), (1024, 1536)]),
+        ("Size: 512x768, Hires resize: 1000x0", [(512, 768), (1000, 1496)]),
+        ("Size: 1024x1536, First pass size: 512x768", [(512, 768), (1024, 1536)]),
+        ("Size: 512x768, Hires upscale: 1.5, Hires steps: 0", [(512, 768), (768, 1152)]),
+    ],
+)
+def test_every_way_in_which_a1111_says_a_second_stage_is_read(more, sizes):
+    record = from_a1111_text(f"a\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, {more}, Hires upscaler: 4x-Sharp")
+    assert [stage.size for stage in stages_of(record.job)] == sizes and record.job.generate.steps == 20
+    assert record.job.hires.highres_fix_upscaler_file == "4x-Sharp"
+    assert codes_of(record) == ["image-settings.hires-steps"]
+
+
+def test_an_initial_image_that_is_not_in_the_file_is_noted_and_its_mask_settings_are_read():
+    more = ", Denoising strength: 0.6, Mask blur: 8, Inpaint area: Only masked, Masked area padding: 16, "
+    record = from_a1111_text(f"{BLOCK}{more}Mask mode: Inpaint not masked, Masked content: latent noise")
+    given = record.job.image_to_image
+    assert codes_of(record) == ["image-settings.no-initial-image"] and record.job.hires.highres_fix_scale is None
+    assert (given.strength, given.mask_blur, given.mask_padding, given.mask_invert) == (0.6, 8, 16, True)
+    assert (given.inpaint_area, given.masked_content) == ("masked", "latent_noise")
+
+
+def test_one_note_names_everything_that_was_not_read_and_nothing_else():
+    named = ["ENSD", "Eta", "Tiling", "Seed resize from", "ADetailer model", "ADetailer prompt 2nd", "FreeU Stages"]
+    named += ["pag_enabled", "NGMS", "Hires prompt", "Dynamic thresholding enabled", "Face restoration", "Foo (bar)"]
+    idle = ['Model hash: ab, Lora hashes: "a: bc", Version: v1.9.4, Batch pos: 2, Hires Module 1: Use same choices']
+    idle += ["Hires CFG Scale: 7, Civitai metadata: {}, Template: x, SAG enabled: False"]
+    record = from_a1111_text(", ".join([BLOCK, *(f"{name}: 1" for name in named), *idle]))
+    (note,) = record.notes
+    assert note.code == "image-settings.not-read" and note.what.partition(": ")[2].split(", ") == named
+    bare = 'Civitai resources: [{"type":"checkpoint","id":1}], Civitai metadata: {}'
+    assert not from_a1111_text(f"{BLOCK}, {bare}").notes
+    (note,) = from_a1111_text(f"{BLOCK}, {bare.replace('checkpoint', 'lora')}").notes
+    assert "Civitai resources" in note.what
+
+
+def test_a_vae_is_read_by_both_names():
+    for more in ("VAE: mse.safetensors", "Module 1: mse.safetensors"):
+        assert from_a1111_text(f"{BLOCK}, {more}").job.model.vae == "mse.safetensors"
+    assert from_a1111_text(f"{BLOCK}, VAE: Automatic").job.model.vae is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        'Wildcard prompt: "a __color__\nhat", Version: v1.6.0',
+        "Odd: a\nb, c: d, Version: v1.6.0",
+        "Version: v1.6.0\nTemplate: a {red|blue} hat, x\nNegative Template: Seed: 9, blur",
+        'Odd: "never closed\nVersion: v1.6.0',
+        'Odd: "Seed: 7, Steps: 3\nSteps", Seed: 8, Version: v1.6.0',
+    ],
+)
+def test_a_value_with_a_line_break_costs_nothing_but_itself(more):
+    found = from_a1111_text(f"{BLOCK}, {more}").job.generate
+    assert (found.prompt, found.negative_prompt, found.steps, found.sampler) == ("a red hat", "blur", 20, "euler_a")
+    assert (found.seed, found.width, found.height, found.guidance_scale) == (5, 512, 768, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "negative"),
+    [("only a prompt", "only a prompt", ""), ("a hat\nb\nNegative prompt: blur\nSteps", "a hat\nb", "blur\nSteps")],
+)
+def test_a_prompt_without_settings_is_offered_and_said(tmp_path, text, prompt, negative):
+    info = PngInfo()
+    info.add_text("parameters", text)
+    record = read_image_metadata(save(tmp_path / "a.png", info))
+    assert (record.job.generate.prompt, record.job.generate.negative_prompt) == (prompt, negative)
+    assert codes_of(record) == ["image-settings.prompt-alone"]
+
+
+def test_a_few_settings_alone_are_read_and_other_comments_are_no_prompts(tmp_path):
+    found = from_a1111_text("a hat\nSeed: 5, Size: 512x512").job.generate
+    assert (found.prompt, found.seed, found.width) == ("a hat", 5, 512)
+    image = Image.new("RGB", (8, 8))
+    exif = image.getexif()
+    exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = b"ASCII\0\0\0" + b"A day at the sea"
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image_metadata(tmp_path / "a.jpg").job is None
+
+
+# What "Automatic" is in A1111 (modules/sd_samplers_kdiffusion.py, 1.10); elsewhere it is uniform.
+KARRAS, EXPONENTIAL = ("DPM++ 2M", "DPM++ SDE", "DPM2", "DPM2 a"), ("DPM++ 2M SDE",)
+
+
+@pytest.mark.parametrize("label", [*KARRAS, *EXPONENTIAL, "Euler", "Euler a", "LMS", "Heun", "DDIM", "PLMS", "UniPC"])
+def test_schedule_types_mean_in_a1111_and_here_the_same(label):
+    automatic = "karras" if label in KARRAS else "exponential" if label in EXPONENTIAL else "own"
+    block = f"a\nSteps: 20, Sampler: {label}, Seed: 1, Size: 64x64"
+    wanted = {"": "own", ", Schedule type: Automatic": automatic}
+    for more, schedule in wanted.items():
+        record = from_a1111_text(f"{block}{more}, Version: v1.10.1")
+        assert record.job.generate.schedule_type == schedule and not record.notes
+        written = a1111_text(record.job, Hashes())
+        said = re.findall("Schedule type: (\\w+)", written)
+        assert said == (["Uniform"] if automatic != schedule else [schedule.title()] if schedule != "own" else [])
+        assert f"Sampler: {label}," in written
+        assert from_a1111_text(written).job.generate.schedule_type == schedule
+
+
+PORTABLE = st.sampled_from([None, "outputs/inputs/a.png"])
+SHARES, SCALES = st.floats(0, 1), st.sampled_from([None, 2.0, 1.5, 0.5, 1.0, 1.8737])
+MADE = st.fixed_dictionaries(
+    {
+        "generate": st.fixed_dictionaries(
+            {
+                "prompt": st.sampled_from(["a hat", "a (red:1.2) hat", "[a]"]),
+                "negative_prompt": st.sampled_from(["", "blur, bad", "(bad)"]),
+                "steps": st.integers(1, 1000),
+                "seed": st.integers(0, 2**64 - 1),
+                "width": st.sampled_from([512, 832]),
+                "height": st.sampled_from([512, 1216]),
+                "guidance_scale": st.none() | st.floats(0, 50),
+                "negative_scale": st.none() | st.floats(-50, 50),
+                "guidance_rescale": SHARES,
+                "sampler": st.sampled_from(sorted(SAMPLER_LABELS)),
+                "prompt_weights": st.booleans(),
+                "emb_normalize_mode": st.sampled_from(["none", "original", "abs"]),
+                "zero_terminal_snr": st.sampled_from(["auto", "on"]),
+                "guidance": st.sampled_from(["classic", "pag"]),
+                "long_prompts": st.sampled_from(["whole", "trained"]),
+            }
+        ),
+        "model": st.fixed_dictionaries(
+            {"vae": st.sampled_from([None, "v.pt"]), "clip_skip": st.none() | st.integers(1, 12)}
+        ),
+        "image_to_image": st.fixed_dictionaries(
+            {
+                "image_path": PORTABLE,
+                "mask_path": PORTABLE,
+                "strength": SHARES,
+                "mask_blur": st.integers(0, 256),
+                "mask_invert": st.booleans(),
+                "inpaint_area": st.sampled_from(["whole", "masked"]),
+                "mask_padding": st.integers(0, 1024),
+                "masked_content": st.sampled_from(["original", "fill", "latent_noise", "latent_nothing"]),
+                "fit": st.sampled_from(["resize", "crop"]),
+            }
+        ),
+        "hires": st.fixed_dictionaries(
+            {
+                "highres_fix_scale": SCALES,
+                "highres_fix_steps": st.integers(1, 1000),
+                "highres_fix_strength": st.none() | SHARES,
+                "highres_fix_upscaler": st.sampled_from(sorted(UPSCALERS)),
+                "highres_fix_upscaler_file": st.sampled_from([None, "4x sharp"]),
+            }
+        ),
+        "refiner": st.fixed_dictionaries(
+            {"refiner_checkpoint": st.sampled_from([None, "r"]), "refiner_switch_at": st.floats(0.01, 0.99)}
+        ),
+        "pag": st.fixed_dictionaries({"pag_scale": st.floats(0, 50)}),
+        "start_noise": st.fixed_dictionaries(
+            {
+                "noise_source": st.sampled_from(["cpu", "device"]),
+                "noise_offset_prob": st.none() | SHARES,
+                "noise_offset_range": st.tuples(SHARES, SHARES),
+            }
+        ),
+        "sizes": st.fixed_dictionaries({"original_width": st.none() | st.integers(0, 65536)}),
+    }
+)
+
+
+def acting(job):
+    """The settings that act on the image, in one form each."""
+    given, hires, asked = job.image_to_image, job.hires, job.generate
+    changes = {"hires": hires.model_dump(), "image_to_image": given.model_dump(), "refiner": job.refiner.model_dump()}
+    if hires.highres_fix_scale is None:
+        changes["hires"] = {}
+    elif hires.highres_fix_upscaler_file:
+        del changes["hires"]["highres_fix_upscaler"]
+    if not given.image_path:
+        changes["image_to_image"] = (
+            {"strength": given.strength, "mask_path": given.mask_path} if changes["hires"] else {}
+        )
+    elif not given.mask_path:
+        changes["image_to_image"] = {
+            name: changes["image_to_image"][name] for name in ("image_path", "strength", "fit")
+        }
+    elif given.inpaint_area == "whole":
+        del changes["image_to_image"]["mask_padding"]
+    if not job.refiner.refiner_checkpoint:
+        changes["refiner"] = {}
+    weighs = any(mark in asked.prompt + asked.negative_prompt for mark in "()[]")
+    if not asked.prompt_weights or not weighs:
+        asked = asked.model_copy(update={"emb_normalize_mode": "none"} | ({} if weighs else {"prompt_weights": True}))
+    changes |= {"generate": asked.model_dump(), "pag": job.pag.model_dump() if asked.guidance == "pag" else {}}
+    return job.model_dump() | changes
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(MADE, st.data())
+def test_our_settings_come_back_from_our_block_alone(groups, data):
+    sampler = groups["generate"]["sampler"]
+    known = [each for each in schedules_of(sampler) if each != "uniform"]  # which is "own" where both are the same
+    groups["generate"]["schedule_type"] = data.draw(st.sampled_from(known))
+    job = build(GenerateJob, groups)
+    record = from_a1111_text(a1111_text(job, Hashes()))
+    assert acting(record.job) == acting(job.model_copy(update={"prompts": record.job.prompts}))
+    assert codes_of(record) == ["image-settings.other-model"]
+
+
+def test_every_setting_of_an_image_has_a_row_or_our_own_name():
+    rows = {row.path for row in ROWS} | {entry.path for entry in by_own_names().values()}
+    others = [entry.path for entry in declared(GenerateJob) if entry.path not in rows]
+    lists = {"generate.loras", "generate.embeddings", "controls.nets", "controls.control_image"}
+    told = {"generate.prompt", "generate.negative_prompt", "generate.width", "generate.height", "generate.sampler"}
+    told |= {"generate.schedule_type", "generate.prompt_weights", "generate.emb_normalize_mode", "model.base_model"}
+    speed = {"model.family", "generate.count", "generate.batch_size", "generate.network_merge"}
+    speed |= {"generate.network_merge_n_models", "generate.network_pre_calc"}
+    rest = [path for path in others if path not in lists | told | speed]
+    assert {path.partition(".")[0] for path in rest} <= {"prompts", "output", "memory", "generation_memory"}

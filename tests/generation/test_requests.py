@@ -10,8 +10,8 @@ import pytest
 
 from core.generation.checks import problems_of
 from core.generation.library import wildcard_lines
-from core.generation.plan import check_task, plan_of
 from core.generation.noise import ImageNoise
+from core.generation.plan import check_task, plan_of
 from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.requests import requests_of
@@ -98,7 +98,7 @@ def test_every_option_keeps_to_the_limits_of_its_setting_so_that_the_image_can_b
         for value in (
             ("-1", "0", "60", "99999", "500.5", f"{2**64}") if option.read not in (_text, _sampler) else ("x",)
         ):
-            if option.read in (_whole, _seeds) and "." in value or option.read is _seeds and value == "-1":
+            if (option.read in (_whole, _seeds) and "." in value) or (option.read is _seeds and value == "-1"):
                 continue
             (found,), _ = asked(job_of(f"x --{switch} {value}", generate={"loras": [{"file": "a"}]}))
             GenerateJob.model_validate(found.job.model_dump(mode="json"))

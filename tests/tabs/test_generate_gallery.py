@@ -55,7 +55,7 @@ def test_an_image_stands_beside_the_same_one_without_loras(desk):
     listed = answer(desk, "list")
     assert listed["names"] == ["2026-01-01/2_lora.png"] and listed["total"] == 2
     tile = listed["tiles"]["2026-01-01/2_lora.png"]
-    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs 0.8" and tile["seed"] == 1
+    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs 0.8" and tile["seed"] == "1"
     assert "1_base.png" in answer(desk, "open", name="2026-01-01/2_lora.png")["base"]
 
 
@@ -88,6 +88,14 @@ def test_many_new_images_are_read_on_the_light_lane(desk, monkeypatch):
     assert len(listed["names"]) == 3
     wait_until(lambda: answer(desk, "list")["left"] == 0)
     assert answer(desk, "list")["models"] == [("starter", 3)]
+
+
+def test_a_seed_of_64_bits_reaches_the_page_and_comes_back_from_it(desk):
+    seed = 2**64 - 1
+    draw(desk.page.workspace.images / "d" / "1.png", seed=seed)
+    assert answer(desk, "list")["tiles"]["d/1.png"]["seed"] == str(seed)
+    desk.send(event("use", "d/1.png"))
+    assert desk._values()["seed"] == seed
 
 
 def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
@@ -365,7 +373,6 @@ def test_selected_images_become_a_folder_of_the_dataset(desk):
     folder = desk.page.workspace.images / "d"
     draw(folder / "1.png", prompt="a red fox")
     draw(folder / "2.png", prompt="a blue fox", seed=2)
-    answer(desk, "list")
     project = desk.page.project
     for number, name in enumerate(("mine", "more")):
         assert "copy" in answer(desk, "train", folder=name, words="red" if number else "")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from generate_parts import Engine, draw, embedding, lora, made, make_desk, press, said_codes
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
@@ -17,11 +18,14 @@ from core.engine.queue import QueueEntry
 from core.generation.image_facts import own_words, pair_key
 from core.generation.image_metadata import png_info, portable_name
 from core.generation.image_record import Hashes, ImageRecord
+from core.generation.prompt.wildcards import no_files
+from core.generation.requests import requests_of
 from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import to_values
@@ -218,6 +222,43 @@ def test_a_dropped_file_that_is_no_image_is_named(desk, tmp_path, name):
     (problem,) = desk.page.browsers.of(None).said["problems"]
     assert (problem["code"], problem["what"].partition(" ")[0]) == ("image.unreadable", name)
     assert desk._values() == before and not (tmp_path / name).exists()
+
+
+A1111_TEXT = """a hat
+Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, VAE: {0}.safetensors, Clip skip: 2, ENSD: 31337, """
+A1111_TEXT += "Denoising strength: 0.4, Hires upscale: 2, Hires upscaler: {0}"
+
+
+@pytest.mark.parametrize("name", ["here", "gone"])
+def test_files_that_an_image_of_a1111_names_are_found_by_name_or_said(desk, tmp_path, name):
+    models = tmp_path / "models"
+    desk.page.workspace = replace(desk.page.workspace, models=models)
+    for folder in ("upscalers", "vae"):
+        (models / folder).mkdir(parents=True)
+    vae = PROJECT / "models" / "starter" / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(vae, models / "vae" / "here.safetensors")
+    (models / "upscalers" / "here.pth").write_bytes(b"")
+    info = PngInfo()
+    info.add_text("parameters", A1111_TEXT.format(name))
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png", pnginfo=info)
+    desk.read(str(tmp_path / "in.png"))
+    values, there = desk._values(), name == "here"
+    assert values["vae"] == ("models/vae/here.safetensors" if there else None) and values["clip_skip"] == 2
+    assert values["highres_fix_upscaler_file"] == ("here" if there else None) and values["highres_fix_scale"] == 2
+    missing = [] if there else ["upscaler.not-found", form.NO_FILE]
+    assert set(said_codes(desk)) == {"image-settings.not-read", "image-settings.hires-steps", *missing}
+
+
+def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, tmp_path):
+    job = made(prompt="a {red} fox", seed=7)
+    job = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "sd-scripts-0.10"})})
+    job = job.model_copy(update={"prompts": PromptSettings(dynamic_prompts=False)})
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes()))
+    desk.read(str(tmp_path / "in.png"))
+    press(desk, **desk._values())
+    (request,), _ = requests_of(desk.page.engine.jobs[0], no_files)
+    assert (request.seed, request.job.generate.prompt) == (7, "a {red} fox")
+    assert request.job.generate.compatibility == "kohya"
 
 
 def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):

@@ -14,13 +14,13 @@ from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
 from core.captioning.described import Described
-from core.captioning.source.comfyui import graph_of, positive_prompts
 from core.captioning.source.result import described, skipped
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
 from core.families.word_weights import runs_of
 from core.generation.a1111 import LONGEST_TEXT, a1111_parts
+from core.generation.comfyui import graph_of, positive_prompts
 from core.generation.image_metadata import user_comment
 from core.record.bounded_json import parse_json
 from core.record.context import JobContext
