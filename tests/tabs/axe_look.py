@@ -16,12 +16,9 @@ RULES = {rule: {"enabled": True} for rule in ("target-size", "label-content-name
 LOOK = json.dumps({"resultTypes": ["violations"], "rules": RULES})
 VIOLATIONS = f"""async (where) => (await axe.run(where || document, {LOOK}))
   .violations.map((each) => [each.id, ...each.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
-SCREENS = [(theme, width) for theme in ("light", "dark") for width in (1280, 800, 390)]
-
-
-def first_on(*screen: Any) -> Any:
-    """Every screen, but by default this one: the default screens of all tests together are light and dark, wide and narrow."""
-    return pytest.mark.parametrize("screen", slow_unless(screen.__eq__, SCREENS), ids=str)
+# By default the dark phone; both themes are seen on wide windows, and widths alone in test_page_frame.
+SCREENS = [("dark", 390), ("light", 1280), ("dark", 1280)]
+on_every_screen = pytest.mark.parametrize("screen", slow_unless(SCREENS[0].__eq__, SCREENS), ids=str)
 
 
 def open_page(window: Any, screen: tuple[str, int], place: str) -> Any:

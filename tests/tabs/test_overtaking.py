@@ -169,8 +169,7 @@ def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, serve
 
 
 @pytest.mark.slow
-def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(visit):
-    window = visit()
+def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window):
     tab = window.open("Dataset")
     late, asked = [], []
 
@@ -193,13 +192,11 @@ def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(vis
     route.fulfill(response=answer)
     tab.wait_for_timeout(500)
     expect(tab.locator("#ds-browser .browser")).to_have_count(0)
-    assert window.errors == []
 
 
 @pytest.mark.slow
-def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it(visit, served):
+def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it(window, served):
     """The first message is held back on its way to the server, as by a slow connection; the next is sent meanwhile."""
-    window = visit()
     tab = window.open("Tools")
     tab.evaluate("""() => {
       const quick = window.fetch;
@@ -217,7 +214,6 @@ def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it
     tab.wait_for_timeout(2000)
     tab.reload()
     expect(tab.locator(form)).to_have_value("typed-second")
-    assert window.errors == []
 
 
 @pytest.mark.slow
@@ -299,10 +295,9 @@ def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit,
 
 @pytest.mark.slow
 def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_they_have_gone(
-    visit, served, monkeypatch
+    window, served, monkeypatch
 ):
     served.engine.pause_queue()
-    window = visit()
     tab = window.open()
     slowly(monkeypatch, served.engine, "submit", 1.5)
     tab.locator("#start").click()
@@ -312,7 +307,6 @@ def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_th
     expect(tab.get_by_role("tab", name="Dataset", exact=True)).to_have_attribute("aria-selected", "true")
     tab.locator("#said").get_by_role("link").click()
     expect(tab.get_by_role("tab", name="Monitor", exact=True)).to_have_attribute("aria-selected", "true")
-    assert window.errors == []
 
 
 @pytest.mark.slow

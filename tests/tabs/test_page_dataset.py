@@ -169,39 +169,6 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, served, folder):
-    masks = folder / "masks"
-    masks.mkdir()
-    tab = window.open("Dataset")
-    card, browser = tab.locator("#ds-sources .concept").first, tab.locator("#model-browser")
-    card.get_by_role("button", name="More").click()
-    field = card.get_by_role("textbox", name="Mask or control images")
-    look = card.get_by_role("button", name="Browse: Mask or control images")
-    field.fill(str(folder))
-    field.press("Tab")
-    expect(look).to_be_focused()
-    tab.keyboard.press("Enter")
-    expect(browser.locator(".at")).to_have_text(str(folder))
-    expect(browser.locator(".file")).to_have_count(0)
-    tab.keyboard.press("Escape")
-    expect(tab.locator("dialog")).to_have_count(0)
-    expect(look).to_be_focused()
-    tab.keyboard.press("Enter")
-    browser.get_by_role("button", name="masks/", exact=True).press("Enter")
-    expect(browser.locator(".at")).to_have_text(str(masks))
-    browser.get_by_role("button", name="Use this folder").press("Enter")
-    expect(field).to_have_value(str(masks))
-    chosen = lambda: entries_of(served.page.project.job)[0].conditioning_data_dir  # noqa: E731
-    wait_until(lambda: chosen() == str(masks))
-    look.click()
-    browser.get_by_role("button", name=".. parent folder").click()
-    expect(browser.locator(".at")).to_have_text(str(folder))
-    browser.get_by_role("button", name="Use this folder").click()
-    expect(field).to_have_value(str(folder))
-    wait_until(lambda: chosen() == str(folder))
-
-
-@pytest.mark.slow
 def test_on_a_shared_page_only_open_folders_are_browsed(chromium, tmp_path):
     page = Served(tmp_path / "page", shared=True, port=17862)
     window = None
