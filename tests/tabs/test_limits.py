@@ -189,7 +189,13 @@ def test_series_have_each_value_at_its_place():
         {"step": n, "loss": n, "train_loss": n + 1, "gap": n + 2, "effect": n + 3, "images": n + 4} for n in (1, 2)
     ]
     found = validation_points(points)
-    assert [found[name] for name in ("steps", "loss", "train", "gap", "effect")] == [[1, 2], [1, 2], [2, 3], [3, 4], [4, 5]]
+    assert [found[name] for name in ("steps", "loss", "train", "gap", "effect")] == [
+        [1, 2],
+        [1, 2],
+        [2, 3],
+        [3, 4],
+        [4, 5],
+    ]
     assert (found["images"], found["on"], validation_points([])["images"]) == (6, "held_out", 0)
     assert value_series([[1, 5.0], [2, None]]) == {"steps": [1], "values": [5.0]}
 

@@ -119,8 +119,9 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
-    slowly(monkeypatch, generate.Desk, "_form", 2.0)
-    slowly(monkeypatch, dataset.Desk, "_render", 2.0)
+    done: list[str] = []
+    slowly(monkeypatch, generate.Desk, "_form", 2.0, done)
+    slowly(monkeypatch, dataset.Desk, "_render", 2.0, done)
     tab = visit().open()
     folder = project.job.dataset.folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
@@ -130,7 +131,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     tab.get_by_role("tab", name="Dataset", exact=True).click()
     tab.locator("#ds-folder textarea, #ds-folder input").first.focus()
     tab.keyboard.press("Tab")
-    tab.wait_for_timeout(3000)
+    assert until(lambda: {"_form", "_render"} <= set(done))
     assert project.tab_state("Generate") == kept and project.job.dataset.folder == folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
     expect(tab.locator("#gen-prompt")).to_have_value("a fox on the hill")

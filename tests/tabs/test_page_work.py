@@ -185,6 +185,7 @@ def test_keys_change_the_image_and_save_the_count_follows_and_undo_brings_the_ea
     buttons.get_by_role("button", name="Next").click()
     expect(caption_box(tab)).to_have_value("a cat")
     tab.get_by_label("Which images are listed").select_option("none")
+    expect(tab.locator("#cap-list .pick")).to_have_count(1)
     tab.locator("#cap-list .pick").click()
     caption_box(tab).fill("a dog " * 40)
     expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not trained")
