@@ -118,7 +118,6 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
 
 
-@pytest.mark.slow
 def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which_takes_what_is_still_being_typed(
     visit, served
 ):
@@ -169,7 +168,6 @@ def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(vi
     assert states == ["running", "waiting"]
 
 
-@pytest.mark.slow
 def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     tab = visit().open()
     unfold(tab, "network")
