@@ -535,7 +535,15 @@ def test_an_earlier_text_of_20_000_bytes_can_be_used_again():
     ]
 
 
-# -- words
+# -- images and words
+
+
+def test_an_image_is_sent_in_the_next_larger_of_ten_sizes(tmp_path):
+    links = make_page(tmp_path).links
+    wanted = {1: 64, 64: 64, 65: 96, 96: 96, 100: 128, 129: 192, 193: 256, 257: 384, 385: 512, 513: 768, 769: 1024}
+    wanted |= {1025: 2048, 2048: 2048, 9999: 2048}
+    found = {size: int(re.search(r"size=(\d+)", links.thumb_url(tmp_path / "a.png", size))[1]) for size in wanted}
+    assert found == wanted
 
 
 def test_a_text_is_shortened_from_61_letters_on_and_a_name_before_its_last_eight():
