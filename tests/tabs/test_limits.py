@@ -147,6 +147,13 @@ def test_each_ended_job_leads_to_its_tab_with_its_last_four_images(queued, tmp_p
         assert [shown["whole"] for shown in each["images"]] == [queued.file_url(file) for file in files[1:]]
 
 
+def test_the_newest_200_runs_are_in_the_list_of_monitor(queued):
+    queued.engine.run_states = lambda most: [SimpleNamespace(name=f"{n}", title="", state="done") for n in range(300)][
+        :most
+    ]
+    assert [run["name"] for run in monitor.run_names(queued)] == [f"{n}" for n in range(200)]
+
+
 def test_the_first_40_of_the_images_that_train_worst_are_shown(queued):
     seen = [{"source": "s", "name": f"{n}", "corrected": 2.0 - n / 100, "count": 1} for n in range(41)]
     queued.engine.watch = lambda run: {"images": seen, "bands": []}
