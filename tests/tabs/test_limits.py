@@ -467,6 +467,12 @@ def test_caption_lengths_fall_into_at_most_90_bins(longest, size, bins):
     assert (width, len(found), found[0], found[-1]) == (size, bins, 1, 1)
 
 
+def test_images_with_fewer_pixels_than_the_resolution_are_counted():
+    job = build(TrainJob, {"dataset": {"resolution": 64}})
+    shown = plots.sizes_plot(job, SimpleNamespace(rows=[row(size=size) for size in ((64, 64), (32, 128), (63, 65))]))
+    assert re.findall(r"\((\d+) do\)", shown) == ["1"]
+
+
 def test_sizes_are_500_marks_at_most_each_the_mean_of_its_images():
     def marks(side):
         return plots.size_marks([(100 * x, 100 * y) for x in range(1, side + 1) for y in range(1, side + 1)])[0]

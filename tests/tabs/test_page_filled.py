@@ -50,6 +50,7 @@ def look(tab, where: str, what: str | None = None) -> None:
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
 
 
+@pytest.mark.slow
 @on_every_screen
 def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
     tab = open_page(window, screen, "Dataset")
