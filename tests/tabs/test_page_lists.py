@@ -25,65 +25,32 @@ def changed(visit, served, tmp_path):
     return tab
 
 
-LEFT = {
-    "by Tab": ("Tab", "Shift+Tab", "Shift+Tab"),
-    "by Enter on the same": ("Enter", "Enter", "Tab"),
-    "by Escape": ("ArrowDown", "Escape", "Tab"),
-    "by other keys": (
-        "Shift",
-        "Control",
-        "F1",
-        "Escape",
-        "Tab",
-        "Shift+Tab",
-        "ArrowDown",
-        "Escape",
-        "ArrowUp",
-        "Escape",
-    ),
-}
-SHORTCUTS = (
-    "Control+c",
-    "Control+a",
-    "Control+z",
-    "Meta+c",
-    "Control+Shift+k",
-    "Alt+ArrowDown",
-    "Control+ArrowUp",
-    "Control+s",
-)
+def by_tab(tab):
+    preset(tab).focus()
+    for key in ("Tab", "Shift+Tab", "Shift+Tab"):
+        tab.keyboard.press(key)
+
+
+def by_escape(tab):
+    preset(tab).focus()
+    for key in ("ArrowDown", "Escape", "Tab"):
+        tab.keyboard.press(key)
+
+
+def by_enter_on_the_same(tab):
+    preset(tab).focus()
+    for key in ("Enter", "Enter", "Tab"):
+        tab.keyboard.press(key)
 
 
 @pytest.mark.slow
-def test_lists_and_fields_that_are_passed_by_keys_change_nothing_and_the_page_hears_its_shortcuts(changed, served):
-    """The browser's own list would take the next choice at each arrow key, and the form with it."""
-    project, keys = served.page.project, changed.keyboard
-    before, revision = project.job, project.revision
-    for group in ("captions", "optimizer"):
-        unfold(changed, group)
-    for name in ("#preset-list", "#field-method-kind select", "#field-captions-max-token-length select"):
-        one = changed.locator(name)
-        held = one.input_value()
-        for way in LEFT.values():
-            one.focus()
-            for key in way:
-                keys.press(key)
-        expect(one).to_have_value(held)
-    for name in ("#preset-list", "#field-method-kind select"):
-        one = changed.locator(name)
-        held = one.input_value()
-        one.focus()
-        for key in SHORTCUTS:
-            keys.press(key)
-            expect(one).to_have_value(held)
-    preset(changed).focus()
-    for _ in range(60):
-        keys.press("Tab")
-    changed.wait_for_timeout(700)  # nothing is on its way any more
-    assert (project.job, project.revision) == (before, revision)
-    changed.locator("#field-method-kind select").focus()
-    keys.press("Control+Alt+z")
-    assert until(lambda: project.job.network.rank != 7)
+def test_a_list_of_presets_that_is_left_changes_nothing(changed, served):
+    before, revision = served.page.project.job, served.page.project.revision
+    for leave in (by_tab, by_enter_on_the_same, by_escape):
+        for _ in range(2):
+            leave(changed)
+        changed.wait_for_timeout(700)
+        assert (served.page.project.job, served.page.project.revision) == (before, revision), leave.__name__
 
 
 @pytest.mark.slow
@@ -115,6 +82,17 @@ def test_a_preset_that_is_chosen_over_changes_shows_the_way_back_to_them(changed
 
 
 @pytest.mark.slow
+def test_every_field_of_the_first_screen_and_of_a_group_can_be_passed_by_tab(changed, served):
+    before, revision = served.page.project.job, served.page.project.revision
+    unfold(changed, "optimizer")
+    preset(changed).focus()
+    for _ in range(60):
+        changed.keyboard.press("Tab")
+    changed.wait_for_timeout(700)
+    assert served.page.project.job == before and served.page.project.revision == revision
+
+
+@pytest.mark.slow
 def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_is_kept(visit, served, monkeypatch):
     from tabs.dataset import tab as dataset
     from tabs.generate import tab as generate
@@ -142,6 +120,54 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     tab.locator("#gen-prompt").fill("a bear")
     tab.keyboard.press("Tab")
     wait_until(lambda: project.tab_state("Generate")["values"]["prompt"] == "a bear")
+
+
+KEYS = ("Shift", "Control", "F1", "Escape", "Tab", "Shift+Tab", "ArrowDown", "Escape", "ArrowUp", "Escape")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["#preset-list", "#field-method-kind select", "#field-captions-max-token-length select"]
+)
+def test_a_closed_list_is_passed_by_keys_without_changing_the_form(changed, served, name):
+    """The browser's own list would take the next choice at each arrow key, and the form with it."""
+    project = served.page.project
+    before, revision = project.job, project.revision
+    unfold(changed, "captions")
+    one = changed.locator(name)
+    held = one.input_value()
+    one.focus()
+    for key in KEYS:
+        changed.keyboard.press(key)
+    changed.wait_for_timeout(500)
+    expect(one).to_have_value(held)
+    assert (project.job, project.revision) == (before, revision)
+
+
+SHORTCUTS = (
+    "Control+c",
+    "Control+a",
+    "Control+z",
+    "Meta+c",
+    "Control+Shift+k",
+    "Alt+ArrowDown",
+    "Control+ArrowUp",
+    "Control+s",
+)
+
+
+@pytest.mark.slow
+def test_no_shortcut_opens_a_list_and_the_page_still_hears_it(changed, served):
+    keys = changed.keyboard
+    for name in ("#preset-list", "#field-method-kind select"):
+        one = changed.locator(name)
+        held = one.input_value()
+        one.focus()
+        for key in SHORTCUTS:
+            keys.press(key)
+            expect(one).to_have_value(held)
+    keys.press("Control+Alt+z")
+    assert until(lambda: served.page.project.job.network.rank != 7)
 
 
 @pytest.mark.slow
