@@ -9,19 +9,14 @@ from typing import Any
 import axe_playwright_python
 import pytest
 
-from tests.selection import slow_unless
-
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
 RULES = {rule: {"enabled": True} for rule in ("target-size", "label-content-name-mismatch", "landmark-unique")}
 LOOK = json.dumps({"resultTypes": ["violations"], "rules": RULES})
 VIOLATIONS = f"""async (where) => (await axe.run(where || document, {LOOK}))
   .violations.map((each) => [each.id, ...each.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
-SCREENS = [(theme, width) for theme in ("light", "dark") for width in (1280, 800, 390)]
-
-
-def first_on(*screen: Any) -> Any:
-    """Every screen, but by default this one: the default screens of all tests together are light and dark, wide and narrow."""
-    return pytest.mark.parametrize("screen", slow_unless(screen.__eq__, SCREENS), ids=str)
+# Both themes on a wide window and a phone; every width alone is looked at in test_page_frame.
+SCREENS = [("dark", 390), ("light", 1280), ("dark", 1280)]
+on_every_screen = pytest.mark.parametrize("screen", SCREENS, ids=str)
 
 
 def open_page(window: Any, screen: tuple[str, int], place: str) -> Any:

@@ -83,6 +83,14 @@ def visit(served, chromium):
     _end(served.engine)
 
 
+@pytest.fixture
+def window(visit):
+    """A window on the page: nothing of the test may reach its console or another machine."""
+    made = visit()
+    yield made
+    assert made.errors == [] and made.outside == []
+
+
 def _end(engine) -> None:
     for entry in engine.queue():
         if entry.state in ("waiting", "running"):

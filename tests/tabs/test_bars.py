@@ -145,8 +145,7 @@ def opened(tab, title):
     return drawn
 
 
-def test_bars_are_folded_and_say_what_is_set(visit):
-    window = visit()
+def test_bars_are_folded_say_what_is_set_and_are_one_with_the_list(window, served):
     tab = window.open()
     unfold(tab, "network", more=True)
     drawn = bars_below(tab, "Block ranks (dims)")
@@ -162,33 +161,25 @@ def test_bars_are_folded_and_say_what_is_set(visit):
     expect(drawn.get_by_role("slider")).to_have_count(25)
     tab.keyboard.press("Tab")
     expect(drawn.get_by_role("slider", name="IN00")).to_be_focused()
-    tab.get_by_role("tab", name="Runs").click()
-    tab.get_by_role("tab", name="Train").click()
-    expect(drawn.get_by_role("slider")).to_have_count(25)
-    assert window.errors == []
-
-
-@pytest.mark.slow
-def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, served):
-    window = visit()
-    tab = window.open()
-    unfold(tab, "network", more=True)
+    box(tab, "network.block_dims").fill("")
+    box(tab, "network.block_dims").press("Tab")
     rank = int(server_value(served, "network.rank"))
-    ranks = opened(tab, "Block ranks (dims)")
-    bar = ranks.get_by_role("slider", name="IN05")
+    bar = drawn.get_by_role("slider", name="IN05")
     expect(bar).to_have_attribute("aria-valuenow", str(rank))
     bar.focus()
     tab.keyboard.press("ArrowUp")
     expect(field(tab, "network.block_dims").get_by_text("Changed")).to_be_visible()
-    assert server_value(served, "network.block_dims") == ",".join([str(rank)] * 5 + [str(rank + 1)] + [str(rank)] * 19)
+    wanted = ",".join([str(rank)] * 5 + [str(rank + 1)] + [str(rank)] * 19)
+    wait_until(lambda: server_value(served, "network.block_dims") == wanted)
     box(tab, "network.block_dims").fill("0," * 24 + "7")
-    expect(ranks.get_by_role("slider", name="OUT11")).to_have_attribute("aria-valuenow", "7")
-    assert window.errors == []
+    expect(drawn.get_by_role("slider", name="OUT11")).to_have_attribute("aria-valuenow", "7")
+    tab.get_by_role("tab", name="Runs").click()
+    tab.get_by_role("tab", name="Train").click()
+    expect(drawn.get_by_role("slider")).to_have_count(25)
 
 
 @pytest.mark.slow
-def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its_way(visit, served):
-    window = visit()
+def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its_way(window, served):
     tab = window.open()
     unfold(tab, "network", more=True)
     rates = opened(tab, "LR weights")
@@ -215,22 +206,11 @@ def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its
     tab.locator('[data-do="undo"]').click()  # all that the drag changed
     expect(box(tab, "network.down_lr_weight")).to_have_value("")
     expect(box(tab, "network.mid_lr_weight")).to_have_value("")
-    assert window.errors == []
-
-
-@pytest.mark.slow
-def test_on_a_phone_each_bar_is_wide_enough_for_a_finger(visit, served):
-    window = visit()
-    tab = window.open()
     tab.set_viewport_size({"width": 390, "height": 844})
-    unfold(tab, "network", more=True)
-    ranks = opened(tab, "Block ranks (dims)")
     # All at one moment: the groups above may still be opening.
-    places = ranks.get_by_role("slider").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().toJSON())")
-    assert len(places) == 25 and min(place["width"] for place in places) >= 20
-    assert len({place["y"] for place in places}) == 3
+    places = rates.get_by_role("slider").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().toJSON())")
+    assert len(places) == 25 and min(place["width"] for place in places) >= 20, "wide enough for a finger"
     assert max(place["x"] + place["width"] for place in places) <= 390
-    assert window.errors == []
 
 
 def tool_value(served, tool, name):
@@ -238,10 +218,9 @@ def tool_value(served, tool, name):
 
 
 @pytest.mark.slow
-def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(visit, served):
+def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, served):
     folder = served.workspace.outputs / "loras"
     files = [lora(folder / "fox.safetensors"), lora(folder / "cat.safetensors")]
-    window = visit()
     tab = window.open("Tools")
     card = tab.locator("#tools-loras")
     card.get_by_label("Tool", exact=True).select_option("merge_loras")
@@ -265,12 +244,10 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(visit, ser
     tab.locator("#tool-merge_loras-models").fill("\n".join(map(str, files[::-1])))
     lines.focus()
     expect(card.get_by_role("button", name=re.compile("^cat 26 blocks, 0 to 1"))).to_be_visible()
-    assert window.errors == []
 
 
 @pytest.mark.slow
-def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(visit, served):
-    window = visit()
+def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(window, served):
     tab = window.open("Tools")
     card = tab.locator("#tools-models")
     card.get_by_label("Tool", exact=True).select_option("merge_models")
@@ -288,8 +265,3 @@ def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_w
     drawn.get_by_role("slider", name="OUT11").press("Home")
     expect(text).to_have_value("0.5," * 24 + "0")
     wait_until(lambda: tool_value(served, "merge_models", "block_weights") == "0.5," * 24 + "0")
-    tab.set_viewport_size({"width": 390, "height": 844})
-    places = drawn.get_by_role("slider").evaluate_all("bars => bars.map((bar) => bar.getBoundingClientRect().toJSON())")
-    assert len({place["y"] for place in places}) == 3 and min(place["width"] for place in places) >= 16
-    assert max(place["x"] + place["width"] for place in places) <= 390
-    assert window.errors == []

@@ -75,6 +75,20 @@ def test_a_folders_own_caption_settings_hold_in_the_preview(desk, tmp_path):
     assert "The first 2 of 5 views" in preview(desk.reading.job, desk.reading.report, placed, "a, b")
 
 
+@pytest.mark.parametrize(("repeats", "views"), [(1, 1), (2, 2), (3, 2)])
+def test_two_views_of_each_of_three_epochs_are_shown_and_more_are_counted(desk, tmp_path, repeats, views):
+    from core.settings.dataset.source import Source
+    from tabs.dataset.concepts import with_entries
+
+    source = Source(folder=str(tmp_path / "set"), shuffle_caption=True, num_repeats=repeats)
+    desk.page.project.replace(with_entries(desk.page.project.job, [source]))
+    read(desk)
+    assert len(shown(desk, "a, b, c")) == 3 * views
+    placed = desk.reading.report.placed[0]
+    said = preview(desk.reading.job, desk.reading.report, placed, "a, b")
+    assert (f"{views} of {repeats} views" in said) is (repeats > views)
+
+
 def test_nothing_is_previewed_where_nothing_is_drawn_and_hostile_words_stay_words(desk):
     read(desk)
     assert shown(desk, "fox") == []

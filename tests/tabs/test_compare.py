@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from operator import itemgetter
+from types import SimpleNamespace
 
 import pytest
 from made_runs import HELD, IMAGES, dataset, make_run
@@ -16,7 +17,19 @@ from core.record.run_folder import RunFolder
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
 from tabs.runs.compare import Comparisons, curves
-from tabs.runs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_images, unlike, verdict
+from tabs.runs.compared import (
+    Row,
+    _by_chance,
+    _by_timestep,
+    _nearest,
+    checkpoint,
+    fact_rows,
+    other_prompts,
+    sample_rows,
+    shared_images,
+    unlike,
+    verdict,
+)
 from tabs.runs.tab import Desk
 from tabs.runs.view import loss_words
 
@@ -120,6 +133,39 @@ def test_what_is_measured_with_the_validation_seed_follows_no_training_seed(side
     close = {"validated": [(0, 0.2), (20, 0.1207), (40, 0.2)]}
     a, b = sides(a={"settings": settings[0], "about": made[0]}, b={"settings": settings[1], "about": made[1], **close})
     assert ("can be random here" in verdict(a, b)) is said
+
+
+def measured(letter: str, loss: float, *by_timestep: float, seed: int = 1) -> SimpleNamespace:
+    job = SimpleNamespace(memory=SimpleNamespace(latent_draw="sample"), schedule=SimpleNamespace(seed=seed))
+    best = {"loss": loss, "by_timestep": dict(enumerate(by_timestep))}
+    return SimpleNamespace(letter=letter, best=best, dataset={}, job=job)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ((0.1, 0.1, 0.2, 0.3), (0.2, 0.2, 0.2, 0.1), "A is lower at 1 of 3"),  # the same is not lower
+        ((0.2, 0.2, 0.2, 0.1), (0.1, 0.1, 0.1, 0.3), "B is lower at 2 of 3"),
+        ((0.1, 0.1, 0.2), (0.2, 0.2, 0.3, 0.4), "A is lower at 2 of 2"),  # at those that both measured
+        ((0.1, 0.1), (0.2, 0.2), ""),
+        ((0.10001, 0.1, 0.2), (0.10002, 0.2, 0.3), ""),  # shown as equal
+    ],
+)
+def test_a_run_is_lower_at_timesteps_where_its_loss_is_less(a, b, said):
+    assert [words.removesuffix(" timesteps.") for words in _by_timestep(measured("A", *a), measured("B", *b))] == (
+        [said] if said else []
+    )
+
+
+@pytest.mark.parametrize(("low", "chance"), [(0.991, True), (0.989, False)])
+def test_a_hundredth_is_what_chance_can_make(low, chance):
+    runs = [measured("A", low), measured("B", 1.0, seed=2)]
+    assert bool(_by_chance(*runs)) is bool(_by_chance(*runs[::-1])) is chance
+
+
+def test_of_two_samples_that_are_as_near_the_earlier_is_taken():
+    samples = [{"step": step} for step in (10, 20, 40)]
+    assert [_nearest(samples, step)["step"] for step in (0, 14, 15, 16, 30, 31, 99)] == [10, 10, 10, 20, 20, 40, 40]
 
 
 def test_order_of_the_images_does_not_matter(sides):

@@ -79,23 +79,6 @@ def test_a_first_load_takes_few_requests_and_the_page_works(visit):
 
 
 @pytest.mark.slow
-def test_the_login_works_beside_the_joined_files(tmp_path_factory, chromium):
-    from page_server import Served, Visit
-
-    page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
-    seen = Visit(chromium, page.url)
-    try:
-        seen.tab.goto(page.url)
-        seen.tab.locator("input").first.fill("mira")
-        seen.tab.locator("input[type=password]").fill("secret")
-        seen.tab.get_by_role("button", name="Login").click()
-        seen.tab.wait_for_selector("body[data-atelier=ready]")
-    finally:
-        seen.close()
-        page.close()
-
-
-@pytest.mark.slow
 def test_a_browser_without_import_maps_loads_the_files_one_by_one(visit):
     seen = visit()
     seen.tab.add_init_script("HTMLScriptElement.supports = undefined")

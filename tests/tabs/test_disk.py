@@ -49,6 +49,18 @@ def test_a_cache_is_emptied_or_keeps_its_newest(desk):
     assert text.exists()
 
 
+def test_what_a_cache_keeps_is_told_in_gb_of_a_thousand_million_bytes(desk, monkeypatch):
+    kept = []
+    monkeypatch.setattr("tabs.tools.disk.prune", lambda folder, most: kept.append(most) or 0)
+    for text in ("0", "1", "0,5", "999999"):
+        desk.act({"keep": text}, event("prune", "text"))
+    assert kept == [0, 10**9, 5 * 10**8, 999_999 * 10**9]
+    for text in ("1000000", "-0.1", "", "nan"):
+        with pytest.raises(ProblemsError):
+            desk.act({"keep": text}, event("prune", "text"))
+    assert len(kept) == 4
+
+
 @pytest.mark.parametrize("name", ["latents", "text", "masks", "controls"])
 def test_every_cache_of_a_training_is_counted_and_emptied(name, desk):
     entry, other = cached(desk, name, 7_000_000, 1), cached(desk, "of another program", 5_000_000, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 import pytest
@@ -162,6 +161,8 @@ def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder
 def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
     tab.locator("#cap-all-tags summary").click()
     tab.get_by_role("button", name="Rename smile everywhere").click()
+    expect(tab.locator("#cap-bulk-replace_with")).to_have_value("smile")
+    expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
     tab.locator("#cap-bulk-replace_with").fill("grin")
     tab.keyboard.press("Tab")
     tab.locator("[data-act=bulk_apply]").click()
@@ -169,27 +170,6 @@ def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
     tab.get_by_role("button", name="Remove grin everywhere").click()
     tab.locator("[data-act=bulk_apply]", has_text=re.compile("Change 8")).click()
     wait_until(lambda: not any("grin" in (words or "") for words in all_texts(folder).values()))
-
-
-@pytest.mark.slow
-def test_what_another_program_changed_is_not_overwritten(tab, folder):
-    tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk-edit").select_option("add")
-    tab.locator("#cap-bulk-tags").fill("winter")
-    tab.keyboard.press("Tab")
-    expect(tab.locator("[data-act=bulk_apply]")).to_be_visible()
-    mine = random.Random(3).randbytes(4).hex()
-    (folder / "mira_003.txt").write_text(mine)
-    tab.locator("[data-act=bulk_apply]").click()
-    wait_until(lambda: text(folder, 5) == "red fox, tree, winter")
-    assert text(folder, 3) == mine
-
-
-@pytest.mark.slow
-def test_the_way_to_the_captioners_leads_the_keyboard_there(tab):
-    tab.get_by_role("button", name="Caption or tag with a model").press("Enter")
-    expect(tab.locator("#tools-captioners")).to_be_in_viewport()
-    assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
 
 
 @pytest.mark.slow
@@ -284,8 +264,7 @@ def test_a_typed_tag_is_never_lost_and_goes_to_the_image_it_was_typed_for(tab, f
 
 
 @pytest.mark.slow
-def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, folder):
-    expect(tab.locator("#cap-text")).to_have_value("")
+def test_the_folders_words_are_no_tags_one_that_is_edited_is_marked_and_several_are_trimmed(tab, folder):
     expect(tab.locator("#cap-text")).to_have_attribute("placeholder", "trained as: mira")
     has(tab, [])
     tab.locator("#cap-stage").click()
@@ -293,10 +272,6 @@ def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, 
     has(tab, ["red fox"])
     tab.keyboard.press("ArrowRight")
     wait_until(lambda: text(folder, 0) == "red fox")
-
-
-@pytest.mark.slow
-def test_a_tag_that_is_edited_is_marked_and_escape_leaves_it_and_the_list_is_one_stop_of_tab(tab, folder):
     opened(tab, 2)
     chip = tab.locator("#cap-chips .tag").first
     chip.press("Enter")
@@ -309,21 +284,15 @@ def test_a_tag_that_is_edited_is_marked_and_escape_leaves_it_and_the_list_is_one
     tab.locator("#cap-find").focus()
     tab.keyboard.press("Tab")
     expect(tab.locator("#cap-picks .pick", has_text="mira_002.png")).to_be_focused()
-    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowDown")  # the list is one stop of Tab
     tab.keyboard.press("Enter")
     expect(tab.locator("#cap-label")).to_have_text("Caption of mira_003.png")
-
-
-@pytest.mark.slow
-def test_several_tags_at_once_are_trimmed(tab, folder):
-    opened(tab, 2)
     tab.locator("#cap-tag").fill(" x ,y , z")
     tab.keyboard.press("Enter")
-    has(tab, ["red fox", "snow", "x", "y", "z"])
-    tab.locator("#cap-all-tags summary").click()
-    tab.get_by_role("button", name="Rename smile everywhere").click()
-    expect(tab.locator("#cap-bulk-replace_with")).to_have_value("smile")
-    expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
+    has(tab, ["red fox", "blue sky", "x", "y", "z"])
+    tab.get_by_role("button", name="Caption or tag with a model").press("Enter")
+    expect(tab.locator("#tools-captioners")).to_be_in_viewport()
+    assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def page(tmp_path_factory):
     image.save(served.workspace.inputs / "disc.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "preprocessors", property(lambda workspace: models))
+        patch.setattr("tabs.generate.controls.PREVIEW_SECONDS", 60.0)  # a busy machine is slow
         yield served
     served.close()
 

@@ -168,49 +168,23 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
     assert tab.evaluate("movedBy()") == {}
 
 
-@pytest.mark.slow
-def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, served, folder):
-    masks = folder / "masks"
-    masks.mkdir()
-    tab = window.open("Dataset")
-    card, browser = tab.locator("#ds-sources .concept").first, tab.locator("#model-browser")
-    card.get_by_role("button", name="More").click()
-    field = card.get_by_role("textbox", name="Mask or control images")
-    look = card.get_by_role("button", name="Browse: Mask or control images")
-    field.fill(str(folder))
-    field.press("Tab")
-    expect(look).to_be_focused()
-    tab.keyboard.press("Enter")
-    expect(browser.locator(".at")).to_have_text(str(folder))
-    expect(browser.locator(".file")).to_have_count(0)
-    tab.keyboard.press("Escape")
-    expect(tab.locator("dialog")).to_have_count(0)
-    expect(look).to_be_focused()
-    tab.keyboard.press("Enter")
-    browser.get_by_role("button", name="masks/", exact=True).press("Enter")
-    expect(browser.locator(".at")).to_have_text(str(masks))
-    browser.get_by_role("button", name="Use this folder").press("Enter")
-    expect(field).to_have_value(str(masks))
-    chosen = lambda: entries_of(served.page.project.job)[0].conditioning_data_dir  # noqa: E731
-    wait_until(lambda: chosen() == str(masks))
-    look.click()
-    browser.get_by_role("button", name=".. parent folder").click()
-    expect(browser.locator(".at")).to_have_text(str(folder))
-    browser.get_by_role("button", name="Use this folder").click()
-    expect(field).to_have_value(str(folder))
-    wait_until(lambda: chosen() == str(folder))
-
-
-@pytest.mark.slow
-def test_on_a_shared_page_only_open_folders_are_browsed(chromium, tmp_path):
-    page = Served(tmp_path / "page", shared=True, port=17862)
+def test_a_guest_logs_in_on_a_shared_page_and_browses_only_open_folders(chromium, tmp_path):
+    page = Served(tmp_path / "page", shared=True, auth=("guest", "secret"), port=17862)
     window = None
     try:
         inside = page.workspace.outputs / "set"
         image(inside / "a.png", (64, 64))
         page.page.project.replace(with_entries(page.page.project.job, [Source(folder=str(inside))]))
-        window = Visit(chromium, page.url)
-        tab = window.open("Dataset")
+        window = Visit(chromium, page.url, fresh=True)
+        tab = window.tab
+        tab.goto(f"{page.url}#Dataset")
+        for password, right in (("wrong", False), ("secret", True)):
+            tab.locator("input:not([type=password])").first.fill("guest")
+            tab.locator("input[type=password]").fill(password)
+            with tab.expect_response("**/login") as answer:
+                tab.get_by_role("button", name="Login").click()
+            assert answer.value.ok is right
+        tab.wait_for_selector("body[data-atelier=ready]")
         card, browser = tab.locator("#ds-sources .concept").first, tab.locator("#model-browser")
         card.get_by_role("button", name="More").click()
         card.get_by_role("textbox", name="Mask or control images").fill(str(tmp_path))

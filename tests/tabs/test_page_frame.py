@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filled import DONE, MARKS, make_lora
+from filled import DONE, MARKS, OTHER, make_lora
 from page_server import Visit
 from playwright.sync_api import expect
 
@@ -71,20 +71,8 @@ def window(full, chromium):
     assert made.errors == []
 
 
-@pytest.mark.slow(
-    only=(
-        "Captions-1280",
-        "Train-1280",
-        "Monitor-1280",
-        "Generate-1280",
-        "Runs-1280",
-        "Tools-1280",
-    )
-)
-@pytest.mark.parametrize("width", slow_unless((1280).__eq__, (1280, 390)))
-@pytest.mark.parametrize("name", MARKS)
-def test_a_tab_that_is_opened_by_its_address_is_drawn_without_a_jump(window, name, width):
-    window.tab.set_viewport_size({"width": width, "height": 900})
+@pytest.mark.parametrize("name", slow_unless(("Dataset", "Generate").__contains__, MARKS))
+def test_a_tab_that_is_opened_by_its_address_is_drawn_without_a_jump(window, name):
     window.tab.add_init_script(SHIFTS)
     tab = window.open(PLACES.get(name, name))
     tab.locator(MARKS[name]).first.wait_for()
@@ -107,6 +95,16 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
             found[name, width] = tab.evaluate(NARROW)
         slow = tab.evaluate(SHOWN_SLOWLY)
         assert not slow, (name, slow)
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.evaluate(f"location.hash = 'Runs/{DONE}/{OTHER}'")
+    tab.locator("#compare .versus").first.wait_for()
+    found["two runs"] = tab.evaluate(NARROW)
+    tab.locator("#compare").get_by_role("link", name="All runs").click()
+    tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True).click()
+    tab.locator("[data-act=copy-to]").first.click()
+    tab.locator("#runs-copy [data-act=browse]").click()
+    tab.locator("#runs-copy .browser").wait_for()
+    found["an open run"] = tab.evaluate(NARROW)
     assert not any(found.values()), found
 
 

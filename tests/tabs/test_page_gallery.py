@@ -56,6 +56,10 @@ def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     expect(first).to_have_attribute("aria-label", "fox 59, seed 59")
     assert tab.locator("#shelf-grid .tile").count() < 60  # only what is near is in the page
     first.focus()
+    tab.keyboard.press("End")
+    wait_until(lambda: focused(tab) == "fox 0, seed 0")
+    tab.keyboard.press("Home")
+    wait_until(lambda: focused(tab) == "fox 59, seed 59")
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
     viewer = tab.get_by_role("dialog", name="Image viewer")

@@ -5,7 +5,6 @@ import shutil
 import urllib.request
 
 import pytest
-from playwright.sync_api import expect
 
 from core.generation.library import list_embeddings, list_loras, list_models
 from core.record.workspace import PROJECT, Workspace
@@ -51,17 +50,3 @@ def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page
         told = [label for label in labels if "(unreadable: " in label]
         assert len(told) >= least and all(len(label) < 300 and label.isprintable() for label in told)
     assert "starter" in [label for label, _ in list_models(hostile_page.workspace)]
-
-
-@pytest.mark.slow
-def test_a_person_sees_the_reason_where_a_base_model_is_chosen(hostile_page, chromium):
-    from page_server import Visit
-
-    visit = Visit(chromium, hostile_page.url)
-    try:
-        shown = visit.open("Train")
-        shown.get_by_role("button", name="List: Base model").click()
-        expect(shown.locator("#pick-list .why").first).to_contain_text("unreadable: ")
-        assert visit.errors == []
-    finally:
-        visit.close()

@@ -73,18 +73,12 @@ def test_a_preset_that_is_chosen_over_changes_shows_the_way_back_to_them(changed
     expect(said).to_be_hidden()
     unfold(changed, "network")
     expect(box(changed, "network.rank")).to_have_value("7")
-
-
-@pytest.mark.slow
-def test_the_way_back_goes_when_it_is_no_longer_the_last_step(changed, served):
-    project = served.page.project
     changed.evaluate("atelier.act('put_all_back')")
     expect(changed.get_by_role("button", name="Undo: back to your changes")).to_be_visible()
-    unfold(changed, "network")
     box(changed, "network.rank").fill("9")
     changed.keyboard.press("Tab")
     assert until(lambda: project.job.network.rank == 9)
-    expect(changed.get_by_role("button", name="Undo: back to your changes")).to_be_hidden()
+    expect(changed.get_by_role("button", name="Undo: back to your changes")).to_be_hidden()  # no longer the last step
 
 
 @pytest.mark.slow
@@ -107,8 +101,9 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
-    slowly(monkeypatch, generate.Desk, "_form", 2.0)
-    slowly(monkeypatch, dataset.Desk, "_render", 2.0)
+    done: list[str] = []
+    slowly(monkeypatch, generate.Desk, "_form", 2.0, done)
+    slowly(monkeypatch, dataset.Desk, "_render", 2.0, done)
     tab = visit().open()
     folder = project.job.dataset.folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
@@ -118,7 +113,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     tab.get_by_role("tab", name="Dataset", exact=True).click()
     tab.locator("#ds-folder textarea, #ds-folder input").first.focus()
     tab.keyboard.press("Tab")
-    tab.wait_for_timeout(3000)
+    assert until(lambda: {"_form", "_render"} <= set(done))
     assert project.tab_state("Generate") == kept and project.job.dataset.folder == folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
     expect(tab.locator("#gen-prompt")).to_have_value("a fox on the hill")
@@ -176,19 +171,15 @@ def test_no_shortcut_opens_a_list_and_the_page_still_hears_it(changed, served):
 
 
 @pytest.mark.slow
-def test_a_choice_by_keyboard_begins_at_what_is_chosen(changed, served):
-    one = changed.locator("#field-method-kind select")
-    names = one.locator("option").evaluate_all("(options) => options.map((option) => option.value)")
-    following = names[names.index(one.input_value()) + 1]
-    one.focus()
+def test_a_choice_by_keyboard_begins_at_what_is_chosen_and_what_is_typed_or_pasted_is_entered(changed, served):
+    kind = changed.locator("#field-method-kind select")
+    names = kind.locator("option").evaluate_all("(options) => options.map((option) => option.value)")
+    following = names[names.index(kind.input_value()) + 1]
+    kind.focus()
     for key in ("Enter", "ArrowDown", "Enter"):
         changed.keyboard.press(key)
-    expect(one).to_have_value(following)
+    expect(kind).to_have_value(following)
     assert until(lambda: served.page.project.job.method.kind == following)
-
-
-@pytest.mark.slow
-def test_what_is_typed_or_pasted_into_a_list_is_kept_and_entered(changed, served):
     one = changed.locator("#field-model-base-model input")
     one.focus()
     changed.keyboard.press("Control+A")

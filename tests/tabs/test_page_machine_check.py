@@ -8,10 +8,8 @@ import re
 import pytest
 from page_server import WATCH
 from playwright.sync_api import expect
-from work_parts import wait_until
 
 from core.machine_check.items import all_items
-from core.settings.job import new_project
 
 QUICK = ("python", "driver", "locks")
 
@@ -52,23 +50,3 @@ def test_the_button_fills_a_table_and_gives_its_json(card):
     again.goto(f"{window.url}#Tools")
     expect(again.locator("#machine-check tr[data-item=locks]")).to_be_visible()
     assert window.errors == [] and window.outside == []
-
-
-@pytest.mark.slow
-def test_while_a_job_runs_it_is_refused_and_a_check_can_be_cancelled(card, served):
-    window, here, check = card
-    engine = served.engine
-    entry = engine.submit("train", new_project(), "fox")
-    wait_until(lambda: engine.status()["job"] is not None)
-    here.get_by_role("button", name="Check this machine").click()
-    expect(here.page.locator("#said.error")).to_contain_text("is running")
-    expect(here.get_by_role("row")).to_have_count(0)
-    engine.cancel(entry)
-    wait_until(lambda: engine.status()["job"] is None)
-    check.items = all_items()
-    here.get_by_role("button", name="Check this machine").click()
-    expect(here.locator("tr[data-item=python]")).to_be_visible()
-    here.get_by_role("button", name="Cancel").click()
-    expect(here.get_by_role("status")).to_have_text("Cancelled.")
-    assert not check.file.exists() and not (served.workspace.private / "check").exists()
-    assert window.errors == []

@@ -18,8 +18,7 @@ def choose(tab, path: str, words: str) -> None:
     choose_in(field(tab, path).locator("select"), words)
 
 
-def test_the_method_decides_what_the_form_shows(visit, served):
-    window = visit()
+def test_the_method_decides_what_the_form_shows(window, served):
     tab = window.open()
     expect(tab.locator("#group-embedding")).to_have_class(re.compile("is-idle"))
     expect(field(tab, "embedding.token_string")).to_be_hidden()
@@ -42,7 +41,6 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     choose(tab, "method.kind", "DreamBooth")
     tab.locator("#method-needs").get_by_role("button", name="Prior preservation").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
-    assert window.errors == []
 
 
 @pytest.mark.slow
@@ -103,8 +101,7 @@ def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, serv
 
 
 @pytest.mark.slow
-def test_the_sketch_of_the_rate_follows_the_form_and_commas_and_quotation_marks_are_tidied(visit, served):
-    window = visit()
+def test_the_sketch_of_the_rate_follows_the_form_and_commas_and_quotation_marks_are_tidied(window, served):
     tab = window.open()
     unfold(tab, "schedule")
     line = tab.locator("#sketch-chart path.line")
@@ -128,7 +125,6 @@ def test_the_sketch_of_the_rate_follows_the_form_and_commas_and_quotation_marks_
     box(tab, "samples.sample_prompts_file").fill('"/photos/prompts.txt"')
     tab.keyboard.press("Tab")
     expect(box(tab, "samples.sample_prompts_file")).to_have_value("/photos/prompts.txt")
-    assert window.errors == []
 
 
 @pytest.mark.slow

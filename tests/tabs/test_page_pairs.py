@@ -61,7 +61,7 @@ def test_control_images_lie_beside_and_over_their_images(paired):
 
 
 @pytest.mark.slow
-def test_the_preflight_shows_pairs_as_they_are_cropped(paired):
+def test_pairs_are_cropped_as_they_train_and_the_caption_editor_remembers_how_they_were_shown(paired):
     tab = paired.open("Train")
     pairs = tab.locator("#preflight-images figure")
     expect(pairs).to_have_count(2)
@@ -81,17 +81,10 @@ def test_the_preflight_shows_pairs_as_they_are_cropped(paired):
     expect(hint).to_be_hidden()
     expect(over).to_be_visible()
     assert over.evaluate("image => image.complete && image.naturalWidth > 0")
-    tab.evaluate("localStorage.removeItem('atelier-pairs')")
-
-
-@pytest.mark.slow
-def test_the_caption_editor_shows_the_pair_too_and_a_browser_remembers_its_way(paired):
-    tab = paired.open("Captions")
-    expect(tab.locator("#cap-text")).to_have_value("caption a")
-    expect(tab.locator("#cap-stage .pic.control")).to_be_visible()
-    tab.locator("#cap-stage").get_by_role("button", name="Overlay").click()
-    expect(tab.locator("#cap-stage .control-over")).to_be_visible()
     tab.reload()
     tab = paired.open("Captions")
+    expect(tab.locator("#cap-text")).to_have_value("caption a")
     expect(tab.locator("#cap-stage .control-over")).to_be_visible()
+    tab.locator("#cap-stage").get_by_role("button", name="Side by side").click()
+    expect(tab.locator("#cap-stage .pic.control")).to_be_visible()
     tab.evaluate("localStorage.removeItem('atelier-pairs')")

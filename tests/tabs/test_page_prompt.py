@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from playwright.sync_api import expect
@@ -71,24 +70,32 @@ def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
 
 @pytest.mark.slow
 def test_completion_takes_by_tab_and_drops_late_answers(tab):
+    held = []
+
+    def fulfill(route, value):
+        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED.get(value, [])]
+        route.fulfill(json={"options": found, "length": len(value)})
+
     def answer(route):
         asked = json.loads(route.request.post_data)
         if asked["act"] != "complete":
-            return route.continue_()
-        if asked["value"] == "fo":
-            time.sleep(0.6)  # slower than what is typed next
-        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED.get(asked["value"], [])]
-        return route.fulfill(json={"options": found, "length": len(asked["value"])})
+            route.continue_()
+        elif asked["value"] == "fo":
+            held.append(route)  # answered after what is typed next
+        else:
+            fulfill(route, asked["value"])
 
     tab.route("**/atelier/prompt", answer)
     field, options = tab.locator("#gen-prompt"), tab.locator("#prompt-options li")
     field.fill("")
     field.focus()
-    tab.keyboard.type("a, fo")
-    tab.wait_for_timeout(200)
+    with tab.expect_request(lambda asked: '"fo"' in (asked.post_data or "")):
+        tab.keyboard.type("a, fo")
     tab.keyboard.type("x")
     expect(options).to_have_count(2)
-    tab.wait_for_timeout(700)
+    with tab.expect_response("**/atelier/prompt"):
+        fulfill(held[0], "fo")
+    tab.evaluate("new Promise((done) => setTimeout(done, 100))")  # it has been read, and dropped
     assert options.first.inner_text().startswith("fox (animal)")
     tab.keyboard.press("Enter")  # nothing was chosen: a new line
     assert text(tab) == "a, fox\n"

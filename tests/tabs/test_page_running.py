@@ -11,7 +11,6 @@ from test_page_train import until
 
 from core import tasks
 from tabs.monitor import tab as monitor
-from tests.selection import slow_unless
 
 WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it
 
@@ -29,11 +28,10 @@ def start(engine, page, *names: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, served, monkeypatch):
+def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(window, served, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "tag", replace(tasks.named("tag"), check=None))  # no tagger is here
     served.engine.step_seconds = 3.0
     start(served.engine, served.page, "fox", "owl")
-    window = visit()
     tab = window.open("Captions")
     card = tab.locator("#tools-captioners [data-act=go]")
     card.click()
@@ -60,7 +58,6 @@ def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, ser
     expect(rows).to_have_count(5)
     for row in rows.all():
         expect(row).to_contain_text(WAITS)
-    assert window.errors == [] and window.outside == []
 
 
 def runs_of(engine) -> dict[str, str]:
@@ -68,10 +65,9 @@ def runs_of(engine) -> dict[str, str]:
     return {entry.title: entry.run for entry in engine.queue() if entry.run}
 
 
-def test_a_stopped_run_stays_in_view_while_the_next_one_trains(visit, served):
+def test_a_stopped_run_stays_in_view_while_the_next_one_trains(window, served):
     served.engine.step_seconds = 0.5
     start(served.engine, served.page, "stopped_one", "next_one")
-    window = visit()
     tab = window.open("Monitor")
     expect(tab.locator("#run-title")).to_have_text("stopped_one")
     tab.locator("#run-actions [data-action=stop]").click()
@@ -79,9 +75,7 @@ def test_a_stopped_run_stays_in_view_while_the_next_one_trains(visit, served):
     expect(tab.locator("#run-title")).to_have_text("stopped_one")
     expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
     assert tab.evaluate("location.hash") == f"#Monitor/{runs_of(served.engine)['stopped_one']}"
-    tab.wait_for_timeout(1500)
     expect(tab.locator("#said")).to_be_hidden()  # it stands there
-    assert window.errors == []
 
 
 @pytest.mark.slow
@@ -95,10 +89,9 @@ def test_a_run_stopped_before_its_first_step_is_not_said_to_be_saved(visit, serv
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(visit, served):
+def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(window, served):
     served.engine.step_seconds = 0.5
     start(served.engine, served.page, "stopped_two", "next_two")
-    window = visit()
     tab = window.open("Train")
     expect(tab.locator("#header-job")).to_have_attribute("title", "stopped_two")
     tab.locator("#header-stop").click()
@@ -107,7 +100,6 @@ def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(vi
     expect(tab.locator("#run-title")).to_have_text("stopped_two")
     expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
     expect(tab.locator("#said")).to_be_hidden()
-    assert window.errors == []
 
 
 OFFERED = {
@@ -119,10 +111,11 @@ SHOWN = "[...document.querySelectorAll('#run-actions > :not(.off)')].map((node) 
 
 
 @pytest.mark.slow
-def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_looks_pressable_and_is_not(visit, served):
+def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_looks_pressable_and_is_not(
+    window, served
+):
     served.engine.step_seconds, served.engine.sample_every = 0.5, 1000
     start(served.engine, served.page, "four")
-    window = visit()
     for width in (1280, 390):
         window.tab.set_viewport_size({"width": width, "height": 900})
         tab = window.open("Monitor")
@@ -139,53 +132,21 @@ def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_lo
             tab.mouse.move(2, 2)  # a control that comes under a resting pointer takes no click at once
             tab.locator(f"#run-actions [data-action={action}]").click()
         assert len(rows) == 4
-    assert window.errors == []
 
 
-MADE = """(disabled) => ['btn primary', 'lg primary'].map((name) => {
-  const node = Object.assign(document.createElement('button'), {className: name, disabled});
-  document.querySelector('.gradio-container').append(node);
-  const color = getComputedStyle(node).backgroundColor;
-  node.remove();
-  return color;
-})"""
-
-
-@pytest.mark.slow
-def test_a_disabled_button_has_no_accent_color_on_any_tab(visit, served):
-    served.engine.step_seconds = 0.02
-    start(served.engine, served.page, "gray")
-    window = visit()
-    tab = window.open("Monitor")
-    accent = tab.locator("#gen-draw, #start").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
-    assert tab.evaluate(MADE, True).count(accent) == 0 and accent in tab.evaluate(MADE, False)
-    expect(tab.locator("#run-state.state-done")).to_be_visible()
-    expect(tab.locator("#run-actions [data-action=continue]")).to_be_disabled()
-    colors = [
-        button.evaluate("(node) => getComputedStyle(node).backgroundColor")
-        for button in tab.locator("#run-actions > :disabled:not(.off)").all()
-    ]
-    assert colors and accent not in colors
-    assert window.errors == []
-
-
-@pytest.mark.slow(only=("390",))
-@pytest.mark.parametrize("width", slow_unless((390).__eq__, [390, 800, 1400, 1920]))
-def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_head(visit, width):
-    window = visit()
+@pytest.mark.parametrize("width", [390, pytest.param(1400, marks=pytest.mark.slow)])
+def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_head(window, width):
     window.tab.set_viewport_size({"width": width, "height": 900})
     for place in ("Train", "Generate", "Dataset"):
         tab = window.open(place)
         tab.evaluate(SAY)
         expect(tab.locator("#said")).to_be_visible()
-        tab.wait_for_timeout(500)
         assert tab.evaluate(COVERED, KEPT if width == 390 else f"{KEPT}, {FIELDS}") == [], place
         box = tab.locator("#said").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900
     tab.locator("#said").wait_for(state="hidden")
     assert 4500 < tab.evaluate("Date.now() - window.at") < 15000
-    assert window.errors == []
 
 
 SAY = """() => {
@@ -204,7 +165,7 @@ COVERED = """(kept) => {
 
 
 @pytest.mark.slow
-def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(visit, served):
+def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(window, served):
     engine = served.engine
     engine.forget([entry.id for entry in engine.queue()])
     engine.step_seconds = 0.01
@@ -215,7 +176,6 @@ def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(
     two = engine.submit("train", served.page.project.job, title="never_began")
     engine.cancel(one)
     engine.cancel(two)
-    window = visit()
     tab = window.open("Runs")
     trainings, others = tab.locator("#runs-main table.runs"), tab.locator("#runs-queue .ended li")
     expect(others).to_have_count(2)
@@ -229,7 +189,6 @@ def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(
     tab.locator("#runs-queue .queue-clear").click()
     expect(tab.locator("#runs-queue .ended")).to_be_hidden()
     assert [entry.title for entry in engine.queue()] == ["trained"]  # a training stands in Runs
-    assert window.errors == []
 
 
 def test_a_stopped_run_that_could_not_be_saved_is_told_of_as_failed(page, monkeypatch):

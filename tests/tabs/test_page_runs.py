@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from made_runs import make_run
@@ -12,8 +11,6 @@ from work_parts import wait_until
 
 from core.engine.engine import Engine
 
-NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
-TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 ONE, TWO = "20260101-120000_one", "20260102-130000_two"
 NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: undefined})"  # as on a page of another machine
 
@@ -117,46 +114,4 @@ def test_a_file_is_copied_to_another_program_by_keyboard_and_then_in_one_click_a
     expect(tab.locator(".copying")).to_contain_text("Already there: ")
     assert [path.name for path in loras.iterdir()] == [file]
     window.close()
-    assert window.errors == []
-
-
-@pytest.mark.slow
-def test_in_a_narrow_window_nothing_reaches_out_of_it_and_no_word_is_broken(made, chromium):
-    from page_server import Visit
-
-    from core.engine.queue import QueueEntry
-
-    long = "a_character_in_the_style_of_ordinary_words_that_go_on_until_no_line_holds_them"
-    name = f"20260103-140000_{long}"
-    prompts = ("a portrait of an extraordinarily photogenic character",)
-    make_run(made.workspace.runs, name, saved=(20,), drawn=(0, 20), prompts=prompts, preset=f"user/{long}",
-             settings={"dataset": {"folder": f"sets/{long}"}}, validated=((0, 0.2), (20, 0.1)))  # fmt: skip
-    waiting = [QueueEntry(f"e{n}", task, long, {}, state="waiting") for n, task in enumerate(("train", "generate"))]
-    queue, made.engine.queue = (
-        made.engine.queue,
-        lambda: [QueueEntry("e9", "train", long, {}, state="running"), *waiting],
-    )
-    window = Visit(chromium, made.url)
-    try:
-        window.tab.set_viewport_size({"width": 390, "height": 844})
-        tab = window.open("Dataset")
-        found = {}
-        for each in TABS:
-            tab.evaluate(f"atelier.goTo('{each}')")
-            tab.wait_for_function(f"atelier.openTab() === '{each}'")
-            tab.wait_for_timeout(600)
-            found[each] = tab.evaluate(NARROW)
-        tab.evaluate("atelier.goTo('Runs')")
-        tab.locator(f"table.runs button.open[data-arg='{name}']").click()
-        tab.locator("[data-act=copy-to]").first.click()
-        tab.locator("#runs-copy [data-act=browse]").click()
-        expect(tab.locator("#runs-copy .browser")).to_be_visible()
-        found["an open run"] = tab.evaluate(NARROW)
-        tab.evaluate(f"location.hash = '#Runs/{name}/{ONE}'")
-        expect(tab.locator("#compare .versus")).to_be_visible()
-        found["two runs"] = tab.evaluate(NARROW)
-        assert {place: faults for place, faults in found.items() if faults} == {}
-    finally:
-        made.engine.queue = queue
-        window.close()
     assert window.errors == []

@@ -65,26 +65,32 @@ def until(true, seconds: float = 60.0) -> bool:
     return true()
 
 
-def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(visit):
-    window = visit()
+def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(window):
     tab = window.open()
     expect(box(tab, "model.base_model")).to_have_value("models/starter")
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     expect(tab.locator("#length-line")).to_contain_text("24 images x")
     expect(tab.locator("#header-family")).to_have_text("SD 1.x")
-    for target in ("#start", "#enqueue", "#check", "#field-samples-sample-prompts", "#preset"):
+    fields = ("optimizer-learning-rate", "dataset-resolution", "dataset-train-batch-size", "network-rank")
+    first = [f".first #field-{name}" for name in (*fields, "samples-sample-prompts")]
+    for target in ("#start", "#enqueue", "#check", "#preset", *first):
         place = tab.locator(target).bounding_box()
         assert place["y"] >= 0 and place["y"] + place["height"] <= 860, f"{target} needs scrolling at 1280 x 860"
-    assert window.errors == [] and window.outside == []
-
-
-@pytest.mark.slow
-def test_check_boxes_and_radio_buttons_show_what_is_chosen(visit):
-    tab = visit().open()
     looks = tab.locator("#train-form .field :is([type=checkbox], [type=radio])").evaluate_all(
         "nodes => nodes.map((node) => getComputedStyle(node).appearance)"
     )
     assert looks and set(looks) == {"auto"}  # Gradio's own look is a white check mark without a background
+    assert tab.locator("footer:visible").count() == 0
+    assert tab.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
+    assert tab.evaluate("[...document.fonts].every(font => font.status !== 'loaded')")
+    dark = tab.evaluate("document.body.classList.contains('dark')")
+    tab.locator("#theme-toggle").click()
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    assert tab.evaluate("document.body.classList.contains('dark')") is not dark
+    choose(field(tab, "method.kind").locator("select"), "Fine-tuning")
+    expect(field(tab, "network.rank")).to_be_hidden()
+    expect(field(tab, "optimizer.learning_rate")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -112,7 +118,6 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
 
 
-@pytest.mark.slow
 def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which_takes_what_is_still_being_typed(
     visit, served
 ):
@@ -163,7 +168,6 @@ def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(vi
     assert states == ["running", "waiting"]
 
 
-@pytest.mark.slow
 def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     tab = visit().open()
     unfold(tab, "network")
@@ -320,12 +324,11 @@ def test_a_change_in_one_browser_reaches_the_other_and_an_old_one_is_refused(vis
 
 
 @pytest.mark.slow
-def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, served, tmp_path):
+def test_broken_images_are_left_out_by_the_button_beside_the_message(window, served, tmp_path):
     served.page.project.keep("Dataset", {})
     work_parts.image(tmp_path / "set" / "good.png", caption="a fox")
     for number in range(2):
         (tmp_path / "set" / f"bad{number}.png").write_bytes(b"no image")
-    window = visit()
     tab = window.open()
     field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "set"))
     tab.keyboard.press("Tab")
@@ -339,18 +342,16 @@ def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, serv
     expect(problems.get_by_role("button", name="Skip")).to_have_count(0)
     expect(tab.locator("#start")).not_to_have_class(re.compile("blocked"))
     assert served.page.project.job.dataset.skip_broken
-    assert window.errors == [] and window.outside == []
 
 
 @pytest.mark.slow
-def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, tmp_path, monkeypatch):
+def test_the_verdict_is_green_only_once_every_image_was_decoded(window, served, tmp_path, monkeypatch):
     """Damage behind a right header is found by decoding only."""
     served.page.project.keep("Dataset", {})
     for number in range(20):
         work_parts.image(tmp_path / "set" / f"{number:02}.png", caption="a fox")
     broken = tmp_path / "set" / "04.png"
     broken.write_bytes(broken.read_bytes()[:-30])
-    window = visit()
     tab = window.open()
     verdict = tab.locator("#preflight-verdict")
     expect(verdict).to_have_attribute("data-state", "fine")
@@ -376,16 +377,14 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, t
     remedy.click()
     expect(verdict).to_contain_text("19 of 20 images will train")
     expect(verdict).to_have_attribute("data-state", "warn")
-    assert window.errors == []
 
 
 @pytest.mark.slow
-def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit, served, tmp_path):
+def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(window, served, tmp_path):
     served.page.project.keep("Dataset", {})
     for number in range(5):
         size = (150, 300) if number == 0 else (300, 150)
         work_parts.image(tmp_path / "mira" / f"{number}.png", size, caption=f"mira on day {number}")
-    window = visit()
     tab = window.open()
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     expect(tab.locator("#setup-card")).to_be_hidden()
@@ -422,7 +421,6 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     tab.locator("#ds-setup").get_by_role("button", name="Apply").click()
     until(lambda: served.page.project.job.saving.output_name == "mira")
     assert served.page.project.job.saving.output_name == "mira"
-    assert window.errors == [] and window.outside == []
 
 
 @pytest.mark.slow
@@ -449,8 +447,7 @@ def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, ser
 
 
 @pytest.mark.slow
-def test_a_recipe_for_another_family_is_told_next_to_the_preset_with_two_ways_out(visit, served):
-    window = visit()
+def test_a_recipe_for_another_family_is_told_next_to_the_preset_with_two_ways_out(window, served):
     tab = window.open()
     headed = preset(tab).locator("optgroup").evaluate_all("(groups) => groups.map((group) => group.label)")
     assert [group.split(" (")[0] for group in headed] == ["Presets", "SD 1.x", "SD 2.x", "SDXL"]
@@ -468,4 +465,3 @@ def test_a_recipe_for_another_family_is_told_next_to_the_preset_with_two_ways_ou
     assert served.page.project.recipe().family == "sd1"
     expect(fit).not_to_contain_text("SDXL")
     expect(tab.locator("#preflight-verdict")).not_to_have_attribute("data-state", "bad")
-    assert window.errors == []

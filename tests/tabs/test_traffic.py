@@ -198,6 +198,13 @@ def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.7"), b"") == 507
 
 
+@pytest.mark.parametrize(("free", "status"), [(20, 200), (19, 507)])
+def test_an_upload_takes_twice_its_room_next_to_what_stays_free(tmp_path, monkeypatch, free, status):
+    monkeypatch.setattr(Traffic, "_free", lambda self: (1 << 30) + free)
+    app = Traffic(answering(200), tmp_path, shared=True, limits=Limits())
+    assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == status
+
+
 def test_the_login_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     from core.cli.page import _login
 
