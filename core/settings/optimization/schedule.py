@@ -133,6 +133,20 @@ class ScheduleSettings(Settings):
         widget="arguments",
         help="One name=value per line. Piecewise constant: step_rules=1:100,0.1:200,0.01 (factor 1 until step 100). Warmup-stable-decay: decay_type and warmup_type (linear, cosine, 1-sqrt). Polynomial: lr_end. Cosine with min LR: min_lr. Cosine: num_cycles=1 for whole waves. Or the arguments of the torch class.",
     )
+    lr_scheduler_steps: int | None = setting(
+        None,
+        within=(1, 10000000),
+        title="Scheduler steps",
+        hint="the whole run",
+        unit="steps",
+        help="Length of the learning rate schedule, where it is not that of the run. A run that is trained longer keeps its earlier length here, so that the learning rate does not jump; a schedule is stretched over the new length otherwise.",
+    )
+    lr_scheduler_after: Literal["constant", "restart"] = setting(
+        "constant",
+        title="After the schedule",
+        labels={"constant": "keep the last rate", "restart": "warm restart"},
+        help="What follows the scheduler steps: the last learning rate, or the schedule once more over the remaining steps, with its warmup.",
+    )
     lr_warmup_from_zero: bool = setting(
         True,
         title="Warmup from zero",

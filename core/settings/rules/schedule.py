@@ -105,6 +105,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"schedule.{name}", f"ignored: the scheduler is {own.lr_scheduler_type}"
         elif not own.lr_scheduler_type and own.lr_scheduler not in schedulers:
             yield f"schedule.{name}", f"ignored: the scheduler {own.lr_scheduler} does not use it"
+    if own.lr_scheduler_steps is None:
+        yield "schedule.lr_scheduler_after", "ignored: the schedule is as long as the run"
     if own.lr_scheduler == "piecewise_constant" and not own.lr_scheduler_type:
         yield "schedule.lr_warmup_steps", "ignored: the piecewise constant scheduler has no warmup"
     if not own.lr_warmup_steps:
