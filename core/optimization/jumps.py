@@ -16,13 +16,13 @@ OF_RATE = 0.01  # of the group's own rate: less is no matter
 def planned(folder: RunFolder) -> tuple[int, int] | None:
     """(steps, steps per epoch) that the run was last planned for; None where it never began."""
     lines = [line for line in read_lines(folder.path / "events.jsonl") if line.get("kind") == "planned"]
-    return (int(lines[-1]["total"]), int(lines[-1]["steps_per_epoch"])) if lines else None
+    return (int(lines[-1]["total"]), int(lines[-1].get("steps_per_epoch", 0))) if lines else None
 
 
 def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
     """How many steps a job comes to; None where its length is to be suggested."""
     epochs = job.schedule.max_train_epochs
-    return job.schedule.max_train_steps or (epochs * per_epoch if epochs else None)
+    return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
 
 
 def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:

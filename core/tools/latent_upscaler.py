@@ -85,11 +85,7 @@ def _images(given: str | None, problems: list[Problem]) -> list[Path]:
     path = resolve_path(given)
     found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     found = [path] if os.path.isfile(path) else found
-    images = [
-        each
-        for each in found
-        if _is_source(each) and may_reach(each)
-    ]
+    images = [each for each in found if _is_source(each) and may_reach(each)]
     if not images:
         what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"
         problems.append(Problem(what, where, fix, code="upscale.no-images"))

@@ -383,8 +383,8 @@ def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
 
 def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
     """(setting, unit, present length) of what decides how long a run is."""
-    if job.schedule.max_train_steps is not None:
-        return "max_train_steps", "steps", job.schedule.max_train_steps
+    if job.schedule.steps_in_force is not None:
+        return "max_train_steps", "steps", job.schedule.steps_in_force
     return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
 
 

@@ -59,7 +59,9 @@ def _with_zeros(data: bytes) -> Decoded:
         return decode_text(rest)
 
 
-STRAY_SHARE = 10  # at most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors
+STRAY_SHARE = (
+    10  # at most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors
+)
 _CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _KANA = re.compile("[\u3041-\u30fe]")
 _HALF_KANA = re.compile("[\uff61-\uff9f]")

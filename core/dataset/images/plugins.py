@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from core.dataset.sources.files import IMAGE_FORMATS, UNMARKED_FORMATS, format_of
+from core.dataset.sources.files import format_of
+from core.record.image_formats import IMAGE_FORMATS, UNMARKED_FORMATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,7 @@ from core.dataset.captions.encodings import decode_text
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
-    IMAGE_EXTENSIONS,
     MARK_BYTES,
-    UNREAD_IMAGES,
     begins_like_image,
     extension,
     is_image_name,
@@ -30,6 +28,7 @@ from core.record.allowed import windows_trap
 from core.record.atomic import put_folder, remove_folder
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
+from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
 from core.record.problems import ProblemsError, unwritten
 from core.record.regular import open_regular
 from core.record.space import require_space

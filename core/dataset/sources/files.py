@@ -7,40 +7,12 @@ import re
 import stat
 from pathlib import Path
 
-# Extensions of images and their formats, by Pillow's names. An allowlist: other decoders run external programs (EPS) or
-# take minutes (PDF), and a file's content, not its name, selects the decoder. (JPEG includes the MPO of phones.)
-_FORMATS = {
-    "PNG": ".png .apng",
-    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "DIB": ".dib",
-    "GIF": ".gif",
-    "TIFF": ".tif .tiff",
-    "AVIF": ".avif .avifs",
-    "JPEG2000": ".jp2 .j2k .jpf .jpx .j2c .jpc",
-    "PPM": ".ppm .pgm .pbm .pnm .pfm",
-    "ICO": ".ico",
-    "PCX": ".pcx",
-    "QOI": ".qoi",
-    "TGA": ".tga .icb .vda .vst",
-}
-PLUGIN_EXTENSIONS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # read by optional packages
-_FORMAT_OF = {ending: format for format, endings in _FORMATS.items() for ending in endings.split()} | PLUGIN_EXTENSIONS
-UNMARKED_FORMATS = ("TGA",)  # without magic bytes: read only where the extension says so
-IMAGE_FORMATS = tuple(format for format in _FORMATS if format not in UNMARKED_FORMATS)
-IMAGE_EXTENSIONS = frozenset(_FORMAT_OF)
-_SAME = {"MPO": "JPEG", "DIB": "BMP"}  # formats that count as another
-# Images of programs and cameras that are not read here; a scan names them.
-UNREAD_IMAGES = frozenset(
-    ".psd .psb .xcf .kra .clip .ora .sai .sai2 .afphoto .procreate .svg .svgz .eps .ai .cdr .raw .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2"
-    " .dng .orf .rw2 .raf .pef .srw .x3f .exr .hdr .dds .sgi .rgb .rgba .bw .cur .icns .pam .jxr .wdp .hdp .xbm .xpm .wmf .emf .fits .flif"
-    " .bpg .heics .mp4 .webm .mov .mkv .avi".split()
-)
+from core.record.image_formats import FORMAT_OF, IMAGE_EXTENSIONS, SAME_FORMATS, UNREAD_IMAGES
+
 # Next to images in other programs' datasets, and never images: not worth a word.
 _COMPANIONS = frozenset(
     ".json .jsonl .npz .npy .toml .yaml .yml .csv .tsv .parquet .xml .xmp .html .htm .md .ini .cfg .log .py .sh .bat .ps1 .safetensors .pt"
-    " .pth .ckpt .db .lnk .url .sha256 .md5".split()
+    " .pth .ckpt .db .lnk .url .sha256 .md5 .identifier".split()
 )
 _UNFINISHED = frozenset(".part .partial .crdownload .download .opdownload .tmp .temp .bak .old .orig".split())
 # The first bytes of images, by which those of unknown extensions ("photo.jpg_large") or none are known.
@@ -151,14 +123,14 @@ def is_label(name: str) -> bool:
 
 def format_of(name: str) -> str:
     """The format that the extension names, by Pillow's names; empty for an unknown one."""
-    return _FORMAT_OF.get(extension(name), "")
+    return FORMAT_OF.get(extension(name), "")
 
 
 def real_kind(name: str, format: str) -> str:
     """The image format where it differs from the extension: ("a.png", "JPEG") -> "JPEG"; else empty."""
     said = format_of(name) or format.upper()
-    held = _SAME.get(format.upper(), format.upper())
-    return "" if _SAME.get(said, said) == held else held
+    held = SAME_FORMATS.get(format.upper(), format.upper())
+    return "" if SAME_FORMATS.get(said, said) == held else held
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:

@@ -46,7 +46,7 @@ class ScheduleSettings(Settings):
         brief="Used instead of epochs.",
         level="shown",
         unit="steps",
-        help="Optimizer steps. If set, epochs are ignored.",
+        help="Optimizer steps. If set, epochs are ignored; with compatibility, as in sd-scripts, epochs come first.",
     )
     gradient_accumulation_steps: int = kohya_setting(
         1,
@@ -179,6 +179,11 @@ class ScheduleSettings(Settings):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
+
+    @property
+    def steps_in_force(self) -> int | None:
+        """The length in steps, where it is what decides: before epochs, as sd-scripts after them."""
+        return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
         warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps

@@ -76,7 +76,7 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
 
 
 def _lengths(job: TrainJob) -> Iterator[Problem]:
-    own, total = job.schedule, job.schedule.max_train_steps
+    own, total = job.schedule, job.schedule.steps_in_force
     if own.lr_scheduler == "warmup_stable_decay" and not own.lr_decay_steps:
         what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
         fix = "set a length, such as 20%"
@@ -94,8 +94,10 @@ def _lengths(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     own = job.schedule
-    if own.max_train_steps is not None:
+    if own.steps_in_force is not None:
         yield "schedule.max_train_epochs", "ignored: steps are set"
+    elif own.max_train_steps is not None:
+        yield "schedule.max_train_steps", "ignored: epochs are set, which come first in sd-scripts"
     if _sets_own_rate(job):  # reported by rules/optimizer.py
         return
     if own.lr_scheduler_type:
