@@ -124,7 +124,7 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
     found = []
     for kind in (MASK, CONTROL):
         names = [file.path.name for file in files if split_label(file.path.stem)[1].casefold() == kind.label]
-        fix, field = "ignore this; they are not trained", None
+        fix, field = "ignore this; they are not trained", ""
         if concept.control and kind is CONTROL:
             fix = f"enter {kind.label} as '{ImageSettings.title_of('conditioning_suffix')}'"
             field = "dataset.conditioning_suffix"

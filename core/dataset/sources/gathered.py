@@ -126,8 +126,8 @@ class Gathered:
             inside[id] = root.inside
             partners[id] = beside_them
             taken += self._take(images, id, root, concept)
-        unused = [*unused_files(path, walks), *unused_labels(labels, concept, path)]
-        self.problems += [each for each in unused if inside or each.code == "dataset.ignored-names"]
+        advice = [*unused_files(path, walks), *unused_labels(labels, concept, path)]
+        self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
         if walks and not inside:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
         self.finish(taken, concept, inside, beside(partners, printable(path)))
