@@ -153,14 +153,14 @@ def trial(entry: Entry) -> tuple[Result, bool]:
 
 def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments: Mapping[str, Any]) -> Any:
     """The optimizer of a trial, with its own defaults except what its entry requires."""
-    from core.optimization.optimizers import load_class
+    from core.optimization.optimizers import groups_for, load_class
 
     given = {**entry.implied, **arguments}
     if "relative_step" in entry.arguments:
         given.setdefault("relative_step", False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_class(entry)(groups, lr=rate, **given)
+        return load_class(entry)(groups_for(entry, groups), lr=rate, **given)
 
 
 def in_words(reason: str) -> str:

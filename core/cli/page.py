@@ -11,7 +11,7 @@ from typing import Any
 
 from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
-from core.cli.options import PAGE, not_understood, split_options
+from core.cli.options import PAGE, commands, not_understood, split_options
 from core.record import machine
 from core.record.heap import uncollected
 from core.record.problems import Problem, ProblemsError
@@ -23,6 +23,10 @@ HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 
 def run(words: list[str]) -> int:
     options = split_options(words, PAGE, preset_allowed=False)
+    command = next((word for word in words if word in commands()), "")
+    if command and (options.problems or options.settings):
+        what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
+        raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
     problems = list(options.problems)
     problems += [not_understood(word) for word in options.settings]
     port = options.values.get("port", "7860")

@@ -12,6 +12,7 @@ from core.cli.main import DONE, FAILED
 from core.cli.options import OWN, Options, job_from, split_options
 from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
+from core.optimization.jumps import jump_advice
 from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.processes import check_launch, launched_processes, only_follows
@@ -57,7 +58,9 @@ def go_on(options: Options) -> int:
     changes, wrong = read_flags(TrainJob, options.settings)
     if wrong:
         raise ProblemsError(wrong)
-    job = extend(folder, changes) if changes and not only_follows() else job_to_resume(folder)
+    before = job_to_resume(folder)
+    job = extend(folder, changes) if changes and not only_follows() else before
+    say_advice(jump_advice(folder, before, job))
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 
 

@@ -15,7 +15,9 @@ from core.settings.job import TrainJob
 from core.settings.named import Limits, admit
 from core.settings.presets.files import dump, parse, to_values
 
-LENGTH = ("schedule.max_train_steps", "schedule.max_train_epochs")
+LENGTH = tuple(
+    f"schedule.{name}" for name in ("max_train_steps", "max_train_epochs", "lr_scheduler_steps", "lr_scheduler_after")
+)
 GROUPS = ("saving", "samples", "logging", "hub")  # they change nothing that is trained
 VALIDATION = ("validation.validate_every_n_steps", "validation.validate_every_n_epochs")
 

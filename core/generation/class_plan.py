@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.preflight import preflight
-from core.dataset.sources.files import is_image_name, is_junk, printable
+from core.dataset.sources.files import is_image, is_junk, is_label, printable
 from core.generation.prompt.tags import has_tags
 from core.record import atomic, draws
 from core.record.bounded_json import read_json_object
@@ -295,7 +295,8 @@ def images_of_others(folder: Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in names
-            if is_image_name(name) and not is_junk(name) and not (top and OURS.fullmatch(name))
+            if not is_junk(name) and not is_label(name) and is_image(Path(place, name), name)
+            if not (top and OURS.fullmatch(name))
         ]
     return found
 

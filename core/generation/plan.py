@@ -23,7 +23,7 @@ from core.generation.prompt.known import word_vectors
 from core.generation.prompt.styles import chosen_styles
 from core.generation.refiner import switch_problems
 from core.generation.requests import Request, requests_of
-from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
+from core.generation.sources import Sources, find_sources, model_problems, with_own_guidance, with_own_schedule
 from core.generation.stages import described, stages_of
 from core.generation.upscaler_files import file_problems
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -179,6 +179,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
     """What the task `generate` would do, for --check. Raises ProblemsError."""
     plan = plan_of(job, workspace)
+    raise_if_errors(model_problems(plan.sources))
     asked = plan.requests[0].job.generate
     kind = "" if asked.guidance == "classic" else f" ({asked.guidance})"
     lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}{kind}"]

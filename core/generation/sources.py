@@ -136,6 +136,12 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     return Sources(model, name, vae, loras, words, notes, refiners, controls)
 
 
+def model_problems(sources: Sources) -> list[Problem]:
+    """What loading the models would refuse, from their headers alone."""
+    found = family(sources.family).problems(sources.model, sources.vae)
+    return found + [each for path in sources.refiners.values() for each in family(REFINER).problems(path)]
+
+
 def _words_in(
     asked: Sequence[GenerateJob],
     chosen: Sequence[NewWord],

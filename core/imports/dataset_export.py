@@ -14,7 +14,7 @@ from typing import Any
 
 import toml
 
-from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, extension, repeats_and_words, words_of
+from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, repeats_and_words, words_of
 from core.dataset.sources.folders import folder_of, roots_of, words_for
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import walk
@@ -29,6 +29,7 @@ from core.imports.dataset_options import (
 from core.imports.dataset_toml import dataset_json, dataset_toml, survives
 from core.imports.dataset_unwritten import not_representable
 from core.record import atomic
+from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import open_home, resolve_path
 from core.settings.dataset.concepts import Concept, concepts_of

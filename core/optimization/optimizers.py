@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
+# Orthogonalize matrices and flattened convolutions, and train biases and norms as AdamW does.
+OF_MATRICES = ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon")
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
@@ -35,11 +37,23 @@ def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: 
     raise_if_errors(
         argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
     )
-    optimizer = _construct(settings, entry, [dict(group) for group in groups])
+    optimizer = _construct(settings, entry, groups_for(entry, groups))
     if "draws" in entry.traits or not entry.package:
         seed_steps(optimizer, seed)
     ready_to_train(optimizer)
     return optimizer
+
+
+def groups_for(entry: Entry, groups: Sequence[Group]) -> list[Group]:
+    """The groups as the optimizer takes them: Muon's with matrices and vectors apart, under the same name and rate."""
+    if entry.path not in OF_MATRICES:
+        return [dict(group) for group in groups]
+    parts = [
+        {**group, "params": [each for each in group["params"] if (each.ndim >= 2) == matrices], "use_muon": matrices}
+        for group in groups
+        for matrices in (True, False)
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:

@@ -128,7 +128,8 @@ def _rise(shape: Shape) -> float:
 
 
 class Curve:
-    """The schedule of a run of so many optimizer steps, warmup included; later steps keep the last value.
+    """The schedule of a run of so many optimizer steps, warmup included; later steps keep the last value. A schedule of its
+    own length is followed by its last rate or by another one over the remaining steps.
 
     processes   sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
     """
@@ -136,6 +137,13 @@ class Curve:
     def __init__(self, settings: ScheduleSettings, total: int, processes: int = 1):
         self._settings, self._kohya = settings, settings.compatibility == "kohya"
         self._ticks = processes if self._kohya else 1  # per step
+        self._length = settings.lr_scheduler_steps or 0
+        self._next: Curve | None = None
+        if self._length:
+            if settings.lr_scheduler_after == "restart" and total > self._length:
+                once = settings.model_copy(update={"lr_scheduler_steps": None})
+                self._next = Curve(once, total - self._length, processes)
+            total = self._length
         self._total = total * self._ticks
         warms = settings.lr_scheduler not in NO_WARMUP
         self._warmup = steps_of(settings.lr_warmup_steps, self._total) if warms else 0
@@ -147,7 +155,9 @@ class Curve:
         base_rate       the group's own rate, used by the polynomial's floor and torch's cyclic schedules
         reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
         """
-        settings, tick = self._settings, step * self._ticks
+        if self._next and step >= self._length:
+            return self._next.at(step - self._length, base_rate, reference_rate)
+        settings, tick = self._settings, self._within(step) * self._ticks
         if settings.lr_scheduler_type:
             from core.optimization.torch_schedules import simulated
 
@@ -156,14 +166,20 @@ class Curve:
         shape = Shape(settings, tick, self._total, self._warmup, self._decay, rate)
         return _rise(shape) if tick < self._warmup else CURVES[settings.lr_scheduler](shape)
 
+    def _within(self, step: int) -> int:
+        """The step, or the last one of a schedule of its own length."""
+        return min(step, self._length - 1) if self._length else step
+
     def momentum(self, step: int, base_rate: float) -> float | None:
         """What some of torch's schedules change with the rate; None where it stays."""
+        if self._next and step >= self._length:
+            return self._next.momentum(step - self._length, base_rate)
         settings = self._settings
         if not settings.lr_scheduler_type:
             return None
         from core.optimization.torch_schedules import simulated_momentum
 
-        tick = step * self._ticks
+        tick = self._within(step) * self._ticks
         return simulated_momentum(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
 
 

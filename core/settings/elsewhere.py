@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 _THREADS = "remove it: images are decoded by threads that keep running between epochs"
-_TEXT_CACHE = "remove it: outputs of frozen text encoders are always cached (memory.text_cache_bytes)"
+_TEXT_CACHE = (
+    "remove it: outputs of frozen text encoders are always cached, in RAM (memory.text_cache_bytes) and on disk"
+)
 
 ELSEWHERE: dict[str, str] = {
     "config_file": "give the preset's path as the first argument: webui.py train PRESET.json",
@@ -27,6 +29,8 @@ ELSEWHERE: dict[str, str] = {
     "cpu_offload_checkpointing": "remove it: it has no effect on SD and SDXL; memory.gradient_checkpointing saves memory",
     "no_token_padding": "remove it: captions are always padded, as the models were trained",
     "num_cpu_threads_per_process": "set OMP_NUM_THREADS in the environment",
+    "clip_vision_strength": "leave it out: images are not used as prompts; image_to_image.image_path starts from one",
+    "highres_fix_upscaler_args": "leave it out: upscalers take no arguments; hires.highres_fix_upscaler_file chooses the model",
     "ddp_gradient_as_bucket_view": "remove it: gradients are reduced once per step",
     "ddp_static_graph": "remove it: gradients are reduced once per step",
 }

@@ -6,7 +6,7 @@ import difflib
 import json
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,11 @@ MAX_VALUES = 10_000  # in one flag
 HELP_WIDTH = 110
 SHORT = {"generate.loras": "--lora FILE:STRENGTH"}  # options of commands that are quicker to write
 NETWORK = ("network_module", "network_args")
+# sd-scripts' switches that stand for a choice
+SWITCHES = {
+    "use_8bit_adam": ("optimizer.optimizer_type", "AdamW8bit"),
+    "use_lion_optimizer": ("optimizer.optimizer_type", "Lion"),
+}
 
 
 def read_flags(model: type[Settings], words: list[str], method: str = "") -> tuple[dict[str, Any], list[Problem]]:
@@ -34,7 +39,7 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
     method = dict(pairwise(parts)).get("--method.kind", method)
     values: dict[str, Any] = {}
     of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
-    problems: list[Problem] = []
+    words, problems = _switched(words, known)
     index = 0
     while index < len(words):
         word, index = words[index], index + 1
@@ -75,6 +80,22 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
         module = "".join(of_network.get("network_module", [])) or None
         problems.append(network_problem(module, of_network.get("network_args", []), known))
     return values, problems
+
+
+def _switched(words: list[str], known: Mapping[str, Declared]) -> tuple[list[str], list[Problem]]:
+    """The words with sd-scripts' switches as the settings that they stand for."""
+    found: list[str] = []
+    problems: list[Problem] = []
+    for word in words:
+        path, value = SWITCHES.get(word.removeprefix("--").removesuffix("=true"), ("", ""))
+        if path not in known or not word.startswith("--"):
+            found.append(word)
+        elif any(each.partition("=")[0] == f"--{path}" for each in (*words, *found)):
+            what, fix = f"{word} and another optimizer are both given", "leave one of them out"
+            problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
+        else:
+            found.append(f"--{path}={value}")
+    return found, problems
 
 
 def _no_items(entry: Declared, value: Any) -> Problem | None:

@@ -153,7 +153,7 @@ class MemorySettings(Settings):
         within=(1 << 20, 1 << 40),
         unit="bytes",
         title="Text cache size",
-        help="Memory for cached text encoder outputs; the least recently used are dropped.",
+        help="RAM for cached text encoder outputs. The cache is on disk too, up to 8 GB, so that the next run finds them: the least recently used are dropped from RAM and read from there.",
     )
     lowram: bool = kohya_setting(
         False,

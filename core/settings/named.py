@@ -17,6 +17,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, resolve_path
 from core.settings.base import about_of
 from core.settings.names import bad_name
+from core.settings.optimization.schedule import ScheduleSettings
 
 KEYS_FIX = "leave it out; the owner of the machine can allow it with --lend-keys"
 USES_KEY = {"wandb", "all"}  # values of a tracker setting
@@ -120,7 +121,9 @@ def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
 def _too_long(job: BaseModel) -> list[Problem]:
     """The problem of a training that would keep the machine from all others for weeks."""
     schedule = getattr(job, "schedule", None)
-    steps, epochs = getattr(schedule, "max_train_steps", None), getattr(schedule, "max_train_epochs", None)
+    if not isinstance(schedule, ScheduleSettings):
+        return []
+    steps, epochs = schedule.steps_in_force, schedule.max_train_epochs
     name, value, most = ("steps", steps, MOST_STEPS) if steps else ("epochs", epochs or 0, MOST_EPOCHS)
     if value <= most:
         return []

@@ -15,11 +15,10 @@ from PIL import Image
 from core.control.hints import black_hints, make_hint, preprocessors, unused_settings
 from core.control.hints.by_model import open_model
 from core.control.hints.models import checked_model
-from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import BLACK, WHITE
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.resize import resize
-from core.dataset.sources.files import printable
+from core.dataset.sources.files import printable, split_label
 from core.formats.onnx.process import ModelGone
 from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
 from core.record import atomic

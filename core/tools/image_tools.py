@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from core.dataset.doctor.trash import split_label
+from core.dataset.sources.files import split_label
 from core.record.context import JobContext, Outcome
 from core.settings.tools.images import (
     ConvertSettings,

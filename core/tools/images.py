@@ -11,10 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, Opened
-from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, is_junk, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -169,7 +168,7 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
         names = [name for name in names if not is_junk(name)]
-        images = [name for name in names if is_image_name(name)]
+        images = [name for name in names if is_image(os.path.join(place, name), name)]
         others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
         found += [Path(place) / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
     return found, others
@@ -229,7 +228,7 @@ def _copy_captions(path: Path, target: Path) -> int:
     """Each caption file of the image, byte for byte, under the copy's name; what is there already stays."""
     copied = 0
     for ending in CAPTION_EXTENSIONS:
-        for name in (path.stem + ending, path.stem + ending.upper()):
+        for name in (path.stem + ending, path.stem + ending.upper(), path.name + ending):
             caption, new = path.with_name(name), target.with_name(target.stem + ending)
             if caption.is_file() and not os.path.lexists(new):
                 with atomic.open_atomic(new) as temporary:

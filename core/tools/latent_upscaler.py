@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.sources.files import is_image_name
+from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families.locate import model_path
 from core.generation.upscaler_files import find_upscaler, kind_of
 from core.record import atomic
@@ -85,15 +85,17 @@ def _images(given: str | None, problems: list[Problem]) -> list[Path]:
     path = resolve_path(given)
     found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     found = [path] if os.path.isfile(path) else found
-    images = [
-        each
-        for each in found
-        if each.is_file() and is_image_name(each.name) and not each.stem.endswith("_upscaled") and may_reach(each)
-    ]
+    images = [each for each in found if _is_source(each) and may_reach(each)]
     if not images:
         what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"
         problems.append(Problem(what, where, fix, code="upscale.no-images"))
     return images
+
+
+def _is_source(path: Path) -> bool:
+    """Whether it is an image to upscale: neither a mask of one nor upscaled before."""
+    others = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
+    return path.is_file() and not others and is_image(path, path.name)
 
 
 def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -> Path | None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.captions.history import Change, History, only_one_writes
-from core.dataset.doctor.trash import split_label
-from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, split_label
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk

@@ -17,7 +17,7 @@ from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES
-from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable
 from core.generation.loop import steps_of
 from core.generation.making import Maker
 from core.generation.output import encoded_image
@@ -155,7 +155,7 @@ def _captions(text: str) -> list[str]:
         fix = "choose a text file with a caption on each line, or a folder of captions"
         raise ProblemsError.one(what, CAPTIONS, fix, "pairs.no-captions")
     if path.is_dir():
-        files = {each.with_suffix(""): each for each in sorted(path.rglob("*")) if each.suffix in CAPTION_EXTENSIONS}
+        files = {each.with_suffix(""): each for each in _caption_files(path)}
         lines = [" ".join(decode_text(read_regular(each, MAX_CAPTION_BYTES)).text.split()) for each in files.values()]
     else:
         lines = [line.strip() for line in decode_text(read_regular(path, MAX_BYTES)).text.splitlines()]
@@ -164,6 +164,14 @@ def _captions(text: str) -> list[str]:
         what = f"'{text}' has {count(len(found), 'caption')}" if found else f"'{text}' has no captions"
         raise ProblemsError.one(what, CAPTIONS, f"choose one with 1 to {MAX_PROMPTS:,}", "pairs.captions")
     return found
+
+
+def _caption_files(folder: Path) -> Iterator[Path]:
+    """Every caption file below the folder, in order, but for what systems keep there."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
+        yield from (Path(place, name) for name in captions)
 
 
 def _job(asked: MakePairsSettings) -> GenerateJob:

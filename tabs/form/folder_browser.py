@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.sources.files import is_folder, is_image_name, is_junk, printable
+from core.dataset.sources.files import is_folder, is_image_name, is_junk, is_label, printable
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path
@@ -72,7 +72,7 @@ def listing(roots: Roots, text: str) -> Listing:
         if is_junk(entry.name):
             continue
         if is_image_name(entry.name):
-            images += 1
+            images += not is_label(entry.name)
         elif is_folder(entry) and roots.holds(entry.path):
             folders.append(entry.name)
     folders.sort(key=lambda name: (name.casefold(), name))

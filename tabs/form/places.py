@@ -6,7 +6,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.sources.files import is_image_name
+from core.dataset.sources.files import is_image_name, is_label
 from core.record.workspace import Workspace, display_path
 from tabs.form.model_lists import STARTER, Listed, model_lists, with_starter
 
@@ -48,4 +48,4 @@ def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def _count(folder: Path) -> int:
-    return sum(is_image_name(entry.name) for entry in islice(os.scandir(folder), 5000))
+    return sum(is_image_name(entry.name) and not is_label(entry.name) for entry in islice(os.scandir(folder), 5000))

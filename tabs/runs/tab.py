@@ -158,8 +158,8 @@ class Desk:
         elif act == "continue":
             self.page.engine.continue_run(arg)
             tabs = gr.Tabs(selected="Monitor")
-        elif act == "longer":
-            self._longer(arg, value)
+        elif act in ("longer", "longer-constant", "longer-restart"):
+            self._longer(arg, value, act.removeprefix("longer").removeprefix("-"))
             tabs = gr.Tabs(selected="Monitor")
         elif act == "prove":
             self.proofs.start(arg)
@@ -226,16 +226,21 @@ class Desk:
             place = self.copies.browse(place, act, arg, value)
         return self._at(place)
 
-    def _longer(self, name: str, wanted: str) -> None:
-        """Queue the run with another length, in epochs, or in steps where those are set."""
-        job = self.page.engine.run_job(name)
-        field, unit, now = runs_view.length_of(job, self.page.engine.snapshot(name))
+    def _longer(self, name: str, wanted: str, after: str) -> None:
+        """Queue the run with another length, in epochs, or in steps where those are set.
+
+        after   what follows the schedule of its present length: "constant" or "restart"; "" stretches it
+        """
+        job, snapshot = self.page.engine.run_job(name), self.page.engine.snapshot(name)
+        field, unit, now = runs_view.length_of(job, snapshot)
         words = wanted.strip()
         if not words.isdecimal() or len(words) > 7 or int(words) <= now:
             fix = f"use a whole number of {unit}, {now + 1} to 9999999"
             given = f"'{words[:20]}'" if words else "empty"
             raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
-        changes = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
+        changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
+        if after:
+            changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
         self.page.engine.continue_run(name, {"schedule": changes})
 
     def _use(self, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.engine.run_summary import RunSummary
+from core.optimization.jumps import rate_jump
 from core.record.events import COMPARED, sampled_words
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
@@ -382,8 +383,8 @@ def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
 
 def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
     """(setting, unit, present length) of what decides how long a run is."""
-    if job.schedule.max_train_steps is not None:
-        return "max_train_steps", "steps", job.schedule.max_train_steps
+    if job.schedule.steps_in_force is not None:
+        return "max_train_steps", "steps", job.schedule.steps_in_force
     return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
 
 
@@ -392,17 +393,25 @@ def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
     if run.resumable_step <= 0:
         return ""
     _, unit, length = length_of(job, now)
-    constant = job.schedule.lr_scheduler in ("constant", "constant_with_warmup") and not job.schedule.lr_scheduler_type
-    stretched = "" if constant else " The scheduler covers the whole new length, so the learning rate rises."
+    steps = int(now.get("total") or 0)
+    jump = rate_jump(job, steps, job, 2 * steps, run.resumable_step) if steps else None
     field = (
         f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
         f'aria-label="New length in {unit}">'
     )
-    go = (
-        f'<button type="button" class="btn" data-act="longer" data-arg="{esc(run.name)}" data-from="longer-{unit}">'
-        f"Train longer, with more {unit}</button>"
+    acts = {"longer": f"Train longer, with more {unit}"}
+    about = f"From step {run.resumable_step:,}; so far it was {length:,} {unit} in all."
+    if jump is not None:
+        about += (
+            f" The scheduler covers the whole new length: at twice the length the learning rate rises from {jump[0]:.2g} to"
+            f" {jump[1]:.2g}. Or train on at the last rate, or with a warm restart of the scheduler."
+        )
+        acts |= {"longer-constant": "At the last rate", "longer-restart": "With a warm restart"}
+    go = "".join(
+        f'<button type="button" class="btn" data-act="{act}" data-arg="{esc(run.name)}" data-from="longer-{unit}">{words}</button>'
+        for act, words in acts.items()
     )
-    about = f'<p class="hint">From step {run.resumable_step:,}; so far it was {length:,} {unit} in all.{stretched}</p>'
+    about = f'<p class="hint">{about}</p>'
     return section("Train longer", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
 
 

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.dataset.sources.archive import unpack_zip
-from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_image_name, is_junk, printable
+from core.dataset.sources.archive import KEPT_EXTENSIONS, unpack_zip
+from core.dataset.sources.files import extension, is_image, is_junk, printable
 from core.record.atomic import put_folder, remove_folder
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
@@ -38,9 +38,9 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
     wanted = [
         path
         for path in paths
-        if not is_junk(path.name) and (is_image_name(path.name) or extension(path.name) in CAPTION_EXTENSIONS)
+        if not is_junk(path.name) and (extension(path.name) in KEPT_EXTENSIONS or is_image(path, path.name))
     ]
-    images = [path for path in wanted if is_image_name(path.name)]
+    images = [path for path in wanted if is_image(path, path.name)]
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
         raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")

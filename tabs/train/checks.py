@@ -180,7 +180,7 @@ class Checks:
 
     def known_steps(self, job: TrainJob) -> int:
         """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
-        return job.schedule.max_train_steps or int(self._facts.get("total_steps") or 0)
+        return job.schedule.steps_in_force or int(self._facts.get("total_steps") or 0)
 
     def offered(self, job: TrainJob) -> Setup | None:
         """The set-up that was found for this job's folders."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from core import tasks
-from core.cli.main import DONE, main
+from core.cli.main import BAD_INPUT, DONE, main
 from core.cli.options import argument_of, commands, job_from, split_options
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.base import declared
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from tests.noise import noise_images
@@ -92,6 +93,40 @@ def test_a_relative_path_counts_from_where_it_is_typed(tmp_path, monkeypatch):
 )
 def test_what_is_neither_or_too_much_is_said(words, found):
     assert codes(*words) == found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--outputs", "out", "train"],
+        ["--check", "generate", "a fox"],
+        ["--dataset.folder", "photos", "prepare"],
+        ["--no-browser", "resize", "photos"],
+    ],
+)
+def test_options_before_the_command_are_told_that_it_comes_first(words, capsys):
+    assert main(words) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.startswith("1 problem:") and f"webui.py {next(word for word in words if word in commands())}" in said
+
+
+@pytest.mark.parametrize(("word", "name"), [("--use_8bit_adam", "AdamW8bit"), ("--use_lion_optimizer", "Lion")])
+def test_old_switches_of_sd_scripts_choose_the_optimizer(word, name):
+    assert job_of("train", word).optimizer.optimizer_type == name
+    assert job_of("train", f"{word}=true", "--optimizer.learning_rate", "1e-5").optimizer.optimizer_type == name
+    assert codes("train", word, "--optimizer.optimizer_type", "AdamW") == ["cli.given-twice"]
+
+
+def test_both_old_switches_at_once_are_refused():
+    assert codes("train", "--use_8bit_adam", "--use_lion_optimizer") == ["cli.given-twice"]
+
+
+@pytest.mark.parametrize("name", ["clip_vision_strength", "highres_fix_upscaler_args"])
+def test_options_of_sd_scripts_that_are_not_there_say_why(name):
+    with pytest.raises(ProblemsError) as error:
+        job_of("generate", f"--{name}", "1")
+    (problem,) = error.value.problems
+    assert problem.fix == ELSEWHERE[name]
 
 
 def test_a_misspelt_preset_is_told_its_name():

@@ -95,6 +95,18 @@ def test_a_longest_side_below_the_resolution_is_an_error():
         plan_buckets(DatasetSettings(resolution=768, max_bucket_reso=512))
 
 
+def test_limits_that_are_rounded_to_the_step_are_named():
+    def advice(**given):
+        return [(each.code, each.fix) for each in plan_buckets(DatasetSettings(resolution=512, **given)).advice]
+
+    assert advice(min_bucket_reso=300, max_bucket_reso=1000) == [
+        ("dataset.min-bucket-resolution-rounded", "use 256, or another step"),
+        ("dataset.max-bucket-resolution-rounded", "use 1024, or another step"),
+    ]
+    assert not advice(min_bucket_reso=320, max_bucket_reso=1024) and not advice(bucket_reso_steps=96)
+    assert not advice(bucket_no_upscale=True, max_bucket_reso=1000), "where they have no effect"
+
+
 def test_a_step_above_the_resolution_is_an_error():
     with pytest.raises(ProblemsError) as caught:
         plan_buckets(DatasetSettings(resolution=64, bucket_reso_steps=128))

@@ -58,6 +58,23 @@ def test_captions_in_other_encodings_are_read_and_said(tmp_path, encoding, text,
         assert caption.problem.level == "advice" and said in caption.problem.what and "a.txt" in caption.problem.where
 
 
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        (b"a red fox, blue sky\0", "a red fox, blue sky", "utf-8"),
+        (b"a\0 red fox in the snow", "a red fox in the snow", "utf-8"),
+        (b"\0red fox", "red fox", "utf-8"),
+        ("größe\0 mehr, grün".encode(), "größe mehr, grün", "utf-8"),
+        (b"cat\0\0\0\0", "cat", "utf-8"),
+        ("привет мир, лес".encode("utf-16-le"), "привет мир, лес", "utf-16-le"),
+        ("あいう, え".encode("utf-16-be"), "あいう, え", "utf-16-be"),
+        ("cat".encode("utf-16-le"), "cat", "utf-16-le"),
+    ],
+)
+def test_a_stray_zero_makes_no_utf_16(data, text, encoding):
+    assert (decode_text(data).text, decode_text(data).encoding) == (text, encoding)
+
+
 @given(st.binary(min_size=1, max_size=60))
 def test_any_bytes_are_read_without_an_error(data):
     assert isinstance(decode_text(data).text, str)

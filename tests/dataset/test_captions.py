@@ -52,9 +52,34 @@ def test_captions_come_out_as_in_sd_scripts():
 
 
 def test_by_default_only_a_mark_that_would_be_trained_is_otherwise():
-    other = [case for case in VECTORS if by_sd_scripts(case) != case["result"]]
-    assert {case["options"].get("keep_tokens_separator") for case in other} == {"|||"}
+    commas = [case for case in VECTORS if case["options"].get("caption_separator", ",") == ","]
+    other = [case for case in commas if by_sd_scripts(case) != case["result"]]
+    assert len(commas) < len(VECTORS) and {case["options"].get("keep_tokens_separator") for case in other} == {"|||"}
     assert all(case["result"].count("|||") == 1 and "|||" not in by_sd_scripts(case) for case in other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shuffle_caption": True},
+        {"caption_tag_dropout_rate": 1e-9},
+        {"shuffle_caption": True, "keep_tokens": 1},
+        {"shuffle_caption": True, "keep_tokens_separator": "|||"},
+        {"token_warmup_step": 10, "step": 10},
+        {"shuffle_caption": True, "trigger_word": "sks"},
+    ],
+)
+@pytest.mark.parametrize(("separator", "between"), [(";", "; "), ("; ", "; "), (" ", " "), ("|", "| "), (",", ", ")])
+def test_the_separator_stays_between_the_tags(options, separator, between):
+    tags = ["one", "red hat".replace(" ", "-"), "blue", "a,b" if separator != "," else "ab"]
+    text = f"one{'|||' if 'keep_tokens_separator' in options else separator}{separator.join(tags[1:])}"
+    found = draw(text, caption_separator=separator, **options)
+    assert sorted(found.removeprefix(f"sks{between}").split(between)) == sorted(tags)
+
+
+def test_with_compatibility_tags_are_joined_by_commas_as_in_sd_scripts():
+    options = {"caption_separator": ";", "caption_tag_dropout_rate": 1e-9}
+    assert draw("a;b", compatibility="kohya", **options) == "a, b" and draw("a;b", **options) == "a; b"
 
 
 WORKED = [  # reference 4.2, verified there by running sd-scripts; only what chance does not change

@@ -245,6 +245,9 @@ def test_steps_win_over_epochs_and_the_advice_fills_in_for_both():
     assert chosen(max_train_steps=100, max_train_epochs=3) == (100, 17, "steps")
     assert chosen(max_train_epochs=3) == (18, 3, "epochs")
     assert chosen() == (6 * advised_epochs(24, 4), advised_epochs(24, 4), "advice")
+    both = {"max_train_steps": 100, "max_train_epochs": 3, "compatibility": "kohya"}
+    assert chosen(**both) == (18, 3, "epochs"), "sd-scripts computes the steps of the epochs"
+    assert chosen(max_train_steps=100, compatibility="kohya") == (100, 17, "steps")
 
 
 @given(views=st.integers(1, 100_000), batch=st.integers(1, 64))

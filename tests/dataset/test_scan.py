@@ -124,9 +124,9 @@ def test_names_that_are_no_text_train_and_can_be_printed(tmp_path, add):
 
 def test_junk_and_our_own_trash_are_passed_over_in_silence(tmp_path, add):
     add("fox/a.png")
-    for name in ("._a.png", ".hidden.png", "Thumbs.db", "desktop.ini"):
+    for name in ("._a.png", "Thumbs.db", "desktop.ini"):
         (tmp_path / "fox" / name).write_bytes(b"junk")
-    for name in ("_atelier_trash/b.png", ".git/c.png", "__MACOSX/d.png"):
+    for name in ("_atelier_trash/b.png", ".git/c.png"):
         add(f"fox/{name}")
     found = look(tmp_path / "fox")
     assert keys(found) == [("fox", "a.png")] and not found.problems

@@ -15,10 +15,15 @@ from core.diffusion.text_states import Conditioning
 from core.families.part_shapes import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
+from core.generation.plan import check_task
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
 from tests.models import SD15_NUMBERS, TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
 from tests.offline import no_network
+from tests.refusals import refused
 
 STARTER = Path(__file__).parents[2] / "models" / "starter"
 
@@ -252,6 +257,11 @@ def test_a_single_file_of_other_sizes_is_said_to_need_its_folder(tmp_path):
     ]
     assert ": decoder.conv_in.bias 32 instead of 512; " in problem.what
     assert "diffusers folder" in problem.fix
+    asked = build(
+        GenerateJob, {"model": {"base_model": str(tmp_path / "tiny.safetensors")}, "generate": {"prompt": "x"}}
+    )
+    with refused("model.other-sizes"):  # before anything is loaded
+        check_task(asked, Workspace(tmp_path / "outputs", tmp_path))
 
 
 def test_a_file_without_a_part_says_which(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from core import tasks
-from core.dataset.sources.files import IMAGE_EXTENSIONS
+from core.record.image_formats import IMAGE_EXTENSIONS
 from core.settings.check import build
 from core.settings.dataset.captions import NOT_CAPTIONS
 from core.settings.job import TrainJob

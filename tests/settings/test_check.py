@@ -227,7 +227,6 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "validation.validate_every_n_steps",
         "validation.validate_every_n_epochs",
         "validation.max_validation_steps",
-        "dataset.masked_loss",
         "noise.mask_mean",
     }
     assert set(quiet) - set(used) == freed

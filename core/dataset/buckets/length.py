@@ -60,12 +60,12 @@ class Counts(Protocol):
 
 
 def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
-    """The length from max_train_steps, else max_train_epochs, else the recommended number of epochs."""
+    """The length from steps, else epochs (with compatibility the other way round), else the recommended number of epochs."""
     steps = epochs.updates_in(0)
     if not steps:
-        return Length(0, 0, 0, "steps" if schedule.max_train_steps is not None else "epochs")
-    if schedule.max_train_steps is not None:
-        total = schedule.max_train_steps
+        return Length(0, 0, 0, "steps" if schedule.steps_in_force is not None else "epochs")
+    total = schedule.steps_in_force
+    if total is not None:
         return Length(steps, epochs.epoch_of(total - 1) + 1, total, "steps")
     if schedule.max_train_epochs is not None:
         number = schedule.max_train_epochs

@@ -148,12 +148,27 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
             fix = f"use {lowered} or less, or turn off bucketing"
             advice.append(Problem(what, "dataset.min_bucket_reso", fix, "advice", code="dataset.min-bucket-resolution"))
         lowest = lowered
-    lowest, highest = rounded_limits(lowest, highest, step)
+    rounded = rounded_limits(lowest, highest, step)
+    advice += _rounded(settings, (lowest, highest), rounded)
+    lowest, highest = rounded
     if highest < max(width, height):
         what = f"The max bucket resolution {highest} is below the resolution {width} x {height}"
         fix = f"leave it empty (twice the resolution), or use {max(width, height)} or more"
         raise ProblemsError.one(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-resolution")
     return BucketPlan(tuple(bucket_sizes((width, height), lowest, highest, step)), area, step, advice=tuple(advice))
+
+
+def _rounded(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
+    """Advice on limits that were set and are no multiples of the step."""
+    found = []
+    for name, limit, used in zip(("min", "max"), limits, rounded, strict=True):
+        setting = f"{name}_bucket_reso"
+        if getattr(settings, setting) == limit != used and limit != ImageSettings.model_fields[setting].default:
+            what = f"The {name} bucket resolution {limit} is no multiple of the bucket step {settings.bucket_reso_steps}; {used} is used"
+            fix = f"use {used}, or another step"
+            code = f"dataset.{name}-bucket-resolution-rounded"
+            found.append(Problem(what, f"dataset.{setting}", fix, "advice", code=code))
+    return found
 
 
 def _one_size(width: int, height: int) -> BucketPlan:

@@ -31,22 +31,38 @@ def decode_text(data: bytes) -> Decoded:
                 break
             return Decoded(text, "utf-8 with a mark" if encoding == "utf-8" else encoding)
     if b"\0" in data:
-        return _utf16_without_mark(data)
+        return _with_zeros(data)
     try:
         return Decoded(data.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
         return _old_encoding(data)
 
 
-def _utf16_without_mark(data: bytes) -> Decoded:
-    """Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian."""
+def _with_zeros(data: bytes) -> Decoded:
+    """A text with zero bytes: UTF-16 has them all over it, other encodings a few by accident, which are left out.
+
+    Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian.
+    """
+    rest = data.replace(b"\0", b"")
+    zeros = len(data) - len(rest)
+    stray = zeros == 1 or rest == data.rstrip(b"\0") or zeros * STRAY_SHARE <= len(data)
+    if stray and not _CONTROLS.search(rest):  # UTF-16 of Cyrillic has few zeros, but control characters
+        plain = decode_text(rest)
+        if plain.encoding == "utf-8":
+            return plain
+    if len(data) % 2:
+        return decode_text(rest)
     encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
     try:
         return Decoded(data.decode(encoding), encoding, guessed=True)
     except UnicodeDecodeError:
-        return Decoded(data.replace(b"\0", b"").decode("cp1252", "replace"), "cp1252", guessed=True)
+        return decode_text(rest)
 
 
+STRAY_SHARE = (
+    10  # at most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors
+)
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _KANA = re.compile("[\u3041-\u30fe]")
 _HALF_KANA = re.compile("[\uff61-\uff9f]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")

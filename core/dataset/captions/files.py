@@ -208,7 +208,8 @@ class Beside:
             for name in _names_in(image.parent):
                 names.setdefault(os.path.splitext(name)[0], []).append(name)
             self._folders[image.parent] = names
-        return self._folders[image.parent].get(os.path.splitext(image.name)[0], [])
+        names = self._folders[image.parent]
+        return names.get(os.path.splitext(image.name)[0], []) + names.get(image.name, [])  # a.txt, then a.png.txt
 
 
 def caption_change(

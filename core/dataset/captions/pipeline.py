@@ -295,7 +295,14 @@ def _arranged(
         rate = settings.caption_tag_dropout_rate
         if rate > 0:
             flexible = [tag for tag in flexible if rng.random() >= rate]
-    return ", ".join(head + flexible + tail)
+    # sd-scripts joins by a comma, whatever the separator is
+    between = ", " if settings.compatibility == "kohya" else _spaced(settings.caption_separator)
+    return between.join(head + flexible + tail)
+
+
+def _spaced(separator: str) -> str:
+    """The separator as it is written between tags: ";" -> "; "."""
+    return separator if separator[-1:].isspace() else f"{separator} "
 
 
 def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
@@ -351,7 +358,7 @@ def _led_by(trigger: str, caption: str, separator: str) -> str:
         return caption
     if not caption.strip():
         return trigger
-    return f"{trigger}{separator} {caption}" if separator in caption else f"{trigger} {caption}"
+    return f"{trigger}{_spaced(separator)}{caption}" if separator in caption else f"{trigger} {caption}"
 
 
 def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, is_label, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
@@ -26,10 +26,8 @@ from core.record.problems import Problem, ProblemsError
 
 RECORD = "put_away.json"
 _FILES = "files"
-# Caches that sd-scripts writes next to an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
-# OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png).
+# Caches that sd-scripts writes next to an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz).
 _CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?", re.IGNORECASE)
-_LABEL_ENDINGS = ("-masklabel", "-condlabel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,22 +174,14 @@ def companions(images: Sequence[Path]) -> list[Path]:
         staying = {
             os.path.splitext(name)[0].casefold()
             for name in beside
-            if is_image_name(name) and name not in names and not split_label(os.path.splitext(name)[0])[1]
+            if is_image_name(name) and name not in names and not is_label(name)
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
-        own = stems - staying
+        own = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
         for name in beside:
             if name not in names and _belongs(name, own, staying | stems):
                 found.append(folder / name)
     return found
-
-
-def split_label(stem: str) -> tuple[str, str]:
-    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image next to its image, as OneTrainer names them."""
-    for label in _LABEL_ENDINGS:
-        if stem.casefold().endswith(label) and len(stem) > len(label):
-            return stem[: -len(label)], stem[-len(label) :]
-    return stem, ""
 
 
 def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
@@ -206,7 +196,7 @@ def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
         parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
         return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
     if is_image_name(name):
-        return any(stem.endswith(label) and stem.removesuffix(label) in own for label in _LABEL_ENDINGS)
+        return split_label(stem)[1] != "" and split_label(stem)[0] in own
     return False
 
 

@@ -16,10 +16,16 @@ from PIL import (  # the readers register themselves when imported
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
+    IcoImagePlugin,  # noqa: F401
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,
+    PcxImagePlugin,  # noqa: F401
     PngImagePlugin,
+    PpmImagePlugin,  # noqa: F401
+    QoiImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
     TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
@@ -273,7 +279,7 @@ def open_image(path: Path | str) -> ImageFile.ImageFile:
     except ProblemsError as error:
         raise UnreachableImage(reason_of(error)) from error
     try:
-        return Image.open(path, formats=readable_formats())
+        return Image.open(path, formats=readable_formats(os.fspath(path)))
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BrokenImage(f"has more than {limit} million pixels, which is not safe to open") from error

@@ -14,7 +14,7 @@ from PIL import Image
 from core.dataset.captions.history import Change, History, content_of
 from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
-from core.dataset.sources.files import is_image_name, printable, reachable
+from core.dataset.sources.files import is_image_name, is_label, printable, reachable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.painted import MARK, mask_beside
 from core.dataset.sources.walk import walk
@@ -41,7 +41,9 @@ class Start:
 def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
     """The painted mask, else the one of the mask folder, else one next to the image, else its transparency."""
     size = (image.width, image.height)
-    for origin, path in (("painted", painted), ("folder", image.conditioning), ("beside", mask_beside(image))):
+    given = image.conditioning
+    where = "beside" if given and is_label(given.name) and given.parent == image.path.parent else "folder"
+    for origin, path in (("painted", painted), (where, given), ("beside", mask_beside(image))):
         if path is None or not os.path.lexists(path) or not may_read(path):
             continue
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from core.dataset.sources.files import IMAGE_FORMATS
+from core.dataset.sources.files import format_of
+from core.record.image_formats import IMAGE_FORMATS, UNMARKED_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,11 @@ def load_plugins() -> frozenset[str]:
 LOADED = load_plugins()
 
 
-def readable_formats() -> tuple[str, ...]:
-    """Formats to open, by Pillow's names."""
-    return IMAGE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
+def readable_formats(name: str) -> tuple[str, ...]:
+    """Formats that a file of this name may have, by Pillow's names."""
+    said = format_of(name)
+    unmarked = (said,) if said in UNMARKED_FORMATS else ()
+    return (*IMAGE_FORMATS, *(plugin.format for plugin in PLUGINS if plugin.format in LOADED), *unmarked)
 
 
 def plugin_for(start: bytes) -> Plugin | None:

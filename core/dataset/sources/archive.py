@@ -15,10 +15,12 @@ from core.dataset.captions.encodings import decode_text
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
-    IMAGE_EXTENSIONS,
+    MARK_BYTES,
+    begins_like_image,
     extension,
     is_image_name,
     is_junk,
+    may_be_image,
     printable,
     repeats_and_words,
 )
@@ -26,12 +28,14 @@ from core.record.allowed import windows_trap
 from core.record.atomic import put_folder, remove_folder
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
+from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
 from core.record.problems import ProblemsError, unwritten
 from core.record.regular import open_regular
 from core.record.space import require_space
 from core.record.units import size_words
 
-KEPT_EXTENSIONS = IMAGE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+# Images that cannot be read are kept too: a scan of the folder names them.
+KEPT_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
 MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters
@@ -90,7 +94,7 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
             )
         # Without roots of any system: /, //server, C:
         parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
-        if not parts or any(is_junk(part) for part in parts) or extension(parts[-1]) not in KEPT_EXTENSIONS:
+        if not parts or any(is_junk(part) for part in parts) or not _kept(archive, info, parts[-1]):
             continue
         if info.flag_bits & 1:
             raise ProblemsError.one(
@@ -98,9 +102,27 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
             )
         # Deeper ones are refused below; no more of a name of thousands of parts is made.
         entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
-    if not any(is_image_name(entry.parts[-1]) for entry in entries):
+    if not any(_is_image(entry.parts[-1]) for entry in entries):
         raise ProblemsError.one("The zip contains no images", where, "pack .png, .jpg or .webp images", "zip.no-images")
     return _all_apart(_without_outer_folder(entries))
+
+
+def _kept(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
+    """Whether a member belongs to a dataset: by its name or, where that says nothing, by its first bytes."""
+    if extension(name) in KEPT_EXTENSIONS:
+        return True
+    if not may_be_image(name) or info.flag_bits & 1:
+        return False
+    try:
+        with archive.open(info) as packed:
+            return begins_like_image(packed.read(MARK_BYTES))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError, OSError):
+        return False
+
+
+def _is_image(name: str) -> bool:
+    """Of a member that is kept: by its name, or it was kept for its first bytes."""
+    return is_image_name(name) or may_be_image(name)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -199,7 +221,7 @@ def _write(
         except OSError as error:
             kept = "nothing was unpacked"
             raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
-        if is_image_name(target.name):
+        if _is_image(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
             if broken > max(BROKEN_IMAGES, images / 2):

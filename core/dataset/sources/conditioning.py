@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.images.decoding import look_at_all
 from core.dataset.images.look import FACT, Look, from_text, looks
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.files import extension, printable, reachable
+from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, listed, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted
@@ -21,6 +21,8 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
 from core.record.workspace import resolve_path
+from core.settings.dataset.concepts import Concept
+from core.settings.dataset.images import ImageSettings
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
@@ -29,15 +31,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Kind:
     """What stands next to images. field: of ImageInfo; word: in messages; code: what those of its problems begin with;
-    needed: an image without one cannot train."""
+    label: after the image's name in OneTrainer's; needed: an image without one cannot train."""
 
     field: str
     word: str
     code: str
+    label: str
     needed: bool = False
 
 
-MASK, CONTROL = Kind("conditioning", "mask", "mask"), Kind("control", "control image", "control", needed=True)
+MASK = Kind("conditioning", "mask", "mask", MASK_LABEL)
+CONTROL = Kind("control", "control image", "control", CONTROL_LABEL, needed=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def in_folder(
         return Problem(what, shown, "check the path, or leave the setting empty", code=code)
     found = walk(folder, cancel)
     painted = is_painted(folder)
-    by_stem = _by_stem(found.files, suffix)
+    by_stem = _by_stem(found.files, suffix, kind)
     return Partners(shown, found.files, lambda image: _named(image, inside, by_stem, painted), found.problems)
 
 
@@ -113,6 +117,23 @@ def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list
         else:
             images.append(file)
     return images, partners
+
+
+def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list[Problem]:
+    """Advice on OneTrainer's masks and control images next to the images that are neither trained nor used."""
+    found = []
+    for kind in (MASK, CONTROL):
+        names = [file.path.name for file in files if split_label(file.path.stem)[1].casefold() == kind.label]
+        fix, field = "ignore this; they are not trained", ""
+        if concept.control and kind is CONTROL:
+            fix = f"enter {kind.label} as '{ImageSettings.title_of('conditioning_suffix')}'"
+            field = "dataset.conditioning_suffix"
+        elif kind is MASK and not concept.images.masked_loss and not concept.control:
+            fix, field = f"turn on '{ImageSettings.title_of('masked_loss')}' to use them", "dataset.masked_loss"
+        if names:
+            what = f"{count(len(names), kind.word)} next to the images ({kind.label}) not used: {listed(names)}"
+            found.append(Problem(what, printable(folder), fix, "advice", field, code=f"{kind.code}.not-used"))
+    return found
 
 
 def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
@@ -164,8 +185,13 @@ def pair(
     return Paired(paired, unusable, problems, list(found.values()))
 
 
-def _by_stem(files: Sequence[File], suffix: str | None) -> dict[str, list[File]]:
+def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None) -> dict[str, list[File]]:
+    """Files by what their image is called: by the suffix, else (with `kind`) by OneTrainer's label before the plain name."""
     found: dict[str, list[File]] = defaultdict(list)
+    if kind and not suffix:
+        plain, labelled = without_suffix(files, kind.label)
+        named = {os.path.splitext(file.relative)[0].casefold() for file in labelled}
+        files = [*labelled, *(file for file in plain if os.path.splitext(file.relative)[0].casefold() not in named)]
     for file in without_suffix(files, suffix)[1] if suffix else files:
         found[os.path.splitext(file.relative)[0].casefold()].append(file)
     return found

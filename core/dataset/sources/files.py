@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
-# Formats to read, by Pillow's names. An allowlist: other decoders run external programs (EPS) or take minutes (PDF), and
-# a file's content, not its name, selects the decoder. (JPEG includes the MPO of phones.)
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-PLUGIN_EXTENSIONS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # read by optional packages
-IMAGE_EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *PLUGIN_EXTENSIONS)
+from core.record.image_formats import FORMAT_OF, IMAGE_EXTENSIONS, SAME_FORMATS, UNREAD_IMAGES
+
+# Next to images in other programs' datasets, and never images: not worth a word.
+_COMPANIONS = frozenset(
+    ".json .jsonl .npz .npy .toml .yaml .yml .csv .tsv .parquet .xml .xmp .html .htm .md .ini .cfg .log .py .sh .bat .ps1 .safetensors .pt"
+    " .pth .ckpt .db .lnk .url .sha256 .md5 .identifier".split()
 )
-# Extensions other than the format's own name, and formats that count as the same.
-_SAME = {"JPG": "JPEG", "JFIF": "JPEG", "MPO": "JPEG", "TIF": "TIFF", "DIB": "BMP", "HEIC": "HEIF", "HIF": "HEIF"}
+_UNFINISHED = frozenset(".part .partial .crdownload .download .opdownload .tmp .temp .bak .old .orig".split())
+# The first bytes of images, by which those of unknown extensions ("photo.jpg_large") or none are known.
+_MARKS = (
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"\xff\xd8\xff"),
+    (8, b"WEBP"),
+    (0, b"GIF8"),
+    (0, b"II*\0"),
+    (0, b"MM\0*"),
+    (4, b"ftypavif"),
+    (4, b"ftypheic"),
+    (4, b"jP  \r\n\x87\n"),
+    (0, b"\xff\x0a"),
+    (0, b"\0\0\0\x0cJXL "),
+)
+MARK_BYTES = 16
 CAPTION_EXTENSIONS = (".txt", ".caption")
+MASK_LABEL, CONTROL_LABEL = "-masklabel", "-condlabel"  # OneTrainer's masks and control images: a-masklabel.png
+LABELS = (MASK_LABEL, CONTROL_LABEL)
 TRASH_FOLDER = "_atelier_trash"
-JUNK_NAMES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx", "$recycle.bin", TRASH_FOLDER))
+_JUNK_FILES = "thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|icon\r|picasa.ini|zbthumbnail.info".split("|")
+# Thumbnails, trash and snapshots of network drives (Synology, QNAP, NetApp), Windows, macOS, Linux and notebooks.
+_SYSTEM_FOLDERS = (
+    "@eadir|@tmp|@sharebin|@sharesnap|@recycle|@recently-snapshot|@__thumb|#recycle|#snapshot|~snapshot|lost+found|$recycle.bin|recycler"
+    "|recycled|system volume information|found.000|__macosx|network trash folder|temporary items|__pycache__|node_modules"
+).split("|")
+JUNK_NAMES = frozenset((*_JUNK_FILES, *_SYSTEM_FOLDERS, TRASH_FOLDER))
+_JUNK_BEGINNINGS = ("synofile_thumb_", "synophoto_thumb_")
+_QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier", ".git", TRASH_FOLDER, *_JUNK_FILES)
 
 # "10_fox". A longer number is a date or a serial number, not repeats.
 _REPEATS_AND_WORDS = re.compile(r"([0-9]{1,5})_(.*)", re.DOTALL)
@@ -25,13 +50,19 @@ MAX_REPEATS = 10000
 
 
 def extension(name: str) -> str:
-    """The extension in lower case, with its dot: "A.PNG" -> ".png"."""
-    return os.path.splitext(name)[1].lower()
+    """The extension in lower case, with its dot and without blanks at its end: "A.PNG " -> ".png"."""
+    return os.path.splitext(name.rstrip())[1].lower()
 
 
 def is_junk(name: str) -> bool:
-    """Dot files (macOS writes `._x.png` next to `x.png`), other Windows and macOS leftovers, our own trash."""
-    return name.startswith(".") or name.lower() in JUNK_NAMES
+    """Dot files (macOS writes `._x.png` next to `x.png`), thumbnails, trash and leftovers of systems, our own trash."""
+    lowered = name.lower()
+    return name.startswith(".") or lowered in JUNK_NAMES or lowered.startswith(_JUNK_BEGINNINGS)
+
+
+def is_quiet_junk(name: str) -> bool:
+    """Whether it is nothing that a person would look for among the images."""
+    return name.lower().startswith(_QUIET_JUNK)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -46,10 +77,60 @@ def is_image_name(name: str) -> bool:
     return extension(name) in IMAGE_EXTENSIONS
 
 
+def is_image(path: str | os.PathLike, name: str) -> bool:
+    """Whether a file is an image by its name or, where the name says nothing, by its first bytes."""
+    return is_image_name(name) or (may_be_image(name) and begins_like_image(_first_bytes(path)))
+
+
+def may_be_image(name: str) -> bool:
+    """Whether a name says nothing of what is in the file: without an extension, or with an unknown one."""
+    ending = extension(name)
+    known = IMAGE_EXTENSIONS | UNREAD_IMAGES | _COMPANIONS | _UNFINISHED
+    return ending not in known and ending not in (*CAPTION_EXTENSIONS, ".zip")
+
+
+def is_worth_naming(name: str) -> bool:
+    """Whether a file that is neither image nor caption is named to a person who expects that it trains."""
+    return extension(name) not in _COMPANIONS
+
+
+def begins_like_image(start: bytes) -> bool:
+    return any(start[at : at + len(mark)] == mark for at, mark in _MARKS)
+
+
+def _first_bytes(path: str | os.PathLike) -> bytes:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return b""
+        with open(path, "rb") as handle:
+            return handle.read(MARK_BYTES)
+    except OSError:
+        return b""
+
+
+def split_label(stem: str) -> tuple[str, str]:
+    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image next to its image, as OneTrainer names them."""
+    for label in LABELS:
+        if stem.casefold().endswith(label) and len(os.path.basename(stem)) > len(label):
+            return stem[: -len(label)], stem[-len(label) :]
+    return stem, ""
+
+
+def is_label(name: str) -> bool:
+    """Whether a file is the mask or control image of another, by its name."""
+    return bool(split_label(os.path.splitext(name)[0])[1])
+
+
+def format_of(name: str) -> str:
+    """The format that the extension names, by Pillow's names; empty for an unknown one."""
+    return FORMAT_OF.get(extension(name), "")
+
+
 def real_kind(name: str, format: str) -> str:
     """The image format where it differs from the extension: ("a.png", "JPEG") -> "JPEG"; else empty."""
-    said, held = extension(name)[1:].upper(), format.upper()
-    return "" if _SAME.get(said, said) == _SAME.get(held, held) else _SAME.get(held, held)
+    said = format_of(name) or format.upper()
+    held = SAME_FORMATS.get(format.upper(), format.upper())
+    return "" if SAME_FORMATS.get(said, said) == held else held
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:

@@ -20,14 +20,16 @@ from core.dataset.sources.conditioning import (
     in_folder,
     listed_in,
     pair,
+    unused_labels,
     without_suffix,
 )
-from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, reachable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, CONTROL_LABEL, MASK_LABEL, printable, reachable
 from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
-from core.dataset.sources.walk import File, Walk, headers, walk
+from core.dataset.sources.painted import is_painted
+from core.dataset.sources.walk import File, Walk, headers, unused_files, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
@@ -105,7 +107,8 @@ class Gathered:
         roots, found = roots_of(concept.source, path)
         self.problems += found
         without = self._without(concept, path)
-        empty: list[Walk] = []
+        walks: list[tuple[str, Walk]] = []
+        labels: list[File] = []
         taken: list[ImageInfo] = []
         inside: dict[str, str] = {}
         partners: dict[str, list[File]] = {}
@@ -114,15 +117,19 @@ class Gathered:
                 root.path, self.cancel, root.left_out, caption_endings(concept), without, concept.source.recursive
             )
             self.problems += walked.problems
-            if not walked.files:
-                empty.append(walked)
+            walks.append((root.inside, walked))
+            images, beside_them, unused = self._told_apart(walked.files, concept)
+            labels += unused
+            if not images:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
-            files, partners[id] = _told_apart(walked.files, concept)
-            taken += self._take(files, id, root, concept)
-        if roots and len(empty) == len(roots):
-            self.problems.append(_empty_folder(path, empty))
+            partners[id] = beside_them
+            taken += self._take(images, id, root, concept)
+        advice = [*unused_files(path, walks), *unused_labels(labels, concept, path)]
+        self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
+        if walks and not inside:
+            self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
         self.finish(taken, concept, inside, beside(partners, printable(path)))
 
     def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
@@ -149,8 +156,9 @@ class Gathered:
         walked = walk(
             path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
         )
+        files, partners, labels = self._told_apart(walked.files, concept)
         self.problems += walked.problems
-        files, partners = _told_apart(walked.files, concept)
+        self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
         kept, entries = self._matched(said, files, path)
         id = self.new_id(printable(path.name) or "images")
         images = self.read(kept, id, root, concept, entries, said.buckets)
@@ -201,6 +209,20 @@ class Gathered:
         """Folders inside this one to skip: the masks."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
+
+    def _told_apart(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
+        """(images, masks or control images next to them, OneTrainer's masks and control images that are not used)."""
+        folder = conditioning_folder(concept.images.conditioning_data_dir)
+        partners: list[File] = []
+        if concept.images.conditioning_suffix and folder is None:
+            files, partners = without_suffix(files, concept.images.conditioning_suffix)
+        images, masks = without_suffix(files, MASK_LABEL)
+        images, controls = without_suffix(images, CONTROL_LABEL)
+        if masks and not partners and folder is None and not concept.control and concept.images.masked_loss:
+            partners, masks = masks, []
+        if folder is not None and is_painted(folder):  # it began with copies of them
+            masks = []
+        return images, partners, masks + controls
 
     # ---- files to images
 
@@ -295,20 +317,15 @@ class Gathered:
     ) -> Partners | None:
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         if folder is None:
-            wanted = concept.images.conditioning_suffix or (others and others.files)
-            return others if wanted else None
+            images = concept.images
+            masked = kind is MASK and images.masked_loss and not images.alpha_mask
+            wanted = masked or images.conditioning_suffix
+            return others if wanted or (others and others.files) else None
         found = in_folder(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
         if isinstance(found, Problem):
             self.problems.append(found)
             return None
         return found
-
-
-def _told_apart(files: list[File], concept: Concept) -> tuple[list[File], list[File]]:
-    """(images, masks or control images next to them)."""
-    if concept.images.conditioning_suffix and conditioning_folder(concept.images.conditioning_data_dir) is None:
-        return without_suffix(files, concept.images.conditioning_suffix)
-    return files, []
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
@@ -326,7 +343,7 @@ def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
         others.update(found.others)
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
     what = f"The folder contains no images, only other files: {kinds}" if kinds else "The folder is empty"
-    fix = "choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files"
+    fix = "choose a folder with .png, .jpg, .webp or other images"
     return Problem(what, printable(path), fix, code="dataset.no-images")
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
-from core.dataset.sources.files import IMAGE_EXTENSIONS, extension, printable
+from core.dataset.sources.files import extension, printable
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
+from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.record.units import count

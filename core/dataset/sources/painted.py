@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.dataset.sources.files import extension, plain_form, printable
+from core.dataset.sources.files import MASK_LABEL, extension, plain_form, printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 
 MARK = ".atelier-masks.json"  # in each of these folders: which images it is for
-LABEL = "-masklabel.png"  # OneTrainer's masks, next to the image
 LONGEST_NAME = 60
+MASK_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def is_painted(folder: Path) -> bool:
@@ -49,8 +49,8 @@ def stem_below(image: ImageInfo, folder: Path) -> str:
 
 def mask_beside(image: ImageInfo) -> Path | None:
     """A mask that another program keeps next to the image."""
-    path = image.path.with_name(image.path.stem + LABEL)
-    return path if path.is_file() else None
+    paths = (image.path.with_name(image.path.stem + MASK_LABEL + ending) for ending in MASK_EXTENSIONS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def own_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:

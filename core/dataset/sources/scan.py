@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.dataset.sources.custom import scan_class
-from core.dataset.sources.files import printable
+from core.dataset.sources.files import is_label, printable
 from core.dataset.sources.folders import folder_of, roots_of
 from core.dataset.sources.gathered import Gathered
 from core.dataset.sources.image_info import Scan
@@ -74,15 +74,16 @@ def recognize(folder: str | os.PathLike) -> str:
     if not roots:
         return problems[0].what if problems else "no images found"
     walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
-    named = [(root, found) for root, found in walks if root.named and found.files]
-    plain = [(root, found) for root, found in walks if not root.named and found.files]
+    counted = [(root, found, sum(not is_label(file.path.name) for file in found.files)) for root, found in walks]
+    named = [each for each in counted if each[0].named and each[2]]
+    plain = [each for each in counted if not each[0].named and each[2]]
     if not named and not plain:
         return "no images found"
-    loose = sum(len(found.files) for _, found in plain)
+    loose = sum(number for _, _, number in plain)
     if not named:
-        inside = sum(found.folders for _, found in plain)
+        inside = sum(found.folders for _, found, _ in plain)
         return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
-    names = ", ".join(printable(root.path.name) for root, _ in named[:6]) + (", ..." if len(named) > 6 else "")
-    total = sum(len(found.files) for _, found in named)
+    names = ", ".join(printable(root.path.name) for root, _, _ in named[:6]) + (", ..." if len(named) > 6 else "")
+    total = sum(number for _, _, number in named)
     said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
     return said + (f", and {count(loose, 'image')} outside them" if loose else "")

@@ -16,17 +16,21 @@ from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
     extension,
     is_folder,
-    is_image_name,
+    is_image,
     is_junk,
+    is_quiet_junk,
+    is_worth_naming,
     printable,
     reachable,
     real_kind,
     without_face,
 )
+from core.dataset.sources.image_info import listed
 from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
+from core.record.units import count
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
 _CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
@@ -63,12 +67,39 @@ class Seen:
 
 @dataclass
 class Walk:
-    """Result of a walk."""
+    """Result of a walk.
+
+    others    extensions of files that are neither images nor captions
+    unread    such files that a person may expect to train      ignored    folders and hidden files of systems
+    orphans   caption files of no image
+    """
 
     files: list[File] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     folders: int = 0
     others: Counter[str] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+
+
+# What lies among the images and does not train: field of a walk, word, what is wrong, fix, code.
+_UNUSED = (
+    ("unread", "file", "cannot be read as an image", "save it as PNG to train on it", "dataset.unread-files"),
+    ("ignored", "system folder or hidden file", "left out", "rename it to train on it", "dataset.ignored-names"),
+    ("orphans", "caption file", "without an image", "name it like its image, or ignore this", "caption.without-image"),
+)
+
+
+def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
+    """Advice on files of a folder that do not train, each kind named once. walks: with its path below the folder each."""
+    found = []
+    for field_, word, what, fix, code in _UNUSED:
+        names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
+        if names:
+            said = f"{count(len(names), word)} {what}: {listed(names)}"
+            found.append(Problem(said, printable(folder), fix, "advice", code=code))
+    return found
 
 
 def walk(
@@ -130,23 +161,33 @@ def _sort_out(
 ) -> list[tuple[Path, str]]:
     """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
     sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
-    for entry in entries:
-        ending = _caption_ending(entry.name, endings)
-        if ending and not is_junk(entry.name):
-            sidecars[entry.name[: -len(ending)].casefold()].append(entry)
+    others: list[os.DirEntry] = []
     subfolders: list[tuple[Path, str]] = []
     for entry in entries:
         name = entry.name
-        if is_junk(name) or name in left_out:
+        if name in left_out:
             continue
-        if is_folder(entry):
+        if is_junk(name):
+            found.ignored += () if is_quiet_junk(name) else (prefix + name,)
+        elif is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
-        elif is_image_name(name):
-            found.files.append(_file(entry, folder, prefix, sidecars))
+        elif ending := _caption_ending(name, endings):
+            sidecars[name[: -len(ending)].casefold()].append(entry)
         else:
-            found.others[extension(name) or name] += 1
-            if entry.is_symlink() and not os.path.exists(entry):
-                found.problems.append(_dead_link(folder / name))
+            others.append(entry)
+    used: set[str] = set()
+    for entry in others:
+        name = entry.name
+        if is_image(entry.path, name):
+            found.files.append(_file(entry, folder, prefix, sidecars, used))
+            continue
+        found.others[extension(name) or name] += 1
+        found.unread += (prefix + name,) if is_worth_naming(name) else ()
+        if entry.is_symlink() and not os.path.exists(entry):
+            found.problems.append(_dead_link(folder / name))
+    captions = [entry.name for beside in sidecars.values() for entry in beside]
+    found.others.update(extension(name) for name in captions)
+    found.orphans += [prefix + name for name in captions if name not in used]
     return subfolders
 
 
@@ -174,14 +215,20 @@ def _caption_ending(name: str, endings: Sequence[str]) -> str:
     return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
 
 
-def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File:
+def _file(
+    entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]], used: set[str]
+) -> File:
+    """The image with its caption files: a.txt, else a.png.txt. used: gets their names."""
     relative, path = prefix + entry.name, reachable(folder / entry.name)
     stem = os.path.splitext(entry.name)[0]
     beside = sidecars.get(stem.casefold(), [])
     if len(beside) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
         beside = [each for each in beside if each.name.startswith(stem + ".")] or beside
+    endings = {extension(each.name) for each in beside}
+    beside = beside + [each for each in sidecars.get(entry.name.casefold(), []) if extension(each.name) not in endings]
     whole = without_face(stem)
     shared = sidecars.get(whole.casefold(), []) if whole else []
+    used.update(each.name for each in (*beside, *shared))
     names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
     found = _stat(entry)
     if found is None or not stat.S_ISREG(found.st_mode):

@@ -26,6 +26,7 @@ from core.generation.grids.folder import GridFolder, Place, require_writable
 from core.generation.loop import steps_of
 from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
 from core.generation.requests import Request
+from core.generation.sources import model_problems
 from core.generation.stages import stages_of
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -335,6 +336,7 @@ def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
     for part in grid.parts:
         try:
             plan = part.plan(workspace)
+            raise_if_errors(model_problems(plan.sources))
             steps += plan.steps()
         except ProblemsError as error:
             problems += [_of_axis(problem, grid.axes) for problem in error.problems]

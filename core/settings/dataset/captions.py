@@ -8,15 +8,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
+from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting
 
 Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
 LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
 
 # What images, metadata and caches are called: a caption must not be written over one.
-NOT_CAPTIONS = frozenset(
-    ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .heic .heif .hif .jxl .json .jsonl .npz .safetensors".split()
-)
+NOT_CAPTIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | {".json", ".jsonl", ".npz", ".safetensors"}
 _EXTENSION = re.compile(r"\.[\w.\-]{1,30}", re.ASCII)
 
 

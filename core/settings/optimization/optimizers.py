@@ -32,6 +32,7 @@ SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "Lion": ("lion_pytorch.Lion", {}),
     "Lion8bit": ("bitsandbytes.optim.Lion8bit", {}),
     "PagedLion8bit": ("bitsandbytes.optim.PagedLion8bit", {}),
+    "Muon": ("pytorch_optimizer.Muon", {}),  # torch's own takes matrices only
     "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
     "SGDNesterov8bit": ("bitsandbytes.optim.SGD8bit", {"nesterov": True, "momentum": 0.9}),
     "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),

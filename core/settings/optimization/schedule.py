@@ -46,7 +46,7 @@ class ScheduleSettings(Settings):
         brief="Used instead of epochs.",
         level="shown",
         unit="steps",
-        help="Optimizer steps. If set, epochs are ignored.",
+        help="Optimizer steps. If set, epochs are ignored; with compatibility, as in sd-scripts, epochs come first.",
     )
     gradient_accumulation_steps: int = kohya_setting(
         1,
@@ -133,6 +133,20 @@ class ScheduleSettings(Settings):
         widget="arguments",
         help="One name=value per line. Piecewise constant: step_rules=1:100,0.1:200,0.01 (factor 1 until step 100). Warmup-stable-decay: decay_type and warmup_type (linear, cosine, 1-sqrt). Polynomial: lr_end. Cosine with min LR: min_lr. Cosine: num_cycles=1 for whole waves. Or the arguments of the torch class.",
     )
+    lr_scheduler_steps: int | None = setting(
+        None,
+        within=(1, 10000000),
+        title="Scheduler steps",
+        hint="the whole run",
+        unit="steps",
+        help="Length of the learning rate schedule, where it is not that of the run. A run that is trained longer keeps its earlier length here, so that the learning rate does not jump; a schedule is stretched over the new length otherwise.",
+    )
+    lr_scheduler_after: Literal["constant", "restart"] = setting(
+        "constant",
+        title="After the schedule",
+        labels={"constant": "keep the last rate", "restart": "warm restart"},
+        help="What follows the scheduler steps: the last learning rate, or the schedule once more over the remaining steps, with its warmup.",
+    )
     lr_warmup_from_zero: bool = setting(
         True,
         title="Warmup from zero",
@@ -165,6 +179,11 @@ class ScheduleSettings(Settings):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
+
+    @property
+    def steps_in_force(self) -> int | None:
+        """The length in steps, where it is what decides: before epochs, as sd-scripts after them."""
+        return None if self.compatibility == "kohya" and self.max_train_epochs else self.max_train_steps
 
     def summary(self) -> str:
         warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps

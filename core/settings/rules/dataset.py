@@ -114,9 +114,7 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
     if job.method.traits.control_images:
         yield "dataset.masked_loss", "ignored: the mask folder holds control images"
-    elif not anywhere(job, _has_partners):
-        yield "dataset.masked_loss", "ignored: no mask folder is set"
-    elif not anywhere(job, lambda each: each.images.masked_loss):
+    elif anywhere(job, _has_partners) and not anywhere(job, lambda each: each.images.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masked loss is off"
         yield "dataset.conditioning_suffix", "ignored: masked loss is off"
     if not job.method.traits.control_images:

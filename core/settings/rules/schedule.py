@@ -76,7 +76,7 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
 
 
 def _lengths(job: TrainJob) -> Iterator[Problem]:
-    own, total = job.schedule, job.schedule.max_train_steps
+    own, total = job.schedule, job.schedule.steps_in_force
     if own.lr_scheduler == "warmup_stable_decay" and not own.lr_decay_steps:
         what = "warmup-stable-decay has no decay steps, so the learning rate never falls"
         fix = "set a length, such as 20%"
@@ -94,8 +94,10 @@ def _lengths(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     own = job.schedule
-    if own.max_train_steps is not None:
+    if own.steps_in_force is not None:
         yield "schedule.max_train_epochs", "ignored: steps are set"
+    elif own.max_train_steps is not None:
+        yield "schedule.max_train_steps", "ignored: epochs are set, which come first in sd-scripts"
     if _sets_own_rate(job):  # reported by rules/optimizer.py
         return
     if own.lr_scheduler_type:
@@ -105,6 +107,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"schedule.{name}", f"ignored: the scheduler is {own.lr_scheduler_type}"
         elif not own.lr_scheduler_type and own.lr_scheduler not in schedulers:
             yield f"schedule.{name}", f"ignored: the scheduler {own.lr_scheduler} does not use it"
+    if own.lr_scheduler_steps is None:
+        yield "schedule.lr_scheduler_after", "ignored: the schedule is as long as the run"
     if own.lr_scheduler == "piecewise_constant" and not own.lr_scheduler_type:
         yield "schedule.lr_warmup_steps", "ignored: the piecewise constant scheduler has no warmup"
     if not own.lr_warmup_steps:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.plan import Plan
+from core.optimization.jumps import jump_advice
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.record.run_folder import is_whole, newest_state, state_step, states_in
+from core.record.run_folder import RunFolder, is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.check import build
+from core.settings.presets.files import parse
 from core.training.loop.run import Run
 
 if TYPE_CHECKING:
@@ -37,14 +40,30 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """The problem of a training that would start at or after its end. A bad state is reported elsewhere."""
-    settings, step = job.resume, None
+    """The problem of a training that would start at or after its end, or whose learning rate jumps. A bad state is reported
+    elsewhere."""
+    settings, step, state = job.resume, None, None
+    if settings.resume and not settings.resume_from_huggingface:
+        with suppress(ProblemsError):
+            state = find_state(settings.resume, workspace, quick=True)
+            step = state_step(state)
     if settings.initial_step is not None or settings.initial_epoch is not None:
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
-    elif settings.resume and not settings.resume_from_huggingface:
-        with suppress(ProblemsError):
-            step = state_step(find_state(settings.resume, workspace, quick=True))
-    return [] if step is None or not report.total_steps else _at_the_end(job, step, report.total_steps)
+    if step is None or not report.total_steps:
+        return []
+    return _at_the_end(job, step, report.total_steps) or _jump_from(job, state, step, report.total_steps)
+
+
+def _jump_from(job: TrainJob, state: Path | None, step: int, total: int) -> list[Problem]:
+    """The warning of a learning rate that jumps from what it was in the run of the state."""
+    folder = RunFolder(state.parent.parent) if state else None
+    if folder is None or not folder.job_file.is_file():
+        return []
+    try:
+        before = build(type(job), parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
+    except ProblemsError:  # of an earlier version, or not a run's
+        return []
+    return jump_advice(folder, before, job, step, total)
 
 
 def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:

@@ -1,0 +1,62 @@
+"""Learning rates that would jump where a run goes on with another length, known before it starts."""
+
+from __future__ import annotations
+
+from core.optimization.schedules import Rates
+from core.record.journal import read_lines
+from core.record.problems import Problem
+from core.record.run_folder import RunFolder, state_step, states_in
+from core.settings.job import TrainJob
+from core.settings.optimization.rates import effective_rates
+
+RISES = 1.5  # times the last rate, from where on it is said
+OF_RATE = 0.01  # of the group's own rate: less is no matter
+
+
+def planned(folder: RunFolder) -> tuple[int, int] | None:
+    """(steps, steps per epoch) that the run was last planned for; None where it never began."""
+    lines = [line for line in read_lines(folder.path / "events.jsonl") if line.get("kind") == "planned"]
+    return (int(lines[-1]["total"]), int(lines[-1].get("steps_per_epoch", 0))) if lines else None
+
+
+def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
+    """How many steps a job comes to; None where its length is to be suggested."""
+    epochs = job.schedule.max_train_epochs
+    return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
+
+
+def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:
+    """(last rate, next rate) of the part whose learning rate rises most at this step, from a run of `steps` steps to one of
+    `total`; None where none jumps."""
+    processes = after.memory.num_processes
+    own = effective_rates(after, processes)
+    last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), effective_rates(before, processes))
+    now = Rates(after, total, processes).at(step, own)
+    rises = [
+        (last[name], rate)
+        for name, rate in now.items()
+        if name in last and abs(rate) > RISES * abs(last[name]) and abs(rate) > OF_RATE * abs(own[name])
+    ]
+    return max(rises, key=lambda pair: abs(pair[1]) - abs(pair[0]), default=None)
+
+
+def jump_advice(
+    folder: RunFolder, before: TrainJob, after: TrainJob, step: int | None = None, total: int | None = None
+) -> list[Problem]:
+    """A warning where the learning rate would jump as a run goes on, with the choices.
+
+    folder, before   the run whose state it goes on from, and its settings
+    step, total      the first step and the last one, where they are known; else of the newest state and of the settings
+    """
+    plan, states, own = planned(folder), states_in(folder.path / "state"), after.schedule
+    if step is None and states:
+        step = state_step(states[0])
+    if plan is None or not step or (own.lr_scheduler_steps and own.lr_scheduler_after == "restart"):
+        return []
+    length = total or steps_planned(after, plan[1])
+    jump = rate_jump(before, plan[0], after, length, step) if length and length > step else None
+    if jump is None:
+        return []
+    what = f"The learning rate rises from {jump[0]:.2g} to {jump[1]:.2g} at step {step}: its schedule is that of {length} steps"
+    fix = f"keep it so, or set lr_scheduler_steps to {plan[0]}, which keeps the last rate or, with lr_scheduler_after, restarts"
+    return [Problem(what, "schedule.lr_scheduler_steps", fix, "warning", code="resume.rate-jumps")]

@@ -1,0 +1,100 @@
+"""The learning rate of a run that is trained longer: what would jump is said before the start, and each choice works."""
+
+import json
+
+import pytest
+
+from core.cli.main import DONE, main
+from core.engine.extend import extend
+from core.optimization.jumps import jump_advice, rate_jump
+from core.optimization.schedules import Rates
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.training.saving.resume import beginning_problems
+
+
+def job(total=16, scheduler="cosine", **schedule):
+    return build(TrainJob, {"schedule": {"max_train_steps": total, "lr_scheduler": scheduler, **schedule}})
+
+
+def rates(settings, total):
+    asked = Rates(settings, total)
+    return [asked.at(step, {"unet": 1e-4})["unet"] for step in range(total)]
+
+
+def test_a_cosine_that_was_at_its_end_jumps_when_it_is_stretched():
+    last, now = rate_jump(job(), 16, job(24), 24, 16)
+    assert (last, now) == (pytest.approx(9.6e-7, rel=0.02), pytest.approx(2.5e-5, rel=0.02))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "jumps"), [("constant", False), ("linear", True), ("cosine_with_restarts", True)]
+)
+def test_only_a_rate_that_rises_is_a_jump(scheduler, jumps):
+    assert bool(rate_jump(job(16, scheduler), 16, job(24, scheduler), 24, 16)) == jumps
+
+
+def test_the_last_rate_is_kept():
+    before, after = rates(job(), 16), rates(job(24, lr_scheduler_steps=16), 24)
+    assert after[:16] == before and after[16:] == [before[-1]] * 8 and before[-1] > 0
+
+
+def test_a_warm_restart_runs_the_schedule_over_the_remaining_steps():
+    after = rates(job(24, lr_scheduler_steps=16, lr_scheduler_after="restart"), 24)
+    assert after == rates(job(), 16) + rates(job(8), 8)
+
+
+def test_a_schedule_may_be_longer_than_the_run():
+    assert rates(job(8, lr_scheduler_steps=16), 8) == rates(job(), 16)[:8]
+
+
+def test_custom_torch_schedules_keep_their_last_rate_too():
+    custom = {"lr_scheduler_type": "StepLR", "lr_scheduler_args": {"step_size": 4, "gamma": 0.1}}
+    after = rates(job(12, "constant", lr_scheduler_steps=6, **custom), 12)
+    assert after[5:] == [after[5]] * 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, True),
+        ({"lr_scheduler_steps": 4}, False),
+        ({"lr_scheduler_steps": 4, "lr_scheduler_after": "restart"}, False),
+    ],
+)
+def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, changes, told):
+    training = train(schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine"})
+    training.start()
+    before = training.job
+    again = training.again()
+    again.job = extend(training.folder, {"schedule": {"max_train_steps": 8, **changes}})
+    codes = [each.code for each in jump_advice(training.folder, before, again.job)]
+    assert codes == (["resume.rate-jumps"] if told else [])
+    assert again.start() == "done"
+    (line,) = [line for line in again.lines("steps") if line["steps"][-1] == 8]
+    assert line["rates"]["unet"] == pytest.approx(again.job.optimizer.unet_rate * rates(again.job, 8)[-1] / 1e-4)
+
+
+def test_another_run_that_begins_from_the_state_is_told_as_well(train, workspace):
+    from types import SimpleNamespace
+
+    training = train(schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine"})
+    training.start()
+    schedule = training.job.schedule.model_copy(update={"max_train_steps": 8})
+    resume = training.job.resume.model_copy(update={"resume": str(training.folder.path)})
+    other = training.job.model_copy(update={"schedule": schedule, "resume": resume})
+    found = beginning_problems(other, workspace, SimpleNamespace(total_steps=8, placed=()))
+    assert [each.code for each in found] == ["resume.rate-jumps"]
+
+
+def test_continue_says_it_before_the_start(train, workspace, capsys):
+    training = train(schedule={"max_train_steps": 3, "seed": 7, "lr_scheduler": "cosine"})
+    training.start()
+    words = ["train", "--continue", training.folder.path.name, "--outputs", str(workspace.outputs)]
+    words += ["--models", str(workspace.models), "--device", "cpu", "--schedule.max_train_steps", "6"]
+    assert main(words) == DONE
+    said = capsys.readouterr().err
+    assert (
+        "lr_scheduler_steps" in said
+        and json.loads(training.folder.job_file.read_text())["schedule"]["max_train_steps"] == 6
+    )
