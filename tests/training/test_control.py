@@ -44,7 +44,7 @@ def specified(training):
     return tuple(said[f"modelspec.{name}"] for name in ("architecture", "title", "resolution", "prediction_type"))
 
 
-@pytest.mark.slow(but=("controlnet",))
+@pytest.mark.slow
 @every_method
 def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(method, groups, train, at_first_step):
     whole, parted, plain = train(**groups(method)), train(**groups(method)), train()
