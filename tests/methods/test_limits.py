@@ -14,6 +14,9 @@ from core.methods.embedding import EmbeddingMethod
 from core.methods.full import FullMethod, trained_parts
 from core.methods.lllite import LLLiteMethod
 from core.methods.network import NetworkMethod
+from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.network import apply_max_norm
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
@@ -124,6 +127,25 @@ def test_a_max_norm_is_applied_once_a_step_and_its_numbers_have_sd_scripts_names
     assert limits == [0.5]
     off = NetworkMethod(job_of("lora", network={"scale_weight_norms": None}), 0)
     assert off.after_update() == {}
+
+
+def test_a_change_is_shortened_above_the_limit_alone():
+    lengths, ratios = [0.0, 0.999, 1.0, 1.001, 4.0], []
+    adapters = [SimpleNamespace(norm=lambda n=n: torch.tensor(n), shorten=ratios.append) for n in lengths]
+    facts = apply_max_norm(adapters, 1.0)
+    assert [float(ratio) for ratio in ratios] == pytest.approx([1, 1, 1, 1 / 1.001, 0.25])
+    assert int(facts.scaled) == 2 and float(facts.largest) == 1.0 and float(facts.mean) == pytest.approx(3.999 / 5)
+
+
+def test_a_frozen_lora_computes_in_the_type_of_its_input_also_when_that_changes_and_new_weights_come():
+    layer = LoraAdapter.fresh("lora_unet_x", nn.Linear(8, 8).requires_grad_(False), 4, 4.0, seed=1)
+    for weight in (layer.down, layer.up):
+        weight.requires_grad_(False)
+    for value in (1 / 3, 1 / 7):
+        layer.take({DOWN: torch.full((4, 8), value), UP: torch.full((8, 4), value), ALPHA: torch.tensor(4.0)})
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.bfloat16):
+            for weight, shape in zip(layer._weights(dtype), ((4, 8), (8, 4)), strict=True):
+                assert torch.equal(weight, torch.full(shape, value).to(dtype)) and weight.dtype == dtype
 
 
 def test_a_networks_strength_is_set_where_it_changes_and_comes_back_after_the_untrained_model():

@@ -135,12 +135,12 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
     images = sorted((PROJECT / "models" / "starter" / "images").glob("*.png"))
     (root / "hints").mkdir()
-    for path in images[:8]:
-        ImageOps.invert(Image.open(path).convert("RGB")).save(root / "hints" / path.name)
     for name, chosen, text in (("subject", images[:5], "zunkel, "), ("others", images[5:8], "")):
         (root / name).mkdir()
         for place, path in enumerate(chosen):
-            Image.open(path).convert("RGB").resize((64, 64) if place else (64, 96)).save(root / name / path.name)
+            image = Image.open(path).convert("RGB").resize((64, 64) if place else (64, 96))
+            image.save(root / name / path.name)
+            ImageOps.invert(image).save(root / "hints" / path.name)
             caption = text + path.with_suffix(".txt").read_text()
             (root / name / path.with_suffix(".txt").name).write_text(caption)
     return root
@@ -164,7 +164,7 @@ def test_each_method_trains_what_is_recorded_and_after_a_stop_ends_to_the_bit(tr
     ours, recorded = recorded_of(whole), json.loads(VECTORS.read_text("utf-8"))[name]
     assert ours["losses"] == pytest.approx(recorded["losses"], rel=tolerance)
     assert ours["measured"] == pytest.approx(recorded["measured"], rel=tolerance)
-    assert ours["norms"] == pytest.approx(recorded["norms"], rel=100 * tolerance)
+    assert ours["norms"] == pytest.approx(recorded["norms"], rel=10 * tolerance)
     assert ours["rates"] == [pytest.approx(each) for each in recorded["rates"]]
     assert ours["file"] == recorded["file"]
 
