@@ -161,7 +161,11 @@ def test_each_method_trains_what_is_recorded_and_after_a_stop_ends_to_the_bit(tr
     live(broken, "stopped", 2)
     live(broken.again(), "done", RECORDED_STEPS)
     assert_same(whole, broken)
-    ours, recorded = recorded_of(whole), json.loads(VECTORS.read_text("utf-8"))[name]
+    ours, recorded = recorded_of(whole), json.loads(VECTORS.read_text("utf-8"))
+    if os.environ.get("ATELIER_RECORD"):  # after a change that is meant to alter trainings, in one process
+        VECTORS.write_text(json.dumps(recorded | {name: ours}, indent=1) + "\n", "utf-8")
+        return
+    recorded = recorded[name]
     assert ours["losses"] == pytest.approx(recorded["losses"], rel=tolerance)
     assert ours["measured"] == pytest.approx(recorded["measured"], rel=tolerance)
     assert ours["norms"] == pytest.approx(recorded["norms"], rel=10 * tolerance)
