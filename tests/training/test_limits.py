@@ -25,8 +25,9 @@ from core.training.loop.validation import MOST_PAIRS, Length, evenly, pairs_with
 from core.training.loop.watching import BAND, MEMORY, RECENT, WORST, Mean, Watch
 from core.training.memory.advice import smaller_resolution
 from core.training.probe import duration
+from core.training.saving import facts
 from core.training.saving.checkpoints import OnTheWay, no_longer_kept
-from core.training.saving.facts import THUMBNAILS, thumbnail_url, trigger_words
+from core.training.saving.facts import THUMBNAILS, FileFacts, thumbnail_url, trigger_words
 from core.training.saving.states import no_longer_kept as states_no_longer_kept
 
 # ---- which files stay
@@ -365,3 +366,18 @@ def test_the_norm_of_what_trains_is_measured_at_the_first_step_and_now_and_then(
 def test_the_timesteps_that_are_measured_are_within_the_range_that_trains():
     assert validation.timesteps_of(NoiseSettings(min_timestep=0, max_timestep=1000)) == [200, 400, 600, 800]
     assert validation.timesteps_of(NoiseSettings(min_timestep=999, max_timestep=1000)) == [999] * 4
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(0, 1), (1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
+def test_a_file_says_the_epoch_that_its_last_step_is_in(tmp_path, monkeypatch, step, epoch):
+    epochs = SimpleNamespace(views_of=lambda epoch: [], batches_in=lambda epoch: 3)
+    plan = SimpleNamespace(epochs=epochs, epoch_of=lambda step: step // 3, total=7, seed=7, placed=[])
+    components = SimpleNamespace(origin=tmp_path / "model.safetensors", family="sd1")
+    method = SimpleNamespace(metadata=dict)
+    folder = SimpleNamespace(name="t", journal_file=tmp_path / "journal.jsonl")
+    monkeypatch.setattr(facts, "model_hashes", lambda path, memo: (None, None))
+    monkeypatch.setattr(facts, "lora_metadata", lambda job, said: said)
+    own = FileFacts(TrainJob(), folder, plan, components, method, "epsilon", "no", 2, None, None)
+    said = own.metadata(step)
+    assert (said.epoch, said.step, said.num_epochs, said.max_train_steps) == (epoch, step, 3, 7)
+    assert said.num_batches_per_epoch == 3 and said.extra["ss_num_validation_images"] == "2"
