@@ -16,7 +16,7 @@ def run(*files: Path) -> None:
     words = ["-q", "-p", "no:cacheprovider", "-o", "python_files=apart_*.py", *map(str, files)]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"ATELIER_SEAMS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
