@@ -114,7 +114,8 @@ class Run:
         if report.when != "teardown" or file not in self.files:
             return
         self.files[file] -= 1
-        if not self.files[file] and self.config.getoption("--all") and not hasattr(self.config, "workerinput"):
+        keeps = hasattr(self.config, "cache") and not hasattr(self.config, "workerinput")
+        if not self.files[file] and self.config.getoption("--all") and keeps:
             self.config.cache.set(UNFINISHED, self.unfinished())
 
     def unfinished(self):

@@ -1,5 +1,5 @@
-"""Each seam is proven by a toy that lives in this folder alone. They run in a process of their own, where one line of
-`apart/conftest.py` registers each, as one line of core/extensions.py would."""
+"""Each seam is proven by a toy that lives in this folder alone. They run in another process, where one line of
+`apart/conftest.py` registers each, as one line of core/extensions.py would: all in one, and with --all each in one of its own."""
 
 import os
 import subprocess
@@ -12,12 +12,20 @@ HERE = Path(__file__).parent
 CASES = sorted(path.name for path in (HERE / "apart").glob("apart_*.py"))
 
 
-@pytest.mark.slow(but=("apart_guide.py",))
-@pytest.mark.parametrize("name", CASES)
-def test_a_toy_works_like_what_is_built_in(name):
-    words = ["-q", "-p", "no:cacheprovider", "-o", "python_files=apart_*.py", str(HERE / "apart" / name)]
+def run(*files: Path) -> None:
+    words = ["-q", "-p", "no:cacheprovider", "-o", "python_files=apart_*.py", *map(str, files)]
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"ATELIER_SEAMS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+def test_the_toys_work_like_what_is_built_in():
+    run(*(HERE / "apart" / name for name in CASES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_toy_needs_no_other(name):
+    run(HERE / "apart" / name)

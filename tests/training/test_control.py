@@ -44,7 +44,7 @@ def specified(training):
     return tuple(said[f"modelspec.{name}"] for name in ("architecture", "title", "resolution", "prediction_type"))
 
 
-@pytest.mark.slow(but=("controlnet",))
+@pytest.mark.slow
 @every_method
 def test_it_begins_as_the_model_resumes_to_the_bit_and_its_file_begins_another(method, groups, train, at_first_step):
     whole, parted, plain = train(**groups(method)), train(**groups(method)), train()
@@ -108,7 +108,8 @@ def test_of_sd2_the_file_has_the_names_of_sd2(groups, train, models):
     assert training.start() == "done"
     names = load_file(training.file())
     assert names and all(name.startswith("control_model.") for name in names)
-    assert specified(training) == ("stable-diffusion-v2-512/controlnet", "t", "64x64", "epsilon")
+    said = ("stable-diffusion-v2-768-v/controlnet", "t", "64x64", "v")  # as the folder's scheduler says
+    assert specified(training) == said
 
 
 def test_cached_captions_are_other_ones_at_the_next_epoch(groups, images, train, monkeypatch, tmp_path):

@@ -26,6 +26,12 @@ def plan(facts, processes, stage, method="fine_tune", **sharding):
     return memory_plan(job_of(memory=memory, **groups), facts)
 
 
+def test_buffers_are_as_large_as_what_deepspeed_is_told_and_holds():
+    """A bucket of 50 million numbers, as many fetched ahead in stage 3 and a layer of 30; from a disk five groups of 100 million:
+    weight, gradient, two memories of Adam, and one on its way."""
+    assert (LARGEST_BUCKET, GATHERED, DISK_GROUP, DISK_BUFFERS) == (50_000_000, 80_000_000, 100_000_000, 5)
+
+
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_whole_model_in_bf16_is_divided_by_stage(facts, processes):
     numbers = facts.parts["unet"].numbers

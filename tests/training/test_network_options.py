@@ -43,6 +43,7 @@ def assert_same(one, other, **tolerance):
         torch.testing.assert_close(first[name], second[name], **(tolerance or {"rtol": 0, "atol": 0}))
 
 
+@pytest.mark.slow
 def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, monkeypatch):
     numbers = {}
 

@@ -7,7 +7,6 @@ from safetensors.torch import load_file
 from core.record.run_folder import newest_state
 from core.training.prove import prove
 from tests.refusals import refused
-from tests.selection import slow_unless
 
 KINDS = {
     "schedule-free": {"optimizer_type": "AdamWScheduleFree", "optimizer_args": {"warmup_steps": 2}},
@@ -19,8 +18,8 @@ KINDS = {
 }
 
 
-@pytest.mark.slow(only=("8 bits, LoRA+",))
-@pytest.mark.parametrize("kind", slow_unless(("both", "8 bits, LoRA+").__contains__, KINDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(train, kind):
     training = train(optimizer=KINDS[kind], schedule={"max_train_steps": 4, "seed": 7}, samples={"sample_prompts": []})
     found = prove(training.job, training.workspace, "cpu", 4)

@@ -1,7 +1,6 @@
 """Which files and states stay, what they say, and where they also go."""
 
 import base64
-import itertools
 import json
 import threading
 from pathlib import Path
@@ -18,7 +17,7 @@ from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.saving.checkpoints import OnTheWay, no_longer_kept
+from core.training.saving.checkpoints import Checkpoints, OnTheWay, no_longer_kept
 from core.training.saving.facts import spoken_metadata, thumbnail_url
 from core.training.saving.states import States
 from core.training.saving.states import no_longer_kept as states_no_longer_kept
@@ -61,16 +60,43 @@ def test_an_epochs_and_a_steps_file_of_one_moment_count_once():
     assert no_longer_kept(SavingSettings(save_last_n=2), found, 30) == found[:2]
 
 
-def test_both_files_of_the_last_moment_stay_and_those_before_it_go(train):
-    often = {"save_every_n_epochs": 1, "save_every_n_steps": 2, "save_last_n": 2}
-    training = train(schedule={"max_train_steps": 7, "seed": 7}, saving=often)  # epochs of 3 steps
-    training.start()
-    assert {path.stem for path in training.folder.checkpoints.iterdir()} == {
-        "t-step00000004",
-        "t-000002",
-        "t-step00000006",
-        "t",
-    }
+class Written:
+    """A method whose files hold their epoch and step, with a second file next to each."""
+
+    extension = ".safetensors"
+
+    def write(self, path, metadata, precision, *, epoch, step):
+        for each in (path, *self.beside(path)):
+            each.write_text(f"{metadata} {precision} {epoch} {step}")
+        return []
+
+    def beside(self, path):
+        return [path.with_name(f"{path.stem}.more")]
+
+
+def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next_to_them(tmp_path):
+    """Epochs of 3 steps, a file at each end and every 2 steps: two moments stay, and the final file, and what is no file of it."""
+    epochs = SimpleNamespace(first_update=lambda epoch: epoch * 3)
+    plan = SimpleNamespace(total=7, epochs=epochs, epoch_of=lambda step: step // 3)
+    said = []
+    folder = SimpleNamespace(checkpoints=tmp_path / "checkpoints")
+    context = SimpleNamespace(folder=folder, journal=SimpleNamespace(put=said.append), warn=None)
+    uploads = SimpleNamespace(send=lambda path, wait: None, finish=lambda: None)
+    facts = SimpleNamespace(metadata=lambda step: f"after {step}")
+    own = Checkpoints(SavingSettings(output_name="t", save_last_n=2), context, plan, Written(), uploads, facts)
+    names = {2: ["step"], 3: ["epoch"], 4: ["step"], 6: ["epoch", "step"]}
+    for step, kinds in names.items():
+        for kind in kinds:
+            own.write(own.epoch_name(step // 3) if kind == "epoch" else own.step_name(step), step)
+        (folder.checkpoints / "t-2.safetensors").touch()  # of somebody else
+        own.remove_old(step)
+    own.write(own.final.name, 7, final=True)
+    own.remove_old(7)
+    stems = {"t-step00000004", "t-000002", "t-step00000006", "t"}
+    left = {path.name for path in folder.checkpoints.iterdir()}
+    assert left == {f"{stem}{end}" for stem in stems for end in (".safetensors", ".more")} | {"t-2.safetensors"}
+    assert (folder.checkpoints / "t-000002.safetensors").read_text() == "after 6 fp16 2 6"
+    assert [event.step for event in said] == [2, 2, 3, 3, 4, 4, 6, 6, 6, 6, 7, 7]
 
 
 @pytest.mark.parametrize(
@@ -114,27 +140,6 @@ def test_a_state_that_is_on_its_way_to_the_hub_is_taken_away_when_it_is_there(tm
     assert waited == ([[1, 2, 3]] if uploads else []) and there() == [2, 3]
 
 
-@pytest.mark.slow
-def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
-    periodic = {"save_every_n_steps": 1, "save_state": False}
-    at_end = train(saving=periodic, schedule={"max_train_steps": 3, "seed": 7})
-    never = train(saving=periodic | {"save_state_on_train_end": False}, schedule={"max_train_steps": 3, "seed": 7})
-    at_end.start()
-    never.start()
-    assert [line["step"] for line in at_end.lines("backed_up")] == [3]
-    assert not never.lines("backed_up") and len(never.lines("saved")) == 3
-
-
-@pytest.mark.slow
-def test_states_are_backed_up_every_so_many_minutes(train, monkeypatch):
-    """Each look at the clock finds it four minutes later: at the beginning, at each step and after a back-up."""
-    times = itertools.count(0.0, 240.0)
-    monkeypatch.setattr("core.training.loop.tasks.time", SimpleNamespace(monotonic=lambda: next(times)))
-    training = train(saving={"save_every_minutes": 10.0, "save_state": False}, schedule={"max_train_steps": 5})
-    training.start()
-    assert [line["step"] for line in training.lines("backed_up")] == [3, 5]
-
-
 @pytest.mark.slow(but=("method1",))
 @pytest.mark.parametrize("method", [{}, {"kind": "embedding"}])
 def test_a_file_is_saved_in_the_type_that_is_set(train, method):
@@ -143,31 +148,6 @@ def test_a_file_is_saved_in_the_type_that_is_set(train, method):
     training = train(saving={"save_precision": "bf16"}, **groups)
     training.start()
     assert {tensor.dtype for tensor in load_file(training.file()).values() if tensor.dim()} == {torch.bfloat16}
-
-
-@pytest.mark.slow
-def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
-    training = train(
-        schedule={"max_train_epochs": 5, "max_train_steps": None, "seed": 7}, saving={"save_n_epoch_ratio": 2}
-    )
-    training.start()
-    assert sorted(path.name for path in training.folder.checkpoints.iterdir()) == [
-        "t-000002.safetensors",
-        "t-000004.safetensors",
-        "t.safetensors",
-    ]
-
-
-@pytest.mark.slow
-def test_a_step_that_ends_an_epoch_has_a_file_of_each_name_where_both_are_asked_for(train):
-    often = {"save_every_n_epochs": 1, "save_every_n_steps": 2, "save_n_evenly": 2}
-    training = train(schedule={"max_train_steps": 8, "seed": 7}, saving=often)
-    training.start()
-    per_epoch = training.lines("planned")[0]["steps_per_epoch"]
-    names = {path.stem for path in training.folder.checkpoints.iterdir()}
-    ends = {f"t-{epoch:06d}" for epoch in range(1, 7 // per_epoch + 1)}
-    assert per_epoch == 3 and names == ends | {f"t-step{step:08d}" for step in (2, 4, 6)} | {"t"}
-    assert [line["step"] for line in training.lines("saved")] == [2, 3, 4, 6, 6, 8]
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training.loop.stepper import Stepper
 from tests.refusals import refused
-from tests.selection import slow_unless
 
 
 def weights(path):
@@ -58,62 +57,6 @@ def test_the_same_seed_trains_the_same_file_and_another_seed_another(train):
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
-VARIANTS = {
-    "plain": {},
-    "text encoder, 3x3 convolutions": {
-        "network": {"rank": 4, "alpha": 4.0, "conv_rank": 2, "train_text_encoder": True}
-    },
-    "accumulation over an epoch's end": {
-        "schedule": {"max_train_steps": 5, "seed": 7, "gradient_accumulation_steps": 2}
-    },
-    "8-bit optimizer, cosine": {
-        "optimizer": {"optimizer_type": "AdamW8bit", "learning_rate": 1e-3},
-        "schedule": {"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine", "lr_warmup_steps": 2},
-    },
-    "shuffled captions, dropout, offset, min-SNR": {
-        "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
-        "noise": {"noise_offset": 0.1, "min_snr_gamma": 5.0, "ip_noise_gamma": 0.1},
-    },
-    "bf16": {"memory": {"mixed_precision": "bf16"}},
-    "fp16 with scaled losses": {"memory": {"mixed_precision": "fp16"}},
-    "checkpointing": {"memory": {"gradient_checkpointing": True}, "network": {"rank": 4, "train_text_encoder": True}},
-}
-
-
-# By default: the others' parts are in test_resume_matrix, test_families, test_optimizers_in_runs, test_step_options.
-QUICK = ("text encoder, 3x3 convolutions", "accumulation over an epoch's end", "fp16 with scaled losses")
-
-
-@pytest.mark.slow(
-    only=(
-        "text encoder, 3x3 convolutions",
-        "accumulation over an epoch's end",
-        "fp16 with scaled losses",
-    )
-)
-@pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, VARIANTS))
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(train, name):
-    groups = VARIANTS[name]
-    whole = train(**groups)
-    assert whole.start() == "done"
-    broken = train(**groups)
-
-    def stop_after_two(line):
-        if line["kind"] == "steps" and line["steps"][-1] >= 2:
-            broken.token.cancel()
-
-    broken.on_line = stop_after_two
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
-        assert broken.start() == "stopped"
-    stopped_at = max(broken.losses())
-    assert stopped_at < max(whole.losses()), "it was stopped on the way"
-    rest = broken.again()
-    assert rest.start() == "done"
-    assert rest.losses() == whole.losses()
-    assert_same_weights(whole.file(), rest.file())
-
-
 @pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing_but_memory(train):
     """By plain descent: Adam divides a gradient by its own size, and of one that is nearly nothing the last digits decide."""
@@ -140,41 +83,6 @@ def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
     first = sum(losses[step] for step in range(1, third + 1)) / third
     last = sum(losses[step] for step in range(len(losses) - third + 1, len(losses) + 1)) / third
     assert last < first
-
-
-@pytest.mark.slow
-def test_saves_come_when_they_are_due_and_old_ones_go(train):
-    training = train(
-        schedule={"max_train_steps": 7, "seed": 7},
-        saving={"output_name": "t", "save_every_n_steps": 2, "save_last_n": 2, "save_every_minutes": None},
-    )
-    training.start()
-    assert sorted(path.name for path in training.folder.checkpoints.iterdir()) == [
-        "t-step00000004.safetensors",
-        "t-step00000006.safetensors",
-        "t.safetensors",
-    ]
-
-
-@pytest.mark.slow
-def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
-    epochs = train(
-        schedule={"max_train_epochs": 3, "max_train_steps": None, "seed": 7},
-        saving={"output_name": "e", "save_every_n_epochs": 1},
-    )
-    epochs.start()
-    assert sorted(path.name for path in epochs.folder.checkpoints.iterdir()) == [
-        "e-000001.safetensors",
-        "e-000002.safetensors",
-        "e.safetensors",
-    ]
-    even = train(schedule={"max_train_steps": 6, "seed": 7}, saving={"output_name": "v", "save_n_evenly": 3})
-    even.start()
-    assert sorted(path.name for path in even.folder.checkpoints.iterdir()) == [
-        "v-step00000002.safetensors",
-        "v-step00000004.safetensors",
-        "v.safetensors",
-    ]
 
 
 @pytest.mark.slow

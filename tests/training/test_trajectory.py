@@ -1,8 +1,10 @@
-"""A recorded sd-scripts training, replayed: the same model, inputs and settings give the same losses and weights."""
+"""A recorded sd-scripts training, replayed: the same model, inputs and settings give the same losses and weights, with the packed
+convolutions, the attention, the guard and the clipping of every run."""
 
 import json
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -11,17 +13,21 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
+from core.families.attention import set_attention
 from core.families.sd1 import FAMILY as sd1
+from core.networks.frozen import install
 from core.networks.network import Network, attached
-from core.optimization.clipping import clip_grad_norm
+from core.optimization.clipping import NonFiniteGuard
 from core.optimization.groups import parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.optimization.schedules import Rates
+from core.record.processes import Processes
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimization.optimizer import OptimizerSettings
 from core.training.loop.passes import training_loss
+from core.training.loop.stepper import Stepper
 from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -83,8 +89,20 @@ def replay():
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
     settings = OptimizerSettings(learning_rate=5e-3)
     optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
+    stepper = Stepper(
+        SimpleNamespace(steady_gradients=True),
+        network.parameters(),
+        optimizer,
+        NonFiniteGuard("cpu"),
+        Processes(),
+        scaler=None,
+        fused=None,
+        max_grad_norm=settings.max_grad_norm,
+    )
     objective, losses, rates = Diffusion(NoiseSettings()), [], []
     with attached(network):
+        set_attention(unet, "auto")
+        install(unet)
         for number in range(len(record["steps"])):
             fed = {
                 name: inputs[f"{number:02d}.{name}"]
@@ -99,14 +117,16 @@ def replay():
             in_force = Rates(TrainJob(optimizer=settings), len(record["steps"])).set(optimizer, number)
             rates.append(list(in_force.values()))
             noises, weights_B = Noises(fed["noise"]), fed["loss_weights"]
-            loss = training_loss(
-                objective, predict, fed["latents"], noises, fed["timesteps"], sample_weights=weights_B
-            ).mean()
-            loss.backward()
-            clip_grad_norm(network.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
+
+            def losses_of(fed=fed, noises=noises, weights_B=weights_B, predict=predict):
+                return training_loss(
+                    objective, predict, fed["latents"], noises, fed["timesteps"], sample_weights=weights_B
+                )
+
+            stepper.begin()
+            loss = stepper.backward(losses_of, len(weights_B), last=True).mean()
+            stepper.step(loss)
+            losses.append(float(loss))
     return losses, rates, network, weights, record
 
 

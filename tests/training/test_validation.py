@@ -24,11 +24,12 @@ def test_the_timesteps_are_the_inner_four_of_six():
     assert timesteps_of(NoiseSettings(min_timestep=7, max_timestep=7)) == [7, 7, 7, 7]
 
 
-def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train):
+def test_a_training_with_validation_is_the_same_to_the_bit(train):
     chance = {
         "dataset": {"flip_aug": True},
         "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
         "noise": {"noise_offset": 0.1},
+        "schedule": {"max_train_steps": 2},
     }
     without = train(validation=HELD | {"validate_every_n_epochs": None}, **chance)
     measured = train(validation=HELD | {"validate_every_n_steps": 1}, **chance)
@@ -37,13 +38,13 @@ def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train)
     a, b = weights(without), weights(measured)
     assert all(torch.equal(a[name], b[name]) for name in a)
     found = measured.lines("validated")
-    assert [line["step"] for line in found] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in found] == [0, 1, 2]
     for line in found:
         assert list(line["by_timestep"]) == ["200", "400", "600", "800"] and line["images"] == 2
         assert line["loss"] == pytest.approx(sum(line["by_timestep"].values()) / 4)
         assert line["gap"] == pytest.approx(line["loss"] - line["train_loss"])
         assert math.isfinite(line["loss"]) and line["loss"] > 0
-    assert len({line["loss"] for line in found}) == 5, "it follows the weights"
+    assert len({line["loss"] for line in found}) == 3, "it follows the weights"
 
 
 def measured_by(training):

@@ -88,6 +88,7 @@ def base(folders):
 # -- what trains and what is saved
 
 
+@pytest.mark.slow
 def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_others_read(train, images, tmp_path):
     classes = tmp_path / "classes"
     classes.mkdir()

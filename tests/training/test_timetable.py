@@ -1,0 +1,250 @@
+"""When a run saves, samples and measures: at its first step, at the ends of epochs, at its last step, at a stop and after it."""
+
+import itertools
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from core.record.processes import Processes
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.saving import SavingSettings
+from core.training.loop import tasks as tasks_of_a_run
+from core.training.loop import train as loop
+from core.training.loop.run import Run, RunState
+from core.training.loop.tasks import Tasks
+from core.training.saving.checkpoints import epochs_between_saves, even_steps, save_steps
+
+EPOCH = 3  # steps
+QUIET = {
+    "saving": {
+        "save_every_n_epochs": None,
+        "save_every_n_steps": None,
+        "save_every_minutes": None,
+        "save_n_evenly": None,
+        "save_state": False,
+        "save_state_on_train_end": False,
+    },
+    "samples": {"sample_every_n_epochs": None, "sample_every_n_steps": None, "sample_at_first": False},
+    "validation": {"validate_every_n_epochs": None, "validate_every_n_steps": None},
+}
+
+
+def plan_of(total):
+    return SimpleNamespace(
+        total=total,
+        epochs=SimpleNamespace(first_update=lambda epoch: epoch * EPOCH),
+        epoch_of=lambda step: step // EPOCH,
+        ends_epoch=lambda step: step > 0 and step % EPOCH == 0,
+    )
+
+
+class Timetable:
+    """A run of the real loop whose steps compute nothing, and what it did at which step."""
+
+    def __init__(self, place, total=8, *, prompts=("a fox",), by_hand=True, ranks=False, **groups):
+        self.done, self.place = [], place
+        self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
+        self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
+        self.commands, self.begun = [], 0
+
+    def note(self, what):
+        self.done.append((self.state.step, what))
+
+    def live(self, step=0, stop_at=None):
+        """One life from `step` on; what it did: [(step, what)]."""
+        self.done, self.state = [], RunState(step, 0.0, self.begun)
+        folder = SimpleNamespace(journal_file=self.place / "journal.jsonl", path=self.place)
+        context = SimpleNamespace(
+            folder=folder,
+            processes=Processes(),
+            token=SimpleNamespace(wanted=False),
+            journal=SimpleNamespace(put=lambda event: None),
+            take_commands=lambda: [self.commands.pop()] if self.commands and self.state.step == 2 else [],
+            say=lambda *words: None,
+            stage=lambda *words: None,
+            after_stop=nullcontext,
+        )
+        reports = SimpleNamespace(
+            losses=SimpleNamespace(read_if_due=lambda: None),
+            clock=SimpleNamespace(add=lambda seconds: None),
+            report=lambda read: None,
+            all=lambda: None,
+            validated=lambda found: None,
+        )
+        stepper = SimpleNamespace(tasks_done=lambda: None, shown=lambda use: nullcontext())
+        run = Run(self.job, context, self.plan, None, stepper, None, reports, self.state, stop_at)
+        checkpoints = SimpleNamespace(
+            final=self.place / "t.safetensors",
+            epoch_name=lambda epoch: f"epoch {epoch}",
+            step_name=lambda step: f"step {step}",
+            write=lambda name, step, final=False: self.note("final" if final else name),
+            remove_old=lambda step: None,
+        )
+        validation = SimpleNamespace(
+            by_hand=self.by_hand,
+            ranks=self.ranks,
+            left_out=self.left_out,
+            looks=[None],
+            quick=True,
+            limited="",
+            measure=lambda *given: self.note("validated"),
+        )
+        samples = SimpleNamespace(prompts=self.prompts, generate=lambda step: self.note("sampled"))
+        states = SimpleNamespace(save=lambda: self.note("state"))
+        loop.train(run, Tasks(run, checkpoints, states, validation, samples))
+        return self.done
+
+    def steps(self, what, **life):
+        return [step for step, each in self.live(**life) if each == what]
+
+
+@pytest.fixture(autouse=True)
+def _steps_compute_nothing(monkeypatch):
+    monkeypatch.setattr(loop, "optimizer_update", lambda run: None)
+    monkeypatch.setattr(Tasks, "_name_best", lambda tasks: None)
+
+
+@pytest.mark.parametrize(
+    ("total", "saving", "saved"),
+    [
+        (8, {}, [(8, "final")]),
+        (8, {"save_every_n_steps": 4}, [(4, "step 4"), (8, "final")]),
+        (9, {"save_every_n_steps": 4}, [(4, "step 4"), (8, "step 8"), (9, "final")]),
+        (8, {"save_every_n_steps": 8}, [(8, "final")]),
+        (7, {"save_every_n_epochs": 1}, [(3, "epoch 1"), (6, "epoch 2"), (7, "final")]),
+        (6, {"save_every_n_epochs": 1}, [(3, "epoch 1"), (6, "final")]),
+        (8, {"save_every_n_epochs": 2}, [(6, "epoch 2"), (8, "final")]),
+        (9, {"save_n_epoch_ratio": 3}, [(3, "epoch 1"), (6, "epoch 2"), (9, "final")]),
+        (12, {"save_n_epoch_ratio": 2, "save_every_n_epochs": 1}, [(6, "epoch 2"), (12, "final")]),
+        (10, {"save_n_evenly": 4}, [(2, "step 2"), (5, "step 5"), (8, "step 8"), (10, "final")]),
+        (11, {"save_n_evenly": 3}, [(4, "step 4"), (7, "step 7"), (11, "final")]),
+        (6, {"save_n_evenly": 2, "save_every_n_epochs": 1}, [(3, "epoch 1"), (6, "final")]),
+        (6, {"save_every_n_steps": 3, "save_every_n_epochs": 1}, [(3, "epoch 1"), (3, "step 3"), (6, "final")]),
+    ],
+)
+def test_checkpoints_are_saved_at_these_steps_and_the_last_one_is_the_final_file(tmp_path, total, saving, saved):
+    table = Timetable(tmp_path, total, prompts=(), saving=saving)
+    assert table.live() == saved
+    assert save_steps(table.job.saving, table.plan, total) == sorted({step for step, _ in saved})
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "steps"), [(None, 10, []), (1, 10, []), (2, 10, [5]), (10, 10, [*range(1, 10)]), (11, 3, [1, 2])]
+)
+def test_even_saves_leave_the_end_to_the_final_file(count, total, steps):
+    assert even_steps(SavingSettings(save_n_evenly=count), total) == steps
+
+
+@pytest.mark.parametrize(
+    ("ratio", "each", "total", "period"),
+    [(None, None, 9, None), (None, 2, 9, 2), (3, 2, 9, 1), (1, None, 9, 3), (2, None, 13, 2), (9, None, 9, 1)],
+)
+def test_a_number_of_epoch_files_goes_before_a_period_and_counts_a_last_short_epoch(ratio, each, total, period):
+    settings = SavingSettings(save_n_epoch_ratio=ratio, save_every_n_epochs=each)
+    assert epochs_between_saves(settings, plan_of(total), total) == period
+
+
+@pytest.mark.parametrize(
+    ("samples", "sampled"),
+    [
+        ({}, [8]),
+        ({"sample_at_first": True}, [0, 8]),
+        ({"sample_every_n_steps": 2}, [2, 4, 6, 8]),
+        ({"sample_every_n_steps": 7}, [7, 8]),
+        ({"sample_every_n_epochs": 1}, [3, 6, 8]),
+        ({"sample_every_n_epochs": 2}, [6, 8]),
+        ({"sample_every_n_epochs": 2, "sample_every_n_steps": 1}, [6, 8]),  # epochs decide alone
+    ],
+)
+def test_samples_are_generated_at_these_steps_and_once_at_the_end(tmp_path, samples, sampled):
+    assert Timetable(tmp_path, samples=samples).steps("sampled") == sampled
+    assert Timetable(tmp_path, samples=samples, prompts=()).steps("sampled") == []
+
+
+@pytest.mark.parametrize(
+    ("validation", "measured"),
+    [
+        ({}, []),
+        ({"validate_every_n_steps": 4}, [0, 4, 8]),
+        ({"validate_every_n_steps": 3, "validate_every_n_epochs": 1}, [0, 3, 6, 8]),
+        ({"validate_every_n_epochs": 2}, [0, 6, 8]),
+    ],
+)
+def test_what_a_person_holds_out_is_measured_before_the_first_step_when_due_and_at_the_end(
+    tmp_path, validation, measured
+):
+    assert Timetable(tmp_path, validation=validation).steps("validated") == measured
+
+
+def test_what_finds_the_best_checkpoint_is_measured_at_each_save_but_those_that_cost_too_much(tmp_path):
+    often = {"saving": {"save_every_n_steps": 2}, "validation": {"validate_every_n_steps": 1}}
+    table = Timetable(tmp_path, by_hand=False, ranks=True, **often)
+    assert table.steps("validated") == [0, 2, 4, 6, 8], "its own timetable is not the settings'"
+    table.left_out = frozenset({0, 4})
+    assert table.steps("validated") == [2, 6, 8]
+    table.left_out = frozenset({8})
+    assert table.steps("validated") == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("saving", "states"),
+    [
+        ({"save_state": True}, [4, 8]),
+        ({"save_state": False, "save_state_on_train_end": True}, [8]),
+        ({}, []),
+    ],
+)
+def test_training_states_come_with_the_checkpoints_or_at_the_end_alone(tmp_path, saving, states):
+    assert Timetable(tmp_path, saving={"save_every_n_steps": 4, **saving}).steps("state") == states
+
+
+def test_a_stop_saves_a_checkpoint_and_a_state_also_where_none_are_asked_for_but_not_before_the_first_step(tmp_path):
+    table = Timetable(tmp_path)
+    assert table.live(stop_at=2) == [(2, "step 2"), (2, "state")]
+    assert table.live(stop_at=0) == []
+    table.begun = 5
+    assert table.live(step=5, stop_at=5) == [], "nothing was trained since it began there"
+
+
+def test_a_resumed_run_makes_up_for_what_was_due_where_it_ended_and_is_not_in_its_journal(tmp_path):
+    due = {"samples": {"sample_every_n_steps": 2}, "validation": {"validate_every_n_steps": 2}}
+    table = Timetable(tmp_path, prompts=("a fox", "a bear"), **due)
+
+    def told(*lines):
+        (tmp_path / "journal.jsonl").write_text(
+            "".join(json.dumps({"seq": n, "time": 0.0, **line}) + "\n" for n, line in enumerate(lines, 1))
+        )
+        return [what for step, what in table.live(step=4, stop_at=4) if what in ("validated", "sampled")]
+
+    sample, measured = {"kind": "sample", "step": 4}, {"kind": "validated", "step": 4}
+    assert told() == ["validated", "sampled"]
+    assert told(measured, sample) == ["sampled"], "one of two samples is there"
+    assert told(measured, sample, sample) == []
+    assert told({"kind": "validated", "step": 2}, sample, sample) == ["validated"]
+    assert table.steps("sampled", step=5) == [6, 8], "step 5 owes nothing"
+
+
+def test_save_and_sample_of_the_moment_come_with_a_state(tmp_path):
+    table = Timetable(tmp_path, 4)
+    table.commands = ["sample", "save"]
+    assert [each for each in table.live() if each[0] == 2] == [(2, "step 2"), (2, "state")]
+    table.commands = ["sample"]
+    assert [each for each in table.live() if each[0] == 2] == [(2, "sampled")]
+
+
+def test_a_back_up_is_due_after_exactly_so_many_minutes_and_not_where_a_checkpoint_was_saved(tmp_path, monkeypatch):
+    """Each look at the clock finds it 200 s later: once at the beginning, at each step, and after each back-up."""
+    times = itertools.count(0.0, 200.0)
+    monkeypatch.setattr(tasks_of_a_run, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    table = Timetable(tmp_path, 9, saving={"save_every_minutes": 10.0})
+    assert table.steps("state") == [3, 6]
+
+
+def test_a_finished_run_does_nothing_again(tmp_path):
+    Path(tmp_path / "t.safetensors").touch()
+    assert Timetable(tmp_path, saving={"save_every_n_steps": 2}).live(step=8) == []
