@@ -24,6 +24,7 @@ from core.generation.loras import loras_attached, together
 from core.generation.making import Maker
 from core.generation.prompt.kept import ModelTexts
 from core.generation.requests import merged_of, requests_of
+from core.networks.frozen import install
 from core.settings.job import GenerateJob
 from tests.recorded_tensors import recorded_tensors
 
@@ -122,6 +123,8 @@ def model(name, folder):
             for key, parameter in encoder.named_parameters():
                 own = key if key.startswith(("text_model.", "text_projection")) else f"text_model.{key}"
                 parameter.copy_(by_formula(own, tuple(parameter.shape)))
+    components.denoiser.to(memory_format=torch.channels_last)  # as on a GPU
+    assert install(components.denoiser)  # as on a CPU
     return components
 
 

@@ -41,7 +41,6 @@ def limit(name):
         "long225",
         "clip_skip2",
         "negative_scale",
-        "ddim",
         "euler_a",
         "dpmsolver++",
         "heun",
@@ -54,7 +53,6 @@ def limit(name):
         "inpaint_merged_lora",
         "hires_latents",
         "ds_two",
-        "lora_online",
         "lora_conv",
         "seed_two_lines",
         "iter_same_seed",
@@ -63,6 +61,14 @@ def limit(name):
         "xl_long",
         "xl_img2img",
         "xl_hires",
+        "regional_three",
+        "regional_four",
+        "gl_plain",
+        "gl_unsharp_0",
+        "ds_args",
+        "lora_two_am",
+        "lora_merge_n",
+        "xl_regional",
     )
 )
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"] and name not in LEFT_OUT])

@@ -72,6 +72,22 @@ def test_over_a_turned_layer_the_norm_is_of_what_the_layers_below_make():
     torch.testing.assert_close(layer(x), both, rtol=1e-5, atol=1e-5)
 
 
+def test_the_norm_is_that_of_what_lies_below_now():
+    layer = layer_of("linear")
+    x, own = input_of(layer), random_tensors(dora(layer))
+    network, alone = network_of(layer, own), live(layer, x, network_of(layer, own))
+    tensors = random_tensors(LoConModule("x", layer, lora_dim=2, alpha=1))
+    below = network_of(layer, tensors)
+    live(layer, x, below, network)
+    place, others = id(below.adapters[NAME]), []
+    del below
+    while len(others) < 1000 and (not others or id(others[-1].adapters[NAME]) != place):
+        others.append(network_of(layer, tensors | {"lora_up.weight": 3 * tensors["lora_up.weight"]}))
+    expected = live(layer, x, others[-1], network_of(layer, own))
+    torch.testing.assert_close(live(layer, x, others[-1], network), expected)  # in the place of the one before
+    assert torch.equal(live(layer, x, network), alone)
+
+
 @mark.parametrize("layer", ["linear", "3x3"])
 def test_the_magnitude_vector_has_pefts_shape(layer):
     scale = random_tensors(dora(layer_of(layer)))["dora_scale"]
