@@ -15,6 +15,7 @@ from core.families.components import Components
 from core.generation.decoding import images_at_once
 from core.generation.foreign_metadata import SAMPLERS, ForeignSettings
 from core.generation.grids.axes import read_values
+from core.generation.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
 from core.generation.image_metadata import read_image_metadata
 from core.generation.loop import Denoiser, Sampling, Stage, noises_of, run_steps, steps_of
 from core.generation.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
@@ -205,6 +206,19 @@ def test_after_the_last_seed_comes_the_first():
     (last,) = noises_of(model, Stage((64, 64), 1, another=1), [2**32 - 1], Sampling())
     (first,) = noises_of(model, Stage((64, 64), 1), [0], Sampling())
     assert torch.equal(last.start, first.start)
+
+
+def test_prompts_that_and_joins_guide_by_their_weights_also_away():
+    draws = torch.Generator().manual_seed(0)
+    away, empty, one, two = (torch.randn(1, 4, 2, 2, generator=draws) for _ in range(4))
+    outputs = {NEGATIVE: away, EMPTY: empty, "positive 0": one, "positive 1": two}
+    made = composed(classic(3.0), [1.0, -0.5])
+    assert made.sides == (NEGATIVE, "positive 0", "positive 1")
+    torch.testing.assert_close(made.combine(outputs, None), away + 3 * ((one - away) - 0.5 * (two - away)))
+    torch.testing.assert_close(composed(UNGUIDED, [1.0, 3.0]).combine({**outputs, NEGATIVE: None}, None), (one + 3 * two) / 4)
+    made = composed(classic(3.0, 2.0), [1.0, -0.5])
+    to = away + (one - away) - 0.5 * (two - away)
+    torch.testing.assert_close(made.combine(outputs, None), empty + 3 * (to - empty) - 2 * (away - empty))
 
 
 # -- regions

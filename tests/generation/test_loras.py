@@ -113,6 +113,7 @@ def plain(starter):
     return our_image(starter)
 
 
+@pytest.mark.slow
 def test_a_file_with_one_alpha_draws_diffusers_image(starter, plain, tmp_path):
     path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False), SD1)
     ours = our_image(starter, [(path, 1.0)])

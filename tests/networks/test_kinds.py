@@ -400,23 +400,25 @@ def damaged(layer, draw):
     return layer
 
 
-@pytest.mark.slow(
-    only=(
-        "locon, use_tucker, use_scalar",
-        "oft, enable_all_linear, enable_conv",
-    )
-)
+@pytest.fixture(scope="module")
+def tiny_parts():
+    """(parts of the tiny SD 1.5 without numbers, the same with numbers)"""
+    from tests.models import tiny_configs
+
+    sd1, configs = family("sd1"), {name: tiny_configs("sd1")[name] for name in ("unet", "text_encoder")}
+    return [
+        {name: sd1.make_empty(name, config).to_empty(device=device) for name, config in configs.items()}
+        for device in ("meta", "cpu")
+    ]
+
+
 @every_case
-def test_the_forecast_counts_its_numbers(case):
+def test_the_forecast_counts_its_numbers(tiny_parts, case):
     """Its numbers on parts without numbers are those on parts with them."""
     job, sd1 = job_of(case), family("sd1")
     kind = kinds()[job.network.kind]
-    from tests.models import tiny_configs
-
-    configs = {name: config for name, config in tiny_configs("sd1").items() if name in ("unet", "text_encoder")}
     counts = []
-    for device in ("meta", "cpu"):
-        parts = {name: sd1.make_empty(name, config).to_empty(device=device) for name, config in configs.items()}
+    for parts in tiny_parts:
         targets = [target for part in parts.values() for target in sd1.lora_targets(part, conv=True)]
         network = Network.create(targets, job.network, 0, own=kind.own(job))
         counts.append({part: sum(map(torch.numel, w)) for part, w in network.parameters_by_part().items()})
