@@ -128,7 +128,9 @@ class LorasInUse:
         """Restore the original weights, bit for bit."""
         import torch
 
-        with torch.no_grad():  # not by `data`: what is computed of a weight is kept by its version, which that leaves as it was
+        with (
+            torch.no_grad()
+        ):  # not by `data`: what is computed of a weight is kept by its version, which that leaves as it was
             for weight, own in self._kept:
                 weight.copy_(own)
         self._kept = []

@@ -215,7 +215,9 @@ def test_prompts_that_and_joins_guide_by_their_weights_also_away():
     made = composed(classic(3.0), [1.0, -0.5])
     assert made.sides == (NEGATIVE, "positive 0", "positive 1")
     torch.testing.assert_close(made.combine(outputs, None), away + 3 * ((one - away) - 0.5 * (two - away)))
-    torch.testing.assert_close(composed(UNGUIDED, [1.0, 3.0]).combine({**outputs, NEGATIVE: None}, None), (one + 3 * two) / 4)
+    torch.testing.assert_close(
+        composed(UNGUIDED, [1.0, 3.0]).combine({**outputs, NEGATIVE: None}, None), (one + 3 * two) / 4
+    )
     made = composed(classic(3.0, 2.0), [1.0, -0.5])
     to = away + (one - away) - 0.5 * (two - away)
     torch.testing.assert_close(made.combine(outputs, None), empty + 3 * (to - empty) - 2 * (away - empty))

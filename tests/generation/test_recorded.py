@@ -110,5 +110,4 @@ def test_in_16_bits_a_recorded_run_is_nearly_the_same(work, monkeypatch):
     """Regions, LoRAs of 1x1 and 3x3 convolutions, and a negative prompt, in bf16."""
     case = CASES["regional_rgb"]
     [(_, _, made)] = recorded.run(case, recorded.model("sd1", work / "narrow", torch.bfloat16), work, monkeypatch)
-    print(apart(made.latents[0], TENSORS["regional_rgb/0.final"]))
     assert apart(made.latents[0], TENSORS["regional_rgb/0.final"]) < 0.05
