@@ -126,8 +126,13 @@ class LorasInUse:
 
     def restore(self) -> None:
         """Restore the original weights, bit for bit."""
-        for weight, own in self._kept:
-            weight.data.copy_(own)
+        import torch
+
+        with (
+            torch.no_grad()
+        ):  # not by `data`: what is computed of a weight is kept by its version, which that leaves as it was
+            for weight, own in self._kept:
+                weight.copy_(own)
         self._kept = []
 
 

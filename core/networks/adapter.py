@@ -46,7 +46,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The module's output y with this change; x is what it was given before `enters`."""
+        """The module's output y with this change, both tensors left as they are; x is what it was given before `enters`."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

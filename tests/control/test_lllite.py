@@ -59,6 +59,20 @@ def test_one_module(depth, recorded, facts):
         close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), 1e-7)
 
 
+@pytest.mark.parametrize(("depth", "shrinks"), [(1, 8), (2, 16), (3, 32)])
+def test_at_other_sizes_the_border_of_the_control_image_is_repeated_below_and_on_the_right(depth, shrinks):
+    module = filled(LayerNet(48, depth, EMB, HIDDEN), f"lllite.module{depth}.")
+    hint = torch.randn(2, 3, shrinks + 1, 3 * shrinks - 1, generator=torch.Generator().manual_seed(0))
+    rows, columns = (
+        torch.arange(size).clamp(max=last) for size, last in ((2 * shrinks, shrinks), (3 * shrinks, 3 * shrinks - 2))
+    )
+    wanted = module.conditioning1(hint[:, :, rows][:, :, :, columns])
+    assert wanted.shape == (2, EMB, 2, 3)
+    close(module.tokens(hint), wanted.flatten(2).transpose(1, 2), 1e-7)
+    whole = hint[:, :, :shrinks, : 2 * shrinks]
+    close(module.tokens(whole), module.conditioning1(whole).flatten(2).transpose(1, 2), 1e-7)
+
+
 @pytest.fixture
 def passes(unets, recorded, facts):
     """(nets, rows) -> what the tiny SDXL U-Net predicts of the recorded latents."""

@@ -48,6 +48,7 @@ def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch
     assert [use_threads("cpu", SMALL), use_threads("cpu", LARGE), use_threads("cuda", SMALL)] == set_to == [1, 8, 8]
 
 
+@pytest.mark.slow(only=("dtype1-0.0002-0.001",))
 @pytest.mark.parametrize(("dtype", "least", "most"), [(torch.bfloat16, 0.002, 0.01), (torch.float16, 0.0002, 0.001)])
 def test_latents_encoded_in_16_bits_differ_by_what_the_help_of_vae_precision_says(dtype, least, most):
     """0.46% and 0.05% RMS with 16 images by the starter's VAE; 1.4% with bf16 by a VAE of SD's size with random weights."""

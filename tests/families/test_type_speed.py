@@ -65,6 +65,7 @@ def test_a_damaged_or_closed_file_costs_a_measurement_and_nothing_else(measured)
     assert again() and len(asked) == 6
 
 
+@pytest.mark.slow
 def test_both_types_are_really_timed_and_the_number_of_threads_stays(monkeypatch):
     monkeypatch.setattr(type_speed, "ROUNDS", 1)
     before = torch.get_num_threads()

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from core.formats.hashes import HashMemo, file_sha256, legacy_hash, model_hashes
+from core.formats.hashes import HashMemo, _check_is_whole, file_sha256, legacy_hash, model_hashes
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from tests.refusals import refused
 
 
 def test_the_old_hash_reads_64_kib_at_1_mib(tmp_path):
@@ -64,6 +66,17 @@ def test_a_damaged_memo_is_only_forgotten(tmp_path):
     assert HashMemo(tmp_path / "memo.json").get("p", [path], lambda: "value") == "value"
 
 
+@pytest.mark.parametrize(("claimed", "fits"), [(20 * 512_000, True), (20 * 512_000 + 1, False), (1 << 22, True)])
+def test_a_file_may_claim_20_times_what_it_takes_and_small_ones_more(claimed, fits):
+    """A file system may compress."""
+    on_disk = SimpleNamespace(st_size=claimed, st_blocks=1000 if claimed > 1 << 22 else 1)
+    if fits:
+        _check_is_whole("a.safetensors", on_disk)
+        return
+    with refused("file.incomplete"):
+        _check_is_whole("a.safetensors", on_disk)
+
+
 def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_path):
     hollow, small = tmp_path / "hollow.safetensors", tmp_path / "small.safetensors"
     for path, size in ((hollow, 1 << 40), (small, 1 << 20)):
@@ -72,8 +85,8 @@ def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_pat
             handle.truncate(size)
     if not 0 < hollow.stat().st_blocks * 512 < 1 << 20:
         pytest.skip("this file system keeps no holes, or does not tell")
-    with pytest.raises(ProblemsError) as refused:
+    with pytest.raises(ProblemsError) as caught:
         file_sha256(hollow)
-    assert refused.value.codes == ["file.incomplete"] and refused.value.problems[0].where == display_path(hollow)
-    assert "1,099.5 GB" in refused.value.problems[0].what
+    assert caught.value.codes == ["file.incomplete"] and caught.value.problems[0].where == display_path(hollow)
+    assert "1,099.5 GB" in caught.value.problems[0].what
     assert len(file_sha256(small)) == 64

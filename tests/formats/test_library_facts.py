@@ -80,6 +80,7 @@ def wrong_layers(pipeline, path):
     return wrong
 
 
+@pytest.mark.slow
 def test_diffusers_reads_a_kohya_file_with_one_alpha_right(tmp_path, folder, pipeline):
     path = lora(tmp_path / "one.safetensors", folder, rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0)
     with no_network():

@@ -117,7 +117,9 @@ SCHEMES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow(only=("LyCORIS-sdxl",))
+@pytest.mark.slow(
+    but=("PEFT-sd21", "PEFT-sdxl", "LyCORIS-sd21", "modules-sdxl", *(f"{scheme}-sd15" for scheme in SCHEMES))
+)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_program_s_names_are_read_as_kohya_s(tmp_path, scheme, model):

@@ -19,6 +19,9 @@ from core.settings.job import TrainJob
         ("sd2", "v", "lora", "stable-diffusion-v2-768-v/lora"),
         ("sdxl", "epsilon", "model", "stable-diffusion-xl-v1-base"),
         ("sdxl", "v", "embedding", "stable-diffusion-xl-v1-base/textual-inversion"),
+        ("sdxl", "epsilon", "lllite", "stable-diffusion-xl-v1-base/control-net-lllite"),
+        ("sd1", "epsilon", "controlnet", "stable-diffusion-v1/controlnet"),
+        ("sdxl_refiner", "epsilon", "folder", "stable-diffusion-xl-v1-refiner"),
     ],
 )
 def test_architectures_are_named_as_sd_scripts_names_them(family, prediction, kind, expected):

@@ -24,6 +24,7 @@ from core.generation.loras import loras_attached, together
 from core.generation.making import Maker
 from core.generation.prompt.kept import ModelTexts
 from core.generation.requests import merged_of, requests_of
+from core.networks.frozen import install, works
 from core.settings.job import GenerateJob
 from tests.recorded_tensors import recorded_tensors
 
@@ -110,8 +111,8 @@ def by_formula(key, shape):
     return 1 + 0.1 * r if "norm" in name else r / (r.numel() / r.shape[0]) ** 0.5
 
 
-def model(name, folder):
-    """The tiny model of the recording."""
+def model(name, folder, dtype=torch.float32):
+    """The tiny model of the recording, laid out as the product does. dtype: of the denoiser"""
     configs = {part: {**shipped_config(part, name), **change} for part, change in CHANGES[name].items()}
     components = family(name).load(write_folder(folder, configs, torch.float32, 0, name))
     with torch.no_grad():
@@ -122,6 +123,8 @@ def model(name, folder):
             for key, parameter in encoder.named_parameters():
                 own = key if key.startswith(("text_model.", "text_projection")) else f"text_model.{key}"
                 parameter.copy_(by_formula(own, tuple(parameter.shape)))
+    torch.nn.Module.to(components.denoiser, dtype, memory_format=torch.channels_last)  # as on a GPU
+    assert install(components.denoiser) or not works(dtype)  # as on a CPU
     return components
 
 

@@ -208,6 +208,14 @@ def test_a_pair_differs_in_loras_and_embeddings_alone():
     assert facts_of(job(embeddings=["zkw=outputs/zkw.safetensors"])).own == "zkw"
 
 
+def test_an_image_has_0_to_5_stars(space):
+    make(space, "a.png")
+    gallery, _ = opened(space)
+    for given, kept in ((4, 4), (5, 5), (6, 5), (-1, 0)):
+        gallery.set_stars(["a.png"], given)
+        assert gallery.stars("a.png") == kept
+
+
 def test_stars_survive_the_loss_of_the_index_and_the_trash(space):
     make(space, "a.png")
     make(space, "b.png", seed=2)

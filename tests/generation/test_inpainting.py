@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from core.generation import making
 from core.generation.image_metadata import read_image_metadata
@@ -108,6 +108,20 @@ def test_fill_puts_the_colors_around_a_mask_into_it():
     mask.paste(255, (32, 32, 64, 64))
     np.testing.assert_allclose(np.asarray(filled(image, mask))[48, 48], (200, 40, 40), atol=3)
     np.testing.assert_array_equal(np.asarray(filled(image, mask))[8, 8], (200, 40, 40))
+
+
+def test_fill_is_that_of_a1111():
+    """masking.fill: ever sharper blurs of what is not masked, over one another."""
+    draws = np.random.default_rng(0)
+    image = Image.fromarray(draws.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((96, 96))
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (24, 24, 80, 72))
+    around = Image.new("RGBa", image.size)
+    around.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask))
+    wanted = Image.new("RGBA", image.size)
+    for radius in (256, 64, 16, 16, 4, 4, 4, 4, 2, 2, 0):
+        wanted.alpha_composite(around.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA"))
+    np.testing.assert_array_equal(np.asarray(filled(image, mask)), np.asarray(wanted.convert("RGB")))
 
 
 def test_the_masked_content_is_what_denoising_begins_with(files, workspace, store, monkeypatch):

@@ -113,6 +113,7 @@ def plain(starter):
     return our_image(starter)
 
 
+@pytest.mark.slow
 def test_a_file_with_one_alpha_draws_diffusers_image(starter, plain, tmp_path):
     path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False), SD1)
     ours = our_image(starter, [(path, 1.0)])
@@ -155,6 +156,25 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert np.array_equal(our_image(starter), plain)
+
+
+def test_a_dora_used_before_with_a_merged_lora_is_alone_again_as_it_was(starter, tmp_path):
+    target = next(each for each in family("sd1").lora_targets(starter.denoiser) if "attn1_to_q" in each.name)
+    weight, names = target.module.weight, f"{target.name}."
+    own = {key: value for key, value in random_lora(starter, conv=False).items() if key.startswith(names)}
+    lengths = {f"{names}dora_scale": 2 * weight.norm(dim=1, keepdim=True)}
+    paths = {
+        "lora": save_lora(tmp_path / "lora.safetensors", own, SD1),
+        "dora": save_lora(tmp_path / "dora.safetensors", own | lengths, SD1),
+    }
+
+    def changed(*names):
+        with loras_attached(starter, [LoraUse(file=each) for each in names], paths.__getitem__, len(names) - 1):
+            return target.module(torch.eye(weight.shape[1])).detach()
+
+    alone, before = changed("dora"), weight.clone()
+    assert not torch.allclose(changed("lora", "dora"), alone, rtol=1e-2)
+    assert torch.equal(weight, before) and torch.equal(changed("dora"), alone)
 
 
 @pytest.mark.slow

@@ -44,6 +44,13 @@ def test_a_list_of_another_length_and_what_is_no_number_are_refused(text, named)
         block_weights(text, None)
 
 
+def test_a_strength_is_from_minus_10_to_10():
+    assert block_weights(",".join(["10"] * 25 + ["-10"])) == (10.0,) * 25 + (-10.0,)
+    for beyond in ("10.1", "-10.1"):
+        with pytest.raises(ValueError, match=beyond):
+            block_weights(",".join(["1"] * 25 + [beyond]))
+
+
 @pytest.mark.parametrize(("length", "sdxl"), [(12, False), (20, False), (17, True)])
 def test_lists_of_the_other_families_blocks_are_refused_once_the_family_is_known(length, sdxl):
     text = ",".join(["1"] * length)

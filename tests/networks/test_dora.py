@@ -72,6 +72,15 @@ def test_over_a_turned_layer_the_norm_is_of_what_the_layers_below_make():
     torch.testing.assert_close(layer(x), both, rtol=1e-5, atol=1e-5)
 
 
+def test_the_norm_is_that_of_what_lies_below_now():
+    layer = layer_of("linear")
+    x, own, lora = input_of(layer), random_tensors(dora(layer)), LoConModule("x", layer, lora_dim=2, alpha=1)
+    network, tensors = network_of(layer, own), random_tensors(lora)
+    for below in ([network_of(layer, tensors)], [network_of(layer, tensors)], [network_of(layer, tensors, 0.3)], []):
+        expected = live(layer, x, *below, network_of(layer, own))
+        assert torch.equal(live(layer, x, *below, network), expected)
+
+
 @mark.parametrize("layer", ["linear", "3x3"])
 def test_the_magnitude_vector_has_pefts_shape(layer):
     scale = random_tensors(dora(layer_of(layer)))["dora_scale"]

@@ -302,6 +302,39 @@ def test_on_a_base_in_fp8_it_changes_the_same(model, inputs, case):
     assert output(model, inputs, network).isfinite().all()
 
 
+@every_case
+@pytest.mark.parametrize("shown", [None, 1])
+def test_it_writes_into_nothing_that_it_is_given(model, inputs, case, shown):
+    """What limits a change to a region compares the output with and without it."""
+    network, (images, words) = trained(case, model, network_dropout=0.2), inputs
+    wide = torch.randn(2, 32, 6, 4)
+    given = {"text": words, "down": wide, "proj_in": wide, "resnet.conv1": images}
+    if shown:
+        network.show(shown, 0, ["a", "b"])
+    with torch.no_grad():
+        for adapter in network.adapters.values():
+            path = next(path for path, name in NAMES.items() if name == adapter.name)
+            x = given.get(path, torch.randn(2, adapter.module.weight.shape[1]))
+            x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+            y = adapter.module(x)
+            y = y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else y
+            before = x.clone(), y.clone()
+            adapter.changed(y, adapter.enters(x))
+            assert torch.equal(x, before[0]) and torch.equal(y, before[1]), path
+
+
+@every_case
+def test_in_another_type_it_computes_what_a_new_one_does(model, inputs, case):
+    """And back in the first one what it did: nothing that it has computed for a type is used in another."""
+    file = {key: value.detach().clone() for key, value in trained(case, model).saved().items()}
+    network = Network.from_tensors(file, targets_of(model))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32):
+        model.to(dtype)
+        given = [value.to(dtype) for value in inputs]
+        found, new = (output(model, given, each) for each in (network, Network.from_tensors(file, targets_of(model))))
+        assert found.dtype == dtype and torch.equal(found, new)
+
+
 def one_of(network, path):
     """A network of one of its layers."""
     return Network([network.adapters[NAMES[path]]])
@@ -367,23 +400,25 @@ def damaged(layer, draw):
     return layer
 
 
-@pytest.mark.slow(
-    only=(
-        "locon, use_tucker, use_scalar",
-        "oft, enable_all_linear, enable_conv",
-    )
-)
+@pytest.fixture(scope="module")
+def tiny_parts():
+    """(parts of the tiny SD 1.5 without numbers, the same with numbers)"""
+    from tests.models import tiny_configs
+
+    sd1, configs = family("sd1"), {name: tiny_configs("sd1")[name] for name in ("unet", "text_encoder")}
+    return [
+        {name: sd1.make_empty(name, config).to_empty(device=device) for name, config in configs.items()}
+        for device in ("meta", "cpu")
+    ]
+
+
 @every_case
-def test_the_forecast_counts_its_numbers(case):
+def test_the_forecast_counts_its_numbers(tiny_parts, case):
     """Its numbers on parts without numbers are those on parts with them."""
     job, sd1 = job_of(case), family("sd1")
     kind = kinds()[job.network.kind]
-    from tests.models import tiny_configs
-
-    configs = {name: config for name, config in tiny_configs("sd1").items() if name in ("unet", "text_encoder")}
     counts = []
-    for device in ("meta", "cpu"):
-        parts = {name: sd1.make_empty(name, config).to_empty(device=device) for name, config in configs.items()}
+    for parts in tiny_parts:
         targets = [target for part in parts.values() for target in sd1.lora_targets(part, conv=True)]
         network = Network.create(targets, job.network, 0, own=kind.own(job))
         counts.append({part: sum(map(torch.numel, w)) for part, w in network.parameters_by_part().items()})

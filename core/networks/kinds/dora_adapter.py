@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class DoraAdapter(Adapter):
             change = self.inner.add_to(torch.zeros_like(y), x.to(y.dtype) * scale)
             return torch.add(y, change, alpha=self.multiplier)
         own = self.without_bias(y)
-        whole = self.inner.add_to(own.clone(), x) * scale  # a copy: some kinds add in place
+        whole = self.inner.add_to(own, x) * scale
         return torch.add(y, whole - own, alpha=self.multiplier)
 
     def _scale(self, like: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class DoraAdapter(Adapter):
         below = list(self.below())
         trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
-        now = (weight.data_ptr(), weight._version, [(id(adapter), adapter.multiplier) for adapter in below])
+        now = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
         if trains or self._known is None or self._known[0] != now:
             wide = base_weight(self.module)
             for adapter in below:

@@ -100,7 +100,7 @@ class LoraAdapter(Adapter):
         """The parameters while they train; else a copy in `dtype`, made once."""
         if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
             return self.down, self.up
-        if self._cast is None or self._cast[0].dtype != dtype:
+        if self._cast is None or (self._cast[0].dtype, self._cast[0].device) != (dtype, self.down.device):
             self._cast = (self.down.detach().to(dtype), self.up.detach().to(dtype))
         return self._cast
 
@@ -189,10 +189,7 @@ def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength
 
 
 def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
-    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one.
-
-    y is the output of `conv`, used nowhere else: with a 1x1 kernel and channels_last its memory is reused.
-    """
+    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one."""
     compiling = torch.compiler.is_compiling()
     if (
         not compiling
@@ -251,18 +248,19 @@ class _LinearWithLowRank(torch.autograd.Function):
 
 
 class _AddLowRankOverChannels(torch.autograd.Function):
-    """The same sum at every position of an image: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
+    """The same sum at every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
         down, up = down.flatten(1).to(y.dtype), up.flatten(1).to(y.dtype)
         hidden = _places(x) @ down.t()
-        y.permute(0, 2, 3, 1).view(-1, y.shape[1]).addmm_(hidden, up.t(), alpha=strength)
-        ctx.mark_dirty(y)
+        batch, channels, height, width = y.shape
+        # y stays: what limits a change to a region subtracts it from the sum
+        sum_ = torch.addmm(_places(y), hidden, up.t(), alpha=strength)
         ctx.shape, needs_down = x.shape, ctx.needs_input_grad[2]
         ctx.save_for_backward(x if needs_down else None, hidden, down, up)
-        return y
+        return sum_.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from core.control.hints import by_model
+from core.families import family
 from core.generation import controls
+from core.generation.controls import Controls, hook_of
 from core.generation.initial import placed
+from core.generation.loop import Stage
 from core.generation.run import run_generate
 from core.record.cancel import CancelToken
 from core.record.workspace import Workspace
@@ -60,6 +65,24 @@ def test_each_stage_of_hires_fix_sees_its_control_image(models, hints, space, st
     assert np.abs(made - plain).mean() > LIMIT
 
 
+@pytest.mark.parametrize(("another", "off", "acts"), [(0, True, True), (1, False, True), (1, True, False)])
+def test_they_act_in_a_stage_unless_it_is_the_second_and_turned_off_there(another, off, acts):
+    use = {"file": "a.safetensors", "image": "a.png"}
+    job = job_of("m", [use], hires={"highres_fix_scale": 2.0, "highres_fix_disable_control_net": off})
+    making = SimpleNamespace(job=job, stage=Stage((64, 64), another=another))
+    assert (hook_of(making) is not None) == acts
+
+
+@pytest.mark.parametrize(("program", "wanted"), [("none", [0, 1, 1, 0, 0]), ("sd-scripts-0.10", [0, 1, 1, 1, 0])])
+def test_one_acts_from_its_first_share_of_the_steps_up_to_its_last(program, wanted):
+    """In sd-scripts also at a step within which its share ends."""
+    use = {"file": "a.safetensors", "image": "a.png", "start_at": 0.2, "end_at": 0.6}
+    making = SimpleNamespace(job=job_of("m", [use], model={"compatibility": program}), family=family("sdxl"))
+    acting = [Controls(making.job.controls.used, making)._acting(SimpleNamespace(index=n, steps=5)) for n in range(5)]
+    assert acting == [[bool(on)] for on in wanted]
+
+
+@pytest.mark.slow
 def test_the_second_stage_of_hires_fix_may_be_without_them(models, hints, space, store):
     folder, files = models("sd1")
     use = {"file": str(files[0]), "image": str(hints[0])}

@@ -1,0 +1,325 @@
+"""Limits at their edges, tables row by row, and what is usual where nothing is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from core.diffusion.text_states import TextStates
+from core.families import family
+from core.families.components import Components
+from core.generation.decoding import images_at_once
+from core.generation.foreign_metadata import SAMPLERS, ForeignSettings
+from core.generation.grids.axes import read_values
+from core.generation.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
+from core.generation.image_metadata import read_image_metadata
+from core.generation.loop import Denoiser, Sampling, Stage, noises_of, run_steps, steps_of
+from core.generation.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
+from core.generation.output import _safe
+from core.generation.preview import tiled
+from core.generation.prompt.kept import KeptTexts
+from core.generation.prompt.wildcards import no_files
+from core.generation.regional import masks_of
+from core.generation.requests import requests_of
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from tests.refusals import refused
+
+# -- options in prompts
+
+RANGES = {  # option: (the setting, least, most)
+    "w": ("generate.width", 64, 4096),
+    "h": ("generate.height", 64, 4096),
+    "s": ("generate.steps", 1, 1000),
+    "l": ("generate.guidance_scale", -1000, 1000),
+    "nl": ("generate.negative_scale", -1000, 1000),
+    "t": ("image_to_image.strength", 0, 1),
+    "ow": ("sizes.original_width", 0, 65536),
+    "oh": ("sizes.original_height", 0, 65536),
+    "nw": ("sizes.original_width_negative", 0, 65536),
+    "nh": ("sizes.original_height_negative", 0, 65536),
+    "ct": ("sizes.crop_top", 0, 65536),
+    "cl": ("sizes.crop_left", 0, 65536),
+    "dsd1": ("deep_shrink.ds_depth_1", 0, 8),
+    "dst1": ("deep_shrink.ds_timesteps_1", 0, 1000),
+    "dsd2": ("deep_shrink.ds_depth_2", 0, 8),
+    "dst2": ("deep_shrink.ds_timesteps_2", 0, 1000),
+    "dsr": ("deep_shrink.ds_ratio", 0.1, 1),
+    "glt": ("gradual_latent.gradual_latent_timesteps", 0, 1000),
+    "glr": ("gradual_latent.gradual_latent_ratio", 0.1, 1),
+    "gle": ("gradual_latent.gradual_latent_every_n_steps", 1, 1000),
+    "gls": ("gradual_latent.gradual_latent_ratio_step", 0.001, 1),
+    "glsn": ("gradual_latent.gradual_latent_s_noise", 0, 10),
+}
+
+
+def job_of(prompt="a fox", **groups):
+    return build(GenerateJob, {"generate": {"prompt": prompt, "seed": 1} | groups.pop("generate", {}), **groups})
+
+
+def asked(prompt, **groups):
+    """(the job of a prompt with options, the codes of what is said of it)"""
+    found, notes = requests_of(job_of(prompt, **groups), no_files)
+    return found[0].job, [note.code for note in notes]
+
+
+def value(job, place):
+    group, _, name = place.partition(".")
+    return getattr(getattr(job, group), name)
+
+
+@pytest.mark.parametrize("option", RANGES)
+def test_an_option_sets_its_setting_and_what_is_beyond_its_range_becomes_the_nearest(option):
+    place, least, most = RANGES[option]
+    for edge, beyond in ((least, least - 1), (most, most + 1)):
+        job, codes = asked(f"a fox --{option} {edge}")
+        assert (value(job, place), codes) == (edge, [])
+        job, codes = asked(f"a fox --{option} {beyond}")
+        assert value(job, place) == edge and codes.count("prompts.out-of-range") == 1
+
+
+def test_an_option_of_deep_shrink_or_gradual_latent_turns_it_on_at_the_usual_place():
+    job, _ = asked("a fox --dsr 0.6")
+    assert (job.deep_shrink.ds_depth_1, job.deep_shrink.ds_ratio) == (3, 0.6)
+    job, _ = asked("a fox --glr 0.6")
+    assert (job.gradual_latent.gradual_latent_timesteps, job.gradual_latent.gradual_latent_ratio) == (650, 0.6)
+    job, _ = asked("a fox")
+    assert job.deep_shrink.ds_depth_1 is None and job.gradual_latent.gradual_latent_timesteps is None
+    job, _ = asked("a fox --dsr 0.6", deep_shrink={"ds_depth_1": 1})
+    assert job.deep_shrink.ds_depth_1 == 1
+
+
+def test_strengths_of_a_prompt_are_kept_within_10():
+    found, _ = asked("a fox --am -11,10,12", generate={"loras": [{"file": name} for name in "abcd"]})
+    assert [use.strength for use in found.generate.loras] == [-10, 10, 10, 10]
+
+
+# -- names of other programs
+
+FOREIGN = {  # ComfyUI's, k-diffusion's and diffusers' names
+    "euler": "euler",
+    "euler_a": "euler_a",
+    "euler_ancestral": "euler_a",
+    "k_euler_ancestral": "euler_a",
+    "euler_cfg_pp": "euler",
+    "dpmpp_2m": "dpmsolver++",
+    "dpmpp_2m_sde": "dpmsolver++_2m_sde",
+    "dpmpp_2m_sde_gpu": "dpmsolver++_2m_sde",
+    "dpmpp_sde": "dpmsolver++_sde",
+    "dpmpp_2s": "dpmsingle",
+    "dpmpp_3m": "dpmsolver++_3m",
+    "dpm_2": "dpm_2",
+    "dpm_2_ancestral": "dpm_2_a",
+    "uni_pc": "unipc",
+    "uni_pc_bh2": "unipc",
+    "unipc": "unipc",
+    "ddim": "ddim",
+    "ddim_v3": "ddim",
+    "heun": "heun",
+    "lms": "lms",
+    "pndm": "pndm",
+    "deis": "deis",
+    "ddpm": "ddpm",
+    "lcm": "lcm",
+    "tcd": "tcd",
+}
+
+
+def test_samplers_of_other_programs_are_ours_by_name():
+    for name, ours in FOREIGN.items():
+        for written, kind in ((name, ""), (f"sample_{name}", ""), (f"{name}_k", "karras"), (f"{name}_exponential", "")):
+            found = ForeignSettings("comfyui")
+            found.sampled(written)
+            schedule = "exponential" if written.endswith("exponential") else kind
+            assert (found.pairs["Sampler"], found.pairs.get("Schedule type", "")) == (ours, schedule), written
+    assert SAMPLERS.keys() <= FOREIGN.keys()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("normal", "own"),
+        ("native", "own"),
+        ("sgm_uniform", "sgm"),
+        ("karras", "karras"),
+        ("exponential", "exponential"),
+        ("beta", "beta"),
+    ],
+)
+def test_schedules_of_other_programs_are_ours_by_name(theirs, ours, tmp_path):
+    info = PngInfo()
+    nodes = {
+        "1": {
+            "class_type": "KSampler",
+            "inputs": {"seed": 1, "steps": 2, "cfg": 3, "sampler_name": "euler", "scheduler": theirs},
+        }
+    }
+    nodes["1"]["inputs"] |= {"positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0]}
+    nodes |= {
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a"}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64}},
+    }
+    info.add_text("prompt", json.dumps(nodes))
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
+    assert read_image_metadata(tmp_path / "x.png").job.generate.schedule_type == ours
+
+
+# -- steps
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "wanted"),
+    [
+        ((0.0, 1.0), 3, [1, 1, 1]),
+        ((0.25, 0.75), 4, [0, 1, 1, 0]),
+        ((0.5, 1.0), 3, [0, 1, 1]),
+        ((0.0, 0.5), 3, [1, 0, 0]),
+    ],
+)
+def test_guidance_is_on_from_its_first_share_of_the_steps_up_to_its_last(given, steps, wanted):
+    assert [Sampling(guidance_range=given).guides(index, steps) for index in range(steps)] == [
+        bool(on) for on in wanted
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "wanted"), [(0, 1, range(20)), (0.15, 0.35, range(3, 7)), (0.99, 1, range(0))]
+)
+def test_a_lora_acts_from_its_first_share_of_the_steps_up_to_its_last(start, end, wanted):
+    own = Strength(1.0, steps=(start, end))
+    assert [index for index in range(20) if own.acts(index, 20)] == list(wanted)
+
+
+def test_a_strength_runs_its_share_of_the_steps_rounded_down_and_the_refiner_the_rest():
+    assert [run_steps(20, share) for share in (0.0, 0.04, 0.05, 0.5, 0.99, 1.0)] == [0, 0, 1, 10, 19, 20]
+    base = Stage((64, 64), 20, strength=0.5, switch_at=0.8)
+    refiner = Stage((64, 64), 20, strength=0.5, switch_at=0.8, begins="unfinished latents")
+    assert (steps_of(base), steps_of(refiner)) == (6, 4)
+
+
+def test_after_the_last_seed_comes_the_first():
+    model = Denoiser(family("sd1"), lambda *given: None)
+    (last,) = noises_of(model, Stage((64, 64), 1, another=1), [2**32 - 1], Sampling())
+    (first,) = noises_of(model, Stage((64, 64), 1), [0], Sampling())
+    assert torch.equal(last.start, first.start)
+
+
+def test_prompts_that_and_joins_guide_by_their_weights_also_away():
+    draws = torch.Generator().manual_seed(0)
+    away, empty, one, two = (torch.randn(1, 4, 2, 2, generator=draws) for _ in range(4))
+    outputs = {NEGATIVE: away, EMPTY: empty, "positive 0": one, "positive 1": two}
+    made = composed(classic(3.0), [1.0, -0.5])
+    assert made.sides == (NEGATIVE, "positive 0", "positive 1")
+    torch.testing.assert_close(made.combine(outputs, None), away + 3 * ((one - away) - 0.5 * (two - away)))
+    torch.testing.assert_close(
+        composed(UNGUIDED, [1.0, 3.0]).combine({**outputs, NEGATIVE: None}, None), (one + 3 * two) / 4
+    )
+    made = composed(classic(3.0, 2.0), [1.0, -0.5])
+    to = away + (one - away) - 0.5 * (two - away)
+    torch.testing.assert_close(made.combine(outputs, None), empty + 3 * (to - empty) - 2 * (away - empty))
+
+
+# -- regions
+
+
+def test_the_masks_of_four_sub_prompts_are_red_green_blue_and_everything():
+    image = Image.new("RGB", (3, 1))
+    for x, color in enumerate([(255, 0, 0), (0, 51, 0), (0, 0, 102)]):
+        image.putpixel((x, 0), color)
+    found = masks_of(image, 4)
+    torch.testing.assert_close(found[:, 0], torch.tensor([[1.0, 0, 0], [0, 0.2, 0], [0, 0, 0.4], [1, 1, 1]]))
+    assert torch.equal(masks_of(Image.new("RGB", (3, 1)), 2), torch.ones(2, 1, 3)), "an empty one is the whole image"
+
+
+def test_the_masks_of_color_codes_are_the_bits_of_their_number():
+    image = Image.new("RGB", (4, 1))
+    for x, color in enumerate([(255, 0, 0), (0, 255, 0), (255, 255, 0), (0, 0, 255)]):
+        image.putpixel((x, 0), color)
+    assert torch.equal(
+        masks_of(image, 4, 3)[:, 0], torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1]])
+    )
+    assert torch.equal(masks_of(image, 4, 4)[3, 0], torch.tensor([0.0, 0, 0, 1]))
+
+
+# -- memory
+
+
+def states(numbers):
+    return TextStates(torch.zeros(1, numbers, 1))
+
+
+def test_texts_that_were_read_longest_ago_leave_when_there_is_no_room():
+    size = states(4).context.numel() * 4
+    kept, read = KeptTexts(room=2 * size), []
+
+    def get(key):
+        kept.get(key, lambda: read.append(key) or states(4))
+
+    for key in "abab":
+        get(key)
+    assert read == ["a", "b"], "two fit exactly"
+    get("a")
+    get("c")
+    get("a")
+    assert read == ["a", "b", "c"] and kept.bytes == 2 * size, "b was the one read longest ago"
+    get("b")
+    assert read == ["a", "b", "c", "b"]
+    kept.get("large", lambda: states(99))
+    assert kept.bytes == states(99).context.numel() * 4, "the one in use stays"
+
+
+def test_networks_of_a_model_stay_up_to_their_number_and_bytes_the_newest(monkeypatch):
+    class Held:
+        def __init__(self, size):
+            self.size = size
+
+        def parameters(self):
+            return [torch.empty(self.size, dtype=torch.uint8)]
+
+    def left(sizes):
+        model = torch.nn.Linear(1, 1)
+        _KEPT[model] = {number: Held(size) for number, size in enumerate(sizes)}
+        _forget_oldest(Components(denoiser=model, family="sd1"))
+        return list(_KEPT[model])
+
+    for count in (MOST_KEPT - 1, MOST_KEPT, MOST_KEPT + 1):
+        assert left([1] * count) == list(range(count))[-20:]
+    monkeypatch.setattr("core.generation.loras.MOST_KEPT_BYTES", 10)
+    assert left([4, 3, 3]) == [0, 1, 2] and left([4, 3, 4]) == [1, 2] and left([4, 3, 11]) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((64, 64), 4), ((256, 256), 4), ((256, 264), 3), ((512, 512), 1), ((512, 520), 1)]
+)
+def test_a_cpu_makes_together_what_has_4096_latents(size, wanted):
+    components = Components(denoiser=torch.nn.Linear(1, 1), family="sd1")
+    assert images_at_once(components, *size) == wanted
+
+
+# -- names, grids, previews
+
+
+def test_a_name_has_at_most_120_characters():
+    assert [len(_safe("x" * length)) for length in (119, 120, 121)] == [119, 120, 120]
+
+
+def test_an_axis_has_at_most_1000_values():
+    assert len(read_values("generate.steps", "1-1000")) == 1000
+    with refused("grid.too-many-values"):
+        read_values("generate.seed", "0-1000")
+
+
+def test_images_of_a_batch_are_laid_in_rows():
+    one = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 1, 3)
+    for count, wanted in {
+        1: [[0]],
+        2: [[0, 1]],
+        3: [[0, 1], [2, 128]],
+        4: [[0, 1], [2, 3]],
+        5: [[0, 1, 2], [3, 4, 128]],
+    }.items():
+        assert tiled(one[:count])[..., 0].tolist() == wanted
