@@ -146,22 +146,32 @@ class Words:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
         return PromptStates.of(self.encode_each([prompt, negative_prompt], reading))
 
-    def encode_each(self, texts: Sequence[str], reading: Reading = AS_WRITTEN) -> list[TextStates]:
-        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C]."""
+    def encode_each(
+        self, texts: Sequence[str], reading: Reading = AS_WRITTEN, others: Sequence[str] = ()
+    ) -> list[TextStates]:
+        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C].
+
+        others   texts of other steps, which T fits too
+        """
         import torch
 
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
-            read = [self._read([self._spelled(text, suffix) for text in texts], reading) for suffix in suffixes]
+            read = [
+                self._read(*([self._spelled(text, suffix) for text in each] for each in (texts, others)), reading)
+                for suffix in suffixes
+            ]
         whole = read[0]
         if self._layered:
             whole = replace(whole, context=torch.stack([states.context for states in read], dim=1))
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
-    def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
+    def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
         from core.families.offload import visiting_by_layers
 
-        tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
+        tokens = reading.tokens(
+            [*texts, *others], partial(family(self._components.family).count_tokens, self._components)
+        )
 
         with ExitStack() as stack:  # encoders are moved once for all texts, and not at all if all states are cached
 

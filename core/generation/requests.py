@@ -18,6 +18,7 @@ from core.generation.prompt.module import module_entries
 from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
+from core.generation.stages import passes_of
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
@@ -98,11 +99,12 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
 def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
     """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
-    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE)))
+    passes = tuple(each for each in passes_of(job) if each is not None)
+    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE, passes)))
     for entry in entries:
         text = entry if isinstance(entry, str) else entry.get("prompt")
         if isinstance(text, str):
-            found += findings_of(text, known, Ways(dynamic, weighted, False, where))
+            found += findings_of(text, known, Ways(dynamic, weighted, False, where, passes))
     return list(dict.fromkeys(finding.problem for finding in found))
 
 

@@ -23,9 +23,10 @@ from core.generation.embeddings import NewWord, check_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
 from core.generation.library import find_lora, named_embeddings
+from core.generation.prompt.editing import texts_of
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.refiner import find_refiner
-from core.generation.stages import stages_of
+from core.generation.stages import passes_of, stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
@@ -201,7 +202,8 @@ def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iter
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     """Prompt weights that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        wrong = wrong_weight(getattr(job.generate, name))
+        texts = texts_of(getattr(job.generate, name), passes_of(job))
+        wrong = next(filter(None, map(wrong_weight, texts)), "")
         if wrong:
             yield Problem(
                 f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from core.generation.library import tokens_of_file, wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
+from core.generation.stages import passes_of
 from core.record import atomic
 from core.record.bounded_json import read_json
 from core.record.problems import ProblemsError
@@ -68,7 +70,8 @@ class PromptBox:
     def _look(self, asked: dict[str, Any]) -> dict[str, Any]:
         values, text = self._form.load(), _text(asked.get("text"))
         negative = asked.get("name") == "negative_prompt"
-        ways = Ways(bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"]), negative)
+        dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
+        ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
         known = replace(known_in(self.page.workspace, self._chosen_words(values)), lora=self._shelf.find)
         found = analyze(text, known, ways)
         places = _utf16(text)
@@ -84,6 +87,13 @@ class PromptBox:
             for each in found.findings
         ]
         return {"meter": meter(found), "marks": marks}
+
+    def _ways(self, values: Values) -> Ways:
+        with suppress(ProblemsError):  # said at the fields
+            job = self._form.job(values)
+            assert isinstance(job, GenerateJob)
+            return Ways(passes=tuple(each for each in passes_of(job) if each is not None))
+        return Ways()
 
     def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
         found = []
