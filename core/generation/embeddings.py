@@ -16,7 +16,7 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
+from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding, tokens_of_file
@@ -84,7 +84,8 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     if any(word.word.casefold() == other.word.casefold() for other in others):
         what = f"Two embeddings have the token '{word.word}'"
         raise ProblemsError.one(what, where, "write one as TOKEN=FILE", "embedding.token-twice")
-    check_embedding(identify(word.path), word.path, family)
+    if word.token not in bundled_tokens(read_header(word.path)[0]):
+        check_embedding(identify(word.path), word.path, family)
     shapes = read_shapes(word.path, word.token)
     wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"

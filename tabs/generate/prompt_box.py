@@ -18,7 +18,7 @@ from core.dataset.captions.words import tag_words
 from core.generation.embeddings import find_words
 from core.generation.gallery import Gallery
 from core.generation.image_facts import LONGEST
-from core.generation.library import tokens_of_file, wildcard_names
+from core.generation.library import several_loras, tokens_of_file, wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
@@ -72,7 +72,10 @@ class PromptBox:
         negative = asked.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
-        known = replace(known_in(self.page.workspace, self._chosen_words(values)), lora=self._shelf.find)
+        known = replace(
+            known_in(self.page.workspace, self._chosen_words(values)),
+            lora=lambda name: several_loras(name, self._shelf.find(name)),
+        )
         found = analyze(text, known, ways)
         places = _utf16(text)
         marks = [

@@ -48,12 +48,12 @@ class Known:
     """What prompts can name on this machine.
 
     files   name of a wildcard file -> its lines
-    lora    name of a LoRA -> its file, or raises ProblemsError; None: LoRAs are not looked up
+    lora    name of a LoRA -> advice about its file; raises ProblemsError where there is none; None: LoRAs are not looked up
     words   {name of an embedding: its number of vectors}
     """
 
     files: Files = no_files
-    lora: Callable[[str], object] | None = None
+    lora: Callable[[str], list[Problem]] | None = None
     words: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -224,17 +224,16 @@ def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: K
             problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
             if tag.name not in told:
-                told[tag.name] = _missing(known.lora, tag.name)
+                told[tag.name] = _not_one(known.lora, tag.name)
             problems = told[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
 
 
-def _missing(find: Callable[[str], object], name: str) -> list[Problem]:
+def _not_one(find: Callable[[str], list[Problem]], name: str) -> list[Problem]:
     try:
-        find(name)
+        return find(name)
     except ProblemsError as error:
         return error.problems
-    return []
 
 
 def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
