@@ -169,7 +169,8 @@ def _of_entry(
     drawn = seeds.of(own, job.generate.count, varied)
     dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces become plain ones
     try:
-        lines = variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]
+        weighted = job.generate.compatibility != "kohya"
+        lines = variants(text, drawn, files, weighted) if dynamic else [(text, seed) for seed in drawn]
     except WildcardError as error:  # in a group that exists only after others were drawn
         fix = "correct it, or write \\{ and \\} for literal braces"
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))

@@ -128,12 +128,12 @@ class PromptBox:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
     def _words(self, value: str) -> list[dict[str, str]]:
-        """Embeddings and LoRAs whose names match, then tags."""
+        """Embeddings whose names match, then tags. A LoRA's name may be a trigger word: LoRAs are for those who begin a tag."""
         known = (Path(each.name) for each in self._shelf.of(["embedding"]))
         files = (path for path in known if path.parts[0] == "models")
         words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         embeddings = _like(list(words), value)
-        found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
+        found = [_option(name, name, "embedding") for name in embeddings]
         return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
     def _tags(self, value: str) -> list[dict[str, str]]:
