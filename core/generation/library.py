@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from core.dataset.captions.words import word_pattern
 from core.formats.embedding_file import bundled_tokens, tokens_in
-from core.formats.hashes import legacy_hash
 from core.formats.tensors.header import read_header
 from core.generation.model_index import UNREADABLE, facts_of_file, kept_index
 from core.generation.prompt.wildcards import WildcardError
@@ -20,12 +19,12 @@ from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import read_regular
+from core.record.regular import open_regular, read_regular
 from core.record.run_about import given_title, title_of
 from core.record.run_folder import RunFolder
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, Workspace, display_path, resolve_path
 
-SHOWN = 3  # files of one name
+SHOWN, COMPARED = 3, 1 << 20  # files of one name; bytes of them that are compared
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
 INDEX, CONFIG = "model_index.json", "config.json"  # of a diffusers folder: of a whole model, of a part
@@ -170,9 +169,11 @@ def several_loras(name: str, files: Sequence[Path]) -> list[Problem]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files are copies, by their sizes and a part of them."""
+    """Whether two files are copies, by their sizes and beginnings, which hold metadata and weights."""
     with suppress(OSError, ProblemsError):
-        return one.stat().st_size == other.stat().st_size and legacy_hash(one) == legacy_hash(other)
+        if one.stat().st_size == other.stat().st_size:
+            with open_regular(one) as first, open_regular(other) as second:
+                return first.read(COMPARED) == second.read(COMPARED)
     return False
 
 

@@ -26,7 +26,7 @@ def guarded(fn: Callable[[], T], about: str) -> T:
         cause = f"{type(error).__name__}: {error}"[:MOST_TEXT]
         if (about, cause) not in _logged:  # a tick fails each second
             _logged.add((about, cause))
-            print(f"{about} failed:", file=sys.stderr)
-            traceback.print_exception(error)
+            text = f"{about} failed:\n{''.join(traceback.format_exception(error))}"
+            print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         fix = "try again; the terminal has the details"
         raise ProblemsError([Problem(f"This could not be done ({cause})", "", fix, code=FAILED)]) from error

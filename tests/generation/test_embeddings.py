@@ -330,15 +330,17 @@ def test_an_embedding_in_a_lora_file_is_a_word_where_the_lora_is_used(workspace)
     path = workspace.models / "loras" / "ink.safetensors"
     save_lora(path, lora | {"bundle_emb.brabol.string_to_param.*": vectors}, {"ss_base_model_version": "sd_v1"})
 
+    store = make_store()
+
     def draw(prompt):
-        return run_generate(job_of(prompt=prompt), workspace)[0]
+        return run_generate(job_of(prompt=prompt), workspace, store=store)[0]
 
     with_word = draw("a brabol <lora:ink:1>")
     assert np.array_equal(pixels(with_word), pixels(draw("a fox <lora:ink:1>")))
     assert not np.array_equal(pixels(with_word), pixels(draw("a brabol")))
     job = read_image_metadata(with_word).job
     assert job.generate.embeddings == ["brabol=models/loras/ink.safetensors"]
-    assert np.array_equal(pixels(run_generate(job, workspace)[0]), pixels(with_word))
+    assert np.array_equal(pixels(run_generate(job, workspace, store=store)[0]), pixels(with_word))
 
 
 def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):

@@ -14,6 +14,7 @@ from core.generation import library
 from core.generation.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, style_file
 from core.generation.requests import in_styles
+from core.record.bounded_json import read_json_object
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
@@ -65,6 +66,24 @@ def test_hostile_questions_are_answered_in_words(box):
     assert look(box, "x __self__")[1] == [(2, 10, "prompt.bad-wildcard")]
     for asked in ({}, {"act": "look"}, {"act": 3}, {"act": "complete", "kind": [], "value": {}}, {"act": "import"}):
         assert isinstance(box.answer(asked), dict)
+
+
+def test_half_a_letter_pair_is_kept_and_generated_as_a_replacement(box):
+    fields, page = box._form, box.page
+    fields.put(fields.fresh() | {"prompt": "half \ud83d x"})
+    assert Fields(page).load()["prompt"] == "half \ufffd x"
+    values = fields.load() | {"prompt": "half \ud83d x"}
+    assert fields.job(values).generate.prompt == "half \ufffd x"
+    fields.put(fields.load() | {"prompt": "whole \U0001f98a"})
+    assert read_json_object(page.project.file)["tabs"]["Generate"]["values"]["prompt"] == "whole \U0001f98a"
+
+
+def test_wildcards_of_all_folders_and_names_without_end_are_answered(box):
+    (box.page.workspace.models / "wildcards" / "x").mkdir()
+    (box.page.workspace.models / "wildcards" / "x" / "a.txt").write_text("fox\n", "utf-8")
+    assert look(box, "a __x/**__") == ("about 2/75", [])
+    for name in ("**/" * 5000 + "a", "a*" * 5000, "a" * 5000, "**"):
+        look(box, f"a __{name}__")
 
 
 def offered(box, kind, value):

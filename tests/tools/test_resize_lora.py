@@ -189,7 +189,7 @@ def test_embeddings_bundled_with_a_lora_are_kept_or_named(tmp_path):
         assert all(torch.equal(found[key], value) for key, value in bundle.items())
     path, _ = use(name="convert_lora", file=str(path), names="kohya")
     assert bundle.keys() <= load_file(path).keys()
-    path, lines = use(name="merge_loras", models=[str(source)], ratios=[1.0], output=str(tmp_path / "m.safetensors"))
+    path, lines = use(name="merge_loras", models=[str(source)], ratios="1", output=str(tmp_path / "m.safetensors"))
     assert not bundle.keys() & load_file(path).keys() and any("bundle_emb.mi.ra.clip_l" in line for line in lines)
     assert tokens_in(source) == ["mi.ra"]
 
