@@ -159,7 +159,11 @@ class Words:
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
             read = [
-                self._read(*([self._spelled(text, suffix) for text in each] for each in (texts, others)), reading)
+                self._read(
+                    [self._spelled(text, suffix) for text in texts],
+                    [self._spelled(text, suffix) for text in others],
+                    reading,
+                )
                 for suffix in suffixes
             ]
         whole = read[0]

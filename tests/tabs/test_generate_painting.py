@@ -122,7 +122,7 @@ def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
 
 
 def test_a_name_without_end_is_said_and_draws_no_thumbnail(desk):
-    for asked in ({"act": "mask", "image": "a" * 5000}, {"act": "regions", "image": "a/" + "b" * 300}):
+    for asked in ({"act": "mask", "image": "a" * 5000}, {"act": "regions", "image": "b" * 300}):
         assert codes(desk.painting.answer(asked)) == ["path.invalid"]
     assert desk.painting.shown("a" * 5000, "Mask") == ""
 

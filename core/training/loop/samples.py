@@ -86,7 +86,7 @@ def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]],
     if len(moments) == 1:
         return prompt_and_opposite(read)
     row = {text: read.each(itemgetter(slice(at, at + 1))) for at, text in enumerate(texts)}
-    made = {both: PromptStates(*(row[text] for text in both)) for _, both in moments}
+    made = {both: PromptStates.of([row[text] for text in both]) for _, both in moments}
     first, *later = [(begin, made[both]) for begin, both in moments]
     return replace(first[1], later=tuple(later))
 
