@@ -24,6 +24,7 @@ from tabs.form.project import Project
 from tabs.markup import as_of
 from tabs.monitor.tensorboard import TensorBoard
 from tabs.server.browsers import Browser, Browsers, packed, signed, whole
+from tabs.server.guard import FAILED, guarded
 from tabs.server.links import Links
 from tabs.server.safety import Roots
 from tabs.tools.models import Models
@@ -107,6 +108,13 @@ class Page:
     def say(self, kind: str, text: str = "", **more: Any) -> None:
         """A message in the panel of the browser that asked: see `Browsers.say`. The panel lies over the page, so nothing moves."""
         self.browsers.say(self.browsers.of(ASKING.get()), kind, text, **more)
+
+    def told_already(self, error: ProblemsError) -> bool:
+        """Whether a tick has failed so before: it is told once, not once a second."""
+        words = {problem.what for problem in error.problems if problem.code == FAILED}
+        before = bool(words) and words <= self.troubles
+        self.troubles |= words
+        return before
 
     def listen(
         self,
@@ -223,12 +231,14 @@ def told(
             act = nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB)
             with page.browsers.in_turn(browser, turn), act:
                 late = field and not page.browsers.is_newest(browser, field, turn)
-                result = gr.skip() if late else fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
+                given = args if asks else (*args[:place], *args[place + 1 :])
+                result = gr.skip() if late else guarded(lambda: fn(*given), about)
             if gives_way and overtaken():
                 result = gr.skip()
         except ProblemsError as error:
             result = gr.skip()
-            page.browsers.say(browser, "error", problems=error.problems, about=about)
+            if not (gives_way and page.told_already(error)):
+                page.browsers.say(browser, "error", problems=error.problems, about=about)
         else:
             page.browsers.succeeded(browser, about)
         finally:

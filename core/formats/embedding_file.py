@@ -6,11 +6,12 @@ The layouts: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_para
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.formats.lora.names import BUNDLED
 from core.formats.models.overflow import not_finite, refuse_no_numbers
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
@@ -73,9 +74,17 @@ def read_shapes(path: Path, token: str = "") -> dict[str, tuple[int, int]]:
 
 
 def tokens_in(path: Path) -> list[str]:
-    """The tokens of a file that holds several, by their own names; [] for one, whose name is the file's."""
-    tokens = list(_tables(read_header(path)[0]))
-    return tokens if len(tokens) > 1 else []
+    """The tokens of a file that holds several, or of a LoRA file, by their own names; [] for one, whose name is the file's."""
+    entries = read_header(path)[0]
+    tokens = list(_tables(entries))
+    return bundled_tokens(entries) or (tokens if len(tokens) > 1 else [])
+
+
+def bundled_tokens(names: Iterable[str]) -> list[str]:
+    """The tokens of the embeddings that a LoRA file holds."""
+    inside = (name.removeprefix(BUNDLED) for name in names if name.startswith(BUNDLED))
+    parted = (name.partition(f".{A1111}")[0] if f".{A1111}" in name else name.rpartition(".")[0] for name in inside)
+    return [token for token in dict.fromkeys(parted) if token]
 
 
 def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
@@ -89,6 +98,10 @@ def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
 
 def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[str, str]:
     """This program's names -> the file's, for tensors that are token vectors."""
+    if token in bundled_tokens(entries):
+        begin = f"{BUNDLED}{token}."
+        inside = {name.removeprefix(begin): entry for name, entry in entries.items() if name.startswith(begin)}
+        return {name: begin + own for name, own in _names(inside, path, "").items()}
     vectors = {name for name, entry in entries.items() if _are_vectors(entry)}
     for names in (LAYERS, SDXL, ONE):
         if set(names) & vectors:

@@ -16,7 +16,7 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
+from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding, tokens_of_file
@@ -84,7 +84,8 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     if any(word.word.casefold() == other.word.casefold() for other in others):
         what = f"Two embeddings have the token '{word.word}'"
         raise ProblemsError.one(what, where, "write one as TOKEN=FILE", "embedding.token-twice")
-    check_embedding(identify(word.path), word.path, family)
+    if word.token not in bundled_tokens(read_header(word.path)[0]):
+        check_embedding(identify(word.path), word.path, family)
     shapes = read_shapes(word.path, word.token)
     wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
@@ -146,22 +147,36 @@ class Words:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
         return PromptStates.of(self.encode_each([prompt, negative_prompt], reading))
 
-    def encode_each(self, texts: Sequence[str], reading: Reading = AS_WRITTEN) -> list[TextStates]:
-        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C]."""
+    def encode_each(
+        self, texts: Sequence[str], reading: Reading = AS_WRITTEN, others: Sequence[str] = ()
+    ) -> list[TextStates]:
+        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C].
+
+        others   texts of other steps, which T fits too
+        """
         import torch
 
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
-            read = [self._read([self._spelled(text, suffix) for text in texts], reading) for suffix in suffixes]
+            read = [
+                self._read(
+                    [self._spelled(text, suffix) for text in texts],
+                    [self._spelled(text, suffix) for text in others],
+                    reading,
+                )
+                for suffix in suffixes
+            ]
         whole = read[0]
         if self._layered:
             whole = replace(whole, context=torch.stack([states.context for states in read], dim=1))
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
-    def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
+    def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
         from core.families.offload import visiting_by_layers
 
-        tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
+        tokens = reading.tokens(
+            [*texts, *others], partial(family(self._components.family).count_tokens, self._components)
+        )
 
         with ExitStack() as stack:  # encoders are moved once for all texts, and not at all if all states are cached
 

@@ -6,22 +6,25 @@ import difflib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from core.dataset.captions.words import word_pattern
-from core.formats.embedding_file import tokens_in
+from core.formats.embedding_file import bundled_tokens, tokens_in
+from core.formats.tensors.header import read_header
 from core.generation.model_index import UNREADABLE, facts_of_file, kept_index
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.kept import read_kept
-from core.record.problems import ProblemsError
-from core.record.regular import read_regular
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import open_regular, read_regular
 from core.record.run_about import given_title, title_of
 from core.record.run_folder import RunFolder
-from core.record.workspace import CAPTIONERS, PREPROCESSORS, Workspace, resolve_path
+from core.record.workspace import CAPTIONERS, PREPROCESSORS, Workspace, display_path, resolve_path
 
+SHOWN, COMPARED = 3, 1 << 20  # files of one name; bytes of them that are compared
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
 INDEX, CONFIG = "model_index.json", "config.json"  # of a diffusers folder: of a whole model, of a part
@@ -142,26 +145,54 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
 
 
 def find_lora(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]] | None = None) -> Path:
-    """The file of a LoRA's name: a path as in `find_file`, else a label or a file name with or without extension.
+    """The file of a LoRA's name: a path as in `find_file`, else a label or a file name with or without extension and folders.
     The newest if there are several. Raises ProblemsError. known: as `list_loras` listed them; else they are listed now"""
+    return find_loras(name, workspace, known)[0]
+
+
+def find_loras(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]] | None = None) -> list[Path]:
+    """All files that a LoRA's name can mean, as `find_lora`, which takes the first."""
     return _find(name, workspace, "LoRA", known)
+
+
+def several_loras(name: str, files: Sequence[Path]) -> list[Problem]:
+    """Advice where a name means several files that differ."""
+    first, others = files[0], [path for path in files[1:] if not _same(path, files[0])]
+    if not others:
+        return []
+    shown = ", ".join(display_path(path) for path in others[:SHOWN]) + (" ..." if len(others) > SHOWN else "")
+    what = (
+        f"'{name}' is {display_path(first)}, the newest of {len(others) + 1} LoRAs of this name; there is also {shown}"
+    )
+    fix = f"write the folder too, such as {others[0].parent.name}/{others[0].stem}"
+    return [Problem(what, "generate.loras", fix, "advice", code="lora.several")]
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files are copies, by their sizes and beginnings, which hold metadata and weights."""
+    with suppress(OSError, ProblemsError):
+        if one.stat().st_size == other.stat().st_size:
+            with open_regular(one) as first, open_regular(other) as second:
+                return first.read(COMPARED) == second.read(COMPARED)
+    return False
 
 
 def find_embedding(name: str, workspace: Workspace) -> Path:
     """The file of an embedding's name, as `find_lora`. Raises ProblemsError."""
-    return _find(name, workspace, "embedding")
+    return _find(name, workspace, "embedding")[0]
 
 
-def _find(name: str, workspace: Workspace, kind: str, listed: Sequence[tuple[str, Path]] | None = None) -> Path:
+def _find(name: str, workspace: Workspace, kind: str, listed: Sequence[tuple[str, Path]] | None = None) -> list[Path]:
     text = name.strip()
     path = find_file(text, workspace)
     if path is not None and path.is_file():
-        return path
+        return [path]
     known = list(listed) if listed is not None else _newest_first(workspace, kind.lower())
     wanted = _plain(text)
-    for label, path in known:
-        if wanted in (_plain(label), _plain(path.name)):
-            return path
+    end = "/" + wanted.replace("\\", "/").strip("/")
+    found = [path for label, path in known if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
+    if found and wanted:
+        return list(dict.fromkeys(found))
     what = f"The {kind} '{name}' does not exist"
     raise ProblemsError.one(what, f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"), f"{kind.lower()}.not-found")
 
@@ -276,10 +307,13 @@ MOST_WILDCARD_BYTES = 4_000_000
 
 
 def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
-    """The lines of models/wildcards/NAME.txt, or of all files that match a name with *, without comments and empty lines.
+    """The lines of models/wildcards/NAME.txt, or of all files that match a name with * or **, without comments and empty lines.
     Raises WildcardError if there are none."""
     folder = (workspace.models / "wildcards").resolve()
-    found = [file for file in sorted(folder.glob(f"{name.lstrip('/')}.txt")) if file.resolve().is_relative_to(folder)]
+    plain = name.strip("/")
+    names = [each for each in wildcard_names(workspace) if _fits(plain, each)] if "*" in plain else [plain]
+    files = (folder / f"{each}.txt" for each in names)
+    found = [file for file in files if os.path.isfile(file) and file.resolve().is_relative_to(folder)]
     lines: list[str] = []
     for file in found:
         try:
@@ -295,6 +329,18 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
     raise WildcardError(
         f"there is no wildcard file '{name}' in models/wildcards" + (f"; did you mean '{near[0]}'?" if near else "")
     )
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether a name matches: * is anything within a folder's or file's name, ** any folders, and at the end all that is below."""
+    parts, words = pattern.split("/"), name.split("/")
+    reached = {0}  # how many of the words the parts so far can be
+    for part in [*parts, "*"] if parts[-1] == "**" else parts:
+        if part == "**":
+            reached = set(range(min(reached), len(words) + 1)) if reached else reached
+        else:
+            reached = {at + 1 for at in reached if at < len(words) and fnmatch(words[at], part)}
+    return len(words) in reached
 
 
 def wildcard_names(workspace: Workspace) -> list[str]:
@@ -324,9 +370,12 @@ def _tokens(path: Path, changed: int, size: int) -> list[str]:
     return tokens_in(path)
 
 
-def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[tuple[str, Path, str]]:
-    """(name, file, token) of the embeddings under models/ whose names are words of these texts."""
+def named_embeddings(
+    texts: Iterable[str], workspace: Workspace, loras: Iterable[Path] = ()
+) -> list[tuple[str, Path, str]]:
+    """(name, file, token) of the embeddings under models/ and in LoRA files whose names are words of these texts."""
     words = embedding_words(workspace)
+    words |= {token: (path, token) for path in loras for token in bundled_tokens(read_header(path)[0])}
     if not words:
         return []
     whole = "\n".join(texts).casefold()

@@ -261,15 +261,7 @@ def denoise(
         left, own = way.timesteps[first:], own_part(way, stage, first)
         steps = steps_of(stage)
         at = Moment(way, noises, own.start, len(left), way.timesteps[0], now)
-        needed = {sampling.guides(index, len(left)) for index in own}
-        ways = {guided: guidance_for(model, states, sampling, guided) for guided in needed}
-        reads = {
-            guided: conditioning(model, states, stage, how, sampling.guidance_scale, len(noises), control)
-            for guided, how in ways.items()
-        }
-        alone = conditioning(
-            model, replace(states, parts=()), stage, UNGUIDED, sampling.guidance_scale, len(noises), control
-        )
+        read = _Reads(model, states, stage, sampling, len(noises), control)
         for hook in hooks:
             around.enter_context(hook.around())
         for at.index in own:
@@ -278,10 +270,10 @@ def denoise(
                 cancel.check()
             for hook in hooks:
                 hook.before(at)
-            guided = sampling.guides(at.index, at.steps)
-            output = _guided(model, ways[guided], reads[guided], at, hooks)
+            guidance, given = read.at(at)
+            output = _guided(model, guidance, given, at, hooks)
             for hook in hooks:
-                output = hook.corrected(at, output, lambda noisy: model.predict(noisy, at.timestep, alone))
+                output = hook.corrected(at, output, lambda noisy: model.predict(noisy, at.timestep, read.alone(at)))
             at.latents = _next(at, output, hooks)
             for hook in hooks:
                 hook.after(at)
@@ -290,14 +282,53 @@ def denoise(
     return at.latents
 
 
+@dataclass
+class _Reads:
+    """What the model reads at each evaluation: as `denoise` is given it, made once for each text."""
+
+    model: Denoiser
+    states: PromptStates
+    stage: Stage
+    sampling: Sampling
+    images: int
+    control: Tensor | None
+    made: dict[Any, tuple[Guidance, Conditioning]] = field(default_factory=dict)
+
+    def at(self, at: Moment) -> tuple[Guidance, Conditioning]:
+        """(the guidance, the conditioning of its sides)"""
+        return self._of(self._now(at), self.sampling.guides(at.index, at.steps))
+
+    def alone(self, at: Moment) -> Conditioning:
+        """The conditioning of the prompt alone."""
+        return self._of(self._now(at), None)[1]
+
+    def _now(self, at: Moment) -> PromptStates:
+        return self.states.at(at.index * whole_steps(self.stage) // at.steps)
+
+    def _of(self, now: PromptStates, guided: bool | None) -> tuple[Guidance, Conditioning]:
+        key = id(now), guided
+        if key not in self.made:
+            now = replace(now, parts=()) if guided is None else now
+            guidance = UNGUIDED if guided is None else guidance_for(self.model, now, self.sampling, guided)
+            scale = self.sampling.guidance_scale
+            given = conditioning(self.model, now, self.stage, guidance, scale, self.images, self.control)
+            self.made[key] = guidance, given
+        return self.made[key]
+
+
 def run_steps(steps: int, strength: float) -> int:
     """How many steps of a schedule are run with a strength."""
     return min(int(steps * strength), steps)
 
 
+def whole_steps(stage: Stage) -> int:
+    """The steps that are run of a schedule, by the base model and the refiner together."""
+    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+
+
 def steps_of(stage: Stage) -> int:
     """The steps that a stage runs; where the refiner takes over, as many as for timesteps at equal distances."""
-    run = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+    run = whole_steps(stage)
     if stage.switch_at is None:
         return run
     before = max(round(stage.steps * stage.switch_at) - (stage.steps - run), 0)

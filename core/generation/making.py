@@ -20,10 +20,11 @@ from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, rea
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
+from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
 from core.generation.requests import Request
-from core.generation.stages import as_generator, has_regions, reading_of, sampling_of, stages_of
+from core.generation.stages import as_generator, has_regions, passes_of, reading_of, sampling_of, stages_of
 from core.generation.store import empty_device_cache
 from core.generation.upscaler_files import Leased
 from core.generation.upscalers import enlarged, upscaler_of
@@ -41,6 +42,17 @@ if TYPE_CHECKING:
 
 # job -> its refiner, whose words are not those of embeddings, for a while
 Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of an image: the prompts between AND, the negative prompt and, if the guidance needs it, an empty one.
+
+    weights   of the prompts between AND
+    """
+
+    sides: tuple[str, ...]
+    weights: tuple[float, ...]
 
 
 @dataclass
@@ -117,10 +129,10 @@ class Maker:
     def _alike(self, request: Request) -> Any:
         job = request.job
         reading, texts = reading_of(job, self.kind.name), self._texts(job)
-        tokens = reading.tokens(texts, lambda text: self.kind.count_tokens(self.components, text))
+        every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
+        tokens = reading.tokens(every, lambda text: self.kind.count_tokens(self.components, text))
         plain = {"prompt": "", "negative_prompt": "", "seed": None}
-        parts = [weight for _, weight in weighted_parts(job.generate.prompt)]
-        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, parts
+        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, texts.weights
 
     # -- one batch
 
@@ -130,14 +142,17 @@ class Maker:
         """The images of requests that are alike. on_step: given the steps done, of all stages"""
         job = batch[0].job
         self.loras.use(job.generate.loras)
-        states = self._states_of(batch)
+        stages = stages_of(job)
+        changes = any(has_edits(side) for each in batch for side in self._texts(each.job).sides)
+        passes = passes_of(job) if changes else [None] * len(stages)
+        states = {during: self._states_of(self.words, batch, during) for during in dict.fromkeys(passes)}
         made, before = Made(), 0
-        for stage in stages_of(job):
+        for stage, during in zip(stages, passes, strict=True):
             told = _from(before, on_step)
             done = (
-                self._refined(stage, batch, made, told)
+                self._refined(stage, during, batch, made, told)
                 if stage.refines
-                else self._stage(stage, batch, states, made, told)
+                else self._stage(stage, during, batch, states[during], made, told)
             )
             made.latents.append(done)
             before += steps_of(stage)
@@ -166,6 +181,7 @@ class Maker:
     def _stage(
         self,
         stage: Stage,
+        during: Pass | None,
         batch: Sequence[Request],
         states: PromptStates,
         made: Made,
@@ -178,7 +194,7 @@ class Maker:
         made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
-        prompts = [request.job.generate.prompt for request in batch]
+        prompts = [schedule(request.job.generate.prompt, during)[-1][1] for request in batch]
         making = replace(making, strengths=self.loras.strengths, nets=self.nets, prompts=prompts, lend=self.lend)
         model = self.model
         if reads_mask(self.components):
@@ -186,14 +202,19 @@ class Maker:
         return self._denoised(model, states, making, sampling, made.begun, on_step)
 
     def _refined(
-        self, stage: Stage, batch: Sequence[Request], made: Made, on_step: Callable[[int, int], None]
+        self,
+        stage: Stage,
+        during: Pass | None,
+        batch: Sequence[Request],
+        made: Made,
+        on_step: Callable[[int, int], None],
     ) -> Tensor:
         """The last latents, finished by the refiner: it continues with their noise, and the sampler's history begins anew."""
         assert self.refiner is not None, "the plan of a job with a refiner knows it"
         job = batch[0].job
         with self.refiner(job) as (refiner, words):
             sampling = replace(self.sampling(job), prediction=refiner.prediction)
-            states = _joined([self._read(words, each.job, self._texts(each.job)) for each in batch])
+            states = self._states_of(words, batch, during)
             seen = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
             sides, show = sampling.guidance().sides, self.reports.preview
             kind = family(refiner.family)
@@ -274,47 +295,70 @@ class Maker:
 
     # -- prompts
 
-    def _texts(self, job: GenerateJob) -> list[str]:
-        texts = [job.generate.prompt, job.generate.negative_prompt]
-        return [*texts, ""] if EMPTY in self.sampling(job).guidance().sides else texts
+    def _texts(self, job: GenerateJob) -> Texts:
+        prompt = job.generate.prompt
+        parts = [(part, 1.0) for part in parts_of(prompt)] if has_regions(job) else weighted_parts(prompt)
+        if len(parts) == 1:
+            parts = [(prompt, 1.0)]
+        empty = [""] if EMPTY in self.sampling(job).guidance().sides else []
+        sides = (*(text for text, _ in parts), job.generate.negative_prompt, *empty)
+        return Texts(sides, tuple(weight for _, weight in parts))
 
-    def _states_of(self, batch: Sequence[Request]) -> PromptStates:
-        return _joined([self._states_of_one(request.job) for request in batch])
+    def _states_of(self, words: Words, batch: Sequence[Request], during: Pass | None) -> PromptStates:
+        return _joined([self._states_of_one(words, request.job, during) for request in batch])
 
-    def _read(self, words: Words, job: GenerateJob, texts: Sequence[str]) -> PromptStates:
-        """The states of texts of which AND may join several in the first, of no regions."""
-        reading, own = reading_of(job, self.kind.name), weighted_parts(texts[0])
-        if len(own) == 1:
-            return PromptStates.of(words.encode_each(texts, reading))
-        read = words.encode_each([*(text for text, _ in own), *texts[1:]], reading)
-        positive, others = tuple(read[: len(own)]), read[len(own) :]
-        states = PromptStates.of([positive[0], *others])
-        return replace(states, parts=positive, weights=tuple(weight for _, weight in own))
+    def _states_of_one(self, words: Words, job: GenerateJob, during: Pass | None) -> PromptStates:
+        """With those of later steps, each encoded once."""
+        texts = self._texts(job)
+        every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
+        found: dict[tuple[str, ...], PromptStates] = {}
+        times = []
+        for begin, sides in at_steps(texts.sides, during):
+            if sides not in found:
+                found[sides] = self._encoded(words, job, replace(texts, sides=sides), every)
+            times.append((begin, found[sides]))
+        return replace(times[0][1], later=tuple(times[1:]))
 
-    def _states_of_one(self, job: GenerateJob) -> PromptStates:
-        texts, reading = self._texts(job), reading_of(job, self.kind.name)
-        self.loras.use(job.generate.loras)
+    def _encoded(self, words: Words, job: GenerateJob, texts: Texts, every: Sequence[str]) -> PromptStates:
+        """every: the texts of all steps, whose length the states have"""
+        reading, count, uses = reading_of(job, self.kind.name), len(texts.weights), job.generate.loras
+        if words is self.words:
+            self.loras.use(uses)
         if not has_regions(job):
-            return self._read(self.words, job, texts)
-        parts = parts_of(texts[0])
-        every = [*parts, *texts[1:]]
+            read = words.encode_each(texts.sides, reading, every)
+            positive, others = tuple(read[:count]), read[count:]
+            states = PromptStates.of([positive[0], *others])
+            return replace(states, parts=positive, weights=texts.weights) if count > 1 else states
         if as_generator(job) and self.kind.name == "sdxl":  # it does not know the text encoders' layers of SDXL's LoRAs
-            self.loras.use(weaker(job.generate.loras, len(parts)))
-            read = self.words.encode_each(every, reading)
-            self.loras.use(job.generate.loras)
-            return PromptStates.of([_coupled(read[: len(parts)]), *read[len(parts) :]])
-        sides: list[TextStates] = []
-        for number in range(len(parts)):  # each with the text encoders' changes of its own LoRA alone
-            self.loras.use(only(job.generate.loras, number))
-            sides.append(self.words.encode_each(every, reading)[number])
-        self.loras.use(only(job.generate.loras, None))
-        others = self.words.encode_each(every, reading)[len(parts) :]
-        self.loras.use(job.generate.loras)
-        return PromptStates.of([_coupled(sides), *others])
+            self.loras.use(weaker(uses, count))
+            read = words.encode_each(texts.sides, reading, every)
+            self.loras.use(uses)
+            return PromptStates.of([_coupled(read[:count]), *read[count:]])
+        parts: list[TextStates] = []
+        for number in range(count):  # each with the text encoders' changes of its own LoRA alone
+            self.loras.use(only(uses, number))
+            parts.append(words.encode_each(texts.sides, reading, every)[number])
+        self.loras.use(only(uses, None))
+        others = words.encode_each(texts.sides, reading, every)[count:]
+        self.loras.use(uses)
+        return PromptStates.of([_coupled(parts), *others])
 
 
 def _joined(each: Sequence[PromptStates]) -> PromptStates:
-    """Those of several images."""
+    """Those of several images, at all steps."""
+    found: dict[tuple[int, ...], PromptStates] = {}
+    times = []
+    for begin in sorted({0, *(begin for one in each for begin, _ in one.later)}):
+        now = [one.at(begin) for one in each]
+        key = tuple(map(id, now))
+        if key not in found:
+            found[key] = _together(now)
+        times.append((begin, found[key]))
+    return replace(times[0][1], later=tuple(times[1:]))
+
+
+def _together(each: Sequence[PromptStates]) -> PromptStates:
+    """Those of several images at one step."""
     positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
     empty = [one.empty for one in each if one.empty is not None]
     parts = tuple(join_texts(list(same)) for same in zip(*(one.parts for one in each), strict=True))

@@ -18,6 +18,7 @@ from core.generation.prompt.module import module_entries
 from core.generation.prompt.options import PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
+from core.generation.stages import passes_of
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.base import FRESH_SEEDS, SEEDS
@@ -99,11 +100,12 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
 def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
     """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
-    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE)))
+    passes = tuple(each for each in passes_of(job) if each is not None)
+    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE, passes)))
     for entry in entries:
         text = entry if isinstance(entry, str) else entry.get("prompt")
         if isinstance(text, str):
-            found += findings_of(text, known, Ways(dynamic, weighted, False, where))
+            found += findings_of(text, known, Ways(dynamic, weighted, False, where, passes))
     return list(dict.fromkeys(finding.problem for finding in found))
 
 
@@ -169,7 +171,8 @@ def _of_entry(
     drawn = seeds.of(own, job.generate.count, varied)
     dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces become plain ones
     try:
-        lines = variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]
+        weighted = job.generate.compatibility != "kohya"
+        lines = variants(text, drawn, files, weighted) if dynamic else [(text, seed) for seed in drawn]
     except WildcardError as error:  # in a group that exists only after others were drawn
         fix = "correct it, or write \\{ and \\} for literal braces"
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.families.word_weights import FIX, wrong_weight
+from core.generation.prompt.editing import Pass, texts_of
 from core.generation.prompt.files import Entry, read_entries, understand
 from core.generation.prompt.options import PromptLine
 from core.generation.prompt.tags import FIX as TAG_FIX
@@ -54,13 +55,14 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
     control  each needs a control image (`MethodTraits.control_images`)
     """
     notes: list[Problem] = []
-    typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings.prompt_weights)
+    typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings)
     read: list[SamplePrompt] = []
     if settings.sample_prompts_file:
         file = resolve_path(settings.sample_prompts_file)
-        read = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings.prompt_weights)
+        read = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
-        wrong = wrong_weight(settings.negative_prompt)
+        during = Pass(settings.sample_steps) if reads_edits(settings) else None
+        wrong = next(filter(None, map(wrong_weight, texts_of(settings.negative_prompt, [during]))), "")
         if wrong:
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
     found = [*typed, *read]
@@ -75,10 +77,17 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
     return found, limited(notes)
 
 
-def _understood(entries: Sequence[Entry], notes: list[Problem], where: str, weighted: bool) -> list[SamplePrompt]:
+def reads_edits(settings: SampleSettings) -> bool:
+    """Whether [from:to:0.5] is prompt editing, as Generate reads it."""
+    return settings.prompt_weights and settings.compatibility != "kohya"
+
+
+def _understood(
+    entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings
+) -> list[SamplePrompt]:
     lines = [understand(entry, notes, where) for entry in entries]
     found = [sample_of(line, notes, where) for line in lines if line is not None]
-    notes += _wrong_weights(found, where) if weighted else ()
+    notes += _wrong_weights(found, where, settings) if settings.prompt_weights else ()
     return found
 
 
@@ -120,10 +129,11 @@ def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
     return replace(prompt, prompt=text)
 
 
-def _wrong_weights(prompts: Iterable[SamplePrompt], where: str) -> Iterator[Problem]:
+def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: SampleSettings) -> Iterator[Problem]:
     for each in prompts:
+        during = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
         for text in (each.prompt, each.negative or ""):
-            wrong = wrong_weight(text)
+            wrong = next(filter(None, map(wrong_weight, texts_of(text, [during]))), "")
             if wrong:
                 yield _wrong(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ from core.generation.control_files import ControlFile, control_file, find_contro
 from core.generation.embeddings import NewWord, check_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
-from core.generation.library import find_lora, named_embeddings
+from core.generation.library import find_loras, named_embeddings, several_loras
+from core.generation.prompt.editing import texts_of
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.refiner import find_refiner
-from core.generation.stages import stages_of
+from core.generation.stages import passes_of, stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
@@ -96,12 +97,13 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         if vae is not None:
             collected(problems, open_vae, vae)
     problems += lora_problems(asked, name)
-    fits, loras = problems_at(LORAS)(check_layers), dict[str, Path]()
+    fits, loras, notes = problems_at(LORAS)(check_layers), dict[str, Path](), list[Problem]()
     for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
-        path = collected(problems, find_lora, file, workspace)
-        if path is not None:
-            collected(problems, fits, path, name or "sd1")
-            loras[file] = path
+        paths = collected(problems, find_loras, file, workspace)
+        if paths:
+            collected(problems, fits, paths[0], name or "sd1")
+            loras[file] = paths[0]
+            notes += several_loras(file, paths)
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, name)
         for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
@@ -119,9 +121,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
             if model and name:
                 collected(problems, check_word, word, words, name, model)
             words.append(word)
-    notes: list[Problem] = []
     if model and name:
-        words += _words_in(asked, words, name, model, workspace, notes)
+        words += _words_in(asked, words, name, model, workspace, loras.values(), notes)
     problems += [problem for one in asked for problem in image_problems(one, name, bool(loras))]
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
@@ -148,12 +149,14 @@ def _words_in(
     name: str,
     model: Path,
     workspace: Workspace,
+    loras: Iterable[Path],
     notes: list[Problem],
 ) -> list[NewWord]:
-    """The embeddings under models/ that prompts name and that are not chosen; for those that do not fit, `notes` gets advice."""
+    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen; for those that do not fit, `notes`
+    gets advice."""
     texts = [text for one in asked for text in (one.generate.prompt, one.generate.negative_prompt)]
     found: list[NewWord] = []
-    for word in (NewWord(*each) for each in named_embeddings(texts, workspace)):
+    for word in (NewWord(*each) for each in named_embeddings(texts, workspace, loras)):
         if any(
             (word.path, word.token) == (other.path, other.token) or word.word.casefold() == other.word.casefold()
             for other in (*chosen, *found)
@@ -207,7 +210,8 @@ def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iter
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     """Prompt weights that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        wrong = wrong_weight(getattr(job.generate, name))
+        texts = texts_of(getattr(job.generate, name), passes_of(job))
+        wrong = next(filter(None, map(wrong_weight, texts)), "")
         if wrong:
             yield Problem(
                 f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"

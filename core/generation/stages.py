@@ -9,8 +9,9 @@ from random import Random
 
 from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
 from core.generation.guidances import own_settings
-from core.generation.loop import Begins, Sampling, Sizes, Stage, own_steps, run_steps
+from core.generation.loop import Begins, Sampling, Sizes, Stage, own_steps, whole_steps
 from core.generation.noise import StartNoise
+from core.generation.prompt.editing import Pass
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
 from core.generation.upscalers import through_latents
@@ -67,6 +68,19 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
         ),
         Stage(large, asked.steps, given.strength, again, another=1, sizes=_sizes(job.sizes, high)),
     ]
+
+
+def passes_of(job: GenerateJob) -> list[Pass | None]:
+    """The steps of each stage that prompts with edits are read for, those of a refiner with the base model's; None: edits are
+    not read."""
+    stages = stages_of(job)
+    if as_generator(job) or not job.generate.prompt_weights:
+        return [None] * len(stages)
+    found: list[Pass | None] = []
+    for stage in stages:
+        before = found[-1] if found else None
+        found.append(before if stage.refines else Pass(whole_steps(stage), before.steps if before else None))
+    return found
 
 
 def only_enlarges(job: GenerateJob) -> bool:
@@ -178,6 +192,6 @@ def _own_share(job: GenerateJob, stage: Stage) -> str:
         return ""
     way = sampling_of(job, "epsilon")
     before = replace(stage, begins="noise")
-    run = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+    run = whole_steps(stage)
     base = round(run * own_steps(way, before) / own_steps(way, replace(before, switch_at=None)))
     return f"{run - base if stage.refines else base} of "

@@ -23,6 +23,7 @@ from core.formats.lora.names import (
     ALPHA,
     BESIDE,
     BESIDE_IN_USE,
+    BUNDLED,
     DOWN,
     UP,
     group_by_module,
@@ -80,6 +81,7 @@ class LoraFile:
 
     left_out   names of the file's tensors that no kind of network reads (biases and norms next to LoRA layers): not in `tensors`
     beside     these tensors, by kohya's key: what `core/networks/beside.py` uses them for
+    bundled    of the embeddings that the file holds too, by its own names
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -88,6 +90,7 @@ class LoraFile:
     path: Path | None = None
     left_out: tuple[str, ...] = ()
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    bundled: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def beside_in_use(self) -> dict[str, torch.Tensor]:
@@ -219,7 +222,8 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
     lora = lora_outline(path)
-    return replace(lora, tensors=_without_numbers(lora.tensors), beside=_without_numbers(lora.beside))
+    tensors, beside, bundled = (_without_numbers(each) for each in (lora.tensors, lora.beside, lora.bundled))
+    return replace(lora, tensors=tensors, beside=beside, bundled=bundled)
 
 
 def lora_outline(path: Path | str) -> LoraFile:
@@ -233,7 +237,8 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
         metadata = dict(file.metadata)
-        places = _places(file.entries, kind.family, path)
+        bundled = {name: read(file, name) for name in file.entries if name.startswith(BUNDLED)}
+        places = _places([name for name in file.entries if name not in bundled], kind.family, path)
         left_out = _unread(places)
         tensors = {place: read(file, name) for name, place in places.items() if name not in left_out}
         beside = {places[name]: read(file, name) for name in left_out}
@@ -245,13 +250,14 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
     _refuse_not_finite([key for key, each in single.items() if not is_number(each)], path)
     _refuse_incomplete(tensors, path)
-    return LoraFile(tensors, metadata, kind.family, path, left_out, _with_peft_biases(beside, tensors))
+    beside = _with_peft_biases(beside, tensors)
+    return LoraFile(tensors, metadata, kind.family, path, left_out, beside, bundled)
 
 
 def load_finite(path: Path | str) -> LoraFile:
     """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
     lora = load_lora(path)
-    _refuse_not_finite(not_finite({**lora.tensors, **lora.beside}), Path(path))
+    _refuse_not_finite(not_finite({**lora.tensors, **lora.beside, **lora.bundled}), Path(path))
     return lora
 
 
@@ -450,7 +456,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     config = json.dumps(_peft_metadata(sizes, any(f".{MAGNITUDE}" in name for name in tensors)))
-    return tensors, {**kept, "format": "pt", PEFT_METADATA: config}
+    return {**tensors, **lora.bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
 
 
 def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str, torch.Tensor], NetworkKind]]:
@@ -516,7 +522,7 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if lora.family in BASE_MODEL_VERSIONS:
         told |= {"ss_base_model_version": BASE_MODEL_VERSIONS[lora.family], "ss_v2": str(lora.family == "sd2")}
     kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
-    tensors = dict(lora.tensors) | lora.beside_in_use
+    tensors = {**lora.tensors, **lora.beside_in_use, **lora.bundled}
     if lora.family == "sd2":
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, told | kept

@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
+LONGEST_NAME = 255  # of a file or folder: bytes, on Windows characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
 OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes launched by a shared page
@@ -91,6 +92,8 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
             return False
     try:
         real = Path(path).resolve()
+        if any(len(part if os.name == "nt" else os.fsencode(part)) > LONGEST_NAME for part in real.parts):
+            return False
     except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
         return False
     return folders is None or any(real.is_relative_to(folder) for folder in folders)

@@ -18,8 +18,13 @@ LEVELS = ("error", "warning", "advice")  # the worst first
 MOST = 200  # problems listed at once
 
 
+def whole_text(text: str) -> str:
+    """The text with half surrogate pairs replaced, which no file can hold."""
+    return _HALF_PAIR.sub("\ufffd", text)
+
+
 def _readable(text: str, limit: int) -> str:
-    text = _HALF_PAIR.sub("\ufffd", text)
+    text = whole_text(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.record.problems import MOST, Problem, ProblemsError
+from core.record.problems import MOST, Problem, ProblemsError, whole_text
 from core.settings.base import Declared, Settings, declared, following, settings_called
 from core.settings.elsewhere import ELSEWHERE
 
@@ -25,7 +25,7 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
     Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
     """
     try:
-        made = model.model_validate_json(json.dumps(values), strict=True)
+        made = model.model_validate_json(whole_text(json.dumps(values, ensure_ascii=False)), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
     if found := _not_for_people(model, values, where):

@@ -75,7 +75,7 @@ class SampleSettings(Settings):
     negative_prompt: str = setting("", title="Negative sample prompt", help="What the samples should not show.")
     prompt_weights: bool = setting(
         True,
-        help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
+        help="Reads (word:1.3), (word) and [word] as prompt weights, and [cat:dog:0.5] and [cat|dog] as prompt editing; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
     sample_every_n_steps: int | None = kohya_setting(
         None,

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
-from core.formats.lora.names import kohya_place, split_key
+from core.formats.lora.names import BUNDLED, kohya_place, split_key
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
 from core.networks.kinds import kind_of_keys
@@ -132,6 +132,8 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """{layer: {key as in kohya's files: the tensor's name}}, of the files of every program."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
+        if name.startswith(BUNDLED):
+            continue
         layer, key = kohya_place(name, None)
         found.setdefault(layer or split_key(name)[0], {})[key] = name
     return found

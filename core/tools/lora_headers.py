@@ -83,11 +83,14 @@ def beside_of(lora: LoraFile) -> dict[str, Tensor]:
     return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.beside_in_use
 
 
-def left_out_lines(lora: LoraFile) -> list[str]:
-    """Names what is left out of a LoRA that is made of another: whole biases (PEFT's `bias`), which are not changes of a base model's."""
-    names = [key for key in lora.beside if key not in lora.beside_in_use]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    what = f"left out, because LoRA files have no place for them: {', '.join(names[:SHOWN])}{more}"
+def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
+    """Names what is left out of a LoRA that is made of another: whole biases (PEFT's `bias`), which are not changes of a base model's.
+
+    more   what else
+    """
+    names = [*(key for key in lora.beside if key not in lora.beside_in_use), *more]
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    what = f"left out, because the new file has no place for them: {', '.join(names[:SHOWN])}{rest}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 
 

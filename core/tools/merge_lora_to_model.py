@@ -126,6 +126,8 @@ class _Merging:
             self.context.stage(f"reading {lora.path.name}")
             read = load_finite(lora.path)
             layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
+            if read.bundled:
+                self.left_out.setdefault(lora.path, []).extend(read.bundled)
             for name in layers | beside:
                 self.context.check()
                 place = place_of_layer(name)

@@ -146,7 +146,7 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
     lines = [f"{count(len(terms), 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
     if kept:
         lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
-    lines += [line for lora in read for line in left_out_lines(lora)]
+    lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
     facts = {"file": str(plan.target), "layers": len(terms), "kept": min(kept, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 

@@ -105,7 +105,7 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
         norm = float(parts.s.double().norm()) * changes[name][1]
         resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
     metadata = _metadata(asked, lora, tensors)
-    tensors |= beside_of(lora)
+    tensors |= {**beside_of(lora), **lora.bundled}
     precision = asked.save_precision or ("fp32" if theirs else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
     outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))

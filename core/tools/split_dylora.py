@@ -79,7 +79,7 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
             tensors = cut(lora.tensors, rank, keep_alpha=asked.compatibility == "sd-scripts")
             said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
-            tensors |= beside_of(lora)
+            tensors |= {**beside_of(lora), **lora.bundled}
             save_lora(target, tensors, {**kept_metadata(lora), **sizes, **said}, precision_of(lora, None))
             written.append(target)
     except BaseException:

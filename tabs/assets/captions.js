@@ -100,7 +100,11 @@
     for (const item of batch) { if (!item.maybe.includes(item.text)) item.maybe.push(item.text); Object.assign(item, {sending: true, wants: false, touched: ++clock}); }
     paintState();
     let answers, lost = "";
-    try { answers = (await ask({act: "save", saves})).answers; } catch (error) { lost = String(error.message || error); }
+    try {
+      const answer = await ask({act: "save", saves});
+      answers = answer.answers;
+      if (!answers) lost = answer.problems[0].what;
+    } catch (error) { lost = String(error.message || error); }
     sending = false;
     batch.forEach((item, n) => {
       Object.assign(item, {sending: false, touched: ++clock});

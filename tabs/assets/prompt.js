@@ -25,6 +25,7 @@
     const text = field.value;
     let answer;
     try { answer = await ask({act: "look", name: NAMES[id], text}); } catch { return; }
+    if (answer.problems) Object.assign(answer, {meter: "", marks: answer.problems.map((each) => ({...each, start: 0, end: text.length}))});
     if (number !== own.asked || !answer.marks || !byId(id) || byId(id).value !== text) return;  // late: the text has changed
     Object.assign(own, {text, meter: answer.meter, marks: answer.marks});
     paint(id);
@@ -339,7 +340,7 @@
     else if (by && event.altKey && !control && !event.shiftKey) walk(field, -by);
     else if (!options.length || control || event.altKey || event.shiftKey) return;
     else if (by) { chosen = (chosen + by + options.length + (chosen < 0 && by < 0 ? 1 : 0)) % options.length; paintOptions(); }
-    else if (event.key === "Tab" || event.key === "Enter" && chosen >= 0) take(Math.max(chosen, 0));
+    else if (["Tab", "Enter"].includes(event.key) && chosen >= 0) take(chosen);  // Tab leaves the field where none was chosen
     else if (event.key === "Escape") close();
     else return;
     event.preventDefault();

@@ -13,7 +13,7 @@ from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.image_metadata import portable_name
 from core.generation.library import (
-    find_lora,
+    find_loras,
     list_control,
     list_embeddings,
     list_loras,
@@ -118,16 +118,16 @@ class ModelLists:
         if reading is not None:
             reading.join(wait)
 
-    def find(self, name: str) -> Path:
-        """The file of a LoRA's name, as `find_lora`; reads the folders again if it is not listed. Raises ProblemsError."""
+    def find(self, name: str) -> list[Path]:
+        """The files of a LoRA's name, as `find_loras`; reads the folders again if it is not listed. Raises ProblemsError."""
         try:
             return self._found(name)
         except ProblemsError:
             self.look()
             return self._found(name)
 
-    def _found(self, name: str) -> Path:
-        return find_lora(name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
+    def _found(self, name: str) -> list[Path]:
+        return find_loras(name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
 
     def named(self, name: str) -> Listed:
         """The LoRA that settings of images name so. Raises ProblemsError."""

@@ -6,6 +6,7 @@ on a state that another browser has altered since is refused, and the browser th
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, whole_text
 from core.record.regular import MissingFile
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import build
@@ -289,6 +290,9 @@ class Project:
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
         """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
+        text = json.dumps(state, ensure_ascii=False)
+        if whole_text(text) != text:
+            state = json.loads(whole_text(text))
         with self._lock:
             if self._tabs.get(tab) != state:
                 self._tabs[tab] = state

@@ -252,7 +252,9 @@ class Loras:
 
     def rows(self) -> str:
         values = self.fields.load()
-        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace, self.shelf.find)
+        marked = form.marked_for_zero_snr(
+            values, self.page.project.job, self.page.workspace, lambda name: self.shelf.find(name)[0]
+        )
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
         said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
         return rows(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from core.dataset.captions.words import tag_words
 from core.generation.embeddings import find_words
 from core.generation.gallery import Gallery
 from core.generation.image_facts import LONGEST
-from core.generation.library import tokens_of_file, wildcard_names
+from core.generation.library import several_loras, tokens_of_file, wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
+from core.generation.stages import passes_of
 from core.record import atomic
 from core.record.bounded_json import read_json
 from core.record.problems import ProblemsError
@@ -68,8 +70,12 @@ class PromptBox:
     def _look(self, asked: dict[str, Any]) -> dict[str, Any]:
         values, text = self._form.load(), _text(asked.get("text"))
         negative = asked.get("name") == "negative_prompt"
-        ways = Ways(bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"]), negative)
-        known = replace(known_in(self.page.workspace, self._chosen_words(values)), lora=self._shelf.find)
+        dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
+        ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
+        known = replace(
+            known_in(self.page.workspace, self._chosen_words(values)),
+            lora=lambda name: several_loras(name, self._shelf.find(name)),
+        )
         found = analyze(text, known, ways)
         places = _utf16(text)
         marks = [
@@ -84,6 +90,13 @@ class PromptBox:
             for each in found.findings
         ]
         return {"meter": meter(found), "marks": marks}
+
+    def _ways(self, values: Values) -> Ways:
+        with suppress(ProblemsError):  # said at the fields
+            job = self._form.job(values)
+            assert isinstance(job, GenerateJob)
+            return Ways(passes=tuple(each for each in passes_of(job) if each is not None))
+        return Ways()
 
     def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
         found = []
@@ -115,12 +128,12 @@ class PromptBox:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
     def _words(self, value: str) -> list[dict[str, str]]:
-        """Embeddings and LoRAs whose names match, then tags."""
+        """Embeddings whose names match, then tags. A LoRA's name may be a trigger word: LoRAs are for those who begin a tag."""
         known = (Path(each.name) for each in self._shelf.of(["embedding"]))
         files = (path for path in known if path.parts[0] == "models")
         words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         embeddings = _like(list(words), value)
-        found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
+        found = [_option(name, name, "embedding") for name in embeddings]
         return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
     def _tags(self, value: str) -> list[dict[str, str]]:

@@ -25,6 +25,8 @@ from starlette.routing import Route
 
 from core.dataset.images.opening import BrokenImage
 from core.dataset.images.thumbnails import thumbnail
+from core.record.problems import ProblemsError
+from tabs.server.guard import guarded
 from tabs.server.safety import Roots
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
@@ -56,7 +58,8 @@ class Links:
         return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
-        """Let `fn` answer what the page's script posts to atelier/<name>: with an object, or with its JSON; "" is no news."""
+        """Let `fn` answer what the page's script posts to atelier/<name>: with an object, or with its JSON; "" is no news. Every
+        error is answered as `problems`."""
 
         async def answered(request: Request) -> Response:
             if not self.logged_in(request):
@@ -75,15 +78,19 @@ class Links:
                 asked = None
             if not isinstance(asked, dict):
                 return PlainTextResponse("Send a JSON object.", 400)
-            found = await run_in_threadpool(fn, asked)
-            if isinstance(found, str):
-                return Response(found, 200 if found else 204, UNKEPT, "application/json")
-            return JSONResponse(found, headers=UNKEPT)
+            return await run_in_threadpool(said, asked)
+
+        def said(asked: dict[str, Any]) -> Response:
+            try:
+                return guarded(lambda: _response(fn(asked)), f"atelier/{name}")
+            except ProblemsError as error:
+                return _response({"problems": [problem.to_dict() for problem in error.problems]})
 
         self._answers.append(Route(f"/atelier/{name}", answered, methods=["POST"]))
 
     def routes(self) -> list[Route]:
-        return [Route("/atelier/file", self._file), Route("/atelier/thumb", self._thumb), *self._answers]
+        files = {"file": self._file, "thumb": self._thumb}
+        return [*(Route(f"/atelier/{name}", _in_words(name, fn)) for name, fn in files.items()), *self._answers]
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
@@ -134,6 +141,22 @@ class Links:
         if isinstance(small, bytes):
             return Response(small, headers=_headers(request), media_type="image/jpeg")
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
+
+
+def _in_words(name: str, fn: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def answered(request: Request) -> Response:
+        try:
+            return guarded(lambda: fn(request), f"atelier/{name}")
+        except ProblemsError as error:
+            return PlainTextResponse(error.problems[0].what, 500)
+
+    return answered
+
+
+def _response(found: dict[str, Any] | str) -> Response:
+    if isinstance(found, str):
+        return Response(found, 200 if found else 204, UNKEPT, "application/json")
+    return JSONResponse(found, headers=UNKEPT)
 
 
 def _version(path: str | os.PathLike) -> str:

@@ -47,9 +47,10 @@ class Roots:
         try:
             path = resolve_path(str(text).strip())
             path.resolve() if self.local else None
+            path.is_file()  # raises for a name that is too long
         except (OSError, ValueError, RuntimeError):
             raise ProblemsError.one(
-                f"'{text}' is not a path",
+                f"'{str(text)[:200]}' is not a path",
                 where,
                 "write a folder or file of this machine",
                 code="path.invalid",

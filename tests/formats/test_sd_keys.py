@@ -104,6 +104,9 @@ def test_the_text_model_level_is_added_only_where_a_model_has_it():
 
     assert text_keys.name_for(Flat(), "text_model.final_layer_norm.bias") == "final_layer_norm.bias"
     assert text_keys.name_for(Nested(), "final_layer_norm.bias") == "text_model.final_layer_norm.bias"
+    assert text_keys.full_name("text_projection") == "text_projection"
+    layer = "lora_te2_text_projection"
+    assert kohya_name(*module_path(layer), "sdxl") == layer, "there and back"
     assert text_keys.full_name("text_projection.weight") == "text_projection.weight", "the projection stands beside it"
 
 

@@ -225,6 +225,6 @@ def run(case, components, work, monkeypatch):
         left = list(requests)
         while left:
             batch = next(maker.batches(left, job.generate.batch_size or 1))
-            found.append((batch, maker._states_of(batch), maker.make(batch, decoded=False)))
+            found.append((batch, maker._states_of(known, batch, None), maker.make(batch, decoded=False)))
             left = left[len(batch) :]
     return found

@@ -25,6 +25,7 @@ from core.generation.prompt.known import word_vectors
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
 from core.generation.sources import find_sources, make_store
+from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -319,6 +320,27 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     with pytest.raises(ProblemsError) as refused:
         find_words(f"other={path}", workspace)
     assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
+
+
+def test_an_embedding_in_a_lora_file_is_a_word_where_the_lora_is_used(workspace):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    (vectors,) = rows_of(components, "fox")
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"  # changes nothing
+    lora = {f"{layer}.lora_down.weight": torch.ones(1, 128), f"{layer}.lora_up.weight": torch.zeros(128, 1)}
+    path = workspace.models / "loras" / "ink.safetensors"
+    save_lora(path, lora | {"bundle_emb.brabol.string_to_param.*": vectors}, {"ss_base_model_version": "sd_v1"})
+
+    store = make_store()
+
+    def draw(prompt):
+        return run_generate(job_of(prompt=prompt), workspace, store=store)[0]
+
+    with_word = draw("a brabol <lora:ink:1>")
+    assert np.array_equal(pixels(with_word), pixels(draw("a fox <lora:ink:1>")))
+    assert not np.array_equal(pixels(with_word), pixels(draw("a brabol")))
+    job = read_image_metadata(with_word).job
+    assert job.generate.embeddings == ["brabol=models/loras/ink.safetensors"]
+    assert np.array_equal(pixels(run_generate(job, workspace, store=store)[0]), pixels(with_word))
 
 
 def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):

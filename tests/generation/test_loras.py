@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ from safetensors.torch import save_file
 
 from core.families import family
 from core.generation.decoding import decode_pixels
-from core.generation.library import find_lora, list_loras, list_models
+from core.generation.library import find_lora, find_loras, list_loras, list_models
 from core.generation.loras import loras_attached
+from core.generation.plan import plan_of
+from core.generation.prompt.analysis import findings_of
+from core.generation.prompt.known import known_in
 from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
 from core.settings.generation.generate import LoraUse
+from core.settings.job import GenerateJob
 from tests.sampling import sampled
 
 STARTER = PROJECT / "models" / "starter"
@@ -270,6 +276,41 @@ def test_loras_are_listed_newest_first_and_found_by_path_label_and_name(starter,
     assert "fox" in caught.value.problems[0].fix
     with pytest.raises(ProblemsError):
         find_lora("", workspace)
+
+
+def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(starter, tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    tensors = {name: value for name, value in list(random_lora(starter, conv=False).items())[:3]}
+    places = {name: space.models / "loras" / f"{name}.safetensors" for name in ("a/same", "b/same", "deep/a/other")}
+    for age, place in enumerate(places.values()):
+        save_lora(place, {key: value + age for key, value in tensors.items()}, SD1)
+        os.utime(place, (1_000_000 - age, 1_000_000 - age))
+    for text, name in (
+        ("a/same", "a/same"),
+        ("b\\same", "b/same"),
+        ("loras\\b\\Same.safetensors", "b/same"),
+        ("/b/same", "b/same"),
+        ("a/other", "deep/a/other"),
+        ("deep/a/other", "deep/a/other"),
+    ):
+        assert find_loras(text, space) == [places[name]]
+    for text in ("ame", "e/a/other", "x/same"):
+        with pytest.raises(ProblemsError):
+            find_loras(text, space)
+    assert find_loras("same", space) == [places["a/same"], places["b/same"]]
+
+    def said(prompt):
+        found = findings_of(prompt, known_in(space))
+        return [(each.problem.code, each.problem.level) for each in found], "".join(each.problem.what for each in found)
+
+    assert said("x <lora:a/same:0.8> <lora:b\\same:1>")[0] == []
+    codes, words = said("x <lora:same:0.8>")
+    assert codes == [("lora.several", "advice")] and all(str(places[name]) in words for name in ("a/same", "b/same"))
+    job = build(GenerateJob, {"generate": {"prompt": "x <lora:same:1>"}, "model": {"base_model": str(STARTER)}})
+    notes = plan_of(job, space).notes
+    assert [note.code for note in notes] == ["lora.several"]
+    shutil.copy(places["a/same"], places["b/same"])
+    assert said("x <lora:same:0.8>")[0] == []  # copies
 
 
 def test_models_are_files_and_folders_and_not_the_parts_of_folders():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -12,6 +14,7 @@ from core.generation.checks import problems_of
 from core.generation.library import wildcard_lines
 from core.generation.noise import ImageNoise
 from core.generation.plan import check_task, plan_of
+from core.generation.prompt.analysis import Known, findings_of
 from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.requests import requests_of
@@ -164,6 +167,40 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
             assert words in error.value.problems[0].what
     many = " ".join(["{e$$" + "|".join(map(str, range(100))) + "}"] * 5)  # 10^10 combinations
     assert "10,000,000,000" in problems_in(many)[0][2]
+
+
+def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    folder = space.models / "wildcards"
+    for name in ("x", "x/a", "x/deep/b", "x/deep/er/a", "y/a"):
+        (folder / f"{name}.txt").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text(name, "utf-8")
+    read = lambda name: wildcard_lines(space, name)  # noqa: E731
+    assert read("x/**") == ["x/a", "x/deep/b", "x/deep/er/a"]
+    assert read("**/a") == ["x/a", "x/deep/er/a", "y/a"] and read("x/**/a") == ["x/a", "x/deep/er/a"]
+    assert read("**") == read("**/**/**") == ["x", "x/a", "x/deep/b", "x/deep/er/a", "y/a"]
+    assert read("*") == ["x"] and read("x/*") == ["x/a"] and read("x/de**/b") == ["x/deep/b"]
+    for prompt in ("__x/**__", "__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__"):
+        begin = time.process_time()
+        findings_of(prompt, Known(read))
+        assert time.process_time() - begin < 2
+    with pytest.raises(WildcardError):
+        read("a" * 5000)
+
+
+def test_variants_and_lines_have_weights_as_in_dynamic_prompts():
+    def drawn(text, weighted=True):
+        return Counter(words for words, _ in variants(text, range(2000), lambda name: ["3::red", "blue"], weighted))
+
+    for text, share in (("{3::a|b}", 0.75), ("{0.5::a|b}", 1 / 3), ("{.5::a|1.5::b}", 0.25), ("{a|b}", 0.5)):
+        assert set(drawn(text)) == {"a", "b"} and abs(drawn(text)["a"] / 2000 - share) < 0.05
+    assert abs(drawn("__colors__")["red"] / 2000 - 0.75) < 0.05
+    assert drawn("{0::a|b}").keys() == {"b"} and drawn("{2$$ and $$5::a|b|0::c}").keys() == {"a and b", "b and a"}
+    assert [words for words, _ in variants("{e$$2::a|b}", [1])] == ["a", "b"]
+    assert drawn("{3::a|b}", weighted=False).keys() == {"3::a", "b"}
+    assert drawn("__colors__", weighted=False).keys() == {"3::red", "blue"}
+    with pytest.raises(WildcardError):
+        variants("{0::a|0::b}", [1])
 
 
 @pytest.mark.parametrize(

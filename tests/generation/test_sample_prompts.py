@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
+from core.diffusion.text_states import TextStates
 from core.generation.prompt.files import understand
 from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
 from core.settings.samples import SampleSettings
+from core.training.loop.samples import TrainedPromptTexts
 from tests.refusals import refused
 
 
@@ -73,6 +76,27 @@ def test_a_weight_that_is_no_number_is_an_error_in_both_texts():
         assert read_prompts(SampleSettings(sample_prompts=[line], prompt_weights=False))[1] == []
     with refused("prompts.bad-weight", "samples.negative_prompt"):
         read_prompts(SampleSettings(negative_prompt="(bad:1.2.)"))
+
+
+def test_edits_are_read_at_their_steps_and_their_weights_checked():
+    line = "(a:[1.2:1.2.3:2])"
+    with refused("prompts.bad-weight"):
+        read_prompts(SampleSettings(sample_prompts=[line], sample_steps=5))
+    assert read_prompts(SampleSettings(sample_prompts=[line], sample_steps=2))[1] == []
+    asked = []
+
+    def encode(texts):
+        asked.append(list(texts))
+        return TextStates(torch.tensor([[float(sum(map(ord, text)))] for text in texts])[..., None])
+
+    prompt = SamplePrompt("[a|b] [c:2]", "[d::1]", steps=4)
+    states = TrainedPromptTexts(encode).states(prompt)
+    assert sorted(asked[0]) == ["", "a ", "a c", "b ", "b c", "d"]
+    for done, both in enumerate([("a ", "d"), ("b ", ""), ("a c", ""), ("b c", "")]):
+        now = states.at(done)
+        assert [now.positive.context.item(), now.negative.context.item()] == [sum(map(ord, text)) for text in both]
+    TrainedPromptTexts(encode, edited=False).states(prompt)
+    assert asked[1] == ["[a|b] [c:2]", "[d::1]"]
 
 
 def test_everything_left_open_comes_from_the_settings_and_seeds_count_up():

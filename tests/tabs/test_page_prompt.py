@@ -113,6 +113,35 @@ def test_completion_takes_by_tab_and_drops_late_answers(tab):
     assert text(tab) == "a, fox ears, fox"
 
 
+def test_tab_leaves_a_trigger_word_alone_and_takes_only_what_was_chosen(tab):
+    asked = []
+
+    def answer(route):
+        given = json.loads(route.request.post_data)
+        if given["act"] != "complete":
+            return route.continue_()
+        asked.append(given["kind"])
+        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in ("glyph style", "glyphs")]
+        return route.fulfill(json={"options": found, "length": len(given["value"])})
+
+    tab.route("**/atelier/prompt", answer)
+    tab.locator("#gen-prompt").fill("")
+    tab.locator("#gen-prompt").focus()
+    tab.keyboard.type("a lion, glyph style")
+    expect(tab.locator("#prompt-options li")).to_have_count(2)
+    tab.keyboard.press("Tab")
+    assert text(tab) == "a lion, glyph style"
+    expect(tab.locator("#gen-prompt")).not_to_be_focused()
+    expect(tab.locator("#prompt-options li")).to_have_count(0)
+    tab.locator("#gen-prompt").press("End")
+    tab.keyboard.type("s")
+    expect(tab.locator("#prompt-options li")).to_have_count(2)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Tab")
+    assert text(tab) == "a lion, glyph style, " and set(asked) == {"word"}
+    expect(tab.locator("#gen-prompt")).to_be_focused()
+
+
 BELOW_THE_FAULT = """() => {
   const [listed, line] = ["#prompt-options", ".prompt-fault"].map((each) => document.querySelector(each)?.getBoundingClientRect());
   return listed && line && line.height && listed.top >= line.bottom && listed.right <= innerWidth;

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.testclient import TestClient
 from work_parts import image, make_page, wait_until
 
 from core.engine.queue import GUEST
@@ -35,6 +37,49 @@ def first(value: str) -> str:
 
 def second(value: str) -> str:
     return value
+
+
+def broken(value: str) -> str:
+    raise ValueError(f"half \ud83d of {value}")
+
+
+def test_any_error_of_a_listener_is_said_in_words_and_logged_with_its_cause(page, capsys):
+    browser = page.browsers.of("one")
+    assert told(page, broken, [None])("a", REQUEST)[0] == gr.skip()
+    assert [each["code"] for each in browser.said["problems"]] == ["page.failed"]
+    assert "ValueError" in browser.said["problems"][0]["what"]
+    assert "test_said.broken" in (logged := capsys.readouterr().err) and "Traceback" in logged
+    tick, before = told(page, broken, [None], gives_way=True), browser.said
+    tick("b", REQUEST)
+    first = browser.said
+    tick("b", REQUEST)
+    assert first is not before and browser.said is first, "a tick is told once"
+    assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_any_error_of_an_address_is_answered_in_words(page, capsys):
+    links = page.links
+    links.logged_in = lambda request: True
+
+    def fails(asked):
+        raise {"value": ValueError, "os": OSError, "deep": RecursionError}[asked["kind"]]("half \ud83d")
+
+    def refuses(asked):
+        raise ProblemsError.one("This cannot be", "a field", "write another", "a.code")
+
+    links.answer("fails", fails)
+    links.answer("refuses", refuses)
+    links.answer("odd", lambda asked: {"name": "half \ud83d", "value": object()})
+    links._thumb = links._file = lambda request: fails({"kind": "os"})
+    client = TestClient(Starlette(routes=links.routes()))
+    for kind in ("value", "os", "deep", "none"):
+        answer = client.post("/atelier/fails", json={"kind": kind})
+        assert answer.status_code == 200 and [each["code"] for each in answer.json()["problems"]] == ["page.failed"]
+    assert client.post("/atelier/refuses", json={}).json()["problems"][0]["code"] == "a.code"
+    assert client.post("/atelier/odd", json={}).json()["problems"][0]["code"] == "page.failed"
+    for name in ("thumb", "file"):
+        assert "could not be done" in client.get(f"/atelier/{name}").text
+    assert "atelier/fails failed" in capsys.readouterr().err
 
 
 def test_a_message_goes_when_the_same_is_done_and_stays_when_something_else_is(page):

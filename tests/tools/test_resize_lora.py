@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from core.formats.embedding_file import tokens_in
 from core.formats.lora.names import group_by_module
 from core.generation.upscaling_networks import LatentUpscaler
 from core.networks.adapter_file import save_lora
@@ -174,6 +175,23 @@ def test_changes_of_biases_and_norm_layers_are_carried_over(tmp_path):
     found = load_file(path)
     assert all(torch.equal(found[key], value) for key, value in (beside | {f"{A}.diff_b": torch.ones(40)}).items())
     assert {"lora_up.weight", "lora_down.weight", "alpha", "diff_b"} == layer.keys()
+
+
+def test_embeddings_bundled_with_a_lora_are_kept_or_named(tmp_path):
+    drawn = torch.Generator().manual_seed(2)
+    layer = {f"{A}.{DOWN}": torch.randn(4, 40, generator=drawn), f"{A}.{UP}": torch.randn(40, 4, generator=drawn)}
+    bundle = {f"bundle_emb.mi.ra.{key}": torch.randn(2, 64, generator=drawn) for key in ("string_to_param.*", "clip_l")}
+    source = tmp_path / "one.safetensors"
+    save_file(layer | {f"{A}.alpha": torch.tensor(4.0)} | bundle, source)
+    for name, given in (("resize_lora", {"new_rank": 2}), ("convert_lora", {"names": "diffusers"})):
+        path, _ = use(name=name, file=str(source), **given)
+        found = load_file(path)
+        assert all(torch.equal(found[key], value) for key, value in bundle.items())
+    path, _ = use(name="convert_lora", file=str(path), names="kohya")
+    assert bundle.keys() <= load_file(path).keys()
+    path, lines = use(name="merge_loras", models=[str(source)], ratios="1", output=str(tmp_path / "m.safetensors"))
+    assert not bundle.keys() & load_file(path).keys() and any("bundle_emb.mi.ra.clip_l" in line for line in lines)
+    assert tokens_in(source) == ["mi.ra"]
 
 
 def test_biases_of_peft_are_kept_as_the_changes_that_they_are_and_whole_ones_are_named(tmp_path):

@@ -20,6 +20,7 @@ PROMPTS = [
     "a (fox:1.3), glyph style --n (red:0.5), blurry --d 4 --s 3 --ss euler_a",
     "a fox \\(animal\\), {a|b} BREAK style --d 5 --s 3 --ss dpmsolver++ --l 3",
     f"a fox, ({LONG}:1.1) --d 6 --s 2 --ss heun",
+    "a [fox|(bee:1.2)], [glyph:style:0.5] --n [red::1] --d 8 --s 3",
     "a fox --l 1 --w 64 --h 96 --d 7 --s 3 --ss pndm",
 ]
 

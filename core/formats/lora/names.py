@@ -49,6 +49,7 @@ JOINED = {
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
     *("layer_norm1", "layer_norm2", "final_layer_norm", "conv_norm_out"),
 }
+BUNDLED = "bundle_emb."  # begins the names of embeddings that a LoRA file holds: bundle_emb.<token>.<name in the embedding's file>
 LONGEST = max(name.count("_") + 1 for name in JOINED)
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 # What follows a layer's name in the files of kohya and LyCORIS; network kinds add theirs.

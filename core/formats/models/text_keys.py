@@ -14,7 +14,7 @@ PREFIX = "text_model."
 
 def full_name(name: str) -> str:
     """The name with the prefix, as in files and LoRA names."""
-    return name if name.startswith((PREFIX, "text_projection.")) else PREFIX + name
+    return name if name.startswith((PREFIX, "text_projection.")) or name == "text_projection" else PREFIX + name
 
 
 def bare_name(name: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
@@ -17,6 +17,7 @@ from core.dataset.captions.words import word_pattern
 from core.families.token_count import count_tokens
 from core.families.word_weights import FIX as WEIGHT_FIX
 from core.families.word_weights import Run, read_weights
+from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.tags import FIX as LORA_FIX
@@ -27,7 +28,9 @@ from core.record.problems import Problem, ProblemsError
 BAD_WILDCARD = "prompt.bad-wildcard"
 MOST_FINDINGS = 100  # of one prompt
 MOST_WORDS = 200  # words that are compared with the names of embeddings
+COUNTED_STEPS = 8  # of a pass, whose texts' tokens are counted
 LIKE, LEAST = 0.85, 6  # similarity (difflib) and letters of a word that may be a mistyped name
+_UNKNOWN_TAG = re.compile(r"<[A-Za-z][\w-]{0,30}:[^<>]*>")
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
 # kind of a fault (word_weights.Fault) -> code, level, fix
@@ -45,23 +48,28 @@ class Known:
     """What prompts can name on this machine.
 
     files   name of a wildcard file -> its lines
-    lora    name of a LoRA -> its file, or raises ProblemsError; None: LoRAs are not looked up
+    lora    name of a LoRA -> advice about its file; raises ProblemsError where there is none; None: LoRAs are not looked up
     words   {name of an embedding: its number of vectors}
     """
 
     files: Files = no_files
-    lora: Callable[[str], object] | None = None
+    lora: Callable[[str], list[Problem]] | None = None
     words: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a prompt is parsed: dynamic: with options and variants; weighted: with prompt weights; where: its setting."""
+    """How a prompt is parsed.
+
+    dynamic   with options and variants         weighted   with prompt weights
+    where     its setting                       passes     that edits are read for; (): they are not read
+    """
 
     dynamic: bool = True
     weighted: bool = True
     negative: bool = False
     where: str = "generate.prompt"
+    passes: tuple[Pass, ...] = (Pass(20),)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows."""
+    """A prompt between AND: its weight, and the content tokens in each of its windows, of the longest text of an edited one."""
 
     weight: float
     windows: tuple[int, ...]
@@ -116,7 +124,7 @@ def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple
     looks = [_of_words(_within(text, _of(text, PROMPT, ways)), known, ways)]
     if ways.dynamic:
         negative = _within(text, _of(text, "n", ways))
-        looks += [_of_words(negative, known, Ways(True, ways.weighted, True, ways.where))]
+        looks += [_of_words(negative, known, replace(ways, negative=True))]
         looks += [_of_variants(text, known, ways), _of_options(text, ways)]
     found = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
     return tuple(sorted(found, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
@@ -192,7 +200,12 @@ def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
     for start, end, _ in tags:
         plain[start:end] = " " * (end - start)
     words = "".join(plain)
-    yield from _of_weights(words, ways) if ways.weighted else ()
+    if ways.weighted:
+        yield from _of_weights(words, ways)
+        yield from _of_edits(words, tags, ways)
+    for match in _UNKNOWN_TAG.finditer(words):
+        what, fix = f"'{match[0][:60]}' is not a LoRA and is read as text", "remove it, or write <lora:name:1>"
+        yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-tag"))
     yield from _of_embeddings(words, known, ways)
 
 
@@ -211,17 +224,16 @@ def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: K
             problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
             if tag.name not in told:
-                told[tag.name] = _missing(known.lora, tag.name)
+                told[tag.name] = _not_one(known.lora, tag.name)
             problems = told[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
 
 
-def _missing(find: Callable[[str], object], name: str) -> list[Problem]:
+def _not_one(find: Callable[[str], list[Problem]], name: str) -> list[Problem]:
     try:
-        find(name)
+        return find(name)
     except ProblemsError as error:
         return error.problems
-    return []
 
 
 def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
@@ -236,6 +248,59 @@ def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
             what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_around(text, start, end)}"
             yield Finding(start, end, Problem(what, ways.where, fix, level, code=code))
         begin += len(part) + len(AND)
+
+
+def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], ways: Ways) -> Iterator[Finding]:
+    """Edits that never come, that are not read, or that are none."""
+    hidden = list(text)
+    for start, end in braces(text)[0] if ways.dynamic else ():  # known only once a variant is chosen
+        hidden[start:end] = "x" * (end - start)
+    begin = 0
+    for part in ["".join(hidden)] if ways.negative else "".join(hidden).split(AND):
+        found = list(edits(parsed(part)))
+        for start, end, what, fix, slug in [
+            *(_unread(edit.start, edit.end) for edit in found if not ways.passes),
+            *(_never(edit, ways.passes) for edit in found if isinstance(edit, Switch) and _idle(edit, ways.passes)),
+            *(
+                _no_edit(start, end)
+                for start, end in near_misses(part)
+                if part[start:end] == text[begin + start : begin + end]
+            ),
+        ]:
+            place = (begin + start, begin + end)
+            what = f"'{text[slice(*place)][:60]}' {what}"
+            yield Finding(*place, Problem(what, ways.where, fix, "advice", code=f"prompt.{slug}"))
+        for start, end, _ in tags if ways.passes else ():
+            if any(begin + edit.start <= start < begin + edit.end for edit in found):
+                what, fix = (
+                    "The LoRA in an edit acts at every step",
+                    "give it steps of its own: <lora:name:1:step=0-10>",
+                )
+                yield Finding(start, end, Problem(what, ways.where, fix, "advice", code="prompt.edited-lora"))
+        begin += len(part) + len(AND)
+
+
+def _unread(start: int, end: int) -> tuple[int, int, str, str, str]:
+    what = "is read as less weight, as sd-scripts does: there are no edits with this compatibility"
+    return start, end, what, "set the compatibility to none, or remove it", "unread-edit"
+
+
+def _no_edit(start: int, end: int) -> tuple[int, int, str, str, str]:
+    what = "is read as text of less weight, not as an edit"
+    return start, end, what, "write [from:to:0.5] with one number at its end, or [a|b]", "no-edit"
+
+
+def _idle(edit: Switch, passes: Sequence[Pass]) -> bool:
+    """Whether it has one text at all steps."""
+    lasts = [(during.last(edit.when), during.steps) for during in passes]
+    return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
+
+
+def _never(edit: Switch, passes: Sequence[Pass]) -> tuple[int, int, str, str, str]:
+    steps = " and ".join(str(during.steps) for during in passes)
+    what = f"changes at none of the {steps} steps"
+    fix = "write a share such as 0.5 or a number of steps; a weight is in round brackets: (word:1.2)"
+    return edit.start, edit.end, what, fix, "idle-edit"
 
 
 def _of_embeddings(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
@@ -266,8 +331,10 @@ def _parts(text: str, known: Known, ways: Ways) -> Iterator[Part]:
     text = tagless(read_line(text, [], ways.where).text if ways.dynamic else text)
     count = _counter(known.words)
     runs = partial(prompt_runs, read=_read) if ways.weighted else None
+    passes = ways.passes if ways.weighted and ways.passes else [None]
     for words, weight in [(text, 1.0)] if ways.negative else weighted_parts(text):
-        yield Part(weight, tuple(windows_of(words, count, runs)))
+        windows = (windows_of(each, count, runs) for each in texts_of(words, passes, COUNTED_STEPS))
+        yield Part(weight, tuple(max(windows, key=sum)))
 
 
 def _read(text: str) -> list[Run]:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from core.formats.embedding_file import read_shapes
-from core.generation.library import embedding_words, find_lora, wildcard_lines
+from core.generation.library import embedding_words, find_loras, several_loras, wildcard_lines
 from core.generation.prompt.analysis import Known
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -17,7 +17,7 @@ from core.record.workspace import Workspace
 def known_in(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> Known:
     """What prompts can name. more: (name, file, token) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
-    return Known(files, lambda name: find_lora(name, workspace), word_vectors(workspace, more))
+    return Known(files, lambda name: several_loras(name, find_loras(name, workspace)), word_vectors(workspace, more))
 
 
 def word_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:

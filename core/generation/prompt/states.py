@@ -49,6 +49,7 @@ class PromptStates:
 
     empty            of "", if the guidance needs it
     parts, weights   of the prompts joined by AND, if there are several
+    later            (steps done, the states from then on), for prompts that change at steps
     """
 
     positive: TextStates
@@ -56,6 +57,11 @@ class PromptStates:
     empty: TextStates | None = None
     parts: tuple[TextStates, ...] = ()
     weights: tuple[float, ...] = ()
+    later: tuple[tuple[int, PromptStates], ...] = ()
+
+    def at(self, done: int) -> PromptStates:
+        """Those after so many steps."""
+        return next((states for begin, states in reversed(self.later) if begin <= done), self)
 
     @classmethod
     def of(cls, texts: Sequence[TextStates]) -> PromptStates:

@@ -1,8 +1,8 @@
 """Variants in a prompt: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
 
 Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives the
-same words there; __name__ is that of A1111's extension Dynamic Prompts. Nesting is resolved from the inside out. Pure:
-files are read by the function `Files`.
+same words there; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nesting is resolved
+from the inside out. Pure: files are read by the function `Files`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
 _FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
+_WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
+_COLONS = "\ue003"  # for "::" that is no weight
 _ESCAPED, _WIDE = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; WildcardError where there is none
@@ -33,17 +35,25 @@ class WildcardError(ValueError):
 
 @dataclass(frozen=True)
 class Group:
-    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random one."""
+    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random one. weights: of
+    the variants, none where all are alike"""
 
     variants: tuple[str, ...]
     low: int = 1
     high: int = 1
     joined: str = ", "
     each: bool = False
+    weights: tuple[float, ...] = ()
 
     def draw(self, by: Random) -> str:
         number = by.randint(self.low, self.high)
-        return self.joined.join(by.sample(self.variants, number))
+        if not self.weights:
+            return self.joined.join(by.sample(self.variants, number))
+        left, chosen = list(range(len(self.variants))), list[int]()
+        for _ in range(number):
+            chosen += by.choices(left, [self.weights[at] for at in left])
+            left.remove(chosen[-1])
+        return self.joined.join(self.variants[at] for at in chosen)
 
     def count(self) -> int:
         """The number of combinations, at most `COUNTED`."""
@@ -68,13 +78,14 @@ def has_variants(text: str) -> bool:
     return bool(_GROUP.search(hidden) or _FILE.search(hidden))
 
 
-def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[tuple[str, int]]:
+def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted: bool = True) -> list[tuple[str, int]]:
     """The prompts of a line with their seeds, which also choose the variants. Raises WildcardError.
 
-    seeds    one for each image
+    seeds    one for each image        weighted   False: {2::a|b} has the variants 2::a and b, as in sd-scripts
     returns  one for each seed; with {e$$...} each combination once instead, all with the first seed
     """
-    hidden, files = _hidden(text), cache(files)
+    hidden, files = _hidden(text), cache(files if weighted else partial(_unweighted, files))
+    hidden = hidden if weighted else hidden.replace("::", _COLONS)
     groups = [_group(match) for match in _GROUP.finditer(hidden)]
     if not any(group.each for group in groups):
         return [(_shown(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
@@ -152,16 +163,38 @@ def _hidden(text: str, filled: str = "") -> str:
 
 
 def _shown(text: str) -> str:
-    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_WIDE, "")
+    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_WIDE, "")
 
 
 def _group(match: re.Match[str]) -> Group:
     each, first, second, joined, rest = match.groups()
-    found = tuple(rest.split("|"))
+    found, weights = _weighed(rest.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
     if low > len(found):
         raise WildcardError(f"{_shown(match[0])[:60]} asks for {low} of {len(found)} variants")
-    return Group(found, low, min(high, len(found)), ", " if joined is None else joined, bool(each))
+    return Group(found, low, min(high, len(found)), ", " if joined is None else joined, bool(each), weights)
+
+
+def _weighed(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """(the texts without their weights and without those of weight 0, the weights; none where all are alike)"""
+    found = [(_WEIGHT.match(text), text) for text in texts]
+    if not any(match for match, _ in found):
+        return tuple(texts), ()
+    parted = [(text[match.end() :], float(match[1])) if match else (text, 1.0) for match, text in found]
+    kept = [(text, weight) for text, weight in parted if weight > 0]
+    return tuple(text for text, _ in kept), tuple(weight for _, weight in kept)
+
+
+def _unweighted(files: Files, name: str) -> list[str]:
+    return [line.replace("::", _COLONS) for line in files(name)]
+
+
+def _line_of(name: str, files: Files, by: Random) -> str:
+    """A random line of a file, which may have weights as variants have."""
+    lines, weights = _weighed(files(name))
+    if not lines:
+        raise WildcardError(f"all lines of the wildcard file '{name}' have the weight 0")
+    return by.choices(lines, weights)[0] if weights else by.choice(lines)
 
 
 def _in_turn(text: str) -> Iterator[str]:
@@ -187,7 +220,7 @@ def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
         by = start()
         named = list(_FILE.finditer(text))
         if named:
-            text = _replaced(text, named, [by.choice(files(match[1])) for match in named])
+            text = _replaced(text, named, [_line_of(match[1], files, by) for match in named])
         elif matches := list(_GROUP.finditer(text)):
             drawn = [
                 _group(match).draw(by) for match in reversed(matches)

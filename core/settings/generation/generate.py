@@ -143,7 +143,7 @@ class GenerateSettings(Settings):
     prompt_weights: bool = setting(
         True,
         level="shown",
-        help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
+        help="Reads (word:1.3), (word) and [word] as prompt weights, and [cat:dog:0.5] and [cat|dog] as prompt editing; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
     emb_normalize_mode: Literal["none", "original", "abs"] = kohya_setting(
         "none",

@@ -11,6 +11,7 @@ from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
 from core.diffusion.text_states import TextStates
 from core.families.word_weights import runs_of
 from core.generation.prompt.states import encode_texts
+from core.generation.sample_prompts import reads_edits
 from core.record.problems import ProblemsError
 from core.training.building.network_files import merged_identity
 from core.training.loop.losses import DAMAGED_FIX
@@ -34,7 +35,9 @@ class Texts:
     def sources(self) -> tuple[Text, PromptTexts]:
         """Where training and samples find their text states."""
         if self._inputs.method.trains_text:
-            return TrainedText(self.encode), TrainedPromptTexts(self.encode_prompts)
+            return TrainedText(self.encode), TrainedPromptTexts(
+                self.encode_prompts, reads_edits(self._inputs.job.samples)
+            )
         return self.frozen()
 
     def encode(self, captions: Sequence[str]) -> TextStates:
@@ -69,7 +72,7 @@ class Texts:
         text = text_of(None)
         kept = class_captions(self._job, inputs.plan.placed)
         text.need([*inputs.plan.captions(0), *inputs.validation.captions(), *kept])
-        prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of)
+        prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.need()
         self._models.let_encoders_go()
         started = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from core.families.locate import family_of
 from core.families.precision import vae_type
 from core.families.token_count import WINDOW, count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
+from core.generation.prompt.editing import Pass, at_steps
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
 from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.dataset.caches.texts import EncodeText
+    from core.diffusion.text_states import TextStates
     from core.record.context import JobContext
     from core.settings.job import TrainJob
     from core.training.loop.passes import Passes
@@ -65,38 +68,64 @@ def reading_of(job: TrainJob, family_name: str) -> Reading:
     )
 
 
-def both_texts(prompt: SamplePrompt) -> list[str]:
-    return [prompt.prompt, prompt.negative or ""]
+def _texts_at(prompt: SamplePrompt, edited: bool) -> list[tuple[int, tuple[str, ...]]]:
+    """[(steps done, prompt and negative prompt from then on)]"""
+    return at_steps((prompt.prompt, prompt.negative or ""), Pass(prompt.steps or 1) if edited else None)
+
+
+def _all_texts(prompt: SamplePrompt, edited: bool) -> list[str]:
+    """Both texts; of an edited prompt each of all steps once."""
+    moments = _texts_at(prompt, edited)
+    texts = [text for _, both in moments for text in both]
+    return texts if len(moments) == 1 else list(dict.fromkeys(texts))
+
+
+def _states(prompt: SamplePrompt, edited: bool, states_of: Callable[[list[str]], TextStates]) -> PromptStates:
+    moments, texts = _texts_at(prompt, edited), _all_texts(prompt, edited)
+    read = states_of(texts)
+    if len(moments) == 1:
+        return prompt_and_opposite(read)
+    row = {text: read.each(itemgetter(slice(at, at + 1))) for at, text in enumerate(texts)}
+    made = {both: PromptStates.of([row[text] for text in both]) for _, both in moments}
+    first, *later = [(begin, made[both]) for begin, both in moments]
+    return replace(first[1], later=tuple(later))
 
 
 class TrainedPromptTexts:
-    """The text states of samples where text encoders or tokens train: encoded each time."""
+    """The text states of samples where text encoders or tokens train: encoded each time. edited: prompt editing is read"""
 
-    def __init__(self, encode: EncodeText):
-        self._encode = encode
+    def __init__(self, encode: EncodeText, edited: bool = True):
+        self._encode, self._edited = encode, edited
 
     def need(self) -> None:
         return
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return prompt_and_opposite(self._encode(both_texts(prompt)))
+        return _states(prompt, self._edited, self._encode)
 
 
 class FrozenPromptTexts:
     """Those of encoders that do not train: encoded once. text_of: tokens read -> what encodes texts of so many."""
 
-    def __init__(self, prompts: Sequence[SamplePrompt], reading: Reading, text_of: Callable[[int], FrozenText]):
-        self._lengths = {prompt: reading.tokens(both_texts(prompt), count_tokens) for prompt in prompts}
+    def __init__(
+        self,
+        prompts: Sequence[SamplePrompt],
+        reading: Reading,
+        text_of: Callable[[int], FrozenText],
+        edited: bool = True,
+    ):
+        self._edited = edited
+        self._lengths = {prompt: reading.tokens(_all_texts(prompt, edited), count_tokens) for prompt in prompts}
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
     def need(self) -> None:
         """Encode all that can be encoded ahead."""
         for length, text in self._texts.items():
             of_it = [prompt for prompt, own in self._lengths.items() if own == length]
-            text.need([words for prompt in of_it for words in both_texts(prompt)])
+            text.need([words for prompt in of_it for words in _all_texts(prompt, self._edited)])
 
     def states(self, prompt: SamplePrompt) -> PromptStates:
-        return prompt_and_opposite(self._texts[self._lengths[prompt]].states(both_texts(prompt)))
+        return _states(prompt, self._edited, self._texts[self._lengths[prompt]].states)
 
 
 PromptTexts = TrainedPromptTexts | FrozenPromptTexts

@@ -1,0 +1,209 @@
+"""Prompt editing in A1111's notation: [from:to:when] and [a|b|c] are other texts at other steps. Pure.
+
+[from:to:when] is `from` up to a step and `to` after it; [to:when] adds and [from::when] removes. `when` with a point is a
+share of the steps, without one a number of steps; in the second pass of hires fix shares go on from 1 to 2 and numbers
+after those of the first pass. [a|b] is a at the first step, b at the second, a at the third. Everything else in brackets
+is a weight (`core.families.word_weights`) and stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+MOST_NESTED = 100  # brackets in brackets; deeper ones are text
+_PARTS = re.compile(r"\\.|\\|[\[\]():|]|[^\\\[\]():|]+", re.DOTALL)
+_WHEN = re.compile(r"\s*([+-]?(?:[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9}))\s*")
+_NUMBERED = re.compile(r"\s*[+-]?\.?[0-9]")
+_PAIRS = {"]": "[", ")": "("}
+
+Text = tuple[Any, ...]  # of str, Switch and Turns
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The steps of a pass. before: those of the pass before, if it is the second of hires fix"""
+
+    steps: int
+    before: int | None = None
+
+    def last(self, when: str) -> int:
+        """The last step, counted from 1, of what ends at `when`; below 1 where there is none."""
+        number = float(when)
+        if "." in when:
+            number = (number - (self.before is not None)) * self.steps
+        else:
+            number -= self.before or 0
+        return min(self.steps, int(number))
+
+
+@dataclass(frozen=True)
+class Switch:
+    """[from:to:when], at [start, end) of the prompt."""
+
+    before: Text
+    after: Text
+    when: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Turns:
+    """[a|b|c], at [start, end) of the prompt."""
+
+    texts: tuple[Text, ...]
+    start: int
+    end: int
+
+
+@dataclass
+class _Open:
+    """A bracket that is not closed yet: its sign, its texts and what separates them. sound: all brackets within are paired"""
+
+    sign: str
+    start: int
+    texts: list[list[Any]] = field(default_factory=lambda: [[]])
+    between: list[str] = field(default_factory=list)
+    sound: bool = True
+
+    def add(self, *items: Any) -> None:
+        self.texts[-1].extend(items)
+
+    @property
+    def last(self) -> str:
+        """Its last text; none if there are edits in it."""
+        return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
+
+    def literal(self, closed: str = "") -> list[Any]:
+        """What it is without a meaning."""
+        joined = [self.sign, *self.texts[0]]
+        for sign, text in zip(self.between, self.texts[1:], strict=True):
+            joined += [sign, *text]
+        return [*joined, closed]
+
+
+def parsed(prompt: str) -> Text:
+    """A prompt as texts and edits."""
+    return _read(prompt)[0]
+
+
+def near_misses(prompt: str) -> tuple[tuple[int, int], ...]:
+    """(start, end) of each [...] that is written like an edit and is none."""
+    return _read(prompt)[1]
+
+
+@lru_cache(maxsize=256)
+def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
+    opened, missed = [_Open("", 0)], list[tuple[int, int]]()
+    for match in _PARTS.finditer(prompt):
+        part = match[0]
+        if part in ("[", "(") and len(opened) <= MOST_NESTED:
+            opened.append(_Open(part, match.start()))
+        elif part in _PAIRS and any(each.sign == _PAIRS[part] for each in opened):
+            while opened[-1].sign != _PAIRS[part]:
+                _leave_open(opened)
+            closed = opened.pop()
+            edit = _edit(closed, match.end()) if part == "]" and closed.sound else None
+            if edit is None and part == "]" and _like_an_edit(closed):
+                missed.append((closed.start, match.end()))
+            opened[-1].add(*(closed.literal(part) if edit is None else [edit]))
+        elif part in (":", "|") and opened[-1].sign == "[":
+            opened[-1].between.append(part)
+            opened[-1].texts.append([])
+        else:
+            opened[-1].sound &= part not in _PAIRS
+            opened[-1].add(part)
+    while len(opened) > 1:
+        _leave_open(opened)
+    return tuple(opened[0].texts[0]), tuple(missed)
+
+
+def _leave_open(opened: list[_Open]) -> None:
+    """The last bracket has no partner: it is text, and what it is in cannot be read as an edit."""
+    last = opened.pop()
+    opened[-1].add(*last.literal())
+    opened[-1].sound = False
+
+
+def _edit(bracket: _Open, end: int) -> Switch | Turns | None:
+    if set(bracket.between) == {"|"}:
+        return Turns(tuple(map(tuple, bracket.texts)), bracket.start, end)
+    when = _WHEN.fullmatch(bracket.last) if bracket.between[-1:] == [":"] else None
+    if when is None or bracket.between.count(":") > 2:
+        return None
+    return Switch(*_halves(bracket), when[1], bracket.start, end)
+
+
+def _like_an_edit(bracket: _Open) -> bool:
+    """Not [artist:name], which is less weight."""
+    return bracket.sound and (len(bracket.between) > 1 or bool(bracket.between and _NUMBERED.match(bracket.last)))
+
+
+def _halves(bracket: _Open) -> tuple[Text, Text]:
+    """(from, to); a "|" in them is text."""
+    halves: list[list[Any]] = [[*bracket.texts[0]]]
+    for sign, text in zip(bracket.between[:-1], bracket.texts[1:-1], strict=True):
+        if sign == ":":
+            halves.append([*text])
+        else:
+            halves[-1] += [sign, *text]
+    return (tuple(halves[0]), tuple(halves[1])) if len(halves) == 2 else ((), tuple(halves[0]))
+
+
+def text_at(text: Text, step: int, during: Pass) -> str:
+    """The text of a step, counted from 1."""
+    return "".join(item if isinstance(item, str) else text_at(_now(item, step, during), step, during) for item in text)
+
+
+def _now(edit: Switch | Turns, step: int, during: Pass) -> Text:
+    if isinstance(edit, Turns):
+        return edit.texts[(step - 1) % len(edit.texts)]
+    return edit.before if step <= during.last(edit.when) else edit.after
+
+
+def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
+    """[(its last step, the text)] in the order of the steps, counted from 1; one for a prompt without edits, or for no pass.
+
+    most   the last ones
+    """
+    if during is None:
+        return [(1, prompt)]
+    text, steps = parsed(prompt), max(during.steps, 1)
+    return [(last, text_at(text, last, during)) for last in sorted({*_ends(text, during), steps})[-(most or 0) :]]
+
+
+def _ends(text: Text, during: Pass) -> Iterator[int]:
+    for edit in edits(text):
+        if isinstance(edit, Turns):
+            yield from range(1, during.steps + 1)
+        elif (last := during.last(edit.when)) >= 1:
+            yield last
+
+
+def edits(text: Text) -> Iterator[Switch | Turns]:
+    """All edits, those within others too."""
+    for item in text:
+        if not isinstance(item, str):
+            yield item
+            for part in (item.before, item.after) if isinstance(item, Switch) else item.texts:
+                yield from edits(part)
+
+
+def has_edits(prompt: str) -> bool:
+    return "[" in prompt and any(not isinstance(item, str) for item in parsed(prompt))
+
+
+def at_steps(prompts: Sequence[str], during: Pass | None) -> list[tuple[int, tuple[str, ...]]]:
+    """[(steps done, the texts of the prompts from then on)], where any of them changes."""
+    each = [schedule(prompt, during) for prompt in prompts]
+    begins = sorted({0, *(last for one in each for last, _ in one[:-1])})
+    return [(begin, tuple(next(text for last, text in one if last > begin) for one in each)) for begin in begins]
+
+
+def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:
+    """Each text that a prompt is at some step, once. most: at so many steps of a pass"""
+    return list(dict.fromkeys(text for during in passes for _, text in schedule(prompt, during, most)))
