@@ -12,7 +12,15 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.diffusion.samplers import add_noise, config_of, make_sampler, model_input, sampler_step, start_scale
+from core.diffusion.samplers import (
+    SAMPLERS,
+    add_noise,
+    config_of,
+    make_sampler,
+    model_input,
+    sampler_step,
+    start_scale,
+)
 from core.diffusion.schedule import TIMESTEPS
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
@@ -37,7 +45,6 @@ Ask = Callable[["Tensor"], "Tensor"]  # latents as the model is shown them -> it
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
 Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
-TWICE = ("dpm_2_a",)  # samplers that draw noise at both evaluations of a step
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ def noises_of(
 ) -> list[ImageNoise]:
     """The random numbers of each image of a stage. device: of the model; sd-scripts' generator draws in the model's type too"""
     shape = model.family.latent_shape(stage.size)
-    draws = stage.steps * (2 if sampling.sampler in TWICE else 1)
+    draws = stage.steps * SAMPLERS[sampling.sampler].draws
     own = [(seed + stage.another) % SEEDS for seed in seeds]
     if not sampling.device_noise:
         return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]

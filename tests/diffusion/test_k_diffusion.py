@@ -1,0 +1,325 @@
+"""A1111's samplers by name: the numbers of k-diffusion, whose published algorithms stand here again as small functions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
+from core.diffusion.samplers import SAMPLERS, add_noise, make_sampler, sampler_step, start_scale
+from core.diffusion.schedule import sd_alpha_bar, sigmas
+
+TABLE = sigmas(sd_alpha_bar().double())
+SHAPE, STEPS = (2, 4, 6, 6), 9
+
+
+def ancestral(now, after):
+    up = min(after, (after**2 * (now**2 - after**2) / now**2) ** 0.5)
+    return (after**2 - up**2) ** 0.5, up
+
+
+def pairs(levels):
+    return list(zip(levels, levels[1:], strict=False))
+
+
+def euler(model, x, levels, noise):
+    for now, after in pairs(levels):
+        x = x + (x - model(x, now)) / now * (after - now)
+    return x
+
+
+def euler_ancestral(model, x, levels, noise):
+    for now, after in pairs(levels):
+        down, up = ancestral(now, after)
+        x = x + (x - model(x, now)) / now * (down - now)
+        x = x + noise() * up if after > 0 else x
+    return x
+
+
+def heun(model, x, levels, noise):
+    for now, after in pairs(levels):
+        d = (x - model(x, now)) / now
+        if after > 0:
+            y = x + d * (after - now)
+            d = (d + (y - model(y, after)) / after) / 2
+        x = x + d * (after - now)
+    return x
+
+
+def dpm_2(model, x, levels, noise, fresh=False):
+    for now, after in pairs(levels):
+        down, up = ancestral(now, after) if fresh else (after, 0.0)
+        d = (x - model(x, now)) / now
+        if down > 0:
+            mid = math.exp((math.log(now) + math.log(down)) / 2)
+            y = x + d * (mid - now)
+            d = (y - model(y, mid)) / mid
+        x = x + d * (down - now)
+        x = x + noise() * up if fresh and down > 0 else x
+    return x
+
+
+def dpm_2_ancestral(model, x, levels, noise):
+    return dpm_2(model, x, levels, noise, fresh=True)
+
+
+def lms(model, x, levels, noise, order=4):
+    ds = []
+    for i, (now, after) in enumerate(pairs(levels)):
+        ds = [*ds, (x - model(x, now)) / now][-order:]
+        for j in range(len(ds)):
+            others = [levels[i - k] for k in range(len(ds)) if k != j]
+            tau = torch.linspace(now, after, 20_001, dtype=torch.float64)  # the integral by the trapezoidal rule
+            values = math.prod(((tau - o) / (levels[i - j] - o) for o in others), start=torch.ones_like(tau))
+            x = x + float(torch.trapezoid(values, tau)) * ds[-1 - j]
+    return x
+
+
+def dpmpp_2m(model, x, levels, noise):
+    old, h_last = None, None
+    for now, after in pairs(levels):
+        clean = model(x, now)
+        h = math.inf if after == 0 else math.log(now) - math.log(after)
+        use = clean
+        if old is not None and after > 0:
+            r = h_last / h
+            use = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * old
+        x = after / now * x - math.expm1(-h) * use
+        old, h_last = clean, h
+    return x
+
+
+def dpmpp_2s_ancestral(model, x, levels, noise):
+    for now, after in pairs(levels):
+        down, up = ancestral(now, after)
+        clean = model(x, now)
+        if down == 0:
+            x = x + (x - clean) / now * (down - now)
+        else:
+            t, t_next = -math.log(now), -math.log(down)
+            h = t_next - t
+            s = t + h / 2
+            y = math.exp(-s) / math.exp(-t) * x - math.expm1(-h / 2) * clean
+            x = math.exp(-t_next) / math.exp(-t) * x - math.expm1(-h) * model(y, math.exp(-s))
+        x = x + noise() * up if after > 0 else x
+    return x
+
+
+def dpmpp_sde(model, x, levels, noise):
+    for now, after in pairs(levels):
+        clean = model(x, now)
+        if after == 0:
+            x = x + (x - clean) / now * (after - now)
+            continue
+        t, t_next = -math.log(now), -math.log(after)
+        s = t + (t_next - t) / 2
+        sd, su = ancestral(now, math.exp(-s))
+        s_ = -math.log(sd)
+        y = math.exp(-s_) / math.exp(-t) * x - math.expm1(t - s_) * clean + noise() * su
+        clean_2 = model(y, math.exp(-s))
+        sd, su = ancestral(now, after)
+        t_ = -math.log(sd)
+        x = math.exp(-t_) / math.exp(-t) * x - math.expm1(t - t_) * clean_2 + noise() * su
+    return x
+
+
+def dpmpp_2m_sde(model, x, levels, noise):
+    old, h_last = None, None
+    for now, after in pairs(levels):
+        clean = model(x, now)
+        if after == 0:
+            x = clean
+            continue
+        h = math.log(now) - math.log(after)
+        x = after / now * math.exp(-h) * x - math.expm1(-2 * h) * clean
+        if old is not None:
+            x = x - 0.5 * math.expm1(-2 * h) * (h / h_last) * (clean - old)
+        x = x + noise() * after * math.sqrt(-math.expm1(-2 * h))
+        old, h_last = clean, h
+    return x
+
+
+def dpmpp_3m_sde(model, x, levels, noise):
+    c1 = c2 = h1 = h2 = None
+    for now, after in pairs(levels):
+        clean = model(x, now)
+        if after == 0:
+            x = clean
+            continue
+        h = math.log(now) - math.log(after)
+        he = 2 * h
+        x = math.exp(-he) * x - math.expm1(-he) * clean
+        phi_2 = math.expm1(-he) / he + 1
+        if h2 is not None:
+            r0, r1 = h1 / h, h2 / h
+            d0, d1 = (clean - c1) / r0, (c1 - c2) / r1
+            first, second = d0 + (d0 - d1) * r0 / (r0 + r1), (d0 - d1) / (r0 + r1)
+            x = x + phi_2 * first - (phi_2 / he - 0.5) * second
+        elif h1 is not None:
+            x = x + phi_2 * (clean - c1) / (h1 / h)
+        x = x + noise() * after * math.sqrt(-math.expm1(-2 * h))
+        c1, c2, h1, h2 = clean, c1, h, h1
+    return x
+
+
+def lcm(model, x, levels, noise):
+    for now, after in pairs(levels):
+        x = model(x, now)
+        x = x + noise() * after if after > 0 else x
+    return x
+
+
+PUBLISHED = {
+    "euler": euler,
+    "euler_a": euler_ancestral,
+    "heun": heun,
+    "dpm_2": dpm_2,
+    "dpm_2_a": dpm_2_ancestral,
+    "lms": lms,
+    "dpmsolver++": dpmpp_2m,
+    "dpmsolver++_sde": dpmpp_sde,
+    "dpmsolver++_2s_a": dpmpp_2s_ancestral,
+    "dpmsolver++_2m_sde": dpmpp_2m_sde,
+    "dpmsolver++_3m_sde": dpmpp_3m_sde,
+}
+# with a schedule type: DDIM is Euler's method at its levels, DDPM the ancestral one, PLMS with unequal steps LMS
+AT_LEVELS = {"ddim": euler, "ddpm": euler_ancestral, "pndm": lms, "lcm": lcm} | PUBLISHED
+
+
+def at_timesteps(t):
+    """k-diffusion's t_to_sigma."""
+    low, share = int(t), t - int(t)
+    return math.exp((1 - share) * math.log(TABLE[low]) + share * math.log(TABLE[min(low + 1, 999)]))
+
+
+def spaced(first, last, count):
+    return [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
+
+
+def uniform(n):
+    return [at_timesteps(t) for t in spaced(999.0, 0.0, n)] + [0.0]
+
+
+def sgm(n):
+    return [at_timesteps(t) for t in spaced(999.0, 0.0, n + 1)[:-1]] + [0.0]
+
+
+def simple(n):
+    return [float(TABLE[-(1 + int(i * 1000 / n))]) for i in range(n)] + [0.0]
+
+
+def karras(n, rho=7.0):
+    low, high = float(TABLE[0]) ** (1 / rho), float(TABLE[-1]) ** (1 / rho)
+    return [at**rho for at in spaced(high, low, n)] + [0.0]
+
+
+def exponential(n):
+    return [math.exp(at) for at in spaced(math.log(TABLE[-1]), math.log(TABLE[0]), n)] + [0.0]
+
+
+def kl_optimal(n):
+    low, high = math.atan(TABLE[0]), math.atan(TABLE[-1])
+    return [math.tan(i / n * low + (1 - i / n) * high) for i in range(n + 1)]
+
+
+SPACED = {
+    "own": uniform,
+    "uniform": uniform,
+    "normal": uniform,
+    "sgm": sgm,
+    "simple": simple,
+    "karras": karras,
+    "exponential": exponential,
+    "kl_optimal": kl_optimal,
+}
+
+
+def output_of(seen, timestep):
+    """Of a model: not linear in what it sees, and different at each timestep."""
+    return torch.sin(3 * seen) + 0.4 * seen.roll(1, -1) + 0.3 * torch.cos(timestep / 150)
+
+
+def generators():
+    return [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+
+
+def drawn(own):
+    return torch.stack([torch.randn(SHAPE[1:], generator=each) for each in own])
+
+
+def published(algorithm, levels, prediction="epsilon", begin=None):
+    """What k-diffusion makes with its wrapper of such a model, in float64."""
+    own = generators()
+    x = (drawn(own) * levels[0] if begin is None else begin).double()
+
+    def model(x, level):
+        timestep = timestep_at(TABLE, torch.tensor(level, dtype=torch.float64))
+        scale = 1 / math.sqrt(level**2 + 1)
+        output = output_of(x * scale, timestep)
+        if prediction == "v":
+            return x / (level**2 + 1) - output * level * scale
+        return x - level * output
+
+    return algorithm(model, x, levels, lambda: drawn(own).double())
+
+
+def ours(name, schedule="own", prediction="epsilon", begin=None, first=0):
+    own, sampler = generators(), make_sampler(name, prediction, schedule=schedule)
+    sampler.set_timesteps(STEPS)
+    latents = drawn(own) * start_scale(sampler) if begin is None else begin
+    if begin is not None:
+        sampler.set_begin_index(first * sampler.order)
+    for timestep in sampler.timesteps[first * sampler.order :]:
+        output = output_of(sampler.scale_model_input(latents, timestep), timestep)
+        latents = sampler_step(sampler, output, timestep, latents, own)
+    return latents
+
+
+def off(made, wanted):
+    """Relative to the deviation of what is wanted."""
+    return float((made - wanted).square().mean().sqrt() / wanted.std())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_sampler_of_a1111_gives_k_diffusions_numbers(name, prediction):
+    wanted = published(PUBLISHED[name], uniform(STEPS), prediction)
+    assert off(ours(name, prediction=prediction), wanted) < 1e-4  # ours is in float32
+
+
+@pytest.mark.parametrize("schedule", SPACED)
+@pytest.mark.parametrize("name", AT_LEVELS)
+def test_every_schedule_type_gives_its_published_levels(name, schedule):
+    if schedule == "own" and name not in PUBLISHED:
+        return
+    assert off(ours(name, schedule), published(AT_LEVELS[name], SPACED[schedule](STEPS))) < 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("schedule", sorted(LEVELS))
+def test_every_sampler_knows_every_schedule_type(name, schedule):
+    sampler, levels = make_sampler(name, schedule=schedule), LEVELS[schedule](level_table(), STEPS)
+    sampler.set_timesteps(STEPS)
+    wanted = timestep_at(TABLE, levels[levels > 0])
+    nearest = (sampler.timesteps.double()[None] - wanted[:STEPS, None]).abs().min(1).values
+    assert float(nearest.max()) < 1e-3
+    assert len(sampler.timesteps) <= STEPS * sampler.order
+
+
+@pytest.mark.parametrize("name", sorted({*PUBLISHED} - {"lms"}))
+def test_an_image_begins_in_the_middle_of_a_schedule(name):
+    levels, first = uniform(STEPS), 4
+    clean, noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(9))
+    sampler = make_sampler(name)
+    sampler.set_timesteps(STEPS)
+    begin = add_noise(sampler, clean, noise, first * sampler.order)
+    torch.testing.assert_close(begin, clean + levels[first] * noise, rtol=1e-5, atol=1e-5)
+    assert off(ours(name, begin=begin, first=first), published(PUBLISHED[name], levels[first:], begin=begin)) < 1e-4
+
+
+def test_levels_and_timesteps_are_each_others_inverse():
+    timesteps = torch.tensor([0.0, 0.4, 1.0, 17.25, 998.5, 999.0], dtype=torch.float64)
+    torch.testing.assert_close(timestep_at(TABLE, level_at(TABLE, timesteps)), timesteps)
+    assert timestep_at(TABLE, TABLE[[0, -1]] * torch.tensor([0.5, 2])).tolist() == [0, 999]
