@@ -27,7 +27,7 @@ from core.families.components import Components
 from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, UNGUIDED, Guidance, composed, parts_of_side
 from core.generation.guidances import make_guidance
 from core.generation.moment import Moment
-from core.generation.noise import PLAIN, ImageNoise, StartNoise
+from core.generation.noise import PLAIN, ImageNoise, StartNoise, Variation
 from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
 from core.settings.base import SEEDS
@@ -184,18 +184,31 @@ class Hook:
 
 
 def noises_of(
-    model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sampling, device: torch.device | str = "cpu"
+    model: Denoiser,
+    stage: Stage,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    device: torch.device | str = "cpu",
+    variations: Sequence[Variation | None] = (),
 ) -> list[ImageNoise]:
-    """The random numbers of each image of a stage. device: of the model; sd-scripts' generator draws in the model's type too"""
+    """The random numbers of each image of a stage.
+
+    device      of the model; sd-scripts' generator draws in the model's type too
+    variations  of each image; () for none
+    """
     shape = model.family.latent_shape(stage.size)
     draws = stage.steps * SAMPLERS[sampling.sampler].draws
     own = [(seed + stage.another) % SEEDS for seed in seeds]
-    if not sampling.device_noise:
-        return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
-    theirs = sampling.program == "generator" and model.module is not None
-    dtype = next(model.module.parameters()).dtype if theirs else None
-    dtype = None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
-    return [ImageNoise(seed, shape, draws, sampling.start_noise, device, dtype) for seed in own]
+    others = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
+    drawn: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
+    if sampling.device_noise:
+        theirs = sampling.program == "generator" and model.module is not None
+        dtype = next(model.module.parameters()).dtype if theirs else None
+        drawn = device, None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
+    return [
+        ImageNoise(seed, shape, draws, sampling.start_noise, *drawn, variation=other)
+        for seed, other in zip(own, others or [None] * len(own), strict=True)
+    ]
 
 
 def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:

@@ -118,7 +118,7 @@ class Maker:
         job = request.job
         reading, texts = reading_of(job, self.kind.name), self._texts(job)
         tokens = reading.tokens(texts, lambda text: self.kind.count_tokens(self.components, text))
-        plain = {"prompt": "", "negative_prompt": "", "seed": None}
+        plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
         parts = [weight for _, weight in weighted_parts(job.generate.prompt)]
         return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, parts
 
@@ -173,7 +173,8 @@ class Maker:
     ) -> Tensor:
         job = batch[0].job
         sampling = self.sampling(job)
-        noises = noises_of(self.model, stage, [request.seed for request in batch], sampling, self._device())
+        seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
+        noises = noises_of(self.model, stage, seeds, sampling, self._device(), variations)
         made.noises, made.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
         made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
