@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,18 +21,14 @@ def ancestral(now, after):
     return (after**2 - up**2) ** 0.5, up
 
 
-def pairs(levels):
-    return list(zip(levels, levels[1:], strict=False))
-
-
 def euler(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         x = x + (x - model(x, now)) / now * (after - now)
     return x
 
 
 def euler_ancestral(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         down, up = ancestral(now, after)
         x = x + (x - model(x, now)) / now * (down - now)
         x = x + noise() * up if after > 0 else x
@@ -39,7 +36,7 @@ def euler_ancestral(model, x, levels, noise):
 
 
 def heun(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         d = (x - model(x, now)) / now
         if after > 0:
             y = x + d * (after - now)
@@ -49,7 +46,7 @@ def heun(model, x, levels, noise):
 
 
 def dpm_2(model, x, levels, noise, fresh=False):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         down, up = ancestral(now, after) if fresh else (after, 0.0)
         d = (x - model(x, now)) / now
         if down > 0:
@@ -67,7 +64,7 @@ def dpm_2_ancestral(model, x, levels, noise):
 
 def lms(model, x, levels, noise, order=4):
     ds = []
-    for i, (now, after) in enumerate(pairs(levels)):
+    for i, (now, after) in enumerate(pairwise(levels)):
         ds = [*ds, (x - model(x, now)) / now][-order:]
         for j in range(len(ds)):
             others = [levels[i - k] for k in range(len(ds)) if k != j]
@@ -79,7 +76,7 @@ def lms(model, x, levels, noise, order=4):
 
 def dpmpp_2m(model, x, levels, noise):
     old, h_last = None, None
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         clean = model(x, now)
         h = math.inf if after == 0 else math.log(now) - math.log(after)
         use = clean
@@ -92,7 +89,7 @@ def dpmpp_2m(model, x, levels, noise):
 
 
 def dpmpp_2s_ancestral(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         down, up = ancestral(now, after)
         clean = model(x, now)
         if down == 0:
@@ -108,7 +105,7 @@ def dpmpp_2s_ancestral(model, x, levels, noise):
 
 
 def dpmpp_sde(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         clean = model(x, now)
         if after == 0:
             x = x + (x - clean) / now * (after - now)
@@ -127,7 +124,7 @@ def dpmpp_sde(model, x, levels, noise):
 
 def dpmpp_2m_sde(model, x, levels, noise):
     old, h_last = None, None
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         clean = model(x, now)
         if after == 0:
             x = clean
@@ -143,7 +140,7 @@ def dpmpp_2m_sde(model, x, levels, noise):
 
 def dpmpp_3m_sde(model, x, levels, noise):
     c1 = c2 = h1 = h2 = None
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         clean = model(x, now)
         if after == 0:
             x = clean
@@ -165,7 +162,7 @@ def dpmpp_3m_sde(model, x, levels, noise):
 
 
 def lcm(model, x, levels, noise):
-    for now, after in pairs(levels):
+    for now, after in pairwise(levels):
         x = model(x, now)
         x = x + noise() * after if after > 0 else x
     return x
@@ -306,6 +303,20 @@ def test_every_sampler_knows_every_schedule_type(name, schedule):
     nearest = (sampler.timesteps.double()[None] - wanted[:STEPS, None]).abs().min(1).values
     assert float(nearest.max()) < 1e-3
     assert len(sampler.timesteps) <= STEPS * sampler.order
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - set(AT_LEVELS)))
+@pytest.mark.parametrize("schedule", ["karras", "sgm", "kl_optimal"])
+def test_the_others_end_at_the_image_that_a_model_knows(name, schedule):
+    sampler, own = make_sampler(name, schedule=schedule), generators()
+    sampler.set_timesteps(STEPS)
+    latents = drawn(own) * start_scale(sampler)
+    for timestep in sampler.timesteps:
+        root = (1 + level_at(TABLE, timestep) ** 2) ** -0.5
+        seen = sampler.scale_model_input(latents, timestep)
+        output = (seen - root * 1.5) / (1 - root**2) ** 0.5
+        latents = sampler_step(sampler, output.float(), timestep, latents, own)
+    assert float((latents - 1.5).abs().max()) < 0.2  # those that end at the lowest level keep that
 
 
 @pytest.mark.parametrize("name", sorted({*PUBLISHED} - {"lms"}))

@@ -192,7 +192,7 @@ def test_an_image_is_that_of_diffusers(compared, case):
 
 @pytest.mark.parametrize(
     "case",
-    slow_unless({("unipc", "exponential"), ("dpm_2_a", "karras")}.__contains__, product(SPACED, SPACINGS)),
+    slow_unless({("dpm_2_a", "karras")}.__contains__, product(SPACED, SPACINGS)),
     ids="-".join,
 )
 def test_noise_levels_are_spaced_as_in_diffusers(compared, monkeypatch, case):

@@ -80,7 +80,7 @@ SPACINGS = {
     "exponential": {"use_exponential_sigmas": True},
     "beta": {"use_beta_sigmas": True},
 }
-SPACED = ("euler", "lms", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++_3m", "dpmsingle", "unipc", "deis")
+SPACED = ("euler", "lms", "heun", "dpm_2", "dpm_2_a")  # whose timesteps diffusers does not round
 
 
 def scheduler_of(sampler, **more):

@@ -86,7 +86,7 @@ LOKR = {
             {"LoRA_type": "LyCORIS/LoHa", **LOKR, "conv_dim": 0, "use_cp": False},
             "Network type LoHa; Layers attn-mlp; Conv alpha 4",
         ),
-        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "Network type DoRA"),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "Network type DoRA; Magnitude per output on"),
         ({"LoRA_type": "LyCORIS/Native Fine-Tuning"}, "Network type Full difference"),
         (
             {"network_args": ["algo=lokr", "factor=4", "full_matrix=True"]},

@@ -47,8 +47,8 @@ def test_a_preset_of_every_version_ever_written_still_loads(path):
 
 def test_dora_of_version_2_keeps_its_magnitude_per_output():
     for kind in ("dora", "dora_loha", "dora_lokr"):
-        for given, kept in (({}, True), ({"wd_on_output": False}, False)):
-            raw = {"schema_version": 2, "network": {"kind": kind}, kind: given}
+        for stated, kept in (({}, True), ({"wd_on_output": False}, False)):
+            raw = {"schema_version": 2, "network": {"kind": kind}, kind: stated}
             job = apply(parse(raw, "old"))
             assert getattr(job, kind).wd_on_output is kept
             assert getattr(apply(parse(raw | {"schema_version": 3}, "new")), kind).wd_on_output is False
