@@ -12,6 +12,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from core.diffusion.brownian import BrownianPath
 from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
 from core.diffusion.schedule import TIMESTEPS
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Run = Generator[tuple["Tensor", float], tuple["Tensor", "Tensor"], "Tensor"]
-Noise = Callable[["Tensor"], "Tensor"]  # latents -> fresh noise of their shape
+Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next one) -> fresh noise of their shape
 # (latents, levels, noise) -> its run; the levels may begin in the middle of a schedule
 Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
@@ -53,7 +54,7 @@ def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         down, up = ancestral(now, after)
         x = x + (x - clean) / now * (down - now)
         if after:
-            x = x + noise(x) * up
+            x = x + noise(x, now, after) * up
     return x
 
 
@@ -93,7 +94,7 @@ def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         down, up = ancestral(now, after)
         x = yield from _midpoint(x, now, down)
         if after:
-            x = x + noise(x) * up
+            x = x + noise(x, now, after) * up
     return x
 
 
@@ -149,7 +150,7 @@ def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
             _, clean = yield _toward(x, clean, now, level), level
         x = _toward(x, clean, now, down)
         if after:
-            x = x + noise(x) * up
+            x = x + noise(x, now, after) * up
     return x
 
 
@@ -161,9 +162,9 @@ def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
             return clean
         level = math.sqrt(now * after)
         down, up = ancestral(now, level)
-        _, clean = yield _toward(x, clean, now, down) + noise(x) * up, level
+        _, clean = yield _toward(x, clean, now, down) + noise(x, now, level) * up, level
         down, up = ancestral(now, after)
-        x = _toward(x, clean, now, down) + noise(x) * up
+        x = _toward(x, clean, now, down) + noise(x, now, after) * up
     return x
 
 
@@ -209,7 +210,7 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
     """After a step of an SDE that took away all noise but the share (after / now) ** 2."""
-    return x + noise(x) * after * math.sqrt(1 - (after / now) ** 2)
+    return x + noise(x, now, after) * after * math.sqrt(1 - (after / now) ** 2)
 
 
 def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
@@ -217,7 +218,7 @@ def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     for now, after in pairwise(levels):
         _, x = yield x, now
         if after:
-            x = x + noise(x) * after
+            x = x + noise(x, now, after) * after
     return x
 
 
@@ -232,7 +233,7 @@ def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
             return clean
         timestep = timestep_at(table, torch.tensor(after))
         down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), after)
-        x = _toward(x, clean, now, down) + noise(x) * math.sqrt(after**2 - down**2)
+        x = _toward(x, clean, now, down) + noise(x, now, after) * math.sqrt(after**2 - down**2)
     return x
 
 
@@ -249,18 +250,27 @@ class KDiffusion:
     step_index  the next evaluation; None: by the timestep of the first `step`
     """
 
-    def __init__(self, algorithm: Algorithm, schedule: str, prediction_type: str, zero_terminal_snr: bool, order: int):
-        """schedule: a key of LEVELS"""
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        schedule: str,
+        prediction_type: str,
+        zero_terminal_snr: bool,
+        order: int,
+        brownian: bool = False,
+    ):
+        """schedule: a key of LEVELS; brownian: noise is of a path that the seed decides, in place of one draw after another"""
         from diffusers.configuration_utils import FrozenDict
 
         self.config = FrozenDict(prediction_type=prediction_type, num_train_timesteps=TIMESTEPS)
-        self.order = order
+        self.order, self._brownian = order, brownian
         self._step_index: int | None = None
         self._algorithm, self._schedule = algorithm, schedule
         self._table = self._known = level_table(zero_terminal_snr)
         self.alphas_cumprod = (1 / (1 + self._table**2)).float()
         self._run: Run | None = None
         self._generators: Sequence[torch.Generator] | None = None
+        self._paths: list[BrownianPath] = []
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         import torch
@@ -309,7 +319,14 @@ class KDiffusion:
         assert self._step_index is not None
         self._generators = generator
         if self._run is None:
-            self._run = self._algorithm(sample, self._steps[self._step_index // self.order :], self._noise)
+            steps = self._steps[self._step_index // self.order :]
+            if self._brownian:
+                assert generator is not None, "its seeds decide the paths"
+                ends = min(filter(None, steps)), steps[0]
+                self._paths = [
+                    BrownianPath(each.initial_seed(), sample.shape[1:], *ends, each.device) for each in generator
+                ]
+            self._run = self._algorithm(sample, steps, self._noise)
             next(self._run)
         clean = self._clean(model_output, sample, float(self._levels[self._step_index]))
         self._step_index += 1
@@ -324,9 +341,12 @@ class KDiffusion:
             return latents / (level**2 + 1) - output * level / math.sqrt(level**2 + 1)
         return latents - level * output
 
-    def _noise(self, latents: Tensor) -> Tensor:
+    def _noise(self, latents: Tensor, now: float, after: float) -> Tensor:
+        import torch
         from diffusers.utils.torch_utils import randn_tensor
 
+        if self._paths:
+            return torch.stack([path.noise(now, after) for path in self._paths]).to(latents)
         return randn_tensor(latents.shape, self._generators, latents.device, latents.dtype)
 
 
@@ -335,7 +355,7 @@ def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
     import torch
 
     nothing = torch.zeros(())
-    run, found = algorithm(nothing, levels, lambda x: x), []
+    run, found = algorithm(nothing, levels, lambda x, now, after: x), []
     try:
         _, level = next(run)
         while True:

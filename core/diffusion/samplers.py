@@ -40,6 +40,7 @@ class Sampler:
     algorithm   for all schedule types but "own", and for that one too where `own` has its levels; None: the scheduler is
                 given the levels of a schedule type, or has no other (`LEVELS`) if a package made it
     order       evaluations of a step           draws       noises that a step draws at most
+    brownian    its noise is of a path that the seed decides (`BrownianPath`)
     objectives  names of those whose models it samples
     """
 
@@ -48,6 +49,7 @@ class Sampler:
     own: str = ""
     order: int = 1
     draws: int = 1
+    brownian: bool = False
     objectives: frozenset[str] = FOR_DIFFUSION
     all_schedules: bool = True
 
@@ -147,11 +149,11 @@ SAMPLERS: dict[str, Sampler] = {
         _diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=2), k.dpmpp_2m, "uniform"
     ),
     "dpmsingle": Sampler(_diffusers(_SINGLESTEP, algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True)),
-    "dpmsolver++_sde": Sampler(None, k.dpmpp_sde, "uniform", order=2, draws=2),
+    "dpmsolver++_sde": Sampler(None, k.dpmpp_sde, "uniform", order=2, brownian=True),
     "dpmsolver++_2s_a": Sampler(None, k.dpmpp_2s_ancestral, "uniform", order=2),
-    "dpmsolver++_2m_sde": Sampler(None, k.dpmpp_2m_sde, "uniform"),
+    "dpmsolver++_2m_sde": Sampler(None, k.dpmpp_2m_sde, "uniform", brownian=True),
     "dpmsolver++_3m": Sampler(_diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=3)),
-    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform"),
+    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform", brownian=True),
     "unipc": Sampler(_diffusers("UniPCMultistepScheduler", solver_order=2)),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler(_diffusers("DEISMultistepScheduler", solver_order=2)),  # Zhang and Chen 2022, arXiv:2204.13902
     # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
@@ -230,7 +232,8 @@ def make_sampler(
     levels = known.own if schedule == "own" and not (program and known.make) else schedule
     stretched = zero_terminal_snr and program != "trainer"
     if known.algorithm and levels in LEVELS:
-        return k.KDiffusion(known.algorithm, levels, DIFFUSERS_PREDICTION[prediction], stretched, known.order)
+        told = DIFFUSERS_PREDICTION[prediction]
+        return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian)
     assert known.make is not None, "what has no scheduler has levels of its own"
     sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
     theirs, config = AS_PROGRAM[program], config_of(sampler)

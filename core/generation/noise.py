@@ -72,7 +72,8 @@ class ImageNoise:
 
         self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
-        self._share, self._other = 0.0, None
+        self._share = 0.0
+        self._other: ImageNoise | None = None
         if variation is not None:
             self._share, self._other = (
                 variation.strength,

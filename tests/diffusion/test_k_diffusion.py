@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from core.diffusion.brownian import BrownianPath
 from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
 from core.diffusion.samplers import SAMPLERS, add_noise, make_sampler, sampler_step, start_scale
 from core.diffusion.schedule import sd_alpha_bar, sigmas
@@ -114,11 +115,11 @@ def dpmpp_sde(model, x, levels, noise):
         s = t + (t_next - t) / 2
         sd, su = ancestral(now, math.exp(-s))
         s_ = -math.log(sd)
-        y = math.exp(-s_) / math.exp(-t) * x - math.expm1(t - s_) * clean + noise() * su
+        y = math.exp(-s_) / math.exp(-t) * x - math.expm1(t - s_) * clean + noise(now, math.exp(-s)) * su
         clean_2 = model(y, math.exp(-s))
         sd, su = ancestral(now, after)
         t_ = -math.log(sd)
-        x = math.exp(-t_) / math.exp(-t) * x - math.expm1(t - t_) * clean_2 + noise() * su
+        x = math.exp(-t_) / math.exp(-t) * x - math.expm1(t - t_) * clean_2 + noise(now, after) * su
     return x
 
 
@@ -133,7 +134,7 @@ def dpmpp_2m_sde(model, x, levels, noise):
         x = after / now * math.exp(-h) * x - math.expm1(-2 * h) * clean
         if old is not None:
             x = x - 0.5 * math.expm1(-2 * h) * (h / h_last) * (clean - old)
-        x = x + noise() * after * math.sqrt(-math.expm1(-2 * h))
+        x = x + noise(now, after) * after * math.sqrt(-math.expm1(-2 * h))
         old, h_last = clean, h
     return x
 
@@ -156,7 +157,7 @@ def dpmpp_3m_sde(model, x, levels, noise):
             x = x + phi_2 * first - (phi_2 / he - 0.5) * second
         elif h1 is not None:
             x = x + phi_2 * (clean - c1) / (h1 / h)
-        x = x + noise() * after * math.sqrt(-math.expm1(-2 * h))
+        x = x + noise(now, after) * after * math.sqrt(-math.expm1(-2 * h))
         c1, c2, h1, h2 = clean, c1, h, h1
     return x
 
@@ -259,7 +260,14 @@ def published(algorithm, levels, prediction="epsilon", begin=None):
             return x / (level**2 + 1) - output * level * scale
         return x - level * output
 
-    return algorithm(model, x, levels, lambda: drawn(own).double())
+    positive = [level for level in levels if level > 0]
+    paths = [BrownianPath(each.initial_seed(), SHAPE[1:], positive[-1], levels[0]) for each in own]
+
+    def noise(now=None, after=None):
+        """Drawn one after another; for the steps of SDEs, of each seed's path."""
+        return drawn(own).double() if now is None else torch.stack([path.noise(now, after) for path in paths]).double()
+
+    return algorithm(model, x, levels, noise)
 
 
 def ours(name, schedule="own", prediction="epsilon", begin=None, first=0):
@@ -334,3 +342,39 @@ def test_levels_and_timesteps_are_each_others_inverse():
     timesteps = torch.tensor([0.0, 0.4, 1.0, 17.25, 998.5, 999.0], dtype=torch.float64)
     torch.testing.assert_close(timestep_at(TABLE, level_at(TABLE, timesteps)), timesteps)
     assert timestep_at(TABLE, TABLE[[0, -1]] * torch.tensor([0.5, 2])).tolist() == [0, 999]
+
+
+# Of torchsde's BrownianTree(0.03, zeros(3), 14.6, entropy=seed), divided by the root of the step as in k-diffusion
+TORCHSDE = {
+    0: {
+        (14.6, 9.5): [-0.172792, -2.019865, -0.387549],
+        (9.5, 5.25): [0.95119, 1.5354, 0.904153],
+        (0.4, 0.03): [0.494393, 0.76797, -2.361996],
+    },
+    7: {
+        (14.6, 9.5): [0.293788, -0.942558, 0.648841],
+        (9.5, 5.25): [2.171404, -0.97515, 0.481306],
+        (0.4, 0.03): [-0.528958, -0.764546, 1.14281],
+    },
+    4294967295: {
+        (14.6, 9.5): [0.782364, 0.624665, 0.328736],
+        (9.5, 5.25): [1.071832, 0.614462, -1.279327],
+        (0.4, 0.03): [0.144576, -0.634938, -1.395231],
+    },
+}
+
+
+@pytest.mark.parametrize("seed", TORCHSDE)
+def test_a_brownian_path_is_torchsdes(seed):
+    path = BrownianPath(seed, (3,), 0.03, 14.6)
+    for (now, after), values in TORCHSDE[seed].items():
+        torch.testing.assert_close(path.noise(now, after), torch.tensor(values), rtol=1e-5, atol=1e-5)
+    whole = path.noise(9.5, 5.25) * 4.25**0.5 + path.noise(5.25, 0.4) * 4.85**0.5
+    torch.testing.assert_close(path.noise(9.5, 0.4) * 9.1**0.5, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_noise_of_a_brownian_path_has_deviation_1():
+    path, steps = BrownianPath(1, (4000,), 0.03, 14.6), list(pairwise(uniform(6)[1:-1]))
+    made = torch.stack([path.noise(*step) for step in steps])
+    assert float((torch.corrcoef(made) - torch.eye(len(steps))).abs().max()) < 0.06
+    torch.testing.assert_close(made.std(1), torch.ones(len(steps)), rtol=0, atol=0.04)

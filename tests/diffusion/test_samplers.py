@@ -254,7 +254,7 @@ def test_a_sampler_says_how_many_noises_a_step_draws(monkeypatch):
     family = SimpleNamespace(latent_shape=lambda size: (4, 2, 2))
     model, stage = SimpleNamespace(family=family), Stage((16, 16), 5)
     monkeypatch.setitem(SAMPLERS, "least", Sampler(Least, draws=3, all_schedules=False))
-    for name, draws in (("least", 3), ("euler_a", 1), ("dpmsolver++_sde", 2)):
+    for name, draws in (("least", 3), ("euler_a", 1), ("dpm_2_a", 2)):
         (noise,) = noises_of(model, stage, [7], LoopSampling(sampler=name))
         drawn = torch.Generator().manual_seed(7)
         for _ in range(1 + 5 * draws):
