@@ -111,7 +111,7 @@ class GenerateSettings(Settings):
     )
     variation_seed: Seed = setting(
         None,
-        within=(0, 2**32 - 1),
+        within=SEED_RANGE,
         hint="random",
         source="A1111",
         help="Seed of the noise that is mixed into the seed's own. Empty or -1 picks a random one. With a variation strength it increases by 1 for each image, and the seed stays.",
