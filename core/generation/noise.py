@@ -72,16 +72,11 @@ class ImageNoise:
 
         self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
-        self._share = 0.0
-        self._other: ImageNoise | None = None
-        if variation is not None:
-            self._share, self._other = (
-                variation.strength,
-                ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype),
-            )
+        self._share = 0.0 if variation is None else variation.strength
+        self._other = None if variation is None else ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype)
         start = self._draw(self.sampler)
         start = start if self._other is None else slerp(self._share, start, self._other.start)
-        self.start = _changed(start, settings, settings.chance(seed), self.sampler)
+        self.start: Tensor = _changed(start, settings, settings.chance(seed), self.sampler)
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:

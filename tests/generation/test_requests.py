@@ -218,10 +218,10 @@ def test_clip_skip_chooses_the_layer_of_sdxl_and_1_is_its_usual_one_as_in_forge(
 
 
 def test_with_a_variation_strength_its_seed_counts_up_and_the_seed_stays():
-    generate = {"count": 3, "variation_seed": 2**32 - 2, "variation_strength": 0.4}
+    generate = {"count": 3, "variation_seed": 2**64 - 2, "variation_strength": 0.4}
     found, _ = asked(job_of(generate=generate))
     assert [each.seed for each in found] == [1, 1, 1]
-    assert [each.variation.seed for each in found] == [2**32 - 2, 2**32 - 1, 0]
+    assert [each.variation.seed for each in found] == [2**64 - 2, 2**64 - 1, 0]
     again, _ = asked(found[1].job)
     assert [(each.seed, each.variation) for each in again] == [(1, found[1].variation)]
     assert [each.variation for each in asked(job_of(generate={"variation_seed": 5}))[0]] == [None]

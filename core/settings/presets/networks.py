@@ -67,7 +67,8 @@ def settings_of_arguments(
     """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
     found: dict[str, Any] = {}
     left = []
-    for name, value in as_lycoris(arguments).items():
+    meant = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
+    for name, value in meant.items():
         path = _path_of(name, kind, known)
         if path:
             found[path] = value
