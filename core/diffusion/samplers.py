@@ -1,17 +1,20 @@
-"""The way from noise to image: diffusers' schedulers, made from explicit numbers.
+"""The way from noise to image: schedulers with diffusers' interface, made from explicit numbers.
 
 Nothing is read from a model's scheduler config: those differ between copies of one model, and one that lacks
-`clip_sample: false` turns every DDIM image magenta.
+`clip_sample: false` turns every DDIM image magenta. Samplers that A1111 has too give the numbers of k-diffusion; with
+sd-scripts compatibility, those of diffusers, as sd-scripts itself.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.diffusion import k_diffusion as k
+from core.diffusion.noise_levels import LEVELS, TINY, level_table, timestep_at
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
 from core.record.problems import Problem
 from core.settings.dataset.class_images import ClassImageSettings
@@ -25,303 +28,150 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
+FOR_DIFFUSION = frozenset({"diffusion"})
+Make = Callable[[str, bool], Any]  # (what the model predicts, zero terminal SNR) -> a fresh scheduler
 
 
-def _schedule(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
-    """What every sampler is told about the model; `steps_offset` only acts with the "leading" spacing of DDIM."""
-    return {
-        "num_train_timesteps": TIMESTEPS,
-        "beta_start": BETA_START,
-        "beta_end": BETA_END,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": DIFFUSERS_PREDICTION[prediction],
-        "steps_offset": 1,
-        "rescale_betas_zero_snr": zero_terminal_snr,
-    }
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler.
+
+    make        its scheduler; None: only by the algorithm
+    algorithm   for all schedule types but "own", and for that one too where `own` has its levels; None: the scheduler is
+                given the levels of a schedule type, or has no other (`LEVELS`) if a package made it
+    order       evaluations of a step           draws       noises that a step draws at most
+    brownian    its noise is of a path that the seed decides (`BrownianPath`)
+    objectives  names of those whose models it samples
+    """
+
+    make: Make | None = None
+    algorithm: k.Algorithm | None = None
+    own: str = ""
+    order: int = 1
+    draws: int = 1
+    brownian: bool = False
+    objectives: frozenset[str] = FOR_DIFFUSION
+    all_schedules: bool = True
 
 
-def _ddim(prediction: str, zero_terminal_snr: bool, last_alpha_one: bool = True) -> Any:
-    """Song et al. 2020, arXiv:2010.02502, eta 0.
+def _diffusers(kind: str, **settings: Any) -> Make:
+    """Makes the scheduler of this name with these settings.
 
-    last_alpha_one   the last step ends at alpha 1, without noise; else at the schedule's first alpha, 0.9991
     "leading" never asks for the last timestep, where a stretched schedule begins: it is "trailing" there (Lin et al.
     2023, arXiv:2305.08891, section 3.3).
     """
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    spacing = "trailing" if zero_terminal_snr else "leading"
-    return DDIMScheduler(
-        **_schedule(prediction, zero_terminal_snr),
-        clip_sample=False,
-        set_alpha_to_one=last_alpha_one,
-        timestep_spacing=spacing,
-    )
+    def make(prediction: str, zero_terminal_snr: bool) -> Any:
+        import diffusers
 
+        found = getattr(diffusers, kind)
+        spacing = settings.get("timestep_spacing")
+        spaced = {"timestep_spacing": "trailing"} if zero_terminal_snr and spacing == "leading" else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it advises another one; a person asked for this
+            return found(**_of_model(found, prediction, zero_terminal_snr) | settings | spaced)
 
-def _ddim_first_alpha(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DDIM as SD 1.5's own scheduler config has it (`set_alpha_to_one: false`)."""
-    return _ddim(prediction, zero_terminal_snr, last_alpha_one=False)
+    return make
 
 
-def _euler(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn."""
-    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-
-    return EulerDiscreteScheduler(**_schedule(prediction, zero_terminal_snr), timestep_spacing="linspace")
-
-
-def _euler_a(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Euler with fresh noise at every step (k-diffusion's sample_euler_ancestral)."""
-    from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-
-    return EulerAncestralDiscreteScheduler(**_schedule(prediction, zero_terminal_snr), timestep_spacing="linspace")
-
-
-def _dpmsolver_pp(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler(
-        **_schedule(prediction, zero_terminal_snr),
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        timestep_spacing="linspace",
-    )
-
-
-def _dpmsolver(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver, second order (Lu et al. 2022, arXiv:2206.00927): it predicts the noise, and ends at the smallest sigma."""
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # diffusers advises another one; a person asked for this
-        return DPMSolverMultistepScheduler(
-            **_schedule(prediction, zero_terminal_snr),
-            algorithm_type="dpmsolver",
-            final_sigmas_type="sigma_min",
-            solver_order=2,
-            timestep_spacing="linspace",
-        )
-
-
-def _dpmsolver_pp_2m_sde(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver++ (2M) with fresh noise at every step. (diffusers' third order of it spreads too much noise: 36 % more at
-    200 steps, so there is none.)"""
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler(
-        **_schedule(prediction, zero_terminal_snr),
-        algorithm_type="sde-dpmsolver++",
-        solver_order=2,
-        timestep_spacing="linspace",
-    )
-
-
-def _dpmsolver_pp_3m(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver++ of third order."""
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler(
-        **_schedule(prediction, zero_terminal_snr),
-        algorithm_type="dpmsolver++",
-        solver_order=3,
-        timestep_spacing="linspace",
-    )
-
-
-def _dpmsingle_sde(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver++ (2S) with fresh noise at every step."""
-    from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
-
-    return DPMSolverSinglestepScheduler(
-        **_betas(prediction, zero_terminal_snr),
-        algorithm_type="sde-dpmsolver++",
-        solver_order=2,
-        lower_order_final=True,
-    )
-
-
-def _unipc(prediction: str, zero_terminal_snr: bool) -> Any:
-    """UniPC of second order: Zhao et al. 2023, arXiv:2302.04867."""
-    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-
-    return UniPCMultistepScheduler(**_schedule(prediction, zero_terminal_snr), solver_order=2)
-
-
-def _deis(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DEIS of second order: Zhang and Chen 2022, arXiv:2204.13902."""
-    from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
-
-    return DEISMultistepScheduler(**_betas(prediction, zero_terminal_snr), solver_order=2)
-
-
-def _ddpm(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    spacing = "trailing" if zero_terminal_snr else "leading"
-    return DDPMScheduler(**_schedule(prediction, zero_terminal_snr), clip_sample=False, timestep_spacing=spacing)
-
-
-def _lcm(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Latent consistency: Luo et al. 2023, arXiv:2310.04378. For models and LoRAs distilled so, with 2 to 8 steps."""
-    from diffusers.schedulers.scheduling_lcm import LCMScheduler
-
-    return _any_number(LCMScheduler)(**_schedule(prediction, zero_terminal_snr))
-
-
-def _tcd(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159. For models and LoRAs distilled so."""
-    from diffusers.schedulers.scheduling_tcd import TCDScheduler
-
-    return _any_number(TCDScheduler)(**_schedule(prediction, zero_terminal_snr))
-
-
-def _any_number(kind: Any) -> Any:
-    """The scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
-
-    def set_timesteps(self: Any, num_inference_steps: int, device: Any = None) -> None:
-        more = num_inference_steps > self.config.original_inference_steps
-        # Only where it is needed: told a number, TCD takes other timesteps than those it was distilled with.
-        known = {"original_inference_steps": num_inference_steps} if more else {}
-        kind.set_timesteps(self, num_inference_steps, device=device, **known)
-
-    return type(f"{kind.__name__}OfAnyNumber", (kind,), {"set_timesteps": set_timesteps})
-
-
-def _dpmsingle(prediction: str, zero_terminal_snr: bool) -> Any:
-    """DPM-Solver++ (2S): Lu et al. 2022, arXiv:2211.01095, algorithm 1."""
-    from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
-
-    return DPMSolverSinglestepScheduler(
-        **_betas(prediction, zero_terminal_snr), algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True
-    )
-
-
-def _pndm(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS)."""
-    from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-
-    spacing = "trailing" if zero_terminal_snr else "leading"
-    own = {"skip_prk_steps": True, "set_alpha_to_one": False, "timestep_spacing": spacing, "steps_offset": 1}
-    return PNDMScheduler(**_betas(prediction, zero_terminal_snr), **own)
+def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
+    """What a scheduler is told about the model. `steps_offset` acts with the "leading" spacing, and where sd-scripts'
+    generator begins with an image."""
+    known = inspect.signature(kind.__init__).parameters
+    told = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
+    told |= {"steps_offset": 1} if "steps_offset" in known else {}
+    if not zero_terminal_snr or "rescale_betas_zero_snr" in known:
+        told |= {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
+        return told | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
+    table = schedule_in_force(True).double()
+    table[-1] = TINY
+    return told | {"trained_betas": [float(1 - table[0]), *(1 - table[1:] / table[:-1]).tolist()]}
 
 
 def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
-    """The linear multistep method of k-diffusion's sample_lms, fourth order."""
     from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
     class Lms(LMSDiscreteScheduler):
         """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
-            if self.config.counts_derivatives:
-                order = min(order, len(self.derivatives))  # fewer where sampling began in the middle of the schedule
-            if current_order >= order:
-                return 0.0
-            low, high = float(self.sigmas[t]), float(self.sigmas[t + 1])
-            at = [float(self.sigmas[t - k]) for k in range(order)]
-            return lms_coefficient(at, current_order, low, high)
+            at = [float(self.sigmas[t - back]) for back in range(order)]
+            return k.lms_coefficient(at, current_order, float(self.sigmas[t]), float(self.sigmas[t + 1]))
 
-    sampler = Lms(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
-    sampler.register_to_config(counts_derivatives=True)
-    return sampler
+    return Lms(**_of_model(LMSDiscreteScheduler, prediction, zero_terminal_snr), timestep_spacing="linspace")
 
 
-def lms_coefficient(sigmas: Sequence[float], which: int, low: float, high: float) -> float:
-    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at sigmas[which] and 0 at the others.
+def _distilled(kind: str) -> Make:
+    """A scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
 
-    Gauss' rule with two points is exact up to degree 3, that is for at most four sigmas.
-    """
-    middle, half = (high + low) / 2, (high - low) / 2
+    def make(prediction: str, zero_terminal_snr: bool) -> Any:
+        made = _diffusers(kind)(prediction, zero_terminal_snr)
+        usual = made.set_timesteps
 
-    def polynomial(at: float) -> float:
-        return math.prod((at - other) / (sigmas[which] - other) for k, other in enumerate(sigmas) if k != which)
+        def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+            more = num_inference_steps > made.config.original_inference_steps
+            # Only where it is needed: told a number, TCD takes other timesteps than those it was distilled with.
+            usual(num_inference_steps, device, **{"original_inference_steps": num_inference_steps} if more else {})
 
-    return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
+        made.set_timesteps = set_timesteps
+        return made
 
-
-def _heun(prediction: str, zero_terminal_snr: bool) -> Any:
-    """Karras et al. 2022, arXiv:2206.00364, algorithm 1: two passes a step."""
-    from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
-
-    return HeunDiscreteScheduler(
-        **_betas(prediction, zero_terminal_snr), clip_sample=False, timestep_spacing="linspace"
-    )
+    return make
 
 
-def _dpm_2(prediction: str, zero_terminal_snr: bool) -> Any:
-    """k-diffusion's sample_dpm_2: two passes a step."""
-    from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
+_LEADING = {"timestep_spacing": "leading"}
+_LINSPACE = {"timestep_spacing": "linspace"}
+_DDIM = _LEADING | {"clip_sample": False}
+_MULTISTEP, _SINGLESTEP = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
 
-    return KDPM2DiscreteScheduler(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
-
-
-def _dpm_2_a(prediction: str, zero_terminal_snr: bool) -> Any:
-    """The same with fresh noise at every step (k-diffusion's sample_dpm_2_ancestral)."""
-    from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2AncestralDiscreteScheduler
-
-    return KDPM2AncestralDiscreteScheduler(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
-
-
-def _betas(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
-    """As `_schedule`, for those that cannot stretch the schedule themselves. The last alpha_bar is 2 ** -24 where it would
-    be 0, as diffusers' own are: a sigma has to be finite."""
-    told = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
-    if not zero_terminal_snr:
-        return told | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
-    table = schedule_in_force(True).double()
-    table[-1] = 2.0**-24
-    return told | {"trained_betas": [float(1 - table[0]), *(1 - table[1:] / table[:-1]).tolist()]}
-
-
-SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
-    "ddim": _ddim,
-    "ddim_first_alpha": _ddim_first_alpha,
-    "euler": _euler,
-    "euler_a": _euler_a,
-    "dpmsolver++": _dpmsolver_pp,
-    "dpmsolver": _dpmsolver,
-    "dpmsingle": _dpmsingle,
-    "pndm": _pndm,
-    "lms": _lms,
-    "heun": _heun,
-    "dpm_2": _dpm_2,
-    "dpm_2_a": _dpm_2_a,
-    "dpmsolver++_sde": _dpmsingle_sde,
-    "dpmsolver++_2m_sde": _dpmsolver_pp_2m_sde,
-    "dpmsolver++_3m": _dpmsolver_pp_3m,
-    "unipc": _unipc,
-    "deis": _deis,
-    "ddpm": _ddpm,
-    "lcm": _lcm,
-    "tcd": _tcd,
-}
-DISTILLED = ("lcm", "tcd")  # their timesteps are those they were distilled with
-# schedule type -> what it sets of a scheduler; only those that have all of it know the type
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "own": {},
-    "uniform": {"timestep_spacing": "linspace"},
-    "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "sgm": {"timestep_spacing": "trailing"},
-    "beta": {"use_beta_sigmas": True},
+SAMPLERS: dict[str, Sampler] = {
+    # Song et al. 2020, arXiv:2010.02502, eta 0. The last step ends at alpha 1, without noise.
+    "ddim": Sampler(_diffusers("DDIMScheduler", **_DDIM, set_alpha_to_one=True), k.euler),
+    # As SD 1.5's own scheduler config has it: it ends at the schedule's first alpha, 0.9991.
+    "ddim_first_alpha": Sampler(_diffusers("DDIMScheduler", **_DDIM, set_alpha_to_one=False), k.euler_to_first_alpha),
+    # Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS). With steps of
+    # unequal size its method is LMS.
+    "pndm": Sampler(_diffusers("PNDMScheduler", **_LEADING, skip_prk_steps=True, set_alpha_to_one=False), k.lms),
+    "lms": Sampler(_lms, k.lms, "uniform"),
+    "euler": Sampler(_diffusers("EulerDiscreteScheduler", **_LINSPACE), k.euler, "uniform"),
+    "euler_a": Sampler(_diffusers("EulerAncestralDiscreteScheduler", **_LINSPACE), k.euler_ancestral, "uniform"),
+    "heun": Sampler(_diffusers("HeunDiscreteScheduler", **_LINSPACE, clip_sample=False), k.heun, "uniform", order=2),
+    "dpm_2": Sampler(_diffusers("KDPM2DiscreteScheduler", **_LINSPACE), k.dpm_2, "uniform", order=2),
+    "dpm_2_a": Sampler(
+        _diffusers("KDPM2AncestralDiscreteScheduler", **_LINSPACE), k.dpm_2_ancestral, "uniform", order=2, draws=2
+    ),
+    # Lu et al. 2022, arXiv:2206.00927: it predicts the noise, and ends at the smallest sigma.
+    "dpmsolver": Sampler(
+        _diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_order=2)
+    ),
+    # Lu et al. 2022, arXiv:2211.01095
+    "dpmsolver++": Sampler(
+        _diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=2), k.dpmpp_2m, "uniform"
+    ),
+    "dpmsingle": Sampler(_diffusers(_SINGLESTEP, algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True)),
+    "dpmsolver++_sde": Sampler(None, k.dpmpp_sde, "uniform", order=2, brownian=True),
+    "dpmsolver++_2s_a": Sampler(None, k.dpmpp_2s_ancestral, "uniform", order=2),
+    "dpmsolver++_2m_sde": Sampler(None, k.dpmpp_2m_sde, "uniform", brownian=True),
+    "dpmsolver++_3m": Sampler(_diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=3)),
+    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform", brownian=True),
+    "unipc": Sampler(_diffusers("UniPCMultistepScheduler", solver_order=2)),  # Zhao et al. 2023, arXiv:2302.04867
+    "deis": Sampler(_diffusers("DEISMultistepScheduler", solver_order=2)),  # Zhang and Chen 2022, arXiv:2204.13902
+    # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
+    "ddpm": Sampler(_diffusers("DDPMScheduler", **_LEADING, clip_sample=False), k.euler_ancestral),
+    "lcm": Sampler(_distilled("LCMScheduler"), k.lcm),  # for models and LoRAs distilled so, with 2 to 8 steps
+    "tcd": Sampler(_distilled("TCDScheduler"), k.tcd),
 }
 
 
-FOR_DIFFUSION = frozenset({"diffusion"})
-OTHERS: dict[str, frozenset[str]] = {}  # sampler -> the objectives whose models it samples, where they are others
-
-
-def register(
-    name: str, title: str, make: Callable[[str, bool], Any], objectives: frozenset[str] = FOR_DIFFUSION
-) -> None:
+def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR_DIFFUSION, draws: int = 1) -> None:
     """Offer a sampler: from now on samples, generation, presets and the command line know it.
 
     make         (what the model predicts, zero terminal SNR) -> a fresh scheduler with diffusers' interface
     objectives   names of those whose models it samples; with any other it is refused before the start
+    draws        noises that it draws in a step at most
     """
-    SAMPLERS[name], SAMPLER_LABELS[name], OTHERS[name] = make, title, objectives
+    SAMPLERS[name] = Sampler(make, draws=draws, objectives=objectives, all_schedules=False)
+    SAMPLER_LABELS[name] = title
     add_choice(SampleSettings, "sample_sampler", name, title)
     add_choice(GenerateSettings, "sampler", name, title)
     add_choice(ClassImageSettings, "sampler", name, title)
@@ -329,7 +179,7 @@ def register(
 
 def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
     """The problem of a sampler that does not fit models of this objective."""
-    fitting = [each for each in SAMPLERS if objective in OTHERS.get(each, FOR_DIFFUSION)]
+    fitting = [each for each, sampler in SAMPLERS.items() if objective in sampler.objectives]
     if name in fitting or name not in SAMPLERS:
         return None
     title = OBJECTIVES[objective].title if objective in OBJECTIVES else objective
@@ -348,10 +198,7 @@ def noise_problem(name: str, where: str) -> Problem | None:
 
 def schedules_of(name: str) -> list[str]:
     """The schedule types that a sampler knows."""
-    if name not in SAMPLERS or name in DISTILLED:
-        return ["own"]
-    known = config_of(make_sampler(name)).keys()
-    return [title for title, own in SCHEDULES.items() if own.keys() <= known]
+    return ["own", *(LEVELS if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
@@ -361,30 +208,6 @@ def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
         return None
     what = f"The sampler {SAMPLER_LABELS[name]} has no schedule type '{schedule}'"
     return Problem(what, where, f"choose {', '.join(known)}", code="sampler.no-schedule")
-
-
-def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
-    """Quantiles of the beta distribution at `count` equal steps from 1 to 0, as diffusers asks scipy for.
-
-    Its density is integrated over the angle whose squared sine is the variable, where it has no pole.
-    """
-    import torch
-
-    angle = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
-    density = angle.sin() ** (2 * alpha - 1) * angle.cos().clamp_min(0) ** (2 * beta - 1)
-    total = torch.cumulative_trapezoid(density, angle)
-    total = torch.cat([total.new_zeros(1), total]) / total[-1]
-    at = torch.linspace(1, 0, count, dtype=torch.float64)
-    above = torch.searchsorted(total, at).clamp(1, len(total) - 1)
-    share = (at - total[above - 1]) / (total[above] - total[above - 1])
-    return ((angle[above - 1] + share * (angle[above] - angle[above - 1])).sin() ** 2).tolist()
-
-
-def _betas_of_sigmas(in_sigmas: Any, num_inference_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Any:
-    import numpy as np
-
-    low, high = float(in_sigmas[-1]), float(in_sigmas[0])
-    return np.array([low + at * (high - low) for at in beta_quantiles(num_inference_steps, alpha, beta)])
 
 
 def make_sampler(
@@ -403,30 +226,62 @@ def make_sampler(
                   for a model trained on the stretched schedule (`schedule.zero_terminal`)
     program       "trainer": as sd-scripts' trainers sample: x0 is cut to -1..1 where the sampler knows that (DDIM, Heun),
                   timesteps have no offset, and the schedule is never stretched; "generator": as its generator does
-    schedule      a key of SCHEDULES
+    schedule      one of `schedules_of`
     """
-    sampler = SAMPLERS[name](prediction, zero_terminal_snr and program != "trainer")
-    theirs = AS_PROGRAM[program] | SCHEDULES[schedule]
-    if schedule == "beta":
-        sampler._convert_to_beta = _betas_of_sigmas
-    config = config_of(sampler)
+    known = SAMPLERS[name]
+    levels = known.own if schedule == "own" and not (program and known.make) else schedule
+    stretched = zero_terminal_snr and program != "trainer"
+    if known.algorithm and levels in LEVELS:
+        told = DIFFUSERS_PREDICTION[prediction]
+        return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian)
+    assert known.make is not None, "what has no scheduler has levels of its own"
+    sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
+    theirs, config = AS_PROGRAM[program], config_of(sampler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
-        theirs["timestep_spacing"] = "leading"  # also of a stretched schedule
+        theirs = theirs | {"timestep_spacing": "leading"}  # also of a stretched schedule
     if own := {key: value for key, value in theirs.items() if key in config}:
         sampler.register_to_config(**own)
+    return sampler if schedule == "own" else _at_levels(sampler, schedule, stretched)
+
+
+def _completed(sampler: Any, known: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
+    """The scheduler with what a package may leave out, but for that of objectives that it alone knows."""
+    from diffusers.configuration_utils import FrozenDict
+
+    if not hasattr(sampler, "config"):
+        sampler.config = FrozenDict(
+            prediction_type=DIFFUSERS_PREDICTION.get(prediction, prediction), num_train_timesteps=TIMESTEPS
+        )
+    if not hasattr(sampler, "alphas_cumprod") and known.objectives == FOR_DIFFUSION:
+        sampler.alphas_cumprod = schedule_in_force(zero_terminal_snr)
+    return sampler
+
+
+def _at_levels(sampler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
+    """A scheduler of diffusers with one evaluation a step, at the levels of a schedule type."""
+    usual, table = sampler.set_timesteps, level_table(zero_terminal_snr)
+
+    def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+        usual(num_inference_steps, device=device)
+        levels = LEVELS[schedule](table, num_inference_steps)
+        levels[-1] = max(float(levels[-1]), float(sampler.sigmas[-1]))  # some cannot go down to 0
+        sampler.sigmas = levels.float()
+        sampler.timesteps = timestep_at(table, levels[:-1]).float().to(device)
+
+    sampler.set_timesteps = set_timesteps
     return sampler
 
 
 def config_of(sampler: Any) -> Mapping[str, Any]:
-    """A scheduler's config; a package's sampler may have none."""
-    found: Mapping[str, Any] = getattr(sampler, "config", {})
+    """A scheduler's config."""
+    found: Mapping[str, Any] = sampler.config
     return found
 
 
 AS_PROGRAM: dict[str, dict[str, Any]] = {
     "": {},
     "trainer": {"clip_sample": True, "steps_offset": 0, "skip_prk_steps": False},
-    "generator": {"skip_prk_steps": False, "counts_derivatives": False},
+    "generator": {"skip_prk_steps": False},
 }
 
 
@@ -443,16 +298,25 @@ def add_noise(sampler: Any, latents: Tensor, noise: Tensor, index: int) -> Tenso
     return sampler.add_noise(latents, noise, timestep)
 
 
+def root_alpha_bar(sampler: Any, timestep: Tensor) -> float:
+    """The share of the clean latents in what the model is shown at this evaluation."""
+    import torch
+
+    if start_scale(sampler) > 1:  # latents with noise of the size sigma, which are divided for the model
+        return float(model_input(sampler, torch.ones(1, 1, 1, 1, device=timestep.device), timestep))
+    return float(sampler.alphas_cumprod[min(int(timestep), len(sampler.alphas_cumprod) - 1)] ** 0.5)
+
+
 def clean_estimate(sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
     """What the latents are without noise, going by the model's output for them at this timestep."""
     if not hasattr(sampler, "alphas_cumprod"):  # flow matching
         return latents - timestep / TIMESTEPS * output
-    a = sampler.alphas_cumprod[min(int(timestep), len(sampler.alphas_cumprod) - 1)].clamp(min=1e-6)
-    a = a.to(latents.device)
-    scaled = latents * a**0.5 if start_scale(sampler) > 1 else latents  # those begin with noise of the size sigma
-    if sampler.config.prediction_type == "v_prediction":
-        return a**0.5 * scaled - (1 - a) ** 0.5 * output
-    return (scaled - (1 - a) ** 0.5 * output) / a**0.5
+    root = max(root_alpha_bar(sampler, timestep), 1e-3)
+    spread = (1 - root**2) ** 0.5
+    scaled = latents * root if start_scale(sampler) > 1 else latents
+    if config_of(sampler)["prediction_type"] == "v_prediction":
+        return root * scaled - spread * output
+    return (scaled - spread * output) / root
 
 
 def model_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:

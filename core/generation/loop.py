@@ -12,14 +12,22 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.diffusion.samplers import add_noise, config_of, make_sampler, model_input, sampler_step, start_scale
+from core.diffusion.samplers import (
+    SAMPLERS,
+    add_noise,
+    config_of,
+    make_sampler,
+    model_input,
+    sampler_step,
+    start_scale,
+)
 from core.diffusion.schedule import TIMESTEPS
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
 from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, UNGUIDED, Guidance, composed, parts_of_side
 from core.generation.guidances import make_guidance
 from core.generation.moment import Moment
-from core.generation.noise import PLAIN, ImageNoise, StartNoise
+from core.generation.noise import PLAIN, ImageNoise, StartNoise, Variation
 from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
 from core.settings.base import SEEDS
@@ -37,7 +45,6 @@ Ask = Callable[["Tensor"], "Tensor"]  # latents as the model is shown them -> it
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
 Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
-TWICE = ("dpm_2_a",)  # samplers that draw noise at both evaluations of a step
 
 
 @dataclass(frozen=True)
@@ -177,18 +184,31 @@ class Hook:
 
 
 def noises_of(
-    model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sampling, device: torch.device | str = "cpu"
+    model: Denoiser,
+    stage: Stage,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    device: torch.device | str = "cpu",
+    variations: Sequence[Variation | None] = (),
 ) -> list[ImageNoise]:
-    """The random numbers of each image of a stage. device: of the model; sd-scripts' generator draws in the model's type too"""
+    """The random numbers of each image of a stage.
+
+    device      of the model; sd-scripts' generator draws in the model's type too
+    variations  of each image; () for none
+    """
     shape = model.family.latent_shape(stage.size)
-    draws = stage.steps * (2 if sampling.sampler in TWICE else 1)
+    draws = stage.steps * SAMPLERS[sampling.sampler].draws
     own = [(seed + stage.another) % SEEDS for seed in seeds]
-    if not sampling.device_noise:
-        return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
-    theirs = sampling.program == "generator" and model.module is not None
-    dtype = next(model.module.parameters()).dtype if theirs else None
-    dtype = None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
-    return [ImageNoise(seed, shape, draws, sampling.start_noise, device, dtype) for seed in own]
+    others = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
+    drawn: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
+    if sampling.device_noise:
+        theirs = sampling.program == "generator" and model.module is not None
+        dtype = next(model.module.parameters()).dtype if theirs else None
+        drawn = device, None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
+    return [
+        ImageNoise(seed, shape, draws, sampling.start_noise, *drawn, variation=other)
+        for seed, other in zip(own, others or [None] * len(own), strict=True)
+    ]
 
 
 def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:

@@ -131,7 +131,7 @@ class Maker:
         reading, texts = reading_of(job, self.kind.name), self._texts(job)
         every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
         tokens = reading.tokens(every, lambda text: self.kind.count_tokens(self.components, text))
-        plain = {"prompt": "", "negative_prompt": "", "seed": None}
+        plain = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
         return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, texts.weights
 
     # -- one batch
@@ -189,7 +189,8 @@ class Maker:
     ) -> Tensor:
         job = batch[0].job
         sampling = self.sampling(job)
-        noises = noises_of(self.model, stage, [request.seed for request in batch], sampling, self._device())
+        seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
+        noises = noises_of(self.model, stage, seeds, sampling, self._device(), variations)
         made.noises, made.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
         made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview

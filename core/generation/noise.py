@@ -38,11 +38,20 @@ class StartNoise:
 PLAIN = StartNoise()
 
 
+@dataclass(frozen=True)
+class Variation:
+    """The noise of another seed, and its share of what is mixed: 0..1."""
+
+    seed: int
+    strength: float
+
+
 class ImageNoise:
     """The noise of one image, float32 [C, h, w], on the device that generates it.
 
     start      initial noise, before the sampler's scale
     sampler    generator for the noise of the sampler's steps
+    variation  how much of another image's noise is mixed into that which it begins with
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class ImageNoise:
         settings: StartNoise = PLAIN,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        variation: Variation | None = None,
     ):
         """
         draws           how many noises the sampler may use
@@ -62,7 +72,11 @@ class ImageNoise:
 
         self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
-        self.start = _changed(self._draw(self.sampler), settings, settings.chance(seed), self.sampler)
+        self._share = 0.0 if variation is None else variation.strength
+        self._other = None if variation is None else ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype)
+        start = self._draw(self.sampler)
+        start = start if self._other is None else slerp(self._share, start, self._other.start)
+        self.start: Tensor = _changed(start, settings, settings.chance(seed), self.sampler)
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:
@@ -84,7 +98,20 @@ class ImageNoise:
     def of_image(self) -> tuple[Tensor, Tensor]:
         """(noise added to an initial image's latents, noise of the VAE's posterior sample)"""
         generator = self.after_all()
-        return self._draw(generator), self._draw(generator)
+        added, of_vae = self._draw(generator), self._draw(generator)
+        added = added if self._other is None else slerp(self._share, added, self._other.of_image()[0])
+        return added, of_vae
+
+
+def slerp(share: float, low: Tensor, high: Tensor) -> Tensor:
+    """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel."""
+    import torch
+
+    dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, keepdim=True)
+    if dot.mean() > 0.9995:
+        return low * share + high * (1 - share)
+    angle = torch.acos(dot)
+    return (torch.sin((1 - share) * angle) * low + torch.sin(share * angle) * high) / torch.sin(angle)
 
 
 def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from core.generation.hooks import inline_setting
+from core.generation.noise import Variation
 from core.generation.prompt.analysis import Known, Ways, findings_of
 from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
@@ -46,6 +47,14 @@ class Request:
     def seed(self) -> int:
         assert self.job.generate.seed is not None
         return self.job.generate.seed
+
+    @property
+    def variation(self) -> Variation | None:
+        asked = self.job.generate
+        if not asked.variation_strength:
+            return None
+        assert asked.variation_seed is not None
+        return Variation(asked.variation_seed, asked.variation_strength)
 
 
 def requests_of(
@@ -128,24 +137,31 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
 
 
 class _Seeds:
-    """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator."""
+    """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator. With a
+    variation strength that of the variation is counted up instead, as in A1111."""
 
     def __init__(self, job: GenerateJob, prompts: int):
         asked = job.generate
         self.first = secrets.randbelow(FRESH_SEEDS) if asked.seed is None else asked.seed
         self._same, self._turn_seed = job.prompts.iter_same_seed, 0
         self._drawn = self._draws(job, prompts)
+        other = secrets.randbelow(FRESH_SEEDS) if asked.variation_seed is None else asked.variation_seed
+        self._varied = ((other + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
         alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
         own = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # an image's, as recorded
         if job.generate.compatibility != "kohya" or own:
-            return ((self.first + number) % SEEDS for number in numbers())
+            step = 0 if job.generate.variation_strength else 1
+            return ((self.first + number * step) % SEEDS for number in numbers())
         by = Random(self.first)
         return (by.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
     def begin(self, turn: int) -> None:
         self._turn_seed = next(self._drawn) if self._same else 0
+
+    def next_variation(self) -> int:
+        return next(self._varied)
 
     def next(self) -> int:
         return self._turn_seed if self._same else next(self._drawn)
@@ -163,7 +179,7 @@ def _of_entry(
 ) -> Iterator[Request]:
     if not job.prompts.dynamic_prompts and where == PROMPT:
         for seed in seeds.of((), job.generate.count, False):
-            yield _request(job, PromptLine(str(entry)), seed, notes, where)
+            yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
         return
     line, own = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
@@ -179,11 +195,13 @@ def _of_entry(
         return
     for words, seed in lines:
         read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
-        yield _request(job, read, seed, notes, where)
+        yield _request(job, read, seed, seeds, notes, where)
 
 
-def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem], where: str) -> Request:
+def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
+    if line.values.get("generate.variation_strength", job.generate.variation_strength):
+        changes["generate"]["variation_seed"] = seeds.next_variation()
     changes["prompts"] = PromptSettings(dynamic_prompts=False).model_dump()
     for name, value in line.values.items():
         group, dot, setting = (inline_setting(name) or name).partition(".")

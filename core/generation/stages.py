@@ -19,6 +19,8 @@ from core.settings.generation.conditioning import SizeSettings
 from core.settings.job import GenerateJob
 
 FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
+HIRES_STEPS = 28  # of the first stage, sd-scripts' default
+PENULTIMATE = 2  # layer of SDXL's text encoders, which every program reads that asks for no other
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
 
@@ -60,7 +62,7 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     return [
         Stage(
             small,
-            hires.highres_fix_steps,
+            hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else asked.steps),
             strength,
             begins,
             sizes=_sizes(job.sizes, low),
@@ -160,14 +162,16 @@ def start_noise_of(job: GenerateJob) -> StartNoise:
 
 def reading_of(job: GenerateJob, family_name: str) -> Reading:
     """How the job's prompts are read."""
-    asked, kohya = job.generate, as_generator(job)
+    asked, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
+    # Programs of the page have 1 as the usual value, for SDXL too; sd-scripts' generator takes it at its word.
+    layer = skip if kohya or skip is None else max(skip, PENULTIMATE)
     return Reading(
-        clip_skip=job.model.clip_skip,
+        clip_skip=skip,
         weighted=asked.prompt_weights,
         normalize=asked.emb_normalize_mode,
         multiples=asked.max_embeddings_multiples or (1 if kohya else None),
         as_trained=asked.long_prompts == "trained",
-        layer=job.model.clip_skip if kohya and family_name == "sdxl" else None,
+        layer=layer if family_name == "sdxl" else None,
     )
 
 

@@ -126,7 +126,7 @@ class PrepareSettings(Settings):
     )
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class TrainJob(Job):

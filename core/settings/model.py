@@ -32,7 +32,7 @@ class FamilyTraits:
 FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they register
     "sd1": FamilyTraits(),
     "sd2": FamilyTraits(),
-    "sdxl": FamilyTraits(unused=(("model.clip_skip", "ignored: SDXL always uses the second to last layer"),)),
+    "sdxl": FamilyTraits(unused=(("model.clip_skip", "ignored: SDXL trains with the second to last layer"),)),
     "sdxl_refiner": FamilyTraits(),
 }
 
@@ -79,7 +79,7 @@ class ModelSettings(Settings):
         None,
         within=(1, 12),
         unit="layers",
-        help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
+        help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL always trains with the second to last, and generates with it unless this is 3 or more.",
         recorded=SAME,
     )
     compatibility: Literal["none", "sd-scripts-0.10", "sd-scripts-0.9"] = setting(

@@ -11,8 +11,8 @@ from core.settings.base import SEED_RANGE, Settings, every, follows_compatibilit
 
 SAMPLERS = Literal[
     "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
-    "dpmsolver++", "dpmsingle", "dpmsolver++_sde", "dpmsolver++_2m_sde", "dpmsolver++_3m", "unipc",
-    "deis", "ddpm", "lcm", "tcd",
+    "dpmsolver++", "dpmsingle", "dpmsolver++_sde", "dpmsolver++_2s_a", "dpmsolver++_2m_sde",
+    "dpmsolver++_3m", "dpmsolver++_3m_sde", "unipc", "deis", "ddpm", "lcm", "tcd",
 ]  # fmt: skip
 SAMPLER_LABELS = {
     "ddim": "DDIM",
@@ -28,8 +28,10 @@ SAMPLER_LABELS = {
     "dpmsolver++": "DPM++ 2M",
     "dpmsingle": "DPM++ 2S",
     "dpmsolver++_sde": "DPM++ SDE",
+    "dpmsolver++_2s_a": "DPM++ 2S a",
     "dpmsolver++_2m_sde": "DPM++ 2M SDE",
     "dpmsolver++_3m": "DPM++ 3M",
+    "dpmsolver++_3m_sde": "DPM++ 3M SDE",
     "unipc": "UniPC",
     "deis": "DEIS",
     "ddpm": "DDPM",

@@ -15,14 +15,14 @@ class Decomposed(Settings):
     """What DoRA adds to the options of the kind that it decomposes."""
 
     wd_on_output: bool = setting(
-        True,
+        False,
         title="Magnitude per output",
         source="Liu et al. 2024, arXiv:2402.09353",
-        help="One trained length for each output channel, as in diffusers and PEFT. Off: for each input channel, as in the paper and in old LyCORIS files.",
+        help="One trained length for each output channel, as in diffusers and PEFT; A1111, Forge and ComfyUI read such files wrongly. Off: for each input channel, as in the paper, which they read right.",
     )
 
     def summary(self) -> str:
-        words = [super().summary(), "" if self.wd_on_output else "magnitude per input"]
+        words = [super().summary(), "magnitude per output" if self.wd_on_output else ""]
         return ", ".join(filter(None, words))
 
 

@@ -76,7 +76,7 @@ class OwnModel(Settings):
         None,
         within=(1, 12),
         hint="as in Train",
-        help="The text encoder layer to use, counted from the last; many anime models use 2. Empty is as in Train. SDXL ignores it.",
+        help="The text encoder layer to use, counted from the last; many anime models use 2. Empty is as in Train. SDXL has 2 for 1.",
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",

@@ -20,7 +20,12 @@ from tabs.context import Page
 from tabs.markup import act_of, button, esc
 
 ASK = "Memory that these settings take at most; PyTorch is loaded to count it"
-FREED = ("prompt", "negative_prompt", "seed")  # of the settings, those that change nothing about memory
+FREED = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "variation_seed",
+)  # of the settings, those that change nothing about memory
 
 
 class MemoryLine:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.diffusion.samplers import SAMPLERS, SCHEDULES, schedules_of
+from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.generation.decoding import decode_pixels
 from core.generation.plan import plan_of
@@ -21,7 +21,16 @@ from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
-from tests.generation.theirs import SCHEDULERS, SPACINGS, for_way, image_of, pipeline_of, scheduler_of, with_quantiles
+from tests.generation.theirs import (
+    SCHEDULERS,
+    SPACED,
+    SPACINGS,
+    for_way,
+    image_of,
+    pipeline_of,
+    scheduler_of,
+    with_quantiles,
+)
 from tests.models import tiny_folder, tiny_inpainting_folder, tiny_lora
 from tests.selection import slow_unless
 
@@ -29,9 +38,8 @@ SIZE, SEED, STEPS, STRENGTH, GUIDANCE = (96, 64), 7, 6, 0.6, 4.0
 PROMPT, NEGATIVE = "a fox, flat icon", "red"
 LIMIT = 1e-3  # mean absolute, of images in 0..1
 FAMILIES, WAYS, LORA = ("sd1", "sdxl"), ("text", "image", "inpaint"), ("plain", "lora")
-TWICE = ("dpm_2_a",)  # draws noise at both evaluations of a step
 # By default one of each kind of scheduler, and each of what it is combined with once.
-KINDS = ["ddim", "euler_a", "dpmsolver++", "heun", "dpm_2_a", "dpmsolver++_2m_sde", "dpmsolver++_sde", "lms", "pndm"]
+KINDS = ["ddim", "euler_a", "dpmsolver", "heun", "dpm_2_a", "dpmsolver++_3m", "dpmsingle", "lms", "pndm"]
 KINDS += ["tcd", "unipc", "ddpm"]
 BY_DEFAULT = {(sampler, *others) for sampler, others in zip(KINDS, product(FAMILIES, WAYS, LORA), strict=True)}
 
@@ -115,7 +123,7 @@ def compared(models, pipelines, files, store, place, monkeypatch):
         if way == "inpaint":
             given["mask_image"] = Image.open(mask)
         with counted(pipeline.unet) as theirs:
-            draws = STEPS * (2 if sampler in TWICE else 1)
+            draws = STEPS * SAMPLERS[sampler].draws
             other = image_of(pipeline, SIZE, SEED, STEPS, draws, **given | dict(asked))
         mine, ours = _made(job, Workspace(place / "out", PROJECT / "models"), store)
         assert ours == theirs and theirs, "an evaluation for each of the scheduler's, of all rows at once"
@@ -153,15 +161,17 @@ def distance(one, other):
 
 
 def test_each_sampler_has_a_counterpart():
-    assert set(SCHEDULERS) == set(SAMPLERS) and {"own", *SPACINGS} == set(SCHEDULES)
+    """diffusers' DPM++ 2M spreads its steps otherwise, and its SDEs ask for torchsde: tests/diffusion/test_k_diffusion.py."""
+    published = {"dpmsolver++", "dpmsolver++_2s_a", *(name for name in SAMPLERS if "sde" in name)}
+    assert set(SCHEDULERS) == set(SAMPLERS) - published
 
 
 @pytest.mark.slow(
     only=(
         "ddpm-sdxl-inpaint-lora",
         "dpm_2_a-sd1-inpaint-plain",
-        "dpmsolver++_2m_sde-sd1-inpaint-lora",
-        "dpmsolver++_sde-sdxl-text-plain",
+        "dpmsolver++_3m-sd1-inpaint-lora",
+        "dpmsingle-sdxl-text-plain",
         "euler_a-sd1-text-lora",
         "heun-sd1-image-lora",
         "lms-sdxl-text-lora",
@@ -171,7 +181,7 @@ def test_each_sampler_has_a_counterpart():
 )
 @pytest.mark.parametrize(
     "case",
-    slow_unless(BY_DEFAULT.__contains__, product(sorted(SAMPLERS), FAMILIES, WAYS, LORA)),
+    slow_unless(BY_DEFAULT.__contains__, product(sorted(SCHEDULERS), FAMILIES, WAYS, LORA)),
     ids="-".join,
 )
 def test_an_image_is_that_of_diffusers(compared, case):
@@ -182,10 +192,7 @@ def test_an_image_is_that_of_diffusers(compared, case):
 
 @pytest.mark.parametrize(
     "case",
-    slow_unless(
-        {("dpmsolver++", "karras"), ("euler_a", "sgm")}.__contains__,
-        [(sampler, each) for sampler in sorted(SAMPLERS) for each in schedules_of(sampler) if each != "own"],
-    ),
+    slow_unless({("dpm_2_a", "karras")}.__contains__, product(SPACED, SPACINGS)),
     ids="-".join,
 )
 def test_noise_levels_are_spaced_as_in_diffusers(compared, monkeypatch, case):
@@ -200,7 +207,7 @@ V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True, 
 
 
 CASES = {
-    "sd1-text-dpmsolver++-v": {},
+    "sd1-text-dpmsolver-v": {},
     "sdxl-image-euler-v": {},
     "sd2-text-unipc-v": {},
     "sd2-inpaint-ddim-v": {},
@@ -222,7 +229,7 @@ def test_models_of_v_and_of_sd_2_too(compared, case):
 
 
 STRONG = ["sd1-ddim-image", "sd1-euler-inpaint", "sdxl-ddim-inpaint", "sdxl-heun-inpaint", "sd2-euler_a-inpaint-model"]
-INPAINTING = ["sd1-ddim-lora", "sd2-heun-lora", "sd2-dpmsolver++-plain", "sdxl-euler_a-plain"]
+INPAINTING = ["sd1-ddim-lora", "sd2-heun-lora", "sd2-dpmsolver-plain", "sdxl-euler_a-plain"]
 
 
 @pytest.mark.slow
@@ -256,12 +263,12 @@ def test_sdxls_sizes_too(compared):
 
 
 EVALUATIONS = {"heun": lambda steps: 2 * steps - 1, "pndm": lambda steps: steps + 1}
-EVALUATIONS |= {"dpm_2": EVALUATIONS["heun"], "dpm_2_a": EVALUATIONS["heun"]}
+EVALUATIONS |= {name: EVALUATIONS["heun"] for name, sampler in SAMPLERS.items() if sampler.order == 2}
 
 
 @pytest.mark.parametrize("sampler", slow_unless({"heun", "pndm"}.__contains__, sorted(SAMPLERS)))
 def test_preview_progress_and_hires_fix_ask_for_no_evaluation_more(models, store, place, monkeypatch, sampler):
-    """A step is one evaluation of both texts; Heun and DPM2 take two but for the last, PLMS one more in all."""
+    """A step is one evaluation of both texts; those of second order take two but for the last, PLMS one more in all."""
     shown, reports = [], Reports()
     monkeypatch.setattr("core.generation.preview.SECONDS", 0)
     monkeypatch.setattr(reports, "preview", shown.append)

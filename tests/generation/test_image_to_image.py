@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from core.generation.image_metadata import read_image_metadata
+from core.generation.loop import Sampling, Stage, _places
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
 from core.generation.sources import make_store
@@ -14,6 +17,19 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
 
+SD_SCRIPTS = [
+    "ddim",
+    "pndm",
+    "lms",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpm_2",
+    "dpm_2_a",
+    "dpmsolver",
+    "dpmsolver++",
+    "dpmsingle",
+]
 STARTER = PROJECT / "models" / "starter"
 
 
@@ -78,3 +94,14 @@ def test_several_initial_images_are_used_in_turn_and_each_seed_is_its_own(worksp
     assert {(each.job.generate.width, each.job.generate.height) for each in plan.requests} == {(64, 96)}
     files = run_generate(job, workspace, store=store)
     assert [int(shown(file).mean(axis=(0, 1)).argmax()) for file in files] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("sampler", SD_SCRIPTS)
+def test_as_in_sd_scripts_an_image_is_noised_for_the_step_before_the_first_that_is_run(sampler):
+    """With `steps_offset` 1, which its generator gives all samplers but DPM-Solver++ (2S)."""
+    sampling = Sampling(sampler=sampler, program="generator", one_level_up=True)
+    way, stage = sampling.scheduler(), Stage((64, 64), 10, 0.5, "image")
+    way.set_timesteps(stage.steps)
+    offset = 0 if sampler == "dpmsingle" else 1
+    assert _places(way, stage, sampling) == (5, -5 - offset)
+    assert _places(way, stage, replace(sampling, one_level_up=False)) == (5, -5)

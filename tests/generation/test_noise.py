@@ -5,7 +5,7 @@ import torch
 from core.families import family
 from core.generation.image_metadata import read_image_metadata
 from core.generation.loop import Denoiser, Sampling, Stage, noises_of
-from core.generation.noise import ImageNoise
+from core.generation.noise import ImageNoise, Variation, slerp
 from core.generation.run import run_generate
 from core.generation.sources import make_store
 from core.generation.stages import sampling_of
@@ -51,3 +51,26 @@ def test_the_choice_is_kept_with_the_image(tmp_path):
     assert sampling_of(job, "epsilon").device_noise
     (file,) = run_generate(job, space, store=make_store())
     assert read_image_metadata(file).job.start_noise.noise_source == "device"
+
+
+def interpolated(share, low, high):
+    """A1111's slerp of noise, [C, h, w], column by column."""
+    made = torch.empty_like(low)
+    for c in range(low.shape[0]):
+        for x in range(low.shape[2]):
+            a, b = low[c, :, x], high[c, :, x]
+            angle = torch.acos(a @ b / (a.norm() * b.norm()))
+            made[c, :, x] = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    return made
+
+
+def test_a_variation_mixes_another_seeds_noise_into_the_start_and_into_that_of_an_image():
+    shape, draws = (4, 8, 6), 3
+    own, other = (ImageNoise(seed, shape, draws) for seed in (1, 2))
+    mixed = ImageNoise(1, shape, draws, variation=Variation(2, 0.3))
+    torch.testing.assert_close(mixed.start, interpolated(0.3, own.start, other.start))
+    torch.testing.assert_close(mixed.of_image()[0], interpolated(0.3, own.of_image()[0], other.of_image()[0]))
+    assert torch.equal(mixed.of_image()[1], own.of_image()[1])
+    drawn = [torch.randn(shape, generator=each.sampler) for each in (own, mixed)]
+    assert torch.equal(*drawn), "the steps have the noise of the seed"
+    torch.testing.assert_close(slerp(0.3, own.start, own.start), own.start)  # no angle is between equal ones

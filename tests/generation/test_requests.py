@@ -18,7 +18,7 @@ from core.generation.prompt.analysis import Known, findings_of
 from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.requests import requests_of
-from core.generation.stages import hires_sizes, stages_of
+from core.generation.stages import hires_sizes, reading_of, stages_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
@@ -220,7 +220,7 @@ def test_sizes_of_hires_fix(size, scale, sizes):
 def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
     job = job_of(generate={"width": 256, "height": 256, "steps": 9}, hires={"highres_fix_scale": 0.5})
     first, second = stages_of(job)
-    assert (first.size, first.steps, first.strength, first.begins, first.another) == ((128, 128), 28, None, "noise", 0)
+    assert (first.size, first.steps, first.strength, first.begins, first.another) == ((128, 128), 9, None, "noise", 0)
     assert (second.size, second.steps, second.strength, second.begins, second.another) == (
         (256, 256),
         9,
@@ -228,6 +228,50 @@ def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
         "made image",
         1,
     )
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+@pytest.mark.parametrize(
+    ("asked", "compatibility", "steps"),
+    [(None, "none", 9), (28, "none", 28), (None, "sd-scripts-0.10", 28), (12, "sd-scripts-0.10", 12)],
+)
+def test_the_first_stage_of_hires_fix_has_the_sampling_steps_or_its_own_or_sd_scripts_28(
+    scale, asked, compatibility, steps
+):
+    hires = {"highres_fix_scale": scale} | ({} if asked is None else {"highres_fix_steps": asked})
+    size = {"width": 256, "height": 256, "steps": 9}
+    job = job_of(generate=size, hires=hires, model={"compatibility": compatibility})
+    assert [stage.steps for stage in stages_of(job)] == [steps, 9]
+
+
+@pytest.mark.parametrize(
+    ("skip", "compatibility", "layer"),
+    [(None, "none", None), (3, "none", 3), (2, "none", 2), (1, "none", 2), (1, "sd-scripts-0.10", 1)],
+)
+def test_clip_skip_chooses_the_layer_of_sdxl_and_1_is_its_usual_one_as_in_forge(skip, compatibility, layer):
+    job = job_of(model={"clip_skip": skip, "compatibility": compatibility})
+    assert reading_of(job, "sdxl").layer == layer
+    assert reading_of(job, "sd1").layer is None
+
+
+def test_with_a_variation_strength_its_seed_counts_up_and_the_seed_stays():
+    generate = {"count": 3, "variation_seed": 2**64 - 2, "variation_strength": 0.4}
+    found, _ = asked(job_of(generate=generate))
+    assert [each.seed for each in found] == [1, 1, 1]
+    assert [each.variation.seed for each in found] == [2**64 - 2, 2**64 - 1, 0]
+    again, _ = asked(found[1].job)
+    assert [(each.seed, each.variation) for each in again] == [(1, found[1].variation)]
+    assert [each.variation for each in asked(job_of(generate={"variation_seed": 5}))[0]] == [None]
+    random, _ = asked(job_of(generate={"variation_strength": 0.4}))
+    assert random[0].job.generate.variation_seed is not None
+
+
+def test_a_line_may_have_a_variation_of_its_own(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("cat --d 7 --vs 9 --vst 0.25\nplain\n", "utf-8")
+    found, codes = asked(job_of(prompts={"from_file": str(file)}))
+    assert not codes and [each.seed for each in found] == [7, 1]
+    assert [each.variation and (each.variation.seed, each.variation.strength) for each in found] == [(9, 0.25), None]
 
 
 @pytest.mark.parametrize(

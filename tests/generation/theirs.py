@@ -41,6 +41,14 @@ class Lms(LMSDiscreteScheduler):
         return (whole(float(self.sigmas[t + 1])) - whole(at[0])) / own
 
 
+class Dpm2a(diffusers.KDPM2AncestralDiscreteScheduler):
+    """diffusers' draws noise at both evaluations of a step, and uses that of the second; k-diffusion draws it there alone."""
+
+    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
+        own = generator.clone_state() if self.state_in_first_order else generator
+        return super().step(model_output, timestep, sample, generator=own, return_dict=return_dict)
+
+
 # sampler: (scheduler, what its title and the models' configs say of it)
 SCHEDULERS = {
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "steps_offset": 1}),
@@ -55,31 +63,24 @@ SCHEDULERS = {
     "lms": (Lms, {}),
     "heun": (diffusers.HeunDiscreteScheduler, {}),
     "dpm_2": (diffusers.KDPM2DiscreteScheduler, {}),
-    "dpm_2_a": (diffusers.KDPM2AncestralDiscreteScheduler, {}),
+    "dpm_2_a": (Dpm2a, {}),
     "dpmsolver": (
         diffusers.DPMSolverMultistepScheduler,
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
     ),
-    "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {}),
-    "dpmsolver++_2m_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
     "dpmsolver++_3m": (diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
     "dpmsingle": (diffusers.DPMSolverSinglestepScheduler, {"lower_order_final": True}),
-    "dpmsolver++_sde": (
-        diffusers.DPMSolverSinglestepScheduler,
-        {"lower_order_final": True, "algorithm_type": "sde-dpmsolver++"},
-    ),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "deis": (diffusers.DEISMultistepScheduler, {}),
     "lcm": (diffusers.LCMScheduler, {}),
     "tcd": (diffusers.TCDScheduler, {}),
 }
 SPACINGS = {
-    "uniform": {"timestep_spacing": "linspace"},
     "karras": {"use_karras_sigmas": True},
     "exponential": {"use_exponential_sigmas": True},
-    "sgm": {"timestep_spacing": "trailing"},
     "beta": {"use_beta_sigmas": True},
 }
+SPACED = ("euler", "lms", "heun", "dpm_2", "dpm_2_a")  # whose timesteps diffusers does not round
 
 
 def scheduler_of(sampler, **more):

@@ -86,7 +86,7 @@ LOKR = {
             {"LoRA_type": "LyCORIS/LoHa", **LOKR, "conv_dim": 0, "use_cp": False},
             "Network type LoHa; Layers attn-mlp; Conv alpha 4",
         ),
-        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "Network type DoRA"),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "Network type DoRA; Magnitude per output on"),
         ({"LoRA_type": "LyCORIS/Native Fine-Tuning"}, "Network type Full difference"),
         (
             {"network_args": ["algo=lokr", "factor=4", "full_matrix=True"]},
@@ -270,7 +270,8 @@ def test_each_algo_of_lycoris_is_a_network_of_ours(algo, kind):
 def test_each_argument_of_a_network_is_a_setting_of_ours(name, kind, path):
     known = {entry.path: entry for entry in declared(TrainJob)}
     assert settings_of_arguments(kind, {name: "4"}, known) == ({path: "4"}, [])
-    assert settings_of_arguments(kind, {"algo": "x", "dora_wd": "1", "nothing": "4"}, known) == ({}, ["nothing"])
+    usual = {"dora.wd_on_output": True} if kind == "dora" else {}  # LyCORIS' default
+    assert settings_of_arguments(kind, {"algo": "x", "dora_wd": "1", "nothing": "4"}, known) == (usual, ["nothing"])
 
 
 def test_each_name_of_a_sampler_in_sd_scripts_is_ours():

@@ -88,6 +88,12 @@ def test_the_command_line_says_which_flags_to_write():
     assert "lycoris" not in problem("--network_args", "loraplus_lr_ratio=4").fix
 
 
+@pytest.mark.parametrize(("given", "value"), [([], "True"), (["wd_on_out=False"], "False")])
+def test_dora_of_lycoris_has_a_magnitude_per_output_unless_it_is_told_otherwise(given, value):
+    words = ["--network_module", "lycoris.kohya", "--network_args", "algo=loha", "dora_wd=True", *given]
+    assert f"--dora_loha.wd_on_output {value}" in problem(*words).fix
+
+
 @pytest.mark.parametrize("words", [["someones.network"], ["lycoris.kohya", "--network_args", "algo=unheard"]])
 def test_a_module_that_is_neither_known_nor_allowed_is_refused(words):
     assert problem("--network_module", *words).code == "network.unknown-module"
@@ -97,6 +103,8 @@ def test_a_preset_of_kohya_ss_is_said_with_its_kind_and_options():
     preset = {"LoRA_type": "LyCORIS/LoKr", "dora_wd": True, "factor": 8, "train_data_dir": "a", "output_dir": "b"}
     fix = foreign_problem(preset | {"network_dim": 4, "unit": 2}, "x.json").fix
     assert "Network type DoRA over LoKr" in fix and "Factor 8" in fix and "Unit" not in fix
+    assert "Magnitude per output on" in fix, "LyCORIS' default"
+    assert "Magnitude per output" not in foreign_problem(preset | {"wd_on_out": False}, "x.json").fix
     given = {"train_norm": True, "rank_dropout": 0.1, "rank_dropout_scale": False}
     fix = foreign_problem(preset | given, "x.json").fix
     assert "Train norm layers on" in fix and "Rank dropout scale off" in fix

@@ -45,6 +45,18 @@ def test_a_preset_of_every_version_ever_written_still_loads(path):
     assert isinstance(apply(read(path)), TrainJob)
 
 
+def test_dora_of_version_2_keeps_its_magnitude_per_output():
+    for kind in ("dora", "dora_loha", "dora_lokr"):
+        for stated, kept in (({}, True), ({"wd_on_output": False}, False)):
+            raw = {"schema_version": 2, "network": {"kind": kind}, kind: stated}
+            job = apply(parse(raw, "old"))
+            assert getattr(job, kind).wd_on_output is kept
+            assert getattr(apply(parse(raw | {"schema_version": 3}, "new")), kind).wd_on_output is False
+    whole = apply(parse({"schema_version": 2, "network": {"kind": "dora"}}, "old"))
+    assert whole.dora.wd_on_output
+    assert not apply(parse({"schema_version": 2, "network": {"kind": "lora"}}, "old")).dora.wd_on_output
+
+
 job_values = st.fixed_dictionaries(
     {},
     optional={

@@ -41,6 +41,8 @@ ALSO = {
     "checkpoint": "model.base_model",
     "checkpoint name": "model.base_model",
     "cfg scale": "generate.guidance_scale",
+    "var. seed": "generate.variation_seed",
+    "var. strength": "generate.variation_strength",
     "denoising": "image_to_image.strength",
     "hires upscale": "hires.highres_fix_scale",
     "hires steps": "hires.highres_fix_steps",

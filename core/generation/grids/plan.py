@@ -95,8 +95,9 @@ class Grid:
 def decided(job: GridJob) -> GridJob:
     """The job with all random seeds decided, so that it can be resumed."""
     changes: dict[str, Any] = {}
-    if job.generate.seed is None:
-        changes["generate"] = job.generate.model_copy(update={"seed": secrets.randbelow(FRESH_SEEDS)})
+    random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
+    if random:
+        changes["generate"] = job.generate.model_copy(update={name: secrets.randbelow(FRESH_SEEDS) for name in random})
     for axis in axes_of(job):
         if axis.setting == SEED and any(value.value is None for value in axis.values):
             seeds = [
@@ -306,7 +307,8 @@ def _files_key(job: GenerateJob) -> str:
 def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
     order: dict[str, list[Cell]] = {}
     for cell in cells:
-        asked = cell.request.job.generate.model_copy(update={"prompt": "", "negative_prompt": "", "seed": None})
+        free = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
+        asked = cell.request.job.generate.model_copy(update=free)
         plain = cell.request.job.model_copy(update={"generate": asked})
         order.setdefault(plain.model_dump_json(), []).append(cell)
     return [cell for alike in order.values() for cell in alike]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.diffusion.samplers import config_of, model_input, start_scale
+from core.diffusion.samplers import config_of, model_input, root_alpha_bar
 from core.families.offload import visiting
 from core.families.word_weights import WINDOW_END
 from core.generation.decoding import is_finite
@@ -77,7 +77,7 @@ class Perceptual(Hook):
         return [[(asked.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
-        root = _root_alpha_bar(at)
+        root = root_alpha_bar(at.sampler, at.timestep)
         if root**2 < LEAST:
             return output
         spread, velocity = (1 - root**2) ** 0.5, config_of(at.sampler)["prediction_type"] == "v_prediction"
@@ -129,13 +129,6 @@ def _pulled(made: Tensor, given: Tensor, pull: Tensor) -> Tensor:
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
     (found,) = torch.autograd.grad(made, given, pull / power)
     return found * power
-
-
-def _root_alpha_bar(at: Moment) -> float:
-    """Of this evaluation: the share of the clean latents in what the model is shown."""
-    if start_scale(at.sampler) > 1:  # latents with noise of the size sigma, which are divided for the model
-        return float(model_input(at.sampler, torch.ones_like(at.latents[:1, :1, :1, :1]), at.timestep))
-    return float(at.sampler.alphas_cumprod[min(int(at.timestep), len(at.sampler.alphas_cumprod) - 1)] ** 0.5)
 
 
 def _plain(prompt: str, weighted: bool) -> str:

@@ -78,6 +78,8 @@ OPTIONS = {
     "w": Option("generate.width", _whole),
     "h": Option("generate.height", _whole),
     "d": Option("seeds", _seeds),
+    "vs": Option("generate.variation_seed", _whole),
+    "vst": Option("generate.variation_strength", _number),
     "s": Option("generate.steps", _whole),
     "l": Option("generate.guidance_scale", _number),
     "nl": Option("generate.negative_scale", _number_or_none),

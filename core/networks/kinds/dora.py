@@ -36,7 +36,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
         from core.networks.kinds.dora_adapter import DoraAdapter
 
         inner = kind.fresh(target, size, own, seed)
-        return DoraAdapter.fresh(inner, getattr(own, "wd_on_output", True)) if inner is not None else None
+        return DoraAdapter.fresh(inner, getattr(own, "wd_on_output", False)) if inner is not None else None
 
     def network_args(job: TrainJob) -> dict[str, str]:
         own = getattr(job, name)

@@ -109,6 +109,19 @@ class GenerateSettings(Settings):
         level="shown",
         help="The same seed generates the same image. Empty or -1 picks a random seed; it is saved with the image.",
     )
+    variation_seed: Seed = setting(
+        None,
+        within=SEED_RANGE,
+        hint="random",
+        source="A1111",
+        help="Seed of the noise that is mixed into the seed's own. Empty or -1 picks a random one. With a variation strength it increases by 1 for each image, and the seed stays.",
+    )
+    variation_strength: float = setting(
+        0.0,
+        within=(0, 1),
+        source="A1111",
+        help="How much of the variation seed's noise is mixed in: 0.1 changes details, 1 is the other image. 0 is off.",
+    )
     count: int = setting(
         1,
         within=(1, 1000),
@@ -126,7 +139,9 @@ class GenerateSettings(Settings):
         help="Images generated in one batch. Each is the same as alone, up to rounding. Empty uses what fits into memory.",
     )
     sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
-    schedule_type: Literal["own", "uniform", "karras", "exponential", "sgm", "beta"] = setting(
+    schedule_type: Literal[
+        "own", "uniform", "karras", "exponential", "sgm", "simple", "normal", "kl_optimal", "beta"
+    ] = setting(
         "own",
         level="shown",
         labels={
@@ -135,6 +150,9 @@ class GenerateSettings(Settings):
             "karras": "Karras",
             "exponential": "Exponential",
             "sgm": "SGM uniform",
+            "simple": "Simple",
+            "normal": "Normal",
+            "kl_optimal": "KL Optimal",
             "beta": "Beta",
         },
         source="Karras et al. 2022, arXiv:2206.00364; Lee et al. 2024, arXiv:2407.12173",

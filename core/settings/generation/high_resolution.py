@@ -19,12 +19,13 @@ class HiresSettings(Settings):
         hint="off",
         help="Below 1, the first stage has this share of the size, as in sd-scripts: 0.5 is half. Above 1, the second stage is larger by this factor, as in A1111: 2 is twice. Empty is off.",
     )
-    highres_fix_steps: int = kohya_setting(
-        28,
+    highres_fix_steps: int | None = kohya_setting(
+        None,
         within=(1, 1000),
         title="Steps of the first stage",
         unit="steps",
-        help="The second stage has the steps above.",
+        hint="as sampling steps",
+        help="The second stage has the sampling steps. Empty is the same for the first; with sd-scripts compatibility, 28.",
     )
     highres_fix_strength: float | None = kohya_setting(
         None,

@@ -24,7 +24,7 @@ from core.settings.check import build, shorten
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
 from core.settings.presets.foreign import foreign_problem, toml_values
-from core.settings.presets.migrations import switches_lost, to_version_2, with_present_tool
+from core.settings.presets.migrations import switches_lost, to_version_2, to_version_3, with_present_tool
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
 
@@ -54,6 +54,7 @@ MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
 MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
     1: to_version_2,
+    2: to_version_3,
 }
 
 

@@ -9,7 +9,7 @@ from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.presets.networks import ALSO_CALLED, ARGUMENTS, arguments_of, is_on, kind_of
+from core.settings.presets.networks import ALSO_CALLED, ARGUMENTS, arguments_of, as_lycoris, is_on, kind_of
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
 # Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
@@ -95,7 +95,7 @@ def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
 
 def _network_values(values: Mapping[str, Any]) -> list[str]:
     """The network type and its options: "Network type LoKr", "Factor 8" ..., by kohya_ss' fields or LyCORIS' network_args."""
-    given = {**values, **arguments_of(values.get("network_args"))}
+    given = as_lycoris({**values, **arguments_of(values.get("network_args"))})
     kind, standard = kind_of(given), str(given.get("LoRA_type")).lower() == "standard"
     entries = {entry.path: entry for entry in declared(TrainJob)}
     types = entries["network.kind"]

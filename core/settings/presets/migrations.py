@@ -64,6 +64,8 @@ FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
     ),
 }
 
+_DECOMPOSED_2 = ("dora", "dora_loha", "dora_lokr")
+
 # Tools that another one replaced: former name -> its name now, and the settings by which it does the same
 REPLACED_TOOLS: dict[str, tuple[str, Values]] = {
     "export_diffusers": ("convert_lora", {"names": "diffusers_folded"}),
@@ -99,6 +101,16 @@ def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """The task and its groups of settings under their names in version 2; current names are kept."""
     found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
     return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found)))
+
+
+def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """The same task, its DoRA with a magnitude per output where nothing was said, which was the default of version 2."""
+    network = values.get("network")
+    kind = network.get("kind") if isinstance(network, Mapping) else None
+    own = values.get(kind, {}) if kind in _DECOMPOSED_2 else None
+    if not isinstance(own, Mapping):
+        return task, dict(values)
+    return task, dict(values) | {str(kind): {"wd_on_output": True} | dict(own)}
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:

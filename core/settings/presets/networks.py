@@ -41,6 +41,12 @@ def arguments_of(text: Any) -> dict[str, str]:
     return {name: value for name, sign, value in pairs if sign}
 
 
+def as_lycoris(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with what LyCORIS reads where they are silent and ours would not: DoRA's magnitude is per output."""
+    silent = is_on(given.get("dora_wd")) and "wd_on_out" not in given
+    return {**({"wd_on_output": True} if silent else {}), **given}
+
+
 def is_on(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and str(value) not in ("", "False", "false", "0", "0.0", "None")
 
@@ -61,7 +67,8 @@ def settings_of_arguments(
     """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
     found: dict[str, Any] = {}
     left = []
-    for name, value in arguments.items():
+    meant = as_lycoris(arguments) if kind in DECOMPOSED.values() else arguments
+    for name, value in meant.items():
         path = _path_of(name, kind, known)
         if path:
             found[path] = value

@@ -1,0 +1,365 @@
+"""k-diffusion's samplers, whose names and numbers A1111 and ComfyUI share, with the interface of diffusers' schedulers.
+
+An algorithm works on latents that are image + level * noise. It is a generator: it yields the latents and level of each
+evaluation and is sent the latents as they were evaluated and the clean latents that the model sees in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from core.diffusion.brownian import BrownianPath
+from core.diffusion.noise_levels import LEVELS, level_at, level_table, timestep_at
+from core.diffusion.schedule import TIMESTEPS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Run = Generator[tuple["Tensor", float], tuple["Tensor", "Tensor"], "Tensor"]
+Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next one) -> fresh noise of their shape
+# (latents, levels, noise) -> its run; the levels may begin in the middle of a schedule
+Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
+HISTORY = 4  # slopes that LMS knows
+TCD_GAMMA = 0.3  # the share of the way that TCD adds noise for again, diffusers' usual
+
+
+def ancestral(now: float, after: float) -> tuple[float, float]:
+    """(the level to step down to, the size of the fresh noise that leads back up to `after`)"""
+    up = min(after, math.sqrt(after**2 * (now**2 - after**2)) / now)
+    return math.sqrt(after**2 - up**2), up
+
+
+def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. With the levels of DDIM it is DDIM."""
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        x = x + (x - clean) / now * (after - now)
+    return x
+
+
+def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Ends at the lowest level of the training schedule."""
+    return (yield from euler(x, [*levels[:-1], max(levels[-1], float(_levels_of_training()[0]))], noise))
+
+
+def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Euler with fresh noise at every step. With the levels of DDPM it is DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        down, up = ancestral(now, after)
+        x = x + (x - clean) / now * (down - now)
+        if after:
+            x = x + noise(x, now, after) * up
+    return x
+
+
+def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Karras et al. 2022, algorithm 1: two evaluations a step."""
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        slope = (x - clean) / now
+        if after:
+            there, clean = yield x + slope * (after - now), after
+            slope = (slope + (there - clean) / after) / 2
+        x = x + slope * (after - now)
+    return x
+
+
+def _midpoint(x: Tensor, now: float, after: float) -> Run:
+    """A step of DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927)."""
+    x, clean = yield x, now
+    slope, level = (x - clean) / now, now
+    if after:
+        level = math.sqrt(now * after)
+        there, clean = yield x + slope * (level - now), level
+        slope = (there - clean) / level
+    return x + slope * (after - now)
+
+
+def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """k-diffusion's sample_dpm_2: two evaluations a step."""
+    for now, after in pairwise(levels):
+        x = yield from _midpoint(x, now, after)
+    return x
+
+
+def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """The same with fresh noise at every step."""
+    for now, after in pairwise(levels):
+        down, up = ancestral(now, after)
+        x = yield from _midpoint(x, now, down)
+        if after:
+            x = x + noise(x, now, after) * up
+    return x
+
+
+def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """The linear multistep method of fourth order, with as many slopes as there are so far."""
+    slopes: list[Tensor] = []
+    for number, (now, after) in enumerate(pairwise(levels)):
+        x, clean = yield x, now
+        slopes = [(x - clean) / now, *slopes[: HISTORY - 1]]
+        at = levels[number + 1 - len(slopes) : number + 1][::-1]
+        x = x + sum(lms_coefficient(at, which, now, after) * slope for which, slope in enumerate(slopes))
+    return x
+
+
+def lms_coefficient(levels: Sequence[float], which: int, low: float, high: float) -> float:
+    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at levels[which] and 0 at the others.
+
+    Gauss' rule with two points is exact up to degree 3, that is for at most four levels.
+    """
+    middle, half = (high + low) / 2, (high - low) / 2
+
+    def polynomial(at: float) -> float:
+        return math.prod((at - other) / (levels[which] - other) for k, other in enumerate(levels) if k != which)
+
+    return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
+
+
+def _toward(x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
+    """The exact step from one level to another if the clean latents are these."""
+    return after / now * x + (1 - after / now) * clean
+
+
+def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
+    last, before = None, 0.0
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        target = clean
+        if last is not None and after:
+            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+        x = _toward(x, target, now, after)
+        last, before = clean, now
+    return x
+
+
+def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """DPM-Solver++ (2S), the same paper's algorithm 1, with fresh noise at every step."""
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        down, up = ancestral(now, after)
+        if down:
+            level = math.sqrt(now * down)
+            _, clean = yield _toward(x, clean, now, level), level
+        x = _toward(x, clean, now, down)
+        if after:
+            x = x + noise(x, now, after) * up
+    return x
+
+
+def dpmpp_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """DPM-Solver++ (SDE): two evaluations a step, with fresh noise at both."""
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        if not after:
+            return clean
+        level = math.sqrt(now * after)
+        down, up = ancestral(now, level)
+        _, clean = yield _toward(x, clean, now, down) + noise(x, now, level) * up, level
+        down, up = ancestral(now, after)
+        x = _toward(x, clean, now, down) + noise(x, now, after) * up
+    return x
+
+
+def dpmpp_2m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """DPM-Solver++ (2M) with fresh noise at every step, in the form "midpoint"."""
+    last, before = None, 0.0
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        if not after:
+            return clean
+        target = clean
+        if last is not None:
+            target = clean + (clean - last) * math.log(now / after) / math.log(before / now) / 2
+        x = _with_noise(_toward(x, target, now**2, after**2), now, after, noise)
+        last, before = clean, now
+    return x
+
+
+def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """DPM-Solver++ (3M) with fresh noise at every step."""
+    cleans: list[Tensor] = []
+    sizes: list[float] = []  # of the steps before, in the logarithm of the level
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        if not after:
+            return clean
+        size = math.log(now / after)
+        twice = 2 * size
+        phi_2 = math.expm1(-twice) / twice + 1
+        made = _toward(x, clean, now**2, after**2)
+        if cleans:
+            first = (clean - cleans[0]) * size / sizes[0]
+            if len(cleans) == 2:
+                r0, r1 = sizes[0] / size, sizes[1] / size
+                bend = (first - (cleans[0] - cleans[1]) / r1) / (r0 + r1)
+                first, phi_3 = first + bend * r0, phi_2 / twice - 0.5
+                made = made - phi_3 * bend
+            made = made + phi_2 * first
+        x = _with_noise(made, now, after, noise)
+        cleans, sizes = [clean, *cleans[:1]], [size, *sizes[:1]]
+    return x
+
+
+def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
+    """After a step of an SDE that took away all noise but the share (after / now) ** 2."""
+    return x + noise(x, now, after) * after * math.sqrt(1 - (after / now) ** 2)
+
+
+def lcm(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Latent consistency: Luo et al. 2023, arXiv:2310.04378."""
+    for now, after in pairwise(levels):
+        _, x = yield x, now
+        if after:
+            x = x + noise(x, now, after) * after
+    return x
+
+
+def tcd(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
+    """Trajectory consistency: Zheng et al. 2024, arXiv:2402.19159, algorithm 4."""
+    import torch
+
+    table = _levels_of_training()
+    for now, after in pairwise(levels):
+        x, clean = yield x, now
+        if not after:
+            return clean
+        timestep = timestep_at(table, torch.tensor(after))
+        down = min(float(level_at(table, timestep * (1 - TCD_GAMMA))), after)
+        x = _toward(x, clean, now, down) + noise(x, now, after) * math.sqrt(after**2 - down**2)
+    return x
+
+
+@cache
+def _levels_of_training() -> Tensor:
+    return level_table()
+
+
+class KDiffusion:
+    """One of the algorithms as a scheduler of diffusers' interface, for one run of `set_timesteps` and `step`.
+
+    sigmas      float32 [steps + 1]           timesteps     one for each evaluation, fractions among them
+    order       evaluations of a step, but for one that ends without noise
+    step_index  the next evaluation; None: by the timestep of the first `step`
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        schedule: str,
+        prediction_type: str,
+        zero_terminal_snr: bool,
+        order: int,
+        brownian: bool = False,
+    ):
+        """schedule: a key of LEVELS; brownian: noise is of a path that the seed decides, in place of one draw after another"""
+        from diffusers.configuration_utils import FrozenDict
+
+        self.config = FrozenDict(prediction_type=prediction_type, num_train_timesteps=TIMESTEPS)
+        self.order, self._brownian = order, brownian
+        self._step_index: int | None = None
+        self._algorithm, self._schedule = algorithm, schedule
+        self._table = self._known = level_table(zero_terminal_snr)
+        self.alphas_cumprod = (1 / (1 + self._table**2)).float()
+        self._run: Run | None = None
+        self._generators: Sequence[torch.Generator] | None = None
+        self._paths: list[BrownianPath] = []
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        import torch
+
+        levels = LEVELS[self._schedule](self._table, num_inference_steps)
+        self.sigmas = levels.float()
+        self._steps: list[float] = levels.tolist()
+        self._levels = torch.tensor(_evaluated(self._algorithm, self._steps), dtype=torch.float64)
+        self.timesteps = timestep_at(self._table, self._levels).float().to(device)
+        self._known = self._table.float().to(device)
+        self.init_noise_sigma = self._steps[0]
+
+    @property
+    def step_index(self) -> int | None:
+        return self._step_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        self._step_index = begin_index
+
+    def _init_step_index(self, timestep: Tensor) -> None:
+        """Where a run begins that was not told."""
+        starts = self.timesteps[:: self.order]
+        self._step_index = int((starts == timestep).nonzero()[0]) * self.order
+
+    def _level(self, timesteps: Tensor) -> Tensor:
+        """float32, to be multiplied with latents"""
+        level = level_at(self._known, timesteps)
+        return level.reshape(*level.shape, *[1] * 3) if level.ndim else level
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return sample / (self._level(timestep) ** 2 + 1) ** 0.5
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return original_samples + noise * self._level(timesteps)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        generator: Sequence[torch.Generator] | None = None,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        if self._step_index is None:
+            self._init_step_index(timestep)
+        assert self._step_index is not None
+        self._generators = generator
+        if self._run is None:
+            steps = self._steps[self._step_index // self.order :]
+            if self._brownian:
+                assert generator is not None, "its seeds decide the paths"
+                ends = min(filter(None, steps)), steps[0]
+                self._paths = [
+                    BrownianPath(each.initial_seed(), sample.shape[1:], *ends, each.device) for each in generator
+                ]
+            self._run = self._algorithm(sample, steps, self._noise)
+            next(self._run)
+        clean = self._clean(model_output, sample, float(self._levels[self._step_index]))
+        self._step_index += 1
+        try:
+            after, _ = self._run.send((sample, clean))
+        except StopIteration as end:
+            after = end.value
+        return (after,)
+
+    def _clean(self, output: Tensor, latents: Tensor, level: float) -> Tensor:
+        if self.config.prediction_type == "v_prediction":
+            return latents / (level**2 + 1) - output * level / math.sqrt(level**2 + 1)
+        return latents - level * output
+
+    def _noise(self, latents: Tensor, now: float, after: float) -> Tensor:
+        import torch
+        from diffusers.utils.torch_utils import randn_tensor
+
+        if self._paths:
+            return torch.stack([path.noise(now, after) for path in self._paths]).to(latents)
+        return randn_tensor(latents.shape, self._generators, latents.device, latents.dtype)
+
+
+def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
+    """The level of each evaluation."""
+    import torch
+
+    nothing = torch.zeros(())
+    run, found = algorithm(nothing, levels, lambda x, now, after: x), []
+    try:
+        _, level = next(run)
+        while True:
+            found.append(level)
+            _, level = run.send((nothing, nothing))
+    except StopIteration:
+        return found

@@ -1,0 +1,123 @@
+"""The noise levels (sigmas) of sampling, by schedule type: those of k-diffusion and A1111.
+
+A table holds the level of each timestep, float64 [1000], rising. A schedule is a function of table and number of steps that
+returns one level more than steps, falling; the last one is what sampling ends at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from core.diffusion.schedule import schedule_in_force, sigmas
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RHO = 7.0  # of Karras et al. 2022
+TINY = 2.0**-24  # the last alpha_bar of a stretched schedule, as diffusers has it: a level is finite
+
+
+def level_table(zero_terminal_snr: bool = False) -> Tensor:
+    """The level of each timestep, float64 [1000]."""
+    table = schedule_in_force(zero_terminal_snr).double()
+    table[-1] = max(float(table[-1]), TINY)
+    return sigmas(table)
+
+
+def level_at(table: Tensor, timesteps: Tensor) -> Tensor:
+    """The levels at timesteps, also between those of the table: their logarithm is interpolated."""
+    low = timesteps.floor().clamp(0, len(table) - 1).long()
+    high = (low + 1).clamp(max=len(table) - 1)
+    return table[low].log().lerp(table[high].log(), timesteps.to(table.dtype) - low).exp()
+
+
+def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
+    """The timesteps of levels, the inverse of `level_at`: float64, within those of the table."""
+    import torch
+
+    known, own = table.log(), levels.to(table.dtype).log()
+    low = (torch.searchsorted(known, own, right=True) - 1).clamp(0, len(table) - 2)
+    return low + ((own - known[low]) / (known[low + 1] - known[low])).clamp(0, 1)
+
+
+def _spread(count: int) -> Tensor:
+    """`count` numbers from 0 to 1 at equal distances."""
+    import torch
+
+    return torch.linspace(0, 1, count, dtype=torch.float64)
+
+
+def _ended(levels: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def uniform(table: Tensor, steps: int) -> Tensor:
+    """Timesteps at equal distances, both ends among them."""
+    return _ended(level_at(table, (1 - _spread(steps)) * (len(table) - 1)))
+
+
+def sgm_uniform(table: Tensor, steps: int) -> Tensor:
+    """Timesteps at equal distances, without the first of the table."""
+    return _ended(level_at(table, (1 - _spread(steps + 1)[:-1]) * (len(table) - 1)))
+
+
+def simple(table: Tensor, steps: int) -> Tensor:
+    """Every n-th level of the table, from the last on."""
+    return _ended(table[[-1 - int(step * len(table) / steps) for step in range(steps)]])
+
+
+def karras(table: Tensor, steps: int) -> Tensor:
+    """Karras et al. 2022, arXiv:2206.00364, equation 5."""
+    low, high = table[0] ** (1 / RHO), table[-1] ** (1 / RHO)
+    return _ended((high + _spread(steps) * (low - high)) ** RHO)
+
+
+def exponential(table: Tensor, steps: int) -> Tensor:
+    """Levels at equal ratios."""
+    return _ended(table[-1].log().lerp(table[0].log(), _spread(steps)).exp())
+
+
+def kl_optimal(table: Tensor, steps: int) -> Tensor:
+    """Sabour et al. 2024, arXiv:2404.14507, equation 12. It ends at the lowest level of the table, as in A1111."""
+    return table[-1].atan().lerp(table[0].atan(), _spread(steps + 1)).tan()
+
+
+def beta(table: Tensor, steps: int) -> Tensor:
+    """Lee et al. 2024, arXiv:2407.12173."""
+    import torch
+
+    shares = torch.tensor(beta_quantiles(steps), dtype=torch.float64)
+    return _ended(table[0].lerp(table[-1], shares))
+
+
+LEVELS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "uniform": uniform,
+    "karras": karras,
+    "exponential": exponential,
+    "sgm": sgm_uniform,
+    "simple": simple,
+    "normal": uniform,  # A1111's, by another name
+    "kl_optimal": kl_optimal,
+    "beta": beta,
+}
+
+
+def beta_quantiles(count: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
+    """Quantiles of the beta distribution at `count` equal steps from 1 to 0.
+
+    Its density is integrated over the angle whose squared sine is the variable, where it has no pole.
+    """
+    import torch
+
+    angle = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
+    density = angle.sin() ** (2 * alpha - 1) * angle.cos().clamp_min(0) ** (2 * beta - 1)
+    total = torch.cumulative_trapezoid(density, angle)
+    total = torch.cat([total.new_zeros(1), total]) / total[-1]
+    at = torch.linspace(1, 0, count, dtype=torch.float64)
+    above = torch.searchsorted(total, at).clamp(1, len(total) - 1)
+    share = (at - total[above - 1]) / (total[above] - total[above - 1])
+    return ((angle[above - 1] + share * (angle[above] - angle[above - 1])).sin() ** 2).tolist()
