@@ -89,6 +89,10 @@ def _repaints(job: GenerateJob) -> bool:
     return begins(job) and bool(job.image_to_image.mask_path)
 
 
+def _varies(job: GenerateJob) -> bool:
+    return bool(job.generate.variation_strength)
+
+
 def _masked(job: GenerateJob) -> bool:
     return _repaints(job) and job.image_to_image.inpaint_area == "masked"
 
@@ -98,6 +102,8 @@ ROWS = (
     _number("Steps", "generate.steps"),
     _number("CFG scale", "generate.guidance_scale"),
     _number("Seed", "generate.seed"),
+    _number("Variation seed", "generate.variation_seed", acts=_varies),
+    _number("Variation seed strength", "generate.variation_strength", acts=_varies),
     Row(
         "VAE",
         "model.vae",

@@ -16,7 +16,9 @@ SAMPLERS = {
     "dpmpp_2m_sde": "dpmsolver++_2m_sde",
     "dpmpp_sde": "dpmsolver++_sde",
     "dpmpp_2s": "dpmsingle",
+    "dpmpp_2s_ancestral": "dpmsolver++_2s_a",
     "dpmpp_3m": "dpmsolver++_3m",
+    "dpmpp_3m_sde": "dpmsolver++_3m_sde",
     "dpm_2": "dpm_2",
     "dpm_2_ancestral": "dpm_2_a",
     "uni_pc": "unipc",
@@ -33,7 +35,7 @@ SAMPLERS = {
     "lcm": "lcm",
     "tcd": "tcd",
 }
-SCHEDULES = {"normal": "Automatic", "native": "Automatic", "sgm_uniform": "SGM uniform"}
+SCHEDULES = {"native": "Automatic", "sgm_uniform": "SGM uniform", "kl_optimal": "KL Optimal"}
 
 
 @dataclass
