@@ -13,7 +13,7 @@ from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.components import Components
 from core.generation.decoding import images_at_once
-from core.generation.foreign_metadata import SAMPLERS, ForeignSettings
+from core.generation.foreign_settings import SAMPLERS, ForeignSettings
 from core.generation.grids.axes import read_values
 from core.generation.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
 from core.generation.image_metadata import read_image_metadata
@@ -35,8 +35,8 @@ RANGES = {  # option: (the setting, least, most)
     "w": ("generate.width", 64, 4096),
     "h": ("generate.height", 64, 4096),
     "s": ("generate.steps", 1, 1000),
-    "l": ("generate.guidance_scale", -1000, 1000),
-    "nl": ("generate.negative_scale", -1000, 1000),
+    "l": ("generate.guidance_scale", -100, 100),
+    "nl": ("generate.negative_scale", -100, 100),
     "t": ("image_to_image.strength", 0, 1),
     "ow": ("sizes.original_width", 0, 65536),
     "oh": ("sizes.original_height", 0, 65536),
@@ -111,7 +111,10 @@ FOREIGN = {  # ComfyUI's, k-diffusion's and diffusers' names
     "dpmpp_2m_sde_gpu": "dpmsolver++_2m_sde",
     "dpmpp_sde": "dpmsolver++_sde",
     "dpmpp_2s": "dpmsingle",
+    "dpmpp_2s_ancestral": "dpmsolver++_2s_a",
     "dpmpp_3m": "dpmsolver++_3m",
+    "dpmpp_3m_sde_gpu": "dpmsolver++_3m_sde",
+    "dpmpp_3m_sde": "dpmsolver++_3m_sde",
     "dpm_2": "dpm_2",
     "dpm_2_ancestral": "dpm_2_a",
     "uni_pc": "unipc",
@@ -122,6 +125,7 @@ FOREIGN = {  # ComfyUI's, k-diffusion's and diffusers' names
     "heun": "heun",
     "lms": "lms",
     "pndm": "pndm",
+    "plms": "pndm",
     "deis": "deis",
     "ddpm": "ddpm",
     "lcm": "lcm",
@@ -142,7 +146,9 @@ def test_samplers_of_other_programs_are_ours_by_name():
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        ("normal", "own"),
+        ("normal", "normal"),
+        ("simple", "simple"),
+        ("kl_optimal", "kl_optimal"),
         ("native", "own"),
         ("sgm_uniform", "sgm"),
         ("karras", "karras"),

@@ -373,6 +373,7 @@ def test_selected_images_become_a_folder_of_the_dataset(desk):
     folder = desk.page.workspace.images / "d"
     draw(folder / "1.png", prompt="a red fox")
     draw(folder / "2.png", prompt="a blue fox", seed=2)
+    answer(desk, "list")
     project = desk.page.project
     for number, name in enumerate(("mine", "more")):
         assert "copy" in answer(desk, "train", folder=name, words="red" if number else "")

@@ -222,6 +222,7 @@ def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they
     image(own / "a.jpg", (64, 48), "white")
     image(own / "sub" / "a.png", (16, 16), "black")
     image(folder / "b-masklabel.png", (64, 48), "gray")
+    image(folder / "c.png", (64, 48))
     before = files(own), files(folder)
     painter = Painter(folder, conditioning_data_dir=str(own), masked_loss=True)
     assert np.asarray(shown(painter.ask("open", "sub/a.png"))).shape == (32, 32)
@@ -230,11 +231,11 @@ def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they
     kept = {name: data for name, data in files(painter.folder).items() if not name.startswith(".")}
     assert set(kept) == {"a.png", "b.png", "sub/a.png"}, "the copy of a.jpg gives way to what was painted"
     assert kept["sub/a.png"] == before[0]["sub/a.png"] and (files(own), files(folder)) == before
-    image(own / "b-masklabel.png", (64, 48))
+    image(own / "c.png", (64, 48))
     painter.read()
     painter.ask("use", "a.png")
     assert painter.conditioning()["sub/a.png"] == painter.folder / "sub" / "a.png"
-    assert painter.conditioning()["b-masklabel.png"] == painter.folder / "b-masklabel.png", "added when it is chosen"
+    assert painter.conditioning()["c.png"] == painter.folder / "c.png", "added when it is chosen"
 
 
 def test_no_folder_begins_without_the_persons_masks_because_its_images_are_not_known(folder):
