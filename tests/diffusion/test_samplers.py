@@ -113,12 +113,11 @@ def test_the_beta_schedule_has_the_quantiles_of_its_distribution():
     assert beta_quantiles(5) == approx(wanted, abs=1e-5)
 
 
-@pytest.mark.slow(
-    only=(
-        "epsilon-dpm_2_a",
-        "v-dpm_2_a",
-    )
-)
+# A Brownian path for each of thousands of latents takes half a minute; by default test_k_diffusion.py holds their numbers.
+BROWNIAN = ("dpmsolver++_sde", "dpmsolver++_2m_sde", "dpmsolver++_3m_sde")
+
+
+@pytest.mark.slow(only=[f"{prediction}-{name}" for prediction in ("epsilon", "v") for name in (*BROWNIAN, "dpm_2_a")])
 @mark.parametrize("name", sorted(set(SAMPLERS) - DISTILLED))
 @mark.parametrize("prediction", ["epsilon", "v"])
 def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, prediction):
@@ -200,6 +199,7 @@ def test_ddim_takes_the_timesteps_of_stable_diffusion():
     assert sampler.timesteps.tolist() == [50 * i + 1 for i in reversed(range(20))]
 
 
+@pytest.mark.slow(only=BROWNIAN)
 @mark.parametrize("name", sorted(set(SAMPLERS) - DISTILLED))
 def test_a_model_of_the_stretched_schedule_is_sampled_on_it_from_pure_noise(name):
     sampler = make_sampler(name, "v", zero_terminal_snr=True)

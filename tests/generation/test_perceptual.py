@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, model_input, start_scale
+from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, model_input, root_alpha_bar, start_scale
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.forecast import needs_of, offload_of
@@ -26,7 +26,7 @@ from core.generation.loop import Denoiser, Sampling, Stage, conditioning, denois
 from core.generation.moment import Moment
 from core.generation.parts import Parts
 from core.generation.perceptual.files import CONVOLUTIONS
-from core.generation.perceptual.hook import Perceptual, _plain, _root_alpha_bar
+from core.generation.perceptual.hook import Perceptual, _plain
 from core.generation.perceptual.models import Clip, Vgg16, spherical
 from core.generation.plan import plan_of
 from core.generation.prompt.states import PromptStates, encode_prompts
@@ -170,7 +170,10 @@ class Asked:
 )
 def test_the_gradient_is_that_of_finite_differences(name, sampler, velocity, folders, clip, vgg, guide):
     case = Asked(name, folders(name), clip, vgg, guide, sampler, velocity)
-    noisy, root = model_input(case.way, case.at.latents, case.at.timestep), _root_alpha_bar(case.at)
+    noisy, root = (
+        model_input(case.way, case.at.latents, case.at.timestep),
+        root_alpha_bar(case.at.sampler, case.at.timestep),
+    )
     share = 1.0 if case.lms else (1 - root**2) ** 0.5
     with torch.no_grad(), case.hook.around():
         found = case.hook.gradient(noisy, root, case.ask, velocity, share)
@@ -196,7 +199,7 @@ def test_a_correction_moves_the_clean_latents_as_sd_scripts_does(sampler, veloci
     model_input(way, at.latents, at.timestep)
     corrected = hook.corrected(at, output, None)
     if sampler == "lms":
-        root = _root_alpha_bar(at)
+        root = root_alpha_bar(at.sampler, at.timestep)
         assert torch.allclose(at.latents, old - (1 - root**2) / root * pull, atol=1e-4)
     else:
         assert at.latents is old

@@ -31,9 +31,9 @@ def network_of(kind, **given):
     return layer, Network([adapter]), adapter
 
 
-@pytest.mark.parametrize("kind", ["lora", "loha", "dora", "oft"])
-def test_a_layer_changes_as_much_as_its_region_says(kind):
-    layer, network, adapter = network_of(kind)
+@pytest.mark.parametrize(("kind", "own"), [("lora", {}), ("loha", {}), ("dora", {"wd_on_output": True}), ("oft", {})])
+def test_a_layer_changes_as_much_as_its_region_says(kind, own):
+    layer, network, adapter = network_of(kind, **own)
     x = torch.randn(2, 8)
     plain = layer(x)
     network.attach()
@@ -57,8 +57,8 @@ def test_a_kind_that_changes_what_a_layer_is_given_is_refused():
         ("glora", {}, False),
         ("ia3", {"all_layers": True, "train_on_input": True}, False),
         ("ia3", {"all_layers": True}, True),
-        ("dora", {"wd_on_output": False}, False),
-        ("dora", {}, True),
+        ("dora", {}, False),
+        ("dora", {"wd_on_output": True}, True),
         ("loha", {}, True),
     ],
 )

@@ -18,7 +18,7 @@ from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
 PATIENCE = 240_000  # ms: two cores may be busy
-STEPS = 30  # so many that the page sees the first ones and pauses there
+STEPS = 16  # so many that the page sees the first ones and pauses there
 
 
 class Server:

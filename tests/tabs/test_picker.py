@@ -48,7 +48,10 @@ def page(tmp_path):
 
 def listed(page, form, field, query=""):
     """{file's name: whether it is dimmed} in the order of the list."""
-    found = page.picker.answer({"form": form, "field": field, "query": query})
+    for _ in range(100):  # files are read meanwhile, a second at a time
+        found = page.picker.answer({"form": form, "field": field, "query": query})
+        if not found["reading"]:
+            break
     assert "<img src=x" not in found["rows"]
     rows = re.findall(r'class="btn row( misfit)?" data-value="([^"]*)"', found["rows"])
     return {value.rpartition("/")[2].partition(".")[0].split(" ")[0]: bool(dim) for dim, value in rows}

@@ -231,6 +231,7 @@ def test_debiased_estimation_of_an_sdxl_controlnet_is_that_of_noise_prediction_w
     assert objective.prediction == prediction
 
 
+@pytest.mark.slow
 def test_with_compatibility_sd1_trains_on_signed_control_images_and_samples_show_them_from_0_to_1(
     groups, train, images, monkeypatch
 ):
@@ -386,6 +387,7 @@ def test_precision_and_the_fused_backward_pass(method, groups, train):
 # -- what fails or has no effect in sd-scripts
 
 
+@pytest.mark.slow(but=("sd1-controlnet",))
 @every_method
 @pytest.mark.parametrize("base", ["sd1", "sdxl"])
 def test_min_snr_and_a_noise_offset_train_in_mixed_precision_with_fp32_weights(method, base, groups, train, models):

@@ -82,7 +82,7 @@ def diffusers_image(name, folder, path):
     return pipeline("a fox", **how, generator=torch.Generator("cpu").manual_seed(3), output_type="np").images[0]
 
 
-@pytest.mark.slow(but=("sd2-sd_v2_v",))
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "version"), [("sd2", "sd_v2_v"), ("sdxl", "sdxl_base_v1-0")])
 def test_a_trained_file_draws_the_same_image_here_and_in_diffusers(run, folders, name, version):
     training = run(

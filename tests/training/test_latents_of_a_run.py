@@ -119,6 +119,7 @@ def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, 
     assert roomy.losses() == tight.losses()
 
 
+@pytest.mark.slow
 def test_caches_whose_tensors_became_zeros_are_computed_again_and_change_no_loss(tmp_path, run, images, workspace):
     folder = tmp_path / "own"
     shutil.copytree(images, folder)

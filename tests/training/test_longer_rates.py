@@ -54,6 +54,7 @@ def test_custom_torch_schedules_keep_their_last_rate_too():
     assert after[5:] == [after[5]] * 7
 
 
+@pytest.mark.slow(but=("changes1-False",))
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -42,6 +42,7 @@ def test_weights_of_blocks_become_8_bit_and_products_stay_near():
         assert (ours.grad - theirs.grad).norm() < 0.05 * theirs.grad.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", ["fp8_base", pytest.param("fp8_base_unet", marks=pytest.mark.slow)])
 def test_a_lora_trains_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(train, switch):
     text = {"rank": 4, "alpha": 4.0, "train_norm": True, "train_text_encoder": switch == "fp8_base"}

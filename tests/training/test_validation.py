@@ -24,6 +24,7 @@ def test_the_timesteps_are_the_inner_four_of_six():
     assert timesteps_of(NoiseSettings(min_timestep=7, max_timestep=7)) == [7, 7, 7, 7]
 
 
+@pytest.mark.slow
 def test_a_training_with_validation_is_the_same_to_the_bit(train):
     chance = {
         "dataset": {"flip_aug": True},

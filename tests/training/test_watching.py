@@ -67,6 +67,7 @@ def test_what_was_read_before_the_step_that_ends_a_run_is_told():
     assert "step 4" in str(read.end)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     groups = {"schedule": {"max_train_steps": 6, "seed": 7}, "validation": {"validation_split": 0.2}}
     whole, broken = train(**groups), train(**groups)

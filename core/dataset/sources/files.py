@@ -60,9 +60,15 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or lowered in JUNK_NAMES or lowered.startswith(_JUNK_BEGINNINGS)
 
 
-def is_quiet_junk(name: str) -> bool:
-    """Whether it is nothing that a person would look for among the images."""
-    return name.lower().startswith(_QUIET_JUNK)
+def is_quiet_junk(entry: os.DirEntry) -> bool:
+    """Whether it is nothing that a person would look for among the images: a leftover, or a folder that holds no more."""
+    if entry.name.lower().startswith(_QUIET_JUNK):
+        return True
+    try:
+        with os.scandir(entry) as inside:
+            return all(each.name.lower().startswith(_QUIET_JUNK) for each in inside)
+    except OSError:  # a file, or a folder that may not be read
+        return False
 
 
 def is_folder(entry: os.DirEntry) -> bool:

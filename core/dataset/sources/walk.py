@@ -168,7 +168,7 @@ def _sort_out(
         if name in left_out:
             continue
         if is_junk(name):
-            found.ignored += () if is_quiet_junk(name) else (prefix + name,)
+            found.ignored += () if is_quiet_junk(entry) else (prefix + name,)
         elif is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
