@@ -11,7 +11,7 @@ COMMANDS = [name for name in JOBS if name not in NAMELESS]
 TOO_LONG = ["x" * 5000, f"models/{'y' * 300}.safetensors", "/nowhere/" * 600]
 
 
-@pytest.mark.slow(but=("train", "generate", "merge_loras", "tag", "caption_sidecars", "make_hints"))
+@pytest.mark.slow(but=("generate", "merge_loras", "tag", "caption_sidecars", "make_hints"))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_names_that_no_disk_can_hold_are_told_in_words(command, tmp_path, capsys):
     named = [entry.path for entry in declared(JOBS[command]) if entry.names]

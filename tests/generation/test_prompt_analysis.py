@@ -140,6 +140,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow(only=("closed", "switches"))
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompts_answer_soon(name):
     many = Known(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})

@@ -78,6 +78,7 @@ def test_several_texts_change_together():
     assert texts_of("[a|b]", [Pass(100)]) == ["a", "b"]
 
 
+@pytest.mark.slow(only=("]", "[a:b:1]", "[a|b]"))
 @pytest.mark.parametrize("part", ["[", "[a|", "[a:", "(", "[(]", "[a|b]", "[a:b:1]", "]"])
 def test_no_text_takes_long(part):
     text, begin = part * (LONGEST // len(part)), time.process_time()

@@ -58,6 +58,7 @@ def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
     assert "Unload" not in desk.memory.act(event("unload"))
 
 
+@pytest.mark.slow
 def test_what_the_images_will_take_follows_the_fields(desk, monkeypatch):
     desk.page.engine.light = lambda work, *given, title: work(*given, task=None)
 

@@ -134,7 +134,8 @@ def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_lo
         assert len(rows) == 4
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(1400, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1400])
 def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_head(window, width):
     window.tab.set_viewport_size({"width": width, "height": 900})
     for place in ("Train", "Generate", "Dataset"):

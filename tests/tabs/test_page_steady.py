@@ -286,6 +286,7 @@ def test_a_second_click_never_hits_the_next_job_that_slides_there(window, served
     press("#runs-queue .queue button[aria-label^='Cancel']:not(.off)", ids[4])
 
 
+@pytest.mark.slow
 def test_what_a_flick_of_the_page_brings_under_the_pointer_takes_a_click_at_once_and_what_comes_later_by_itself_none(
     visit,
 ):

@@ -103,6 +103,7 @@ def test_the_form_of_changes_is_drawn_whatever_is_stored(desk, stored):
     assert 'id="cap-bulk-edit"' in panel(desk)
 
 
+@pytest.mark.slow(but=("merge_tags", "blip", "git_caption"))
 @pytest.mark.parametrize("name", sorted(name for name, task in tasks.tasks().items() if task.card))
 @settings(LONG, max_examples=5)
 @given(data=st.data())

@@ -116,6 +116,7 @@ def test_losses_and_gradient_norms_are_the_recorded_ones(name):
     assert norms == pytest.approx(record["grad_norm_at_sync_before_clip"], rel=1e-5)
 
 
+@pytest.mark.slow(only=("xl_a",))
 @pytest.mark.parametrize("name", CASES)
 def test_weights_end_where_sd_scripts_ended(name):
     _, _, before, after, record, inputs = replay(name)

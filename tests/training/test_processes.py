@@ -170,12 +170,7 @@ SHARED = {
 }
 
 
-@pytest.mark.slow(
-    but=(
-        "plain",
-        "dropouts, captions by chance, text encoders that train",
-    )
-)
+@pytest.mark.slow(but=("dropouts, captions by chance, text encoders that train",))
 @pytest.mark.parametrize("name", SHARED)
 def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
     train, make_job, tiny, tmp_path, in_float64, name

@@ -143,7 +143,7 @@ TOGETHER = {  # family, nets in their order (lllite or the number of a ControlNe
 }
 
 
-@pytest.mark.slow(only=("sdxl-net-and-lllite",))
+@pytest.mark.slow(only=("sdxl-net-and-lllite", "sd2-odd", "sd1-two-lllites"))
 @pytest.mark.parametrize("case", TOGETHER)
 def test_one_step_is_that_of_nets_attached_by_hand(case, models, hints, photo, place, space, store):
     """The U-Net called again with what the nets say, read from their files by diffusers and attached by hand."""
