@@ -467,7 +467,10 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
             what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
         if kind.to_peft is None:
-            what, fix = f"diffusers and PEFT have no names for {kind.title}", "choose a LoRA, or kohya's names"
+            what, fix = (
+                f"diffusers and PEFT have no names for {kind.title}",
+                "make it a LoRA (convert_lora.network_type), or choose kohya's names",
+            )
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
         yield name, found, layer, kind
 

@@ -12,6 +12,7 @@ from pydantic import field_validator
 from core.record.problems import Problem
 from core.record.units import number_text
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+from core.settings.readers import Misread
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
@@ -35,7 +36,8 @@ OWN = SIZES | {"network_dropout", "rank_dropout"}
 class KindTraits:
     """What rules ask of a kind of network. uses: which of OWN, and `initialization`; needs_base_weight: it reads the weights of
     the layers that it changes; by_chance: each training pass draws which weights train; loraplus: LoRA+ holds for it; module:
-    sd-scripts' network_module; rates: its usual learning rates, as a multiple of a LoRA's."""
+    sd-scripts' network_module; rates: its usual learning rates, as a multiple of a LoRA's; misread: what other programs do not read
+    of its files."""
 
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
@@ -43,6 +45,7 @@ class KindTraits:
     loraplus: bool = False
     module: str = ""
     rates: float = 1.0
+    misread: tuple[Misread, ...] = ()
 
 
 TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register
@@ -68,7 +71,7 @@ class NetworkSettings(Settings):
         title="Network type",
         level="shown",
         labels={"lora": "LoRA"},
-        help="The kind of adapter that trains next to the frozen model. LoRA suits most trainings; LoKr makes the smallest files; DoRA and the full difference come closer to fine-tuning. docs/lora.md compares them.",
+        help="The kind of adapter that trains next to the frozen model. LoRA suits most trainings; LoKr makes the smallest files; DoRA and the full difference come closer to fine-tuning. docs/lora.md compares them and says which programs read which.",
     )
     rank: int = setting(
         16,

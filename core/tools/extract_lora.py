@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 GROUP = "extract_lora"
 CLAMP = 0.99  # the quantile of sd-scripts
-AT_ONCE = 2**25  # numbers of differences that are decomposed together: 128 MB
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
     from core.networks.adapter_file import save_lora, with_convolutions
     from core.tools.lora_headers import has_large_kernel
     from core.tools.made_loras import lora_tensors
-    from core.tools.svd import as_sd_scripts, clamped, decompose
+    from core.tools.svd import as_sd_scripts, clamped, decompose, in_groups
 
     plan = _planned(asked, context.workspace)
     theirs = asked.compatibility == "sd-scripts"
@@ -140,9 +137,9 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
     tensors, kept, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, torch.no_grad():
         layers = _worth(asked, plan, files, context)
-        shapes = {layer.name: layer.shape for layer in layers}
-        for group in _groups(layers):
-            changes = {layer.name: _difference(asked, layer, files).flatten(1) for layer in group}
+        shapes, by_name = {layer.name: layer.shape for layer in layers}, {layer.name: layer for layer in layers}
+        for names in in_groups(shapes):
+            changes = {name: _difference(asked, by_name[name], files).flatten(1) for name in names}
             found: Any = decompose(changes, asked.device)
             if theirs:
                 found = ((name, as_sd_scripts(change)) for name, change in changes.items())
@@ -178,16 +175,6 @@ def _worth(asked: ExtractLoraSettings, plan: _Plan, files: OpenFiles, context: J
         if float(_difference(asked, layer, files).abs().max()) > asked.min_diff:
             return list(plan.layers)
     return [layer for layer in plan.layers if not layer.name.startswith("lora_te")]
-
-
-def _groups(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:
-    """Layers of one shape, as many as fit in memory."""
-    by_shape: Mapping[tuple[int, ...], list[_Layer]] = defaultdict(list)
-    for layer in layers:
-        by_shape[layer.shape].append(layer)
-    for shape, group in by_shape.items():
-        size = max(1, AT_ONCE // prod(shape))
-        yield from (group[first : first + size] for first in range(0, len(group), size))
 
 
 def _difference(asked: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:

@@ -39,7 +39,7 @@ def without_weights(path: Path, where: str) -> LoraFile:
     if unknown:
         title, names = next(iter(unknown.items()))
         what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
-        fix = "merge it into a checkpoint, then extract a LoRA from that"
+        fix = "make it a LoRA with the tool Convert LoRAs and its base model"
         raise ProblemsError([Problem(what, where, fix, code="tools.needs-base-model")])
     return lora
 
@@ -50,7 +50,7 @@ def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
     modules = group_by_module(lora.tensors)
     for name, tensors in modules.items():
         kind = kind_of_keys(tensors)
-        if kind is None or kind.needs_base_weight or weight_shape(tensors) is None:
+        if kind is None or kind.weight_shape(tensors) is None:
             unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
     return unknown, len(modules) - sum(map(len, unknown.values()))
 
@@ -62,20 +62,9 @@ def kinds_without_shape(path: Path) -> tuple[list[str], int]:
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of the weight that tensors of LoRA, LoCon, LoHa, LoKr or a full difference change; None for others."""
-    size = {key.removesuffix(".weight"): tuple(value.shape) for key, value in tensors.items()}
-    if "lora_up" in size and "lora_down" in size:
-        kernel = size["lora_mid"][2:] if "lora_mid" in size else size["lora_down"][2:]
-        return size["lora_up"][0], size["lora_down"][1], *kernel
-    if "hada_w1_a" in size:
-        core = size.get("hada_t1")
-        return size["hada_w1_a"][1 if core else 0], size["hada_w1_b"][1], *(core[2:] if core else ())
-    if any(key.startswith("lokr_w1") for key in size):
-        one = size.get("lokr_w1") or (size["lokr_w1_a"][0], size["lokr_w1_b"][1])
-        core = size.get("lokr_t2")
-        other = size.get("lokr_w2") or (size["lokr_w2_a"][1 if core else 0], size["lokr_w2_b"][1], *(core or ())[2:])
-        return one[0] * other[0], one[1] * other[1], *other[2:]
-    return size.get("diff")
+    """The shape of the weight that a layer changes, as its kind tells it; None where its change depends on the weight."""
+    kind = kind_of_keys(tensors)
+    return kind.weight_shape(tensors) if kind is not None else None
 
 
 def beside_of(lora: LoraFile) -> dict[str, Tensor]:

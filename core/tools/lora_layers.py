@@ -118,14 +118,18 @@ def _has_delta(adapter: Adapter) -> bool:
 def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
     """A layer of the shape that these tensors change, whose weight is never read."""
     shape = weight_shape(tensors)
-    if shape is None:
-        return None
-    bias = BIAS in tensors
-    if len(shape) == 2:
-        module: nn.Module = nn.utils.skip_init(nn.Linear, shape[1], shape[0], bias=bias)
-    else:
-        module = nn.utils.skip_init(nn.Conv2d, shape[1], shape[0], (shape[2], shape[3]), bias=bias)
-    return Target(name, name, module, "", module)
+    return target_with(name, torch.empty(shape), BIAS in tensors) if shape is not None else None
+
+
+def target_with(name: str, weight: Tensor, bias: bool) -> Target:
+    """A layer that is no part of a model: its weight, and a bias of no values if it has one."""
+    out, into, *kernel = weight.shape
+    shape = (into, out, tuple(kernel)) if kernel else (into, out)
+    module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    if bias:
+        module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
+    return Target(name, path="", parent=module, attribute="", module=module)
 
 
 # -- where a layer stands in a map of its part

@@ -28,7 +28,7 @@ def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str,
     found = {layer.name: layer for layer in layers_of(modules, None, cancel)}
     if unread := [name for name in modules if name not in found]:
         what = f"{path.name} has layers that cannot be read without the base model: {', '.join(unread[:SHOWN])}"
-        fix = "merge it into a checkpoint, then extract a LoRA from that"
+        fix = "make it a LoRA with the tool Convert LoRAs and its base model"
         raise ProblemsError.one(what, display_path(path), fix, "tools.needs-base-model")
     return lora, found
 

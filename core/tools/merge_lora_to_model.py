@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.families.targets import Target
     from core.formats.models.checkpoint import Place
 
 GROUP = "merge_lora_to_model"
@@ -181,26 +180,13 @@ class _Change:
     def has_bias(self) -> bool:
         return BIAS in self.tensors
 
-    def _target(self, weight: Tensor, bias: bool) -> Target:
-        import torch
-        from torch import nn
-
-        from core.families.targets import Target
-
-        out, into, *kernel = weight.shape
-        shape = (into, out, tuple(kernel)) if kernel else (into, out)
-        module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
-        module.weight = nn.Parameter(weight, requires_grad=False)
-        if bias:
-            module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
-        return Target(self.name, path="", parent=module, attribute="", module=module)
-
     def _adapter(self, weight: Tensor):
         from core.networks.kinds import kind_of_keys
+        from core.tools.lora_layers import target_with
 
         kind = kind_of_keys(self.tensors, self.name)
         assert kind is not None
-        adapter = kind.from_tensors(self._target(weight, self.has_bias), self.tensors)
+        adapter = kind.from_tensors(target_with(self.name, weight, self.has_bias), self.tensors)
         if adapter is not None:
             adapter.multiplier = self.strength
         return adapter

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 BATCH_NUMBERS = 2**26  # of the factors that are decomposed at once: 512 MB in float64
+AT_ONCE = 2**25  # numbers of whole changes that are in memory together: 128 MB
 QUANTILE_NUMBERS = 2**24  # that torch.quantile takes
 
 
@@ -53,6 +55,16 @@ def decompose(changes: Mapping[str, Product | Tensor], device: str = "cpu") -> I
         for first in range(0, len(names), size):
             part = names[first : first + size]
             yield from zip(part, _batch([changes[name] for name in part], device), strict=True)
+
+
+def in_groups(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    """Names of layers by the shape of their weights, as many of one shape as fit in memory."""
+    by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, shape in shapes.items():
+        by_shape[shape].append(name)
+    for shape, names in by_shape.items():
+        size = max(1, AT_ONCE // prod(shape))
+        yield from (names[first : first + size] for first in range(0, len(names), size))
 
 
 def shape_of(change: Product | Tensor) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import printable
 from core.formats.copies import Copied, copy_into, require_folder
+from core.networks.misread import misread_by
 from core.record.kept import keep, read_kept
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
+from core.settings.readers import program_of
 from tabs.form import folder_browser
 from tabs.markup import button, esc, problems_html, progress, short
 
@@ -31,10 +33,11 @@ element.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Copying:
-    """One copy, waiting, going on or ended. `task` is the light lane's."""
+    """One copy, waiting, going on or ended. `task` is the light lane's; misread: what the folder's program does not read of it."""
 
     folder: Path
     task: Any
+    misread: list[Problem] = field(default_factory=list)
 
 
 class Copies:
@@ -68,7 +71,9 @@ class Copies:
             what = f"'{name}' is being copied"
             raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
         task = self._page.engine.light(self._copy, source, folder, title=f"copy of {name}", kind="copies")
-        self._copies[str(source)] = Copying(folder, task)
+        program = program_of(folder)
+        misread = misread_by(source, (program,)) if program else []
+        self._copies[str(source)] = Copying(folder, task, misread)
         self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
 
     def _copy(self, source: Path, folder: Path, task: Any) -> Copied:
@@ -180,7 +185,9 @@ def _state(name: str, going: Copying) -> str:
         return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
     close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
     if task.error is None:
-        return f'<div class="copying" role="status"><span class="good">{_done(name, task.result)}</span>{close}</div>'
+        told = problems_html(going.misread) if going.misread else ""
+        done = f'<span class="good">{_done(name, task.result)}</span>'
+        return f'<div class="copying" role="status">{done}{told}{close}</div>'
     if task.token.wanted:
         return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'
     return f'<div class="copying" role="alert">{problems_html(task.error.problems)}{close}</div>'

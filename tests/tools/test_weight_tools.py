@@ -161,11 +161,14 @@ def test_shapes_are_known_for_kinds_whose_change_needs_no_weight():
         ({"lora_up.weight": (6, 2), "lora_down.weight": (2, 4)}, (6, 4)),
         ({"lora_up.weight": (6, 2, 1, 1), "lora_down.weight": (2, 4, 1, 1), "lora_mid.weight": (2, 2, 3, 3)}, (6, 4, 3, 3)),
         ({"hada_w1_a": (6, 2), "hada_w1_b": (2, 36), "hada_w2_a": (6, 2), "hada_w2_b": (2, 36)}, (6, 36)),
-        ({"hada_t1": (2, 2, 3, 3), "hada_w1_a": (2, 6), "hada_w1_b": (2, 4)}, (6, 4, 3, 3)),
+        ({"hada_t1": (2, 2, 3, 3), "hada_w1_a": (2, 6), "hada_w1_b": (2, 4),
+          "hada_t2": (2, 2, 3, 3), "hada_w2_a": (2, 6), "hada_w2_b": (2, 4)}, (6, 4, 3, 3)),
+        ({"diff": (6, 4, 3, 3), "diff_b": (6,)}, (6, 4, 3, 3)),
         ({"lokr_w1": (2, 3), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 5)}, (8, 15)),
-        ({"lokr_w1_a": (2, 1), "lokr_w1_b": (1, 3), "lokr_t2": (2, 2, 3, 3), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 5)},
+        ({"lokr_w1_a": (2, 2), "lokr_w1_b": (2, 3), "lokr_t2": (2, 2, 3, 3), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 5)},
          (8, 15, 3, 3)),
         ({"oft_blocks": (4, 8, 8)}, None),
+        ({"lora_up.weight": (6, 2), "lora_down.weight": (2, 4), "dora_scale": (1, 4)}, None),
     ):  # fmt: skip
         assert weight_shape({key: torch.zeros(shape) for key, shape in sizes.items()}) == wanted
 

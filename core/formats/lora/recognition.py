@@ -39,6 +39,8 @@ CONVOLUTION = re.compile(
     r"(resnets_\d+_conv[12]|samplers_\d+_conv|conv_in|conv_out|in_layers_2|out_layers_3|blocks_\d+_\d+_(op|conv)"
     r"|input_blocks_0_0|(unet|diffusion_model)_out_2)$"
 )
+# Those of 1x1 convolutions in every family
+POINTWISE = re.compile(r"(conv_shortcut|skip_connection)$")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
 from core.settings.layers import Layer
 from core.settings.network import OWN, SIZES, TRAITS, KindTraits, NetworkSettings
+from core.settings.readers import Misread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,8 @@ class NetworkKind:
     size            (tensors) -> the rank and alpha they have; like `flaw` and `misfit` it is also asked before the start with
                     tensors on torch's meta device: look at shapes alone, but for tensors of one number, which are read
     flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
+    weight_shape    (tensors) -> the shape of the weight that they change; None where the change depends on the weight. Tools that
+                    have no base model measure and make LoRAs of kinds that say it
     module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
     settings        its own group of settings, named after the kind, shown while it is selected
     uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; others are said to have no effect, and
@@ -56,6 +59,7 @@ class NetworkKind:
     takes           (layer's name, path and part, network's settings, own settings) -> whether it changes such a layer
     sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
     fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
+    misread         what other programs do not read of its files, or read otherwise
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
 
@@ -68,6 +72,7 @@ class NetworkKind:
     flaw: Callable[[str, Tensors], str]
     module_name: str
     network_args: Callable[[TrainJob], dict[str, str]]
+    weight_shape: Callable[[Tensors], tuple[int, ...] | None] = lambda tensors: None
     input_keys: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     settings: type[Settings] | None = None
@@ -84,6 +89,7 @@ class NetworkKind:
     takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, own: True
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
     fits: Callable[[int, int], bool] | None = None
+    misread: tuple[Misread, ...] = ()
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
     def own(self, job: TrainJob) -> Settings | None:
@@ -118,7 +124,7 @@ def register(kind: NetworkKind) -> None:
     _with_keys.cache_clear()
     uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
     TRAITS[kind.name] = KindTraits(
-        uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name, kind.rates
+        uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name, kind.rates, kind.misread
     )
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:

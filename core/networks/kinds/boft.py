@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from core.networks.kinds.lycoris import register_turned
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.readers import REFUSED, Misread
 from core.settings.turning import TurnSettings
 
 if TYPE_CHECKING:
@@ -38,4 +39,11 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
     return OftAdapter.fresh(target.name, target.module, shape, width, own.constraint, own.rescaled)
 
 
-register_turned("boft", "BOFT", _fresh, dims=4, fits=lambda width, rank: split_in_powers(width, rank) is not None)
+register_turned(
+    "boft",
+    "BOFT",
+    _fresh,
+    dims=4,
+    misread=(Misread({"Forge": REFUSED, "A1111": REFUSED}),),
+    fits=lambda width, rank: split_in_powers(width, rank) is not None,
+)

@@ -12,6 +12,7 @@ from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.readers import NAMES_OF_KOHYA, OTHER, RENAMED, UNREAD, Misread
 from core.settings.turning import DoraLohaSettings, DoraLokrSettings, DoraSettings
 
 if TYPE_CHECKING:
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from core.families.targets import Target
     from core.networks.kinds.dora_adapter import DoraAdapter
     from core.settings.job import TrainJob
+
+
+def _per_output(diffusers: str) -> Misread:
+    """ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the columns."""
+    return Misread(
+        {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
+        "a magnitude per output",
+        lambda own, conv: own.wd_on_output,
+        lambda tensors: not _per_input(tensors),
+    )
+
+
+def _per_input(tensors: Tensors) -> bool:
+    scale = tensors[DORA_SCALE]
+    return bool(scale.shape[0] != scale.numel())
 
 
 def below(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
@@ -58,8 +74,9 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             settings=settings,
             needs_base_weight=True,
             loraplus=over == "locon",
-            on_input=lambda tensors: tensors[DORA_SCALE].shape[0] != tensors[DORA_SCALE].numel(),
+            on_input=_per_input,
             idle=_idle,
+            misread=(*kind.misread, _per_output(RENAMED if over == "locon" else UNREAD)),
             to_peft=_to_peft if over == "locon" else None,
         )
     )
@@ -100,7 +117,7 @@ def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
     scale, (kind, rest) = tensors[DORA_SCALE], below(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's lengths for each output only, and no Tucker form"
-        raise ProblemsError.one(what, DORA_SCALE, "keep the file in its own format", "lora.not-in-peft")
+        raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")
     return {**kind.to_peft(rest, dtype), "lora_magnitude_vector": to_magnitude(scale).to(dtype)}
 
 

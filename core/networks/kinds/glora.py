@@ -14,6 +14,7 @@ from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size, i
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.readers import REFUSED, UNREAD, Misread
 
 if TYPE_CHECKING:
     from core.families.targets import Target
@@ -59,6 +60,7 @@ register(
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, "glora", None),
         on_input=lambda tensors: True,
+        misread=(Misread({"A1111": REFUSED, "diffusers": UNREAD}),),
         idle=lambda tensors: (
             not (tensors[A1].any() and tensors[A2].any()) and not (tensors[B1].any() and tensors[B2].any())
         ),

@@ -15,6 +15,7 @@ from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
+from core.settings.readers import OTHER, REFUSED, UNREAD, Misread
 from core.settings.turning import Ia3Settings
 
 if TYPE_CHECKING:
@@ -83,5 +84,14 @@ register(
         takes=_takes,
         on_input=lambda tensors: bool(tensors[ON_INPUT]),
         idle=lambda tensors: not tensors[WEIGHT].any(),
+        misread=(
+            Misread({"ComfyUI": UNREAD, "Forge": REFUSED, "diffusers": UNREAD}),
+            Misread(
+                {"A1111": OTHER},
+                "scaled outputs of convolutions",
+                lambda own, conv: own.all_layers and not own.train_on_input,
+                lambda tensors: len(tensors[WEIGHT].shape) > 2 and not tensors[ON_INPUT],
+            ),
+        ),
     )
 )

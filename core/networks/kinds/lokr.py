@@ -10,9 +10,10 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start, tucker
 from core.settings.lycoris import LokrSettings
+from core.settings.readers import UNREAD, Misread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,10 +96,17 @@ SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
 LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrHW", W2_A: "rb", W2_B: "rd"}, "cdHW"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
 LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, norm=_norm, recomputes=True)
+IN_TUCKER = Misread(
+    {"ComfyUI": UNREAD, "Forge": UNREAD},
+    "Tucker decomposition",
+    lambda own, conv: own.use_tucker and conv and not own.full_matrix,
+    lambda tensors: T2 in tensors,
+)
 register_product(
     "lokr",
     "LoKr",
     LOKR,
     settings=LokrSettings,
+    misread=(NOT_IN_PEFT, IN_TUCKER),
     input_keys=(W1, W1_B, W2, W2_B),
 )

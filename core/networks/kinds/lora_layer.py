@@ -73,6 +73,7 @@ def register_lora(made: Callable[[Target, Tensor, Tensor, float], Adapter], **gi
             from_tensors=from_tensors,
             size=size,
             flaw=flaw,
+            weight_shape=lambda tensors: (tensors[UP].shape[0], *tensors[DOWN].shape[1:]),
             idle=lambda tensors: not tensors[UP].any(),
             to_peft=to_peft,
             **given,

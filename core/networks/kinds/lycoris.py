@@ -12,6 +12,7 @@ from core.networks.kinds.product import ALPHA, SCALAR, Product
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import PRESETS
+from core.settings.readers import OTHER, READ, UNREAD, Misread
 from core.settings.turning import TurnSettings
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 MODULE = "lycoris.kohya"
+NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 
 
 def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, str]:
@@ -52,9 +54,16 @@ def register_turned(
     fresh: Callable[[Target, BlockSize, Settings | None, int], OftAdapter],
     dims: int,
     algo: str = "",
+    misread: tuple[Misread, ...] = (),
     **given: Any,
 ) -> None:
     """Register a kind whose blocks are turned. dims: of the tensor of blocks; algo: LyCORIS' name, if another"""
+    limited = Misread(
+        {"ComfyUI": OTHER, "A1111": READ} if dims == 3 else {"ComfyUI": OTHER},
+        "a constraint",
+        lambda own, conv: own.constraint > 0,
+        lambda tensors: constraint(tensors) > 0,
+    )
     register(
         NetworkKind(
             name=name,
@@ -71,6 +80,7 @@ def register_turned(
             uses=frozenset({"rank"}),
             idle=oft_idle,
             looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == dims,
+            misread=(NOT_IN_PEFT, *misread, limited),
             **given,
         )
     )
@@ -98,6 +108,8 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
         "from_tensors": from_tensors,
         "size": product.size,
         "flaw": product.flaw,
+        "weight_shape": product.weight_shape,
+        "misread": (NOT_IN_PEFT,),
         "idle": product.idle,
         "module_name": MODULE,
         "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),

@@ -58,6 +58,21 @@ class Form:
         outs, ins = prod(found[letter] for letter in self.outs), prod(found[letter] for letter in self.ins)
         return (outs, ins) == (shape[0], prod(shape[1:])) and kernel in ((), (1, 1), (*shape[2:],))
 
+    def weight_shape(self, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """The shape of the weight that they change, None where they do not belong together; a kernel that no tensor has as
+        dimensions is part of the input."""
+        try:
+            found = self.lengths(tensors)
+        except ValueError:
+            return None
+        kernels = (
+            tensors[key].shape[-2:]
+            for key, letters in self.keys.items()
+            if letters.lower().endswith("hw") and len(tensors[key].shape) == len(letters)
+        )
+        outs, ins = (prod(found[letter] for letter in each if letter not in "hwHW") for each in (self.outs, self.ins))
+        return outs, ins, *next(kernels, ())
+
 
 @dataclass(frozen=True)
 class Start:
@@ -120,6 +135,11 @@ class Product:
             largest = max(found.values())
             return BlockSize(largest, float(largest))
         return BlockSize(found["r"], float(tensors[ALPHA]) if ALPHA in tensors else float(found["r"]))
+
+    def weight_shape(self, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """The shape of the weight that a layer changes; kernels may be flattened into its input."""
+        form = self.form_of(tensors)
+        return form.weight_shape(tensors) if form is not None else None
 
     def flaw(self, name: str, tensors: Mapping[str, Tensor]) -> str:
         """What is wrong with a layer of a file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
+from core.settings import readers
 from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
@@ -33,11 +34,14 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     network = job.network
     yield from _needed_weights(job)
     yield from _dropouts(network)
+    own = getattr(job, network.kind, None)
+    given = [each for each in network.traits.misread if each.asked(own, network.trains_conv)]
+    yield from readers.problems(network.label("kind"), given, "network.kind")
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
-    if (own := _own(job)) is not None:
+    if isinstance(own, KindSettings):
         yield from own.problems(network)
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)

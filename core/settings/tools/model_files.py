@@ -40,6 +40,32 @@ class ConvertLoraSettings(Settings):
         },
         help="Names of the tensors in the copy: kohya's for A1111, Forge, ComfyUI and sd-scripts. diffusers (PEFT) keeps the weights as they are, with ranks and alphas in the metadata, so that the way back gives the same bits. A folded alpha is multiplied into the weights, for programs that read no metadata.",
     )
+    network_type: Literal["unchanged", "lora", "full"] = setting(
+        "unchanged",
+        level="shown",
+        labels={"unchanged": "unchanged", "lora": "LoRA", "full": "full difference"},
+        help="LoRA: the nearest plain LoRA of the new rank, which every program reads. Full difference: the exact change, as large as the weights. Layers that are a LoRA's keep their rank.",
+    )
+    base_model: str | None = setting(
+        None,
+        level="shown",
+        names="path or name",
+        holds="checkpoint",
+        help="The model it was trained on, for a new network type of kinds whose change depends on its weights: DoRA, GLoRA, (IA)^3, OFT, Diag-OFT, BOFT.",
+    )
+    new_rank: int = setting(
+        64,
+        within=(1, 1024),
+        help="Highest rank of a layer that becomes a LoRA. The result says how much of the change it keeps.",
+    )
+    new_conv_rank: int | None = setting(
+        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+    )
+    drop_norms: bool = setting(
+        False,
+        title="Drop norms and biases",
+        help="Leaves out trained norm layers and biases, for which diffusers has no names. Otherwise a LoRA that has them is refused there.",
+    )
     save_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
         None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
     )

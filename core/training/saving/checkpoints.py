@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.copies import copy_into
+from core.networks.misread import misread_by
 from core.record import atomic
 from core.record.events import Saved
 from core.record.journal import read_lines
@@ -97,6 +98,9 @@ class Checkpoints:
             if final and self.settings.copy_to:
                 self._copy(each)
             self.uploads.send(each, wait=final)
+        if final:
+            for problem in misread_by(path):
+                self.context.warn(problem)
         return path
 
     def _all_of(self, path: Path) -> list[Path]:

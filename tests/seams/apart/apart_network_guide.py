@@ -12,6 +12,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from tests.docs.guide import DOCS, blocks_of
+from tests.tools.test_tools import use
 
 (BLOCK,) = (block for block in blocks_of(DOCS / "extending_networks.md") if block.kind == "python")
 KIND = {"network": {"kind": "rank_one"}, "optimizer": {"learning_rate": 1e-2}}
@@ -34,6 +35,21 @@ def test_it_trains_resumes_exactly_and_its_file_is_known(train):
     assert {name.partition(".")[2] for name in tensors} == {"rank_one_column", "rank_one_row"}
     assert any(tensor.any() for name, tensor in tensors.items() if name.endswith("column"))
     assert identify(whole.file()).network == "Rank one" and load_lora(whole.file())
+
+
+def test_the_tools_on_loras_take_its_files(train, tmp_path):
+    run = train(**KIND)
+    assert run.start() == "done"
+    file = str(run.file())
+    small, _ = use(name="resize_lora", file=file, new_rank=1, output=str(tmp_path / "small.safetensors"))
+    assert small.is_file()
+    whole, _ = use(name="merge_loras", models=[file, file], method="svd", new_rank=1, output=str(tmp_path / "sum.safetensors"))
+    assert whole.is_file()
+    found, _ = use(name="compare_loras", file=file, other=str(small))
+    assert min(layer["cosine"] for layer in found["layers"].values()) > 0.999
+    assert use(name="singular_values", file=file)[0]
+    plain, _ = use(name="convert_lora", file=file, network_type="lora", output=str(tmp_path / "plain.safetensors"))
+    assert identify(plain).network == "LoRA"
 
 
 def test_the_sizes_have_no_effect_and_the_dropouts_do():

@@ -1,0 +1,49 @@
+"""What other programs do not read of a network's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from core.formats.detect import identify
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import LoraFile, lora_outline
+from core.networks.kinds import kind_of_keys, kinds
+from core.record.problems import Problem, ProblemsError
+from core.settings import readers
+from core.settings.readers import CELLS, PROGRAMS, UNREAD, Misread
+
+
+def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
+    """Advice about the programs that do not read the file, or read it otherwise. lora: also its outline"""
+    found: dict[str, dict[str, Misread]] = {}
+    for name, layer in group_by_module(lora.tensors).items():
+        kind = kind_of_keys(layer, name)
+        if kind is not None:
+            apply = {f"{number}": each for number, each in enumerate(kind.misread) if each.layer(layer)}
+            found.setdefault(kind.title, {}).update(apply)
+    where = lora.path.name if lora.path else ""
+    return [
+        problem for title, each in found.items() for problem in readers.problems(title, each.values(), where, programs)
+    ]
+
+
+def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
+    """The same of any file: none of one that is no LoRA, or that cannot be read."""
+    with suppress(ProblemsError):
+        if path.is_file() and identify(path).kind == "lora":
+            return misread_problems(lora_outline(path), programs)
+    return []
+
+
+def table() -> list[str]:
+    """The lines of the table of kinds and options by program, for the docs."""
+    lines = [f"| files of | {' | '.join(PROGRAMS)} |", "|---" * (len(PROGRAMS) + 1) + "|"]
+    for kind in kinds().values():
+        for option, by in readers.rows(kind.misread).items():
+            name = f"{kind.title} with {option}" if option else kind.title
+            lines.append(f"| {name} | {' | '.join(CELLS[by[program]] for program in PROGRAMS)} |")
+    norms = {"diffusers": UNREAD}
+    cells = [CELLS[norms.get(program, readers.READ)] for program in PROGRAMS]
+    return [*lines, f"| trained norm layers and biases | {' | '.join(cells)} |"]

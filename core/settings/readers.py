@@ -1,0 +1,78 @@
+"""Which programs read the files of a network kind: what each does not read, or computes otherwise. Kinds declare it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from core.record.problems import Problem
+
+READ, UNREAD, REFUSED, OTHER, RENAMED = "read", "unread", "refused", "other", "renamed"
+DOES = {
+    UNREAD: "does not read it",
+    REFUSED: "refuses the file",
+    OTHER: "computes another change",
+    RENAMED: "reads it under diffusers' names alone",
+}
+CELLS = {READ: "yes", UNREAD: "no", REFUSED: "no, refuses the file", OTHER: "wrong", RENAMED: "with diffusers' names"}
+# Program -> what the name of its folder, or of one above it, contains; the first match wins
+PROGRAMS = {
+    "ComfyUI": ("comfyui",),
+    "Forge": ("forge",),
+    "A1111": ("stable-diffusion-webui", "automatic1111", "a1111"),
+    "diffusers": ("diffusers",),
+}
+NAMES_OF_KOHYA = ("ComfyUI", "Forge", "A1111")
+FIX = "for these programs make a LoRA of its file with Convert LoRAs on Tools (network type LoRA)"
+
+
+@dataclass(frozen=True)
+class Misread:
+    """What programs make of a kind's files.
+
+    by      program -> what it does; of a file with an option this holds in place of what is said of the kind's files
+    option  what a file has for it, in words; "": nothing unusual
+    asked   (the kind's own settings, whether 3x3 convolutions train) -> whether a training's file will have it
+    layer   (tensors of a layer in a file) -> whether it has it
+    """
+
+    by: Mapping[str, str]
+    option: str = ""
+    asked: Callable[[Any, bool], bool] = lambda own, conv: True
+    layer: Callable[[Mapping[str, Any]], bool] = lambda tensors: True
+
+
+def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
+    """What each program makes of a kind's files, by option; "" is without any."""
+    found = {"": dict.fromkeys(PROGRAMS, READ)}
+    for each in misreads:
+        found.setdefault(each.option, {}).update(each.by)
+    return {option: found[""] | by for option, by in found.items()}
+
+
+def problems(
+    title: str, misreads: Iterable[Misread], where: str, programs: Iterable[str] = NAMES_OF_KOHYA
+) -> Iterator[Problem]:
+    """Advice about the programs that do not read files with these misreads."""
+    by_option: dict[str, dict[str, str]] = {}
+    for each in misreads:
+        by_option.setdefault(each.option, {}).update(each.by)
+    special = {name for option, by in by_option.items() if option for name in by}
+    for option, by in by_option.items():
+        here = {name: how for name, how in by.items() if name in programs and (option or name not in special)}
+        told = {name: DOES[how] for name, how in here.items() if how != READ}
+        if told:
+            what = f"{title}{f' with {option}' if option else ''}: "
+            what += ", ".join(f"{name} {told[name]}" for name in PROGRAMS if name in told)
+            yield Problem(what, where, FIX, "advice", code="network.misread")
+
+
+def program_of(folder: PurePath) -> str | None:
+    """The program that a folder belongs to, by the names of the folder and those above it; None for others."""
+    for name in (folder.name, *(each.name for each in folder.parents)):
+        for program, words in PROGRAMS.items():
+            if any(word in name.lower() for word in words):
+                return program
+    return None
