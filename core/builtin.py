@@ -21,7 +21,12 @@ from core.settings.tools.loras import (
 )
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.merge_models import unused_settings as merge_models_unused
-from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
+from core.settings.tools.model_files import (
+    ConvertLoraSettings,
+    DownloadSettings,
+    InspectSettings,
+    convert_lora_unused,
+)
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
     CheckWeightsSettings,
@@ -185,8 +190,9 @@ register(
         ConvertLoraSettings,
         later("core.tools.convert_lora", "convert_lora"),
         title="Convert LoRAs",
-        about="save LoRAs with the names of another program or in another precision",
+        about="save LoRAs for another program, as a plain LoRA or in another precision",
         check=later("core.tools.convert_lora", "check_convert_lora"),
+        unused=convert_lora_unused,
         button="Convert",
         takes="file",
         card=LORAS,

@@ -44,6 +44,9 @@ class Misread:
     layer: Callable[[Mapping[str, Any]], bool] = lambda tensors: True
 
 
+READ_BY_NONE = Misread(dict.fromkeys(PROGRAMS, UNREAD))
+
+
 def rows(misreads: Iterable[Misread]) -> dict[str, dict[str, str]]:
     """What each program makes of a kind's files, by option; "" is without any."""
     found = {"": dict.fromkeys(PROGRAMS, READ)}

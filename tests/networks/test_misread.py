@@ -22,8 +22,9 @@ def tucker(core, outs, ins):
     return torch.einsum("i j k l, j r, i p -> p r k l", core, ins, outs)
 
 
-def difference(layer):
-    """The change of kinds that add one and its scale, as all programs compute it; None without their keys."""
+def difference(layer, contiguous=False):
+    """The change of kinds that add one and its scale, as all programs compute it; None without their keys. contiguous: A1111 copies
+    LoKr's core, whose product torch.kron cannot view otherwise"""
     alpha, get = layer.get("alpha"), layer.get
     if "diff" in layer:
         return layer["diff"], 1.0
@@ -48,7 +49,9 @@ def difference(layer):
         else:
             w2 = layer["lokr_w2"] if "lokr_w2" in layer else layer["lokr_w2_a"] @ layer["lokr_w2_b"]
         w1 = w1[:, :, None, None] if w2.ndim == 4 else w1
-        return torch.kron(w1, w2), alpha / ranks[-1] if ranks and alpha is not None else 1.0
+        return torch.kron(w1, w2.contiguous() if contiguous else w2), alpha / ranks[
+            -1
+        ] if ranks and alpha is not None else 1.0
     return None
 
 
@@ -117,7 +120,7 @@ def a1111(name, layer, weight):
     if all(key in layer for key in GLORA):
         a1, a2, b1, b2 = (layer[key].flatten(1) for key in GLORA)
         return weight + layer["alpha"] / len(b1) * (b2 @ b1 + (weight @ a2) @ a1)  # LyCORIS' former layout
-    if (found := difference(layer)) is None:
+    if (found := difference(layer, contiguous=True)) is None:
         return None
     whole = weight + found[0].reshape(weight.shape) * found[1]
     return whole * layer["dora_scale"] / norms(whole, 1) if "dora_scale" in layer else whole

@@ -16,7 +16,7 @@ from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
 from core.settings.layers import Layer
 from core.settings.network import OWN, SIZES, TRAITS, KindTraits, NetworkSettings
-from core.settings.readers import Misread
+from core.settings.readers import READ_BY_NONE, Misread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class NetworkKind:
     takes           (layer's name, path and part, network's settings, own settings) -> whether it changes such a layer
     sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
     fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
-    misread         what other programs do not read of its files, or read otherwise
+    misread         what other programs do not read of its files, or read otherwise; unless it says so, they read none of them
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
 
@@ -89,7 +89,7 @@ class NetworkKind:
     takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, own: True
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
     fits: Callable[[int, int], bool] | None = None
-    misread: tuple[Misread, ...] = ()
+    misread: tuple[Misread, ...] = (READ_BY_NONE,)
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
     def own(self, job: TrainJob) -> Settings | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds.keys import BIAS
-from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start
 from core.settings.network import OWN, SIZES
 
@@ -33,6 +33,7 @@ register_product(
     FULL,
     optional=(),
     uses=OWN - SIZES,
+    misread=(NOT_IN_PEFT,),
     rates=0.05,  # those of fine-tuning, which it is
     input_keys=(WEIGHT,),
 )

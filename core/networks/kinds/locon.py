@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds.lora_layer import DOWN, UP
-from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import SCALAR, Factors, Form, Product, Start
 from core.settings.lycoris import LoconSettings
 
@@ -75,6 +75,7 @@ register_product(
     LOCON,
     fresh=_fresh,
     settings=LoconSettings,
+    misread=(NOT_IN_PEFT,),
     loraplus=True,
     input_keys=(DOWN,),
 )

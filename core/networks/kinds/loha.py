@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start, tucker
 from core.settings.lycoris import LohaSettings
 
@@ -53,5 +53,6 @@ register_product(
     "LoHa",
     LOHA,
     settings=LohaSettings,
+    misread=(NOT_IN_PEFT,),
     input_keys=(W1_B,),
 )

@@ -76,6 +76,7 @@ def register_lora(made: Callable[[Target, Tensor, Tensor, float], Adapter], **gi
             weight_shape=lambda tensors: (tensors[UP].shape[0], *tensors[DOWN].shape[1:]),
             idle=lambda tensors: not tensors[UP].any(),
             to_peft=to_peft,
+            misread=(),
             **given,
         )
     )

@@ -109,7 +109,6 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
         "size": product.size,
         "flaw": product.flaw,
         "weight_shape": product.weight_shape,
-        "misread": (NOT_IN_PEFT,),
         "idle": product.idle,
         "module_name": MODULE,
         "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),

@@ -14,7 +14,6 @@ from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
-from core.settings.readers import PROGRAMS, UNREAD, Misread
 from core.settings.turning import OftSettings
 
 if TYPE_CHECKING:
@@ -85,6 +84,5 @@ register(
         takes=_takes,
         sized=_sized,
         fits=lambda width, rank: width % rank == 0,
-        misread=(Misread(dict.fromkeys(PROGRAMS, UNREAD)),),
     )
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
 
@@ -72,6 +73,14 @@ class ConvertLoraSettings(Settings):
     output: str | None = setting(
         None, level="shown", help="A file or folder for the copies. Empty is next to each file.", names="path"
     )
+
+
+def convert_lora_unused(values: Mapping[str, Any]) -> set[str]:
+    """The settings of *Convert LoRAs* that have no effect with these values."""
+    network_type = values.get("network_type", "unchanged")
+    unused = {"base_model"} if network_type == "unchanged" else set[str]()
+    unused |= {"new_rank", "new_conv_rank"} if network_type != "lora" else set()
+    return unused | ({"drop_norms"} if values.get("names", "kohya") == "kohya" else set())
 
 
 class DownloadSettings(Settings):

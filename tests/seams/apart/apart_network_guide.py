@@ -43,7 +43,9 @@ def test_the_tools_on_loras_take_its_files(train, tmp_path):
     file = str(run.file())
     small, _ = use(name="resize_lora", file=file, new_rank=1, output=str(tmp_path / "small.safetensors"))
     assert small.is_file()
-    whole, _ = use(name="merge_loras", models=[file, file], method="svd", new_rank=1, output=str(tmp_path / "sum.safetensors"))
+    whole, _ = use(
+        name="merge_loras", models=[file, file], method="svd", new_rank=1, output=str(tmp_path / "sum.safetensors")
+    )
     assert whole.is_file()
     found, _ = use(name="compare_loras", file=file, other=str(small))
     assert min(layer["cosine"] for layer in found["layers"].values()) > 0.999
