@@ -7,7 +7,9 @@ import threading
 from operator import itemgetter
 
 import pytest
+import torch
 from made_runs import make_run
+from safetensors.torch import save_file
 from work_parts import event, make_page, wait_until
 
 from core.record.problems import ProblemsError
@@ -72,6 +74,20 @@ def test_what_became_of_a_copy_stands_at_its_file_until_it_is_closed(desk, loras
     assert (loras / FILE).read_bytes() == b"another" and (loras / "one-step00000020-2.safetensors").is_file()
     desk.act({"open": RUN}, event("copied", FILE))
     assert "under another name" not in desk._main({"open": RUN})
+
+
+def test_what_the_folders_program_does_not_read_of_the_file_is_said(desk, loras, tmp_path):
+    path = desk.copies._file(RUN, FILE)
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{layer}.weight": torch.ones(8), f"{layer}.on_input": torch.tensor(0)}, path)
+    copy(desk, str(loras))
+    ended(desk)
+    shown = desk._main({"open": RUN})
+    assert "Copied: " in shown and "ComfyUI does not read it" in shown and "Convert LoRAs" in shown
+    (tmp_path / "mine").mkdir()
+    copy(desk, str(tmp_path / "mine"))
+    ended(desk)
+    assert "does not read it" not in desk._main({"open": RUN}), "of a folder of no known program nothing is known"
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("a file")])
