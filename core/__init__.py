@@ -1,1 +1,7 @@
 """Everything of Atelier except the page. Nothing in here imports gradio."""
+
+import sys
+
+# bitsandbytes, transformers and diffusers fetch code from the Hub through the package `kernels` where it is installed, and run
+# it. Nobody was asked, so for this process it is not installed.
+sys.modules["kernels"] = None  # type: ignore[assignment]

@@ -28,7 +28,7 @@ from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Line, SilentJournal
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, one_line
 from core.record.processes import SUPERVISED, Together, launched_processes
 from core.record.regular import impossible_path
 from core.record.run_folder import RunFolder
@@ -320,7 +320,7 @@ class TerminalProgress:
 
     def _on_stage(self, line: Line) -> None:
         count = progress_words(line["done"], line["total"], line.get("of_bytes", False))
-        text = visible(line["text"] + count)
+        text = one_line(line["text"] + count)
         if self._bar is not None:
             self._bar.set_description_str(text)
         elif line["done"] in (0, line["total"]):
@@ -360,7 +360,7 @@ class TerminalProgress:
         self._say(f"saved {line['file']} (step {line['step']})")
 
     def _on_sample(self, line: Line) -> None:
-        self._say(f"sample {line['file']}: {line['prompt']}")
+        self._say(f"sample {line['file']}: {one_line(line['prompt'])}")
 
     def _on_image(self, line: Line) -> None:
         print(line["file"], flush=True)
@@ -372,7 +372,7 @@ class TerminalProgress:
     def _on_log(self, line: Line) -> None:
         fix = f"\n  fix: {line['fix']}" if line["fix"] else ""
         mark = "" if line["level"] == "info" else f"{line['level']}: "
-        self._say(mark + line["text"] + fix, line["level"])
+        self._say(mark + one_line(line["text"]) + fix, line["level"])
 
     def _on_state(self, line: Line) -> None:
         if line["message"]:

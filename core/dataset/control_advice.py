@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.images.colors import BLACK
-from core.dataset.images.look import FACT, Look, from_text, laplacian_variance
+from core.dataset.images.look import Look, known_looks, laplacian_variance
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, names_of
@@ -35,7 +35,7 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     if not pairs:
         return []
     files = {path: file_at(path, "") for _, path in pairs.values() if path is not None}
-    known = {path: from_text(text) for path, text in Memo(memo).known(FACT, list(files.values())).items()}
+    known = known_looks(Memo(memo), list(files.values()))
     seen = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
     blank = [image for image, path in seen if path and _one_color(known[path])]
     alike = [(image, path) for image, path in seen if path and looks[image.key].dhash == known[path].dhash][:COMPARED]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
+from core.dataset.captions.cut_off import cut_off_words
 from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
@@ -18,7 +19,7 @@ from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, lane_of
+from core.engine.queue import GUEST, Queue, QueueEntry, check_own, is_own, lane_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.run_words import words_of
 from core.engine.turn import Turn
@@ -31,6 +32,7 @@ from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of, write_about
 from core.record.run_folder import RunFolder, list_runs
+from core.record.temporary import remove_left
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
@@ -44,7 +46,7 @@ WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
-MOST_OF_ONE = 8  # of them, those of one login
+MOST_OF_ONE = 8  # of them, those of one guest
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
@@ -56,6 +58,7 @@ class Engine:
         self._owner = Ownership(workspace, what, page=True)
         self._device = device
         self._queue = Queue(workspace.private / "queue.json")
+        self._cut_off = ""
         self._light = LightLane()
         self._wake = threading.Condition()
         self._turn = Turn()
@@ -75,6 +78,8 @@ class Engine:
     # -- life
 
     def start(self) -> None:
+        self._cut_off = cut_off_words(self.workspace.captions)
+        remove_left()
         for entry in self.queue():
             if entry.state == "waiting":
                 self._begin_beside(entry)
@@ -83,8 +88,8 @@ class Engine:
 
     @property
     def notice(self) -> str:
-        """What a person should know about the queue's own file, such as that it was damaged."""
-        return self._queue.set_aside
+        """What a person should know at the start: the queue's own file was damaged, a change of captions was cut off."""
+        return " ".join(filter(None, (self._queue.set_aside, self._cut_off)))
 
     def announce(self, what: str) -> None:
         """Tell other processes what holds the folder, such as the page's address."""
@@ -183,8 +188,8 @@ class Engine:
         return self._queue.entries()
 
     def forget(self, entry_ids: Collection[str]) -> None:
-        """Take jobs that have ended out of the list; what they made stays."""
-        self._queue.forget(entry_ids)
+        """Take jobs that have ended out of the list, of a guest's request only the guest's own; what they made stays."""
+        self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and is_own(each)})
 
     def waits(self) -> dict[str, Wait]:
         """{id of a waiting job: what it waits for}."""
@@ -198,10 +203,12 @@ class Engine:
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def move(self, entry_id: str, position: int) -> None:
+        check_own(self._queue.get(entry_id))
         self._queue.move(entry_id, position)
 
     def cancel(self, entry_id: str) -> None:
         """Take a waiting job out; ask a running one to stop."""
+        check_own(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._tell_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
@@ -216,6 +223,9 @@ class Engine:
         return self._queue.paused
 
     def pause_queue(self) -> None:
+        for entry in self.queue():
+            if entry.state == "waiting":
+                check_own(entry)
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
@@ -409,6 +419,9 @@ class Engine:
 
     def command(self, run_name: str, name: str) -> str:
         """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
+        for entry in self.queue():
+            if entry.run == run_name and entry.state == "running":
+                check_own(entry)
         identity = commands.send(self._folder(run_name).path, name)
         now = self._running(run_name)
         if name == "stop" and now is not None:

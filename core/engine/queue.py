@@ -20,13 +20,13 @@ from core.record.regular import MissingFile
 from core.settings.presets.migrations import to_version_2
 
 KEPT_ENDED = 50
-GUEST: ContextVar[str] = ContextVar("login of a shared page whose request is handled", default="")
+GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 
 @dataclass(frozen=True)
 class QueueEntry:
     """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one. `state`: as of a
-    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: which login of a shared page added it."""
+    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: whose it is on a shared page."""
 
     id: str
     task: str
@@ -56,6 +56,17 @@ def lane_of(task: str) -> str:
     """Where jobs of this task run; of one that is no longer registered, where it is refused in its turn."""
     known = tasks.tasks()
     return known[task].lane if task in known else "device"
+
+
+def is_own(entry: QueueEntry) -> bool:
+    """Whether the one whose request is handled may end and move this job: a guest only the guest's own, the owner all."""
+    return GUEST.get() in ("", entry.guest)
+
+
+def check_own(entry: QueueEntry) -> None:
+    if not is_own(entry):
+        what, fix = f"'{entry.title}' is the job of somebody else", "ask them, or log in as the owner"
+        raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
 class Queue:
@@ -163,9 +174,12 @@ class Queue:
             lane = lane_of(entry.task)
             waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old.task) == lane]
             rest = [old for old in self._entries if old not in waiting]
-            waiting.remove(entry)
-            waiting.insert(max(0, min(position, len(waiting))), entry)
-            self._entries = rest + waiting
+            moved = [old for old in waiting if old is not entry]
+            moved.insert(max(0, min(position, len(moved))), entry)
+            if guest := GUEST.get():  # the jobs of others keep their places
+                own = iter([each for each in moved if each.guest == guest])
+                moved = [next(own) if each.guest == guest else each for each in waiting]
+            self._entries = rest + moved
             self._write()
 
     def take(self) -> QueueEntry | None:

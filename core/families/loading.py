@@ -156,10 +156,11 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
     """The module of a part, with its weights."""
-    kind = layout.kind(part.name)
-    module = make_empty(part.name, config_of(layout, part), kind)
+    kind, config = layout.kind(part.name), config_of(layout, part)
+    module = make_empty(part.name, config, kind)
     state = kind.named(module, states[part.name].result())
     _give_weights(module, state, part, kind, FAMILY_NAMES[layout.family])
+    _fill_buffers(module, config, kind)
     return module.eval().requires_grad_(False)
 
 
@@ -176,6 +177,7 @@ def load_part(
     module = make_empty(part.name, config, kind)
     state = kind.named(module, read_part(part, torch.float32, device, cancel))
     _give_weights(module, state, part, kind, title)
+    _fill_buffers(module, config, kind)
     return module.eval().requires_grad_(False)
 
 
@@ -196,23 +198,24 @@ def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind:
     module.load_state_dict(state, strict=True, assign=True)
     if kind.tied:
         module.tie_weights()
-    _fill_counters(module, next(iter(state.values())).device, part)
 
 
-def _fill_counters(module: Any, device: torch.device, part: Part) -> None:
-    """CLIP's position_ids (0, 1, ...) are in no file; a module built on "meta" has them without values."""
-    for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:
-            owner, _, attribute = name.rpartition(".")
-            if attribute != "position_ids":
-                raise TypeError(
-                    f"{type(module).__name__} computes {name} when it is made, so it cannot be loaded: {part.source}"
-                )
-            setattr(
-                module.get_submodule(owner),
-                attribute,
-                torch.arange(buffer.shape[-1], device=device).expand(buffer.shape).clone(),
-            )
+def _fill_buffers(module: Any, config: Mapping[str, Any], kind: PartKind) -> None:
+    """Buffers that are in no file have no values in a module built on "meta": CLIP's position_ids (0, 1, ...), and those that a
+    class computes (the position table of PixArt), which are taken from a second module without weights."""
+    empty = {name: buffer for name, buffer in module.named_buffers() if buffer.is_meta}
+    counters = {name: buffer for name, buffer in empty.items() if name.rpartition(".")[2] == "position_ids"}
+    values = {name: torch.arange(each.shape[-1]).expand(each.shape).clone() for name, each in counters.items()}
+    if computed := empty.keys() - counters.keys():
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            second = dict(kind.maker()(config).named_buffers())
+        values |= {name: second[name] for name in computed}
+    device = next(module.parameters()).device
+    for name, value in values.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, value.to(device))
 
 
 def digest(

@@ -12,6 +12,7 @@ from typing import Any
 from core import extensions
 from core.generation.guidances import GUIDANCES
 from core.generation.initial import blur_of
+from core.record.bounded_json import json_or_none
 from core.settings.base import Declared, declared, value_of
 from core.settings.job import GenerateJob
 
@@ -169,4 +170,7 @@ def written_own(job: GenerateJob) -> dict[str, str]:
 
 def read_own(entry: Declared, text: str) -> Any:
     """The value of such a setting, to be checked afterwards. Raises ValueError."""
-    return json.loads(text) if entry.kind == "pair" else text
+    value = json_or_none(text) if entry.kind == "pair" else text
+    if value is None:
+        raise ValueError(f"{entry.title} is not JSON")
+    return value

@@ -28,7 +28,7 @@ from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
 from core.generation.prompt.tags import tagless
 from core.record import atomic
-from core.record.bounded_json import read_json_object
+from core.record.bounded_json import json_or_none, read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
 from core.record.workspace import Workspace
@@ -195,9 +195,9 @@ class Gallery:
             if shot is None:  # deleted meanwhile
                 continue
             try:
-                values = json.loads(text)
+                values = json_or_none(text)
                 facts = Facts(**values | {"loras": tuple(values["loras"])})
-            except (ValueError, TypeError, KeyError):  # a damaged row
+            except (TypeError, KeyError):  # a damaged row
                 facts = read_facts(path)
             self._facts[shot.name] = (shot, facts)
 

@@ -116,6 +116,17 @@ def sync_folder(path: Path | str) -> None:
         os.close(handle)
 
 
+def make_folders(path: Path | str) -> None:
+    """Create a folder with its parents. Each new one outlasts a power cut: the folder that names it is on disk."""
+    path = Path(path)
+    if not path.is_dir():
+        if path.exists():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 @contextmanager
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
@@ -126,10 +137,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
     target = _written_at(Path(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
     try:
         yield temporary
         if synced:
@@ -140,6 +148,30 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
             sync_folder(target.parent)
     finally:
         remove(temporary)
+
+
+def _beside(target: Path) -> Path:
+    """A new empty file in the target's folder."""
+    make_folders(target.parent)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def write_aside(target: Path, data: bytes) -> Path:
+    """Write what `put_aside` will put in the target's place, for many files with one `sync_all` between. Returns the file."""
+    temporary = _beside(_written_at(target))
+    try:
+        temporary.write_bytes(data)
+    except BaseException:
+        remove(temporary)
+        raise
+    return temporary
+
+
+def put_aside(temporary: Path, target: Path) -> None:
+    give_usual_mode(temporary)
+    replace(temporary, _written_at(target))
 
 
 def _written_at(target: Path) -> Path:
@@ -165,7 +197,7 @@ def sync_all(paths: Iterable[Path]) -> None:
 def folder_atomic(target: Path | str) -> Iterator[Path]:
     """The same for a folder. An existing one is replaced when the new one is complete, and then deleted."""
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
     try:
         yield temporary

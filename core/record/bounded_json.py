@@ -71,6 +71,14 @@ def parse_json(
         ) from error
 
 
+def json_or_none(text: str | bytes) -> Any:
+    """The content of a text that is read if it can be: None where it is no JSON within limits."""
+    try:
+        return parse_json(text, "")
+    except ProblemsError:
+        return None
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"

@@ -12,10 +12,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Text quoted from a file can be as long as the file. Unpaired surrogates, which names may contain, are replaced.
+# Text quoted from a file can be as long as the file.
 _LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
 LEVELS = ("error", "warning", "advice")  # the worst first
 MOST = 200  # problems listed at once
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_BREAKS = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+# Half surrogates, and signs that steer a terminal or turn the direction of writing: names of files may contain them.
+_UNSEEN = re.compile("[\ud800-\udfff\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """Words of strangers for a place of one line: a sign stands for each line break and for what would not be seen."""
+    return text if text.isprintable() else _UNSEEN.sub("\ufffd", _BREAKS.sub("\u23ce", text))
 
 
 def whole_text(text: str) -> str:
@@ -24,11 +35,8 @@ def whole_text(text: str) -> str:
 
 
 def _readable(text: str, limit: int) -> str:
-    text = whole_text(text)
+    text = one_line(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Problem:
     def __post_init__(self) -> None:
         for name, limit in _LIMITS:
             text = getattr(self, name)
-            if len(text) > limit or not text.isascii():
+            if len(text) > limit or not text.isprintable():
                 object.__setattr__(self, name, _readable(text, limit))
 
     def __str__(self) -> str:

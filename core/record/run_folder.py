@@ -42,7 +42,9 @@ class RunFolder:
         for number in range(1, 1000):
             path = runs / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir(parents=True)
+                atomic.make_folders(runs)
+                path.mkdir()
+                atomic.sync_folder(runs)
             except FileExistsError:
                 continue
             except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 
 from core.formats.tensors.header import header_with, read_header, sniff
 from core.record import atomic
-from core.record.bounded_json import MAX_BYTES
+from core.record.bounded_json import MAX_BYTES, json_or_none
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, problems_at
 from core.record.regular import open_regular
@@ -83,9 +82,11 @@ def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
 
 
 def _tensors_of(header: bytes) -> Any:
-    listing = json.loads(header)
-    listing.pop("__metadata__", None)
-    return listing
+    """The entries of a header; None for one that is damaged."""
+    listing = json_or_none(header)
+    return (
+        {name: each for name, each in listing.items() if name != "__metadata__"} if isinstance(listing, dict) else None
+    )
 
 
 def _header(path: Path) -> bytes:

@@ -11,19 +11,20 @@
   };
   const head = (entry, leads) => [h("span", {class: "chip"}, entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
     leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
+  const by = (entry) => entry.by ? h("span", {class: "kind by"}, entry.by) : null;
   const row = (entry, place, waiting) => h("li", {class: `state-${entry.state}`},
     head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
-    h("span", {class: "hint"}), h("span", {class: "grow"}),
+    by(entry), h("span", {class: "hint"}), h("span", {class: "grow"}),
     h("span", {class: "slots"},
-      button(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
-      button(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
-      button(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
-      button(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
-  const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""),
+      button(entry.own && place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
+      button(entry.own && place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
+      button(entry.own && place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
+      button(entry.own && entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
+  const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""), by(entry),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
     entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40}))),
     entry.task === "train" ? h("button", {type: "button", class: "btn small quiet", onclick: () => { atelier.command("settings", {entry: entry.id}); atelier.goTo("Train"); }}, "Use its settings") : null,
-    button(true, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
+    button(entry.own, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
 
   /** Draw a list anew only where it has changed, so that the keyboard keeps its place. */
   const fill = (list, entries, made, none) => {

@@ -10,6 +10,7 @@ import gradio as gr
 
 from core.captioning.identifiers import propose, read_tokenizer
 from core.dataset.sources.files import printable
+from core.imports.importers import endings
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
@@ -67,7 +68,10 @@ def build(page: Page) -> None:
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
                 again = gr.Button("Reload", size="sm", elem_id="ds-again")
                 taken = gr.UploadButton(
-                    "Import TOML or JSON", file_types=[".toml", ".json"], size="sm", elem_id="ds-import"
+                    f"Import {' or '.join(ending[1:].upper() for ending in endings())}",
+                    file_types=endings(),
+                    size="sm",
+                    elem_id="ds-import",
                 )
             exports = board("ds-exchange", buttons())
         with gr.Column(scale=2, min_width=300):

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.sources.files import printable
-from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import write_dataset_config
+from core.imports.importers import importer_of
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -29,7 +29,7 @@ class Exchange:
         """Put the file's folders and settings in place of the present ones; undo on Train takes it back."""
         name = printable(Path(file).name)
         try:
-            job, report = apply_dataset_config(self.page.project.job, file)
+            job, report = importer_of(file).apply(self.page.project.job, file)
             self.page.roots.admit(job)
         except ProblemsError as error:
             said = f"{name} was not imported; nothing changed."

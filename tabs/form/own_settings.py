@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, Settings, union_members
 from core.settings.check import allowed
@@ -230,10 +231,7 @@ def refused(entry: Declared, text: str) -> ProblemsError:
 
 
 def _read_json(entry: Declared, text: str) -> Any:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        value = None
+    value = json_or_none(text or "{}")
     if not isinstance(value, dict):
         what = f"{entry.title} is not a JSON object"
         raise ProblemsError.one(what, entry.title, 'write {"name": value}, or leave it empty', "settings.bad-json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from core.generation.prompt.files import is_prompt, read_entries
 from core.generation.requests import FILE as FROM_FILE
 from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
+from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import resolve_path, typed_path
@@ -318,7 +318,7 @@ class Sending:
 def _chosen(choice: str) -> tuple[int, str, float]:
     """(factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
     try:
-        given = json.loads(choice)
+        given = json_or_none(choice)
         times, upscaler, strength = int(given["factor"]), str(given["upscaler"]), float(given["strength"])
     except (ValueError, TypeError, KeyError):
         times, upscaler, strength = 0, "", -1.0

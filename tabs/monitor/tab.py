@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import KEPT_ENDED, lane_of
+from core.engine.queue import GUEST, KEPT_ENDED, lane_of
 from core.record.events import sampled_words
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
@@ -261,7 +261,16 @@ def _row(entry: Any) -> dict[str, Any]:
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
     kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
     named = "" if entry.title.startswith(kind) else kind
-    return {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")} | {"kind": named}
+    row = {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
+    return row | {"kind": named, "by": _by(facts.get("guest", "")), "own": GUEST.get() in ("", facts.get("guest", ""))}
+
+
+def _by(guest: str) -> str:
+    """Whose a job is, "" where nobody but the owner has added any or asks."""
+    asks = GUEST.get()
+    if guest and guest == asks:
+        return "yours"
+    return f"guest {guest[:4]}" if guest else "the owner's" if asks else ""
 
 
 def run_names(page: Page) -> list[dict[str, str]]:

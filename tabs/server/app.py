@@ -107,7 +107,7 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
 
 
 def _gated(
-    page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], limits: connections.Limits
+    page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], limits: connections.Limits, nonce: str
 ) -> Callable[[Any], Any]:
     """The server's lifespan: puts gate and limits before everything, before the first request is read."""
 
@@ -117,7 +117,7 @@ def _gated(
         not_ours = (CustomCORSMiddleware, BrotliMiddleware)  # the latter leaves the page itself unpacked
         app.user_middleware = [each for each in app.user_middleware if each.cls not in not_ours]
         app.user_middleware += [
-            Middleware(Delivery, kinds, lambda: not app.get_blocks().share),
+            Middleware(Delivery, kinds, lambda: not app.get_blocks().share, nonce),
             Middleware(Door, app.get_blocks),
         ]
         traffic = Middleware(
@@ -146,21 +146,27 @@ def launch(
     auth: tuple[str, str] | None,
     browser: bool = False,
     names: Collection[str] = (),
+    owner: tuple[str, str] | None = None,
 ) -> gr.Blocks:
     """Start serving at `port` or the next free one and return at once. `blocks.local_url` is the address, `blocks.share_url`
-    the public one, `blocks.server_port` the port. `names`: further host names that the page answers under."""
+    the public one, `blocks.server_port` the port.
+
+    names   further host names that the page answers under
+    owner   the login of who may end and move the jobs of all guests
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
     if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-    blocks = build(page)
-    limits = connections.Limits(lambda: blocks.app.tokens if auth else None)
+    blocks, nonce = build(page), secrets.token_urlsafe(16)
+    is_owner = (lambda token: blocks.app.tokens.get(token) == owner[0]) if owner else (lambda token: False)
+    limits = connections.Limits(lambda: blocks.app.tokens if auth else None, is_owner)
     hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
     serve_at = functools.partial(
         blocks.launch,
         server_name=host,
         share=share,
-        auth=auth,
+        auth=[auth, owner] if auth and owner else auth,
         auth_message="Atelier. Use the name and password shown where it was started." if auth else None,
         inbrowser=browser,
         prevent_thread_lock=True,
@@ -173,10 +179,10 @@ def launch(
         ssr_mode=False,
         theme=theme(),
         css=_assets("css", FIRST_STYLE),
-        head=f"<script>\n{_field_facts(page)}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
+        head=f'<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
-            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits),
+            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits, nonce),
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
@@ -227,7 +233,8 @@ def serve(
     with uncollected():
         page = make_page(engine, workspace, shared=shared, keys=keys)
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
-        blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names)
+        owner = _owner(login) if login and shared else None
+        blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names, owner=owner)
     set_aside()
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
@@ -263,6 +270,13 @@ def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] 
         auth = ("atelier", secrets.token_urlsafe(9))
         print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)
     return auth
+
+
+def _owner(login: tuple[str, str]) -> tuple[str, str]:
+    """A second login, which is printed: guests end and move only their own jobs, the owner those of everybody."""
+    owner = ("owner" if login[0] != "owner" else "host", secrets.token_urlsafe(9))
+    print(f"To end and move the jobs of everybody, log in as  User: {owner[0]}  Password: {owner[1]}", flush=True)
+    return owner
 
 
 def reachable(host: str, port: int) -> str:

@@ -65,10 +65,15 @@ class Limits:
     """Which requests of one server are answered.
 
     logins   the tokens of those who are logged in; None: the page has no login
+    is_owner whether a token is that of the owner's login
     """
 
-    def __init__(self, logins: Callable[[], Container[str] | None] = lambda: None):
-        self.logins = logins
+    def __init__(
+        self,
+        logins: Callable[[], Container[str] | None] = lambda: None,
+        is_owner: Callable[[str], bool] = lambda token: False,
+    ):
+        self.logins, self.is_owner = logins, is_owner
         self.silent: dict[Limited, None] = {}  # the longest first
         self.strangers: set[Limited] = set()
         self.trying: dict[Limited, str] = {}  # the address of each that waits for a login

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import brotli  # type: ignore[import-untyped]
 from starlette.datastructures import Headers, MutableHeaders
 
-from tabs.server.frontend import Pack, pack
+from tabs.server.frontend import Pack, pack, with_nonce
+from tabs.server.gate import SCRIPTS
 
 TEXTS = (
     "text/html",
@@ -46,10 +48,15 @@ class Delivery:
     """ASGI middleware that packs texts, answers 304 where a browser has them already, and says how long they hold."""
 
     def __init__(
-        self, app: Any, kinds: Callable[[], frozenset[str]] = frozenset, settled: Callable[[], bool] = lambda: False
+        self,
+        app: Any,
+        kinds: Callable[[], frozenset[str]] = frozenset,
+        settled: Callable[[], bool] = lambda: False,
+        nonce: str = "",
     ):
-        """kinds: of the components that the page has. settled: whether the page's HTML stays as it is."""
-        self.app, self.kinds, self.settled = app, kinds, settled
+        """kinds: of the components that the page has. settled: whether the page's HTML stays as it is. nonce: of its scripts; one
+        for as long as the server runs, since browsers keep the page."""
+        self.app, self.kinds, self.settled, self.nonce = app, kinds, settled, nonce or secrets.token_urlsafe(16)
         self._pages: OrderedDict[tuple[str | None, ...], tuple[Any, bytes]] = OrderedDict()
         self._packed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -82,7 +89,8 @@ class Delivery:
                 if not message.get("more_body"):
                     whole = bytes(body)
                     if _is_page(scope, start):
-                        whole = (await self._pack_of_page()).into(whole)
+                        whole = with_nonce((await self._pack_of_page()).into(whole), self.nonce)
+                        MutableHeaders(scope=start)["Content-Security-Policy"] = SCRIPTS.format(self.nonce)
                         self._keep(page, dict(start), whole)
                     await self._deliver(scope, start, whole, send)
                 return

@@ -3,6 +3,8 @@ the terminal, whatever the listener would have made of them."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
 from collections import deque
@@ -24,6 +26,7 @@ MOST_VALUES = 100_000
 MOST_TEXT = 1 << 20  # characters of one field
 KEYS = {"data", "event_data", "fn_index", "session_hash", "trigger_id"}
 SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
+UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+", re.DOTALL)  # as Gradio stores it: the hash of the content and the name
 _unfit: ContextVar[list[str] | None] = ContextVar("unfit", default=None)
 
 
@@ -69,7 +72,7 @@ class Door:
         if body is None:  # the browser has left
             return
         try:
-            check(body, self.blocks())
+            body = with_uploads(check(body, self.blocks()), self._folder()) or body
         except Wrong as error:
             await self._refuse(scope, str(error), receive, send)
             return
@@ -101,7 +104,8 @@ class Door:
             await send(message)
 
         try:
-            await self.app(scope, receive, heard)
+            upload = scope["path"].rstrip("/") == UPLOAD
+            await self.app(scope, receive, _without_folder(heard, self._folder()) if upload else heard)
         except GivenUp:
             raise
         except Exception as error:
@@ -109,6 +113,10 @@ class Door:
                 raise
             why = str(error) if isinstance(error, OSError) else type(error).__name__
             await self._refuse(scope, why, receive, send, 507 if isinstance(error, OSError) else 400)
+
+    def _folder(self) -> str:
+        """Where Gradio puts uploads; a browser gets and sends only what is below it."""
+        return os.path.join(self.blocks().app.uploaded_file_dir, "")
 
     async def _refuse(self, scope: Any, why: str, receive: Any, send: Any, status: int = 422) -> None:
         self._tell(scope, why)
@@ -136,8 +144,40 @@ async def _whole(receive: Any) -> bytes | None:
             return bytes(body)
 
 
-def check(body: bytes, blocks: gr.Blocks) -> None:
-    """Raise Wrong unless this is a call of a listener as the page's own script makes it."""
+def _without_folder(send: Any, folder: str) -> Any:
+    """Sends the list of uploaded files by their paths in the folder."""
+    began: list[Any] = []
+    body = bytearray()
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            began.append(message)
+            return
+        body.extend(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        start, content = began.pop(), bytes(body)
+        if start["status"] == 200:
+            names = [name.removeprefix(folder).replace(os.sep, "/") for name in json.loads(content)]
+            content = json.dumps(names).encode()
+        headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        await send(start | {"headers": [*headers, (b"content-length", str(len(content)).encode())]})
+        await send({"type": "http.response.body", "body": content})
+
+    return sent
+
+
+def with_uploads(said: dict[str, Any], folder: str) -> bytes | None:
+    """The message with the whole paths of its uploads, None where it has none."""
+    values = [each for value in said["data"] for each in (value if isinstance(value, list) else [value])]
+    files = [each for each in values if isinstance(each, dict) and UPLOADED.fullmatch(each["path"])]
+    for file in files:
+        file["path"] = os.path.join(folder, *file["path"].split("/"))
+    return json.dumps(said).encode() if files else None
+
+
+def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
+    """The call of a listener as the page's own script makes it. Raises Wrong for anything else."""
     try:
         said = parse_json(body, "the message", max_values=MOST_VALUES)
     except ProblemsError as error:
@@ -159,6 +199,7 @@ def check(body: bytes, blocks: gr.Blocks) -> None:
             raise Wrong(f"{type(value).__name__} for a {type(block).__name__} of {fn.name}")
     if not _is_event(said.get("event_data")):
         raise Wrong(f"event_data of {fn.name}")
+    return said
 
 
 def fits(block: Any, value: Any) -> bool:

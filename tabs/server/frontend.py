@@ -55,9 +55,18 @@ SCRIPT = """(() => {
     }
   const map = document.createElement("script");
   map.type = "importmap";
+  map.nonce = document.currentScript.nonce;
   map.textContent = JSON.stringify({imports});
   document.head.append(map);
 })();"""
+
+
+TAG = re.compile(rb"<script(?=[\s>])(?![^>]*\snonce=)")
+
+
+def with_nonce(page: bytes, nonce: str) -> bytes:
+    """The page's HTML with the nonce at each of its scripts, without which none runs (tabs/server/gate.py)."""
+    return TAG.sub(b'<script nonce="%s"' % nonce.encode(), page)
 
 
 @dataclass(frozen=True)

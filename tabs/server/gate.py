@@ -21,12 +21,15 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)\.?(?::(\d{1,5}))?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 SAFE_METHODS = ("GET", "HEAD")
+FRAMED = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
 GUARDS = {
     "X-Frame-Options": "SAMEORIGIN",
-    "Content-Security-Policy": "frame-ancestors 'self'",
+    "Content-Security-Policy": FRAMED + "script-src 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+# Of the page itself: only its own scripts run, which carry the nonce; Gradio makes functions of the texts that it calls `js`.
+SCRIPTS = FRAMED + "script-src 'self' blob: 'unsafe-eval' 'nonce-{}'; script-src-attr 'none'"
 USED = re.compile(  # of the addresses that Gradio answers: no queue, no API docs, no files by path, no server functions
     r"/|/(config|login|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?|/pwa_icon(/(192|512))?|/(assets|static|atelier)/[ -~]{1,200}"
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"

@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from core.dataset.images.opening import BrokenImage
 from core.dataset.images.thumbnails import thumbnail
+from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
 from tabs.server.guard import guarded
 from tabs.server.safety import Roots
@@ -78,6 +79,7 @@ class Links:
                 asked = None
             if not isinstance(asked, dict):
                 return PlainTextResponse("Send a JSON object.", 400)
+            GUEST.set(request.scope.get("guest", ""))  # of this request's task alone
             return await run_in_threadpool(said, asked)
 
         def said(asked: dict[str, Any]) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import secrets
 import shutil
 import time
 from collections import defaultdict, deque
@@ -23,6 +24,7 @@ from tabs.server.connections import LOGIN, Limits
 SILENCE = 20.0  # seconds without a byte of a message that is still arriving
 ARRIVAL = 60.0  # seconds until a message that is no upload has arrived
 MOST_LOGIN = 16 << 10  # bytes
+YEAR = 365 * 24 * 3600
 OPENS = ("/", "/atelier/pulse")  # with the page, or a tick of one that was open as the server started again
 OPEN_ENDED = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
 UPLOAD = "/gradio_api/upload"
@@ -90,7 +92,15 @@ class Traffic:
         key, closed = self.limits.key_of(Request(scope)), self.limits.logins() is not None
         streams = path.startswith(OPEN_ENDED)
         scope["logged_in"] = bool(key) or not closed
-        scope["guest"] = hashlib.blake2s(key.encode(), digest_size=6).hexdigest() if key and closed else ""
+        cookie, guests = f"atelier-guest-{scope['server'][1]}", closed and self.shared
+        browser = Request(scope).cookies.get(cookie, "")
+        scope["guest"] = _guest(browser or key) if key and guests and not self.limits.is_owner(key) else ""
+        if (
+            guests and path == "/" and not browser
+        ):  # who logs in again is the same guest, with the same share of the queue
+            send = _with_cookie(
+                send, f"{cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; SameSite=Lax; Max-Age={YEAR}"
+            )
         if not key and (streams or (closed and _needs_login(scope["method"], path))):  # before a byte of it is read
             await _refuse(401, "Not authenticated", None)(scope, receive, send)
         elif streams:
@@ -191,6 +201,11 @@ def _address(scope: Any) -> str:
 def _needs_login(method: str, path: str) -> bool:
     """Messages, but for the login itself: they only take room while nobody is logged in."""
     return method not in ("GET", "HEAD") and path.rstrip("/") != LOGIN
+
+
+def _guest(secret: str) -> str:
+    """What a guest is called: nothing by which another one could pass for them."""
+    return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
 
 
 def _with_cookie(send: Any, cookie: str) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.dataset.images.opening import SKIP
+from core.dataset.sources.registered import SOURCES
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
@@ -40,6 +41,7 @@ PLACES = {
     "model.base_model": model_choices,
     "model.vae": vae_choices,
     "dataset.folder": image_folders,
+    "dataset.dataset_class": lambda workspace: [(source.title, source.name) for source in SOURCES.values()],
 }  # what fields offer
 FORM = "the form"  # what messages about its fields and presets are about
 
@@ -119,6 +121,8 @@ def _block(entry: Declared) -> str:
 
 
 def _is_listed(entry: Declared) -> bool:
+    if entry.path == "dataset.dataset_class" and not SOURCES:
+        return False
     return entry.widget == "optimizer" or entry.path in PLACES
 
 

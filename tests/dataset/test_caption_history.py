@@ -66,16 +66,17 @@ def test_what_someone_else_changed_is_never_overwritten(tmp_path, history):
     assert texts(paths) == ["edited\n", "mine\n", "old 2\n"] and back.changed_since == (paths[0],)
 
 
-def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatch):
+@pytest.mark.parametrize("step", ["write_aside", "put_aside"])
+def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatch, step):
     paths = files(tmp_path)
-    before, write = texts(paths), module.atomic.write_bytes
+    before, work = texts(paths), getattr(module.atomic, step)
 
-    def full(target, data, **how):
-        if Path(target) == paths[2]:
+    def full(*given):
+        if paths[2] in given:
             raise OSError(28, "No space left on device")
-        write(target, data, **how)
+        return work(*given)
 
-    monkeypatch.setattr(module.atomic, "write_bytes", full)
+    monkeypatch.setattr(module.atomic, step, full)
     with pytest.raises(ProblemsError) as caught:
         history.apply("Replace", changed(paths))
     assert caught.value.codes == ["disk.full"] and texts(paths) == before
@@ -200,7 +201,7 @@ def test_each_line_stands_on_the_disk_before_its_file_changes(tmp_path, history,
     paths = files(tmp_path)
     seen = []
 
-    def look(path, content, link, synced):
+    def look(path, content, link, aside):
         (file,) = (tmp_path / "outputs" / "captions").glob("*.jsonl")
         seen.append([json.loads(line).get("path") for line in file.read_text().splitlines()])
 

@@ -217,6 +217,32 @@ def test_one_guest_of_a_shared_page_leaves_room_for_others(engine, workspace):
     assert Queue(workspace.private / "queue.json").entries() == engine.queue()
 
 
+def test_guests_end_and_move_only_their_own_jobs_and_the_owner_all(engine, workspace):
+    engine.limits = Limits.of(workspace)
+    ids = [in_guest(name, lambda: engine.submit("train", job())) for name in ("a", "b", "a", "b", "")]
+    for refuses in (engine.cancel, lambda each: engine.move(each, 0)):
+        for each in (ids[0], ids[4]):
+            with refused("queue.not-yours"):
+                in_guest("b", lambda each=each, refuses=refuses: refuses(each))
+    with refused("queue.not-yours"):
+        in_guest("b", engine.pause_queue)
+    in_guest("b", lambda: engine.move(ids[3], 0))  # before their own only: the others keep their places
+    assert [entry.id for entry in engine.queue()] == [ids[0], ids[3], ids[2], ids[1], ids[4]]
+    in_guest("b", lambda: engine.cancel(ids[1]))
+    engine.cancel(ids[2])
+    assert [engine._queue.get(each).state for each in ids[1:3]] == ["cancelled"] * 2
+    in_guest("b", lambda: engine.forget(ids))
+    assert ids[1] not in [entry.id for entry in engine.queue()] and ids[2] in [entry.id for entry in engine.queue()]
+    engine.forget(ids)
+    engine.move(ids[4], 0)
+    assert [entry.id for entry in engine.queue()] == [ids[4], ids[0], ids[3]]
+    run = RunFolder.create(workspace.runs, "a", dump(job(), task="train"))
+    engine._queue.change(ids[0], state="running", run=run.name)
+    with refused("queue.not-yours"):
+        in_guest("b", lambda: engine.command(run.name, "stop"))
+    assert in_guest("a", lambda: engine.command(run.name, "stop"))
+
+
 def in_guest(name, work):
     def named():
         GUEST.set(name)

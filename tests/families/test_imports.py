@@ -1,6 +1,7 @@
 """Imports of large libraries from several threads."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,31 @@ import pytest
 
 from core.families.imports import quick_imports
 from core.record.workspace import PROJECT
+
+CODE_OF_THE_HUB = """
+import importlib.util, sys
+import core
+assert importlib.util.find_spec("kernels") is None
+from core.families.imports import quick_imports
+with quick_imports():
+    import bitsandbytes.backends.mps.ops as mps
+    from transformers.utils import is_kernels_available
+assert not is_kernels_available()
+mps._kernel_load_failed = False
+assert mps._get_kernel() is None and mps._kernel_load_failed
+from diffusers.utils import import_utils
+assert not import_utils._is_package_available("kernels")[0]
+"""
+
+
+@pytest.mark.slow
+def test_no_library_fetches_code_from_the_hub_through_the_package_kernels(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("raise SystemExit('kernels was imported')\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CODE_OF_THE_HUB], cwd=PROJECT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_one_thread_at_a_time_imports_and_garbage_is_collected_again():

@@ -174,6 +174,17 @@ def job_with(network):
     return build(TrainJob, {"model": {"base_model": STARTER}, "network": network})
 
 
+def test_norm_layers_that_a_family_lacks_are_not_advised(monkeypatch):
+    from core.families.targets import is_norm
+    from core.training.building import network_files
+
+    given = network_files._targets
+    bare = lambda *asked: [target for target in given(*asked) if not is_norm(target.module)]  # noqa: E731
+    monkeypatch.setattr(network_files, "_targets", bare)
+    problems = network_problems(job_with({"layers": ["attn2"], "train_norm": True}), Workspace())
+    assert problems[1].code == "network.no-norms" and "expression" not in problems[1].fix
+
+
 def test_the_check_counts_by_the_models_own_header():
     (problem,) = network_problems(job_with({"layers": ["attn2"]}), Workspace())
     assert (problem.level, problem.code) == ("advice", "network.layers-chosen")
@@ -182,6 +193,7 @@ def test_the_check_counts_by_the_models_own_header():
     assert [problem.code for problem in problems] == ["network.layers-chosen", "network.no-norms"]
     problems = network_problems(job_with({"layers": ["attn2"], "train_norm": True, "kind": "oft"}), Workspace())
     assert [problem.code for problem in problems] == ["network.layers-chosen", "network.no-norms"]
+    assert "expression" in problems[1].fix
     (problem,) = network_problems(job_with({"layers": ["attn2", "norm2"], "train_norm": True}), Workspace())
     assert problem.code == "network.layers-chosen"
     (problem,) = network_problems(job_with({"layers": ["atn2"]}), Workspace())

@@ -37,6 +37,13 @@ def test_texts_of_a_problem_are_cut_in_the_middle():
         assert cut == "a" * (limit // 2) + " ... " + "a" * (limit // 2 - 1) + "b"
 
 
+def test_line_breaks_and_steering_signs_of_strangers_are_shown_as_signs():
+    problem = Problem("a\r\nb\x1b[2J", "x\n  fix: y.png", "c\u2028d\u202ee\tf\u3000g")
+    assert (problem.what, problem.where) == ("a\u23ceb\ufffd[2J", "x\u23ce  fix: y.png")
+    assert problem.fix == "c\u23ced\ufffde\tf\u3000g"
+    assert str(problem).count("\n") == 2
+
+
 def test_errors_come_first_then_warnings_then_advice_each_once():
     given = [Problem(level, level=level, code=level) for level in ("advice", "warning", "error", "advice", "error")]
     assert [each.level for each in errors_first(given)] == ["error", "warning", "advice"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import gradio as gr
 from test_gate import JSON, ask
+
+from tabs.server.door import UPLOADED, with_uploads
 
 
 def test_no_handler_takes_a_file_that_was_not_uploaded(served, tmp_path):
@@ -38,8 +41,19 @@ def test_a_name_of_an_upload_leads_nowhere(served):
         )
         assert status in (200, 400)
         if status == 200:
-            assert "/../" not in json.loads(content)[0]
+            [stored] = json.loads(content)
+            assert UPLOADED.fullmatch(stored) and str(served.workspace.outputs) not in stored
     assert not [path for path in set(served.workspace.outputs.rglob("*")) - before if path.parent.name == "inbox"]
+
+
+def test_an_upload_is_named_below_the_servers_folder_both_ways(tmp_path):
+    folder, stored = f"{tmp_path}{os.sep}", f"{'0a' * 32}/a b.png"
+    said = {"data": ["", None, {"path": stored}, [{"path": stored}, {"path": "../x"}]], "fn_index": 1}
+    told = json.loads(with_uploads(said, folder))
+    whole = str(tmp_path / ("0a" * 32) / "a b.png")
+    assert told["data"] == ["", None, {"path": whole}, [{"path": whole}, {"path": "../x"}]]
+    for path in ("../x", "/etc/passwd", whole, f"{'0a' * 32}/../x", f"{'0a' * 32}/a/b"):
+        assert with_uploads({"data": [{"path": path}]}, folder) is None
 
 
 def test_paths_with_a_way_out_read_nothing(served):

@@ -29,6 +29,52 @@ def test_what_a_browser_has_is_not_sent_again(served):
     assert ask(served, "GET", "/", If_None_Match='"other"')[0] == 200
 
 
+def test_only_the_pages_own_scripts_carry_the_nonce_without_which_none_runs(served):
+    _, page, headers = ask(served, "GET", "/")
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["object-src"] == "'none'" and policy["base-uri"] == policy["frame-ancestors"] == "'self'"
+    assert policy["script-src-attr"] == "'none'"
+    (nonce,) = re.findall(r"'nonce-([\w-]{20,})'", policy["script-src"])
+    assert policy["script-src"] == f"'self' blob: 'unsafe-eval' 'nonce-{nonce}'"
+    tags = re.findall(rb"<script[\s>][^>]*", page)
+    assert len(tags) > 4 and all(f'nonce="{nonce}"'.encode() in tag for tag in tags)
+    name = re.search(rb"/(assets/index-[\w-]+\.js)", page).group(1).decode()
+    other = ask(served, "GET", f"/{name}")[2]["content-security-policy"]
+    assert "script-src 'self'" in other and nonce not in other
+    again = ask(served, "GET", "/", If_None_Match=headers["etag"])
+    assert again[0] == 304 and again[2]["content-security-policy"] == headers["content-security-policy"]
+
+
+FOREIGN = """() => new Promise((done) => {
+  const seen = [];
+  document.addEventListener("securitypolicyviolation", (event) => seen.push(event.effectiveDirective));
+  window.ran = [];
+  const holder = document.createElement("div");
+  holder.innerHTML = `<img src="data:," onerror="ran.push('handler')"><iframe srcdoc="<script>parent.ran.push('frame')</script>"></iframe>`;
+  document.body.append(holder);
+  const inline = document.createElement("script");
+  inline.textContent = "ran.push('inline')";
+  const outside = document.createElement("script");
+  outside.src = "https://127.0.0.1:9/x.js";
+  document.body.append(inline, outside);
+  setTimeout(() => { holder.remove(); done({ran, seen: [...new Set(seen)].sort()}); }, 1500);
+})"""
+
+
+@pytest.mark.slow
+def test_no_foreign_script_runs_in_the_page_and_every_tab_opens_without_an_error(visit):
+    seen = visit(fresh=True)
+    tab = seen.open()
+    for name in ("Dataset", "Captions", "Train", "Monitor", "Runs", "Generate", "Tools"):
+        tab.get_by_role("tab", name=name, exact=True).click()
+        tab.wait_for_function("(name) => location.hash.startsWith('#' + name)", arg=name)
+        tab.wait_for_timeout(500)
+    assert seen.errors == [] and seen.outside == []
+    found = tab.evaluate(FOREIGN)
+    assert found == {"ran": [], "seen": ["script-src-attr", "script-src-elem"]}
+    seen.errors.clear()
+
+
 def test_files_with_a_hash_in_their_name_are_kept_for_good(served):
     name = re.search(rb"/(assets/index-[\w-]+\.js)", ask(served, "GET", "/")[1]).group(1).decode()
     _, _, headers = ask(served, "GET", f"/{name}", Accept_Encoding="br")

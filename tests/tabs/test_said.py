@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from work_parts import image, make_page, wait_until
 
-from core.engine.queue import GUEST
+from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
 from core.record.problems import ProblemsError
 from tabs.context import told
+from tabs.monitor import tab as monitor
 from tabs.server import pulse
 from tabs.train import starts
 
@@ -146,6 +147,25 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.said["kind"] == "done")
     assert browser.said["text"].endswith(f", {Wait('the resume test').words}.")
+
+
+@pytest.mark.parametrize(
+    ("asks", "added", "shown"),
+    [
+        ("", "", ("", True)),
+        ("", "abcdef", ("guest abcd", True)),
+        ("abcdef", "abcdef", ("yours", True)),
+        ("abcdef", "", ("the owner's", False)),
+        ("abcdef", "123456", ("guest 1234", False)),
+    ],
+)
+def test_the_queue_says_whose_a_job_is(asks, added, shown):
+    token = GUEST.set(asks)
+    try:
+        row = monitor._row(QueueEntry("e", "train", "fox", {}, guest=added))
+    finally:
+        GUEST.reset(token)
+    assert (row["by"], row["own"]) == shown
 
 
 def test_start_queues_for_the_login_that_asked(page, monkeypatch):

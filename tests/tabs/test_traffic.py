@@ -50,6 +50,35 @@ async def calling(app, request: dict, body: bytes = b"") -> int:
     return sent[0]["status"]
 
 
+def test_a_guest_is_a_browser_whatever_its_login_and_the_owner_is_none(tmp_path):
+    seen, cookies = [], []
+
+    async def app(scope, receive, send):
+        seen.append(scope["guest"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    limits = Limits(lambda: {"one", "two", "mine"}, lambda token: token == "mine")
+
+    def guest(login: str, browser: str = "", shared: bool = True) -> str:
+        words = f"access-token-x={login}" + (f"; atelier-guest-7860={browser}" if browser else "")
+
+        async def send(message):
+            cookies.extend(value for name, value in message.get("headers", []) if name == b"set-cookie")
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        cookies.clear()
+        finished(Traffic(app, tmp_path, shared=shared, limits=limits)(scope("/", "GET", cookie=words), receive, send))
+        return seen.pop()
+
+    assert guest("one", "a") == guest("two", "a") != guest("one", "b") and not cookies
+    assert "a" != guest("one", "a") != guest("one") != guest("two")
+    assert len(cookies) == 1 and b"HttpOnly" in cookies[0]
+    assert guest("mine", "a") == guest("one", "a", shared=False) == ""
+
+
 def answering(status: int):
     async def app(scope, receive, send):
         await receive()
@@ -106,7 +135,9 @@ def test_a_browser_that_opens_a_page_without_a_login_is_known_from_then_on_and_m
     app = Traffic(answering(200), tmp_path, shared=False, limits=Limits())
     given = cookie_of(app)
     assert given and not cookie_of(app, cookie=given), "given once"
-    assert not cookie_of(app, "/theme.css") and not cookie_of(shared(answering(200), tmp_path), cookie=TOKEN)
+    assert not cookie_of(app, "/theme.css") and not cookie_of(
+        shared(answering(200), tmp_path), cookie=f"{TOKEN}; atelier-guest-7860=a"
+    )
     stream = "/gradio_api/heartbeat/x"
     assert called(app, scope(stream, "GET", cookie=given)) == 200
     assert unread(app, scope(stream, "GET")) == unread(app, scope(stream, "GET", cookie=given[:-1] + "x")) == 401

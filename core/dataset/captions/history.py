@@ -173,6 +173,14 @@ class History:
             _put(each.path, each.new)
         return len(torn)
 
+    def ended(self, id: str) -> bool:
+        """Whether a change came to its end, or a person has been told that it did not."""
+        return any("finished" in line or "told" in line for line in _lines(self._file(id)))
+
+    def end(self, id: str) -> None:
+        """Note that a person has been told."""
+        Opened(self._file(id), id).note({"told": True})
+
     def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Done:
         """Restore what a change replaced, where its text still stands. The undoing can itself be undone.
 
@@ -286,11 +294,12 @@ class History:
         return self._folder / f"{Path(id).name}.jsonl"
 
     def _new(self) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folders(self._folder)
         while True:
             path = self._file(f"{time.time_ns()}")
             with suppress(FileExistsError):
                 path.open("xb").close()
+                atomic.sync_folder(self._folder)
                 return path
 
     def _files(self) -> list[Path]:
@@ -372,8 +381,9 @@ class Opened:
         if due:
             self.wrote = True
             self.note(*(_line(each) for each in due))
-            for each in due:
-                (written if _put_over(each, synced=len(due) == 1) else since).append(each.path)
+            with _aside(due if len(due) > 1 else []) as asides:
+                for each in due:
+                    (written if _put_over(each, asides.get(each.path)) else since).append(each.path)
             if len(due) > 1:
                 atomic.sync_all(written)
         return Done(self.id, tuple(written), tuple(since))
@@ -406,14 +416,33 @@ def _line(change: Change) -> dict[str, Any]:
     return about | ({"link": link} if link else {})
 
 
-def _put_over(change: Change, *, synced: bool) -> bool:
+@contextmanager
+def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
+    """{path: a file next to it with its new text}, all on disk: a power cut between the renames leaves no empty caption."""
+    found: dict[Path, Path] = {}
+    try:
+        for each in changes:
+            if each.new is not None and each.link is None:
+                try:
+                    found[each.path] = atomic.write_aside(each.path, each.new)
+                except OSError as error:
+                    raise unwritten(error, WHAT, printable(each.path), KEPT) from error
+        if found:
+            atomic.sync_all(found.values())
+        yield found
+    finally:
+        for path in found.values():
+            atomic.remove(path)
+
+
+def _put_over(change: Change, aside: Path | None) -> bool:
     """Write a change where its old text still stands. Two threads never look at the same file at once; another process has
-    the moment between look and write."""
+    the moment between look and write. aside: a file with the new text, which is on disk."""
     with _WRITING:
         if content_of(change.path) != change.old or not _leads_to(change.new, change):
             return False
         try:
-            _put(change.path, change.new, change.link, synced=synced)
+            _put(change.path, change.new, change.link, aside=aside)
         except OSError as error:
             raise unwritten(error, WHAT, printable(change.path), KEPT) from error
     return True
@@ -427,13 +456,15 @@ def _leads_to(content: bytes | None, change: Change) -> bool:
     return may_reach(target) and content_of(target) == content
 
 
-def _put(path: Path, content: bytes | None, link: str | None = None, *, synced: bool = True) -> None:
-    if content is None:
+def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: Path | None = None) -> None:
+    if aside is not None:
+        atomic.put_aside(aside, path)
+    elif content is None:
         atomic.remove(path)
     elif link and not os.path.lexists(path):
         os.symlink(link, path)
     else:
-        atomic.write_bytes(path, content, synced=synced)
+        atomic.write_bytes(path, content)
 
 
 def content_of(path: Path) -> bytes | None:

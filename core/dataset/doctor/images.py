@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from core.dataset.images.look import Look
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
+from core.record.bounded_json import json_or_none
 from core.record.cancel import CancelToken
 from core.settings.dataset.images import ImageSettings
 
@@ -227,8 +229,8 @@ def second_look(
     known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
     result = {}
     for image in images:
-        said = json.loads(known[image.path])
-        if said:
+        said = json_or_none(known[image.path])
+        with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
             gray = np.frombuffer(bytes.fromhex(said["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
             result[image.key] = Closer(gray, said["frame"])
     return result

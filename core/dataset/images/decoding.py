@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.dataset.images.colors import BLACK, WHITE
-from core.dataset.images.look import FACT, MEASURED_SIDE, Look, from_text, measure, to_text
+from core.dataset.images.look import FACT, MEASURED_SIDE, Look, known_looks, measure, to_text
 from core.dataset.images.opening import BrokenImage, UnreachableImage, open_decoded, remarks
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
@@ -36,7 +36,7 @@ def look_at_all(
     progress is called with (done, total).
     """
     memo = Memo(memo_path)
-    known = memo.known(FACT, images)
+    known = known_looks(memo, images)
     unread = [image for image in images if image.path not in known]
     remaining, done = iter(unread), len(images) - len(unread)
     if progress and unread:
@@ -44,12 +44,12 @@ def look_at_all(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 8 * threads)):
             with _alone(cancel):
-                known |= memo.known(FACT, part)  # another thread may have decoded these meanwhile
+                known |= known_looks(memo, part)  # another thread may have decoded these meanwhile
                 facts: dict[Path, str] = {}
                 for image, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
-                    known[image.path] = to_text(look)
+                    known[image.path] = look
                     if lasting:
-                        facts[image.path] = known[image.path]
+                        facts[image.path] = to_text(look)
                     if progress:
                         progress(done + sum(each.path in known for each in part), len(images))
                 memo.remember(FACT, facts, part)
@@ -58,7 +58,7 @@ def look_at_all(
             done += len(part)
             if progress:
                 progress(done, len(images))
-    return {image.key: from_text(known[image.path]) for image in images}
+    return {image.key: known[image.path] for image in images}
 
 
 @contextmanager

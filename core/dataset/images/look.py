@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.memo import Memo
+from core.dataset.sources.memo import FileFacts, Memo
+from core.record.bounded_json import json_or_none
 
 MEASURED_SIDE = 256  # pixels of the longer side that everything is measured at, so that images of any size compare
 FACT = "look 2"  # kind of entry in the memo; raised when a measure changes
@@ -51,18 +52,26 @@ def measure(image: Image.Image, transparent: bool = False) -> Look:
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
     """{image key: measurements} of images decoded before (`decoding.look_at_all`); decodes nothing."""
-    if not isinstance(memo, Memo):
-        memo = Memo(memo)
-    known = memo.known(FACT, images)
-    return {image.key: from_text(known[image.path]) for image in images if image.path in known}
+    known = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
+    return {image.key: known[image.path] for image in images if image.path in known}
+
+
+def known_looks(memo: Memo, files: Sequence[FileFacts]) -> dict[Path, Look]:
+    """{path: measurements} of files decoded before. A damaged row counts as none."""
+    found = {path: from_text(text) for path, text in memo.known(FACT, files).items()}
+    return {path: look for path, look in found.items() if look is not None}
 
 
 def to_text(look: Look) -> str:
     return json.dumps(asdict(look))
 
 
-def from_text(text: str) -> Look:
-    return Look(**json.loads(text))
+def from_text(text: str) -> Look | None:
+    """None for a text of no measurements."""
+    try:
+        return Look(**json_or_none(text))
+    except TypeError:
+        return None
 
 
 # ---- measures

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.decoding import look_at_all
-from core.dataset.images.look import FACT, Look, from_text, looks
+from core.dataset.images.look import Look, known_looks, looks
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, listed, names_of
@@ -251,8 +251,8 @@ def blank_masks(
         if each.concept.images.masked_loss and each.image.conditioning is not None
     }
     files = {path: file_at(path, "") for _, path in masked.values()}
-    known = Memo(memo_path).known(FACT, list(files.values()))
-    black = [image for image, path in masked.values() if path in known and from_text(known[path]).brightest == 0]
+    known = known_looks(Memo(memo_path), list(files.values()))
+    black = [image for image, path in masked.values() if path in known and known[path].brightest == 0]
     clear = [
         each.image
         for each in placed

@@ -20,6 +20,7 @@ from core.dataset.sources.folders import Root
 from core.dataset.sources.gathered import Gathered
 from core.dataset.sources.image_info import ImageInfo, Scan, listed
 from core.dataset.sources.memo import Memo
+from core.dataset.sources.registered import SOURCES
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import FILE, allowed_modules
 from core.record.cancel import CancelToken
@@ -104,18 +105,13 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 
 
 def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
-    """Import the class, call it and collect its rows."""
-    module_name, _, class_name = name.rpartition(".")
-    if not module_name or not all(part.isidentifier() for part in name.split(".")):
-        what = f"'{name}' is not a class path"
-        raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
-    top = name.partition(".")[0]
-    if top not in allowed_modules():
-        what = f"The dataset class {name} needs the module '{top}', which is not allowed on this machine"
-        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
-        raise ProblemsError.one(what, _WHERE, fix, code="module.not-allowed")
+    """Import the class, or take the registered source; call it and collect its rows."""
+    source = SOURCES.get(name)
+    if source is None:
+        _check_allowed(name)
     try:
-        made = getattr(importlib.import_module(module_name), class_name)(dataset.model_dump(mode="json"))
+        make = source.images if source else _imported(name)
+        made: Any = make(dataset.model_dump(mode="json"))
         given: Iterable[Any] = made.images() if hasattr(made, "images") else made
         rows = []
         for row in given:
@@ -132,6 +128,23 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
             raise
         what = f"The dataset class {name} failed: {type(error).__name__}: {error}"
         raise ProblemsError.one(what, _place(error), "fix the class there", "dataset-class.failed") from error
+
+
+def _check_allowed(name: str) -> None:
+    """Raises ProblemsError for what is no class of a module that the owner allowed."""
+    if "." not in name or not all(part.isidentifier() for part in name.split(".")):
+        what = f"'{name}' is not a class path"
+        raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
+    top = name.partition(".")[0]
+    if top not in allowed_modules():
+        what = f"The dataset class {name} needs the module '{top}', which is not allowed on this machine"
+        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
+        raise ProblemsError.one(what, _WHERE, fix, code="module.not-allowed")
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _place(error: BaseException) -> str:

@@ -6,11 +6,8 @@ locks), it is a temporary file of the process.
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sqlite3
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.record.atomic import remove
+from core.record.temporary import HeldFolder
 
 _WAIT_SECONDS = 5
 THREADS = 4  # that measure files
@@ -146,7 +144,7 @@ class Memo:
                 pass
         elif self.path != self._wanted or _holds_databases(self.path.parent):
             return False
-        _ELSEWHERE[self._wanted] = _own_folder() / f"{uuid.uuid4().hex}.sqlite"
+        _ELSEWHERE[self._wanted] = _own_folder().path / f"{uuid.uuid4().hex}.sqlite"
         return True
 
 
@@ -165,8 +163,6 @@ def _holds_databases(folder: Path) -> bool:
 
 
 @cache
-def _own_folder() -> Path:
+def _own_folder() -> HeldFolder:
     """A temporary folder of this process, deleted when it ends."""
-    folder = tempfile.mkdtemp(prefix="atelier-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    return HeldFolder("index")

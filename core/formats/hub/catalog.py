@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from pydantic import TypeAdapter
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hub.fetch import part_bytes
 from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
 
 RECORD = ".downloads.json"  # under models/: each downloaded file's source and hash
 
@@ -133,10 +134,10 @@ def _size(path: Path) -> int | None:
 def recorded(models: Path) -> dict[str, dict[str, Any]]:
     """{path below models/: {"source", "sha256", "size"}} of single-file downloads."""
     try:
-        facts = json.loads((models / RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
+        facts = read_json_object(models / RECORD)
+    except ProblemsError:
         return {}
-    return {name: each for name, each in facts.items() if isinstance(each, dict)} if isinstance(facts, dict) else {}
+    return {name: each for name, each in facts.items() if isinstance(each, dict)}
 
 
 def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:

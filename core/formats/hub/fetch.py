@@ -7,7 +7,6 @@ Next to the target are `<name>.part` with the bytes so far and `<name>.part.json
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensors.header import check_form
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.space import require_space
 
@@ -145,10 +145,10 @@ class _Transfer:
     def _take_up(self) -> None:
         """Resume a partial download if it is of the same file. Its bytes are read again for the hash."""
         try:
-            noted = json.loads(self.note.read_text("utf-8"))
+            noted = read_json_object(self.note)
             same = noted["url"] == self.remote.url and noted["sha256"] == (self.remote.sha256 or "")
             self.etag = str(noted["etag"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ProblemsError, KeyError):
             same = False
         if not same or not self.part.is_file():
             self._start_over()

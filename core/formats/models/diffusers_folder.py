@@ -14,6 +14,7 @@ from core.formats.models.part_kinds import PartKind, kind_of
 from core.formats.detect import read_json
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.writer import Wrote, write_pickle, write_safetensors
+from core.record.bounded_json import read_json_object
 from core.record.cancel import CancelToken
 
 SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
@@ -175,7 +176,7 @@ def write_older_vocabulary(folder: Path) -> None:
     source = folder / "tokenizer.json"
     if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
-    found = json.loads(source.read_text(encoding="utf-8"))
+    found = read_json_object(source)
     if "merges" not in found["model"]:  # not CLIP's: T5's words have no merges
         return
     words, merges = found["model"]["vocab"], found["model"]["merges"]

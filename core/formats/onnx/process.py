@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +14,7 @@ from core.formats.onnx.runner import IMAGES, VALUES
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
+from core.record.temporary import HeldFolder
 from core.record.worker import Gone, Worker
 
 LONGEST_SECONDS = 120.0  # to open a model, and for each image of a batch; on a slow CPU the largest needs 20
@@ -38,9 +38,9 @@ class ModelProcess:
         self._cancel, self._refused = cancel, refused
         self._seconds = LONGEST_SECONDS if wanted[0] == CPU else COMPILING_SECONDS
         self._images: np.ndarray | None = None
-        self._folder = TemporaryDirectory(prefix="atelier-onnx-", ignore_cleanup_errors=True)
-        self._place = Path(self._folder.name)
-        self._worker = Worker([sys.executable, "-m", "core.formats.onnx.runner", self._folder.name], self._place)
+        self._folder = HeldFolder("onnx")
+        self._place = self._folder.path
+        self._worker = Worker([sys.executable, "-m", "core.formats.onnx.runner", str(self._place)], self._place)
         try:
             question = {"model": str(model.absolute()), "providers": list(wanted), "device": device}
             facts = self._ask({"open": question | {"threads": machine.threads()}}, "cannot be loaded", self._seconds)
@@ -57,7 +57,7 @@ class ModelProcess:
         """End its process, whatever the model does."""
         self._worker.end()
         self._images = None  # Windows keeps a mapped file
-        self._folder.cleanup()
+        self._folder.close()
 
     def room(self, images: int, shape: Sequence[int]) -> None:
         """Make room for a batch: in full, as a disk that fills up later would end this process."""

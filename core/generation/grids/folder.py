@@ -141,30 +141,32 @@ class GridFolder:
         while True:
             path = root / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir(parents=True)
+                atomic.make_folders(root)
+                path.mkdir()
                 break
             except FileExistsError:
-                if root.exists() and not root.is_dir():
-                    raise _unwritable(root, NotADirectoryError(20, "Not a directory")) from None
                 number += 1
             except OSError as error:
                 raise _unwritable(root, error) from None
         folder = cls(path)
         own = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
-        folder._write(
-            {
-                "format": FORMAT,
-                "title": job.grid.name,
-                "run": run,
-                "job": dump(own, task="grid"),
-                "axes": [dict(axis) for axis in axes],
-                "same": {name_of(place): name_of(other) for place, other in same.items()},
-                "failed": {},
-                "state": "new",
-                "steps": 0,
-                "seconds": 0.0,
-            }
-        )
+        content = {
+            "format": FORMAT,
+            "title": job.grid.name,
+            "run": run,
+            "job": dump(own, task="grid"),
+            "axes": [dict(axis) for axis in axes],
+            "same": {name_of(place): name_of(other) for place, other in same.items()},
+            "failed": {},
+            "state": "new",
+            "steps": 0,
+            "seconds": 0.0,
+        }
+        try:
+            folder._write(content)
+        except ProblemsError:
+            atomic.remove_folder(path)
+            raise
         return folder
 
     def _read(self) -> dict[str, Any]:

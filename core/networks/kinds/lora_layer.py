@@ -15,6 +15,7 @@ from core import extensions
 from core.formats.lora.names import group_by_module
 from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.keys import is_number
+from core.record.bounded_json import json_or_none
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
@@ -109,8 +110,5 @@ def sizes_as_metadata(tensors: Mapping[str, Tensor], args: str = "") -> dict[str
 
 
 def _json(text: str) -> dict[str, object]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
+    found = json_or_none(text)
     return found if isinstance(found, dict) else {}

@@ -73,11 +73,15 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     from core.networks.sizes import sized_layers
 
     own = kind_named(job.network.kind).own(job)
-    sized = sized_layers(filter(lambda target: is_norm(target.module), targets), job.network, own)
+    norms = [target for target in targets if is_norm(target.module)]
+    sized = sized_layers(norms, job.network, own)
     if sized or not job.network.train_norm or not job.network.train_unet:
         return []
-    what = "No norm layers would be trained: the model has none where layers are chosen"
-    fix = "choose them too, such as with the expression norm, or turn it off"
+    if norms:
+        what = "No norm layers would be trained: the model has none where layers are chosen"
+        fix = "choose them too, such as with the expression norm, or turn it off"
+    else:
+        what, fix = "No norm layers would be trained: models of this family have none", "turn it off"
     return [Problem(what, "network.train_norm", fix, "advice", code="network.no-norms")]
 
 

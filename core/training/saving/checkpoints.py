@@ -87,7 +87,7 @@ class Checkpoints:
         """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the
         settings say."""
         path = self.context.folder.checkpoints / name
-        path.parent.mkdir(exist_ok=True)
+        atomic.make_folders(path.parent)
         written = self.method.write(
             path, self.facts.metadata(step), self.settings.save_precision, epoch=self.plan.epoch_of(step), step=step
         )

@@ -40,7 +40,7 @@ class States:
         """Write state/step00000120/: into a new folder, sealed last, then renamed. An existing complete state of this step is
         kept."""
         run, states = self.run, self.run.context.folder.states
-        states.mkdir(parents=True, exist_ok=True)
+        atomic.make_folders(states)
         name = f"step{run.state.step:08d}"
         for there in states_in(states):
             if state_step(there) == run.state.step and is_whole(there):

@@ -285,6 +285,16 @@ def test_an_option_of_the_prompt_that_an_axis_would_change_is_told(workspace):
     assert "grid.option-wins" in [note.code for note in notes]
 
 
+def test_a_full_disk_leaves_no_folder_of_a_grid(workspace, monkeypatch):
+    def full(target, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.generation.grids.folder.atomic.write_json", full)
+    with refused("outputs.not-writable"):
+        begin(job_of(**TWO), workspace)
+    assert not list((workspace.outputs / "grids").iterdir())
+
+
 def test_a_damaged_grid_is_told(workspace):
     folder = begin(job_of(**TWO), workspace)
     raw = json.loads((folder.path / "grid.json").read_text("utf-8"))

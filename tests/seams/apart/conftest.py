@@ -20,6 +20,7 @@ TOYS = (
     "pull",
     "controlled",
     "tiles",
+    "lists",
 )
 extensions.EXTENSIONS += tuple(f"tests.seams.toys.{name}" for name in TOYS)
 

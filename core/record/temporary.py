@@ -1,0 +1,45 @@
+"""Folders in the system's temporary folder that are held by a lock, so that what killed processes left is told and removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from core.record.lock import LOOK_SECONDS, is_held
+
+PREFIX, LOCK = "atelier-", "held.lock"
+NEW_SECONDS = 1.0  # in which a folder's lock may not be held yet
+
+
+class HeldFolder:
+    """A new folder, there until `close` or the end of this process. What others left is removed before."""
+
+    def __init__(self, kind: str):
+        remove_left()
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+        lock = FileLock(self.path / LOCK, timeout=LOOK_SECONDS, fallback_to_soft=False)
+        with suppress(OSError, NotImplementedError, Timeout):  # a drive without locks
+            lock.acquire()
+        self.close = weakref.finalize(self, _remove, self.path, lock)
+
+
+def _remove(path: Path, lock: FileLock) -> None:
+    lock.release()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_left() -> None:
+    """Remove the folders whose processes were killed: those of this user whose locks nobody holds."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            facts, lock = path.lstat(), path / LOCK
+            own = path.is_dir() and not path.is_symlink() and facts.st_uid == getattr(os, "getuid", lambda: 0)()
+            if own and time.time() - lock.lstat().st_mtime > NEW_SECONDS and not is_held(lock):
+                shutil.rmtree(path, ignore_errors=True)
