@@ -313,7 +313,9 @@
     if (field) field.select();
   });
 
-  /** The message panel over the page, which it does not push: errors stay until closed, successes go by themselves. */
+  /** The message panel over the page, which it does not push: errors stay until closed. Others belong to their tab, and go by
+      themselves unless they list something to read or offer a file. */
+  const SECONDS = {info: 10, done: 5, success: 5, place: 8, undo: 20};  // how long a message that need not be read stays
   let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
@@ -324,7 +326,8 @@
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
     const kind = said.kind || "info", listed = said.problems && said.problems.length;
-    const place = said.go && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
+    const here = said.go && said.go === atelier.openTab();
+    const place = said.go && !here && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
     panel.className = `said ${kind}`;
     panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
@@ -340,16 +343,16 @@
     if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();
     setTimeout(aside, 300);  // another tab may be open by then
-    const toRead = kind === "error" || said.undo || said.link || place || listed || (said.notes && said.notes.length);
-    panel.toggleAttribute("data-passes", !toRead);
-    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 10000 : 5000);
+    const stays = kind === "error" || said.link || listed || (said.notes && said.notes.length);
+    panel.toggleAttribute("data-passes", kind !== "error");
+    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo ? "undo" : place ? "place" : kind]);
   };
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left
     const panel = isTrusted && target.closest && target.closest("[role=tab]") && atelier.byId("said");
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the lower half has room. */
+      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the window has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = () => {
@@ -366,7 +369,7 @@
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const free of frees)
-      for (let y = innerHeight - height - 12; y > (!error && free === frees[0] ? innerHeight / 2 : 0); y -= 12)
+      for (let y = innerHeight - height - 12; y > 0; y -= 12)
         for (let x = x0; x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
   };

@@ -49,6 +49,14 @@ document.addEventListener('keydown', (event) => {
 });
 """
 
+# What is checked before a job is in the queue can take seconds: the press is answered at once.
+PRESSED = """
+element.addEventListener('click', ({target}) => {
+  const line = target.closest('#gen-draw') && document.querySelector('#gen-status .gen-now > .hint');
+  if (line) line.textContent = 'Checking the settings ...';
+});
+"""
+
 # Groups that a user opened stay open when their fields are replaced.
 OPEN_GROUPS = """
 const open = new Set();
@@ -82,7 +90,7 @@ element.addEventListener('click', ({target}) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
+    prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
@@ -407,7 +415,7 @@ class Desk:
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
-            return self._form()
+            return self._form() | _and_seen({"status": self.stage.status()})
         self._make(jobs)
         self.sending.forget()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
