@@ -109,12 +109,18 @@
     return h("span", {}, paths.flatMap((path, n) => [n ? ", " : null,
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
-  /** The button that does what a list of problems asks for, where one setting fixes them all. */
-  atelier.remedy = (list) => {
-    const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
-    return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
-      `Skip ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
-  };
+  /* What a click does about problems of a kind: [which, its words, the action]. */
+  const REMEDIES = [
+    [(problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error", (count) => `Skip ${count} broken image${count === 1 ? "" : "s"}`, "leave_out"],
+    [(problem) => problem.code === "control.no-folder", () => "Make control images", "make_pairs"],
+    [(problem) => problem.code === "prompts.no-control-image", () => "Use images with control images as samples", "sample_pairs"],
+  ];
+  atelier.does = {};  // actions of the page itself; others are the form's
+  /** The buttons that do what a list of problems asks for, where one click fixes them all. */
+  atelier.remedies = (list) => REMEDIES.flatMap(([is, words, act]) => {
+    const count = list.filter(is).length;
+    return count ? [h("button", {type: "button", class: "btn remedy", onclick: () => (atelier.does[act] || atelier.act)(act)}, words(count))] : [];
+  });
   /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
@@ -333,7 +339,7 @@
     panel.replaceChildren(
       h("div", {class: "words"}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
         said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
-        listed ? [atelier.problems(said.problems), atelier.remedy(said.problems)] : null),
+        listed ? [atelier.problems(said.problems), ...atelier.remedies(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
       ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),

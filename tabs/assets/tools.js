@@ -91,6 +91,7 @@
     };
     arrive(50);
   };
+  atelier.does.make_pairs = () => visit({dataset: {at: "tools-hints", tab: "Tools"}});
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));
