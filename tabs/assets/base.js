@@ -342,7 +342,7 @@
         listed ? [atelier.problems(said.problems), ...atelier.remedies(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
-      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),
+      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
@@ -388,6 +388,7 @@
 
   const wanted = () => localStorage.getItem("atelier-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const dress = () => {
+    document.documentElement.dataset.theme = wanted();
     if (!document.body) return;
     document.body.classList.toggle("dark", wanted() === "dark");
     const button = atelier.byId("theme-toggle");
@@ -400,6 +401,8 @@
     dress();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+
+  dress();
 
   /* ---- begin ---- */
 

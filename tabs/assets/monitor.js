@@ -351,6 +351,6 @@
   atelier.parts.best = (best) => {
     if (!begun()) return;
     const line = byId("run-best");
-    line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.loss(best.loss)}. ${atelier.sentence(best.sure)}`)]);
+    line.replaceChildren(...!best ? [] : [h("b", {title: best.name}, `step ${best.step} · ${atelier.loss(best.loss)} · lowest`), " ", h("span", {class: "hint"}, `${best.what}; ${best.sure}`)]);
   };
 })();

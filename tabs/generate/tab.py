@@ -231,7 +231,7 @@ class Desk:
         act, name, value = act_of(event, LONGEST)
         if act == "draw":
             return self.draw()
-        if act in ("swap", "ratio", "seed"):
+        if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
                 self.presets.put(self._values() | self._quick(act, name or value))
             return self._changed()
@@ -254,12 +254,15 @@ class Desk:
         return self._changed()
 
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
-        """The fields that a button changes: both sides, or the seed."""
+        """The fields that a button changes: both sides, the seed, or where hires fix begins."""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(arg, values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
+        if act == "hires":
+            scale = panel.hires_scale(panel.model_of(values, project.model, space), (width, height))
+            return {"highres_fix_scale": scale} if scale else {}
         if act == "ratio":
             if arg not in panel.RATIOS:  # none is chosen
                 return {}
@@ -335,7 +338,13 @@ class Desk:
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
             ),
-            "settings": panel.settings(draw, model, size, values["seed"] is not None and not self.stage.endless),
+            "settings": panel.settings(
+                draw,
+                model,
+                size,
+                values["seed"] is not None and not self.stage.endless,
+                values["highres_fix_scale"] is not None,
+            ),
             "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes)),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),

@@ -88,13 +88,12 @@ class Copies:
         if not new:
             return
         file, into = source.relative_to(folder).as_posix(), self.folder
-        said = (
-            f"Kept as {read_kept(folder)[file]}: runs/{run}/{file}. It is marked in Runs and in the lists of Generate"
-        )
+        steps = {each["name"]: each["step"] for each in self._page.engine.snapshot(run)["files"]}
+        step = f", step {steps[name]:,}" if name in steps else ""
+        also = "" if into is None else f" Copied to {printable(into)}."
         if into is not None:
             self.start(run, name, str(into))
-            return self._page.say("done", f"{said} and is copied to {printable(into)}.")
-        self._page.say("done", f"{said}. Copy a file in Runs once, and kept files are copied to that folder too.")
+        self._page.say("done", f"Kept: {read_kept(folder)[file]}{step}.{also}")
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

@@ -10,6 +10,7 @@ from typing import Any
 from core.dataset.preflight import preflight
 from core.engine.light import LightTask
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.control import CONTROLNET
 from core.settings.dataset.source import Source
@@ -43,18 +44,17 @@ def _fill_in(page: Page, browser: Browser, images: str, control: str, job: Train
     """One step of undo. Sample prompts without a control image, or with one of earlier pairs, are replaced by pairs."""
     before = page.project.job.dataset.conditioning_data_dir
     earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
-    prompts = None
-    if not all(_fits(line, earlier) for line in job.samples.sample_prompts):
-        prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
+    report = preflight(job, page.workspace, cancel=task.token)
+    fits = all(_fits(line, earlier) for line in job.samples.sample_prompts)
+    prompts = None if fits else prompts_of_pairs(report)
     with page.project.lock:
         job = with_pairs(page.project.job, images, control)
         if prompts:
             job = with_value(job, PROMPTS, prompts[0])
         page.project.replace(job, did="training with pairs")
     page.reading.want()
-    text = "The images, their control images and a method that trains with them are chosen"
-    text += f", and sample prompts: {prompts[1]}." if prompts else "."
-    page.browsers.say(browser, "done", f"{text} Undo reverts it.", go="Train")
+    pairs = count(sum(row.trains and row.control is not None for row in report.rows), "pair")
+    page.browsers.say(browser, "done", f"Ready to train with {pairs}.", go="Train", undo=page.project.can_undo)
 
 
 def sample_pairs(page: Page, browser: Browser) -> None:

@@ -11,6 +11,7 @@ from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.units import count, size_words
 from core.record.workspace import display_path
+from core.settings.base import every
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
@@ -91,7 +92,9 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
     size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
-    return f"The full model is trained; each checkpoint takes {size}."
+    several = every(job.saving.save_n_evenly) or 0
+    many = f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}." if several > 1 and numbers else ""
+    return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 
 # -- optimizers

@@ -116,7 +116,7 @@ def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
     table = desk._table()
     assert table.count("<img") == 1 and "ran out of &lt;memory&gt;" in table and table.count("waits") == 2
     assert table.count('scope="col"') == 2 and table.count('scope="row"') == 2
-    desk.act(event("cancel", "e0"))
+    desk.page.engine.cancel("e0")
     assert not desk.page.engine.entries and "Resume" in desk._table()
     desk.act(event("resume", folder.name))
     assert len(desk.page.engine.jobs) == 2 and desk.page.engine.jobs[1].grid.folder == folder.name

@@ -12,7 +12,7 @@ from test_page_train import until
 from core import tasks
 from tabs.monitor import tab as monitor
 
-WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it
+WAITS = re.compile(r"\d:\d\d.*\bfox\b")  # the time left of what is waited for, and its name
 
 
 def start(engine, page, *names: str) -> list[str]:
