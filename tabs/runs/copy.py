@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TAB = "Runs"
 WHERE = "Copy to"
+STEP = r"-step\d{8}$"  # at the end of a checkpoint's name
 KEYS = """
 element.addEventListener('keydown', (event) => {
   const wanted = {Enter: event.target.id === 'copy-folder' && 'into', Escape: 'shut'}[event.key];
@@ -93,7 +95,7 @@ class Copies:
         also = "" if into is None else f" Copied to {printable(into)}."
         if into is not None:
             self.start(run, name, str(into))
-        self._page.say("done", f"Kept: {read_kept(folder)[file]}{step}.{also}")
+        self._page.say("done", f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}.{also}")
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

@@ -138,7 +138,7 @@ def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_
     assert "validation loss 0.1000, best" in table and table.count("Keep this one") == 2 * 2, "in both tables"
     desk.act(event("keep", "x2", ""))
     file = "checkpoints/fox-step00000040.safetensors"
-    assert "Choose" not in said(desk) and "Kept as fox-step00000040" in said(desk) and file in said(desk)
+    assert "Choose" not in said(desk) and "fox, step 40" in said(desk)
     assert read_kept(run) == {file: "fox-step00000040"}
     desk.act(event("keep", "x2", "best fox"))
     assert read_kept(run) == {file: "best fox"} and "best fox" in desk._table()
