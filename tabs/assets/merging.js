@@ -7,7 +7,13 @@
   const given = (value) => value.split(",").map((each) => each.trim()).filter(Boolean);
 
   class LoraRows extends HTMLElement {
-    connectedCallback() { this.draw(); }
+    /* A form that is drawn again empties this element in place; the fields have their values a moment later. */
+    connectedCallback() {
+      const later = () => requestAnimationFrame(() => { if (this.isConnected && !this.firstChild && this.files && this.ratios) this.draw(); });
+      this.seen ||= new MutationObserver(later);
+      this.seen.observe(this, {childList: true});
+      later();
+    }
     get files() { return byId(this.dataset.files); }
     get ratios() { return byId(this.dataset.ratios); }
     get lines() { return this.files.value.split("\n").map((line) => line.trim()).filter(Boolean); }

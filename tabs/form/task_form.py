@@ -19,7 +19,6 @@ from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 from tabs.markup import esc
 
-
 FILES, STRENGTHS = "models", "ratios"  # of a merge of LoRAs: its paths, one a line, and their strengths
 
 

@@ -148,7 +148,8 @@ def _head(
     words = f"{there:,} of {total:,} cells"
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     return (
-        f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3><span class="hint">{esc(words)}</span>'
+        f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
+        f'<span class="hint">{esc(words)}</span>'
         f'<span class="grow"></span><span class="does">{does}</span></div>{message}'
     )
 

@@ -67,7 +67,11 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, hires: bool = False) -> str:
     """The base model, sizes, and how images are sampled. size: of the images that will be made; locked: whether a seed is set;
     hires: whether hires fix is on"""
-    fix = button("hires", "Hires fix", title="Begins at the trained size") if hires_scale(model, size) and not hires else ""
+    fix = (
+        button("hires", "Hires fix", title="Begins at the trained size")
+        if hires_scale(model, size) and not hires
+        else ""
+    )
     ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
     ratio = (

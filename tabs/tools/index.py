@@ -43,7 +43,12 @@ def groups() -> dict[str, list[str]]:
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
         own = [task for task in tasks().values() if task.card == card]
         entries = [
-            _entry(task.title, f"{task.name} {task.about} {task.job.__doc__} {_offered(task)} {ALSO.get(task.name, '')}", card, task.name)
+            _entry(
+                task.title,
+                f"{task.name} {task.about} {task.job.__doc__} {_offered(task)} {ALSO.get(task.name, '')}",
+                card,
+                task.name,
+            )
             for task in own
         ]
         if card.tab == CAPTIONS:

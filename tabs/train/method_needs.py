@@ -21,6 +21,7 @@ from core.settings.optimization.rates import scale_sentence
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
 from core.settings.rules.dataset import has_partners
+from core.settings.rules.validation import holds_out
 from core.settings.values import shown_value
 from tabs.form.project import FIELDS
 
@@ -93,7 +94,11 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
     size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
     several = every(job.saving.save_n_evenly) or 0
-    many = f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}." if several > 1 and numbers else ""
+    many = (
+        f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}."
+        if several > 1 and numbers
+        else ""
+    )
     return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 

@@ -110,7 +110,9 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
 def test_each_card_of_tools_ends_where_the_page_does(window):
     tab = window.open("Tools")
     tab.locator(MARKS["Tools"]).first.wait_for()
-    places = tab.evaluate("[...new Set([...document.querySelectorAll('[data-tab=Tools][data-at]')].map((one) => one.dataset.at))]")
+    places = tab.evaluate(
+        "[...new Set([...document.querySelectorAll('[data-tab=Tools][data-at]')].map((one) => one.dataset.at))]"
+    )
     assert len(places) > 7
     for place in places:
         tab.evaluate("(at) => atelier.openTools(at)", place)
