@@ -48,7 +48,7 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(window):
     works = [WORK | {"shown": []}, WORK | {"id": "v", "state": "running", "card": "images"}]
     tab.route("**/atelier/pulse", lambda route: route.fulfill(status=204))  # what the server has is not of this visit
     tab.reload()
-    tab.wait_for_function("atelier.stamp")
+    tab.wait_for_selector("body[data-atelier=ready]")
     tab.evaluate("works => atelier.parts.works(works)", works)
     assert sorted(tab.evaluate(CARDS)) == ["tools-disk", "tools-images-tasks"]  # and what runs
     tab.locator("#tool-index").get_by_role("button", name="Check weights").click()
