@@ -45,21 +45,22 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
     found = []
     for (source, text), images in groups.items():
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
+        have, they, train = ("has", "it", "trains") if len(images) == 1 else ("have", "they", "train")
         if source == "blank":
             code = "dataset.empty-captions"
-            what = f"{number} with an empty caption file, trained without a caption: {names}"
+            what = f"{number} {have} an empty caption file and {train} without a caption: {names}"
             fix = "write captions, or delete the files to use the folder's default caption"
         elif source == "metadata":
             code = "dataset.no-metadata-captions"
-            what = f"{number} without a caption in the metadata file, trained without one: {names}"
+            what = f"{number} {have} no caption in the metadata file and {train} without one: {names}"
             fix = "add a caption or tags to the metadata file"
         elif source == "words":
             code = "dataset.default-captions"
-            what = f"{number} without a caption file, trained with the folder's default caption: {text}"
-            fix = "write captions on the Captions tab if the default does not describe them well"
+            what = f"{number} {have} no caption; {they} {train} as '{text}'"
+            fix = "write captions on the Captions tab if that does not describe them well"
         else:
             code = "dataset.no-captions"
-            what = f"{number} without a caption: {names}"
+            what = f"{number} {have} no caption: {names}"
             fix = "write captions, or set a default caption for this folder"
         found.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
     return found

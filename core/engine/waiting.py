@@ -30,15 +30,16 @@ class Wait:
 
     @property
     def words(self) -> str:
-        """ "waiting for fox, about 1:20, then 1 job"."""
+        """ "starts in about 1:20, after fox", or "starts in at least 1:20, after fox and 1 more"."""
         if not self.on:
             behind = f", after {count(self.ahead, 'job')}" if self.ahead else ""
             return f"waiting in the paused queue{behind}" if self.queue_paused else "about to start"
         name = self.on if len(self.on) <= LONGEST_NAME else f"{self.on[: LONGEST_NAME - 1]}…"
-        parts = [f"waiting for {name}"]
-        parts += ["which is paused"] if self.on_pause else [f"about {clock(self.left)}"] if self.left >= 1 else []
-        parts += [f"then {count(self.ahead, 'job')}"] if self.ahead else []
-        return ", ".join(parts) + ("; the queue is paused" if self.queue_paused else "")
+        known = self.left >= 1 and not self.on_pause
+        when = f" in {'at least' if self.ahead else 'about'} {clock(self.left)}," if known else ""
+        more = f" and {self.ahead} more" if self.ahead else ""
+        paused = ", which is paused" if self.on_pause else ""
+        return f"starts{when} after {name}{more}{paused}" + ("; the queue is paused" if self.queue_paused else "")
 
 
 def waits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -37,6 +38,7 @@ FOLDER_KINDS = {  # of folders under models/
     "vaes": "vae",
     "controlnet": "controlnet",
 }
+MOST_NEAR = 3  # names that are offered in place of one that is not there
 
 
 def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
@@ -193,7 +195,7 @@ def _find(name: str, workspace: Workspace, kind: str, listed: Sequence[tuple[str
     found = [path for label, path in known if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
     if found and wanted:
         return list(dict.fromkeys(found))
-    what = f"The {kind} '{name}' does not exist"
+    what = f"No {kind} '{name}'"
     raise ProblemsError.one(what, f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"), f"{kind.lower()}.not-found")
 
 
@@ -221,8 +223,15 @@ def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
     if not known:
         return f"train one, or put a file into models/{folder}"
     names = {_plain(path.name): path.stem for _, path in known}  # as a prompt can have them too
-    near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5) or list(names)[:3]
-    return f"choose one from the list, for example {', '.join(names[name] for name in near)}"
+    steps = [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(wanted)}-step(\d{{8}})", name))]
+    if steps:  # of a run whose last file is gone
+        first = [f"{step:,}" for step in sorted(steps, reverse=True)[:MOST_NEAR]]
+        return f"did you mean step {' or '.join(filter(None, (', '.join(first[:-1]), first[-1])))}?"
+    near = difflib.get_close_matches(wanted, list(names), n=MOST_NEAR, cutoff=0.5)
+    if near:
+        first = [names[name] for name in near]
+        return f"did you mean {' or '.join(filter(None, (', '.join(first[:-1]), first[-1])))}?"
+    return f"choose one from the list, for example {', '.join(list(names.values())[:MOST_NEAR])}"
 
 
 # -- scanning
@@ -327,7 +336,7 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
         raise WildcardError(f"the wildcard file '{name}' is empty")
     near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
     raise WildcardError(
-        f"there is no wildcard file '{name}' in models/wildcards" + (f"; did you mean '{near[0]}'?" if near else "")
+        f"no wildcard file '{name}' in models/wildcards" + (f"; did you mean '{near[0]}'?" if near else "")
     )
 
 

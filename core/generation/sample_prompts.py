@@ -70,7 +70,9 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         found = [_without_control(each, notes) for each in found]
     elif missing := [each.prompt for each in found if each.control is None]:
         what = f"{len(missing)} of {count(len(found), 'sample prompt')} without a control image: '{missing[0][:40]}'"
-        notes.append(_wrong(what, "samples.sample_prompts", "add --cn and an image file to each", "no-control-image"))
+        notes.append(
+            _wrong(what, "samples.sample_prompts", "give each a control image: --cn and its file", "no-control-image")
+        )
     if settings.compatibility == "none":
         found = [_without_loras(each, notes) for each in found]
     raise_if_errors(notes)

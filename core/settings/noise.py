@@ -96,7 +96,7 @@ class NoiseSettings(Settings):
         hint="off",
         level="shown",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
-        help="Adds noise that shifts whole channels, so that very dark and very bright images can be trained. 0.05 to 0.1 is usual; empty is off.",
+        help="Adds noise that shifts whole channels, so that very dark and very bright images can be trained. 0.05 to 0.1 is usual; blank: off.",
         recorded=SAME,
     )
     noise_offset_random_strength: bool = kohya_setting(
@@ -110,7 +110,7 @@ class NoiseSettings(Settings):
         within=(-1, 1),
         hint="off",
         source="sd-scripts",
-        help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; empty is off.",
+        help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; blank: off.",
         recorded=SAME,
     )
     multires_noise_iterations: int | None = kohya_setting(
@@ -134,7 +134,7 @@ class NoiseSettings(Settings):
         title="IP noise gamma",
         hint="off",
         source="Ning et al. 2023, arXiv:2301.11706",
-        help="Input perturbation: adds a little more noise to the input than the model is trained to remove. The paper uses 0.1; empty is off.",
+        help="Input perturbation: adds a little more noise to the input than the model is trained to remove. The paper uses 0.1; blank: off.",
         recorded=SAME,
     )
     ip_noise_gamma_random_strength: bool = kohya_setting(

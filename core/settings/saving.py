@@ -134,7 +134,7 @@ class SavingSettings(Settings):
         hint="off",
         level="shown",
         widget="folder",
-        help="A second folder, such as the models folder of another program. Empty is off.",
+        help="A second folder, such as the models folder of another program. Blank: off.",
         names="path",
     )
     training_comment: str | None = kohya_setting(

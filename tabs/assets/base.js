@@ -109,12 +109,18 @@
     return h("span", {}, paths.flatMap((path, n) => [n ? ", " : null,
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
-  /** The button that does what a list of problems asks for, where one setting fixes them all. */
-  atelier.remedy = (list) => {
-    const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
-    return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
-      `Skip ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
-  };
+  /* What a click does about problems of a kind: [which, its words, the action]. */
+  const REMEDIES = [
+    [(problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error", (count) => `Skip ${count} broken image${count === 1 ? "" : "s"}`, "leave_out"],
+    [(problem) => problem.code === "control.no-folder", () => "Make control images", "make_pairs"],
+    [(problem) => problem.code === "prompts.no-control-image", () => "Use images with control images as samples", "sample_pairs"],
+  ];
+  atelier.does = {};  // actions of the page itself; others are the form's
+  /** The buttons that do what a list of problems asks for, where one click fixes them all. */
+  atelier.remedies = (list) => REMEDIES.flatMap(([is, words, act]) => {
+    const count = list.filter(is).length;
+    return count ? [h("button", {type: "button", class: "btn remedy", onclick: () => (atelier.does[act] || atelier.act)(act)}, words(count))] : [];
+  });
   /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
@@ -313,7 +319,9 @@
     if (field) field.select();
   });
 
-  /** The message panel over the page, which it does not push: errors stay until closed, successes go by themselves. */
+  /** The message panel over the page, which it does not push: errors stay until closed. Others belong to their tab, and go by
+      themselves unless they list something to read or offer a file. */
+  const SECONDS = {info: 10, done: 5, success: 5, place: 8, undo: 20};  // how long a message that need not be read stays
   let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
@@ -324,32 +332,33 @@
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
     const kind = said.kind || "info", listed = said.problems && said.problems.length;
-    const place = said.go && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
+    const here = said.go && said.go === atelier.openTab();
+    const place = said.go && !here && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
     panel.className = `said ${kind}`;
     panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
       h("div", {class: "words"}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
         said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
-        listed ? [atelier.problems(said.problems), atelier.remedy(said.problems)] : null),
+        listed ? [atelier.problems(said.problems), ...atelier.remedies(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
       ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
-      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),
+      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
     if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();
     setTimeout(aside, 300);  // another tab may be open by then
-    const toRead = kind === "error" || said.undo || said.link || place || listed || (said.notes && said.notes.length);
-    panel.toggleAttribute("data-passes", !toRead);
-    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 10000 : 5000);
+    const stays = kind === "error" || said.link || listed || (said.notes && said.notes.length);
+    panel.toggleAttribute("data-passes", kind !== "error");
+    if (!stays) sayTimer = setTimeout(() => { panel.hidden = true; }, 1000 * SECONDS[said.undo ? "undo" : place ? "place" : kind]);
   };
   document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left
     const panel = isTrusted && target.closest && target.closest("[role=tab]") && atelier.byId("said");
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the lower half has room. */
+      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the window has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = () => {
@@ -366,7 +375,7 @@
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const free of frees)
-      for (let y = innerHeight - height - 12; y > (!error && free === frees[0] ? innerHeight / 2 : 0); y -= 12)
+      for (let y = innerHeight - height - 12; y > 0; y -= 12)
         for (let x = x0; x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
   };
@@ -379,6 +388,7 @@
 
   const wanted = () => localStorage.getItem("atelier-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const dress = () => {
+    document.documentElement.dataset.theme = wanted();
     if (!document.body) return;
     document.body.classList.toggle("dark", wanted() === "dark");
     const button = atelier.byId("theme-toggle");
@@ -391,6 +401,8 @@
     dress();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+
+  dress();
 
   /* ---- begin ---- */
 

@@ -42,7 +42,7 @@
     const first = byId("preflight-first"), key = JSON.stringify(problems);
     if (first.dataset.key !== key) {  // buttons stay while images are read: a click is not lost between two messages
       first.dataset.key = key;
-      first.replaceChildren(...[atelier.remedy(problems)].filter(Boolean), ...list(["error", "warning"]));
+      first.replaceChildren(...atelier.remedies(problems), ...list(["error", "warning"]));
       byId("preflight-problems").replaceChildren(...list(["advice"]));
     }
     setup(data.setup);

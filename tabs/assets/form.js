@@ -160,6 +160,17 @@
     attr(line, "aria-expanded", shown ? "true" : "false");
   };
 
+  /** What a method needs stands on the first screen while it is chosen, and in its group else: `away` notes where that is. */
+  const away = new Map();
+  const stand = (here) => {
+    for (const [path, mark] of away) if (!here.includes(path)) { mark.replaceWith(byId(atelier.fields[path].id)); away.delete(path); }
+    for (const path of here) if (!away.has(path)) {
+      const field = byId(atelier.fields[path].id), mark = h("span", {hidden: true});
+      away.set(path, mark);
+      field.replaceWith(mark);
+      byId("method-fields").append(field);
+    }
+  };
   const paintNeeds = () => {
     const line = byId("method-needs");
     if (!line) return;
@@ -167,7 +178,9 @@
     if (line.dataset.key === key) return;
     line.dataset.key = key;
     show(line, !!needs.text);
-    line.replaceChildren(needs.text || "", ...(needs.fields || []).flatMap(([words, path]) => [" ", h("button", {type: "button", class: "link", "data-field": path}, words)]));
+    line.replaceChildren(needs.text || "", ...(needs.fields || []).flatMap(([words, path]) => [" ", h("button", {type: "button", class: "link", "data-field": path}, words)]),
+      ...(needs.does || []).flatMap(([words, act]) => [" ", h("button", {type: "button", class: "btn", "data-does": act, onclick: () => (atelier.does[act] || atelier.act)(act)}, words)]));
+    stand(needs.here || []);
   };
 
   /** The curve of the learning rate, drawn when its group is open and something in it has changed. */

@@ -99,7 +99,7 @@
       h("p", {class: "hint"}, "Downloads continue in the background, even if this page is closed. Files copied to the models folder appear here automatically."),
       h("ul", {class: "model-list", "data-catalog": ""}),
       h("p", {class: "hint"}, "Any other model: enter its Hub id or link in ",
-        h("button", {type: "button", class: "link", onclick: () => { closeDialog(); atelier.goTo("Tools"); }}, "Tools"), ", or browse for a file."));
+        h("button", {type: "button", class: "link", onclick: () => { closeDialog(); atelier.openTools("tools"); }}, "Tools"), ", or browse for a file."));
     atelier.paintCatalog();
   };
 

@@ -22,10 +22,11 @@
     for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
   };
-  /** A run that is stopped stays in view, also when the next job begins. */
+  /** A run that is stopped stays in view, also when the next job begins, until Monitor is left or another one is started. */
+  let stopped = "";
   atelier.stay = (name) => {
     if (!run || run.run !== name || atelier.chosenRun || atelier.openTab() !== "Monitor") return;
-    atelier.chosenRun = name;
+    atelier.chosenRun = stopped = name;
     atelier.keepAddress(true);
   };
   /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
@@ -33,7 +34,9 @@
   setInterval(() => {
     const open = atelier.openTab();
     if (open === openBefore) return;
+    if (openBefore === "Monitor" && stopped && stopped === atelier.chosenRun) atelier.chooseRun("", true);
     openBefore = open;
+    stopped = "";
     const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best"], Train: ["form", "checks", "forecast", "works", "catalog"], Runs: ["queue"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
@@ -348,6 +351,6 @@
   atelier.parts.best = (best) => {
     if (!begun()) return;
     const line = byId("run-best");
-    line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.loss(best.loss)}. ${atelier.sentence(best.sure)}`)]);
+    line.replaceChildren(...!best ? [] : [h("b", {title: best.name}, `step ${best.step} · ${atelier.loss(best.loss)} · lowest`), " ", h("span", {class: "hint"}, `${best.what}; ${best.sure}`)]);
   };
 })();

@@ -54,7 +54,11 @@
     if (holder.dataset.tasks === started.card && performance.now() - started.when < 5000 && holder.firstElementChild) holder.firstElementChild.scrollIntoView({block: "nearest"});
   };
 
+  /* What had ended before this visit is folded away; an error stays until it is closed. */
+  let earlier = null;
+  const folded = (work) => h("details", {class: "tool-earlier"}, h("summary", {}, `Earlier result: ${work.about}`), line(work));
   atelier.parts.works = (list) => {
+    earlier ||= new Set(list.filter((work) => ["done", "cancelled"].includes(work.state) && work.tool !== "download").map((work) => work.id));
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
     for (const holder of document.querySelectorAll("[data-tasks]")) {
@@ -65,7 +69,7 @@
       const key = JSON.stringify(mine.map(still));
       if (holder.dataset.key === key) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
       holder.dataset.key = key;
-      holder.replaceChildren(...mine.map(line));
+      holder.replaceChildren(...mine.map((work) => earlier.has(work.id) ? folded(work) : line(work)));
       bringIntoView(holder);
     }
     if (finished) atelier.refill();  // the list of base models has grown
@@ -77,10 +81,24 @@
     if (list) list.replaceChildren(...names.map((name) => h("option", {value: name})));
   };
 
+  /* One card at a time: that of the tool or place that was chosen last, and what runs. */
+  const LAST = "atelier-tool", style = document.head.appendChild(h("style", {}));
+  const only = (at, tool = "") => {
+    const place = at === "tools" ? "#tools-holder" : `#${at}`, runs = ".tool-tasks-holder:has(.tool-task:is(.waiting, .running, .paused))";
+    text(style, `.column:has(> #tools-holder) > .block:not(#tool-index-holder, ${place}, #${at}-tasks, ${runs}) { display: none !important; }
+      #tool-index [data-at="${at}"]${tool ? `[data-tool="${tool}"]` : ":not([data-tool])"} { font-weight: 600; }`);
+  };
+  const choose = (at, tool = "") => { localStorage.setItem(LAST, `${at} ${tool}`); only(at, tool); };
+  only(...(localStorage.getItem(LAST) || "tools-loras").split(" "));
+  document.addEventListener("change", ({target}) => {
+    const card = target.matches("select[data-arg=action]") && target.closest("[id^=tools-]");
+    if (card && atelier.openTab() === "Tools") choose(card.id, target.value);
+  });
   /* The index: a click chooses the tool in its card and brings that into view; Enter in the search opens the first that matches. */
   const visit = (button) => {
     const {tool, at, tab} = button.dataset;
     if (tab !== atelier.openTab()) atelier.goTo(tab);
+    if (tab === "Tools") choose(at, tool);
     const arrive = (tries) => {
       const place = byId(at), ready = place && place.offsetParent && place.querySelector("input, select, button");
       if (!ready) { if (tries) setTimeout(() => arrive(tries - 1), 100); return; }
@@ -91,6 +109,10 @@
     };
     arrive(50);
   };
+  /** Lead to a card of Tools. */
+  atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});
+  atelier.does.make_pairs = () => atelier.openTools("tools-hints");
+  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("[data-act=get_model]")) choose("tools"); });
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));

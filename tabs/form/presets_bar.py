@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from core.settings.presets import files as preset_files
@@ -111,8 +112,8 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list", "preset.unknown")
     unsaved = _unsaved(page)
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
-    words = f" A recipe does not change: {', '.join(left)}." if left else ""
-    _say_replaced(page, browser, f"Loaded {shown_name(page, name)}.{words}", unsaved)
+    words = "; your model, images, prompts and name stay" if left else ""
+    _say_replaced(page, browser, f"{shown_name(page, name)} loaded{words}.", unsaved)
 
 
 def reset(page: Page, browser: Browser, stamp: str | None) -> None:
@@ -135,12 +136,9 @@ def _unsaved(page: Page) -> int:
 
 
 def _say_replaced(page: Page, browser: Browser, done: str, unsaved: int) -> None:
-    """The whole form was replaced. Where changes were not saved, the way back to them stays on the screen."""
-    if not unsaved:
-        page.browsers.say(browser, "done", f"{done} Undo restores the previous settings.")
-        return
-    changes = f"{unsaved} unsaved change{'' if unsaved == 1 else 's'}"
-    page.browsers.say(browser, "done", f"{done} The form had {changes}.", undo=page.project.can_undo)
+    """The whole form was replaced; the way back stands next to what is said."""
+    had = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
+    page.browsers.say(browser, "done", f"{done}{had}", undo=page.project.can_undo)
 
 
 def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
@@ -15,6 +17,9 @@ from tabs.form.own_settings import usable
 from tabs.form.picker import family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
+from tabs.markup import esc
+
+FILES, STRENGTHS = "models", "ratios"  # of a merge of LoRAs: its paths, one a line, and their strengths
 
 
 class TaskForm(PlainForm):
@@ -63,9 +68,18 @@ class TaskForm(PlainForm):
         return before | plain({name: value_of(job, self.known[name].path) for name in self.covered}), []
 
     def below(self, values: Values) -> dict[str, str]:
-        """Bars of block weights."""
+        """Bars of block weights; rows of LoRAs with their strengths, in place of the two fields that hold them."""
         found = (name for name, entry in self.known.items() if entry.widget == "block weights")
-        return {name: self._bars(name, values) for name in found}
+        return {name: self._bars(name, values) for name in found} | self._rows(values)
+
+    def _rows(self, values: Values) -> dict[str, str]:
+        files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
+        if files is None or strengths is None or files.holds != ("lora",):
+            return {}
+        listed = values.get(FILES) or []
+        families = [FAMILY_NAMES.get(family_of_file(str(file), self.page), "") for file in listed]
+        about = f'data-files="{self.id}-{FILES}" data-ratios="{self.id}-{STRENGTHS}" data-families="{esc(json.dumps(families))}"'
+        return {FILES: f"<lora-rows {about}></lora-rows>"}
 
     def _bars(self, name: str, values: Values) -> str:
         """Those of one text, or of each line, whose file names them."""

@@ -209,6 +209,7 @@ class Shelf:
             if other
             else [],
             "about": about_job(record.job, record),
+            "prompt": self.gallery.facts(shot.name).prompt,
             "settings": record.job is not None,
             **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
         }

@@ -9,7 +9,7 @@ from typing import Any
 from core.generation.grids.axes import LETTERS, SPECIAL, settings_of_axes
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder
 from core.settings.job import GenerateJob
-from tabs.markup import button, esc, link, progress, section, short
+from tabs.markup import button, esc, link, section, short
 
 WHERE = {"x": "columns", "y": "rows", "z": "tables"}
 EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'}
@@ -105,12 +105,10 @@ def _earlier(grid: Earlier, is_open: bool) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """What an open grid does. entry: of the queue, "" where none. message: why it ended before its time"""
+    """An open grid. entry: of the queue, "" where none; how far it is stands in the status line, with Cancel.
+    message: why it ended before its time"""
 
     entry: str = ""
-    doing: str = ""
-    share: float | None = None
-    stopping: bool = False
     message: str = ""
 
 
@@ -138,11 +136,8 @@ def _head(
     folder: GridFolder, content: GridContent, state: State, there: int, total: int, file_url: Callable[..., str]
 ) -> str:
     does = ""
-    if state.entry:
-        does += button("cancel", "Cancel", state.entry, disabled=state.stopping)
-    elif there < total:
-        does += button("resume", "Resume", folder.name, kind="primary")
     if not state.entry:
+        does += button("resume", "Resume", folder.name, kind="primary") if there < total else ""
         for path, words in ((folder.png, "Image"), (folder.html, "HTML")):
             name = f"{folder.name}{path.suffix}"
             does += link(file_url(path), words, download=name) if path.is_file() else ""
@@ -151,10 +146,10 @@ def _head(
         does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
     does += button("close", "Close", kind="quiet")
     words = f"{there:,} of {total:,} cells"
-    line = progress(state.doing, state.share) if state.entry else f'<span class="hint">{esc(words)}</span>'
     message = f'<p class="run-message error"><strong>{esc(state.message)}</strong></p>' if state.message else ""
     return (
-        f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>{line}'
+        f'<div class="grid-head"><h3 tabindex="-1" data-land="{esc(folder.name)}">{esc(content.title)}</h3>'
+        f'<span class="hint">{esc(words)}</span>'
         f'<span class="grow"></span><span class="does">{does}</span></div>{message}'
     )
 

@@ -212,20 +212,7 @@ class Grids:
             failed = self._entry(name, ("failed",))
             newest = self._entry(name, ("failed", "done", "stopped", "cancelled"))
             return view.State(message=failed.message if failed is not None and failed is newest else "")
-        if entry.state == "waiting":
-            wait = self.page.engine.waits().get(entry.id)
-            words = wait.words if wait else "about to start"
-            return view.State(entry.id, words[:1].upper() + words[1:])
-        now = self.page.engine.status()["job"]
-        mine = now if now and now.get("entry") == entry.id else {}
-        stage = str(mine.get("stage") or "starting")
-        done, total = mine.get("counted") or (0, 0)
-        share = done / total if total else None
-        words = stage.rpartition(" ")[0] if total else stage  # without the count of steps
-        stopping = bool(mine.get("stopping"))
-        left = f", {clock(mine['eta_seconds'])} left" if mine.get("eta_seconds") else ""
-        words = "Stopping" if stopping else f"{words[:1].upper()}{words[1:]}{left}"
-        return view.State(entry.id, words, None if stopping else share, stopping)
+        return view.State(entry.id)
 
     # -- doing
 
@@ -242,8 +229,6 @@ class Grids:
                 self._keep(open=arg if act == "open" else "")
             elif act == "resume":
                 self._resume(arg)
-            elif act == "cancel" and any(each.id == arg and each.task == "grid" for each in self.page.engine.queue()):
-                self.page.engine.cancel(arg)
             elif act == "delete":
                 self._delete(arg)
             elif act in ("keep", "unkeep"):

@@ -64,8 +64,14 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
         return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")
 
 
-def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> str:
-    """The base model, sizes, and how images are sampled. size: of the images that will be made; locked: whether a seed is set"""
+def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, hires: bool = False) -> str:
+    """The base model, sizes, and how images are sampled. size: of the images that will be made; locked: whether a seed is set;
+    hires: whether hires fix is on"""
+    fix = (
+        button("hires", "Hires fix", title="Begins at the trained size")
+        if hires_scale(model, size) and not hires
+        else ""
+    )
     ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
     ratio = (
@@ -81,7 +87,7 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> s
     return (
         f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
-        f'<p class="hint gen-says">{esc(about_size(model, size))}</p>'
+        f'<p class="hint gen-says">{esc(about_size(model, size, hires))} {fix}</p>'
         f'<div class="gen-row ways">{draw("sampler", "schedule_type", "steps", "guidance_scale")}'
         f'<div class="gen-seed">{draw("seed")}<div class="strip">{seeds}</div></div></div></div>'
     )
@@ -95,16 +101,29 @@ def badge(family: str, problem: str = "") -> str:
     )
 
 
-def about_size(model: Model, size: tuple[int, int]) -> str:
-    """What the sides of images may be, and what to expect of a size that differs much from the model's."""
+def hires_scale(model: Model, size: tuple[int, int]) -> float:
+    """The share of the size at which hires fix begins with about the pixels that the model was trained at; 0 where it helps nothing."""
+    if model.trained is None or _times(model, size) < LARGE:
+        return 0.0
+    return round(max(_times(model, size) ** -0.5, 0.1), 2)
+
+
+def _times(model: Model, size: tuple[int, int]) -> float:
+    width, height = model.trained or size
+    return size[0] * size[1] / (width * height)
+
+
+def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
+    """What the sides of images may be, and what to expect of a size that differs much from the model's. hires: whether hires fix
+    begins smaller"""
     said = f"Sides are multiples of {model.step}."
     if model.trained is None:
         return said
     width, height = model.trained
     said += f" Trained at {width} \u00d7 {height}."
-    times = size[0] * size[1] / (width * height)
+    times = _times(model, size)
     if times >= LARGE:
-        return f"{said} At {times:.1f} times its pixels things repeat: use Large images."
+        return said if hires else f"{said} {times:.0f} times the trained size: things will repeat."
     if times <= 1 / LARGE:
         return f"{said} Much smaller images lose quality."
     return said

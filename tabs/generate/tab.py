@@ -49,6 +49,14 @@ document.addEventListener('keydown', (event) => {
 });
 """
 
+# What is checked before a job is in the queue can take seconds: the press is answered at once.
+PRESSED = """
+element.addEventListener('click', ({target}) => {
+  const line = target.closest('#gen-draw') && document.querySelector('#gen-status .gen-now > .hint');
+  if (line) line.textContent = 'Checking the settings ...';
+});
+"""
+
 # Groups that a user opened stay open when their fields are replaced.
 OPEN_GROUPS = """
 const open = new Set();
@@ -82,7 +90,7 @@ element.addEventListener('click', ({target}) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
+    prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
@@ -223,7 +231,7 @@ class Desk:
         act, name, value = act_of(event, LONGEST)
         if act == "draw":
             return self.draw()
-        if act in ("swap", "ratio", "seed"):
+        if act in ("swap", "ratio", "seed", "hires"):
             with self._lock:
                 self.presets.put(self._values() | self._quick(act, name or value))
             return self._changed()
@@ -246,12 +254,15 @@ class Desk:
         return self._changed()
 
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
-        """The fields that a button changes: both sides, or the seed."""
+        """The fields that a button changes: both sides, the seed, or where hires fix begins."""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(arg, values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
+        if act == "hires":
+            scale = panel.hires_scale(panel.model_of(values, project.model, space), (width, height))
+            return {"highres_fix_scale": scale} if scale else {}
         if act == "ratio":
             if arg not in panel.RATIOS:  # none is chosen
                 return {}
@@ -327,7 +338,13 @@ class Desk:
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
             ),
-            "settings": panel.settings(draw, model, size, values["seed"] is not None and not self.stage.endless),
+            "settings": panel.settings(
+                draw,
+                model,
+                size,
+                values["seed"] is not None and not self.stage.endless,
+                values["highres_fix_scale"] is not None,
+            ),
             "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes)),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
@@ -407,7 +424,7 @@ class Desk:
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
-            return self._form()
+            return self._form() | _and_seen({"status": self.stage.status()})
         self._make(jobs)
         self.sending.forget()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))

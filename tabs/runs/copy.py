@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TAB = "Runs"
 WHERE = "Copy to"
+STEP = r"-step\d{8}$"  # at the end of a checkpoint's name
 KEYS = """
 element.addEventListener('keydown', (event) => {
   const wanted = {Enter: event.target.id === 'copy-folder' && 'into', Escape: 'shut'}[event.key];
@@ -93,13 +95,12 @@ class Copies:
         if not new:
             return
         file, into = source.relative_to(folder).as_posix(), self.folder
-        said = (
-            f"Kept as {read_kept(folder)[file]}: runs/{run}/{file}. It is marked in Runs and in the lists of Generate"
-        )
+        steps = {each["name"]: each["step"] for each in self._page.engine.snapshot(run)["files"]}
+        step = f", step {steps[name]:,}" if name in steps else ""
+        also = "" if into is None else f" Copied to {printable(into)}."
         if into is not None:
             self.start(run, name, str(into))
-            return self._page.say("done", f"{said} and is copied to {printable(into)}.")
-        self._page.say("done", f"{said}. Copy a file in Runs once, and kept files are copied to that folder too.")
+        self._page.say("done", f"Kept: {re.sub(STEP, '', read_kept(folder)[file])}{step}.{also}")
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

@@ -322,11 +322,10 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
 
 def best_words(best: dict[str, Any]) -> str:
     """The best checkpoint by what was measured, and how sure that is (HTML)."""
-    name = "Best checkpoint" if best["measured_on"] == "held_out" else "Lowest loss"
-    about = f"By {best['what']}: {loss_words(best['loss'])}; {best['sure']}."
+    best_one = f"step {best['step']:,} · {loss_words(best['loss'])} · lowest"
     return (
-        f'<p class="best-words"><b>{name}:</b> {parted(Path(best["file"]).name)} (step {best["step"]:,}). '
-        f'<span class="hint">{esc(about)}</span></p>'
+        f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{best_one}</b> '
+        f'<span class="hint">{esc(best["what"])}; {esc(best["sure"])}</span></p>'
     )
 
 

@@ -31,7 +31,7 @@ from tabs.context import TABS, Page, run_all
 from tabs.form import fields as form
 from tabs.form import own_settings, task_settings
 from tabs.form.project import Project
-from tabs.pieces import ASSETS
+from tabs.pieces import ASSETS, piece
 from tabs.server import connections, pulse
 from tabs.server.delivery import Delivery
 from tabs.server.door import Checked, Door
@@ -179,7 +179,7 @@ def launch(
         ssr_mode=False,
         theme=theme(),
         css=_assets("css", FIRST_STYLE),
-        head=f'<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
+        head=f'{piece("outline")}<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
             "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits, nonce),

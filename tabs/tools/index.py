@@ -11,6 +11,17 @@ from tabs.tools.forms import cards
 CAPTIONS = "Captions"
 MACHINE = "This machine"
 FIRST = ("loras", "models", "images", "hints")  # cards of the groups that stand first, in this order
+# What people call what a tool does.
+ALSO = {
+    "resize": "smaller downscale shrink thumbnail",
+    "crop": "cut aspect ratio",
+    "convert": "png jpg jpeg webp",
+    "resize_lora": "smaller dim dimension rank",
+    "extract_lora": "dim difference",
+    "latent_upscaler": "larger bigger",
+    "strip_metadata": "privacy remove",
+    "convert_model": "smaller prune fp16",
+}
 # What the Tools tab has in addition to tasks: (words, what else it is found by, the id of its element).
 PLACES = (
     ("Get a base model", "download checkpoint SD SDXL", "tools"),
@@ -32,7 +43,12 @@ def groups() -> dict[str, list[str]]:
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
         own = [task for task in tasks().values() if task.card == card]
         entries = [
-            _entry(task.title, f"{task.name} {task.about} {task.job.__doc__} {_offered(task)}", card, task.name)
+            _entry(
+                task.title,
+                f"{task.name} {task.about} {task.job.__doc__} {_offered(task)} {ALSO.get(task.name, '')}",
+                card,
+                task.name,
+            )
             for task in own
         ]
         if card.tab == CAPTIONS:

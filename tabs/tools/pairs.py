@@ -9,6 +9,8 @@ from typing import Any
 
 from core.dataset.preflight import preflight
 from core.engine.light import LightTask
+from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.control import CONTROLNET
 from core.settings.dataset.source import Source
@@ -35,26 +37,49 @@ def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
         with_pairs(page.project.job, images, control),
         title="Reading the pairs",
     )
-    with suppress(TimeoutError):
-        read.wait(QUICK_SECONDS)
+    _wait(read)
 
 
 def _fill_in(page: Page, browser: Browser, images: str, control: str, job: TrainJob, task: LightTask) -> None:
     """One step of undo. Sample prompts without a control image, or with one of earlier pairs, are replaced by pairs."""
     before = page.project.job.dataset.conditioning_data_dir
     earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
-    prompts = None
-    if not all(_fits(line, earlier) for line in job.samples.sample_prompts):
-        prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
+    report = preflight(job, page.workspace, cancel=task.token)
+    fits = all(_fits(line, earlier) for line in job.samples.sample_prompts)
+    prompts = None if fits else prompts_of_pairs(report)
     with page.project.lock:
         job = with_pairs(page.project.job, images, control)
         if prompts:
             job = with_value(job, PROMPTS, prompts[0])
         page.project.replace(job, did="training with pairs")
     page.reading.want()
-    text = "The images, their control images and a method that trains with them are chosen"
-    text += f", and sample prompts: {prompts[1]}." if prompts else "."
-    page.browsers.say(browser, "done", f"{text} Undo reverts it.", go="Train")
+    pairs = count(sum(row.trains and row.control is not None for row in report.rows), "pair")
+    page.browsers.say(browser, "done", f"Ready to train with {pairs}.", go="Train", undo=page.project.can_undo)
+
+
+def sample_pairs(page: Page, browser: Browser) -> None:
+    """Make sample prompts of captions and control images of the dataset, those of validation images first."""
+    _wait(page.engine.light(partial(_use_as_samples, page, browser), page.project.job, title="Reading the pairs"))
+
+
+def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
+    """One step of undo."""
+    try:
+        prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
+        if prompts is None:
+            what, fix = "No image has a control image and a caption", "choose the folder of control images first"
+            raise ProblemsError.one(what, f"dataset.{FOLDER}", fix, code="pairs.none")
+    except ProblemsError as error:
+        return page.browsers.say(browser, "error", problems=error.problems, about=PROMPTS)
+    with page.project.lock:
+        page.project.replace(with_value(page.project.job, PROMPTS, prompts[0]), did="sampling with pairs")
+    page.browsers.succeeded(browser, PROMPTS)
+    return page.browsers.say(browser, "done", f"Samples: {prompts[1]}.", undo=page.project.can_undo)
+
+
+def _wait(read: LightTask) -> None:
+    with suppress(TimeoutError):
+        read.wait(QUICK_SECONDS)
 
 
 def _fits(prompt: str, earlier: Path | None) -> bool:

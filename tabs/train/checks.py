@@ -235,6 +235,7 @@ class Checks:
         self.setup = self._own.offer(job, report)
         facts["setup"] = setup_facts(self.setup)
         told = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()  # by the offer's own rows
+        told |= {"recipe.other-family", "recipe.more-vram"}  # by the recipe's card
         found = [problem for problem in self.problems(job, report, device) if problem.code not in told]
         facts["problems"] = [problem.to_dict() for problem in found]
         return facts

@@ -11,12 +11,17 @@ from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.units import count, size_words
 from core.record.workspace import display_path
+from core.settings.base import every
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
+from core.settings.named import CONTROL_IMAGE
 from core.settings.optimization.optimizers import USUAL, Argument, Entry, catalog, data, find
 from core.settings.optimization.rates import scale_sentence
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
+from core.settings.rules.dataset import has_partners
+from core.settings.rules.validation import holds_out
 from core.settings.values import shown_value
 from tabs.form.project import FIELDS
 
@@ -28,6 +33,7 @@ TRAITS = {
 }
 MOST_ARGUMENTS, MOST_FOLDERS = 24, 3
 HUBER_LIKE = ("huber", "smooth_l1")
+CONTROL_FOLDER = "dataset.conditioning_data_dir"
 # Numbers of a whole model of the published size: U-Net, text encoders and VAE
 NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
@@ -58,18 +64,42 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
 
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}. model: see Checks.model"""
+    """What the chosen method asks for before a start. model: see Checks.model
+
+    text, fields   a sentence, and the fields it names: [[words, path], ...]
+    here           of methods that follow control images: the paths of fields that stand below it
+    does           of the same: what a click can do: [[words, action], ...]
+    """
     text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
     if usual_rate(job):
         fields = [*fields, ["Learning rate", "optimizer.learning_rate"]]
-    return {"text": text, "fields": fields}
+    if not job.method.traits.control_images:
+        return {"text": text, "fields": fields}
+    fields = [each for each in fields if each[1] != CONTROL_FOLDER]
+    return {"text": text, "fields": fields, "here": [CONTROL_FOLDER], "does": _control_images(job)}
+
+
+def _control_images(job: TrainJob) -> list[list[str]]:
+    """The next click of a training that follows control images, until it has those and samples with them."""
+    if not all(has_partners(concept) for concept in concepts_of(job) if concept.control):
+        return [["Make control images", "make_pairs"]]
+    if all(CONTROL_IMAGE.search(line) for line in job.samples.sample_prompts):
+        return []
+    held = job.validation.automatic or holds_out(job)
+    return [[f"Use {'validation' if held else 'training'} images as samples", "sample_pairs"]]
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
     size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
-    return f"The full model is trained; each checkpoint takes {size}."
+    several = every(job.saving.save_n_evenly) or 0
+    many = (
+        f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}."
+        if several > 1 and numbers
+        else ""
+    )
+    return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 
 # -- optimizers

@@ -20,6 +20,7 @@ from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
 from tabs.server.browsers import Browser, packed, signed, unpack, whole
 from tabs.server.pulse import status
+from tabs.tools.pairs import sample_pairs
 from tabs.train import method_needs
 from tabs.train.starts import press
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
-NEEDS = '<p id="method-needs" aria-live="polite" hidden></p>'
+NEEDS = '<p id="method-needs" aria-live="polite" hidden></p><div id="method-fields" class="fields"></div>'
 CURVE = (
     '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
     '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
@@ -204,6 +205,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
         page.checks.offered(page.project.job), session=browser.session, stamp=stamp
     ),
     "leave_out": lambda page, data, browser, stamp: page.project.edit(SKIP, True, session=browser.session, stamp=stamp),
+    "sample_pairs": lambda page, data, browser, stamp: sample_pairs(page, browser),
     "keep_demo": lambda page, data, browser, stamp: page.setup.keep(),
     "train_all": lambda page, data, browser, stamp: page.project.replace(
         with_value(page.project.job, "validation.best_checkpoint", "training"),

@@ -24,9 +24,9 @@ def told(listed, *, left=80.0, on_pause=False, paused=False, lent_to=""):
 def test_every_waiting_job_names_the_one_at_work_with_its_time_and_what_stands_between():
     found = told(entries("done", "running", "waiting", "waiting"))
     assert found == {"e2": Wait("run_1", 80.0), "e3": Wait("run_1", 80.0, ahead=1)}
-    assert found["e2"].words == "waiting for run_1, about 1:20"
-    assert found["e3"].words == "waiting for run_1, about 1:20, then 1 job"
-    assert told(entries("running", "waiting"), left=0.0)["e1"].words == "waiting for run_0"
+    assert found["e2"].words == "starts in about 1:20, after run_1"
+    assert found["e3"].words == "starts in at least 1:20, after run_1 and 1 more"
+    assert told(entries("running", "waiting"), left=0.0)["e1"].words == "starts after run_0"
     assert "paused" in told(entries("running", "waiting"), on_pause=True)["e1"].words
 
 

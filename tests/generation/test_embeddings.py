@@ -260,7 +260,7 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
     [path] = (tmp_path / "out" / "images").rglob("*.png")
     assert read_image_metadata(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
     assert main([*words, "--embedding", "nowhere", "--check"]) == 2
-    assert "The embedding 'nowhere' does not exist" in capsys.readouterr().err
+    assert "No embedding 'nowhere'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_what_cannot_be_applied_is_refused_before_anything_loads(workspace, aske
         with pytest.raises(ProblemsError) as error:
             look(job_of(**asked), workspace)
         assert [problem.code for problem in error.value.problems] == [code]
-    assert code != "lora.not-found" or "example ink" in error.value.problems[0].fix  # not its folder: as in a prompt
+    assert code != "lora.not-found" or "mean ink?" in error.value.problems[0].fix  # not its folder: as in a prompt
 
 
 @pytest.mark.slow

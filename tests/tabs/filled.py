@@ -34,7 +34,7 @@ MARKS = {
     "Monitor": "#samples img",
     "Generate": "#gen-gallery .tile",
     "Runs": "table.runs tbody tr",
-    "Tools": "#tools-disk li",
+    "Tools": "#tools-loras select",
 }
 
 

@@ -217,6 +217,12 @@ def tool_value(served, tool, name):
     return served.page.forms[tool].values().get(name)
 
 
+def choose_files(tab, files) -> None:
+    """As the list of files does it."""
+    put = "(field, files) => { field.value = files.join('\\n'); field.dispatchEvent(new Event('change', {bubbles: true})); }"
+    tab.locator("#tool-merge_loras-models").evaluate(put, [str(file) for file in files])
+
+
 @pytest.mark.slow
 def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, served):
     folder = served.workspace.outputs / "loras"
@@ -224,7 +230,19 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, se
     tab = window.open("Tools")
     card = tab.locator("#tools-loras")
     card.get_by_label("Tool", exact=True).select_option("merge_loras")
-    tab.locator("#tool-merge_loras-models").fill("\n".join(map(str, files)))
+    choose_files(tab, files)
+    row = card.locator("lora-rows li").nth(1)
+    expect(row).to_contain_text("cat")
+    row.get_by_role("spinbutton").fill("0.5")
+    row.get_by_role("spinbutton").press("Tab")
+    wait_until(lambda: tool_value(served, "merge_loras", "ratios") == "1, 0.5")
+    expect(tab.locator("#tool-merge_loras-models")).to_be_hidden()
+    card.locator("lora-rows").get_by_role("button", name="Remove fox").click()
+    wait_until(lambda: tool_value(served, "merge_loras", "ratios") == "0.5")
+    assert tool_value(served, "merge_loras", "models") == [str(files[1])]
+    choose_files(tab, files)
+    expect(card.locator("lora-rows li")).to_have_count(2)
+    wait_until(lambda: tool_value(served, "merge_loras", "ratios") == "0.5, 1")
     card.get_by_role("button", name="More settings").click()
     lines = tab.locator("#tool-merge_loras-lbws")
     expect(card.get_by_role("button", name=re.compile("^fox 26 blocks, 1 each"))).to_be_visible()
@@ -241,7 +259,7 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, se
     second.get_by_label("Preset: Block weights of cat").select_option("All the same")
     expect(lines).to_have_value("OUTD")
     wait_until(lambda: tool_value(served, "merge_loras", "lbws") == ["OUTD"])
-    tab.locator("#tool-merge_loras-models").fill("\n".join(map(str, files[::-1])))
+    choose_files(tab, files[::-1])
     lines.focus()
     expect(card.get_by_role("button", name=re.compile("^cat 26 blocks, 0 to 1"))).to_be_visible()
 
@@ -249,6 +267,7 @@ def test_each_lora_of_a_merge_has_bars_of_its_own_that_write_its_line(window, se
 @pytest.mark.slow
 def test_bars_of_a_merge_of_checkpoints_begin_at_its_multiplier_and_take_lists_without_base(window, served):
     tab = window.open("Tools")
+    tab.evaluate("atelier.openTools('tools-models')")
     card = tab.locator("#tools-models")
     card.get_by_label("Tool", exact=True).select_option("merge_models")
     ratios = tab.locator("#tool-merge_models-ratios")

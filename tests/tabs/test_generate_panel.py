@@ -99,9 +99,7 @@ def test_what_is_said_of_a_size_is_the_models(tmp_path):
     model = panel.model_of(form.start_values() | {"base_model": str(path)}, ModelSettings(), space)
     assert (model.family, model.trained, model.step) == ("sdxl", (1024, 1024), 8)
     assert "1024 × 1024" in panel.about_size(model, (1024, 1024))
-    assert "4.0 times" in panel.about_size(model, (2048, 2048)) and "lose quality" in panel.about_size(
-        model, (512, 512)
-    )
+    assert "4 times" in panel.about_size(model, (2048, 2048)) and "lose quality" in panel.about_size(model, (512, 512))
     gone = panel.model_of(form.start_values() | {"base_model": "nowhere"}, ModelSettings(), space)
     assert gone.family == "" and gone.trained is None and gone.problem
 

@@ -108,6 +108,13 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
         expect(part).to_be_visible()
     use.check()
     expect(card).not_to_have_class(re.compile(r"\bis-off\b"))
+    card.get_by_role("button", name="More").click()
+    browse = card.get_by_role("button", name="Browse: Mask or control images")
+    browse.press("Enter")
+    tab.locator("#model-browser").get_by_role("button", name="Use this folder").press("Enter")
+    wait_until(lambda: entries_of(served.page.project.job)[0].conditioning_data_dir)
+    expect(card.get_by_role("textbox", name="Mask or control images")).not_to_have_value("")
+    expect(browse).to_be_focused()
 
 
 @pytest.mark.slow

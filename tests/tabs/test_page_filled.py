@@ -188,6 +188,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, scr
     expect(opener).to_be_focused()
 
     go(tab, "Tools", MARKS["Tools"])
+    tab.evaluate("atelier.openTools('tools-disk')")
     delete = tab.get_by_role("button", name="Delete for good: Deleted runs")
     delete.press("Enter")
     expect(tab.locator("#tools-disk").get_by_role("button", name="Keep")).to_be_focused()

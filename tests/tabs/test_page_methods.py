@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold, until
 from test_page_train import choose as choose_in
+from work_parts import image
 
 from tabs.form.project import FIELDS
 
@@ -18,7 +19,7 @@ def choose(tab, path: str, words: str) -> None:
     choose_in(field(tab, path).locator("select"), words)
 
 
-def test_the_method_decides_what_the_form_shows(window, served):
+def test_the_method_decides_what_the_form_shows(window, served, tmp_path):
     tab = window.open()
     expect(tab.locator("#group-embedding")).to_have_class(re.compile("is-idle"))
     expect(field(tab, "embedding.token_string")).to_be_hidden()
@@ -41,6 +42,29 @@ def test_the_method_decides_what_the_form_shows(window, served):
     choose(tab, "method.kind", "DreamBooth")
     tab.locator("#method-needs").get_by_role("button", name="Prior preservation").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
+    folder = field(tab, "dataset.conditioning_data_dir")
+    expect(tab.locator("#method-fields .field")).to_have_count(0)
+    choose(tab, "method.kind", "ControlNet:")
+    expect(tab.locator("#method-fields .field")).to_have_count(1)
+    expect(folder).to_be_visible()
+    for name in ("a", "b"):
+        image(tmp_path / "set" / f"{name}.png", caption=f"caption {name}")
+        image(tmp_path / "control" / f"{name}.png", color="white")
+    served.page.project.edit("dataset.folder", str(tmp_path / "set"))
+    expect(tab.locator("#preflight-first").get_by_role("button", name="Make control images")).to_be_visible()
+    tab.locator("#method-needs").get_by_role("button", name="Make control images").click()
+    expect(tab.locator("#tools-hints")).to_be_in_viewport()
+    tab.get_by_role("tab", name="Train", exact=True).click()
+    box(tab, "dataset.conditioning_data_dir").fill(str(tmp_path / "control"))
+    tab.keyboard.press("Tab")
+    tab.locator("#method-needs [data-does=sample_pairs]").click()
+    assert until(lambda: all(" --cn " in line for line in server_value(served, "samples.sample_prompts")))
+    expect(tab.locator("#method-needs [data-does]")).to_have_count(0)
+    tab.locator("#said").get_by_role("button", name="Undo").click()
+    expect(tab.locator("#method-needs [data-does=sample_pairs]")).to_be_visible()
+    choose(tab, "method.kind", "LoRA")
+    expect(tab.locator("#method-fields .field")).to_have_count(0)
+    assert folder.evaluate("(node) => node.closest('.group').id") == "group-dataset"
 
 
 @pytest.mark.slow

@@ -135,6 +135,7 @@ def test_a_paused_download_keeps_its_bytes_and_a_discarded_one_does_not(window, 
     store.stop_at = 10 * PIECE
     part = shop.workspace.models / (catalog.ENTRIES[0].place + ".part")
     tab = window.open("Tools")
+    tab.evaluate("atelier.openTools('tools')")
     row(tab).get_by_role("button", name="Download").click()
     expect(row(tab)).to_have_attribute("data-state", "running")
     wait(lambda: part.exists() and part.stat().st_size >= 5 * PIECE)
@@ -241,6 +242,7 @@ def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, 
     (shallow / "mine.safetensors").write_bytes(WEIGHTS)
     tab = window.open("Tools")
     state = lambda card: shop.page.project.tab_state("Tools").get(card, {})  # noqa: E731
+    tab.evaluate("atelier.openTools('tools-images')")
     folder = tab.locator("#tool-resize-folder")
     folder.fill(str(shallow))
     tab.get_by_role("region", name="Images", exact=True).get_by_role("button", name="Browse: Image folder").click()
@@ -252,6 +254,7 @@ def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, 
     browser.get_by_role("button", name="Use this folder").click()
     expect(folder).to_have_value(str(shallow.parent))
     wait(lambda: state("images").get("folder") == str(shallow.parent))
+    tab.evaluate("atelier.openTools('tools-models')")
     file = tab.locator("#tool-inspect-file")
     file.fill(str(shallow / "no such file"))
     tab.get_by_role("button", name="List: File").first.click()

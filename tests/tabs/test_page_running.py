@@ -12,7 +12,7 @@ from test_page_train import until
 from core import tasks
 from tabs.monitor import tab as monitor
 
-WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it
+WAITS = re.compile(r"\d:\d\d.*\bfox\b")  # the time left of what is waited for, and its name
 
 
 def start(engine, page, *names: str) -> list[str]:
@@ -76,6 +76,10 @@ def test_a_stopped_run_stays_in_view_while_the_next_one_trains(window, served):
     expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
     assert tab.evaluate("location.hash") == f"#Monitor/{runs_of(served.engine)['stopped_one']}"
     expect(tab.locator("#said")).to_be_hidden()  # it stands there
+    tab.get_by_role("tab", name="Train", exact=True).click()
+    tab.get_by_role("tab", name="Monitor", exact=True).click()
+    expect(tab.locator("#run-title")).to_have_text("next_one")
+    assert tab.evaluate("location.hash") == "#Monitor"
 
 
 @pytest.mark.slow
@@ -136,7 +140,7 @@ def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_lo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
-def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_head(window, width):
+def test_a_success_leaves_by_itself_and_with_its_tab_and_covers_no_control_and_not_the_head(window, width):
     window.tab.set_viewport_size({"width": width, "height": 900})
     for place in ("Train", "Generate", "Dataset"):
         tab = window.open(place)
@@ -148,14 +152,22 @@ def test_a_success_leaves_after_five_seconds_and_covers_no_field_and_not_the_hea
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900
     tab.locator("#said").wait_for(state="hidden")
     assert 4500 < tab.evaluate("Date.now() - window.at") < 15000
+    tab.evaluate(SAY, {"open": ["#Train", "Open"]})
+    tab.locator("#said").wait_for(state="hidden")
+    assert 7500 < tab.evaluate("Date.now() - window.at") < 18000
+    for more in ({"undo": "1"}, {"notes": ["one"]}):
+        tab.evaluate(SAY, more)
+        expect(tab.locator("#said")).to_be_visible()
+        tab.locator("#tabs > .tab-wrapper [role=tab]").filter(has_text="Train" if "undo" in more else "Runs").click()
+        expect(tab.locator("#said")).to_be_hidden()
 
 
-SAY = """() => {
-  atelier.say({id: `x${Math.random()}`, kind: 'done', text: 'The settings of the run were loaded.'});
+SAY = """(more) => {
+  atelier.say({id: `x${Math.random()}`, kind: 'done', text: 'The settings of the run were loaded.', ...more});
   window.at = Date.now();
 }"""
 KEPT = "#start, #gen-draw, #atelier-header, #tabs > .tab-wrapper"  # a phone's window may be full of fields
-FIELDS = ".field, .form, label, input, textarea, select, #enqueue"
+FIELDS = ".field, .form, label, input, textarea, select, button:not(#said *), a[href]:not(#said *), summary"
 COVERED = """(kept) => {
   const said = document.querySelector('#said').getBoundingClientRect();
   return [...document.querySelectorAll(kept)].filter((node) => {

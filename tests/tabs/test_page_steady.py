@@ -85,7 +85,7 @@ def test_back_goes_from_one_chosen_run_to_the_one_before_not_to_one_that_is_gone
     assert not tab.locator("body").evaluate(taken)
 
 
-def test_a_message_pushes_nothing(window):
+def test_a_message_and_the_problems_of_a_missing_folder_push_nothing(window, served):
     for width in (1280, 390):
         tab = window.open()
         tab.set_viewport_size({"width": width, "height": 800})
@@ -103,6 +103,14 @@ def test_a_message_pushes_nothing(window):
             assert beside or said["y"] + said["height"] < start["y"], "Start is covered"
         tab.locator("#said").get_by_role("button", name="Close this message").click()
         assert tab.evaluate(PLACES, "#start, #enqueue, #check, .first .field, #tabs [role=tab]") == before
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    expect(tab.locator("#said")).to_be_hidden()
+    tab.evaluate(WATCH, ["#start", "#enqueue", "#check", "#preflight"])
+    served.page.project.edit("dataset.folder", "/no/such/folder")
+    expect(tab.locator("#preflight-first .problem").first).to_be_visible()
+    assert tab.evaluate("movedBy()") == {}
+    tab.evaluate("scrollTo(0, 700)")
+    expect(tab.locator("#start")).to_be_in_viewport(ratio=1)  # with what speaks against it
 
 
 HEADER = "#atelier-header > :not(.skip, .job), #header-stop, #header-device, #tabs [role=tab]"

@@ -13,6 +13,9 @@ from core.tools.shown import curves, heat_map, table
 WORK = {"id": "w", "tool": "check_weights", "card": "loras", "ends_paused": False, "about": "Check weights: fox", "state": "done",
         "stopping": False, "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip
 
+CARDS = """() => [...document.querySelectorAll('.column:has(> #tools-holder) > .block[id]')].filter(
+    (node) => node.id !== 'tool-index-holder' && node.offsetHeight > 1).map((node) => node.id)"""
+
 
 def test_a_tool_is_found_by_its_index_and_opens_in_its_card(window):
     tab = window.open("Tools")
@@ -33,9 +36,24 @@ def test_a_tool_is_found_by_its_index_and_opens_in_its_card(window):
     expect(tab.locator("#tool-index li:visible")).to_have_text(["Inspect a file", "Hashes"])
     search.press("Enter")
     expect(choice).to_have_value("hashes")
+    for word, tool in (("smaller", "Resize a LoRA"), ("dim", "Resize a LoRA"), ("thumbnail", "Resize")):
+        search.fill(word)
+        expect(tab.locator("#tool-index li:visible").filter(has_text=re.compile(f"^{tool}$"))).to_have_count(1)
     search.fill("canny")
     expect(tab.locator("#tool-index li:visible")).to_have_text(["Preprocess", "Generate pairs"])
     search.fill("")
+    assert tab.evaluate(CARDS) == ["tools-models"]
+    tab.locator("#tool-index").get_by_role("button", name="Space on the disk").click()
+    expect(tab.locator("#tools-disk li").first).to_be_visible()
+    works = [WORK | {"shown": []}, WORK | {"id": "v", "state": "running", "card": "images"}]
+    tab.route("**/atelier/pulse", lambda route: route.fulfill(status=204))  # what the server has is not of this visit
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    tab.evaluate("works => atelier.parts.works(works)", works)
+    assert sorted(tab.evaluate(CARDS)) == ["tools-disk", "tools-images-tasks"]  # and what runs
+    tab.locator("#tool-index").get_by_role("button", name="Check weights").click()
+    expect(tab.locator("#tools-loras-tasks summary")).to_have_text("Earlier result: Check weights: fox")
+    expect(tab.locator("#tools-loras-tasks").get_by_text("a line")).to_be_hidden()
     tab.locator("#tool-index").get_by_role("button", name="Merge tags").click()
     expect(tab.locator("#tools-metadata").get_by_label("Tool", exact=True)).to_have_value("merge_tags")
 

@@ -11,6 +11,7 @@ import pytest
 from page_server import GO_ON, HOLD, PLACES, WATCH
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
+from test_overtaking import slowly
 from work_parts import HOSTILE, image, wait_until
 
 from core.settings.check import build
@@ -330,7 +331,12 @@ def test_the_list_of_generations_has_its_place_and_a_second_cancel_hits_nothing(
     expect(tab.locator("#gen-status")).to_contain_text("Nothing is being generated")
     field(tab, "prompt").fill("the same words")
     at_first = tab.evaluate(PLACES, below)
-    for _ in range(3):
+    with pytest.MonkeyPatch.context() as patch:
+        slowly(patch, work.engine, "submit", 1.0)
+        tab.locator("#gen-draw").click()
+        expect(tab.locator("#gen-status")).to_contain_text("Checking")
+        expect(tab.locator("#gen-status [data-act=cancel]")).to_be_visible()
+    for _ in range(2):
         tab.locator("#gen-draw").click()
     tab.locator("#gen-status summary").click()
     cancels = tab.locator("#gen-status").get_by_role("button", name="Cancel")

@@ -65,8 +65,7 @@ def is_quiet_junk(entry: os.DirEntry) -> bool:
     if entry.name.lower().startswith(_QUIET_JUNK):
         return True
     try:
-        with os.scandir(entry) as inside:
-            return all(each.name.lower().startswith(_QUIET_JUNK) for each in inside)
+        return all(name.lower().startswith(_QUIET_JUNK) for name in os.listdir(entry.path))
     except OSError:  # a file, or a folder that may not be read
         return False
 

@@ -70,7 +70,7 @@ class Group:
 
 
 def no_files(name: str) -> Sequence[str]:
-    raise WildcardError(f"there is no wildcard file '{name}'")
+    raise WildcardError(f"no wildcard file '{name}'")
 
 
 def has_variants(text: str) -> bool:

@@ -117,7 +117,7 @@ class ImageSettings(Settings):
         None,
         title="Face crop range",
         hint="off",
-        help="Smallest and largest crop as multiples of the face size: with 2, 4 the face fills a half to a quarter of the crop. For images named _x_y_width_height by the face tool, with bucketing off; empty is off.",
+        help="Smallest and largest crop as multiples of the face size: with 2, 4 the face fills a half to a quarter of the crop. For images named _x_y_width_height by the face tool, with bucketing off; blank: off.",
         recorded=SAME,
     )
     alpha_mask: bool = kohya_setting(

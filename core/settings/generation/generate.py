@@ -94,7 +94,7 @@ class GenerateSettings(Settings):
         None,
         within=(-100, 100),
         hint="off",
-        help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations per step. Empty is off.",
+        help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations per step. Blank: off.",
     )
     guidance_rescale: float = setting(
         0.0,

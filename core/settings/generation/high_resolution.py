@@ -17,7 +17,7 @@ class HiresSettings(Settings):
         within=(0.1, 8),
         title="Hires scale",
         hint="off",
-        help="Below 1, the first stage has this share of the size, as in sd-scripts: 0.5 is half. Above 1, the second stage is larger by this factor, as in A1111: 2 is twice. Empty is off.",
+        help="Below 1, the first stage has this share of the size, as in sd-scripts: 0.5 is half. Above 1, the second stage is larger by this factor, as in A1111: 2 is twice. Blank: off.",
     )
     highres_fix_steps: int | None = kohya_setting(
         None,
@@ -74,7 +74,7 @@ class DeepShrinkSettings(Settings):
         within=(0, 8),
         title="Depth 1",
         hint="off",
-        help="The input block before which hidden states are downscaled: 0 to 3 for SD 1.x and 2.x, 0 to 8 for SDXL; 3 is usual. Empty is off.",
+        help="The input block before which hidden states are downscaled: 0 to 3 for SD 1.x and 2.x, 0 to 8 for SDXL; 3 is usual. Blank: off.",
     )
     ds_timesteps_1: int = kohya_setting(
         650, within=(0, 1000), title="Timestep 1", help="Acts at depth 1 down to this timestep."
@@ -98,7 +98,7 @@ class GradualLatentSettings(Settings):
         within=(0, 1000),
         title="Start timestep",
         hint="off",
-        help="From this timestep on the latents grow; 750 is usual. Empty is off.",
+        help="From this timestep on the latents grow; 750 is usual. Blank: off.",
     )
     gradual_latent_ratio: float = kohya_setting(
         0.5, within=(0.1, 1), title="Initial ratio", help="Initial size of the latents as a share of the full size."
@@ -116,7 +116,7 @@ class GradualLatentSettings(Settings):
         None,
         title="Unsharp mask",
         hint="off",
-        help="Kernel size, sigma, strength, and 1 to sharpen the latents after the step or 0 before it: 3,0.5,0.5,1 or 3,1.0,1.0,0. Empty is off.",
+        help="Kernel size, sigma, strength, and 1 to sharpen the latents after the step or 0 before it: 3,0.5,0.5,1 or 3,1.0,1.0,0. Blank: off.",
     )
 
 

@@ -57,5 +57,5 @@ class OutputSettings(Settings):
         title="Preview every",
         unit="steps",
         hint="off",
-        help="Shows an approximation of the image while it is made, at most four times a second. Empty is off.",
+        help="Shows an approximation of the image while it is made, at most four times a second. Blank: off.",
     )

@@ -16,7 +16,7 @@ class RefinerSettings(Settings):
         holds="refiner",
         hint="off",
         source="Podell et al. 2023, arXiv:2307.01952",
-        help="An SDXL refiner: a file, a folder or a name under models/. It continues the image without new noise; with hires fix, that of the second stage. LoRAs and embeddings are the base model's alone. Empty is off.",
+        help="An SDXL refiner: a file, a folder or a name under models/. It continues the image without new noise; with hires fix, that of the second stage. LoRAs and embeddings are the base model's alone. Blank: off.",
         costs="With both models on the GPU about 6 GB more VRAM; offloaded, a second or two of moving for each batch.",
     )
     refiner_switch_at: float = setting(

@@ -61,7 +61,7 @@ class OptimizerSettings(Settings):
         hint="off",
         section="LoRA+",
         source="Hayou et al. 2024, arXiv:2402.12354",
-        help="Multiplies the learning rate of the LoRA's up matrices. The paper suggests 16; empty is off.",
+        help="Multiplies the learning rate of the LoRA's up matrices. The paper suggests 16; blank: off.",
     )
     loraplus_unet_lr_ratio: float | None = kohya_setting(
         None, gt=0, le=1000, title="LoRA+ U-Net LR ratio", help="Replaces the LoRA+ LR ratio for the U-Net."

@@ -15,7 +15,7 @@ GROUPS = 10  # fused optimizer groups: a tenth of the gradients is held
 TITLES = ("fastest", "default", "less memory", "low memory", "lowest memory")
 WORDS = (
     "No memory savings; several images are encoded at once.",
-    "Suits most GPUs.",
+    "Balanced.",
     "Gradient checkpointing: a third more time, the same result.",
     "Also stores weights in fewer bits: fp8 where frozen, 16 bits where trained.",
     "Everything that saves memory, including a 16-bit VAE.",

@@ -19,7 +19,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from cache_problems(job)
     yield from _sides(job)
     for concept in concepts_of(job):
-        if concept.control and not _has_partners(concept) and not concept.source.metadata_file:
+        if concept.control and not has_partners(concept) and not concept.source.metadata_file:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
             fix = "choose a folder with a control image of the same name for each image, or enter a suffix; Tools makes them of images"
             yield Problem(what, "dataset.conditioning_data_dir", fix, code="control.no-folder")
@@ -34,7 +34,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(what, "dataset.face_crop_aug_range", fix, code="dataset.face-crop-range")
 
 
-def _has_partners(concept: Concept) -> bool:
+def has_partners(concept: Concept) -> bool:
     """Whether masks or control images are named."""
     return bool(concept.images.conditioning_data_dir or concept.images.conditioning_suffix)
 
@@ -114,7 +114,7 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
     if job.method.traits.control_images:
         yield "dataset.masked_loss", "ignored: the mask folder holds control images"
-    elif anywhere(job, _has_partners) and not anywhere(job, lambda each: each.images.masked_loss):
+    elif anywhere(job, has_partners) and not anywhere(job, lambda each: each.images.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masked loss is off"
         yield "dataset.conditioning_suffix", "ignored: masked loss is off"
     if not job.method.traits.control_images:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 STARTER = PROJECT / "models" / "starter"
 DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
+TRIGGER = "captions.trigger_word"
+FEWEST_TAGGED, LONGEST_TRIGGER = 3, 40  # captions with a tag in common, and its letters
 PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
@@ -202,6 +204,8 @@ def _changes(
     if PROMPTS in left or _of_the_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
+    if TRIGGER in left or (value_of(job, TRIGGER) is None and not job.method.traits.new_words):
+        yield change(TRIGGER, _shared_tag(report), "every caption has it")
     batch = job.dataset.train_batch_size
     if real:
         base = found[0] if found else job.model.base_model
@@ -228,6 +232,15 @@ def _changes(
         if free("samples.sample_every_n_steps"):
             every = max(50, round(steps / SAMPLES_SET / 50) * 50)
             yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples per prompt")
+
+
+def _shared_tag(report: Report) -> str | None:
+    """The one tag that all captions share, or the first of each; None where there is none or the captions are sentences."""
+    listed = [list(filter(None, map(str.strip, row.caption.split(",")))) for row in report.rows if row.trains]
+    if len(listed) < FEWEST_TAGGED or min(map(len, listed)) < 2:
+        return None
+    shared = [tag for tag in listed[0] if all(tag in tags for tags in listed) and len(tag) <= LONGEST_TRIGGER]
+    return shared[0] if len(shared) == 1 or (shared and all(tags[0] == shared[0] for tags in listed)) else None
 
 
 def _of_the_demo(job: TrainJob, path: str) -> bool:

@@ -165,7 +165,7 @@ class Validation:
         if not left or self.by_hand or len(self._saves) < 2:
             return ""
         if not self.ranks:
-            return f"No best checkpoint: the run is too short to measure one within {COST:.0%} of its time"
+            return "Too short to compare checkpoints by loss"
         most = len(self._saves) - left
         return (
             f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
