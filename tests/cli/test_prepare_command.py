@@ -70,7 +70,7 @@ def test_images_without_a_caption_are_named_once(tmp_path, capsys):
     Image.new("RGB", (128, 128), "red").save(tmp_path / "plain" / "a.png")
     words = ["prepare", "--check", "--outputs", str(tmp_path / "out"), "--dataset.folder", str(tmp_path / "plain")]
     assert main(words) == DONE
-    assert capsys.readouterr().err.count("without a caption") == 1
+    assert capsys.readouterr().err.count("no caption") == 1
 
 
 def test_the_captions_listed_are_those_that_the_batches_train(tmp_path, capsys):
