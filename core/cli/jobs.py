@@ -235,7 +235,7 @@ OF_LINE = {"info": 20, "warning": 30, "error": 40}
 PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
 
 
-LOG_FIRST_LINE = "# Messages of Atelier\n"
+LOG_FIRST_LINE = "# Messages of Atelier"
 
 
 def _opened(name: str) -> TextIO:
@@ -255,7 +255,7 @@ def _opened(name: str) -> TextIO:
         what, fix = f"{path.name} exists and is not a log of this program", "choose a new file"
         raise ProblemsError.one(what, setting, fix, "log.not-a-log")
     if not file.tell():
-        file.write(LOG_FIRST_LINE)
+        file.write(f"{LOG_FIRST_LINE}\n")
     return file
 
 
@@ -265,8 +265,9 @@ def _is_log(path: Path) -> bool:
         return True
     if not path.is_file():
         return False
+    first = LOG_FIRST_LINE.encode()
     with open(path, "rb") as file:
-        return file.read(len(LOG_FIRST_LINE)) in (b"", LOG_FIRST_LINE.encode())
+        return file.readline(len(first) + 2) in (b"", first + b"\n", first + b"\r\n")  # the last one on Windows
 
 
 def visible(text: str) -> str:

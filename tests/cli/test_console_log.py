@@ -78,10 +78,11 @@ def test_a_file_that_is_no_log_of_this_program_takes_no_lines(tmp_path, name):
     assert refused.value.codes == ["log.not-a-log"] and (name == "folder" or path.read_bytes() == b"# mine\n")
 
 
-def test_a_log_is_added_to_and_a_message_stays_one_line(capsys, tmp_path):
+@pytest.mark.parametrize("start", [b"", LOG_FIRST_LINE.encode() + b"\r\n"], ids=["empty", "of Windows"])
+def test_a_log_is_added_to_and_a_message_stays_one_line(capsys, tmp_path, start):
     path = tmp_path / "a.txt"
-    path.write_text("")
+    path.write_bytes(start)
     for message in ("first", "second\nrm -rf ~"):
         TerminalProgress(LoggingSettings(console_log_file=str(path)))._say(message)
     lines = path.read_text("utf-8").splitlines()
-    assert len(lines) == 3 and lines[0] == LOG_FIRST_LINE.strip() and lines[2].endswith("second\u23cerm -rf ~")
+    assert len(lines) == 3 and lines[0] == LOG_FIRST_LINE and lines[2].endswith("second\u23cerm -rf ~")
