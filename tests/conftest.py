@@ -20,6 +20,8 @@ import pytest
 
 from tests import selection
 
+gc.disable()  # until all tests are collected: looking through the libraries' objects again and again takes 10 seconds
+
 hypothesis.settings.register_profile("busy", deadline=None)  # how long a case takes on a busy machine decides nothing
 hypothesis.settings.load_profile("busy")
 
@@ -145,6 +147,7 @@ def pytest_collection_finish():
     """The libraries' half a million objects are no garbage: a collection that looks through them takes half a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
