@@ -51,6 +51,7 @@ class Task:
     button        what starts it there
     values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
     under         another command whose tool it is too: `caption tag` is `tag`
+    on_cpu        a job that waits may be started at once on the CPU, in a process of its own
     unused        (values of its form by name) -> names of its settings that have no effect with them, which the form leaves out
     takes         the setting that a free word of its command fills (`tag FOLDER`): a name in `own`, else a dotted path
     """
@@ -66,6 +67,7 @@ class Task:
     reads: bool | Callable[[Any], bool] = False
     pauses: bool = False
     ends_paused: bool = False
+    on_cpu: bool = False
     card: Card | None = None
     button: str = "Start"
     values: str = ""

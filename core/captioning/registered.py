@@ -47,6 +47,7 @@ tasks.register(
         about="tag images with WD14 or another ONNX tagger",
         ready=extensions.later(TAGGING, "check_tag"),
         button="Tag images",
+        on_cpu=True,
     )
 )
 tasks.register(

@@ -171,7 +171,7 @@ class Engine:
 
     def _begin_beside(self, entry: QueueEntry) -> None:
         """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
-        if (lane := lane_of(entry.task)) != "device":
+        if (lane := lane_of(entry)) != "device":
             self._light.submit(self._do_beside, entry.id, title=entry.title, kind=LANES[lane])
 
     def _do_beside(self, entry_id: str, task: LightTask) -> None:
@@ -205,6 +205,11 @@ class Engine:
     def move(self, entry_id: str, position: int) -> None:
         check_own(self._queue.get(entry_id))
         self._queue.move(entry_id, position)
+
+    def start_on_cpu(self, entry_id: str) -> None:
+        """Start a job that waits for the device at once, on the CPU. Raises ProblemsError for one that needs the device."""
+        if moved := self._queue.put_on_cpu(entry_id):
+            self._begin_beside(moved)
 
     def cancel(self, entry_id: str) -> None:
         """Take a waiting job out; ask a running one to stop."""
@@ -321,7 +326,7 @@ class Engine:
     def _run(self, entry: QueueEntry) -> None:
         job = build(tasks.named(entry.task).job, entry.job)
         admit(job, self.limits)  # it may have waited since before the page was shared
-        lane = lane_of(entry.task)
+        lane = lane_of(entry)
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._queue.change(entry.id, run=folder.name)
@@ -406,13 +411,13 @@ class Engine:
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        """How far a job is: run, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
+        """How far a job is: run, lane, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
         entry = self._queue.get(entry_id)
         view = self._refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
         token = self._tokens.get(entry_id)
         stopping = state == "running" and token is not None and token.wanted
-        found = {"run": entry.run, "stopping": stopping, **view.progress(state)}
+        found = {"run": entry.run, "lane": lane_of(entry), "stopping": stopping, **view.progress(state)}
         if state == "failed" and not found["problems"]:  # it has no folder, or nothing could be written there
             found["problems"] = [{"what": entry.message, "fix": ""}]
         return found

@@ -26,7 +26,8 @@ GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is h
 @dataclass(frozen=True)
 class QueueEntry:
     """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one. `state`: as of a
-    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: whose it is on a shared page."""
+    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: whose it is on a shared page.
+    `lane`: where it runs, "" for where its task does."""
 
     id: str
     task: str
@@ -38,12 +39,23 @@ class QueueEntry:
     message: str = ""
     preset: str = ""
     guest: str = ""
+    lane: str = ""
 
 
 def _entry(values: Any) -> QueueEntry:
     """TypeError for one of other kinds of values, as a hand may have written."""
     entry = QueueEntry(**values)
-    texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset, entry.guest)
+    texts = (
+        entry.id,
+        entry.task,
+        entry.title,
+        entry.state,
+        entry.run,
+        entry.message,
+        entry.preset,
+        entry.guest,
+        entry.lane,
+    )
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
     if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
@@ -52,10 +64,10 @@ def _entry(values: Any) -> QueueEntry:
     return replace(entry, task=task, job=job, added=float(entry.added))
 
 
-def lane_of(task: str) -> str:
-    """Where jobs of this task run; of one that is no longer registered, where it is refused in its turn."""
-    known = tasks.tasks()
-    return known[task].lane if task in known else "device"
+def lane_of(entry: QueueEntry) -> str:
+    """Where a job runs; one whose task is no longer registered, where it is refused in its turn."""
+    task = tasks.tasks().get(entry.task)
+    return entry.lane or (task.lane if task else "device")
 
 
 def is_own(entry: QueueEntry) -> bool:
@@ -171,8 +183,8 @@ class Queue:
             entry = self.get(identity)
             if entry.state != "waiting":
                 return
-            lane = lane_of(entry.task)
-            waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old.task) == lane]
+            lane = lane_of(entry)
+            waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old) == lane]
             rest = [old for old in self._entries if old not in waiting]
             moved = [old for old in waiting if old is not entry]
             moved.insert(max(0, min(position, len(moved))), entry)
@@ -188,9 +200,20 @@ class Queue:
             if self.paused:
                 return None
             for entry in self._entries:
-                if entry.state == "waiting" and lane_of(entry.task) == "device":
+                if entry.state == "waiting" and lane_of(entry) == "device":
                     return self.change(entry.id, state="running")
         return None
+
+    def put_on_cpu(self, identity: str) -> QueueEntry | None:
+        """A job that waits for the device, now one of the lane of processes; None when it no longer waits there.
+        Raises ProblemsError for one that needs the device, or is somebody else's."""
+        with self.lock:
+            check_own(entry := self.get(identity))
+            if not tasks.named(entry.task).on_cpu:
+                what = f"'{entry.title}' needs the device"
+                raise ProblemsError.one(what, entry.title, "wait for its turn", "queue.needs-device")
+            waits = entry.state == "waiting" and lane_of(entry) == "device"
+            return self.change(identity, lane="process") if waits else None
 
     def begin(self, identity: str) -> QueueEntry | None:
         """A job of another lane, marked running; None when it no longer waits."""

@@ -51,8 +51,8 @@ def waits(
     paused  whether the queue is; it holds jobs of the device only      lent_to  who has borrowed the device
     """
     found: dict[str, Wait] = {}
-    for lane in dict.fromkeys(lane_of(entry.task) for entry in entries if entry.state == "waiting"):
-        mine = [entry for entry in entries if lane_of(entry.task) == lane]
+    for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
+        mine = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
         found |= _in_lane(lane, mine, pace, paused and device, lent_to if device else "")
     return found

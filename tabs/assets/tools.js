@@ -22,6 +22,7 @@
       h("span", {class: "hint figures"}, {waiting: work.text, running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
       h("span", {class: "grow"}),
       going(work) && work.state !== "waiting" && !work.ends_paused && !work.stopping ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
+      work.on_cpu ? press("Start now on the CPU", "tool_on_cpu", {work: work.id}) : null,
       going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}, work.stopping) : null,
       work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
       work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,

@@ -217,7 +217,7 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
 def queue(page: Page) -> dict[str, Any]:
     """Running and waiting jobs of the device in order, and those that have ended, without the trainings that Runs lists. Tools
     shows jobs that do not use the device."""
-    entries = [entry for entry in page.engine.queue() if lane_of(entry.task) == "device"]
+    entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
     ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]

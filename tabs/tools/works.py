@@ -63,10 +63,11 @@ class Work:
             return self.ended
         found = engine.progress(self.id)
         state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(found["state"], found["state"])
+        wait = engine.waits().get(self.id) if state == "waiting" else None
         text = found["text"]
         if found["stopping"]:
             text = "pausing ..." if self.task.ends_paused else "cancelling ..."
-        elif state == "waiting" and (wait := engine.waits().get(self.id)):
+        elif wait:
             text = wait.words
         elif self.task.name == DOWNLOAD and found["done"]:
             text = self._pace(found["done"], found["total"])
@@ -81,6 +82,7 @@ class Work:
             "about": self.about,
             "state": state,
             "stopping": found["stopping"],
+            "on_cpu": self.task.on_cpu and found["lane"] == "device" and bool(wait and wait.on),
             "text": text,
             "share": found["done"] / found["total"] if found["total"] else None,
             "lines": _shown(lines),
@@ -143,6 +145,7 @@ class Works:
             "tool": self.use,
             "tool_cancel": self.cancel,
             "tool_pause": self.pause,
+            "tool_on_cpu": self.start_on_cpu,
             "tool_discard": self.discard,
             "tool_close": self.close,
         }
@@ -210,6 +213,11 @@ class Works:
         """End a work. A download is paused: it resumes where it stopped when it is asked for again."""
         for work in self._named(data):
             self._engine.cancel(work.id)
+
+    def start_on_cpu(self, data: dict[str, Any], browser: Browser) -> None:
+        """Start a work that waits for the device at once, on the CPU."""
+        for work in self._named(data):
+            self._engine.start_on_cpu(work.id)
 
     def pause(self, data: dict[str, Any], browser: Browser) -> None:
         """Pause a work, or resume it: {"work", "command": "pause" or "resume"}."""

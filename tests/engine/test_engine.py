@@ -364,6 +364,24 @@ def test_the_device_is_lent_to_one_at_a_time(engine, monkeypatch):
     until(lambda: not engine.lent_to)
 
 
+def test_only_a_waiting_job_that_can_do_without_the_device_is_started_on_the_cpu(engine, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        engine_module, "run_in_child", lambda folder, *a, **b: ran.append(folder.name) or ("done", None)
+    )
+    stand_in(monkeypatch, "train", stepper())
+    with engine.borrow_device(CancelToken(), "a test"):
+        tags, sentences = (engine.submit(task, build(JOBS[task], {}), title=task) for task in ("tag", "blip"))
+        with refused("queue.needs-device"):
+            engine.start_on_cpu(sentences)
+        engine.start_on_cpu(tags)
+        until(lambda: engine.progress(tags)["state"] == "done")
+        assert engine.progress(tags)["lane"] == "process" and engine.progress(sentences)["lane"] == "device"
+        engine.start_on_cpu(tags)
+    assert states(engine) == ["done", "waiting"] and len(ran) == 1
+    assert [entry.lane for entry in Queue(engine.workspace.private / "queue.json").entries()] == ["process", ""]
+
+
 def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hold_it():
     turn, seen = Turn(), []
 

@@ -115,7 +115,7 @@ class FakeEngine:
             return self.beside.progress(entry_id)
         entry = next(entry for entry in self.queue() if entry.id == entry_id)
         nothing = {"text": "", "done": 0, "total": 0, "lines": [], "facts": {}, "problems": [], "images": []}
-        return nothing | {"run": entry.run, "state": entry.state, "stopping": False}
+        return nothing | {"run": entry.run, "lane": "device", "state": entry.state, "stopping": False}
 
     def waits(self) -> dict[str, Wait]:
         return waits(self.queue(), self._pace, paused=self.queue_paused, lent_to=self.lent_to)

@@ -10,6 +10,7 @@ from work_parts import event, image, make_page, wait_until
 from core import tasks
 from core.dataset.preflight import preflight
 from core.generation.sample_prompts import read_prompts
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -189,6 +190,21 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     (entry,) = engine.queue()
     assert (entry.task, entry.state) == ("resize", "done")
     assert engine._folder(entry.run).job()["resize"]["max_resolution"] == [128]
+
+
+@pytest.mark.parametrize(("task", "offered"), [("tag", True), ("blip", False)])
+def test_tagging_that_waits_for_the_device_is_offered_on_the_cpu(both, monkeypatch, task, offered):
+    tools, form = both
+    engine = form.page.engine
+    monkeypatch.setattr("core.engine.engine.run_in_child", lambda *folder, **heard: ("done", None))
+    with engine.borrow_device(CancelToken(), "a training"):
+        engine.submit(task, build(tasks.named(task).job, {}))
+        (work,) = tools.works()
+        assert work.facts(engine)["on_cpu"] == offered
+        if offered:
+            tools.commands["tool_on_cpu"]({"work": work.id}, None)
+            wait_until(lambda: work.facts(engine)["state"] == "done")
+            assert not work.facts(engine)["on_cpu"]
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_each_ended_job_leads_to_its_tab_with_its_last_four_images(queued, tmp_p
     }
     leads |= {"tag": "Captions", "resize": "Tools"}
     queued.entries = [ended(n, task=task, run="r") for n, task in enumerate(leads)]
-    on_device = [each for each in queued.entries if monitor.lane_of(each.task) == "device"]
+    on_device = [each for each in queued.entries if monitor.lane_of(each) == "device"]
     found = monitor.queue(queued)["ended"]
     assert {each["task"]: each["tab"] for each in found} == {each.task: leads[each.task] for each in on_device}
     assert len(found) >= 5

@@ -92,3 +92,9 @@ def test_results_are_drawn_saved_as_png_and_scroll_within_their_card(window, tmp
         tab.evaluate("works => atelier.parts.works(works)", [going])
         expect(results.get_by_role("button", name="Cancel")).to_be_enabled(enabled=not stopping)
         expect(results.get_by_role("button", name="Pause")).to_have_count(0 if stopping else 1)
+    waits = WORK | {"state": "waiting", "text": "starts after fox", "on_cpu": True}
+    tab.evaluate(
+        "works => { atelier.command = (...sent) => { window.sent = sent; }; atelier.parts.works(works); }", [waits]
+    )
+    results.get_by_role("button", name="Start now on the CPU").click()
+    assert tab.evaluate("[sent[0], sent[1].work]") == ["tool_on_cpu", "w"]

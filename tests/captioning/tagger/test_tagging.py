@@ -156,14 +156,37 @@ def test_the_queue_of_the_page_runs_both(tmp_path, folder, model):
             asked = {"model_dir": str(model), "thresh": 0.9}
             job = build(tasks.named(name).job, {"dataset": {"folder": str(folder)}, name: asked, **more})
             identity = engine.submit(name, job)
-            end = time.monotonic() + 60
-            while engine.progress(identity)["state"] in ("waiting", "running") and time.monotonic() < end:
-                time.sleep(0.02)
-            assert engine.progress(identity)["state"] == "done"
+            assert ended(engine, identity) == "done"
             assert captions(folder)["white"] == "blue sky, green grass, red hair"
             (folder / "white.txt").unlink()
     finally:
         engine.close()
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_for_the_device_tags_at_once_on_the_cpu(tmp_path, folder, model):
+    engine = Engine(workspace(tmp_path), "cpu", "a test")
+    engine.start()
+    try:
+        with engine.borrow_device(CancelToken(), "a training"):
+            identity = engine.submit("tag", tag_job(folder, model))
+            engine.start_on_cpu(identity)
+            assert ended(engine, identity) == "done"
+    finally:
+        engine.close()
+    assert captions(folder) == CAPTIONS
+
+
+def tag_job(folder, model):
+    return build(tasks.named("tag").job, {"dataset": {"folder": str(folder)}, "tag": {"model_dir": str(model)}})
+
+
+def ended(engine, identity):
+    """The state of a job once it neither waits nor runs."""
+    end = time.monotonic() + 60
+    while (state := engine.progress(identity)["state"]) in ("waiting", "running") and time.monotonic() < end:
+        time.sleep(0.02)
+    return state
 
 
 def test_nothing_to_do_loads_no_model(tmp_path, folder, model):
