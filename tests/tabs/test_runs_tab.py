@@ -200,6 +200,17 @@ def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     assert desk.page.engine.run_job(other).schedule.max_train_epochs == 9
 
 
+@pytest.mark.parametrize("after", ["constant", "restart"])
+def test_a_run_whose_rate_would_jump_is_trained_on_as_chosen(desk, after):
+    name = "20260101-120000_one"
+    job = build(TrainJob, {"schedule": {"max_train_steps": 30, "lr_scheduler": "cosine"}})
+    saved_state(write_run(desk.page, name, job=job))
+    assert f'data-act="longer-{after}"' in desk._main({"open": name})
+    desk.act({"open": name}, event(f"longer-{after}", name, "60"))
+    schedule = desk.page.engine.run_job(name).schedule
+    assert (schedule.max_train_steps, schedule.lr_scheduler_steps, schedule.lr_scheduler_after) == (60, 30, after)
+
+
 def test_a_run_without_a_state_offers_no_greater_length(desk):
     write_run(desk.page, "20260101-120000_one")
     assert "Continue with more" not in desk._main({"open": "20260101-120000_one"})
