@@ -507,6 +507,15 @@ def test_a_cancelled_batch_says_how_many_images_there_are_until_the_next_one_beg
     assert "Cancelled before it began." in desk.stage.status()
 
 
+@pytest.mark.parametrize(("width", "scale"), [(280, None), (288, 0.67)])  # of 128 x 128, at 128 x width
+def test_hires_fix_is_offered_from_2_25_times_the_trained_pixels_and_begins_at_these(desk, width, scale):
+    desk.presets.put(desk._values() | {"width": width, "height": 128})
+    assert ('data-act="hires"' in desk._form()["settings"]) == (scale is not None)
+    desk.act(event("hires"))
+    assert desk._values()["highres_fix_scale"] == scale
+    assert 'data-act="hires"' not in desk._form()["settings"]
+
+
 def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):
     space = make_page(tmp_path).workspace
     values = form.kept_values({}, demo())

@@ -292,3 +292,23 @@ def test_a_control_image_whose_path_reads_as_an_option_is_proposed_for_no_prompt
     images = {"folder": str(folder), "conditioning_data_dir": str(hints)}
     job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
     assert prompts_of_pairs(preflight(job, space)) is None
+
+
+@pytest.mark.parametrize(
+    ("captions", "word"),
+    [
+        (["zkw, a dog", "zkw, a cat", "a tree, zkw"], "zkw"),
+        (["zkw, red, a dog", "zkw, a cat, red", "zkw, red"], "zkw"),  # several are shared: the first of each caption
+        (["red, zkw, a dog", "zkw, red", "zkw, red"], None),
+        (["zkw, a dog", "zkw, a cat"], None),  # too few to tell
+        (["zkw, a dog", "zkw, a cat", "zkw"], None),  # a sentence
+        (["w" * 40 + ", a", "b, " + "w" * 40, "w" * 40 + ", c"], "w" * 40),
+        (["w" * 41 + ", a", "b, " + "w" * 41, "w" * 41 + ", c"], None),
+    ],
+)
+def test_the_tag_that_all_captions_share_is_the_proposed_trigger_word(space, tmp_path, captions, word):
+    folder = folder_of(tmp_path, sizes=((64, 64),) * len(captions), captions=False)
+    for number, caption in enumerate(captions):
+        (folder / f"{number}.txt").write_text(caption)
+    job = chosen(folder)
+    assert with_setup(job, setup_of(job, space)).captions.trigger_word == word
