@@ -113,7 +113,7 @@
   /** Lead to a card of Tools. */
   atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});
   atelier.does.make_pairs = () => atelier.openTools("tools-hints");
-  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("[data-act=get_model]")) choose("tools"); });
+  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("[data-act=get_model]")) choose("tools"); if (target.closest && target.closest("[data-act=convert_lora]")) choose("tools-loras", "convert_lora"); });
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));

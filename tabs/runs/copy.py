@@ -14,14 +14,17 @@ from core.record.kept import keep, read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.readers import program_of
+from core.tasks import named
 from tabs.form import folder_browser
 from tabs.markup import button, esc, problems_html, progress, short
+from tabs.tools.forms import ToolForm
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
 TAB = "Runs"
 WHERE = "Copy to"
+CONVERTS = "convert_lora"  # the tool, and what its button asks for
 STEP = r"-step\d{8}$"  # at the end of a checkpoint's name
 KEYS = """
 element.addEventListener('keydown', (event) => {
@@ -113,6 +116,15 @@ class Copies:
         if path in self._copies and self._copies[path].task.done:
             del self._copies[path]
 
+    def convert(self, run: str, name: str) -> None:
+        """Fill in *Convert LoRAs* with a file of the run and its base model, for a plain LoRA."""
+        task, file = named(CONVERTS), self._file(run, name)
+        form = ToolForm(self._page, task.card)
+        form.choose(CONVERTS)
+        base = self._page.engine.run_job(run).model.base_model
+        for setting, value in (("file", printable(file)), ("network_type", "lora"), ("base_model", base)):
+            form.form().change(setting, value)
+
     def _file(self, run: str, name: str) -> Path:
         files = self._page.engine.snapshot(run)["files"]
         path = next((file["path"] for file in files if file["name"] == name), None)
@@ -186,7 +198,10 @@ def _state(name: str, going: Copying) -> str:
         return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
     close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
     if task.error is None:
-        told = problems_html(going.misread) if going.misread else ""
+        told = ""
+        if going.misread:
+            label = f"Convert to a plain LoRA: {name}"
+            told = problems_html(going.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
         done = f'<span class="good">{_done(name, task.result)}</span>'
         return f'<div class="copying" role="status">{done}{told}{close}</div>'
     if task.token.wanted:

@@ -167,6 +167,9 @@ class Desk:
             self.proofs.cancel(arg)
         elif act in ("copy", "copy-to", "uncopy", "copied"):
             place |= self._copy(str(place.get("open", "")), act, arg)
+        elif act == runs_copy.CONVERTS:
+            self.copies.convert(str(place.get("open", "")), arg)
+            tabs = gr.Tabs(selected="Tools")
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
             self.page.run_list = (None, self.page.run_list[1])  # the lists read it again

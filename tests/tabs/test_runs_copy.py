@@ -12,9 +12,11 @@ from made_runs import make_run
 from safetensors.torch import save_file
 from work_parts import event, make_page, wait_until
 
+from core import tasks
 from core.record.problems import ProblemsError
 from tabs.runs import copy as runs_copy
 from tabs.runs.tab import TAB, Desk
+from tabs.tools.forms import ToolForm
 from tests.refusals import refused
 
 RUN, FILE = "20260101-120000_one", "one-step00000020.safetensors"
@@ -83,7 +85,11 @@ def test_what_the_folders_program_does_not_read_of_the_file_is_said(desk, loras,
     copy(desk, str(loras))
     ended(desk)
     shown = desk._main({"open": RUN})
-    assert "Copied: " in shown and "ComfyUI does not read it" in shown and "Convert LoRAs" in shown
+    assert "Copied: " in shown and "ComfyUI does not read it" in shown and 'data-act="convert_lora"' in shown
+    assert desk.act({"open": RUN}, event("convert_lora", FILE))["tabs"].selected == "Tools"
+    form = ToolForm(desk.page, tasks.named("convert_lora").card)
+    filled = {"file": str(path), "network_type": "lora", "base_model": desk.page.engine.run_job(RUN).model.base_model}
+    assert form.task.name == "convert_lora" and form.values() == filled
     (tmp_path / "mine").mkdir()
     copy(desk, str(tmp_path / "mine"))
     ended(desk)
