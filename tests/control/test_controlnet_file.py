@@ -71,6 +71,7 @@ def test_names_and_shapes_are_the_published_ones(name, keys):
     assert {key: to_diffusers(key, name) for key in theirs} == keys[f"{name}_diffusers_name"]
 
 
+@pytest.mark.slow(only=("sd1-.pt",))
 @pytest.mark.parametrize(("name", "ending"), [("sd1", ".safetensors"), ("sdxl", ".safetensors"), ("sd1", ".pt")])
 def test_a_file_gives_the_same_net_again(name, ending, unets, nets, tmp_path):
     path = write(tmp_path / f"net{ending}", nets[name], name)

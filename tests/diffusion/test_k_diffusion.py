@@ -294,6 +294,7 @@ def test_a_sampler_of_a1111_gives_k_diffusions_numbers(name, prediction):
     assert off(ours(name, prediction=prediction), wanted) < 1e-4  # ours is in float32
 
 
+@pytest.mark.slow(but=[f"{name}-{list(SPACED)[n % len(SPACED)]}" for n, name in enumerate(AT_LEVELS)])
 @pytest.mark.parametrize("schedule", SPACED)
 @pytest.mark.parametrize("name", AT_LEVELS)
 def test_every_schedule_type_gives_its_published_levels(name, schedule):

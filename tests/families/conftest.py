@@ -1,5 +1,7 @@
 """Tiny models of the families with more than SD 1's parts."""
 
+from functools import cached_property
+
 import pytest
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
@@ -14,8 +16,11 @@ class Tiny:
 
         self.name, self.folder, self.family = name, folder, family(name)
         self.components = self.family.load(folder)
-        kind = StableDiffusionXLPipeline if name == "sdxl" else StableDiffusionPipeline
-        self.pipeline = kind.from_pretrained(folder, local_files_only=True)
+
+    @cached_property
+    def pipeline(self):
+        kind = StableDiffusionXLPipeline if self.name == "sdxl" else StableDiffusionPipeline
+        return kind.from_pretrained(self.folder, local_files_only=True)
 
 
 @pytest.fixture(scope="session")

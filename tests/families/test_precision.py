@@ -57,7 +57,7 @@ def test_latents_encoded_in_16_bits_differ_by_what_the_help_of_vae_precision_say
     from core.families.vae import encode_image_latents
 
     vae = AutoencoderKL.from_pretrained(STARTER / "vae")
-    pixels = torch.stack([_pixels(path) for path in sorted((STARTER / "images").rglob("*.png"))[:4]])
+    pixels = torch.stack([_pixels(path) for path in sorted((STARTER / "images").rglob("*.png"))[:2]])
     exact, _ = encode_image_latents(vae, pixels)
     found, _ = encode_image_latents(vae.to(dtype), pixels)
     assert least < ((found - exact).square().mean().sqrt() / exact.std()).item() < most

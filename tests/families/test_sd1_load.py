@@ -58,10 +58,16 @@ def test_a_part_of_the_shipped_config_has_the_published_size(part):
     assert sum(weight.numel() for weight in make_empty(part, shipped_config(part)).parameters()) == SD15_NUMBERS[part]
 
 
-def test_the_starter_loads_offline_and_equals_what_diffusers_loads():
+@pytest.fixture(scope="module")
+def starters():
+    """The starter as it is loaded here and by diffusers."""
     with no_network():
-        ours = sd1.load(STARTER)
-        theirs = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32, local_files_only=True)
+        pipeline = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32, local_files_only=True)
+        return sd1.load(STARTER), pipeline
+
+
+def test_the_starter_loads_offline_and_equals_what_diffusers_loads(starters):
+    ours, theirs = starters
     for one, other in (
         (ours.denoiser, theirs.unet),
         (ours.vae, theirs.vae),
@@ -72,9 +78,8 @@ def test_the_starter_loads_offline_and_equals_what_diffusers_loads():
     assert ours.prediction == "epsilon" and ours.vae_config["scaling_factor"] == 0.18215 and ours.family == "sd1"
 
 
-def test_the_parts_compute_what_diffusers_computes():
-    ours = sd1.load(STARTER)
-    pipeline = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32, local_files_only=True)
+def test_the_parts_compute_what_diffusers_computes(starters):
+    ours, pipeline = starters
     draw = torch.Generator().manual_seed(1)
     latents, times = torch.randn(2, 4, 16, 16, generator=draw), torch.tensor([10, 900])
     pixels = torch.rand(1, 3, 64, 48, generator=draw) * 2 - 1

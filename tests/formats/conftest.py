@@ -2,12 +2,23 @@
 
 import pytest
 
-from tests.whole_models import FAMILIES, Model
+from tests.whole_models import Model
+
+
+class Models(dict):
+    """Name of a family -> its model, made when it is first asked for."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __missing__(self, name):
+        self[name] = Model(name, self.folder / name)
+        return self[name]
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    return {name: Model(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
+    return Models(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

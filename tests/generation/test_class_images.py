@@ -24,7 +24,6 @@ from core.generation.class_plan import (
     sizes_by_views,
 )
 from core.generation.image_metadata import read_image_metadata
-from core.generation.sources import make_store
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -36,11 +35,6 @@ from tests.refusals import refused
 from tests.reports import Heard
 
 WIDE, SQUARE = (96, 64), (64, 64)
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 @pytest.fixture

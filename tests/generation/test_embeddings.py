@@ -78,7 +78,7 @@ def state(components):
     return weights, hooks, [len(tokenizer) for tokenizer in components.tokenizers]
 
 
-@pytest.mark.slow(only=("sdxl",))
+@pytest.mark.slow(only=("sd2", "sdxl"))
 def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_is_as_before(model, tmp_path):
     words = [
         NewWord("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
@@ -322,15 +322,12 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
 
 
-def test_an_embedding_in_a_lora_file_is_a_word_where_the_lora_is_used(workspace):
-    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
-    (vectors,) = rows_of(components, "fox")
+def test_an_embedding_in_a_lora_file_is_a_word_where_the_lora_is_used(workspace, starter, store):
+    (vectors,) = rows_of(starter, "fox")
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"  # changes nothing
     lora = {f"{layer}.lora_down.weight": torch.ones(1, 128), f"{layer}.lora_up.weight": torch.zeros(128, 1)}
     path = workspace.models / "loras" / "ink.safetensors"
     save_lora(path, lora | {"bundle_emb.brabol.string_to_param.*": vectors}, {"ss_base_model_version": "sd_v1"})
-
-    store = make_store()
 
     def draw(prompt):
         return run_generate(job_of(prompt=prompt), workspace, store=store)[0]

@@ -113,6 +113,7 @@ def test_convolutions_too(model, tmp_path):
     assert len(network.adapters) == len(load_file(path)) // 3 and not network.unmatched
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
     lora = load_lora(model.lora(tmp_path / "own.safetensors", conv=True))
     tensors, metadata = to_diffusers(lora)

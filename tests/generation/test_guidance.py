@@ -1,5 +1,6 @@
 """Kinds of guidance: the numbers of diffusers' guiders and pipelines, and what does not fit together is refused."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -167,8 +168,9 @@ def theirs_changed(name, unet):
 
 
 @pytest.mark.parametrize("name", sorted(OWN))
-def test_only_the_perturbed_rows_see_the_layers_that_diffusers_changes(name, folder):
-    unet, changed = (family("sd1").load(folder, parts=("denoiser",)).denoiser for _ in range(2))
+def test_only_the_perturbed_rows_see_the_layers_that_diffusers_changes(name, model):
+    unet = model.denoiser
+    changed = copy.deepcopy(unet)
     theirs_changed(name, changed)
     generator = torch.Generator().manual_seed(1)
     noisy, text = torch.randn(3, 4, 16, 16, generator=generator), torch.randn(3, 77, 32, generator=generator)
@@ -245,12 +247,7 @@ def test_guidance_in_a_part_of_the_steps_asks_for_the_prompt_alone_in_the_others
     assert seen == [1, 2, 2, 1]
 
 
-@pytest.mark.slow(
-    but=(
-        "apg",
-        "cfg_zero",
-    )
-)
+@pytest.mark.slow(but=("apg",))
 @pytest.mark.parametrize("name", [name for name in GUIDANCES if name != "classic"])
 def test_every_kind_makes_an_image_of_its_own_that_is_the_same_alone_and_among_others(name, model, states):
     def made(seeds, **how):

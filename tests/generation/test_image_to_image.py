@@ -12,7 +12,6 @@ from core.generation.image_metadata import read_image_metadata
 from core.generation.loop import Sampling, Stage, _places
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
@@ -38,11 +37,6 @@ def workspace(tmp_path_factory):
     space = Workspace(tmp_path_factory.mktemp("out"), PROJECT / "models")
     space.runs.mkdir(parents=True)
     return space
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 def job_of(model, picture, *, sampler="ddim", mask=None, **groups):

@@ -13,7 +13,6 @@ from core.generation.image_metadata import read_image_metadata
 from core.generation.inpainting import around, canvas_of, filled
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from tests.generation.test_image_to_image import STARTER, job_of, shown
@@ -27,11 +26,6 @@ def workspace(tmp_path_factory):
     space = Workspace(tmp_path_factory.mktemp("out"), PROJECT / "models")
     space.runs.mkdir(parents=True)
     return space
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from core.families.locate import GENERATED, family_of
 from core.generation import inpainting
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from tests.generation.test_image_to_image import job_of
@@ -35,7 +34,7 @@ def workspace(tmp_path_factory):
 
 @pytest.mark.slow(but=("sd1",))
 @torch.no_grad()
-def test_without_a_mask_everything_is_masked_and_gray(model, workspace, monkeypatch):
+def test_without_a_mask_everything_is_masked_and_gray(model, workspace, store, monkeypatch):
     name, folder = model
     seen = []
     reading = inpainting.reading_mask
@@ -49,7 +48,7 @@ def test_without_a_mask_everything_is_masked_and_gray(model, workspace, monkeypa
 
     monkeypatch.setattr("core.generation.making.reading_mask", watched)
     job = job_of(folder, None, generate={"steps": 2, "width": 64, "height": 64, "count": 2, "batch_size": 2})
-    assert len(run_generate(job, workspace, store=make_store())) == 2
+    assert len(run_generate(job, workspace, store=store)) == 2
     assert seen[0].shape == (4, 9, 8, 8) and bool((seen[0][:, 4] == 1).all())
     kind, components = family(name), family(name).load(folder)
     gray = kind.model_latents(
@@ -59,6 +58,7 @@ def test_without_a_mask_everything_is_masked_and_gray(model, workspace, monkeypa
     torch.testing.assert_close(seen[0][:2, 5:], seen[0][2:, 5:])
 
 
+@pytest.mark.slow(only=("sd2",))
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 def test_a_single_file_says_its_channels_by_its_shapes(tmp_path, name):
     states = {part: random_state(part, config, torch.float32, 0) for part, config in inpainting_configs(name).items()}

@@ -36,11 +36,6 @@ STEPS = 5
 
 
 @pytest.fixture(scope="module")
-def starter():
-    return family("sd1").load(STARTER)
-
-
-@pytest.fixture(scope="module")
 def file(starter, tmp_path_factory):
     return save_lora(tmp_path_factory.mktemp("lora") / "a.safetensors", random_lora(starter, conv=True), SD1)
 

@@ -33,11 +33,6 @@ PROMPT, SEED, STEPS, GUIDANCE = "a fox, flat icon", 11, 5, 4.0
 SD1 = {"ss_base_model_version": "sd_v1"}
 
 
-@pytest.fixture(scope="module")
-def starter():
-    return family("sd1").load(STARTER)
-
-
 def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: float = 0.4):
     """kohya tensors of every layer that a LoRA can hook, random and strong enough to be seen. With conv, 3x3
     convolutions have another rank and alpha, and the other layers several alphas; without, all have alpha 2."""

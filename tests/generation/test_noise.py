@@ -7,7 +7,6 @@ from core.generation.image_metadata import read_image_metadata
 from core.generation.loop import Denoiser, Sampling, Stage, noises_of
 from core.generation.noise import ImageNoise, Variation, slerp
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.generation.stages import sampling_of
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -43,13 +42,13 @@ def test_only_the_models_device_with_sd_scripts_numbers_takes_its_type():
     assert drawn.sampler.device.type == device.type
 
 
-def test_the_choice_is_kept_with_the_image(tmp_path):
+def test_the_choice_is_kept_with_the_image(tmp_path, store):
     space = Workspace(tmp_path / "outputs", PROJECT / "models")
     generate = {"prompt": "a fox", "seed": 5, "steps": 1, "width": 64, "height": 64}
     groups = {"model": {"base_model": str(STARTER)}, "generate": generate, "start_noise": {"noise_source": "device"}}
     job = build(GenerateJob, groups)
     assert sampling_of(job, "epsilon").device_noise
-    (file,) = run_generate(job, space, store=make_store())
+    (file,) = run_generate(job, space, store=store)
     assert read_image_metadata(file).job.start_noise.noise_source == "device"
 
 

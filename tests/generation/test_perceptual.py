@@ -31,7 +31,6 @@ from core.generation.perceptual.models import Clip, Vgg16, spherical
 from core.generation.plan import plan_of
 from core.generation.prompt.states import PromptStates, encode_prompts
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -114,11 +113,6 @@ def codes(job, space):
     with pytest.raises(ProblemsError) as refused:
         plan_of(job, space)
     return {problem.code for problem in refused.value.problems}
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 def image_by(job, space, store):

@@ -44,11 +44,6 @@ SCHEDULERS = {
 
 
 @pytest.fixture(scope="module")
-def starter():
-    return family("sd1").load(STARTER)
-
-
-@pytest.fixture(scope="module")
 def theirs():
     pipeline = StableDiffusionPipeline.from_pretrained(
         STARTER, dtype=torch.float32, safety_checker=None, local_files_only=True
@@ -81,17 +76,17 @@ def their_pixels(pipeline, sampler, prompt, negative="", *, seed, steps, guidanc
 @pytest.mark.slow(but=("ddim",))
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmsolver++"])
 def test_a_seed_gives_diffusers_image(starter, theirs, sampler):
-    ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=8, guidance_scale=4)[0]
-    other = their_pixels(theirs, sampler, "a fox, flat icon", "red", seed=42, steps=8, guidance=4)
+    ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=4, guidance_scale=4)[0]
+    other = their_pixels(theirs, sampler, "a fox, flat icon", "red", seed=42, steps=4, guidance=4)
     assert np.abs(ours - other).max() < 1e-4
     assert ours.std() > 0.1  # an image, not one color
 
 
 def test_without_guidance_and_in_another_size_too(starter, theirs):
     ours = our_pixels(
-        starter, "a house", "red", seeds=[3], sampler="ddim", steps=4, guidance_scale=1.0, width=192, height=128
+        starter, "a house", "red", seeds=[3], sampler="ddim", steps=2, guidance_scale=1.0, width=192, height=128
     )
-    other = their_pixels(theirs, "ddim", "a house", seed=3, steps=4, guidance=1.0, width=192, height=128)
+    other = their_pixels(theirs, "ddim", "a house", seed=3, steps=2, guidance=1.0, width=192, height=128)
     assert ours[0].shape == (128, 192, 3)
     assert np.abs(ours[0] - other).max() < 1e-4
 
@@ -207,10 +202,10 @@ def test_an_image_of_nan_from_a_vae_in_16_bits_is_decoded_again_in_fp32_and_told
         asked.append(dtype := next(vae.parameters()).dtype)
         return decode_latents(vae, latents) * (float("nan") if dtype != torch.float32 else 1)
 
-    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     images = decode(vae, latents, overflowing, warn=told.append)
-    assert [problem.code for problem in told] == ["image.decoded-again"] * 2
-    assert asked == [torch.bfloat16, torch.float32] * 2 and vae.dtype == torch.bfloat16
+    assert [problem.code for problem in told] == ["image.decoded-again"]
+    assert asked == [torch.bfloat16, torch.float32] and vae.dtype == torch.bfloat16
     for image, other in zip(images, decode(vae.float(), latents), strict=True):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
 

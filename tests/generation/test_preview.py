@@ -14,7 +14,6 @@ from core.families import family
 from core.generation import preview
 from core.generation.preview import PUBLISHED, Preview, approximated, fitted, rgb_factors, tiled
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Journal
@@ -22,11 +21,6 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import GenerateJob
 from tests.reports import Heard
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 def made(tmp_path, store, heard=None, every=1, **groups):

@@ -13,7 +13,7 @@ from core.generation.image_metadata import read_image_metadata
 from core.generation.prompt.tags import MOST_TAGS, LoraTag, without_tags
 from core.generation.run import run_generate
 from core.generation.sample_prompts import read_prompts
-from core.generation.sources import find_sources, make_store
+from core.generation.sources import find_sources
 from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -97,8 +97,7 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_tag_makes_the_image_that_the_setting_makes_and_its_metadata_says_so(workspace):
-    store = make_store()
+def test_a_tag_makes_the_image_that_the_setting_makes_and_its_metadata_says_so(workspace, store):
     (named,) = run_generate(job_of(prompt="a fox <lora:ink:0.8>", seed=5), workspace, store=store)
     (chosen,) = run_generate(
         job_of(prompt="a fox", seed=5, loras=[LoraUse(file="ink", strength=0.8)]), workspace, store=store
@@ -133,9 +132,9 @@ def test_what_cannot_be_applied_is_refused_before_anything_loads(workspace, aske
 
 
 @pytest.mark.slow
-def test_a_seed_of_minus_one_is_random_and_the_one_used_is_saved(workspace):
+def test_a_seed_of_minus_one_is_random_and_the_one_used_is_saved(workspace, store):
     assert GenerateSettings(seed=-1).seed is None and GenerateSettings(seed="-1").seed is None
-    files = run_generate(job_of(seed=-1, steps=1, count=2), workspace, store=make_store())
+    files = run_generate(job_of(seed=-1, steps=1, count=2), workspace, store=store)
     seeds = [read_image_metadata(path).job.generate.seed for path in files]
     assert seeds[1] == (seeds[0] + 1) % 2**32
 

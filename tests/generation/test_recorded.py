@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -16,6 +18,23 @@ LEFT_OUT = {  # why
     "wild_enum": "each combination once, not images_per_prompt times",
     "batch2_padding": "a picture does not depend on its batch: as in unbatched",
 }
+ONE_OF_EACH = (  # effect of generation; by default
+    "weights_original",
+    "negative_scale",
+    "heun",
+    "zsnr_v_ddim",
+    "pyramid",
+    "two_pictures_batch",
+    "inpaint_merged_lora",
+    "hires_latents",
+    "ds_two",
+    "gl_plain",
+    "lora_merge_n",
+    "regional_three",
+    "seed_two_lines",
+    "wild_options",
+    "xl_size_inline",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,57 +46,18 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(work):
-    return {name: recorded.model(name, work / name) for name in ("sd1", "sdxl")}
+    return cache(lambda name: recorded.model(name, work / name))
 
 
 def limit(name):
     return next((value for start, value in LIMITS.items() if start in name), 1e-4)
 
 
-@pytest.mark.slow(
-    but=(
-        "weights_original",
-        "plain",
-        "long225",
-        "clip_skip2",
-        "negative_scale",
-        "euler_a",
-        "dpmsolver++",
-        "heun",
-        "v_euler",
-        "zsnr_v_ddim",
-        "strength_euler",
-        "odd_size",
-        "two_pictures_batch",
-        "inpaint_soft",
-        "inpaint_merged_lora",
-        "hires_latents",
-        "ds_two",
-        "lora_conv",
-        "seed_two_lines",
-        "iter_same_seed",
-        "wild_options",
-        "xl_plain",
-        "xl_long",
-        "xl_img2img",
-        "xl_hires",
-        "regional_three",
-        "regional_four",
-        "gl_plain",
-        "gl_unsharp_0",
-        "ds_args",
-        "lora_two_am",
-        "lora_merge_n",
-        "xl_regional",
-        "xl_size_inline",
-        "pyramid",
-        "noise_offset",
-    )
-)
+@pytest.mark.slow(but=ONE_OF_EACH)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"] and name not in LEFT_OUT])
 def test_a_recorded_run(name, models, work, monkeypatch):
     case = CASES[name]
-    components = models["sdxl" if case["group"] == "sdxl" else "sd1"]
+    components = models("sdxl" if case["group"] == "sdxl" else "sd1")
     if name == "two_pictures_batch":  # sd-scripts draws one noise of the VAE for a batch, after the last seed
         last = ImageNoise(58, (4, 16, 16), 5).of_image()[1]
         monkeypatch.setattr(making, "encoded", lambda vae, kind, pixels, noise: encoded(vae, kind, pixels, last))
@@ -106,6 +86,7 @@ def apart(latents, wanted):
     return float((latents - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_in_16_bits_a_recorded_run_is_nearly_the_same(work, monkeypatch):
     """Regions, LoRAs of 1x1 and 3x3 convolutions, and a negative prompt, in bf16."""
     case = CASES["regional_rgb"]

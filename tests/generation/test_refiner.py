@@ -56,11 +56,6 @@ def workspace(tmp_path_factory):
     return space
 
 
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
-
-
 def job_of(refiner=(), **groups):
     """With the refiner, unless its settings say another."""
     generate = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "steps": STEPS, "width": WIDTH}
@@ -149,11 +144,6 @@ def test_an_initial_image_is_finished_too(workspace, store, tmp_path, monkeypatc
 
 
 # -- how the steps are divided
-
-
-@pytest.fixture(scope="module")
-def starter():
-    return family("sd1").load(STARTER)
 
 
 @pytest.mark.slow(but=("ddim",))

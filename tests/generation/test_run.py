@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from core.generation import making
 from core.generation.image_metadata import read_image_metadata
 from core.generation.output import save_image
 from core.generation.run import run_generate
-from core.generation.sources import find_sources, make_store, tensors_sha256
+from core.generation.sources import find_sources, tensors_sha256
 from core.generation.store import ModelStore
 from core.networks.adapter_file import load_lora, save_lora
 from core.record import atomic
@@ -37,11 +38,6 @@ from tests.style_distance import colorfulness, style_distance
 
 STARTER = PROJECT / "models" / "starter"
 STYLE = sorted((STARTER / "images").glob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 @pytest.fixture
@@ -62,12 +58,16 @@ def job_of(memory=None, model=None, **asked) -> GenerateJob:
     )
 
 
+@cache
+def _starters_unet():
+    return family("sd1").load(STARTER, parts=("denoiser",)).denoiser
+
+
 def small_lora(path: Path) -> Path:
     """A random LoRA on the last layer of every transformer of the U-Net, strong enough to be seen."""
-    components = family("sd1").load(STARTER, parts=("denoiser",))
     made = torch.Generator().manual_seed(0)
     tensors = {}
-    for target in family("sd1").lora_targets(components.denoiser):
+    for target in family("sd1").lora_targets(_starters_unet()):
         if target.name.endswith("proj_out"):
             shape = target.module.weight.shape
             tensors[f"{target.name}.lora_down.weight"] = torch.randn(2, *shape[1:], generator=made) / shape[1] ** 0.5

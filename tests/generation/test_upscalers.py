@@ -33,11 +33,6 @@ def workspace(tmp_path_factory):
     return space
 
 
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
-
-
 def hires(model=STARTER, picture=None, **given):
     given = {"highres_fix_scale": 1.5, "highres_fix_steps": 2, **given}
     generate = {"width": 64, "height": 64, "steps": 2}

@@ -10,7 +10,6 @@ from PIL import Image
 from core.control.controlnet import ZEROS, from_unet
 from core.control.controlnet_file import write_control_net
 from core.families import family
-from core.generation.sources import make_store
 from core.record.workspace import PROJECT, Workspace
 from tests.generation.controls.parts import SIZE
 from tests.models import tiny_folder
@@ -55,11 +54,6 @@ def models(place):
         return made[name]
 
     return of
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def test_latents_of_small_images_grow_too(size, ratio, unsharp, models, space, s
     assert made.shape == (size[1], size[0], 3) and np.isfinite(made).all()
 
 
+@pytest.mark.slow(only=("sd-scripts-0.10",))
 @pytest.mark.parametrize("compatibility", ["none", "sd-scripts-0.10"])
 def test_latents_that_grow_see_the_control_image_at_their_size_and_it_is_made_once(
     compatibility, models, photo, space, store, monkeypatch

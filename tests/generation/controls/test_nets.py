@@ -143,7 +143,7 @@ TOGETHER = {  # family, nets in their order (lllite or the number of a ControlNe
 }
 
 
-@pytest.mark.slow(only=("sdxl-net-and-lllite", "sd2-odd", "sd1-two-lllites"))
+@pytest.mark.slow(but=("sd1-lllite-and-net", "sd1-inpaint"))
 @pytest.mark.parametrize("case", TOGETHER)
 def test_one_step_is_that_of_nets_attached_by_hand(case, models, hints, photo, place, space, store):
     """The U-Net called again with what the nets say, read from their files by diffusers and attached by hand."""
@@ -285,6 +285,7 @@ def test_the_rows_of_the_prompt_are_found_with_every_guidance_and_with_and(parts
         assert controls.Controls._prompt_rows(at, torch.device("cpu")).tolist() == wanted(parts), sides
 
 
+@pytest.mark.slow(only=("None",))
 @pytest.mark.parametrize("negative_scale", [None, 2.0])
 def test_at_steps_without_guidance_every_prompt_joined_by_and_is_controlled(
     negative_scale, models, hints, space, store, monkeypatch
@@ -438,13 +439,15 @@ BAD = {
 }
 
 
-@pytest.mark.slow(only=("controls.no-image",))
+@pytest.mark.slow(only=("controls.no-image", "control.other-family"))
 @pytest.mark.parametrize("code", BAD)
 def test_what_is_wrong_is_said_before_anything_is_loaded(code, models, hints, space):
     folder, files = models("sd1")
     use = {"file": str(files[0])} | BAD[code]
-    named = {"model": str(folder), "other": str(models("sdxl")[1][0])}
-    use["file"] = named.get(use["file"], use["file"])
+    if use["file"] == "model":
+        use["file"] = str(folder)
+    if use["file"] == "other":
+        use["file"] = str(models("sdxl")[1][0])
     use["image"] = (
         str(hints[0]) if use.get("image") == 0 else str(files[0]) if use.get("image") == "file" else use.get("image")
     )

@@ -22,7 +22,6 @@ from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import check_task, decided, grid_of
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.generation.store import ModelStore
 from core.record import allowed
 from core.record.cancel import Cancelled
@@ -34,11 +33,6 @@ from tests.generation.test_run import pixels, small_lora
 from tests.models import tiny_sd1
 from tests.refusals import refused
 from tests.reports import Heard
-
-
-@pytest.fixture(scope="module")
-def store():
-    return make_store()
 
 
 @pytest.fixture
