@@ -120,6 +120,7 @@ def test_diffusers_loads_it(name, nets, tmp_path):
     assert equal(found, net)
 
 
+@pytest.mark.slow
 def test_shallower_nets_for_sdxl_are_used(unets, tmp_path):
     """Those that are published as small and mid: no attention, or fewer transformer layers."""
     for levels, mid in (((0, 0, 0), 0), ((0, 1, 1), 1)):

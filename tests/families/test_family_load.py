@@ -109,6 +109,7 @@ def test_the_projection_of_a_single_file_is_used_as_openclip_uses_it(tmp_path, i
     assert len(digests) == 2, "other text states, so other cache entries"
 
 
+@pytest.mark.slow
 def test_playgrounds_projection_is_transformers_own(tmp_path, in_files):
     layout, path = in_files("sdxl")
     state = load_file(path)

@@ -148,6 +148,7 @@ def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(work
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
     denoise, heard = making.denoise, Heard()
 

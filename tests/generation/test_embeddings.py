@@ -42,8 +42,9 @@ STARTER = PROJECT / "models" / "starter"
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
 def model(request, tmp_path_factory):
     name = request.param
-    folder = STARTER if name == "sd1" else tiny_folder(name, tmp_path_factory.mktemp("tiny") / name)
-    return family(name).load(folder)
+    if name == "sd1":
+        return request.getfixturevalue("starter")
+    return family(name).load(tiny_folder(name, tmp_path_factory.mktemp("tiny") / name))
 
 
 def rows_of(components, text):

@@ -128,9 +128,9 @@ def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
         assert torch.equal(module.down, other.down) and torch.allclose(module.up * module.scale, other.up * other.scale)
 
 
-def test_a_lora_of_another_family_is_refused(model, tmp_path):
+@pytest.mark.slow(but=("sd2",))
+def test_a_lora_of_another_family_is_refused(model, starter, tmp_path):
     path = model.lora(tmp_path / "own.safetensors")
-    starter = family("sd1").load(STARTER, parts=("denoiser",))
     with refused("lora.other-family", FAMILY_NAMES[model.name], "SD 1.x"):
         read_network(starter, path, 1.0)
 
@@ -139,6 +139,7 @@ def test_a_drawn_image_tells_sdxl_its_own_size_and_no_crop():
     assert Stage((832, 1216)).sizes_of("positive") == (1216, 832, 0, 0, 1216, 832)
 
 
+@pytest.mark.slow(but=("sd2",))
 def test_a_batch_draws_what_each_seed_draws_alone(model):
     states = encode_prompts(model.components, PROMPT, NEGATIVE)
     how = {"width": 64, "height": 64, "steps": 2, "guidance_scale": GUIDANCE}

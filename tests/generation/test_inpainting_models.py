@@ -69,6 +69,7 @@ def test_a_single_file_says_its_channels_by_its_shapes(tmp_path, name):
     assert loaded.prediction == "epsilon", "there are none of v"
 
 
+@pytest.mark.slow(but=("sd1",))
 def test_they_are_generated_with_and_not_trained(model, workspace):
     name, folder = model
     assert family_of(folder, "auto", GENERATED) == name

@@ -56,11 +56,11 @@ def by_hand(starter, path, tmp_path):
     return save_lora(tmp_path / "scaled.safetensors", tensors, SD1)
 
 
-def latents(starter, use, path, hooks=(), merged=0):
-    """After five steps, with this LoRA."""
+def latents(starter, use, path, hooks=(), merged=0, steps=STEPS):
+    """With this LoRA."""
     with loras_attached(starter, [use], lambda name: path, merged) as loras:
         states = encode_prompts(starter, "a fox", "")
-        model, sampling, stage = Denoiser.of(starter), Sampling("euler", 4.0), Stage((64, 64), STEPS)
+        model, sampling, stage = Denoiser.of(starter), Sampling("euler", 4.0), Stage((64, 64), steps)
         own = hooks(loras) if callable(hooks) else hooks
         return denoise(model, states, stage, noises_of(model, stage, [3], sampling), sampling, hooks=own)
 
@@ -77,11 +77,11 @@ def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, 
         assert torch.allclose(change, asked, rtol=1e-6, atol=1e-6 * float(asked.abs().max()))
         seen.add(slot_of(name))
     assert {SLOTS[each] for each in seen if each is not None} >= {"BASE", "IN01", "MID", "OUT11"}
-    plain = latents(starter, LoraUse(file="a", strength=0.8), file)
-    by_blocks = latents(starter, use, file)
+    evenly = LoraUse(file="a", strength=0.8)
+    plain, by_blocks = (latents(starter, each, file, steps=2) for each in (evenly, use))
     assert (by_blocks - plain).abs().mean() > 0.01
-    assert torch.allclose(by_blocks, latents(starter, LoraUse(file="a", strength=0.8), scaled), atol=2e-4)
-    assert torch.allclose(by_blocks, latents(starter, use, file, merged=1), atol=2e-4)
+    assert torch.allclose(by_blocks, latents(starter, evenly, scaled, steps=2), atol=2e-4)
+    assert torch.allclose(by_blocks, latents(starter, use, file, merged=1, steps=2), atol=2e-4)
 
 
 @pytest.mark.slow

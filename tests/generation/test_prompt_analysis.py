@@ -140,7 +140,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.slow(only=("closed", "switches"))
+@pytest.mark.slow(only=("closed", "switches", "names", "nearly", "braces"))
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompts_answer_soon(name):
     many = Known(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})

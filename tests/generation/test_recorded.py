@@ -23,7 +23,6 @@ ONE_OF_EACH = (  # effect of generation; by default
     "negative_scale",
     "heun",
     "zsnr_v_ddim",
-    "pyramid",
     "two_pictures_batch",
     "inpaint_merged_lora",
     "hires_latents",
@@ -32,7 +31,6 @@ ONE_OF_EACH = (  # effect of generation; by default
     "lora_merge_n",
     "regional_three",
     "seed_two_lines",
-    "wild_options",
     "xl_size_inline",
 )
 

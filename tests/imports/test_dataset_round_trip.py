@@ -179,7 +179,7 @@ def files(draw):
     return config
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(config=files(), kind=st.sampled_from(["toml", "json"]))
 def test_a_file_read_and_written_again_means_the_same(tmp_path_factory, config, kind):
     folder = tmp_path_factory.mktemp("config")

@@ -15,12 +15,12 @@ from tests.generation.controls.parts import SIZE
 from tests.models import tiny_folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("controls")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hints(place):
     """Two images at the size of the result."""
     made = []
@@ -31,7 +31,7 @@ def hints(place):
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(place):
     """family -> (its folder, ControlNet files of it that act)"""
     made = {}
@@ -63,7 +63,7 @@ def space(place):
     return workspace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def photo(place):
     """A soft image with one sharp disc, at another size than the result."""
     y, x = np.mgrid[0:128, 0:192]

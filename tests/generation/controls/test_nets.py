@@ -231,6 +231,7 @@ def test_soft_weights_by_block_are_those_of_their_programs(count):
         )
 
 
+@pytest.mark.slow
 def test_an_image_with_a_difference_net_does_not_depend_on_what_was_made_before(models, hints, place, space):
     """The net stays in the store, also where it was first used with a LoRA merged into the U-Net."""
     folder, files = models("sd1")
