@@ -23,6 +23,8 @@ from tests.offline import no_network
 from tests.refusals import refused
 from tests.tasks import surroundings
 
+pytestmark = pytest.mark.usefixtures("onnx_here")
+
 REPO = "SmilingWolf/wd-swinv2-tagger-v3"
 FOLDER = REPO.replace("/", "_")
 
