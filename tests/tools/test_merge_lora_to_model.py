@@ -196,12 +196,6 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
             "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(4, 7)}  # fmt: skip
     save_lora(tmp_path / "wide.safetensors", wide, {"ss_base_model_version": "sd_v1"})
     assert refusals(**given, models=[str(tmp_path / "wide.safetensors")]) == ["lora.other-size"]
-    strong = load_file(lora)
-    save_lora(tmp_path / "strong.safetensors", {key: value * 1000 for key, value in strong.items()})
-    narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
-    assert refusals(**given | {"file": str(narrow)}, models=[str(tmp_path / "strong.safetensors")]) == [
-        "merge.overflow"
-    ]
     assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".tmp*"))
 
 
@@ -258,8 +252,8 @@ def test_each_weight_is_read_once_also_where_it_becomes_narrower(models, tmp_pat
 
 def test_a_merge_that_fp16_cannot_hold_is_written_in_fp32(models, tmp_path):
     _, file, lora = models("sd1")
-    wide, _ = merged(file, lora, ratios="1e8", output=tmp_path / "wide.safetensors")
     path, lines = merged(file, lora, ratios="1e8", save_precision="fp16", output=tmp_path / "half.safetensors")
-    assert any("written in fp32" in line for line in lines) and len(list(tmp_path.iterdir())) == 2
-    before, after = load_file(wide), load_file(path)
-    assert all(torch.equal(value.float(), after[key]) for key, value in before.items() if value.is_floating_point())
+    assert any("written in fp32" in line for line in lines) and list(tmp_path.iterdir()) == [path]
+    found = [value for value in load_file(path).values() if value.is_floating_point()]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found)
+    assert max(float(value.abs().max()) for value in found) > torch.finfo(torch.float16).max
