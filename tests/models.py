@@ -119,7 +119,8 @@ def tiny_file(
     seed: int = 0,
 ) -> Path:
     """The weights of `tiny_folder` with the same seed in one file with single-file names."""
-    save_file(single_file(_tiny_states(family_name, dtype, seed), family_name), path, metadata={"format": "pt", **(metadata or {})})
+    tensors = single_file(_tiny_states(family_name, dtype, seed), family_name)
+    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
     return Path(path)
 
 

@@ -13,7 +13,8 @@ from tests.hostile.child import Reading, readings, readings_here
 from tests.hostile.families import FAMILIES
 
 FEW = dict.fromkeys(FAMILIES, 2) | {"safetensors": 4, "pickles": 4, "adapters": 4, "command line": 1}
-FEW |= {"checkpoints in tools": 0, "weights of folders": 0}  # read as checkpoints and model folders are; a good one takes 2 s
+# Read as checkpoints and model folders are, and a good one takes two seconds.
+FEW |= {"checkpoints in tools": 0, "weights of folders": 0}
 # A check of a training takes a second, and so does a whole model.
 MANY = dict.fromkeys(FAMILIES, 120) | {"command line": 20, "checkpoints": 60, "model folders": 30}
 MANY |= {"checkpoints in tools": 60, "weights of folders": 60}
