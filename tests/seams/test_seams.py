@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = ("captioner", "guide", "network_guide", "tool", "upscaler")  # the others train for minutes
+QUICK = ("captioner", "guide", "tool", "upscaler")  # the others train for minutes
 
 
 def run(*words: str) -> None:

@@ -78,7 +78,7 @@ def test_settings_load_without_torch_and_without_the_page():
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.slow(only=("presets.levels", "job"))
+@pytest.mark.slow(only=("presets.levels", "job", "rules"))
 @pytest.mark.parametrize(
     "name", ["dataset.concepts", "optimization.rates", "optimization.usual_rates", "rules", "presets.levels", "job"]
 )

@@ -250,6 +250,7 @@ def test_each_weight_is_read_once_also_where_it_becomes_narrower(models, tmp_pat
     assert 0 < sum(counts) <= file.stat().st_size + lora.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_merge_that_fp16_cannot_hold_is_written_in_fp32(models, tmp_path):
     _, file, lora = models("sd1")
     path, lines = merged(file, lora, ratios="1e8", save_precision="fp16", output=tmp_path / "half.safetensors")

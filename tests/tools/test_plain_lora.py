@@ -80,7 +80,7 @@ def assert_equal(one, other):
         torch.testing.assert_close(value, other[key], rtol=1e-4, atol=2e-6, msg=lambda said, key=key: f"{key}: {said}")
 
 
-@pytest.mark.slow(but=("ia3", "lokr"))
+@pytest.mark.slow(but=("ia3",))
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(case, folder, tmp_path):
     name = CASES[case][0]
