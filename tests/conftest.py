@@ -150,6 +150,14 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture
+def onnx_here(monkeypatch):
+    """ONNX models run in this process. `monkeypatch.undo()` gives them one of their own again."""
+    from tests.onnx_here import Here
+
+    monkeypatch.setattr("core.formats.onnx.process.Worker", Here)
+
+
 @pytest.fixture(scope="session")
 def sd15(tmp_path_factory):
     """(folder, file): a model of exactly SD 1.5's architecture, random numbers, in both forms. Removed afterwards: 4 GB."""

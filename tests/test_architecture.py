@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -30,14 +32,27 @@ PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 FILES = sorted(path for folder in ("core", "tabs") for path in (ROOT / folder).rglob("*.py"))
 
 
+def statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All statements, also those inside of others."""
+    for node in nodes:
+        yield node
+        for inside in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from statements(getattr(node, inside, ()))
+
+
+@cache
+def imports(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """The imports of a file, anywhere in it."""
+    return [node for node in statements(ast.parse(text).body) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported(path: Path) -> set[str]:
     """Modules that a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text("utf-8"))
     found = set()
-    for node in ast.walk(tree):
+    for node in imports(path.read_text("utf-8")):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif node.module and node.level == 0:
             found.add(node.module)
     return found
 
@@ -68,10 +83,10 @@ def circle(sources):
     importing = {}
     for name, text in sources.items():
         found = set()
-        for node in ast.walk(ast.parse(text)):
+        for node in imports(text):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
+            else:
                 assert not node.level, f"{name} imports .{node.module}: write its whole name"
                 inside = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {each if each in sources else node.module for each in inside}

@@ -55,8 +55,7 @@ def project(tmp_path):
 def test_slow_tests_and_cases_run_with_all_or_by_name(project):
     assert project("tests")[1] == [BUT[0], ONLY[0], QUICK]
     assert project("tests", "--all")[1] == [*SLOW, *BUT, *ONLY, QUICK]
-    assert project(BUT[2])[1] == [BUT[2]]
-    assert project("tests/test_x.py::test_slow")[1] == SLOW
+    assert project("tests/test_x.py::test_slow", BUT[2])[1] == [*SLOW, BUT[2]]
 
 
 def test_a_slow_mark_that_names_no_case_is_an_error(project):
@@ -75,7 +74,6 @@ def test_a_run_goes_on_at_the_file_where_it_was_cut_off(project):
     assert project("tests", "--all", more=[("test_y.py", dies), last])[0] == 9
     code, ran, _ = project("tests", "--all", "--from", more=[("test_y.py", "def test_first(): pass\n"), last])
     assert code == 0 and ran == ["tests/test_y.py::test_first", "tests/test_z.py::test_last"]
-    assert project("tests", "--all", "--from", "tests/test_z.py", more=[last])[1] == ["tests/test_z.py::test_last"]
     assert project("tests", "--from", "tests/test_gone.py")[0] != 0
 
 

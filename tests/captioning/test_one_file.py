@@ -11,6 +11,8 @@ from tests.captioning.tagger.test_tagging import CAPTIONS, run
 from tests.captioning.test_captioners import run as say
 from tests.refusals import refused
 
+pytestmark = pytest.mark.usefixtures("onnx_here")
+
 
 @pytest.fixture
 def folder(tmp_path):

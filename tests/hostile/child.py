@@ -1,4 +1,4 @@
-"""Reads hostile files in a process of its own, and says of each reading how it ended, its time and its memory.
+"""Reads hostile files, hundreds of them in a process of its own, and says of each reading how it ended, its time and its memory.
 
 A line before and after each reading, so that the one that hangs or ends the process is known; the rest is read in another.
 Time is the process's own (CPU), since the machine may have other work; a reading that waits is ended by the clock.
@@ -6,6 +6,7 @@ Time is the process's own (CPU), since the machine may have other work; a readin
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 SECONDS, MEGABYTES = 2.0, 200
 MORE = {"metadata": 300}  # a whole dataset's captions and tags in one JSON file
@@ -107,15 +108,31 @@ def _peak() -> int:
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 
-def main() -> None:
-    from tests.hostile.families import FAMILIES
+def readings_here(cases: Iterable[tuple[str, int]]) -> list[Reading]:
+    """Every reading of the cases in this process, which has the libraries loaded: for a few files that end no process."""
+    out = io.StringIO()
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        _read_cases(((family, case, []) for family, case in cases), out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    told = map(json.loads, out.getvalue().splitlines())
+    return [Reading(*each) for each in told if len(each) > 4]
 
+
+def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what readers print is none of ours
+    _read_cases(map(json.loads, sys.stdin), out)
+
+
+def _read_cases(cases: Iterable[tuple[str, int, list[str]]], out: IO[str]) -> None:
+    """cases: (family, number, readers that have read it). A line of JSON before and after each reading."""
+    from tests.hostile.families import FAMILIES
+
     ready: dict[str, dict[str, Callable[[Any], Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="hostile-") as root:
-        for line in sys.stdin:
-            family, case, done = json.loads(line)
+        for family, case, done in cases:
             make, readers = FAMILIES[family]
             if family not in ready:
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)

@@ -7,7 +7,7 @@ import time
 
 from core.machine_check.item import OK, Finding, Item
 
-HANGS = 2.0  # seconds that the one that hangs may take
+HANGS = 1.0  # seconds that the one that hangs may take
 
 
 def _raises(place):

@@ -58,12 +58,13 @@ def test_the_package_of_the_guide_is_at_most_forty_lines_and_does_what_it_prints
     assert done.returncode == 0, done.stderr
     (wanted,) = next(block.lines for block in BLOCKS if block.kind == "text output")
     assert wanted in done.stdout.splitlines()
-    helped = run(package, "letters", "--help", "--allow-module=letters")
-    assert helped.returncode == 0 and "--letters.letter" in helped.stdout
 
 
 @pytest.mark.slow
 def test_without_leave_it_is_not_imported(package):
+    helped = run(package, "letters", "--help", "--allow-module=letters")
+    assert helped.returncode == 0 and "--letters.letter" in helped.stdout
+    (package / "letters" / "imported").unlink()
     assert run(package, "--help").returncode == 0
     refused = run(package, "letters", "images/fox")
     assert refused.returncode == 2 and "letters" in refused.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 
 import pytest
 
@@ -45,10 +46,15 @@ def silent(url):
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """A new environment with nothing but pip. Making one takes seconds, so later ones are copies of it."""
-    folder = tmp_path_factory.mktemp("empty") / ".venv-new"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    return folder
+    """empty(): a new environment with nothing but pip. Making one takes seconds, so later ones are copies of it."""
+
+    @cache
+    def make():
+        folder = tmp_path_factory.mktemp("empty") / ".venv-new"
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        return folder
+
+    return make
 
 
 @pytest.fixture
@@ -59,7 +65,7 @@ def project(first, empty, tmp_path, monkeypatch):
 
     def run_step(command, failed):
         if command[1:3] == ["-m", "venv"]:
-            copy(empty, command[-1])
+            copy(empty(), command[-1])
         else:
             real(command, failed)
 

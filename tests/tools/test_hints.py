@@ -25,6 +25,8 @@ from core.tools import hints
 from tests.refusals import refused
 from tests.tasks import surroundings
 
+pytestmark = pytest.mark.usefixtures("onnx_here")
+
 
 def picture(height=60, width=90, seed=0):
     blocks = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -32,13 +33,16 @@ PARTS = ("text_encoders", "denoiser")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """By family: (folder, single file, a LoRA on every layer)."""
-    root, found = tmp_path_factory.mktemp("models"), {}
-    for name in FAMILIES:
+    """models(family): (folder, single file, a LoRA on every layer)."""
+    root = tmp_path_factory.mktemp("models")
+
+    @cache
+    def make(name):
         folder = tiny_folder(name, root / name)
         lora = tiny_lora(loaded(name, folder), root / f"{name}_lora.safetensors", conv=True)
-        found[name] = folder, convert(folder, root / f"{name}.safetensors", save_model_as="safetensors"), lora
-    return found
+        return folder, convert(folder, root / f"{name}.safetensors", save_model_as="safetensors"), lora
+
+    return make
 
 
 def loaded(name, path):
@@ -60,7 +64,7 @@ def assert_equal_models(one, other):
 @pytest.mark.slow(but=("sd1",))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
-    folder, file, lora = models[name]
+    folder, file, lora = models(name)
     whole = loaded(name, folder)
     merge_files(whole, [MergedFile(lora, 0.7), MergedFile(lora, -0.2)])
     path, lines = merged(file, lora, lora, ratios="0.7, -0.2", output=tmp_path / "m.safetensors")
@@ -76,7 +80,7 @@ def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_biases_and_norm_layers_are_merged_with_their_layers(name, models, tmp_path):
-    folder, file, lora = models[name]
+    folder, file, lora = models(name)
     draw, whole = torch.Generator().manual_seed(7), loaded(name, folder)
     settings = NetworkSettings(rank=4, conv_rank=4, train_text_encoder=True, train_norm=True)
     network = Network.create(targets_of(whole, norms=True), settings, seed=0)
@@ -106,7 +110,7 @@ def test_biases_and_norm_layers_are_merged_with_their_layers(name, models, tmp_p
 
 @pytest.mark.slow
 def test_a_folder_stays_one_unless_the_output_is_named_as_a_file(models, tmp_path):
-    folder, _, lora = models["sd1"]
+    folder, _, lora = models("sd1")
     out, _ = merged(folder, lora, ratios="0.5", output=tmp_path / "folder")
     again = loaded("sd1", folder)
     merge_files(again, [MergedFile(lora, 0.5)])
@@ -120,7 +124,7 @@ def test_a_folder_stays_one_unless_the_output_is_named_as_a_file(models, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_merged_after_another(kind, models, tmp_path):
-    folder, file, lora = models["sd1"]
+    folder, file, lora = models("sd1")
     whole, draw = loaded("sd1", folder), torch.Generator().manual_seed(3)
     settings = NetworkSettings(kind=kind, rank=6 if kind == "boft" else 4, conv_rank=4, train_text_encoder=True)
     own = kind_named(kind).settings
@@ -141,7 +145,7 @@ def test_every_kind_is_merged_after_another(kind, models, tmp_path):
 
 @pytest.mark.slow
 def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(models, tmp_path):
-    folder, file, lora = models["sd1"]
+    folder, file, lora = models("sd1")
     path, _ = merged(file, lora, lbws=["MIDD"], output=tmp_path / "m.safetensors")
     before, after = load_file(file), load_file(path)
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
@@ -161,7 +165,7 @@ def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(m
 
 @pytest.mark.slow
 def test_a_model_without_a_vae_stays_one(models, tmp_path):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     bare = {key: value for key, value in load_file(file).items() if not key.startswith("first_stage_model.")}
@@ -174,9 +178,9 @@ def test_a_model_without_a_vae_stays_one(models, tmp_path):
 
 @pytest.mark.slow
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     given = {"name": "merge_lora_to_model", "file": str(file), "output": str(tmp_path / "out.safetensors")}
-    other = str(models["sdxl"][2])
+    other = str(models("sdxl")[2])
     assert refusals(**given, models=[]) == ["tools.no-file-given"]
     assert refusals(**given, models=[other]) == ["lora.other-family"]
     assert refusals(**given, models=[str(lora)], ratios="1, 2") == ["merge.bad-ratios"]
@@ -192,18 +196,12 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
             "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(4, 7)}  # fmt: skip
     save_lora(tmp_path / "wide.safetensors", wide, {"ss_base_model_version": "sd_v1"})
     assert refusals(**given, models=[str(tmp_path / "wide.safetensors")]) == ["lora.other-size"]
-    strong = load_file(lora)
-    save_lora(tmp_path / "strong.safetensors", {key: value * 1000 for key, value in strong.items()})
-    narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
-    assert refusals(**given | {"file": str(narrow)}, models=[str(tmp_path / "strong.safetensors")]) == [
-        "merge.overflow"
-    ]
     assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".tmp*"))
 
 
 @pytest.mark.slow
 def test_block_weights_hold_for_the_names_of_sd_scripts_oft(models, tmp_path):
-    _, file, _ = models["sd1"]
+    _, file, _ = models("sd1")
     name = "unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     width = load_file(file)["model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"].shape[0]
     blocks = {f"oft_{name}.oft_blocks": torch.randn(4, width // 4, width // 4), f"oft_{name}.alpha": torch.tensor(1.0)}
@@ -215,7 +213,7 @@ def test_block_weights_hold_for_the_names_of_sd_scripts_oft(models, tmp_path):
 
 
 def test_layers_that_the_model_lacks_are_said(models, tmp_path):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     more = load_file(lora) | {"lora_unet_up_blocks_9_attentions_0_proj_in.lora_up.weight": torch.ones(8, 4),
                               "lora_unet_up_blocks_9_attentions_0_proj_in.lora_down.weight": torch.ones(4, 8)}  # fmt: skip
     save_lora(tmp_path / "more.safetensors", more, {"ss_base_model_version": "sd_v1"})
@@ -225,7 +223,7 @@ def test_layers_that_the_model_lacks_are_said(models, tmp_path):
 
 @pytest.mark.parametrize("of", ("model", "lora"))
 def test_nan_is_refused_by_tensor_and_file(of, models, tmp_path):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     key, layer = "model.diffusion_model.middle_block.1.proj_in.weight", "lora_unet_mid_block_attentions_0_proj_in"
     path, name = (file, key) if of == "model" else (lora, f"{layer}.lora_up.weight")
     state, bad = load_file(path), tmp_path / "bad.safetensors"
@@ -237,14 +235,14 @@ def test_nan_is_refused_by_tensor_and_file(of, models, tmp_path):
 
 
 def test_a_weight_that_fp16_cannot_hold_is_named(models, tmp_path):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
     with refused("merge.overflow", "model.diffusion_model.", lora.name):
         merged(narrow, lora, ratios="1e8", output=tmp_path / "m.safetensors")
 
 
 def test_each_weight_is_read_once_also_where_it_becomes_narrower(models, tmp_path, monkeypatch):
-    _, file, lora = models["sd1"]
+    _, file, lora = models("sd1")
     counts, read_at = [], TensorFile._read_at
     monkeypatch.setattr(TensorFile, "_read_at", lambda *given: counts.append(read_at(*given)) or counts[-1])
     monkeypatch.setattr("core.formats.tensors.reading.is_cached", lambda handle: True)
@@ -252,10 +250,11 @@ def test_each_weight_is_read_once_also_where_it_becomes_narrower(models, tmp_pat
     assert 0 < sum(counts) <= file.stat().st_size + lora.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_merge_that_fp16_cannot_hold_is_written_in_fp32(models, tmp_path):
-    _, file, lora = models["sd1"]
-    wide, _ = merged(file, lora, ratios="1e8", output=tmp_path / "wide.safetensors")
+    _, file, lora = models("sd1")
     path, lines = merged(file, lora, ratios="1e8", save_precision="fp16", output=tmp_path / "half.safetensors")
-    assert any("written in fp32" in line for line in lines) and len(list(tmp_path.iterdir())) == 2
-    before, after = load_file(wide), load_file(path)
-    assert all(torch.equal(value.float(), after[key]) for key, value in before.items() if value.is_floating_point())
+    assert any("written in fp32" in line for line in lines) and list(tmp_path.iterdir()) == [path]
+    found = [value for value in load_file(path).values() if value.is_floating_point()]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in found)
+    assert max(float(value.abs().max()) for value in found) > torch.finfo(torch.float16).max

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,8 @@ def folder(tmp_path_factory):
     return tiny_folder("sd1", tmp_path_factory.mktemp("models") / "sd1")
 
 
-def loaded(folder):
+@cache
+def model(folder):
     return load(family("sd1").layout, folder, parts=("text_encoders", "denoiser"))
 
 
@@ -52,7 +55,7 @@ def trained(folder, case, path, **network):
     given = {"rank": 6 if name == "boft" else 4, "alpha": 3.0, "conv_rank": 4, "train_text_encoder": True} | network
     own = kind.settings(**options) if kind.settings is not None else None
     made = Network.create(
-        targets_of(loaded(folder), norms="train_norm" in network), NetworkSettings(kind=name, **given), seed=0, own=own
+        targets_of(model(folder), norms="train_norm" in network), NetworkSettings(kind=name, **given), seed=0, own=own
     )
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -62,7 +65,7 @@ def trained(folder, case, path, **network):
 
 
 def merged(folder, path):
-    whole = loaded(folder)
+    whole = deepcopy(model(folder))
     merge_files(whole, [MergedFile(path, 1.0)])
     return {
         f"{number} {key}": value
@@ -77,7 +80,7 @@ def assert_equal(one, other):
         torch.testing.assert_close(value, other[key], rtol=1e-4, atol=2e-6, msg=lambda said, key=key: f"{key}: {said}")
 
 
-@pytest.mark.slow(but=("ia3", "dora", "lokr"))
+@pytest.mark.slow(but=("ia3",))
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(case, folder, tmp_path):
     name = CASES[case][0]

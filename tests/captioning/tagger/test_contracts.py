@@ -23,6 +23,8 @@ from tests.captioning.tagger.models import COLORS, LABELS, score, sigmoid, wd_fo
 from tests.refusals import refused
 from tests.tasks import surroundings
 
+pytestmark = pytest.mark.usefixtures("onnx_here")
+
 NAMES = [name for name, *_ in LABELS]
 KINDS = {"9": "rating", "0": "general", "4": "character"}
 

@@ -27,6 +27,8 @@ from tests.captioning.tagger.models import COLORS, images, score, wd_folder
 from tests.refusals import refused
 from tests.tasks import surroundings
 
+pytestmark = pytest.mark.usefixtures("onnx_here")
+
 ALL = ("blue", "green", "red", "white")
 CAPTIONS = {
     "blue": "blue sky, solo, ^_^",
@@ -70,6 +72,7 @@ REPLACE = {"existing": "replace"}
 def test_the_command_line_tags_a_folder_and_writes_it_anew_from_its_scores(
     tmp_path, folder, model, capsys, monkeypatch
 ):
+    monkeypatch.undo()  # the model in a process of its own
     words = ["--dataset.folder", str(folder), "--outputs", str(tmp_path / "out"), "--device", "cpu"]
     assert main(["tag", *words, "--tag.model_dir", str(model), "--check"]) == 0
     assert "4 images" in capsys.readouterr().out and captions(folder) == {}

@@ -1,10 +1,7 @@
 """A ControlNet that no file of the product knows: form, preset, command line, queue, training, resume, file, samples."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +15,6 @@ from core.cli.main import subcommand_help
 from core.dataset.images.pixels import load_pixels
 from core.engine.engine import Engine
 from core.families import family
-from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
@@ -32,7 +28,6 @@ from tests.training import test_samples_and_generate as again
 from tests.training.untrained import distances
 
 KIND = {"method": {"kind": "control"}}
-OTHER_TOYS = {"gain", "biases", "straight"}  # with groups of their own in a job
 
 
 @pytest.fixture(scope="session")
@@ -264,28 +259,3 @@ def test_goes_through_the_queue(groups, make_job, workspace):
         assert engine.run_job(engine.runs()[0].name).method.kind == "control"
     finally:
         engine.close()
-
-
-def test_a_package_outside_of_the_tree_trains_and_continues(groups, make_job, tmp_path):
-    """In processes of its own, by the command line."""
-    (tmp_path / "site").mkdir()
-    shutil.copy(PROJECT / "tests/seams/toys/control.py", tmp_path / "site" / "control_nets.py")
-    job = tmp_path / "job.json"
-    values = dump(make_job(**groups(schedule={"max_train_steps": 2})))
-    job.write_text(json.dumps({name: value for name, value in values.items() if name not in OTHER_TOYS}))
-
-    def run(*words):
-        command = [sys.executable, "webui.py", *words, "--allow-module=control_nets", "--outputs", tmp_path / "outputs"]
-        env = {name: text for name, text in os.environ.items() if name != "ATELIER_SEAMS"}
-        env["PYTHONPATH"] = str(tmp_path / "site")
-        done = subprocess.run(
-            list(map(str, command)), cwd=PROJECT, env=env, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run("train", job)
-    (file,) = (tmp_path / "outputs" / "runs").glob("*/checkpoints/t.safetensors")
-    run("train", job, "--control.weights", file)
-    first, second = sorted((tmp_path / "outputs" / "runs").glob("*/checkpoints/t.safetensors"))
-    assert load_file(first).keys() == load_file(second).keys()

@@ -26,7 +26,7 @@ def registered(tmp_path_factory):
     __import__(BLOCK.file.removesuffix(".py"))
 
 
-def test_it_trains_resumes_exactly_and_its_file_is_known(train):
+def test_it_trains_resumes_exactly_and_its_file_is_known_also_to_the_tools(train, tmp_path):
     whole, parted = train(**KIND), train(**KIND)
     assert whole.start() == "done"
     assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
@@ -35,12 +35,10 @@ def test_it_trains_resumes_exactly_and_its_file_is_known(train):
     assert {name.partition(".")[2] for name in tensors} == {"rank_one_column", "rank_one_row"}
     assert any(tensor.any() for name, tensor in tensors.items() if name.endswith("column"))
     assert identify(whole.file()).network == "Rank one" and load_lora(whole.file())
+    tools_take(str(whole.file()), tmp_path)
 
 
-def test_the_tools_on_loras_take_its_files(train, tmp_path):
-    run = train(**KIND)
-    assert run.start() == "done"
-    file = str(run.file())
+def tools_take(file, tmp_path):
     small, _ = use(name="resize_lora", file=file, new_rank=1, output=str(tmp_path / "small.safetensors"))
     assert small.is_file()
     whole, _ = use(

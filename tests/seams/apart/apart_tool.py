@@ -41,11 +41,6 @@ def job_of(folder, **asked):
     return build(JOBS["count"], {"count": {"folder": str(folder), **asked}})
 
 
-def ended(engine, entry_id):
-    wait_until(lambda: engine.progress(entry_id)["state"] not in ("waiting", "running", "paused"), 120)
-    return engine.progress(entry_id)
-
-
 def test_the_command_line_knows_it(folder, tmp_path, capsys):
     words = ["count", "--count.folder", str(folder), "--outputs", str(tmp_path / "out")]
     assert main(["--help"]) == 0 and "count the files of a folder" in capsys.readouterr().out
@@ -53,6 +48,8 @@ def test_the_command_line_knows_it(folder, tmp_path, capsys):
         assert main(asked) == 0 and "--count.suffix" in capsys.readouterr().out
     assert main([*words, "--count.suffix", ".txt"]) == 0 and capsys.readouterr().out == "5 files\n"
     assert main([*words, "--check"]) == 0 and main([*words, "--count.sufix", "x"]) == 2
+    assert main(["count", "--count.folder", str(folder / "nowhere"), *words[3:]]) == 1
+    assert "fix:" in capsys.readouterr().err
     assert "count.suffix" in docs.render()
 
 
@@ -66,38 +63,25 @@ def test_it_is_a_preset_and_a_job_file(folder, tmp_path, capsys):
     assert dump(job, task="count")["task"] == "count"
 
 
-def test_it_only_reads_so_it_runs_while_a_page_holds_the_folder(engine, folder, capsys):
+def test_it_only_reads_so_it_runs_while_a_page_holds_the_folder(engine, folder, monkeypatch):
+    monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.1)
     assert main(["count", "--count.folder", str(folder), "--outputs", str(engine.workspace.outputs)]) == 0
     assert main(["number", "--number.folder", str(folder), "--outputs", str(engine.workspace.outputs)]) == 2
 
 
 def test_it_goes_through_the_queue_in_a_process_of_its_own_and_leaves_a_journal(engine, folder):
-    found = ended(engine, engine.submit("count", job_of(folder)))
-    assert (found["state"], found["lines"], found["facts"]) == ("done", ["6 files"], {"files": 6})
+    hand_in(engine.workspace, "count", "", to_values(job_of(folder)))  # as from another terminal
+    wait_until(lambda: [entry.state for entry in engine.queue()] == ["done"], 120)
     (entry,) = engine.queue()
-    assert (entry.task, entry.state) == ("count", "done") and str(folder.name) in entry.title
+    found = engine.progress(entry.id)
+    assert (found["lines"], found["facts"]) == (["6 files"], {"files": 6})
+    assert entry.task == "count" and str(folder.name) in entry.title
     kinds = [line["kind"] for line in read_lines(engine._folder(entry.run).journal_file)]
     assert kinds[0] == "state" and "stage" in kinds and kinds[-2:] == ["result", "state"]
     assert (engine._folder(entry.run).logs / "processes.txt").is_file()
 
 
-def test_it_is_handed_in_from_another_terminal(engine, folder):
-    hand_in(engine.workspace, "count", "", to_values(job_of(folder)))
-    wait_until(lambda: [entry.state for entry in engine.queue()] == ["done"], 120)
-
-
-def test_it_pauses_resumes_and_stops_at_its_checks(engine, folder):
-    identity = engine.submit("count", job_of(folder, seconds=3))
-    wait_until(lambda: engine.progress(identity)["done"] > 0)
-    run = engine.progress(identity)["run"]
-    engine.command(run, "pause")
-    wait_until(lambda: engine.progress(identity)["state"] == "paused")
-    engine.command(run, "resume")
-    wait_until(lambda: engine.progress(identity)["state"] == "running")
-    engine.cancel(identity)
-    assert ended(engine, identity)["state"] == "stopped"
-
-
+@pytest.mark.slow
 def test_it_stops_when_the_program_that_started_it_is_gone(tmp_path, folder):
     code = f"""
 import os, time
@@ -119,12 +103,7 @@ os._exit(0)
     wait_until(lambda: [line["state"] for line in read_lines(journal) if line["kind"] == "state"][-1] == "stopped", 60)
 
 
-def test_what_goes_wrong_is_told(engine, tmp_path):
-    found = ended(engine, engine.submit("count", job_of(tmp_path / "nowhere")))
-    assert found["state"] == "failed" and found["problems"][0]["fix"]
-
-
-def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
+def test_the_page_shows_its_form_and_its_work_that_pauses_resumes_and_stops_at_its_checks(tmp_path, engine, folder):
     from tabs.tools.forms import ToolForm, cards
 
     page = make_page(tmp_path, engine)
@@ -133,19 +112,21 @@ def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
     form = ToolForm(page, card)
     assert all(words in form.html() for words in ("Count files", "Counts the files of a folder.", 'data-arg="suffix"'))
     form.act(event("field", "suffix", ".txt"))
+    form.act(event("field", "seconds", "10"))  # for each: it is cancelled long before the last
     form.act(event("go", "", str(folder)))
-    wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 120)
-    form.act(event("field", "seconds", "3"))
-    form.act(event("go", "", str(folder)))
-    (work, _) = tools.parts("Tools", {})["works"]
+
+    def work():
+        (found,) = tools.parts("Tools", {})["works"]
+        return found
+
+    wait_until(lambda: work()["share"], 120)
     for command, state in (("pause", "paused"), ("resume", "running")):
-        wait_until(lambda: tools.parts("Tools", {})["works"][0]["share"])
-        tools.pause({"work": work["id"], "command": command}, None)
-        wait_until(lambda state=state: tools.parts("Tools", {})["works"][0]["state"] == state)
-    tools.cancel({"work": work["id"]}, None)
-    wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "cancelled", 120)
-    (_, work) = tools.parts("Tools", {})["works"]
-    assert (work["card"], work["lines"], work["problems"]) == ("count", ["5 files"], [])
+        tools.pause({"work": work()["id"], "command": command}, None)
+        wait_until(lambda state=state: work()["state"] == state)
+    tools.cancel({"work": work()["id"]}, None)
+    wait_until(lambda: work()["state"] == "cancelled", 120)
+    assert (work()["card"], work()["problems"]) == ("count", [])
+    assert engine.queue()[0].job["count"]["suffix"] == ".txt"
 
 
 def test_it_can_be_taken_back():
@@ -157,6 +138,7 @@ def test_it_can_be_taken_back():
         tasks.register(task)
 
 
+@pytest.mark.slow
 def test_registering_it_loads_no_torch():
     code = "from core import extensions as e; e.EXTENSIONS += ('tests.seams.toys.count', 'tests.seams.toys.spell')\n"
     code += "import core.settings.job, sys; assert 'count' in core.settings.job.JOBS and 'torch' not in sys.modules"
