@@ -126,28 +126,6 @@ def test_every_run_measures_and_only_a_new_project_holds_images_out():
 
 
 @pytest.mark.slow
-def test_a_training_that_resumes_measures_what_an_unbroken_one_does(train, forty, unhurried):
-    groups = {
-        "dataset": {"folder": str(forty), "train_batch_size": 4},
-        "schedule": {"max_train_steps": 6, "seed": 7},
-        "saving": THREE_SAVES | {"save_state": True},
-        "validation": AUTO,
-    }
-    unbroken, broken = train(**groups), train(**groups)
-    unbroken.start()
-    stopped = 3
-    assert broken.start(stop_at=stopped) == "stopped"
-    assert stopped in {line["step"] for line in broken.lines("saved")}
-    assert stopped in {line["step"] for line in broken.lines("validated")}, "the file of the stop is measured at once"
-    again = broken.again()
-    assert again.start() == "done"
-    rows = [{line["step"]: line["each"] for line in each.lines("validated")} for each in (unbroken, again)]
-    assert set(rows[1]) - set(rows[0]) == {stopped}
-    assert [line["step"] for line in again.lines("validated")].count(stopped) == 1
-    assert rows[0] == {step: each for step, each in rows[1].items() if step in rows[0]}
-
-
-@pytest.mark.slow
 def test_a_run_that_is_trained_further_measures_the_same_pairs(train, forty):
     groups = {
         "dataset": {"folder": str(forty), "train_batch_size": 4},

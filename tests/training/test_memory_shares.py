@@ -10,14 +10,14 @@ from core.training.memory.advice import advise
 from core.training.memory.plan import memory_plan
 from core.training.memory.shares import DISK_BUFFERS, DISK_GROUP, GATHERED, LARGEST_BUCKET
 from core.training.sharding import fast_disk
-from tests.training.test_memory_plan import job_of, published
+from tests.training.test_memory_plan import job_of, published, short
 
 BUCKET = 2 * LARGEST_BUCKET
 
 
 @pytest.fixture(scope="module")
 def facts():
-    return published("sd1", 512)
+    return short(published("sd1", 512))
 
 
 def plan(facts, processes, stage, method="fine_tune", **sharding):

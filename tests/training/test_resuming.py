@@ -96,7 +96,6 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
 @pytest.mark.parametrize(
     "groups",
     [
-        {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-5}},
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw", "init_word": "fox"}},
     ],
 )
