@@ -54,7 +54,6 @@ CASES = {name: (name, {}) for name in kinds()} | {
 }
 SIZES = {"rank": 2, "alpha": 1.0, "conv_rank": 2, "conv_alpha": 1.0, "train_text_encoder": True}
 every_case = pytest.mark.parametrize("case", CASES)
-every_kind = pytest.mark.parametrize("case", list(kinds()))
 
 
 class ResnetBlock2D(nn.Module):

@@ -68,9 +68,6 @@ def test_the_ways_to_draw_from_a_latent_differ(losses):
     assert len(set(ways.values())) == 3
 
 
-CHANGING = {"random_crop": True, "color_aug": True, "flip_aug": True}
-
-
 def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, images):
     folders = [{"folder": str(images), "random_crop": True}]
     for where in ("disk", "memory", "device"):

@@ -142,7 +142,6 @@ def by_image(table):
 
 
 SHARED = {
-    "plain": {},
     "dropouts, captions by chance, text encoders that train": {
         "network": {
             "rank": 2,

@@ -14,6 +14,7 @@ LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range
 
 
 # With text that does not train: test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight.
+@pytest.mark.slow
 def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train):
     samples = {
         "sample_prompts": ["a fox --w 64 --h 96 --d 9 --s 2 --l 1", f"{LONG} --ss heun --s 2", f"{LONG}, red --s 2"],

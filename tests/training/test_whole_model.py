@@ -13,11 +13,7 @@ from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
 from core.generation.library import list_models
-from core.record.commands import CommandReader
-from core.record.context import JobContext
-from core.record.journal import Journal
 from core.training.building.setup import Training
-from core.training.start import run_training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
 from tests.refusals import refused
@@ -48,14 +44,6 @@ def tune(train, folders, images):
         return train(**groups)
 
     return make
-
-
-def part_way(training, step):
-    """Train to this step, stop and save, as a person would."""
-    with Journal(training.folder.path) as journal:
-        commands = CommandReader(training.folder.path)
-        context = JobContext(training.workspace, training.folder, journal, commands, "cpu", training.token)
-        assert run_training(training.job, context, stop_at=step) == "stopped"
 
 
 def watched(monkeypatch, training, look):
@@ -363,6 +351,7 @@ def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, 
     torch.testing.assert_close(weights(shown)[CONV_IN], average, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_groups_within_the_backward_pass_are_as_many_as_was_asked_for(tune, at_first_step):
     def groups(training):
         run = training.run
