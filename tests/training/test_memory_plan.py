@@ -156,7 +156,7 @@ def test_each_place_of_the_slider_takes_no_more_than_the_one_before(kind):
 
 
 def test_each_switch_says_what_it_saves_whether_it_is_on_or_off():
-    facts = short(published("sd1", 512))
+    facts = short(published("sd1", 512, batch=8))
     off = switch_savings(job_of(), facts)
     on = switch_savings(job_of(memory={"mixed_precision": "bf16", "gradient_checkpointing": True}), facts)
     assert off["memory.gradient_checkpointing"] == on["memory.gradient_checkpointing"] > 0.5 * GB
