@@ -167,6 +167,7 @@ NOISE = {
 }
 
 
+@pytest.mark.slow
 def test_with_compatibility_settings_that_sd_scripts_ignores_have_no_effect_and_are_named(
     groups, at_first_step, make_job, workspace, models
 ):
@@ -368,6 +369,7 @@ def test_precision_and_the_fused_backward_pass(method, groups, train):
 # -- what fails or has no effect in sd-scripts
 
 
+@pytest.mark.slow
 def test_min_snr_and_a_noise_offset_train_in_mixed_precision_with_fp32_weights(groups, train):
     noise, model = {"min_snr_gamma": 5.0, "noise_offset": 0.1}, {"compatibility": "sd-scripts-0.10"}
     more = {"model": model, "noise": noise, "memory": {"mixed_precision": "bf16"}, "schedule": {"max_train_steps": 2}}

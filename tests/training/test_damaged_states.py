@@ -166,6 +166,7 @@ def test_a_run_without_a_state_begins_anew_and_says_so(killed, whole):
     assert again.losses() == whole["losses"]
 
 
+@pytest.mark.slow
 def test_a_state_to_begin_from_that_is_damaged_is_named(killed, train):
     newest = newest_state(killed.folder.states)
     cut(newest)

@@ -48,6 +48,7 @@ def ended(train, trained):
     return run
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_first_file(train, ended):
     whole, short = ended(3), train(**steps(2))
     short.start()
