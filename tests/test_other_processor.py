@@ -43,6 +43,7 @@ def run(*words: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_older_processor_has_no_bf16():
     asked = "import torch; print(torch.backends.cpu.get_cpu_capability(), torch.ops.mkldnn._is_mkldnn_bf16_supported())"
     assert run("-c", asked).stdout.split() == ["AVX2", "False"]

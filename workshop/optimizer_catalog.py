@@ -80,7 +80,7 @@ REASONS = (
     (("SparseAdam",), "it takes sparse gradients only"),
     (("Weights only load failed",), "its state contains objects that a safe state file cannot store"),
     (("parameter groups",), "it takes one group of weights and evaluates the loss several times per step (a closure)"),
-    (("einops",), "it needs the package einops and several GPUs"),
+    (("einops", "Default process group"), "it needs the package einops and several GPUs"),
 )
 
 

@@ -19,7 +19,7 @@ def trainer(method, **more):
     return PlainTrainer(Spec(method, str(STARTER), 64, 2, rate=1e-3, **more))
 
 
-@pytest.mark.slow(but=("lora-True",))
+@pytest.mark.slow
 @pytest.mark.parametrize("method, text", [("lora", True), ("dreambooth", True), ("fine_tune", False)])
 def test_what_trains_moves_and_losses_are_numbers(method, text):
     plain = trainer(method, text=text)

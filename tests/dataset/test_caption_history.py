@@ -169,6 +169,7 @@ with History(folder / "captions").open("Kill me", {"job": 1}) as opened:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_change_leaves_each_caption_whole_is_undone_and_is_resumed(tmp_path):
     for kill in range(4):
         folder = tmp_path / str(kill)

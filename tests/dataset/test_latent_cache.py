@@ -371,6 +371,7 @@ cache().fill(place(), encode)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_entries_and_the_next_goes_on(tmp_path, add, place, cache):
     six(add)
     here = Path(__file__).parent

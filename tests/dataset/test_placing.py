@@ -4,6 +4,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -184,6 +185,7 @@ def automatic(*sources, how="auto", compatibility="none", **more):
     copies=st.lists(st.integers(0, 40), max_size=60),
     seed=st.integers(0, 5),
 )
+@hypothesis.settings(max_examples=30)
 def test_a_few_images_are_held_out_by_formula_and_copies_are_never_split(sizes, copies, seed):
     """copies: so many images share their bytes with others of the same number."""
     images = [image(n, concept) for concept, size in enumerate(sizes) for n in range(size)]

@@ -73,7 +73,8 @@ def test_a_change_that_was_cut_off_is_told_at_the_next_start_once_and_can_be_und
     assert [path.read_text() for path in paths] == ["new", "old", "old"]
 
 
-def test_nothing_is_told_where_another_process_writes_or_nothing_was_written(tmp_path):
+def test_nothing_is_told_where_another_process_writes_or_nothing_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.01)
     folder, path = tmp_path / "history", tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), History(folder).open("Replace") as opened:

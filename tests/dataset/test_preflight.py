@@ -190,6 +190,7 @@ def test_the_longest_caption_that_may_be_drawn_is_what_counts(check, add, text, 
     assert any("longer than 75 tokens" in each.what for each in report.problems)
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch(tmp_path):
     code = "import sys; import core.dataset.preflight, core.dataset.sources.archive; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -82,6 +82,7 @@ def test_a_tool_that_was_asked_to_stop_says_so_until_it_has(tmp_path, monkeypatc
         engine.close(wait_seconds=60)
 
 
+@pytest.mark.slow
 def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, monkeypatch):
     """A light one on a thread, an image tool in a process of its own; both have run folders as trainings do."""
     engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets"), "cpu", "a test")

@@ -68,8 +68,7 @@ def test_a_page_that_closes_waits_for_a_training_and_not_for_what_hears_no_stop(
     engine._thread.join()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("holds", ["true", "false"])
+@pytest.mark.parametrize(("number", "holds"), [(signal.SIGINT, "true"), (signal.SIGTERM, "false")])
 def test_a_signal_ends_a_command_that_hears_none(tmp_path, number, holds):
     code = f"from core import extensions as e; e.EXTENSIONS += ({TOY!r},)\n"
     code += "import sys; from core.cli.main import main; sys.exit(main(sys.argv[1:]))"

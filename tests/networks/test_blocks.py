@@ -55,6 +55,7 @@ def test_rates_by_block_are_those_of_sd_scripts(case):
     assert block_rates(settings, 25 if kind == "sd" else 23) == INDEX["block_lr_weight"][case]
 
 
+@pytest.mark.slow(only=("sdxl/dylora_conv",))
 @pytest.mark.parametrize("case", KEYS)
 def test_keys_and_shapes_of_a_network_are_those_of_sd_scripts(case):
     expected, named = KEYS[case], KEYS[case]["network_args"]

@@ -87,18 +87,18 @@ def test_the_rank_is_drawn_evenly_by_seed_step_micro_batch_and_layer(model):
         network_.show(step, micro_batch, ["a"])
         return network_.adapters[NAMES[layer]].drawn
 
-    steps = range(800)
+    steps = range(240)
     first = [drawn(network, step) for step in steps]
     counts = Counter(first)
-    assert counts.keys() == {0, 2, 4, 6} and max(counts.values()) < 1.3 * min(counts.values())
+    assert counts.keys() == {0, 2, 4, 6} and max(counts.values()) < 1.6 * min(counts.values())
     assert first == [drawn(network_of(model), step) for step in steps]
     for other in (
         [drawn(network_of(model, seed=2), step) for step in steps],
         [drawn(network, step, 1) for step in steps],
         [drawn(network, step, 0, "text") for step in steps],
     ):
-        assert 100 < sum(one == two for one, two in zip(first, other, strict=True)) < 300  # a quarter by chance
-    assert q.moment == text.moment == (799, 0)
+        assert 30 < sum(one == two for one, two in zip(first, other, strict=True)) < 90  # a quarter by chance
+    assert q.moment == text.moment == (239, 0)
 
 
 def test_used_it_has_all_ranks_and_no_chance(model):

@@ -63,7 +63,7 @@ def outputs(encoder, unet):
         return encoder(torch.arange(77)[None]).last_hidden_state, unet(latents, 500, states).sample
 
 
-@pytest.mark.slow(only=("full",))
+@pytest.mark.slow(only=("full", "loha"))
 @pytest.mark.parametrize("algo", ALGOS)
 def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
     (tmp_path / "preset.toml").write_text(PRESET)

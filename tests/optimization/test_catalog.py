@@ -49,8 +49,8 @@ A_HANDFUL = [
     "torch.optim.Adafactor",
 ]
 OFFERED = [name for name, entry in catalog().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
-QUICK = [*NAMES_OF_SD_SCRIPTS, *PATHS_OF_SD_SCRIPTS, *A_HANDFUL]
-TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *OFFERED])))
+QUICK = [*NAMES_OF_SD_SCRIPTS, *A_HANDFUL]
+TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *PATHS_OF_SD_SCRIPTS, *OFFERED])))
 
 
 def settings_for(entry, name, rate=None):

@@ -75,6 +75,7 @@ def test_without_locks_a_run_whose_process_is_gone_is_taken_over_with_a_sentence
 
 def test_the_sentences_are_in_the_log_of_the_run(lockless, folder, workspace, monkeypatch):
     stand_in(monkeypatch, "train", lambda job, context: "done")
+    monkeypatch.setattr(execution, "free_memory", lambda: None)
     leave_sign(folder.path / "lock", 300)
     assert execution.execute("train", TrainJob(), folder, workspace, "cpu") == ("done", None)
     said = [line["text"] for line in read_lines(folder.journal_file) if line["kind"] == "log"]

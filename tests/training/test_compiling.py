@@ -25,9 +25,7 @@ WAYS = {
         {**PLAIN, "dataset": {"enable_bucket": False}},
         {"gradient_checkpointing": True},
     ),
-    "LoRA of all layers": ({**PLAIN, "network": {"conv_rank": 2, "train_norm": True}}, {}),
     "LoRA beside fp8": ({"network": {"train_text_encoder": True}}, {"fp8_base": True, "mixed_precision": "bf16"}),
-    "whole model": (FINE_TUNE, {}),
     "whole model within the backward pass": ({**FINE_TUNE, "optimizer": ADAFACTOR}, {"fused_backward_pass": True}),
 }
 
@@ -72,14 +70,11 @@ def test_losses_are_those_without_and_dynamo_counts_what_it_compiled(train, piec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(
-    workspace, make_job, pieces, tmp_path, backend
-):
+def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(workspace, make_job, pieces, tmp_path):
     """Stopped in the middle of an epoch, which has a short batch: the life after it meets, and so compiles, the forms of
     its batches in another order."""
     model = {"base_model": str(tiny_sd1(tmp_path / "tiny"))}
-    job = make_job(model=model, dataset={"enable_bucket": False}, memory=settings(backend).model_dump())
+    job = make_job(model=model, dataset={"enable_bucket": False}, memory=settings("eager").model_dump())
     proof = prove(job, workspace, "cpu", 5)
     assert set(pieces) == set(compiling.BLOCKS)
     assert proof.stopped_at == 2 and proof.equal, proof.words()

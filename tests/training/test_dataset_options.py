@@ -8,10 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.settings.flags import merge
-from core.training.loop import update
 from tests.refusals import refused
-from tests.selection import slow_unless
 
 
 def start(training):
@@ -103,23 +100,6 @@ def test_preserved_images_begin_with_no_loss_for_the_network_changes_nothing_yet
 
 
 @pytest.mark.slow
-def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_none(train, folder, tmp_path):
-    path = folder("subject")
-
-    def run(color):
-        masks = tmp_path / f"masks {color}"
-        masks.mkdir()
-        for image in Path(path).glob("*.png"):
-            Image.new("L", (128, 128), color).save(masks / image.name)
-        masked = source(path, masked_loss=True, conditioning_data_dir=str(masks))
-        return start(train(dataset={"folder": None, "sources": [masked]}, schedule={"max_train_steps": 2}))
-
-    plain = start(train(dataset={"folder": None, "sources": [source(path)]}, schedule={"max_train_steps": 2}))
-    assert set(run(0).losses().values()) == {0.0}
-    assert run(255).losses() == pytest.approx(plain.losses(), rel=1e-5)
-
-
-@pytest.mark.slow
 def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     path = folder("subject")
     for file in Path(path).glob("*.png"):
@@ -130,66 +110,3 @@ def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     assert training.losses() == {1: 0.0}
     plain = start(train(dataset={"folder": path}, schedule={"max_train_steps": 1}))
     assert plain.losses()[1] > 0
-
-
-@pytest.mark.slow
-def test_held_out_images_never_train(train, folder, monkeypatch):
-    seen = set()
-    original = update.micro_batch
-
-    def watch(run, epoch, batch, timesteps):
-        seen.update(placed.image.relative for placed, _ in batch.items)
-        return original(run, epoch, batch, timesteps)
-
-    monkeypatch.setattr(update, "micro_batch", watch)
-    training = train(
-        dataset={"folder": folder("subject"), "train_batch_size": 1},
-        validation={"validation_split": 0.5},
-        schedule={"max_train_epochs": 3, "max_train_steps": None},
-    )
-    start(training)
-    assert len(seen) == 2 and len(training.losses()) == 6
-
-
-EVERYTHING = {
-    "in turn, of several sizes, mirrored": {
-        "dataset": {
-            "more_resolutions": [80],
-            "flip_aug": True,
-            "short_batches": "refill",
-            "alpha_color": "#102030",
-        },
-        "captions": {
-            "shuffle_caption": True,
-            "caption_tag_dropout_rate": 0.3,
-            "token_warmup_step": 4,
-            "caption_dropout_every_n_epochs": 2,
-            "trigger_word": "sks",
-        },
-    },
-    "encoded at each step": {"dataset": {"random_crop": True, "color_aug": True, "flip_aug": True}},
-    "regularized": {"dataset": {"prior_loss_weight": 0.5}},
-    "mean of the latents": {"memory": {"latent_draw": "mean"}},
-}
-
-
-@pytest.mark.slow(only=("in turn, of several sizes, mirrored",))
-@pytest.mark.parametrize("name", slow_unless(["in turn, of several sizes, mirrored"].__contains__, EVERYTHING))
-def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, images, name, monkeypatch):
-    classes = folder("class", 3)
-    sources = [source(classes, role="regularization"), source(str(images), samples_per_epoch=3)]
-    groups = merge({"dataset": {"folder": None, "sources": sources}}, EVERYTHING[name])
-    groups["schedule"] = {"max_train_steps": 7, "seed": 7}
-    whole = start(train(**groups))
-    broken = train(**groups)
-
-    def stop_after_three(line):
-        if line["kind"] == "steps" and line["steps"][-1] >= 3:
-            broken.token.cancel()
-
-    broken.on_line = stop_after_three
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
-    assert broken.start() == "stopped"
-    rest = start(broken.again())
-    assert rest.losses() == whole.losses()
-    assert same(whole, rest)

@@ -1,11 +1,11 @@
 """The learning rate of a run that is trained longer: what would jump is said before the start, and each choice works."""
 
-import json
+from types import SimpleNamespace
 
 import pytest
 
 from core.cli.main import DONE, main
-from core.engine.extend import extend
+from core.engine.extend import job_of
 from core.optimization.jumps import jump_advice, rate_jump
 from core.optimization.schedules import Rates
 from core.settings.check import build
@@ -54,48 +54,28 @@ def test_custom_torch_schedules_keep_their_last_rate_too():
     assert after[5:] == [after[5]] * 7
 
 
-@pytest.mark.slow(but=("changes1-False",))
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({}, True),
-        ({"lr_scheduler_steps": 4}, False),
-        ({"lr_scheduler_steps": 4, "lr_scheduler_after": "restart"}, False),
-    ],
-)
-def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, changes, told):
+def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, workspace, capsys):
     training = train(schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine"})
     training.start()
-    before = training.job
-    again = training.again()
-    again.job = extend(training.folder, {"schedule": {"max_train_steps": 8, **changes}})
-    codes = [each.code for each in jump_advice(training.folder, before, again.job)]
-    assert codes == (["resume.rate-jumps"] if told else [])
-    assert again.start() == "done"
-    (line,) = [line for line in again.lines("steps") if line["steps"][-1] == 8]
-    assert line["rates"]["unet"] == pytest.approx(again.job.optimizer.unet_rate * rates(again.job, 8)[-1] / 1e-4)
 
+    def longer(**schedule):
+        before = training.job
+        return before.model_copy(
+            update={"schedule": before.schedule.model_copy(update={"max_train_steps": 8, **schedule})}
+        )
 
-def test_another_run_that_begins_from_the_state_is_told_as_well(train, workspace):
-    from types import SimpleNamespace
-
-    training = train(schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine"})
-    training.start()
-    schedule = training.job.schedule.model_copy(update={"max_train_steps": 8})
     resume = training.job.resume.model_copy(update={"resume": str(training.folder.path)})
-    other = training.job.model_copy(update={"schedule": schedule, "resume": resume})
+    other = longer().model_copy(update={"resume": resume})
     found = beginning_problems(other, workspace, SimpleNamespace(total_steps=8, placed=()))
-    assert [each.code for each in found] == ["resume.rate-jumps"]
-
-
-def test_continue_says_it_before_the_start(train, workspace, capsys):
-    training = train(schedule={"max_train_steps": 3, "seed": 7, "lr_scheduler": "cosine"})
-    training.start()
+    assert [each.code for each in found] == ["resume.rate-jumps"], "another run that begins from the state"
+    kept = {"lr_scheduler_steps": 4}
+    for changes, told in (({}, True), ({**kept, "lr_scheduler_after": "restart"}, False), (kept, False)):
+        assert bool(jump_advice(training.folder, training.job, longer(**changes))) == told
     words = ["train", "--continue", training.folder.path.name, "--outputs", str(workspace.outputs)]
     words += ["--models", str(workspace.models), "--device", "cpu", "--schedule.max_train_steps", "6"]
-    assert main(words) == DONE
-    said = capsys.readouterr().err
-    assert (
-        "lr_scheduler_steps" in said
-        and json.loads(training.folder.job_file.read_text())["schedule"]["max_train_steps"] == 6
-    )
+    assert main(words) == DONE and "lr_scheduler_steps" in capsys.readouterr().err
+    job = job_of(training.folder)
+    assert job.schedule.max_train_steps == 6
+    last = training.lines("steps")[-1]
+    assert last["steps"][-1] == 6
+    assert last["rates"]["unet"] == pytest.approx(job.optimizer.unet_rate * rates(job, 6)[-1] / 1e-4)

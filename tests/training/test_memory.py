@@ -16,7 +16,7 @@ def models_in_memory() -> int:
     )
 
 
-@pytest.mark.slow(but=("done",))
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
 def test_nothing_of_a_training_stays(workspace, make_job, monkeypatch, fails):
     import core.training.loop.passes as passes

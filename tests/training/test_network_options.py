@@ -44,7 +44,7 @@ def assert_same(one, other, **tolerance):
 
 
 @pytest.mark.slow
-def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, monkeypatch):
+def test_every_option_together_acts_and_is_written_down(train, monkeypatch):
     numbers = {}
 
     class Tracker:
@@ -55,7 +55,7 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
             pass
 
     monkeypatch.setattr("core.training.building.setup.make_tracker", lambda *args, **more: Tracker())
-    whole, broken = train(**EVERYTHING), train(**EVERYTHING)
+    whole = train(**EVERYTHING)
     assert whole.start() == "done"
     names = {name for name in numbers if name.startswith("lr/")}
     assert {
@@ -72,13 +72,6 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
     assert rates["lr/unet_block19"] == pytest.approx(0.5e-2) and rates["lr/textencoder"] == pytest.approx(1e-3)
     assert max(numbers["max_norm/max_key_norm"]) == pytest.approx(0.02, rel=1e-5)
     assert max(numbers["max_norm/keys_scaled"]) > 0 and numbers["max_norm/average_key_norm"]
-
-    broken.on_line = lambda line: line["kind"] == "steps" and line["steps"][-1] >= 2 and broken.token.cancel()
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
-    assert broken.start() == "stopped"
-    rest = broken.again()
-    assert rest.start() == "done"
-    assert_same(whole, rest)
 
     written = metadata_of(whole)
     assert (written["ss_network_dropout"], written["ss_scale_weight_norms"]) == ("0.3", "0.02")

@@ -5,25 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.record.run_folder import newest_state
-from core.training.prove import prove
 from tests.refusals import refused
-
-KINDS = {
-    "schedule-free": {"optimizer_type": "AdamWScheduleFree", "optimizer_args": {"warmup_steps": 2}},
-    "finds its step size": {"optimizer_type": "Prodigy", "learning_rate": 1.0},
-    "both": {"optimizer_type": "prodigyplus.ProdigyPlusScheduleFree", "learning_rate": 1.0},
-    "finds its rate": {"optimizer_type": "AdaFactor"},
-    "draws": {"optimizer_type": "pytorch_optimizer.Gravity"},
-    "8 bits, LoRA+": {"optimizer_type": "Lion8bit", "learning_rate": 1e-5, "loraplus_lr_ratio": 4.0},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(train, kind):
-    training = train(optimizer=KINDS[kind], schedule={"max_train_steps": 4, "seed": 7}, samples={"sample_prompts": []})
-    found = prove(training.job, training.workspace, "cpu", 4)
-    assert found.equal, found.words()
 
 
 @pytest.mark.slow

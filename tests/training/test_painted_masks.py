@@ -8,6 +8,7 @@ from core.dataset.images.painting import begin_folder, write_mask
 from core.dataset.sources.painted import painted_folder
 
 
+@pytest.mark.slow
 def test_two_steps_with_painted_masks_train_what_is_white(train, images, workspace):
     painted = painted_folder(workspace.datasets, images)
     begin_folder(painted, images, {})

@@ -142,7 +142,6 @@ def by_image(table):
 
 
 SHARED = {
-    "plain": {},
     "dropouts, captions by chance, text encoders that train": {
         "network": {
             "rank": 2,
@@ -298,16 +297,6 @@ def test_the_engine_launches_and_follows_processes_of_its_own(engine, make_job):
     assert states == ["running", "done"], "one process wrote the journal"
 
 
-@pytest.mark.slow  # the command line's below passes its stop on by the same function
-def test_the_engine_stops_processes_of_its_own(engine, make_job):
-    long = engine.submit("train", make_job(memory={"num_processes": 2}, schedule={"max_train_steps": 5000, "seed": 7}))
-    wait(lambda: any(run.step > 0 for run in engine.runs() if run.state == "running"))
-    engine.cancel(long)
-    wait(lambda: state_of(engine, long) not in ("waiting", "running"))
-    stopped = next(run for run in engine.runs() if run.state == "stopped")
-    assert 0 < stopped.step < 5000 and list(stopped.folder.glob("state/step*/complete.json"))
-
-
 @pytest.mark.slow
 def test_the_command_line_launches_processes_of_its_own_and_ctrl_c_saves(make_job, tmp_path):
     """Ctrl-C in a terminal is heard by all of the command's process group."""
@@ -348,11 +337,6 @@ class Fails(torch.optim.SGD):
     "what, words",
     [
         ('raise torch.OutOfMemoryError("CUDA out of memory")', "The device ran out of memory (in process 2)"),
-        pytest.param(
-            "os.kill(os.getpid(), 9)",
-            "Another process of this training ended",
-            marks=pytest.mark.slow,  # what is made of it: test_other_process
-        ),
     ],
 )
 def test_what_ended_another_process_is_what_the_run_says(make_job, tmp_path, monkeypatch, capsys, what, words):

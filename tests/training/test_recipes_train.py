@@ -1,4 +1,4 @@
-"""Each shipped recipe trains: on the starter, with its own values but for the size of images and the length."""
+"""One shipped recipe of each kind trains: on the starter, with its own values but for the size of images and the length."""
 
 import math
 
@@ -9,25 +9,25 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets.files import apply, read, to_values
-from tests.selection import slow_unless
 from tests.training.conftest import Training
 
-RECIPES = [path for path in sorted((PROJECT / "presets").glob("*.json")) if read(path).kind == "recipe"]
 SMALL = {
     "dataset": {"resolution": 64},
     "schedule": {"max_train_steps": 2, "seed": 7},
 }  # what the starter's size asks for
-DIFFERENT = {"sd15_lora_c3lier_8gb", "sd15_textual_inversion_6gb", "sdxl_fine_tune_12gb", "sdxl_lora_prodigy_12gb"}
-
-
-@pytest.mark.slow(
-    only=(
-        "sd15_textual_inversion_6gb",
-        "sdxl_fine_tune_12gb",
-        "sdxl_lora_prodigy_12gb",
-    )
+DIFFERENT = (
+    "sd15_lora_c3lier_8gb",
+    "sd15_textual_inversion_6gb",
+    "sd15_controlnet_12gb",
+    "sd21_lora_8gb",
+    "sdxl_fine_tune_12gb",
+    "sdxl_lllite_12gb",
+    "sdxl_lora_prodigy_12gb",
 )
-@pytest.mark.parametrize("name", slow_unless(DIFFERENT.__contains__, [path.stem for path in RECIPES]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_a_recipe_trains_two_steps_on_the_starter(name, workspace, make_job, images):
     word, control = {"token_string": "zkwq", "init_word": "fox"}, {"conditioning_data_dir": str(images)}
     own = make_job(embedding=word, dataset=control)

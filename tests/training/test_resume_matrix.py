@@ -1,14 +1,14 @@
-"""Every method with every option, stopped and killed in the middle of an epoch and continued: to the bit what an
-unbroken run is.
+"""Every method, stopped and killed in the middle of an epoch and continued: to the bit what an unbroken run is.
 
 Each registered method in each test run, whose losses, norms and rates are those that are recorded: a run as a user starts
-it, with its caches, packed convolutions, precision and hooks. With --all many options at once, and each by itself.
+it, with its caches, packed convolutions, precision and hooks. With --all more options, stopped and killed several times.
 """
 
 import hashlib
 import json
 import os
 import random
+import shutil
 from functools import reduce
 from pathlib import Path
 
@@ -18,16 +18,15 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
-from core.record.problems import ProblemsError
-from core.record.run_folder import newest_state
+from core.record.run_folder import newest_state, state_step
 from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from core.settings.methods import methods
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
 
-STEPS = 7
-LIVES = (("stopped", 2), ("killed", 4), ("stopped", 5), ("done", STEPS))  # none ends with an epoch, of three steps
+STEPS = 5
+LIVES = (("stopped", 2), ("killed", 4), ("done", STEPS))  # none ends with an epoch, of three steps
 
 WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
 METHODS = {
@@ -51,15 +50,11 @@ METHODS = {
     "new word by layer": {"method": {"kind": "embedding"}, "embedding": WORD | {"extended": True}},
 }
 OPTIONS = {
-    "alone": {},
     "accumulation": {"schedule": {"gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "lr_warmup_steps": 2}},
     "schedule-free": {"optimizer": {"optimizer_type": "AdamWScheduleFree", "learning_rate": 1e-3}},
     "Prodigy": {"optimizer": {"optimizer_type": "Prodigy", "learning_rate": 1.0}},
     "scaler": {"memory": {"mixed_precision": "fp16"}},
     "bf16": {"memory": {"mixed_precision": "bf16"}},
-    "8 bits": {"optimizer": {"optimizer_type": "AdamW8bit"}},
-    "checkpointing": {"memory": {"gradient_checkpointing": True}},
-    "accumulation over an epoch's end": {"schedule": {"gradient_accumulation_steps": 2, "max_train_steps": 5}},
     "shown": {
         "validation": {"validation_split": 0.2, "validate_every_n_steps": 2, "max_validation_steps": 1},
         "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},
@@ -89,17 +84,12 @@ OPTIONS = {
 }
 
 COMBINED = [
-    ("LoRA", "accumulation", "dropouts", "captions", "kept as it is", "shown"),
-    ("LoRA", "schedule-free", "scaler", "timesteps and noise", "images by chance"),
-    ("DreamBooth", "accumulation", "regularization images", "Prodigy"),
-    ("fine-tune, average", "scaler", "shown", "held to the model"),
+    ("LoRA", "schedule-free", "scaler", "images by chance"),
+    ("DreamBooth", "accumulation", "Prodigy"),
     ("fine-tune, bf16", "timesteps and noise"),
-    ("fine-tune in the backward pass", "kohya's draws", "images by chance"),
-    ("new word", "captions", "regularization images", "shown"),
-    ("new word by layer", "accumulation", "timesteps and noise"),
-    ("ControlNet", "accumulation", "images by chance", "scaler", "shown"),
-    ("ControlNet", "kohya's draws", "regularization images"),
-    ("LLLite", "captions", "timesteps and noise", "images by chance", "shown"),
+    ("new word by layer", "accumulation", "images by chance"),
+    ("ControlNet", "accumulation", "scaler", "shown"),
+    ("LLLite", "captions", "images by chance", "shown"),
 ]
 # {name: (method, options, relative tolerance of losses)}: in 16 bits processors round differently.
 RECORDED = {
@@ -114,14 +104,6 @@ RECORDED = {
 }
 VECTORS = Path(__file__).parents[1] / "vectors" / "trainings.json"  # of this program, by `recorded_of`
 RECORDED_STEPS = 4
-# Each option with a LoRA, and every fourth with each other method, in turn.
-ALONE = [
-    (method, option)
-    for row, method in enumerate(METHODS)
-    for column, option in enumerate(OPTIONS)
-    if row == 0 or option == "alone" or (row + column) % 4 == 0
-]
-TRIED = list(dict.fromkeys(COMBINED + ALONE))
 
 
 @pytest.fixture(scope="session")
@@ -153,14 +135,21 @@ def test_every_registered_method_is_recorded():
 
 @pytest.mark.slow(only=("fine-tune in the backward pass", "fine-tune, average"))
 @pytest.mark.parametrize("name", RECORDED)
-def test_each_method_trains_what_is_recorded_and_after_a_stop_ends_to_the_bit(train, model, folders, monkeypatch, name):
+def test_each_method_trains_what_is_recorded_and_after_a_kill_ends_to_the_bit(train, model, folders, monkeypatch, name):
     names, tolerance = RECORDED[name]
     monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
-    groups = merge(combined(names), {"schedule": {"max_train_steps": RECORDED_STEPS}})
-    whole, broken = (train(**settings(groups, model, folders)) for _ in range(2))
+    more = {"schedule": {"max_train_steps": RECORDED_STEPS}, "saving": {"save_every_n_steps": 2}}
+    whole, broken = (train(**settings(merge(combined(names), more), model, folders)) for _ in range(2))
+
+    def look(line):
+        """What a process that is killed now leaves."""
+        if line["kind"] == "backed_up" and line["step"] == 2:
+            shutil.copytree(whole.folder.path, broken.folder.path, dirs_exist_ok=True)
+
+    whole.on_line = look
     live(whole, "done", RECORDED_STEPS)
-    live(broken, "stopped", 2)
-    live(broken.again(), "done", RECORDED_STEPS)
+    assert state_step(newest_state(broken.folder.states)) == 2
+    live(broken, "done", RECORDED_STEPS)
     assert_same(whole, broken)
     ours, recorded = recorded_of(whole), json.loads(VECTORS.read_text("utf-8"))
     if os.environ.get("ATELIER_RECORD"):  # after a change that is meant to alter trainings, in one process
@@ -199,15 +188,10 @@ def assert_same(whole, broken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", TRIED, ids=", ".join)
+@pytest.mark.parametrize("names", COMBINED, ids=", ".join)
 def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model, folders, monkeypatch, names):
-    try:
-        whole, broken = (train(**settings(combined(names), model, folders)) for _ in range(2))
-        live(whole, "done", STEPS)
-    except ProblemsError as error:
-        if names in COMBINED:
-            raise
-        pytest.skip(f"refused: {error}")
+    whole, broken = (train(**settings(combined(names), model, folders)) for _ in range(2))
+    live(whole, "done", STEPS)
     monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     for ends, step in LIVES:
         live(broken.again(), ends, step)
@@ -266,7 +250,7 @@ def live(training, ends, step):
 
 def content(training):
     """Name -> hash or number: the last state but for the clock, the files, the images and what the journal says."""
-    state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)
+    state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=False)  # twice as fast
     found = leaves({name: value for name, value in state.items() if name not in ("seconds", "made_with")}, "")
     for path in training.folder.checkpoints.glob("*.safetensors"):
         found |= leaves(load_file(path), f"/{path.name}")

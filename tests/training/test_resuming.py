@@ -48,6 +48,7 @@ def ended(train, trained):
     return run
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_first_file(train, ended):
     whole, short = ended(3), train(**steps(2))
     short.start()
@@ -96,7 +97,6 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
 @pytest.mark.parametrize(
     "groups",
     [
-        {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-5}},
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw", "init_word": "fox"}},
     ],
 )

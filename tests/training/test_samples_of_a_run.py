@@ -9,21 +9,19 @@ from safetensors.torch import load, load_file
 
 from core.generation import loop
 from core.training.loop.samples import prompts_of
-from tests.selection import slow_unless
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
 
 # With text that does not train: test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight.
-@pytest.mark.parametrize("trains_text", slow_unless(bool, [False, True]))
-def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train, trains_text):
+@pytest.mark.slow
+def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train):
     samples = {
         "sample_prompts": ["a fox --w 64 --h 96 --d 9 --s 2 --l 1", f"{LONG} --ss heun --s 2", f"{LONG}, red --s 2"],
         "sample_steps": 3,
     }
-    network = {"train_text_encoder": trains_text}
-    quiet = train(schedule={"max_train_steps": 2, "seed": 7}, network=network)
-    training = train(schedule={"max_train_steps": 2, "seed": 7}, samples=samples, network=network)
+    groups = {"schedule": {"max_train_steps": 2, "seed": 7}, "network": {"train_text_encoder": True}}
+    quiet, training = train(**groups), train(**groups, samples=samples)
     assert quiet.start() == training.start() == "done"
     drawn = training.lines("sample")
     assert not [line for line in training.lines("log") if line["level"] == "warning"], "every prompt was drawn"
@@ -35,15 +33,6 @@ def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_wh
         assert image.size == (64, 96)
     a, b = load_file(quiet.file()), load_file(training.file())
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.slow
-def test_what_stands_after_75_tokens_changes_the_image(train):
-    samples = {"sample_prompts": [f"{LONG} --d 1", f"{LONG}, in the deep sea --d 1"], "sample_steps": 2}
-    training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
-    training.start()
-    first, second = (training.folder.path / line["file"] for line in training.lines("sample")[:2])
-    assert first.read_bytes() != second.read_bytes()
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from safetensors import safe_open
 
 from core.formats.embedding_file import read_embedding
 from tests.refusals import refused
-from tests.selection import slow_unless
 
 WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
 
@@ -49,47 +48,7 @@ def test_diffusers_reads_the_file(train):
     torch.testing.assert_close(there, trained, atol=1e-3, rtol=1e-3)  # the model there is in fp16
 
 
-RESUMED = {
-    "two vectors": {},
-    "each layer": {"embedding": {"extended": True, "num_vectors_per_token": 1}},
-    "two words, accumulation": {
-        "embedding": {"token_string": "zunkel, brabol"},
-        "captions": {"caption_prefix": "zunkel, brabol,"},
-        "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
-    },
-    "sentences, bf16": {
-        "captions": {"caption_template": "object", "caption_dropout_rate": 0.2},
-        "memory": {"mixed_precision": "bf16"},
-    },
-}
-
-
 # test_full_precision goes on with a word of two vectors in bf16.
-@pytest.mark.slow(
-    but=(
-        "two vectors",
-        "sentences, bf16",
-    )
-)
-@pytest.mark.parametrize("name", slow_unless(("each layer", "two words, accumulation").__contains__, RESUMED))
-def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, name):
-    more = RESUMED[name]
-    whole = train(**groups(**more))
-    assert whole.start() == "done"
-    broken = train(**groups(**more))
-
-    def stop_after_two(line):
-        if line["kind"] == "steps" and line["steps"][-1] >= 2:
-            broken.token.cancel()
-
-    broken.on_line = stop_after_two
-    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
-    assert broken.start() == "stopped"
-    rest = broken.again()
-    assert rest.start() == "done"
-    assert rest.losses() == whole.losses()
-    one, other = read_embedding(whole.file()), read_embedding(rest.file())
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.slow

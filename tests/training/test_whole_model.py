@@ -13,15 +13,10 @@ from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
 from core.generation.library import list_models
-from core.record.commands import CommandReader
-from core.record.context import JobContext
-from core.record.journal import Journal
 from core.training.building.setup import Training
-from core.training.start import run_training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
 from tests.refusals import refused
-from tests.selection import slow_unless
 
 SMALL = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}
 UNET = "model.diffusion_model."
@@ -49,14 +44,6 @@ def tune(train, folders, images):
         return train(**groups)
 
     return make
-
-
-def part_way(training, step):
-    """Train to this step, stop and save, as a person would."""
-    with Journal(training.folder.path) as journal:
-        commands = CommandReader(training.folder.path)
-        context = JobContext(training.workspace, training.folder, journal, commands, "cpu", training.token)
-        assert run_training(training.job, context, stop_at=step) == "stopped"
 
 
 def watched(monkeypatch, training, look):
@@ -194,69 +181,7 @@ def test_a_negative_rate_trains_away(tune, base):
     assert torch.dot(step.flatten(), other.flatten()) < 0
 
 
-@pytest.mark.slow
-def test_the_first_loss_is_that_of_a_lora_for_the_same_draws(tune):
-    """Nothing has moved yet: the same images, noise and timesteps by both ways. Text is cached in one and computed in
-    batches of another size in the other, so the last digits differ."""
-    lora = tune(method={"kind": "lora"}, schedule={"max_train_steps": 1})
-    whole = tune(method={"train_text_encoder": "yes"}, schedule={"max_train_steps": 1})
-    assert lora.start() == whole.start() == "done"
-    assert whole.losses()[1] == pytest.approx(lora.losses()[1], rel=1e-5)
-
-
 # -- continuing to the bit
-
-
-RESUMED = {
-    "AdamW, an average, accumulation, a text encoder that stops": {
-        "method": {
-            "kind": "dreambooth",
-            "stop_text_encoder_training": 3,
-            "ema": True,
-            "ema_decay": 0.9,
-            "ema_update_every": 2,
-            "ema_device": "cpu",
-        },
-        "schedule": {"max_train_steps": 5, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine"},
-        "dataset": {"train_batch_size": 1},
-    },
-    "AdaFactor within the backward pass, bf16 rounded by chance": {
-        "optimizer": ADAFACTOR,
-        "memory": {"fused_backward_pass": True, "full_precision": "bf16"},
-        "schedule": {"max_train_steps": 4, "lr_scheduler": "linear"},
-    },
-    "AdamW in bf16, an average, the model keeps its class": {
-        "method": {"ema": True, "ema_use": "samples", "prior": "model", "class_caption": "a shape"},
-        "memory": {"full_precision": "bf16"},
-    },
-    "fp16 with a scaler": {"memory": {"mixed_precision": "fp16"}},
-}
-
-
-@pytest.mark.slow(
-    but=(
-        "AdamW in bf16, an average, the model keeps its class",
-        "fp16 with a scaler",
-    )
-)
-@pytest.mark.parametrize("name", slow_unless(lambda name: "stops" in name or "backward" in name, RESUMED))
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tune, name):
-    whole, broken = tune(**RESUMED[name]), tune(**RESUMED[name])
-    assert whole.start() == "done"
-    part_way(broken, 2)
-    if "stops" in name:  # once before it stops and once after
-        broken = broken.again()
-        part_way(broken, 4)
-    again = broken.again()
-    assert again.start() == "done"
-    assert again.losses() == whole.losses()
-    ours, theirs = weights(whole), weights(again)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert ours.keys() == theirs.keys()
-    states = [torch.load(max(each.folder.states.glob("*/training.pt")), weights_only=True) for each in (whole, again)]
-    assert_equal(*(state["weights"] for state in states))
-    assert_equal(*(state["optimizer"]["state"] for state in states))
-    assert states[0]["scaler"] == states[1]["scaler"]
 
 
 def assert_equal(one, other):
@@ -379,22 +304,15 @@ def test_the_prior_without_images_asks_nothing_at_first_and_holds_the_model_back
     assert (held_back - before).norm() < 0.8 * (without - before).norm()
 
 
-@pytest.mark.slow
-def test_a_class_that_nobody_names_is_asked_for(tune):
-    with refused("prior.no-class"):
-        tune(method={"prior": "model"}).start()
-
-
 # -- types and averages
 
 
-@pytest.mark.slow(but=("memory2-kept2",))
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "kept"),
     [
         ({"mixed_precision": "bf16"}, torch.float32),
         ({"full_precision": "bf16"}, torch.bfloat16),
-        pytest.param({"full_precision": "fp16"}, torch.float16, marks=pytest.mark.slow),
     ],
 )
 def test_weights_that_train_keep_their_type(tune, base, monkeypatch, memory, kept):
@@ -433,6 +351,7 @@ def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, 
     torch.testing.assert_close(weights(shown)[CONV_IN], average, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_groups_within_the_backward_pass_are_as_many_as_was_asked_for(tune, at_first_step):
     def groups(training):
         run = training.run
