@@ -14,6 +14,31 @@ for folder in (HERE.parents[1], HERE):
         sys.path.insert(0, str(folder))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def starter_images_measured_once():
+    """Each page has a cache of its own and reads the starter's images first: most of what these tests would compute."""
+    from core.dataset.doctor import images as doctor
+    from core.dataset.images import decoding
+    from core.record.workspace import PROJECT
+
+    def once(measure):
+        known = {}
+
+        def measured(image):
+            if not image.path.is_relative_to(PROJECT / "models"):
+                return measure(image)
+            if image.path not in known:
+                known[image.path] = measure(image)
+            return known[image.path]
+
+        return measured
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "_look_at", once(decoding._look_at))
+        patch.setattr(doctor, "_look_closer", once(doctor._look_closer))
+        yield
+
+
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""

@@ -145,6 +145,7 @@ def opened(tab, title):
     return drawn
 
 
+@pytest.mark.slow
 def test_bars_are_folded_say_what_is_set_and_are_one_with_the_list(window, served):
     tab = window.open()
     unfold(tab, "network", more=True)

@@ -23,6 +23,7 @@ from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset.tab import TAB, Desk
 from tabs.form.own_settings import SHARED_NAMES, SOURCE
+from tests.selection import slow_unless
 
 
 @pytest.fixture
@@ -53,13 +54,16 @@ def test_every_setting_of_a_folder_has_a_control_on_its_card(desk):
     assert [name for name in SOURCE if name != "folder" and f'data-arg="0:{name}"' not in shown] == []
 
 
-def test_each_own_setting_is_written_shown_and_emptied_again(desk):
-    for names in SHARED_NAMES.values():
-        for name in names:
-            is_written_shown_and_emptied_again(desk, name)
+def one_of_each_kind():
+    """A setting of each kind that a folder may have of its own."""
+    return {SOURCE[name].kind: name for names in SHARED_NAMES.values() for name in names}.values()
 
 
-def is_written_shown_and_emptied_again(desk, name):
+@pytest.mark.parametrize(
+    "name",
+    slow_unless(list(one_of_each_kind()).__contains__, [name for names in SHARED_NAMES.values() for name in names]),
+)
+def test_each_own_setting_is_written_shown_and_emptied_again(desk, name):
     entry, common = SOURCE[name], concept_cards.common_values(desk.page.project.job)[name]
     other = {"caption_extension": ".caption", "alpha_color": "#102030", "face_crop_aug_range": [0.2, 0.6],
              "more_resolutions": [256, [128, 192]], "resolution": 192, "bucket_reso_steps": 32}.get(name)  # fmt: skip

@@ -41,6 +41,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_two_hundred_silent_connections_keep_nobody_out_and_end(served, idle, monkeypatch):
     monkeypatch.setattr(connections, "PATIENCE", 1.5)
     held = idle(100) + idle(100, b"GET / HTTP/1.1\r\nHost: 127")

@@ -139,6 +139,7 @@ def test_a_shared_page_paints_over_images_of_open_folders_only(tmp_path, picture
     assert "<img" not in desk.painting.row("image_to_image", {"image_path": str(picture), "mask_path": "/etc/passwd"})
 
 
+@pytest.mark.slow
 def test_an_image_is_dropped_painted_over_and_its_regions_painted(window, tmp_path):
     path = tmp_path / "fox.png"
     Image.new("RGB", (200, 100), "teal").save(path)

@@ -7,8 +7,10 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from generate_parts import Engine, draw
 from PIL import Image
+from safetensors.torch import save_file
 from work_parts import event, make_page
 
 from core.control.hints import make_hint
@@ -21,7 +23,6 @@ from core.settings.model import ModelSettings
 from tabs.form import model_lists
 from tabs.generate import controls, form, panel
 from tabs.generate.tab import Desk
-from tests.models import tiny_file
 
 
 @pytest.fixture
@@ -95,7 +96,8 @@ def test_a_ratio_keeps_the_models_pixels_and_swap_turns_the_sides(desk):
 
 def test_what_is_said_of_a_size_is_the_models(tmp_path):
     space = make_page(tmp_path).workspace
-    path = tiny_file("sdxl", tmp_path / "xl.safetensors")
+    path = tmp_path / "xl.safetensors"
+    save_file({"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1, 2816)}, path)
     model = panel.model_of(form.start_values() | {"base_model": str(path)}, ModelSettings(), space)
     assert (model.family, model.trained, model.step) == ("sdxl", (1024, 1024), 8)
     assert "1024 × 1024" in panel.about_size(model, (1024, 1024))

@@ -54,6 +54,7 @@ def test_a_kind_that_leaves_layers_alone_counts_its_own():
     assert not ia3.trained & ~lora.trained
 
 
+@pytest.mark.slow
 def test_counting_for_the_page_imports_no_torch():
     code = f"""
 import sys

@@ -92,15 +92,6 @@ def test_a_port_that_another_program_takes_at_the_last_moment_is_not_the_end():
 # -- in a browser
 
 
-def test_an_older_message_does_not_hide_a_newer_one(visit):
-    tab = visit().open()
-    for said in ({"id": "b", "at": 9e9, "text": "newer"}, {"id": "a", "at": 8e9, "text": "older"}):
-        tab.evaluate("(said) => atelier.say(said)", {"kind": "error", **said})
-    expect(tab.locator("#said")).to_contain_text("newer")
-    tab.evaluate("atelier.say({id: 'c', kind: 'error', text: 'of the page itself'})")
-    expect(tab.locator("#said")).to_contain_text("of the page itself")
-
-
 @pytest.mark.slow
 def test_a_double_click_is_one_start_also_when_its_second_click_is_handled_late(visit, served, monkeypatch):
     monkeypatch.setattr("tabs.server.browsers.DOUBLE_PRESS_SECONDS", 0.0)

@@ -197,25 +197,6 @@ def test_a_captioner_is_previewed_on_four_images_then_fills_the_others_and_an_ea
     wait_until(lambda: all_texts(folder) == before)
 
 
-INSIDE = """() => {
-  const [row, list] = ['.pick[aria-current=true]', '.picks'].map((each) => document.querySelector('#cap-picks ' + each))
-    .map((each) => each.getBoundingClientRect());
-  return row.left >= list.left && row.right <= list.right; }"""
-
-
-@pytest.mark.slow
-def test_on_a_narrow_screen_the_list_is_a_strip_above_the_image_and_follows(tab, folder):
-    tab.set_viewport_size({"width": 390, "height": 844})
-    tops = [tab.locator(each).bounding_box()["y"] for each in ("#cap-picks", "#cap-stage")]
-    assert tops == sorted(tops) and tab.locator("#cap-picks .picks").bounding_box()["height"] < 100
-    for _ in range(12):
-        tab.get_by_role("button", name="Next").click()
-    expect(tab.locator("#cap-label")).to_have_text("Caption of mira_012.png")
-    wait_until(lambda: tab.evaluate(INSIDE))
-    assert tab.locator("#cap-picks .picks").evaluate("(list) => list.scrollLeft") > 0
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
 @pytest.mark.slow
 def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     before = all_texts(folder)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
-from test_page_train import until
 
 from core.control.controlnet import from_unet
 from core.control.controlnet_file import write_control_net
@@ -14,7 +13,6 @@ from core.engine.engine import Engine
 from core.families import family
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.controls import ControlUse
-from tests.generation.test_perceptual import write_clip, write_vgg
 from tests.tools.test_hints import write_net
 
 
@@ -41,6 +39,7 @@ def page(tmp_path_factory):
     served.close()
 
 
+@pytest.mark.slow
 def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium):
     from page_server import Visit
 
@@ -106,60 +105,5 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]
     row.get_by_role("button", name="Remove edges").click()
     expect(row).to_have_count(0)
-    visit.close()
-    assert visit.errors == [] and visit.outside == []
-
-
-@pytest.mark.slow
-def test_guidance_is_filled_in_by_keyboard_refused_at_its_field_and_reaches_the_job(page, chromium):
-    from page_server import Visit
-
-    place = page.workspace.outputs / "guides"
-    place.mkdir()
-    clip, vgg = write_clip(place / "clip"), write_vgg(place / "vgg.safetensors")
-    page.engine.pause_queue()
-    visit = Visit(chromium, page.url)
-    tab = visit.open("Generate")
-    tab.locator("#gen-prompt").fill("a fox")
-    group = tab.locator("#gen-more details[data-group=perceptual]")
-    group.locator("> summary").focus()
-    tab.keyboard.press("Enter")
-
-    def fill(name, text):
-        tab.locator(f"#gen-{name}").focus()
-        tab.keyboard.press("Control+a")
-        tab.keyboard.insert_text(text) if text else tab.keyboard.press("Delete")
-        tab.keyboard.press("Tab")
-
-    def refused(name):
-        tab.keyboard.press("Control+Enter")
-        expect(tab.locator(f"#gen-{name}")).to_have_attribute("aria-invalid", "true")
-        expect(group.locator("[aria-invalid=true]")).to_have_count(1)
-        expect(tab.locator("#said.error .problem")).to_have_count(1)
-
-    fill("clip_guidance_scale", "many")
-    refused("clip_guidance_scale")
-    fill("clip_guidance_scale", "100")
-    expect(group.locator("[aria-invalid=true]")).to_have_count(0)
-    fill("clip_prompt", "a red fox")
-    fill("clip_model", str(vgg))
-    refused("clip_model")
-    fill("clip_model", str(clip))
-    fill("vgg16_guidance_scale", "3")
-    fill("vgg16_model", str(place / "nowhere.safetensors"))
-    fill("guide_image", str(page.workspace.inputs / "disc.png"))
-    refused("vgg16_model")
-    fill("vgg16_model", str(vgg))
-    fill("guide_image", "")
-    refused("guide_image")
-    fill("guide_image", str(page.workspace.inputs / "disc.png"))
-    expect(group.locator("[aria-invalid=true]")).to_have_count(0)
-    tab.keyboard.press("Control+Enter")
-    expect(tab.locator("#said")).to_be_hidden()
-    assert until(lambda: page.engine.queue())
-    (entry,) = page.engine.queue()
-    sent = {"clip_guidance_scale": 100, "clip_prompt": "a red fox", "clip_model": str(clip), "vgg16_guidance_scale": 3}
-    sent |= {"vgg16_model": str(vgg), "guide_image": str(page.workspace.inputs / "disc.png")}
-    assert sent.items() <= entry.job["perceptual"].items()
     visit.close()
     assert visit.errors == [] and visit.outside == []

@@ -82,7 +82,9 @@ def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window,
     wait_until(lambda: entries_of(served.page.project.job)[0].samples_per_epoch == 12)
 
 
-def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(window, served, folder):
+def test_train_leads_to_the_cards_whose_fields_and_images_train_takes_and_a_folder_is_chosen_by_its_path(
+    window, served, folder, tmp_path
+):
     tab = window.open("Train")
     tab.locator("#group-dataset > button.label-wrap").click()
     tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
@@ -115,6 +117,25 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     wait_until(lambda: entries_of(served.page.project.job)[0].conditioning_data_dir)
     expect(card.get_by_role("textbox", name="Mask or control images")).not_to_have_value("")
     expect(browse).to_be_focused()
+
+    for number in range(4):
+        image(tmp_path / "foxes" / f"{number}.png", caption=f"fox {number}" if number else None)
+    served.page.project.load_preset("starter_lora")
+    box = tab.locator("#ds-folder").get_by_role("textbox")
+    expect(box).to_have_value("models/starter/images")
+    box.fill(str(tmp_path / "foxes"))
+    box.press("Enter")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption")
+    assert served.page.project.job.dataset.folder == str(tmp_path / "foxes")
+    repeats = tab.locator("#ds-sources").get_by_role("textbox", name="Repeats")
+    repeats.fill("3")
+    repeats.press("Tab")
+    expect(tab.locator("#ds-summary")).to_contain_text("12 with repeats")
+    repeats.fill("0")
+    repeats.press("Tab")
+    expect(tab.locator("#said.error .problem")).to_contain_text("'0'")
+    expect(repeats).to_have_value("3")
+    assert entries_of(served.page.project.job)[0].num_repeats == 3
 
 
 @pytest.mark.slow
@@ -175,6 +196,7 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
     assert tab.evaluate("movedBy()") == {}
 
 
+@pytest.mark.slow
 def test_a_guest_logs_in_on_a_shared_page_and_browses_only_open_folders(chromium, tmp_path):
     page = Served(tmp_path / "page", shared=True, auth=("guest", "secret"), port=17862)
     window = None

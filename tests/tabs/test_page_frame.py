@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from filled import DONE, MARKS, OTHER, make_lora
 from page_server import Visit
 from playwright.sync_api import expect
-
-from tests.selection import slow_unless
 
 NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
 WIDTHS = (390, 800, 1400, 2560)
@@ -25,14 +24,6 @@ STANDS = """() => {
   const page = document.body.getBoundingClientRect(), frame = document.querySelector("main.contain").getBoundingClientRect();
   return [frame.left - page.left, page.right - frame.right, frame.width];
 }"""
-
-# The index of Tools and the card that is shown: where they end.
-CARDS = """() => [...document.querySelectorAll(
-    ".column:has(> #tools-holder) > :not(.tool-tasks-holder) :is(.card, .block-part:not(.form-presets))"
-)].map((card) => {
-  const box = card.getBoundingClientRect();
-  return {name: card.getAttribute("aria-label"), right: Math.round(box.right)};
-}).filter(({right}) => right)"""
 
 # What would take a moment to hide, and so be seen alone while the rest of its tab still waits.
 SHOWN_SLOWLY = """() => [...document.querySelectorAll("#tabs *")].filter((node) => {
@@ -69,7 +60,8 @@ def window(full, chromium):
     assert made.errors == []
 
 
-@pytest.mark.parametrize("name", slow_unless("Generate".__eq__, MARKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Train", "Monitor", "Generate"])
 def test_a_tab_that_is_opened_by_its_address_is_drawn_without_a_jump(window, name):
     window.tab.add_init_script(SHIFTS)
     tab = window.open(PLACES.get(name, name))
@@ -107,42 +99,29 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
 
 
 @pytest.mark.slow
-def test_each_card_of_tools_ends_where_the_page_does(window):
-    tab = window.open("Tools")
-    tab.locator(MARKS["Tools"]).first.wait_for()
-    places = tab.evaluate(
-        "[...new Set([...document.querySelectorAll('[data-tab=Tools][data-at]')].map((one) => one.dataset.at))]"
-    )
-    assert len(places) > 7
-    for place in places:
-        tab.evaluate("(at) => atelier.openTools(at)", place)
-        tab.locator(f"[id='{place}'] :is(input, select, button)").first.wait_for()
-        for width in (390, 1400):
-            tab.set_viewport_size({"width": width, "height": 900})
-            found = tab.evaluate(CARDS)
-            assert [each["right"] for each in found] == [found[0]["right"]] * 2, (place, width, found)
-
-
-@pytest.mark.slow
-def test_list_caption_and_tools_are_seen_together_and_one_after_the_other_where_it_is_narrow(window):
-    parts = ("#cap-list", "#cap-stage", "#cap-text", "#cap-buttons", "#cap-many summary")
-    window.tab.set_viewport_size({"width": 1400, "height": 900})
-    tab = window.open("Captions")
-    tab.locator(MARKS["Captions"]).first.wait_for()
-    for width in (1400, 1920, 2560):
-        tab.set_viewport_size({"width": width, "height": 900})
-        boxes = {part: tab.locator(part).bounding_box() for part in parts}
-        assert all(box["y"] >= 0 and box["y"] + box["height"] <= 900 for box in boxes.values()), (width, boxes)
-        assert tab.evaluate("document.documentElement.scrollHeight") < 1350, width
-    for width in (800, 390):
-        tab.set_viewport_size({"width": width, "height": 900})
-        expect(tab.locator("#cap-text")).to_be_visible()
-        expect(tab.locator("#cap-many summary")).to_be_hidden()
-        tab.locator("#cap-parts").get_by_role("button", name="Tools").click()
-        expect(tab.locator("#cap-text")).to_be_hidden()
-        expect(tab.locator("#cap-many summary")).to_be_in_viewport()
-        expect(tab.locator("#cap-list")).to_be_in_viewport()
-        tab.locator("#cap-parts").get_by_role("button", name="Caption").click()
+def test_names_of_80_letters_fit_a_narrow_window(window, full):
+    name, project = "n" * 80, full.page.project
+    kept, about = project.job.saving.output_name, full.workspace.runs / OTHER / "about.json"
+    about.write_text(json.dumps({"title": name, "note": ""}))
+    project.edit("saving.output_name", name)
+    try:
+        tab = window.open("Runs")
+        for place, mark in (
+            ("Runs", "table.runs tbody tr"),
+            (f"Runs/{DONE}/{OTHER}", "#compare .versus"),
+            (f"Monitor/{OTHER}", "#samples img"),
+            ("Train", "#field-method-kind"),
+        ):
+            tab.evaluate("(place) => { location.hash = place }", place)
+            tab.locator(mark).first.wait_for()
+            if place != "Train":
+                expect(tab.get_by_text(name).first).to_be_attached()
+            for width in (390, 800):
+                tab.set_viewport_size({"width": width, "height": 900})
+                assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (place, width)
+    finally:
+        project.edit("saving.output_name", kept)
+        about.unlink()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def made(tmp_path_factory):
     page.close()
 
 
+@pytest.mark.slow
 def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_asked_for(made, chromium):
     from page_server import Visit
 

@@ -44,16 +44,6 @@ def by_enter_on_the_same(tab):
 
 
 @pytest.mark.slow
-def test_a_list_of_presets_that_is_left_changes_nothing(changed, served):
-    before, revision = served.page.project.job, served.page.project.revision
-    for leave in (by_tab, by_enter_on_the_same, by_escape):
-        for _ in range(2):
-            leave(changed)
-        changed.wait_for_timeout(700)
-        assert (served.page.project.job, served.page.project.revision) == (before, revision), leave.__name__
-
-
-@pytest.mark.slow
 def test_a_preset_that_is_chosen_over_changes_shows_the_way_back_to_them(changed, served):
     project = served.page.project
     other = served.page.presets.save("another", project.reference(), replace=True)
@@ -79,17 +69,6 @@ def test_a_preset_that_is_chosen_over_changes_shows_the_way_back_to_them(changed
     changed.keyboard.press("Tab")
     assert until(lambda: project.job.network.rank == 9)
     expect(said.get_by_role("button", name="Undo")).to_be_hidden()  # no longer the last step
-
-
-@pytest.mark.slow
-def test_every_field_of_the_first_screen_and_of_a_group_can_be_passed_by_tab(changed, served):
-    before, revision = served.page.project.job, served.page.project.revision
-    unfold(changed, "optimizer")
-    preset(changed).focus()
-    for _ in range(60):
-        changed.keyboard.press("Tab")
-    changed.wait_for_timeout(700)
-    assert served.page.project.job == before and served.page.project.revision == revision
 
 
 @pytest.mark.slow
@@ -123,27 +102,6 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
 
 
 KEYS = ("Shift", "Control", "F1", "Escape", "Tab", "Shift+Tab", "ArrowDown", "Escape", "ArrowUp", "Escape")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["#preset-list", "#field-method-kind select", "#field-captions-max-token-length select"]
-)
-def test_a_closed_list_is_passed_by_keys_without_changing_the_form(changed, served, name):
-    """The browser's own list would take the next choice at each arrow key, and the form with it."""
-    project = served.page.project
-    before, revision = project.job, project.revision
-    unfold(changed, "captions")
-    one = changed.locator(name)
-    held = one.input_value()
-    one.focus()
-    for key in KEYS:
-        changed.keyboard.press(key)
-    changed.wait_for_timeout(500)
-    expect(one).to_have_value(held)
-    assert (project.job, project.revision) == (before, revision)
-
-
 SHORTCUTS = (
     "Control+c",
     "Control+a",
@@ -154,6 +112,30 @@ SHORTCUTS = (
     "Control+ArrowUp",
     "Control+s",
 )
+
+
+@pytest.mark.slow
+def test_lists_and_fields_are_passed_and_left_by_keys_without_changing_the_form(changed, served):
+    """The browser's own list would take the next choice at each arrow key, and the form with it."""
+    project, keys = served.page.project, changed.keyboard
+    before, revision = project.job, project.revision
+    for leave in (by_tab, by_enter_on_the_same, by_escape):
+        for _ in range(2):
+            leave(changed)
+    unfold(changed, "captions")
+    for name in ("#preset-list", "#field-method-kind select", "#field-captions-max-token-length select"):
+        one = changed.locator(name)
+        held = one.input_value()
+        one.focus()
+        for key in KEYS:
+            keys.press(key)
+        expect(one).to_have_value(held)
+    unfold(changed, "optimizer")
+    preset(changed).focus()
+    for _ in range(60):
+        keys.press("Tab")
+    changed.wait_for_timeout(700)
+    assert (project.job, project.revision) == (before, revision)
 
 
 @pytest.mark.slow

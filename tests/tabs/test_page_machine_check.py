@@ -8,6 +8,7 @@ import re
 import pytest
 from page_server import WATCH
 from playwright.sync_api import expect
+from work_parts import wait_until
 
 from core.machine_check.items import all_items
 
@@ -27,9 +28,27 @@ def card(served, visit):
 
 
 @pytest.mark.slow
-def test_the_button_fills_a_table_and_gives_its_json(card):
-    window, here, _ = card
-    start = here.get_by_role("button", name="Check this machine")
+def test_a_check_is_refused_while_a_job_runs_cancelled_and_fills_a_table_that_is_given_as_json(card, served):
+    window, here, check = card
+    engine, start = served.engine, here.get_by_role("button", name="Check this machine")
+    engine.step_seconds = 30.0
+    entry = engine.submit("train", served.page.project.job, "fox")
+    wait_until(lambda: engine.status()["job"] is not None)
+    start.click()
+    expect(here.page.locator("#said.error .problem")).to_contain_text("fox")
+    expect(here.get_by_role("row")).to_have_count(0)
+    engine.cancel(entry)
+    wait_until(lambda: engine.status()["job"] is None)
+    here.page.get_by_role("button", name="Close this message").click()
+
+    check.items = all_items()
+    start.click()
+    expect(here.locator("tr[data-item=python]")).to_be_visible()
+    here.get_by_role("button", name="Cancel").click()
+    expect(here.get_by_role("status")).to_have_text("Cancelled.")
+    assert not check.file.exists()
+
+    check.items = [item for item in all_items() if item.name in QUICK]
     expect(here.locator("a")).to_be_hidden()
     here.page.evaluate(WATCH, ["#machine-check button", "#keys", "#tools"])
     start.click()

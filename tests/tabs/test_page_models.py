@@ -184,6 +184,7 @@ def test_a_file_put_into_the_folder_by_hand_appears_in_lists_and_catalog(window,
     expect(field(tab).locator("datalist option", has_text="mine")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_the_list_of_a_field_dims_another_family_and_refuses_it_and_takes_what_fits(window, shop):
     folder = shop.workspace.models / "loras"
     for name, width in (("fox", 768), ("large", 2048)):

@@ -30,6 +30,7 @@ def paired(visit, served, tmp_path, monkeypatch):
     assert window.errors == []
 
 
+@pytest.mark.slow
 def test_control_images_lie_beside_and_over_their_images(paired):
     tab = paired.open("Dataset")
     tiles = tab.locator("#ds-grid .tile")

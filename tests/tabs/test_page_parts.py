@@ -118,11 +118,12 @@ def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
     monkeypatch.setattr(
         "tabs.server.browsers.DOUBLE_PRESS_SECONDS", 600
     )  # a slow machine may take seconds between two presses
+    monkeypatch.setattr("tabs.train.starts.LATE_SECONDS", 0.3)
     browser = page.browsers.of("late")
     page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/images"))
     began = time.monotonic()
     press(page, browser, open_changes=[5])
-    assert time.monotonic() - began > 1.5 and browser.said["title"] == "Not started"
+    assert time.monotonic() - began > 0.2 and browser.said["title"] == "Not started"
     page.browsers.arrive(browser, 5)
     press(page, browser, how="queue", open_changes=[5])
     assert until(lambda: len(page.engine.queue()) == 1)

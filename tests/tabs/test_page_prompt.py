@@ -30,7 +30,7 @@ def weigh(tab, words, start, end, key, times=1):
     return text(tab)
 
 
-def test_weights_are_changed_by_keys_as_in_a1111_and_undone(tab):
+def test_weights_are_changed_by_keys_as_in_a1111_and_tab_takes_only_a_word_that_was_chosen(tab):
     up, down = "Control+ArrowUp", "Control+ArrowDown"
     assert weigh(tab, "a red fox", 3, 3, up) == "a (red:1.1) fox"
     tab.keyboard.press(down)
@@ -46,9 +46,42 @@ def test_weights_are_changed_by_keys_as_in_a1111_and_undone(tab):
     tab.keyboard.press("Control+z")
     assert text(tab) == "a red fox"
 
+    asked = []
+
+    def answer(route):
+        given = json.loads(route.request.post_data)
+        if given["act"] != "complete":
+            return route.continue_()
+        asked.append(given["kind"])
+        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in ("glyph style", "glyphs")]
+        return route.fulfill(json={"options": found, "length": len(given["value"])})
+
+    tab.route("**/atelier/prompt", answer)
+    tab.locator("#gen-prompt").fill("")
+    tab.locator("#gen-prompt").focus()
+    tab.keyboard.type("a lion, glyph style")
+    expect(tab.locator("#prompt-options li")).to_have_count(2)
+    tab.keyboard.press("Tab")
+    assert text(tab) == "a lion, glyph style"
+    expect(tab.locator("#gen-prompt")).not_to_be_focused()
+    expect(tab.locator("#prompt-options li")).to_have_count(0)
+    tab.locator("#gen-prompt").press("End")
+    tab.keyboard.type("s")
+    expect(tab.locator("#prompt-options li")).to_have_count(2)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Tab")
+    assert text(tab) == "a lion, glyph style, " and set(asked) == {"word"}
+    expect(tab.locator("#gen-prompt")).to_be_focused()
+
+
+BELOW_THE_FAULT = """() => {
+  const [listed, line] = ["#prompt-options", ".prompt-fault"].map((each) => document.querySelector(each)?.getBoundingClientRect());
+  return listed && line && line.height && listed.top >= line.bottom && listed.right <= innerWidth;
+}"""
+
 
 @pytest.mark.slow
-def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
+def test_faults_are_told_under_the_box_place_the_cursor_and_stay_readable_below_completion(tab):
     box = tab.locator(".prompt-box").first
     tab.locator("#gen-prompt").fill("a \U0001f98a (fox:1.2.3) b)")
     expect(box.locator(".prompt-under u")).to_have_count(2)
@@ -66,6 +99,31 @@ def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
     assert abs(under["x"] - field["x"]) < 1 and abs(under["y"] - field["y"]) < 1
     tab.locator("#gen-prompt").fill("a fox")
     expect(box.locator(".prompt-fault")).to_have_count(0)
+    tab.locator("#atelier-header .skip").focus()
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#gen-prompt")).to_be_focused()
+    tab.locator("#gen-prompt").fill("(fox")
+    fault = tab.locator(".prompt-fault").first
+    expect(fault).to_contain_text("for a literal bracket")
+    assert fault.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+    assert tab.locator(".prompt-under u").bounding_box()["width"] >= 8
+
+    found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED["fox"]]
+
+    def answer(route):
+        asked = json.loads(route.request.post_data)
+        return route.fulfill(json={"options": found, "length": 3}) if asked["act"] == "complete" else route.continue_()
+
+    tab.route("**/atelier/prompt", answer)
+    tab.locator("#gen-prompt").fill("(a:1.2.3), ")
+    expect(fault).to_be_visible()
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 860})
+        tab.locator("#gen-prompt").press("End")
+        tab.keyboard.type("fox")
+        expect(tab.locator("#prompt-options li")).to_have_count(2)
+        tab.wait_for_function(BELOW_THE_FAULT)  # both at one moment: the line is drawn again while one types
+        tab.keyboard.press("Escape")
 
 
 @pytest.mark.slow
@@ -113,62 +171,6 @@ def test_completion_takes_by_tab_and_drops_late_answers(tab):
     assert text(tab) == "a, fox ears, fox"
 
 
-def test_tab_leaves_a_trigger_word_alone_and_takes_only_what_was_chosen(tab):
-    asked = []
-
-    def answer(route):
-        given = json.loads(route.request.post_data)
-        if given["act"] != "complete":
-            return route.continue_()
-        asked.append(given["kind"])
-        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in ("glyph style", "glyphs")]
-        return route.fulfill(json={"options": found, "length": len(given["value"])})
-
-    tab.route("**/atelier/prompt", answer)
-    tab.locator("#gen-prompt").fill("")
-    tab.locator("#gen-prompt").focus()
-    tab.keyboard.type("a lion, glyph style")
-    expect(tab.locator("#prompt-options li")).to_have_count(2)
-    tab.keyboard.press("Tab")
-    assert text(tab) == "a lion, glyph style"
-    expect(tab.locator("#gen-prompt")).not_to_be_focused()
-    expect(tab.locator("#prompt-options li")).to_have_count(0)
-    tab.locator("#gen-prompt").press("End")
-    tab.keyboard.type("s")
-    expect(tab.locator("#prompt-options li")).to_have_count(2)
-    tab.keyboard.press("ArrowDown")
-    tab.keyboard.press("Tab")
-    assert text(tab) == "a lion, glyph style, " and set(asked) == {"word"}
-    expect(tab.locator("#gen-prompt")).to_be_focused()
-
-
-BELOW_THE_FAULT = """() => {
-  const [listed, line] = ["#prompt-options", ".prompt-fault"].map((each) => document.querySelector(each)?.getBoundingClientRect());
-  return listed && line && line.height && listed.top >= line.bottom && listed.right <= innerWidth;
-}"""
-
-
-@pytest.mark.slow
-def test_completion_leaves_the_line_of_faults_to_be_read(tab):
-    found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED["fox"]]
-
-    def answer(route):
-        asked = json.loads(route.request.post_data)
-        return route.fulfill(json={"options": found, "length": 3}) if asked["act"] == "complete" else route.continue_()
-
-    tab.route("**/atelier/prompt", answer)
-    tab.locator("#gen-prompt").fill("(a:1.2.3), ")
-    fault = tab.locator(".prompt-fault").first
-    expect(fault).to_be_visible()
-    for width in (1280, 390):
-        tab.set_viewport_size({"width": width, "height": 860})
-        tab.locator("#gen-prompt").press("End")
-        tab.keyboard.type("fox")
-        expect(tab.locator("#prompt-options li")).to_have_count(2)
-        tab.wait_for_function(BELOW_THE_FAULT)  # both at one moment: the line is drawn again while one types
-        tab.keyboard.press("Escape")
-
-
 @pytest.mark.slow
 def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     asked = []
@@ -209,18 +211,6 @@ def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     for is_open in (True, False):
         summary.click()
         expect(styles).to_have_js_property("open", is_open)
-
-
-@pytest.mark.slow
-def test_a_fault_is_seen_and_read_whole_and_back_to_form_leads_to_the_prompt(tab):
-    tab.locator("#atelier-header .skip").focus()
-    tab.keyboard.press("Enter")
-    expect(tab.locator("#gen-prompt")).to_be_focused()
-    tab.locator("#gen-prompt").fill("(fox")
-    fault = tab.locator(".prompt-fault").first
-    expect(fault).to_contain_text("for a literal bracket")
-    assert fault.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
-    assert tab.locator(".prompt-under u").bounding_box()["width"] >= 8
 
 
 @pytest.mark.slow

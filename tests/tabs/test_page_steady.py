@@ -85,6 +85,7 @@ def test_back_goes_from_one_chosen_run_to_the_one_before_not_to_one_that_is_gone
     assert not tab.locator("body").evaluate(taken)
 
 
+@pytest.mark.slow
 def test_a_message_and_the_problems_of_a_missing_folder_push_nothing(window, served):
     for width in (1280, 390):
         tab = window.open()
@@ -168,31 +169,6 @@ def test_a_real_start_on_a_slow_server_shows_the_new_run_as_beginning_and_never_
     at(tab, "Monitor")
     expect(tab.locator("#run-title")).to_have_text("slow_one")
     expect(tab.locator("#run-state")).to_have_text("training")
-
-
-STILL = [
-    "#run-actions [data-action=stop]",
-    "#run-bar",
-    "#run-stage",
-    "#loss-chart",
-    "#loss-gap",
-    "#rate-chart",
-    "#run-files",
-]
-STILL += ["#watch", "#samples", "#run-log-card", "#monitor .queue-pause", "#header-stop", "#theme-toggle"]
-
-
-def test_a_run_that_goes_on_moves_nothing_in_monitor(window, served):
-    served.engine.step_seconds = 2.0
-    tab = window.open()
-    tab.locator("#start").click()
-    expect(tab.locator("#run-state")).to_have_text("training")
-    tab.evaluate(WATCH, STILL)
-    served.engine.step_seconds = 0.06
-    expect(tab.locator("#samples .sample")).not_to_have_count(0)
-    expect(tab.locator("#loss-gap")).to_contain_text("Gap")
-    expect(tab.locator("#run-state")).to_have_text("done")
-    assert tab.evaluate("movedBy()") == {}
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_a_page_at_rest_leaves_the_processor_to_the_training(visit):
     assert not any("run/predict" in url for url in asked)
 
 
+@pytest.mark.slow
 def test_an_image_that_failed_is_asked_for_again_when_the_server_is_heard(visit, served):
     tab = visit().open("Train")
     tab.route("**/robots.txt?image", lambda route: route.fulfill(path="tabs/assets/favicon.png"))

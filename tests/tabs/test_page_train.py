@@ -65,7 +65,7 @@ def until(true, seconds: float = 60.0) -> bool:
     return true()
 
 
-def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(window):
+def test_a_first_visitor_can_start_at_once_and_a_bad_value_is_said_kept_and_blocks_the_start(window, served):
     tab = window.open()
     expect(box(tab, "model.base_model")).to_have_value("models/starter")
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
@@ -83,14 +83,41 @@ def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(w
     assert tab.locator("footer:visible").count() == 0
     assert tab.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
     assert tab.evaluate("[...document.fonts].every(font => font.status !== 'loaded')")
+    for told in ({"id": "b", "at": 2, "text": "newer"}, {"id": "a", "at": 1, "text": "older"}):
+        tab.evaluate("(told) => atelier.say(told)", {"kind": "error", **told})
+    expect(tab.locator("#said")).to_contain_text("newer")
+    tab.evaluate("atelier.say({id: 'c', kind: 'error', text: 'of the page itself'})")
+    expect(tab.locator("#said")).to_contain_text("of the page itself")
+
+    before = server_value(served, "optimizer.learning_rate")
+    unfold(tab, "optimizer")
+    box(tab, "optimizer.learning_rate").fill("quick")
+    tab.keyboard.press("Tab")
+    wrong = field(tab, "optimizer.learning_rate").locator(".field-error")
+    expect(wrong).to_contain_text("'quick'")
+    box(tab, "saving.output_name").fill("a/b")
+    tab.keyboard.press("Tab")
+    expect(field(tab, "saving.output_name").locator(".field-error")).to_be_visible()
+    assert server_value(served, "optimizer.learning_rate") == before
+    tab.locator("#start").click()
+    expect(tab.locator("#said.error .problem")).to_have_count(2)
+    expect(tab.locator("#said.error")).to_contain_text("'quick'")
+    assert not served.engine.queue()
     dark = tab.evaluate("document.body.classList.contains('dark')")
     tab.locator("#theme-toggle").click()
     tab.reload()
     tab.wait_for_selector("body[data-atelier=ready]")
     assert tab.evaluate("document.body.classList.contains('dark')") is not dark
-    choose(field(tab, "method.kind").locator("select"), "Fine-tuning")
-    expect(field(tab, "network.rank")).to_be_hidden()
-    expect(field(tab, "optimizer.learning_rate")).to_be_visible()
+    unfold(tab, "optimizer")
+    expect(box(tab, "optimizer.learning_rate")).to_have_value("quick")
+    expect(wrong).to_be_visible()
+    box(tab, "optimizer.learning_rate").fill("2e-4")
+    tab.keyboard.press("Enter")
+    expect(wrong).to_have_count(0)
+    assert server_value(served, "optimizer.learning_rate") == 2e-4
+    box(tab, "saving.output_name").fill("typed_name")
+    tab.evaluate("document.querySelector('#start').click()")  # without leaving the field first, as a key shortcut does
+    assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
 
 
 @pytest.mark.slow
@@ -118,41 +145,6 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
 
 
-def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which_takes_what_is_still_being_typed(
-    visit, served
-):
-    tab = visit().open()
-    before = server_value(served, "optimizer.learning_rate")
-    jobs = len(served.engine.queue())
-    unfold(tab, "optimizer")
-    box(tab, "optimizer.learning_rate").fill("quick")
-    tab.keyboard.press("Tab")
-    expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_contain_text(
-        "'quick', which is not a number"
-    )
-    box(tab, "saving.output_name").fill("a/b")
-    tab.keyboard.press("Tab")
-    expect(field(tab, "saving.output_name").locator(".field-error")).to_contain_text("cannot be a file name")
-    assert server_value(served, "optimizer.learning_rate") == before
-    tab.locator("#start").click()
-    said = tab.locator("#said.error")
-    expect(said).to_contain_text("Fix 2 problems to start")
-    expect(said).to_contain_text("'quick'")
-    assert len(served.engine.queue()) == jobs
-    tab.reload()
-    tab.wait_for_selector("body[data-atelier=ready]")
-    unfold(tab, "optimizer")
-    expect(box(tab, "optimizer.learning_rate")).to_have_value("quick")
-    expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_be_visible()
-    box(tab, "optimizer.learning_rate").fill("2e-4")
-    tab.keyboard.press("Enter")
-    expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_have_count(0)
-    assert server_value(served, "optimizer.learning_rate") == 2e-4
-    box(tab, "saving.output_name").fill("typed_name")
-    tab.evaluate("document.querySelector('#start').click()")  # without leaving the field first, as a key shortcut does
-    assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
-
-
 @pytest.mark.slow
 def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(visit, served):
     tab, other = visit().open(), visit().open()
@@ -168,6 +160,7 @@ def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(vi
     assert states == ["running", "waiting"]
 
 
+@pytest.mark.slow
 def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     tab = visit().open()
     unfold(tab, "network")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from core.settings.base import Settings, fields_of, kohya_setting, setting
+from core.settings.base import Settings, default_of, fields_of, kohya_setting, setting
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.validation import ValidationSettings
@@ -144,7 +144,7 @@ class Source(OwnSettings):
         return {
             name: value
             for name, value in whole(self).items()
-            if name in ALWAYS_WRITTEN or value != plain[name].get_default(call_default_factory=True)
+            if name in ALWAYS_WRITTEN or value != default_of(plain[name])
         }
 
 
