@@ -258,14 +258,19 @@ class KDiffusion:
         zero_terminal_snr: bool,
         order: int,
         brownian: bool = False,
+        skips: bool = False,
     ):
-        """schedule: a key of LEVELS; brownian: noise is of a path that the seed decides, in place of one draw after another"""
+        """
+        schedule   a key of LEVELS
+        brownian   noise is of a path that the seed decides, in place of one draw after another
+        skips      the last level but one, of a schedule that is one step longer
+        """
         from diffusers.configuration_utils import FrozenDict
 
         self.config = FrozenDict(prediction_type=prediction_type, num_train_timesteps=TIMESTEPS)
         self.order, self._brownian = order, brownian
         self._step_index: int | None = None
-        self._algorithm, self._schedule = algorithm, schedule
+        self._algorithm, self._schedule, self._skips = algorithm, schedule, skips
         self._table = self._known = level_table(zero_terminal_snr)
         self.alphas_cumprod = (1 / (1 + self._table**2)).float()
         self._run: Run | None = None
@@ -275,7 +280,8 @@ class KDiffusion:
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         import torch
 
-        levels = LEVELS[self._schedule](self._table, num_inference_steps)
+        levels = LEVELS[self._schedule](self._table, num_inference_steps + self._skips)
+        levels = torch.cat([levels[:-2], levels[-1:]]) if self._skips else levels
         self.sigmas = levels.float()
         self._steps: list[float] = levels.tolist()
         self._levels = torch.tensor(_evaluated(self._algorithm, self._steps), dtype=torch.float64)
@@ -322,7 +328,7 @@ class KDiffusion:
             steps = self._steps[self._step_index // self.order :]
             if self._brownian:
                 assert generator is not None, "its seeds decide the paths"
-                ends = min(filter(None, steps)), steps[0]
+                ends = min(filter(None, self._steps)), self._steps[0]  # also where a run begins in the middle
                 self._paths = [
                     BrownianPath(each.initial_seed(), sample.shape[1:], *ends, each.device) for each in generator
                 ]

@@ -41,6 +41,7 @@ class Sampler:
                 given the levels of a schedule type, or has no other (`LEVELS`) if a package made it
     order       evaluations of a step           draws       noises that a step draws at most
     brownian    its noise is of a path that the seed decides (`BrownianPath`)
+    skips       the lowest level above 0, of a schedule that is one step longer: as A1111 does
     objectives  names of those whose models it samples
     """
 
@@ -50,6 +51,7 @@ class Sampler:
     order: int = 1
     draws: int = 1
     brownian: bool = False
+    skips: bool = False
     objectives: frozenset[str] = FOR_DIFFUSION
     all_schedules: bool = True
 
@@ -136,9 +138,14 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": Sampler(_diffusers("EulerDiscreteScheduler", **_LINSPACE), k.euler, "uniform"),
     "euler_a": Sampler(_diffusers("EulerAncestralDiscreteScheduler", **_LINSPACE), k.euler_ancestral, "uniform"),
     "heun": Sampler(_diffusers("HeunDiscreteScheduler", **_LINSPACE, clip_sample=False), k.heun, "uniform", order=2),
-    "dpm_2": Sampler(_diffusers("KDPM2DiscreteScheduler", **_LINSPACE), k.dpm_2, "uniform", order=2),
+    "dpm_2": Sampler(_diffusers("KDPM2DiscreteScheduler", **_LINSPACE), k.dpm_2, "uniform", order=2, skips=True),
     "dpm_2_a": Sampler(
-        _diffusers("KDPM2AncestralDiscreteScheduler", **_LINSPACE), k.dpm_2_ancestral, "uniform", order=2, draws=2
+        _diffusers("KDPM2AncestralDiscreteScheduler", **_LINSPACE),
+        k.dpm_2_ancestral,
+        "uniform",
+        order=2,
+        draws=2,
+        skips=True,
     ),
     # Lu et al. 2022, arXiv:2206.00927: it predicts the noise, and ends at the smallest sigma.
     "dpmsolver": Sampler(
@@ -153,7 +160,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmsolver++_2s_a": Sampler(None, k.dpmpp_2s_ancestral, "uniform", order=2),
     "dpmsolver++_2m_sde": Sampler(None, k.dpmpp_2m_sde, "uniform", brownian=True),
     "dpmsolver++_3m": Sampler(_diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=3)),
-    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform", brownian=True),
+    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
     "unipc": Sampler(_diffusers("UniPCMultistepScheduler", solver_order=2)),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler(_diffusers("DEISMultistepScheduler", solver_order=2)),  # Zhang and Chen 2022, arXiv:2204.13902
     # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
@@ -233,7 +240,7 @@ def make_sampler(
     stretched = zero_terminal_snr and program != "trainer"
     if known.algorithm and levels in LEVELS:
         told = DIFFUSERS_PREDICTION[prediction]
-        return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian)
+        return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian, known.skips)
     assert known.make is not None, "what has no scheduler has levels of its own"
     sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
     theirs, config = AS_PROGRAM[program], config_of(sampler)

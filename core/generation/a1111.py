@@ -321,10 +321,6 @@ class _Reading:
             self._resize(int(large[1]), int(large[2]))
         elif resize:
             self.note(f"Hires resize '{resize[:60]}' is not valid and was ignored", "unreadable-value")
-        strength = self.pairs.get("Denoising strength", "")
-        if self.of_a1111 and re.fullmatch(r"0?\.\d{1,6}", strength) and float(strength):
-            what = "A1111 runs all steps of the second stage; here the denoising strength is the share that runs"
-            self.note(what, "hires-steps", f"divide the steps by {strength} for as many")
 
     def _resize(self, width: int, height: int) -> None:
         """Hires fix to a size in pixels, of which one side may be 0: by the scale that gives it."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from core.formats.detect import FAMILY_NAMES
 from core.generation.guidances import GUIDANCES, kind_of, own_settings
 from core.generation.hooks import hook_problems
-from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
 from core.generation.refiner import refiner_problems
 from core.generation.stages import has_regions, only_enlarges, stages_of
@@ -36,9 +35,7 @@ def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[P
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
     given, steps = job.image_to_image, job.generate.steps
-    if only_enlarges(job):
-        return
-    if (given.image_path or job.hires.highres_fix_scale is not None) and not run_steps(steps, given.strength):
+    if stages_of(job)[-1].run == 0 and not only_enlarges(job):
         what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no steps"
         yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
 

@@ -101,7 +101,7 @@ class Stage:
 
     size       (width, height) in pixels, multiples of the family's `latent_pixels`
     steps      of the whole schedule
-    strength   None: from noise. Else the share of the steps that are run, from latents that are given
+    run        None: from noise. Else how many of the steps, the last ones, are run from latents that are given
     begins     with: noise, the initial image, what the stage before made, enlarged as an image or as latents, or its latents
                where it ended, which the refiner finishes
     another    how far its noise is from the image's seed
@@ -113,7 +113,7 @@ class Stage:
 
     size: tuple[int, int]
     steps: int = 20
-    strength: float | None = None
+    run: int | None = None
     begins: Begins = "noise"
     another: int = 0
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
@@ -336,14 +336,9 @@ class _Reads:
         return self.made[key]
 
 
-def run_steps(steps: int, strength: float) -> int:
-    """How many steps of a schedule are run with a strength."""
-    return min(int(steps * strength), steps)
-
-
 def whole_steps(stage: Stage) -> int:
     """The steps that are run of a schedule, by the base model and the refiner together."""
-    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+    return stage.steps if stage.run is None else stage.run
 
 
 def steps_of(stage: Stage) -> int:
@@ -390,16 +385,16 @@ def _begin(
 
     first, noised = _places(way, stage, sampling)
     begins = first + own_part(way, stage, first).start
-    told = stage.refines or (stage.strength is not None and sampling.program != "generator")
+    told = stage.refines or (stage.run is not None and sampling.program != "generator")
     if told and hasattr(way, "set_begin_index"):
         way.set_begin_index(begins)
     if stage.refines:
         assert latents is not None, "a refiner continues latents"
         return first, latents.to(device)
-    if stage.strength is None:
+    if stage.run is None:
         return first, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
-    assert latents is not None, "a strength is of latents"
-    if sampling.program != "generator" and not run_steps(stage.steps, stage.strength):  # nothing would take noise away
+    assert latents is not None, "only noise begins without latents"
+    if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
     noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
     return first, noise * start_scale(way) if stage.anew else add_noise(way, latents, noise, noised)
@@ -407,14 +402,13 @@ def _begin(
 
 def _places(way: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
     """(the first evaluation of the image, the one whose noise an initial image is given)"""
-    if stage.strength is None:
+    if stage.run is None:
         return 0, 0
-    run = run_steps(stage.steps, stage.strength)
     if sampling.program != "generator":
-        first = (stage.steps - run) * getattr(way, "order", 1)
+        first = (stage.steps - stage.run) * getattr(way, "order", 1)
         return first, min(first, len(way.timesteps) - 1)
     offset = config_of(way).get("steps_offset", 0) if sampling.one_level_up else 0
-    noised = min(run + offset, stage.steps)
+    noised = min(stage.run + offset, stage.steps)
     return max(stage.steps - noised + offset, 0), -max(noised, 1)
 
 

@@ -70,7 +70,7 @@ def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     for job in jobs:
         if job.refiner.refiner_checkpoint:
             sampling, (base, refiner) = sampling_of(job, "epsilon"), stages_of(job)[-2:]
-            ways[sampling, base.steps, base.strength, base.switch_at] = sampling, base, refiner
+            ways[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
     for sampling, base, refiner in ways.values():
         share = f"With {refiner.steps} steps and a switch at {refiner.switch_at:g}"
         if not own_steps(sampling, refiner):

@@ -179,7 +179,7 @@ def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -
         yield from size_problems(job, FAMILIES[family_name].size_step)
         if not has_loras:  # one may have been trained for another objective
             found.append(sampler_problem(asked.sampler, family(family_name).objective, "generate.sampler"))
-    if any(stage.strength is not None for stage in stages_of(job)):
+    if any(stage.run is not None for stage in stages_of(job)):
         found.append(noise_problem(asked.sampler, "generate.sampler"))
     yield from (problem for problem in found if problem is not None)
 

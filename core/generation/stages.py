@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from core.diffusion.schedule import TIMESTEPS
 from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
 from core.generation.guidances import own_settings
 from core.generation.loop import Begins, Sampling, Sizes, Stage, own_steps, whole_steps
@@ -20,6 +21,7 @@ from core.settings.job import GenerateJob
 
 FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
 HIRES_STEPS = 28  # of the first stage, sd-scripts' default
+FULL = 0.999  # A1111's highest strength
 PENULTIMATE = 2  # layer of SDXL's text encoders, which every program reads that asks for no other
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
@@ -53,23 +55,42 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     strength = given.strength if given.image_path else None
     scale = hires.highres_fix_scale
     if scale is None:
-        return [Stage(size, asked.steps, strength, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
+        run = _run_of(job, asked.steps, strength)
+        return [Stage(size, asked.steps, run, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     again: Begins = "made latents" if through_latents(job) else "made image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
+    steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else asked.steps)
     return [
         Stage(
             small,
-            hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else asked.steps),
-            strength,
+            steps,
+            _run_of(job, steps, strength),
             begins,
             sizes=_sizes(job.sizes, low),
             anew=_anew(job, strength),
         ),
-        Stage(large, asked.steps, given.strength, again, another=1, sizes=_sizes(job.sizes, high)),
+        Stage(large, *_second_steps(job), again, another=1, sizes=_sizes(job.sizes, high)),
     ]
+
+
+def _run_of(job: GenerateJob, steps: int, strength: float | None) -> int | None:
+    """How many of the steps are run with a strength: its share in sd-scripts; in A1111 one more, from the noise level on that
+    the share ends at."""
+    if not strength:
+        return None if strength is None else 0
+    return int(steps * strength) if as_generator(job) else int(steps * min(strength, FULL)) + 1
+
+
+def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
+    """(steps of the schedule of the second stage of hires fix, how many of them are run): A1111 runs all that are asked for, of
+    a schedule that is longer by the strength."""
+    steps, strength = job.generate.steps, job.image_to_image.strength
+    whole = int(steps / min(strength, FULL)) if strength and not as_generator(job) else steps
+    longer = steps < whole <= TIMESTEPS
+    return (whole, steps) if longer else (min(whole, TIMESTEPS), _run_of(job, min(whole, TIMESTEPS), strength))
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
@@ -185,15 +206,14 @@ def described(job: GenerateJob) -> Iterator[str]:
         "unfinished latents": f"finished by {Path(job.refiner.refiner_checkpoint or '').name}",
     }
     for stage in stages_of(job):
-        share = "" if stage.strength is None else f", strength {stage.strength:g}"
         width, height = stage.size
-        yield f"{width} x {height} {begin[stage.begins]}: {_own_share(job, stage)}{stage.steps} steps{share}"
+        yield f"{width} x {height} {begin[stage.begins]}: {_own_share(job, stage)}{stage.steps} steps"
 
 
 def _own_share(job: GenerateJob, stage: Stage) -> str:
-    """ "16 of " where the refiner takes over."""
+    """ "16 of " where it does not run all steps."""
     if stage.switch_at is None:
-        return ""
+        return "" if stage.run in (None, stage.steps) else f"{stage.run} of "
     way = sampling_of(job, "epsilon")
     before = replace(stage, begins="noise")
     run = whole_steps(stage)

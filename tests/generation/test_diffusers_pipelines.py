@@ -36,11 +36,12 @@ from tests.models import tiny_folder, tiny_inpainting_folder, tiny_lora
 from tests.selection import slow_unless
 
 SIZE, SEED, STEPS, STRENGTH, GUIDANCE = (96, 64), 7, 6, 0.6, 4.0
+AS_MANY = 0.7  # the strength with which diffusers runs as many steps: A1111 runs one more than the share
 PROMPT, NEGATIVE = "a fox, flat icon", "red"
 LIMIT = 1e-3  # mean absolute, of images in 0..1
 FAMILIES, WAYS, LORA = ("sd1", "sdxl"), ("text", "image", "inpaint"), ("plain", "lora")
 # By default one of each kind of scheduler, and each of what it is combined with once.
-KINDS = ["ddim", "euler_a", "dpmsolver", "heun", "dpm_2_a", "dpmsolver++_3m", "dpmsingle", "lms", "pndm"]
+KINDS = ["ddim", "euler_a", "dpmsolver", "heun", "deis", "dpmsolver++_3m", "dpmsingle", "lms", "pndm"]
 KINDS += ["tcd", "unipc", "ddpm"]
 BY_DEFAULT = {(sampler, *others) for sampler, others in zip(KINDS, product(FAMILIES, WAYS, LORA), strict=True)}
 # Each sampler each way, the families and LoRAs in turn.
@@ -126,7 +127,7 @@ def compared(models, loras, pipelines, files, store, place, monkeypatch):
         given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE}
         given |= {"eta": 0.3} if sampler == "tcd" else {}  # its scheduler's own; that of pipelines is meant for DDIM
         if way != "text":
-            given |= {"image": Image.open(picture), "strength": STRENGTH, "patch": monkeypatch}
+            given |= {"image": Image.open(picture), "strength": AS_MANY, "patch": monkeypatch}
         if way == "inpaint":
             given["mask_image"] = Image.open(mask)
         with counted(pipeline.unet) as theirs:
@@ -168,15 +169,16 @@ def distance(one, other):
 
 
 def test_each_sampler_has_a_counterpart():
-    """diffusers' DPM++ 2M spreads its steps otherwise, and its SDEs ask for torchsde: tests/diffusion/test_k_diffusion.py."""
-    published = {"dpmsolver++", "dpmsolver++_2s_a", *(name for name in SAMPLERS if "sde" in name)}
+    """diffusers' DPM++ 2M spreads its steps otherwise, its DPM2 has one level more, and its SDEs ask for torchsde:
+    tests/diffusion/test_k_diffusion.py."""
+    published = {"dpmsolver++", "dpmsolver++_2s_a", "dpm_2", "dpm_2_a", *(name for name in SAMPLERS if "sde" in name)}
     assert set(SCHEDULERS) == set(SAMPLERS) - published
 
 
 @pytest.mark.slow(
     only=(
         "ddpm-sdxl-inpaint-lora",
-        "dpm_2_a-sd1-inpaint-plain",
+        "deis-sd1-inpaint-plain",
         "dpmsolver++_3m-sd1-inpaint-lora",
         "dpmsingle-sdxl-text-plain",
         "euler_a-sd1-text-lora",
@@ -286,5 +288,5 @@ def test_preview_progress_and_hires_fix_ask_for_no_evaluation_more(models, store
     output = {"preview_every_n_steps": 1}
     job = _job(models("sd1"), sampler, "text", None, None, None, {"hires": hires, "output": output})
     _, rows = _made(job, Workspace(place / "out", PROJECT / "models"), store, reports)
-    second = expected(int(STRENGTH * STEPS))
+    second = expected(STEPS)
     assert rows == [2] * (expected(4) + second) and len(shown) == len(rows)

@@ -94,7 +94,7 @@ def test_several_initial_images_are_used_in_turn_and_each_seed_is_its_own(worksp
 def test_as_in_sd_scripts_an_image_is_noised_for_the_step_before_the_first_that_is_run(sampler):
     """With `steps_offset` 1, which its generator gives all samplers but DPM-Solver++ (2S)."""
     sampling = Sampling(sampler=sampler, program="generator", one_level_up=True)
-    way, stage = sampling.scheduler(), Stage((64, 64), 10, 0.5, "image")
+    way, stage = sampling.scheduler(), Stage((64, 64), 10, 5, "image")
     way.set_timesteps(stage.steps)
     offset = 0 if sampler == "dpmsingle" else 1
     assert _places(way, stage, sampling) == (5, -5 - offset)

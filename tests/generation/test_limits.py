@@ -17,7 +17,7 @@ from core.generation.foreign_settings import SAMPLERS, ForeignSettings
 from core.generation.grids.axes import read_values
 from core.generation.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
 from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Denoiser, Sampling, Stage, noises_of, run_steps, steps_of
+from core.generation.loop import Denoiser, Sampling, Stage, noises_of, steps_of
 from core.generation.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
 from core.generation.output import _safe
 from core.generation.preview import tiled
@@ -25,6 +25,7 @@ from core.generation.prompt.kept import KeptTexts
 from core.generation.prompt.wildcards import no_files
 from core.generation.regional import masks_of
 from core.generation.requests import requests_of
+from core.generation.stages import stages_of
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tests.refusals import refused
@@ -200,10 +201,41 @@ def test_a_lora_acts_from_its_first_share_of_the_steps_up_to_its_last(start, end
     assert [index for index in range(20) if own.acts(index, 20)] == list(wanted)
 
 
-def test_a_strength_runs_its_share_of_the_steps_rounded_down_and_the_refiner_the_rest():
-    assert [run_steps(20, share) for share in (0.0, 0.04, 0.05, 0.5, 0.99, 1.0)] == [0, 0, 1, 10, 19, 20]
-    base = Stage((64, 64), 20, strength=0.5, switch_at=0.8)
-    refiner = Stage((64, 64), 20, strength=0.5, switch_at=0.8, begins="unfinished latents")
+@pytest.mark.parametrize(
+    ("compatibility", "wanted"), [("none", [0, 1, 2, 11, 20, 20]), ("sd-scripts-0.10", [0, 0, 1, 10, 19, 20])]
+)
+def test_a_strength_runs_its_share_of_the_steps_in_sd_scripts_and_one_more_in_a1111(compatibility, wanted):
+    found = []
+    for strength in (0.0, 0.04, 0.05, 0.5, 0.99, 1.0):
+        begin = {"image_path": "in.png", "strength": strength}
+        job = build(GenerateJob, {"image_to_image": begin, "model": {"compatibility": compatibility}})
+        found += [stage.run for stage in stages_of(job)]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "schedule", "run"),
+    [
+        (10, 0.4, 25, 10),
+        (20, 0.7, 28, 20),
+        (20, 1.0, 20, 20),
+        (20, 0.0, 20, 0),
+        (20, 0.01, 1000, 11),
+        (1000, 1.0, 1000, 1000),
+    ],
+)
+def test_the_second_stage_of_hires_fix_runs_all_steps_of_a_schedule_that_is_longer_by_the_strength(
+    steps, strength, schedule, run
+):
+    """A1111's setup_img2img_steps with steps that are given: int(steps / min(strength, 0.999)), of which steps are run."""
+    asked = {"generate": {"steps": steps}, "hires": {"highres_fix_scale": 2}, "image_to_image": {"strength": strength}}
+    first, second = stages_of(build(GenerateJob, asked))
+    assert (first.steps, first.run, second.steps, second.run) == (steps, None, schedule, run)
+
+
+def test_the_refiner_runs_the_rest_of_the_steps():
+    base = Stage((64, 64), 20, 10, switch_at=0.8)
+    refiner = Stage((64, 64), 20, 10, switch_at=0.8, begins="unfinished latents")
     assert (steps_of(base), steps_of(refiner)) == (6, 4)
 
 

@@ -203,10 +203,10 @@ def test_an_evaluation_twice_in_a_step_has_the_text_of_the_step(made):
 
 @pytest.mark.slow
 def test_the_second_pass_of_hires_fix_reads_its_own_steps(made):
-    hires = {"highres_fix_scale": 2.0, "highres_fix_steps": 4}
+    hires = {"highres_fix_scale": 2.0, "highres_fix_steps": 4}  # the second runs 4 steps too
     given = {"hires": hires, "image_to_image": {"strength": 0.5}}
     fox, bee = made("a fox", **given)[2], made("a bee", **given)[2]
-    assert len(fox) == 6
+    assert len(fox) == 8
     assert made("a [fox:bee:0.5]", **given)[2] == [*fox[:2], *bee[2:]]
     assert made("a [fox:bee:5]", **given)[2] == [*fox[:5], *bee[5:]]
 

@@ -220,11 +220,11 @@ def test_sizes_of_hires_fix(size, scale, sizes):
 def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
     job = job_of(generate={"width": 256, "height": 256, "steps": 9}, hires={"highres_fix_scale": 0.5})
     first, second = stages_of(job)
-    assert (first.size, first.steps, first.strength, first.begins, first.another) == ((128, 128), 9, None, "noise", 0)
-    assert (second.size, second.steps, second.strength, second.begins, second.another) == (
+    assert (first.size, first.steps, first.run, first.begins, first.another) == ((128, 128), 9, None, "noise", 0)
+    assert (second.size, second.steps, second.run, second.begins, second.another) == (
         (256, 256),
+        11,
         9,
-        0.8,
         "made image",
         1,
     )
@@ -241,7 +241,7 @@ def test_the_first_stage_of_hires_fix_has_the_sampling_steps_or_its_own_or_sd_sc
     hires = {"highres_fix_scale": scale} | ({} if asked is None else {"highres_fix_steps": asked})
     size = {"width": 256, "height": 256, "steps": 9}
     job = job_of(generate=size, hires=hires, model={"compatibility": compatibility})
-    assert [stage.steps for stage in stages_of(job)] == [steps, 9]
+    assert [stage.steps for stage in stages_of(job)] == [steps, 9 if compatibility != "none" else 11]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("groups", "code"),
     [
-        ({"image_to_image": {"image_path": "x.png", "strength": 0.01}}, "generate.no-steps"),
+        ({"image_to_image": {"image_path": "x.png", "strength": 0}}, "generate.no-steps"),
         ({"image_to_image": {"mask_path": "x.png"}}, "generate.mask-alone"),
         ({"gradual_latent": {"gradual_latent_timesteps": 700}}, "generate.no-gradual-latent"),
         ({"gradual_latent": {"gradual_latent_unsharp_params": "3,x"}}, "generate.bad-unsharp"),

@@ -41,14 +41,6 @@ class Lms(LMSDiscreteScheduler):
         return (whole(float(self.sigmas[t + 1])) - whole(at[0])) / own
 
 
-class Dpm2a(diffusers.KDPM2AncestralDiscreteScheduler):
-    """diffusers' draws noise at both evaluations of a step, and uses that of the second; k-diffusion draws it there alone."""
-
-    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
-        own = generator.clone_state() if self.state_in_first_order else generator
-        return super().step(model_output, timestep, sample, generator=own, return_dict=return_dict)
-
-
 # sampler: (scheduler, what its title and the models' configs say of it)
 SCHEDULERS = {
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "steps_offset": 1}),
@@ -62,8 +54,6 @@ SCHEDULERS = {
     "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
     "lms": (Lms, {}),
     "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "dpm_2": (diffusers.KDPM2DiscreteScheduler, {}),
-    "dpm_2_a": (Dpm2a, {}),
     "dpmsolver": (
         diffusers.DPMSolverMultistepScheduler,
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
@@ -80,7 +70,7 @@ SPACINGS = {
     "exponential": {"use_exponential_sigmas": True},
     "beta": {"use_beta_sigmas": True},
 }
-SPACED = ("euler", "lms", "heun", "dpm_2", "dpm_2_a")  # whose timesteps diffusers does not round
+SPACED = ("euler", "lms", "heun")  # whose timesteps diffusers does not round
 
 
 def scheduler_of(sampler, **more):

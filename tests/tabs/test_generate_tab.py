@@ -247,7 +247,7 @@ def test_files_that_an_image_of_a1111_names_are_found_by_name_or_said(desk, tmp_
     assert values["vae"] == ("models/vae/here.safetensors" if there else None) and values["clip_skip"] == 2
     assert values["highres_fix_upscaler_file"] == ("here" if there else None) and values["highres_fix_scale"] == 2
     missing = [] if there else ["upscaler.not-found", form.NO_FILE]
-    assert set(said_codes(desk)) == {"image-settings.not-read", "image-settings.hires-steps", *missing}
+    assert set(said_codes(desk)) == {"image-settings.not-read", *missing}
 
 
 def test_an_image_made_as_sd_scripts_makes_it_is_repeated_from_the_fields(desk, tmp_path):

@@ -25,7 +25,7 @@ class HiresSettings(Settings):
         title="Steps of the first stage",
         unit="steps",
         hint="as sampling steps",
-        help="The second stage has the sampling steps. Empty is the same for the first; with sd-scripts compatibility, 28.",
+        help="The second stage runs all sampling steps, as in A1111. Empty is the same for the first. With sd-scripts compatibility, the second runs the share of the denoising strength, and empty is 28.",
     )
     highres_fix_strength: float | None = kohya_setting(
         None,

@@ -31,7 +31,7 @@ class ImageToImageSettings(Settings):
         within=(0, 1),
         title="Denoising strength",
         source="Meng et al. 2022, arXiv:2108.01073",
-        help="The share of the steps that change the initial image. 0.3 keeps its shapes, 0.8 only its layout. With hires fix, also that of the second stage.",
+        help="How much of the noise the initial image is given, and about the share of the steps that run. 0.3 keeps its shapes, 0.8 only its layout. With hires fix, also that of the second stage.",
     )
     mask_blur: int | None = setting(
         None,

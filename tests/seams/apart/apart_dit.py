@@ -222,7 +222,7 @@ def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, w
     image = Image.fromarray((np.stack([x, y, x * y], -1) * 255).astype(np.uint8))
     components, kind = family("dit").load(folder), family("dit")
     states = encode_prompts(components, "a red fox", "a hat")
-    sampling, stage = Sampling("flow_euler", 5.0), Stage((64, 64), 5, 0.6, "image")
+    sampling, stage = Sampling("flow_euler", 5.0), Stage((64, 64), 5, 3, "image")
     denoiser = Denoiser.of(components)
     noises = noises_of(denoiser, stage, [3], sampling)
     noise, of_vae = noises[0].of_image()
