@@ -10,9 +10,10 @@ import gradio as gr
 
 from core.captioning.identifiers import propose, read_tokenizer
 from core.dataset.sources.files import printable
+from core.dataset.sources.walk import Walk, unused_files
 from core.imports.importers import endings
 from core.record import atomic
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.source import Source
 from tabs.captions.edits import key_of
@@ -270,14 +271,16 @@ class Desk:
         self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
         return {"drop": None, "intake": self._intake_html()}
 
-    def _take_in(self, files: list[str], task: Any) -> Path:
+    def _take_in(self, files: list[str], task: Any) -> list[Problem]:
+        """What of the files does not train."""
+        unused = Walk()
         try:
-            folder = take_in(files, self.page.workspace.datasets, task)
+            folder = take_in(files, self.page.workspace.datasets, task, unused)
         finally:
             for file in files:  # the server's own copies of the upload
                 atomic.remove(file)
         self._set_folder(display_path(folder))
-        return folder
+        return unused_files(Path(Path(files[0]).name if len(files) == 1 else display_path(folder)), [("", unused)])
 
     def _intake_html(self) -> str:
         task = self._intake
@@ -286,9 +289,8 @@ class Desk:
         if not task.done:
             doing = progress(task.text or "Adding files", task.progress)
             return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
-        if task.error is not None:
-            return f"<div class='intake failed'>{problems_html(task.error.problems)}{button('close', 'Close')}</div>"
-        return ""
+        wrong, kind = (task.result, "") if task.error is None else (task.error.problems, " failed")
+        return f"<div class='intake{kind}'>{problems_html(wrong)}{button('close', 'Close')}</div>" if wrong else ""
 
     def intake_act(self, event: gr.EventData):
         act, _, _ = act_of(event)

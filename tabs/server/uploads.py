@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.dataset.sources.archive import KEPT_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable
+from core.dataset.sources.walk import Walk, note_unused
 from core.record.atomic import put_folder, remove_folder
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
@@ -18,8 +19,11 @@ from core.settings.names import bad_name
 FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
-def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
-    """One zip, or any number of images with captions, become a new folder; returns it. `task` is a LightTask."""
+def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
+    """One zip, or any number of images with captions, become a new folder; returns it.
+
+    task   a LightTask          unused   gets the names of what is not taken in
+    """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
     zips = [path for path in paths if extension(path.name) == ".zip"]
@@ -29,17 +33,21 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
     if zips:
         if task:
             task.stage(f"Unpacking {printable(zips[0].name)}")
-        return unpack_zip(zips[0], datasets, token)
-    return gather(paths, datasets, task)
+        return unpack_zip(zips[0], datasets, token, unused)
+    return gather(paths, datasets, task, unused)
 
 
-def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
+def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
     """Copy images and captions into one new folder: all of them, or nothing."""
     wanted = [
         path
         for path in paths
         if not is_junk(path.name) and (extension(path.name) in KEPT_EXTENSIONS or is_image(path, path.name))
     ]
+    unused, taken = Walk() if unused is None else unused, set(wanted)
+    for path in paths:
+        if path not in taken:
+            note_unused(unused, path.name)
     images = [path for path in wanted if is_image(path, path.name)]
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])

@@ -2,6 +2,7 @@
 OneTrainer's masks, captions of no image."""
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from core.dataset.doctor.trash import companions
 from core.dataset.images.opening import open_rgb
 from core.dataset.sources.archive import unpack_zip
 from core.dataset.sources.scan import recognize, scan_dataset
+from core.dataset.sources.walk import Walk, unused_files
 from core.generation.class_plan import images_of_others
+from core.record.problems import ProblemsError
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
 from core.tools.images import images_of
@@ -111,6 +114,38 @@ def test_folders_of_systems_are_left_out_of_zips(tmp_path, add):
     assert sorted(path.name for path in folder.rglob("*")) == ["a.png", "noext", "x.psd"]
     found = look(folder)
     assert names(found) == ["a.png", "noext"] and named(found, "dataset.unread-files")
+
+
+def test_what_stays_in_a_zip_is_named_as_in_folders(tmp_path, add):
+    """Also where all other files of the zip are such, and of files that are dropped one by one."""
+    data, folder = add("set/a.png").read_bytes(), tmp_path / "set"
+    given = {
+        "#recycle/x.png": data,
+        "b.docx": data,
+        "e.jpg.part": data,
+        "sub/@eaDir/c/t.jpg": data,
+        "sub/@eaDir/d.png": data,
+    }
+    quiet = {"n.md": b"x", ".DS_Store": b"x", "__MACOSX/._a.png": data, "sub/Thumbs.db": b"x"}
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, content in {"a.png": data, **given, **quiet}.items():
+            archive.writestr(name, content)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    unused = Walk()
+    take_in([tmp_path / "set.zip"], tmp_path / "sets", unused=unused)
+    said = {problem.code: problem.what for problem in unused_files(Path("set.zip"), [("", unused)])}
+    assert said == {problem.code: problem.what for problem in look(folder).problems}
+    assert said["dataset.unread-files"].startswith("2 ") and "b.docx" in said["dataset.unread-files"]
+    assert said["dataset.ignored-names"].startswith("2 ") and "sub/@eaDir" in said["dataset.ignored-names"]
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
+        archive.writestr("b.docx", data)
+    with pytest.raises(ProblemsError) as failed:
+        take_in([tmp_path / "none.zip"], tmp_path / "sets")
+    assert [problem.code for problem in failed.value.problems] == ["zip.no-images", "dataset.unread-files"]
+    loose = Walk()
+    take_in([folder / "a.png", folder / "b.docx", folder / "n.md"], tmp_path / "sets", unused=loose)
+    assert loose.unread == ["b.docx"]
 
 
 def test_dropped_files_of_any_name_are_taken_in(tmp_path, add):

@@ -236,10 +236,13 @@ def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
 
 def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
     files = [str(image(tmp_path / "up" / f"fox{n}.png")) for n in range(3)]
-    desk.take(files)
+    (tmp_path / "up" / "fox.docx").write_bytes(b"x")
+    desk.take([*files, str(tmp_path / "up" / "fox.docx")])
     wait_until(lambda: desk._intake.done)
     assert desk.page.project.job.dataset.folder == str(desk.page.workspace.datasets / "fox")
     assert not any((tmp_path / "up").iterdir())  # the server's copies of the upload are gone
+    assert [problem.code for problem in desk._intake.result] == ["dataset.unread-files"]
+    assert "fox.docx" in desk._render()["intake"]
 
 
 def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):

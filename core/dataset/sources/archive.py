@@ -24,12 +24,13 @@ from core.dataset.sources.files import (
     printable,
     repeats_and_words,
 )
+from core.dataset.sources.walk import Walk, note_unused, unused_files
 from core.record.allowed import windows_trap
 from core.record.atomic import put_folder, remove_folder
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.image_formats import IMAGE_EXTENSIONS, UNREAD_IMAGES
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import open_regular
 from core.record.space import require_space
 from core.record.units import size_words
@@ -47,6 +48,7 @@ TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all members together: images 
 _CHUNK = 1 << 20
 MAX_DEPTH = 32  # folders within folders
 LONGEST_NAME = 150  # bytes
+_SHOWN = 300  # letters of a path that is named
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*/\\\x00-\x1f]')  # Windows allows none of them
 
 
@@ -56,10 +58,13 @@ class _Entry:
     parts: tuple[str, ...]
 
 
-def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None) -> Path:
+def unpack_zip(
+    zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None, unused: Walk | None = None
+) -> Path:
     """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
 
     The folder has the zip's name, numbered when that exists. A single plain top-level folder is stripped.
+    unused: gets the names of what is left in the zip.
     Raises ProblemsError for a zip that is damaged, encrypted, too large, hostile or without images.
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
@@ -67,7 +72,7 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
     fix = "pack the images again as .zip, or unpack it yourself and choose the folder"
     with open_regular(zip_path) as handle, open_zip(handle, where, fix, MAX_LISTING_BYTES) as archive:
         datasets_dir.mkdir(parents=True, exist_ok=True)
-        entries = _entries(archive, where)
+        entries = _entries(archive, where, Walk() if unused is None else unused)
         _refuse_too_large(entries, os.fstat(handle.fileno()).st_size, datasets_dir, where)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets_dir))
         try:
@@ -78,11 +83,11 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
             remove_folder(temporary)
 
 
-def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
+def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]:
     """Members to unpack, with safe names that do not collide."""
     entries: list[_Entry] = []
     for info in archive.infolist():
-        if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+        if info.is_dir():
             continue
         raw = [part.strip() for part in re.split(r"[/\\]", _name(info))]
         if ".." in raw:
@@ -94,7 +99,9 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
             )
         # Without roots of any system: /, //server, C:
         parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
-        if not parts or any(is_junk(part) for part in parts) or not _kept(archive, info, parts[-1]):
+        link = stat.S_ISLNK(info.external_attr >> 16)
+        if not parts or link or any(is_junk(part) for part in parts) or not _kept(archive, info, parts[-1]):
+            note_unused(unused, "/".join(parts)[-_SHOWN:])
             continue
         if info.flag_bits & 1:
             raise ProblemsError.one(
@@ -103,7 +110,10 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
         # Deeper ones are refused below; no more of a name of thousands of parts is made.
         entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
     if not any(_is_image(entry.parts[-1]) for entry in entries):
-        raise ProblemsError.one("The zip contains no images", where, "pack .png, .jpg or .webp images", "zip.no-images")
+        no_images = Problem(
+            "The zip contains no images", where, "pack .png, .jpg or .webp images", code="zip.no-images"
+        )
+        raise ProblemsError([no_images, *unused_files(Path(where), [("", unused)])])
     return _all_apart(_without_outer_folder(entries))
 
 

@@ -62,12 +62,16 @@ def is_junk(name: str) -> bool:
 
 def is_quiet_junk(entry: os.DirEntry) -> bool:
     """Whether it is nothing that a person would look for among the images: a leftover, or a folder that holds no more."""
-    if entry.name.lower().startswith(_QUIET_JUNK):
+    if has_quiet_name(entry.name):
         return True
     try:
-        return all(name.lower().startswith(_QUIET_JUNK) for name in os.listdir(entry.path))
+        return all(has_quiet_name(name) for name in os.listdir(entry.path))
     except OSError:  # a file, or a folder that may not be read
         return False
+
+
+def has_quiet_name(name: str) -> bool:
+    return name.lower().startswith(_QUIET_JUNK)
 
 
 def is_folder(entry: os.DirEntry) -> bool:

@@ -15,6 +15,7 @@ from core.dataset.images.opening import BrokenImage, read_header, reason_of
 from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
     extension,
+    has_quiet_name,
     is_folder,
     is_image,
     is_junk,
@@ -96,10 +97,22 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
     found = []
     for field_, word, what, fix, code in _UNUSED:
         names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
-        if names:
+        if names := list(dict.fromkeys(names)):
             said = f"{count(len(names), word)} {what}: {listed(names)}"
             found.append(Problem(said, printable(folder), fix, "advice", code=code))
     return found
+
+
+def note_unused(walk: Walk, path: str) -> None:
+    """Add a file that is not taken in, by its path within what was brought, under what it is."""
+    parts = path.split("/")
+    junk = next((number for number, part in enumerate(parts) if is_junk(part)), None)
+    if any(has_quiet_name(part) for part in parts):
+        return
+    if junk is not None:
+        walk.ignored.append("/".join(parts[: junk + 1]))
+    elif is_worth_naming(parts[-1]):
+        walk.unread.append(path)
 
 
 def walk(
