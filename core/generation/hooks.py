@@ -182,5 +182,5 @@ _built_in(
     differentiates=lambda job: job.perceptual.used,
     inline={"clip_prompt": "clip_prompt"},
 )
-_built_in("regions", "Regions", "regional", file_problems=extensions.later("core.generation.regional", "file_problems"))
+_built_in("regions", "Regions", "regional")
 _built_in("repaint", "Mask", "inpainting", of_refiner=True)

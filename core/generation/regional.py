@@ -8,40 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from core.formats.lora.names import group_by_module
 from core.generation.guidance import POSITIVE
 from core.generation.hooks import Making
 from core.generation.initial import MAP, opened
 from core.generation.loop import Hook
 from core.generation.prompt.runs import parts_of
-from core.generation.requests import merged_of
 from core.generation.stages import as_generator, has_regions
-from core.generation.store import fingerprint
-from core.networks.adapter import STACK, Adapter
-from core.networks.adapter_file import load_lora
-from core.networks.kinds import kind_of_keys
-from core.networks.layer_sizes import part_of
-from core.record.problems import Problem, ProblemsError
+from core.networks.adapter import STACK, Adapter, forward_through
 from core.record.workspace import resolve_path
 from core.settings.generation.regions import color_code
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
-    from core.generation.sources import Sources
     from core.networks.network import Network
-    from core.record.workspace import Workspace
-    from core.settings.job import GenerateJob
 
+# (output, what the change is added to, input, adapter) -> the output with the change where it acts
+Change = Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
 SMALL = 1e-4  # added to sums of masks before a division
 LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
@@ -83,30 +72,6 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
             own = pixels[..., number].float() / 255 if number < 3 else torch.ones(pixels.shape[:2])
         found.append(own if own.any() else torch.ones_like(own))
     return torch.stack(found)
-
-
-def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """LoRAs that change what layers of the U-Net are given, by their headers."""
-    uses = job.generate.loras
-    for use in uses[merged_of(job, len(uses)) :] if has_regions(job) else ():
-        layer = _layer_on_input(sources.loras[use.file], fingerprint(sources.loras[use.file])) if use.used else None
-        if layer is not None:
-            yield on_input_problem(f"The LoRA {use.file}", layer)
-
-
-@lru_cache(maxsize=256)
-def _layer_on_input(path: Path, changed: object) -> str | None:
-    for name, tensors in group_by_module(load_lora(path, shapes=True).tensors).items():
-        kind = kind_of_keys(tensors, name)
-        if kind is not None and part_of(name) == "unet" and kind.on_input(tensors):
-            return name
-    return None
-
-
-def on_input_problem(lora: str, layer: str) -> Problem:
-    what = f"{lora} changes what a layer is given, where no region holds: {layer}"
-    fix = "use LoRAs of another network type for regions, such as LoRA, LoHa or LoKr"
-    return Problem(what, "generate.loras", fix, code="regions.lora-on-input")
 
 
 class Regions(Hook):
@@ -203,28 +168,30 @@ class Regions(Hook):
         waiting[place] = _InRegion(adapter, self._change_for(name, number))
         stack.callback(waiting.__setitem__, place, adapter)
 
-    def _change_for(self, name: str, number: int) -> Callable[[Tensor, Tensor, Adapter], Tensor]:
+    def _change_for(self, name: str, number: int) -> Change:
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
-            return lambda y, x, adapter: self._own_rows(y, x, adapter, number, None)
+            return lambda y, start, x, adapter: self._own_rows(y, start, x, adapter, number, None)
         if "time_emb" in name:
-            return lambda y, x, adapter: y + (adapter.changed(y, x) - y) / self._count
+            return lambda y, start, x, adapter: y + (adapter.changed(start, x) - y) / self._count
         if ".attn2.to_out" in name:
-            return lambda y, x, adapter: self._own_rows(
-                y, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + SMALL
+            return lambda y, start, x, adapter: self._own_rows(
+                y, start, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + SMALL
             )
-        return lambda y, x, adapter: self._where_mask_is(y, x, adapter, number)
+        return lambda y, start, x, adapter: self._where_mask_is(y, start, x, adapter, number)
 
-    def _own_rows(self, y: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None) -> Tensor:
+    def _own_rows(
+        self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None
+    ) -> Tensor:
         """The LoRA's change, only in the rows of its sub-prompt."""
         rows = slice(self._before + number, self._before + self._images * self._count, self._count)
         own = y[rows]
-        change = adapter.changed(own, x[rows]) - own
+        change = adapter.changed(start[rows], x[rows]) - own
         y = y.clone()
         y[rows] = own + (change if factor is None else change * factor)
         return y
 
-    def _where_mask_is(self, y: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
-        change = adapter.changed(y, x) - y
+    def _where_mask_is(self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
+        change = adapter.changed(start, x) - y
         if y.ndim == 4:
             own = self._masks(y.shape[-2] * y.shape[-1], y)[number]
             mask = own.view(1, 1, *y.shape[-2:]) if len(own) > 1 else own.view(1, 1, 1, 1)
@@ -234,9 +201,10 @@ class Regions(Hook):
 
 
 class _InRegion:
-    """An adapter whose output change is limited to a region; all else of it is the adapter's own."""
+    """An adapter whose output change is limited to a region; all else of it is the adapter's own. One that changes what its module
+    is given has the module compute again: other regions are given what they were."""
 
-    def __init__(self, adapter: Adapter, change: Callable[[Tensor, Tensor, Adapter], Tensor]):
+    def __init__(self, adapter: Adapter, change: Change):
         self.limited, self._change = adapter, change
 
     def __getattr__(self, name: str) -> Any:
@@ -246,9 +214,9 @@ class _InRegion:
         return None
 
     def enters(self, x: Tensor) -> Tensor:
-        if self.limited.enters(x) is not x:
-            raise ProblemsError([on_input_problem("A LoRA of a region", self.limited.name)])
         return x
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._change(y, x, self.limited)
+        given = self.limited.enters(x)
+        start = y if given is x else forward_through(self.limited.module, list(self.limited.below()), given)
+        return self._change(y, start, x, self.limited)

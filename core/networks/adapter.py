@@ -158,7 +158,11 @@ class Adapter(ABC):
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
     """The forward pass of an adapted module: its own, then the changes in the order they were attached, each of what those
     before it make: f_n(x) = add_to(f_n-1(enters(x)), x)."""
-    adapters = [adapter for adapter in module.__dict__[STACK] if not adapter.left_out]
+    return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.left_out], x)
+
+
+def forward_through(module: nn.Module, adapters: list[Adapter], x: Tensor) -> Tensor:
+    """The same with these changes alone."""
     inputs = [x]
     for adapter in reversed(adapters):
         inputs.append(adapter.enters(inputs[-1]))
@@ -168,7 +172,7 @@ def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
     if y is None:
         y = kind.forward(module, x)
     else:
-        y = adapters.pop(0).with_bias(y)
+        y, adapters = adapters[0].with_bias(y), adapters[1:]
         inputs.pop()
     for adapter in adapters:
         y = adapter.changed(y, inputs.pop())

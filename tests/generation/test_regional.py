@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from core.families.targets import Target
-from core.generation.plan import plan_of
 from core.generation.regional import _InRegion
-from core.networks.adapter_file import save_lora
+from core.networks.adapter import adapt, forward_with_adapters
 from core.networks.kinds import kind_named
-from core.networks.network import Network
-from core.record.workspace import PROJECT, Workspace
 from core.settings.blocks import BlockSize
-from core.settings.check import build
-from core.settings.job import GenerateJob
-from tests.refusals import refused
-
-STARTER = PROJECT / "models" / "starter"
 
 
 def network_of(kind, **given):
@@ -28,53 +19,38 @@ def network_of(kind, **given):
     adapter = kind_named(kind).fresh(target, BlockSize(4, 4.0), own(**given) if own is not None else None, 0)
     for parameter, _ in adapter.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return layer, Network([adapter]), adapter
+    return layer, adapter
 
 
-@pytest.mark.parametrize(("kind", "own"), [("lora", {}), ("loha", {}), ("dora", {"wd_on_output": True}), ("oft", {})])
+ON_OUTPUT = [("lora", {}), ("loha", {}), ("dora", {"wd_on_output": True}), ("oft", {}), ("ia3", {"all_layers": True})]
+ON_INPUT = [("dora", {}), ("dora_lokr", {}), ("glora", {}), ("ia3", {"all_layers": True, "train_on_input": True})]
+
+
+@pytest.mark.parametrize(("kind", "own"), ON_OUTPUT + ON_INPUT)
 def test_a_layer_changes_as_much_as_its_region_says(kind, own):
-    layer, network, adapter = network_of(kind, **own)
-    x = torch.randn(2, 8)
-    plain = layer(x)
-    network.attach()
-    whole = layer(x)
-    stack = layer.__dict__["_adapters"]
-    stack[0] = _InRegion(adapter, lambda y, x, adapter: y + (adapter.add_to(y, x) - y) / 2)
-    torch.testing.assert_close(layer(x), (plain + whole) / 2, rtol=1e-4, atol=1e-5)
+    """Also where the kind changes what the layer is given, and next to another LoRA before it and one after it."""
+    layer, adapter = network_of(kind, **own)
+    below, above = (other(layer, seed) for seed in (1, 2))
+    x, masks = torch.randn(2, 3, 8), torch.tensor([[0.0], [1.0], [0.25]])
+
+    def made(*adapters):
+        layer.__dict__["_adapters"] = list(adapters)
+        return layer(x)
+
+    adapt(layer, forward_with_adapters)
+    limited = _InRegion(adapter, lambda y, start, x, adapter: y + (adapter.changed(start, x) - y) * masks)
+    for before in ([], [below]):
+        plain, whole = made(*before), made(*before, adapter)
+        torch.testing.assert_close(made(*before, limited), plain + (whole - plain) * masks, rtol=1e-4, atol=1e-5)
+        assert float((whole - plain).detach().abs().mean()) > 1e-2
+    added = above.add_to(torch.zeros_like(x), x)
+    torch.testing.assert_close(made(below, limited, above), made(below, limited) + added, rtol=1e-4, atol=1e-5)
 
 
-def test_a_kind_that_changes_what_a_layer_is_given_is_refused():
-    layer, network, adapter = network_of("glora")
-    network.attach()
-    layer.__dict__["_adapters"][0] = _InRegion(adapter, lambda y, x, adapter: adapter.add_to(y, x))
-    with refused("regions.lora-on-input", adapter.name):
-        layer(torch.randn(2, 8))
-
-
-@pytest.mark.parametrize(
-    ("kind", "own", "fits"),
-    [
-        ("glora", {}, False),
-        ("ia3", {"all_layers": True, "train_on_input": True}, False),
-        ("ia3", {"all_layers": True}, True),
-        ("dora", {}, False),
-        ("dora", {"wd_on_output": True}, True),
-        ("loha", {}, True),
-    ],
-)
-def test_such_files_are_refused_by_name_before_anything_is_loaded(tmp_path, kind, own, fits):
-    path = save_lora(tmp_path / "one.safetensors", network_of(kind, **own)[1].saved())
-    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "map.png")
-    generate = {"prompt": "a AND b", "loras": [{"file": str(path)}]}
-    groups = {"model": {"base_model": str(STARTER)}, "regions": {"region_map": str(tmp_path / "map.png")}}
-    workspace = Workspace(tmp_path / "outputs", PROJECT / "models")
-
-    def plan(**more):
-        return plan_of(build(GenerateJob, {"generate": generate | more} | groups), workspace)
-
-    if fits:
-        assert plan().requests
-        return
-    with refused("regions.lora-on-input", "one.safetensors"):
-        plan()
-    assert plan(network_merge=True).requests and plan(prompt="a b").requests
+def other(layer, seed):
+    """A LoRA on the same layer."""
+    target = Target(f"lora_unet_{seed}", "", layer, "", layer)
+    adapter = kind_named("lora").fresh(target, BlockSize(2, 2.0), None, seed)
+    for parameter, _ in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return adapter

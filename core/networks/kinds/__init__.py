@@ -52,7 +52,6 @@ class NetworkKind:
     loraplus        some of its weights have the role that LoRA+'s ratio is for
     rates           its usual learning rates, as a multiple of a LoRA's: for advice
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
-    on_input        (tensors) -> whether the layer changes what its module is given, which no region can limit
     idle            (tensors) -> whether the layer has no effect, as before its training
     prefix          how the layers' names of its files begin in place of "lora_unet_"
     looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
@@ -82,7 +81,6 @@ class NetworkKind:
     loraplus: bool = False
     rates: float = 1.0
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
-    on_input: Callable[[Tensors], bool] = lambda tensors: False
     idle: Callable[[Tensors], bool] = lambda tensors: False
     prefix: str = ""
     looks: Callable[[Mapping[str, Any]], bool] | None = None

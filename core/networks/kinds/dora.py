@@ -74,7 +74,6 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             settings=settings,
             needs_base_weight=True,
             loraplus=over == "locon",
-            on_input=_per_input,
             idle=_idle,
             misread=(*kind.misread, _per_output(RENAMED if over == "locon" else UNREAD)),
             to_peft=_to_peft if over == "locon" else None,

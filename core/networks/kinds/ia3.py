@@ -82,7 +82,6 @@ register(
         uses=frozenset(),
         rates=50,  # LyCORIS: 5e-3 to 1e-2
         takes=_takes,
-        on_input=lambda tensors: bool(tensors[ON_INPUT]),
         idle=lambda tensors: not tensors[WEIGHT].any(),
         misread=(
             Misread({"ComfyUI": UNREAD, "Forge": REFUSED, "diffusers": UNREAD}),
