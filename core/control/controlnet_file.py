@@ -190,12 +190,15 @@ def write_control_net(
     family: str,
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+    pickled: bool = False,
 ) -> list[Problem]:
     """Write a ControlNet, complete or not at all; returns advice. If `dtype` would overflow, the file is in fp32.
 
     tensors   by diffusers' names, on any device
-    family    SD 1.x and 2.x get the original's names with their prefix, SDXL diffusers': what other programs read
-    metadata  of a .safetensors file; .ckpt and .pt have none
+    family    files for SD 1.x and 2.x get the original's names with their prefix, SDXL diffusers': what other programs read
+    config, pickled, metadata   of `write_tensors`
     """
-    named = {name if family == "sdxl" else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
-    return write_tensors(path, named, metadata, dtype)
+    kept = family == "sdxl" or config is not None
+    named = {name if kept else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
+    return write_tensors(path, named, metadata, dtype, config, pickled)

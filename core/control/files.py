@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from core.formats.models.diffusers_folder import write_part
 from core.formats.models.overflow import kept_wide, largest, not_finite, overflowing, refuse_no_numbers, shown
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
@@ -48,11 +49,17 @@ def fill(
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None,
+    config: Mapping[str, Any] | None = None,
+    pickled: bool = False,
 ) -> list[Problem]:
     """Write a file, complete or not at all; returns advice. If `dtype` would overflow, it is in fp32.
 
-    metadata  of a .safetensors file; .ckpt and .pt have none
+    metadata  of safetensors; .ckpt and .pt have none
+    config    of a diffusers folder, which is written in place of a file      pickled   its weights are a .bin
     """
     import torch
 
@@ -60,6 +67,10 @@ def write_tensors(
     names = overflowing(tensors, dtype) if dtype is not None else []
     own = torch.float32 if names else dtype
     lazy = {name: in_memory(value).cast(own) for name, value in tensors.items()}
+    if config is not None:
+        with atomic.folder_atomic(path) as folder:
+            write_part(folder, "diffusion_pytorch_model", lazy, config, pickled=pickled, metadata=metadata)
+        return [kept_wide(names, dtype, path)] if names else []
     with atomic.open_atomic(path) as temporary:
         write = partial(write_safetensors, metadata=metadata) if path.suffix == ".safetensors" else write_pickle
         write(temporary, lazy)

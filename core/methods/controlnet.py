@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -77,7 +78,11 @@ class ControlNetMethod(SideMethod):
             self._side.signed = before
 
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
-        return controlnet_file.write_control_net(path, self.state_dict(), self._family, metadata, type_named(precision))
+        config = None if self.extension else json.loads(self.net.to_json_string())
+        pickled = self._job.saving.save_model_as == "diffusers"
+        return controlnet_file.write_control_net(
+            path, self.state_dict(), self._family, metadata, type_named(precision), config, pickled
+        )
 
     def release(self) -> None:
         super().release()

@@ -19,6 +19,7 @@ class MethodTraits:
     base_trains    the model's own weights train: the file is a model, and what preserves or freezes it applies
     full_size      what trains is as large as a model: its type, fused steps and ZeRO's parts are a full model's
     uses_network   adapters of the group `network` train on the frozen model
+    as_folder      what it makes can be saved as a diffusers folder
     new_words      words that are new to the text encoders train
     control_images    each image, and each sample, has a control image: of its name in `dataset.conditioning_data_dir`, in a
                    prompt after --cn
@@ -27,15 +28,16 @@ class MethodTraits:
     base_trains: bool = False
     full_size: bool = False
     uses_network: bool = False
+    as_folder: bool = False
     new_words: bool = False
     control_images: bool = False
 
 
 TRAITS: dict[Changes, MethodTraits] = {
     "network": MethodTraits(uses_network=True),
-    "model": MethodTraits(base_trains=True, full_size=True),
+    "model": MethodTraits(base_trains=True, full_size=True, as_folder=True),
     "embedding": MethodTraits(new_words=True),
-    "side model": MethodTraits(full_size=True),
+    "side model": MethodTraits(full_size=True, as_folder=True),
     "inner network": MethodTraits(),
 }
 OF_METHODS: dict[str, MethodTraits] = {}  # core/settings/methods.py registers

@@ -120,7 +120,7 @@ class SavingSettings(Settings):
             "diffusers_safetensors": "diffusers (.safetensors)",
             "source": "same as base model",
         },
-        help=".safetensors loads everywhere and cannot contain code; .ckpt, .pt and .bin are Python pickles and have no metadata. Diffusers folders and 'same as base model' are for full models.",
+        help=".safetensors loads everywhere and cannot contain code; .ckpt, .pt and .bin are Python pickles and have no metadata. Diffusers folders are for full models and ControlNets, 'same as base model' for full models.",
     )
     sd2_projections: Literal["matrices", "convolutions"] = setting(
         "matrices",

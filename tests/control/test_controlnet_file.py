@@ -120,6 +120,18 @@ def test_diffusers_loads_it(name, nets, tmp_path):
     assert equal(found, net)
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_folder_is_loaded_by_diffusers_and_here(name, pickled, unets, nets, tmp_path):
+    net, path = nets[name], tmp_path / "net"
+    config = json.loads(net.to_json_string())
+    assert write_control_net(path, net.state_dict(), name, {}, torch.float32, config, pickled) == []
+    assert [file.suffix for file in sorted(path.iterdir())] == [".json", ".bin" if pickled else ".safetensors"]
+    assert equal(ControlNetModel.from_pretrained(path, local_files_only=True), net)
+    assert file_problems(path, shapes_of(unets[name]), name) == []
+    assert equal(load_control_net(path, unets[name], name), net)
+
+
 @pytest.mark.slow
 def test_shallower_nets_for_sdxl_are_used(unets, tmp_path):
     """Those that are published as small and mid: no attention, or fewer transformer layers."""

@@ -38,14 +38,23 @@ READS_WEIGHTS = {
 }
 
 
+VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_folder("sd1", tmp_path_factory.mktemp("models") / "sd1")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    return cache(lambda name: tiny_folder(name, place / name))
+
+
+@pytest.fixture
+def folder(folders):
+    return folders("sd1")
 
 
 @cache
 def model(folder):
-    return load(family("sd1").layout, folder, parts=("text_encoders", "denoiser"))
+    return load(family(folder.name).layout, folder, parts=("text_encoders", "denoiser"))
 
 
 def trained(folder, case, path, **network):
@@ -61,7 +70,7 @@ def trained(folder, case, path, **network):
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.05)
-    return save_lora(path, made.saved(), METADATA)
+    return save_lora(path, made.saved(), METADATA | {"ss_base_model_version": VERSIONS[folder.name]})
 
 
 def merged(folder, path):
@@ -80,13 +89,15 @@ def assert_equal(one, other):
         torch.testing.assert_close(value, other[key], rtol=1e-4, atol=2e-6, msg=lambda said, key=key: f"{key}: {said}")
 
 
-@pytest.mark.slow(but=("ia3",))
+@pytest.mark.slow(but=("sd1-ia3",))
 @pytest.mark.parametrize("case", CASES)
-def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(case, folder, tmp_path):
-    name = CASES[case][0]
+@pytest.mark.parametrize("name", VERSIONS)
+def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(name, case, folders, tmp_path):
+    """Of SD 2.x and SDXL too: with their names, their two text encoders, and projections that are no convolutions."""
+    folder, kind = folders(name), CASES[case][0]
     path = trained(folder, case, tmp_path / "glyph.safetensors", train_norm=True)
     wanted = merged(folder, path)
-    needed = {"base_model": folder} if name in READS_WEIGHTS else {}
+    needed = {"base_model": folder} if kind in READS_WEIGHTS else {}
     for network_type, given in (("full", {}), ("lora", {"new_rank": 1024})):
         title = {"lora": "LoRA", "full": "Full difference"}[network_type]
         if identify(path).network == title:
@@ -95,7 +106,7 @@ def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(case, fo
             continue
         [made], lines = convert(file=path, network_type=network_type, **given, **needed)
         assert made.name == f"glyph_{network_type}.safetensors" and "left out" not in lines
-        assert identify(made).network == title and identify(made).family == "sd1"
+        assert identify(made).network == title and identify(made).family == name
         assert_equal(merged(folder, made), wanted)
         assert "glyph" in read_header(made)[1]["modelspec.title"]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -99,6 +100,26 @@ def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train
     assert inspect(training.file())["family"] == "sdxl"
     suffix = {"controlnet": "controlnet", "lllite": "control-net-lllite"}[method]
     assert specified(training) == (f"stable-diffusion-xl-v1-base/{suffix}", "t", "64x64", "epsilon")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["diffusers_safetensors", "diffusers"])
+def test_a_controlnet_is_saved_as_a_folder_that_diffusers_loads_and_another_begins_with(form, groups, train):
+    training = train(**groups("controlnet", saving={"save_model_as": form, "save_every_n_steps": 2}))
+    assert training.start() == "done" and training.file("t-step00000002").is_dir()
+    own = train(**groups("controlnet"))
+    assert own.start() == "done"
+    unet = family("sd1").load(STARTER).denoiser
+    wanted = load_control_net(own.file(), unet, "sd1").state_dict()
+    for found in (
+        ControlNetModel.from_pretrained(training.file("t")),
+        load_control_net(training.file("t"), unet, "sd1"),
+    ):
+        for name, value in found.state_dict().items():
+            assert torch.equal(value.float(), wanted[name]), name
+    assert inspect(training.file("t"))["kind"] == "controlnet"
+    start = {START["controlnet"]: str(training.file("t"))}
+    assert train(**groups("controlnet", controlnet=start)).start() == "done"
 
 
 @pytest.mark.slow
@@ -273,7 +294,8 @@ def test_what_it_does_not_use_is_said(method, groups, make_job):
         ("lllite", {"model": {"family": "sd2"}}, "lllite.family"),
         ("lllite", {"memory": {"torch_compile": True}}, "lllite.compile"),
         ("controlnet", {"controlnet": {"control_net_lr": 5.0}}, "learning-rate.unusual"),
-        ("controlnet", {"saving": {"save_model_as": "diffusers"}}, "saving.full-model-format"),
+        ("controlnet", {"saving": {"save_model_as": "source"}}, "saving.full-model-format"),
+        ("lllite", {"saving": {"save_model_as": "diffusers"}}, "saving.full-model-format"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(method, more, code, groups, make_job):

@@ -27,11 +27,7 @@ PERIODS = (
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
 )
-FULL_MODEL_FORMATS = {
-    "diffusers": "A diffusers folder",
-    "diffusers_safetensors": "A diffusers folder",
-    "source": "The base model's format",
-}
+FOLDERS = ("diffusers", "diffusers_safetensors")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
 
@@ -49,9 +45,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if reason is not None:
         what = f"'{name}' cannot be used as a file name: {reason}"
         yield Problem(what, "saving.output_name", "use letters, digits, - and _", code="settings.bad-name")
-    form = job.saving.save_model_as
-    if form in FULL_MODEL_FORMATS and not job.method.traits.base_trains:
-        what = f"{FULL_MODEL_FORMATS[form]} is for full models, and this method saves a small file"
+    form, traits = job.saving.save_model_as, job.method.traits
+    if (form == "source" and not traits.base_trains) or (form in FOLDERS and not traits.as_folder):
+        what = "This format is for larger models, and this method saves a small file"
         yield Problem(what, "saving.save_model_as", "use safetensors", code="saving.full-model-format")
     if job.resume.resume_from_huggingface and not job.resume.resume:
         what = "Resume from Hugging Face is on, but no address is set"
