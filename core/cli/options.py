@@ -240,10 +240,10 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
     if path.suffix != ".json" and "folder" not in entry.name:
         return False
     reads_json = "json" in entry.name
-    if path.is_file() and reads_json:
+    if os.path.isfile(path) and reads_json:
         with suppress(ProblemsError):
             return not HEADER_MARKS.isdisjoint(read_json_object(path))
-    return path.is_file() or (path.suffix == ".json" and open_home(word) == path and not reads_json)
+    return os.path.isfile(path) or (path.suffix == ".json" and open_home(word) == path and not reads_json)
 
 
 def _take(word: str, entry: Declared, options: Options) -> None:
@@ -367,7 +367,7 @@ def _fits(preset_task: str, task: str) -> bool:
 def preset_path(text: str, workspace: Workspace) -> Path:
     """A preset by path, or by its name in the presets folder."""
     path = open_home(text)
-    if path.is_file() or path.suffix == ".json":
+    if os.path.isfile(path) or path.suffix == ".json":  # a name may be too long for the system
         return path
     return workspace.presets / f"{text}.json"
 

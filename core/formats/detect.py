@@ -105,7 +105,7 @@ class ModelKind:
 def identify(path: Path | str) -> ModelKind:
     """What the file or folder is. Raises ProblemsError for a missing or damaged file, never for an unknown kind."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _identify_folder(path)
     facts = check_regular(path)
     found = _looked_at(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)

@@ -191,7 +191,7 @@ def from_a1111_text(text: str) -> ImageRecord:
     """A1111's block as settings. What is not read is noted, never dropped silently."""
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
-    prompt, negative, pairs = a1111_parts(text)
+    prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))
     if not pairs and (not re.search(r"\w", prompt + negative) or JSON.match(prompt)):
         return ImageRecord(reason="This image contains a text, but no generation settings that are known here.")
     tags: list[LoraTag] = []

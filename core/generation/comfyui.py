@@ -20,6 +20,17 @@ LINKED = ("noise", "guider", "sampler", "sigmas")  # from where custom samplers 
 TEXTS, NUMBERS = ("text", "prompt", "string", "value"), ("value", "seed", "noise_seed", "int", "float", "number")
 SEPARATORS = ("delimiter", "separator")
 MOST_SAMPLERS, MOST_NODES, DEEPEST, LONGEST = 100, 50, 100, 200_001  # that are looked at
+# Nodes that are a sampler or a scheduler by their kind.
+IMPLIED = {
+    **{f"{kind}Scheduler": {"scheduler": kind.lower()} for kind in ("Karras", "Exponential")},
+    "BetaSamplingScheduler": {"scheduler": "beta"},
+    "SamplerEulerAncestral": {"sampler_name": "euler_ancestral"},
+    "SamplerDPMPP_2S_Ancestral": {"sampler_name": "dpmpp_2s_ancestral"},
+    "SamplerDPMPP_2M_SDE": {"sampler_name": "dpmpp_2m_sde"},
+    "SamplerDPMPP_3M_SDE": {"sampler_name": "dpmpp_3m_sde"},
+    "SamplerDPMPP_SDE": {"sampler_name": "dpmpp_sde"},
+    "SamplerLMS": {"sampler_name": "lms"},
+}
 # Nodes that are read, and those that only hold, join, show or save something; all others are named.
 _KNOWN = re.compile(
     r"KSampler(Advanced|Select)?|SamplerCustom(Advanced)?|RandomNoise|CFGGuider|BasicGuider|BasicScheduler"
@@ -50,7 +61,7 @@ def positive_prompts(graph: Graph) -> list[str]:
 def _inputs(graph: Graph, name: str) -> Mapping[str, Any]:
     node = graph.get(name)
     inputs = node.get("inputs") if isinstance(node, dict) else None
-    return inputs if isinstance(inputs, dict) else {}
+    return {**inputs, **IMPLIED.get(str(node.get("class_type", "")), {})} if isinstance(inputs, dict) else {}
 
 
 def _linked(value: Any) -> str:
@@ -166,7 +177,9 @@ class _Graph:
 
     def unknown(self) -> list[str]:
         """The kinds of the nodes that are not read."""
-        return [kind for kind in dict.fromkeys(self.kinds) if kind and not _KNOWN.fullmatch(kind)]
+        return [
+            kind for kind in dict.fromkeys(self.kinds) if kind and kind not in IMPLIED and not _KNOWN.fullmatch(kind)
+        ]
 
     def sampler(self) -> dict[str, Any] | None:
         """The inputs of the sampler of the first stage, and of the nodes that give it settings; None if there is none."""
@@ -226,6 +239,8 @@ class _Graph:
         named = [name for name in inputs if name in (side, f"text_{side}", f"{side}_prompt")]
         named = named or [name for name in ("populated_text",) if name in inputs]
         named = named or [name for name in inputs if _CARRIES.fullmatch(name)]
+        links = [name for name in inputs if _linked(inputs[name])]
+        named = named or (links if len(links) == 1 else [])  # a switch or reroute with a name of its own
         texts = [
             inputs[name] if isinstance(inputs[name], str) else self.words(inputs[name], side, depth + 1)
             for name in named

@@ -88,7 +88,7 @@ def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
     """(steps of the schedule of the second stage of hires fix, how many of them are run): A1111 runs all that are asked for, of
     a schedule that is longer by the strength."""
     steps, strength = job.generate.steps, job.image_to_image.strength
-    whole = int(steps / min(strength, FULL)) if strength and not as_generator(job) else steps
+    whole = int(min(steps / min(strength, FULL), 2 * TIMESTEPS)) if strength and not as_generator(job) else steps
     longer = steps < whole <= TIMESTEPS
     return (whole, steps) if longer else (min(whole, TIMESTEPS), _run_of(job, min(whole, TIMESTEPS), strength))
 

@@ -116,7 +116,7 @@ def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Pat
     if isinstance(asked, CopySettings) and not _in_place(asked):
         if asked.output:
             output = Path(os.path.abspath(resolve_path(asked.output)))
-        problems += _bad_output(asked, output, folder if text else None)
+        problems += _bad_output(asked, output, None if problems else folder)
     if isinstance(asked, ResizeSettings) and not asked.max_resolution:
         fix = "enter at least one, such as 512"
         problems.append(Problem("No size is given", f"{asked.tool}.max_resolution", fix, code="tools.no-size-given"))

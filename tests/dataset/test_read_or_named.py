@@ -86,7 +86,18 @@ def test_a_text_file_is_no_tga(tmp_path):
 
 
 SYSTEM = ("@eaDir", "#recycle", "#snapshot", "lost+found", "System Volume Information", "$RECYCLE.BIN", "__pycache__")
-SYSTEM = (*SYSTEM, "__MACOSX", ".ipynb_checkpoints", "@Recycle", ".@__thumb", "~snapshot")
+SYSTEM = (
+    *SYSTEM,
+    "__MACOSX",
+    ".ipynb_checkpoints",
+    "@Recycle",
+    ".@__thumb",
+    "~snapshot",
+    "_gsdata_",
+    "$WINDOWS.~BT",
+    "@SynoX",
+    "A.lrdata",
+)
 
 
 @pytest.mark.parametrize("name", SYSTEM)

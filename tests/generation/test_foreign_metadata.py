@@ -116,6 +116,18 @@ def test_comfyui_samplers_that_hold_all_but_the_levels_and_guiders_without_a_neg
     assert asked(read(tmp_path, prompt=nodes))[:4] == ("a red hat", "", 22, 1)
 
 
+def test_comfyui_nodes_that_are_a_sampler_or_scheduler_by_their_kind_and_switches_of_conditionings(tmp_path):
+    nodes = custom()
+    nodes["4"] = {"class_type": "SamplerDPMPP_2M_SDE", "inputs": {"solver_type": "midpoint", "eta": 1.0}}
+    nodes["5"] = {"class_type": "ExponentialScheduler", "inputs": {"steps": 12, "sigma_max": 14.6, "sigma_min": 0.03}}
+    nodes["3"]["inputs"]["positive"] = ["20", 0]
+    nodes["20"] = {"class_type": "A Switch", "inputs": {"on_true": ["8", 0], "boolean": True}}
+    record = read(tmp_path, prompt=nodes)
+    assert asked(record) == ("a red hat", "blur", 12, 5.5, 2**64 - 1, "dpmsolver++_2m_sde")
+    assert record.job.generate.schedule_type == "exponential"
+    assert notes_of(record)["not-read"].endswith(": A Switch")
+
+
 def test_nodes_of_comfyui_that_are_not_read_are_named(tmp_path):
     nodes = comfy() | {"30": {"class_type": "FreeU_V2", "inputs": {"model": ["4", 0]}}}
     nodes["40"] = {

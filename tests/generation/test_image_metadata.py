@@ -347,6 +347,11 @@ BLOCK = "a red hat\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scal
 HIRES = ", Denoising strength: 0.4, Hires upscale: 2, Hires steps: 10, Hires upscaler: Latent, Version: v1.7.0"
 
 
+def test_a_byte_order_mark_and_dos_line_endings_are_no_part_of_the_prompt():
+    job = from_a1111_text("\ufeff" + BLOCK.replace("\n", "\r\n") + "\r\n").job.generate
+    assert (job.prompt, job.negative_prompt, job.steps, job.width) == ("a red hat", "blur", 20, 512)
+
+
 def test_hires_fix_of_a1111_is_read():
     job = from_a1111_text(BLOCK + HIRES).job
     first, second = stages_of(job)

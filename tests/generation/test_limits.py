@@ -221,6 +221,7 @@ def test_a_strength_runs_its_share_of_the_steps_in_sd_scripts_and_one_more_in_a1
         (20, 1.0, 20, 20),
         (20, 0.0, 20, 0),
         (20, 0.01, 1000, 11),
+        (20, 5e-324, 1000, 1),
         (1000, 1.0, 1000, 1000),
     ],
 )

@@ -38,10 +38,12 @@ _JUNK_FILES = "thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|icon\r|picasa
 # Thumbnails, trash and snapshots of network drives (Synology, QNAP, NetApp), Windows, macOS, Linux and notebooks.
 _SYSTEM_FOLDERS = (
     "@eadir|@tmp|@sharebin|@sharesnap|@recycle|@recently-snapshot|@__thumb|#recycle|#snapshot|~snapshot|lost+found|$recycle.bin|recycler"
-    "|recycled|system volume information|found.000|__macosx|network trash folder|temporary items|__pycache__|node_modules"
+    "|recycled|system volume information|found.000|__macosx|network trash folder|temporary items|__pycache__|node_modules|_gsdata_"
+    "|@snapshot|@snapshots|@transcode|trashbox|$windows.~bt|$windows.~ws|ipod photo cache"
 ).split("|")
 JUNK_NAMES = frozenset((*_JUNK_FILES, *_SYSTEM_FOLDERS, TRASH_FOLDER))
-_JUNK_BEGINNINGS = ("synofile_thumb_", "synophoto_thumb_")
+_JUNK_BEGINNINGS = ("synofile_thumb_", "synophoto_thumb_", "@syno")
+_JUNK_ENDINGS = (".lrdata", "@synoeastream", "@synoresource")  # previews of Lightroom; attributes on Synology's drives
 _QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier", ".git", TRASH_FOLDER, *_JUNK_FILES)
 
 # "10_fox". A longer number is a date or a serial number, not repeats.
@@ -57,7 +59,12 @@ def extension(name: str) -> str:
 def is_junk(name: str) -> bool:
     """Dot files (macOS writes `._x.png` next to `x.png`), thumbnails, trash and leftovers of systems, our own trash."""
     lowered = name.lower()
-    return name.startswith(".") or lowered in JUNK_NAMES or lowered.startswith(_JUNK_BEGINNINGS)
+    return (
+        name.startswith(".")
+        or lowered in JUNK_NAMES
+        or lowered.startswith(_JUNK_BEGINNINGS)
+        or lowered.endswith(_JUNK_ENDINGS)
+    )
 
 
 def is_quiet_junk(entry: os.DirEntry) -> bool:

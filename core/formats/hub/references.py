@@ -201,9 +201,9 @@ def _downloaded(hub_id: HubId, models: Path) -> Path | None:
         return catalog.here(entry, models)
     for folder in (models / hub_id.folder_name, models / hub_id.name):
         if hub_id.file is not None:
-            if (folder / hub_id.file).is_file():
+            if os.path.isfile(folder / hub_id.file):  # its name may be too long for the system
                 return folder / hub_id.file
-        elif folder.is_dir():
+        elif os.path.isdir(folder):
             return _model_in(folder)
     return None
 
