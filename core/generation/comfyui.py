@@ -60,8 +60,9 @@ def positive_prompts(graph: Graph) -> list[str]:
 
 def _inputs(graph: Graph, name: str) -> Mapping[str, Any]:
     node = graph.get(name)
-    inputs = node.get("inputs") if isinstance(node, dict) else None
-    return {**inputs, **IMPLIED.get(str(node.get("class_type", "")), {})} if isinstance(inputs, dict) else {}
+    if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+        return {}
+    return {**node["inputs"], **IMPLIED.get(str(node.get("class_type", "")), {})}
 
 
 def _linked(value: Any) -> str:
