@@ -119,6 +119,7 @@ class Copies:
     def convert(self, run: str, name: str) -> None:
         """Fill in *Convert LoRAs* with a file of the run and its base model, for a plain LoRA."""
         task, file = named(CONVERTS), self._file(run, name)
+        assert task.card is not None
         form = ToolForm(self._page, task.card)
         form.choose(CONVERTS)
         base = self._page.engine.run_job(run).model.base_model
