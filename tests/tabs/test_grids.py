@@ -80,7 +80,7 @@ def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
     assert "6 images, 120 steps, 1 model load" in desk._panel()
     two = {"highres_fix_scale": 2.0, "highres_fix_steps": 12, "image_path": "fox.png", "strength": 0.5}
     desk.fields.put(desk.fields.load() | two)
-    assert "6 images, 96 steps, 1 model load" in desk._panel()  # 6 and half of 10, 20, 30, for each of two samplers
+    assert "6 images, 162 steps, 1 model load" in desk._panel()  # 7 of 12, then 10, 20, 30, for each of two samplers
     give(desk, x_values="0")
     assert "1 to 1000" in desk._panel()
     desk.act(event("make"))
