@@ -113,6 +113,12 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(1, 1) != order(1, 2) and order(1, 1) != order(2, 1)
 
 
+def test_the_order_of_sizes_depends_on_the_sizes_and_not_on_which_image_comes_first():
+    images = [placed(index, *size) for index, size in enumerate([(512, 512), (768, 384), (384, 768)] * 3)]
+    first, turned = ([batch.bucket for batch in epochs_of(given).batches(5, 0)] for given in (images, images[::-1]))
+    assert first == turned and len(set(first)) == 3
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     first=SETS,

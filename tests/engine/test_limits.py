@@ -81,6 +81,13 @@ def test_a_run_shows_the_last_200_lines_of_its_log(tmp_path, lines):
     assert [line["text"] for line in view.log] == [str(seq) for seq in range(max(1, lines - 199), lines + 1)]
 
 
+@pytest.mark.parametrize("damage", [{"time": "late"}, {"kind": 7}, {"seq": 0}])
+def test_a_line_whose_time_or_kind_is_none_or_that_was_read_already_changes_nothing(tmp_path, damage):
+    view = RunView(RunFolder.create(tmp_path, "x", {}))
+    view.apply({"kind": "log", "seq": 1, "time": 1.0, "level": "info", "text": "a", "fix": ""} | damage)
+    assert (view.seq, view.log, view.started) == (0, [], 0.0)
+
+
 def test_the_smoothed_loss_is_the_mean_of_20_steps_then_follows_a_twentieth_of_each(tmp_path):
     view = RunView(RunFolder.create(tmp_path, "x", {}))
     losses = [float(n % 7) for n in range(1, 24)]

@@ -34,6 +34,7 @@ def assert_same(one, other):
     assert one.vae_config["scaling_factor"] == other.vae_config["scaling_factor"]
 
 
+@pytest.mark.slow
 def test_the_starter_as_a_file_is_the_starter(tmp_path):
     file = write(tmp_path / "starter.safetensors", "sd1", "safetensors", STARTER)
     before = family("sd1").load(STARTER)

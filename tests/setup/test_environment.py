@@ -93,6 +93,7 @@ def want(project, old, new):
     file.write_text(file.read_text().replace(old, new))
 
 
+@pytest.mark.slow
 def test_the_first_start_makes_an_environment_that_works_where_it_ends_up(first):
     assert ask(first, "import torch, paint, sys; print(torch.__version__, paint.__version__, sys.prefix)") == (
         f"2.13.0 1.0 {first / '.venv'}"

@@ -89,7 +89,7 @@ def box(tab):
 
 
 def test_what_is_typed_after_the_key_is_the_next_images_whatever_the_server_is_doing(opened, slow):
-    typed = 6
+    typed = 3
     tab, folder = opened(16)
     wanted, shown = {}, []
     for n in range(typed):

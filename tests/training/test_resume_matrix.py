@@ -133,7 +133,7 @@ def test_every_registered_method_is_recorded():
     assert kinds == set(methods())
 
 
-@pytest.mark.slow(only=("fine-tune in the backward pass", "fine-tune, average"))
+@pytest.mark.slow(only=("LoRA in bf16", "fine-tune in the backward pass", "fine-tune, average"))
 @pytest.mark.parametrize("name", RECORDED)
 def test_each_method_trains_what_is_recorded_and_after_a_kill_ends_to_the_bit(train, model, folders, monkeypatch, name):
     names, tolerance = RECORDED[name]

@@ -103,6 +103,7 @@ os._exit(0)
     wait_until(lambda: [line["state"] for line in read_lines(journal) if line["kind"] == "state"][-1] == "stopped", 60)
 
 
+@pytest.mark.slow
 def test_the_page_shows_its_form_and_its_work_that_pauses_resumes_and_stops_at_its_checks(tmp_path, engine, folder):
     from tabs.tools.forms import ToolForm, cards
 
