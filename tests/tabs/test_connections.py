@@ -118,7 +118,7 @@ def test_an_answer_that_nobody_reads_is_given_up(served, monkeypatch):
         deaf.connect(("127.0.0.1", served.blocks.server_port))
         deaf.sendall(f"GET /{served.page.file_url(large)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         wait_until(lambda: server.tasks)
-        wait_until(lambda: not server.tasks, 20)
+        wait_until(lambda: not server.tasks)
     large.unlink()
 
 
