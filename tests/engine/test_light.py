@@ -46,6 +46,24 @@ def test_what_hears_of_no_cancel_does_not_hold_up_the_end():
     go.set()
 
 
+@pytest.mark.parametrize(("kind", "most"), [("short", 3), ("downloads", 1), ("copies", 1), ("process", 1)])
+def test_so_many_of_a_kind_run_at_once_and_the_next_one_waits(kind, most):
+    lane, begun, go = LightLane(), threading.Semaphore(0), threading.Event()
+
+    def work(task):
+        begun.release()
+        go.wait()
+
+    tasks = [lane.submit(work, kind=kind) for _ in range(most + 1)]
+    for _ in range(most):
+        assert begun.acquire(timeout=60)
+    assert not begun.acquire(timeout=0.05)
+    go.set()
+    for task in tasks:
+        task.wait(60)
+    lane.close(wait_seconds=60)
+
+
 @pytest.mark.parametrize("kind", ["downloads", "copies"])
 def test_downloads_and_copies_wait_for_their_like_and_hold_up_nothing_else(kind):
     lane, go, order = LightLane(), threading.Event(), []
