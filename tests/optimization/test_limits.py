@@ -57,6 +57,19 @@ def test_within_the_backward_pass_each_tensor_is_clipped_alone(limit, moved):
     assert [-each.item() for each in weights] == pytest.approx(moved, rel=1e-5)
 
 
+def test_within_the_backward_pass_a_part_moves_though_one_of_its_weights_has_no_gradient():
+    used, unused = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer, guard = torch.optim.SGD([used, unused], lr=1.0), NonFiniteGuard("cpu")
+    wide = widen_steps(optimizer, 0, stochastic=False, by_parts=True)
+    fused = FusedBackward(optimizer, wide, guard, 0.0, by_tensor=False)
+    loss = used.sum() * 3.0
+    fused.begin(loss.detach())
+    loss.backward()
+    fused.end()
+    fused.release()
+    assert (used.item(), unused.item(), used.grad) == (-3.0, 0.0, None)
+
+
 @pytest.mark.parametrize("allowed", [0, 1, 3])
 def test_the_guard_lets_so_many_steps_pass_without_a_move_and_from_the_next_on_none_moves(allowed):
     trains = weight(1.0)
