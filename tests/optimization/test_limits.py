@@ -191,7 +191,7 @@ def test_groups_are_in_sd_scripts_order_whatever_order_the_parts_come_in_and_oth
 @pytest.mark.parametrize(("dtype", "kind"), [(torch.float16, HalfWeightScaler), (torch.float32, torch.amp.GradScaler)])
 def test_gradients_in_fp16_are_unscaled_only_where_the_weights_are_fp16(dtype, kind):
     scaler = make_scaler("cpu:0", dtype)
-    assert type(scaler) is kind
+    assert type(scaler) is kind and scaler._device == "cpu"
     trains = weight(1.0, dtype=torch.float16)
     scaler.scale(torch.zeros(()))
     optimizer = torch.optim.SGD([trains], lr=1.0)
