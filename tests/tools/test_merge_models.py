@@ -63,7 +63,6 @@ def test_ratios_are_scaled_to_a_sum_of_one_but_not_with_compatibility(models, tm
     assert_all(found, lambda key: 0.6 * a[key] + 0.2 * b[key])
 
 
-@pytest.mark.slow
 def test_add_difference_and_sigmoid_are_their_formulas(models, tmp_path):
     found, (a, b, c), _, _ = merged(models, tmp_path, method="add_difference", multiplier=0.75)
     assert_all(found, lambda key: a[key] + 0.75 * (b[key] - c[key]))
