@@ -46,20 +46,23 @@ def _module(path: str) -> str:
 
 
 def _imported(text: str) -> set[str]:
-    names = set()
+    names, parents, words = set(), set(), set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
-            names.add(node.value)  # what is registered by its name and imported late
-    return names
+        elif isinstance(node, ast.JoinedStr) and isinstance(first := node.values[0], ast.Constant):
+            parents.add(first.value)  # f"core.tools.{module}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)  # what is registered by its name and imported late
+    dotted = {word for word in words if "." in word}
+    return names | dotted | {f"{parent}{word}" for parent in parents if parent.endswith(".") for word in words}
 
 
 def near(changed: list[str], texts: dict[str, str]) -> dict[str, int]:
-    """{test file: imports between it and the nearest changed file}, nearest first; at equal distance those of the changed
-    file's own room first. A changed file that is not Python counts as the sources that name it."""
+    """{test file: imports between it and the nearest changed file}: those named after a changed file first, then the nearest;
+    at equal distance those of the changed file's own room. A changed file that is not Python counts as the sources that name it."""
     needed_by = importers(texts)
     others = [Path(path).name for path in changed if path not in texts]
     naming = {source for source, text in texts.items() if any(name in text for name in others)}
@@ -73,7 +76,8 @@ def near(changed: list[str], texts: dict[str, str]) -> dict[str, int]:
         distances |= dict.fromkeys(reached, distance)
         edge, reached = reached, set()
     tests = [path for path in distances if Path(path).name.startswith("test_")]
-    tests.sort(key=lambda path: (distances[path], Path(path).parts[1] not in rooms, path))
+    named = {f"test_{Path(path).name}" for path in changed}
+    tests.sort(key=lambda path: (Path(path).name not in named, distances[path], Path(path).parts[1] not in rooms, path))
     return {path: distances[path] for path in tests}
 
 

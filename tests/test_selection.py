@@ -96,6 +96,7 @@ SOURCES = {
     "core/low/sizes.py": "def double(): pass\nTABLE = 'sizes.json'",
     "core/high/page.py": "def show():\n    from core.low.sizes import double",
     "core/high/late.py": "LATER = 'core.low.sizes'",
+    "core/high/tools.py": "def tool(module): later(f'core.low.{module}')\ntool('sizes')",
     "tests/low/conftest.py": "import core.low.sizes",
     "tests/low/test_other.py": "",
     "tests/low/test_sizes.py": "from core.low import sizes",
@@ -108,6 +109,7 @@ def test_near_tests_are_found_by_imports_nearest_first_and_those_of_its_room_bef
     assert importers(SOURCES)["core/low/sizes.py"] == {
         "core/high/page.py",
         "core/high/late.py",
+        "core/high/tools.py",
         "tests/low/conftest.py",
         "tests/low/test_sizes.py",
     }
@@ -116,6 +118,8 @@ def test_near_tests_are_found_by_imports_nearest_first_and_those_of_its_room_bef
         ("tests/low/test_other.py", 2),  # by its conftest
         ("tests/high/test_page.py", 2),
     ]
+    named = SOURCES | {"tests/high/test_sizes.py": "import tests.high.test_page"}
+    assert list(near(["core/low/sizes.py"], named))[:2] == ["tests/low/test_sizes.py", "tests/high/test_sizes.py"]
     assert near(["core/low/sizes.json"], SOURCES)["tests/low/test_sizes.py"] == 2
     assert near(["tests/high/test_alone.py"], SOURCES) == {"tests/high/test_alone.py": 0}
     assert near(["README.md"], SOURCES) == {}
