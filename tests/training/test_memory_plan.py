@@ -12,6 +12,7 @@ from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
+from core.training.memory import activations
 from core.training.memory.advice import advise, level_plans, switch_savings
 from core.training.memory.plan import MemoryFacts, PartSize, facts_of, memory_plan
 from tests.options import ADAFACTOR
@@ -58,6 +59,22 @@ def test_sd15_lora_at_512_fits_four_gigabytes():
     plan = memory_plan(job_of(), published("sd1", 512))
     assert plan.weights == pytest.approx(1.75 * GB, rel=0.1)
     assert 2.8 * GB < plan.total < 4 * GB
+
+
+@pytest.mark.parametrize(
+    ("groups", "trains"),
+    [
+        ({}, "network"),
+        ({"network": {"train_unet": False}}, "text"),
+        ({"method": {"kind": "fine_tune"}}, "weights"),
+        ({"method": {"kind": "embedding"}}, "text"),
+    ],
+)
+def test_the_pass_is_counted_for_what_trains(monkeypatch, groups, trains):
+    passes = []
+    monkeypatch.setattr(activations, "peak_bytes", lambda one, *more: passes.append(one) or 0)
+    memory_plan(job_of(**groups), short(published("sd1", 512)))
+    assert {one.trains for one in passes} == {trains}
 
 
 def test_a_unet_whose_layers_do_not_fit_one_another_is_refused_in_words():
