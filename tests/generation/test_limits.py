@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.components import Components
+from core.generation import sources
 from core.generation.decoding import images_at_once
 from core.generation.foreign_settings import SAMPLERS, ForeignSettings
 from core.generation.grids.axes import read_values
@@ -26,6 +27,7 @@ from core.generation.prompt.wildcards import no_files
 from core.generation.regional import masks_of
 from core.generation.requests import requests_of
 from core.generation.stages import stages_of
+from core.record.problems import Problem
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tests.refusals import refused
@@ -362,3 +364,11 @@ def test_images_of_a_batch_are_laid_in_rows():
         5: [[0, 1, 2], [3, 4, 128]],
     }.items():
         assert tiled(one[:count])[..., 0].tolist() == wanted
+
+
+@pytest.mark.parametrize(("has_loras", "said"), [(False, ["sampler.other-objective"]), (True, [])])
+def test_a_sampler_is_refused_for_the_models_objective_unless_a_lora_may_change_it(monkeypatch, has_loras, said):
+    problem = Problem("another objective", "generate.sampler", "choose another", code="sampler.other-objective")
+    monkeypatch.setattr(sources, "sampler_problem", lambda *given: problem)
+    found = sources.image_problems(build(GenerateJob, {"generate": {"prompt": "a"}}), "sd1", has_loras)
+    assert [each.code for each in found if each.level == "error"] == said

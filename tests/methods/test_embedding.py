@@ -147,3 +147,20 @@ def test_extended_inversion_gives_each_layer_its_own_text(components):
         table_width(components),
     )
     own.release()
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 16])
+def test_extended_inversion_goes_on_from_a_file_of_all_layers_alone(components, tmp_path, lacking):
+    vectors = {name: torch.full((1, table_width(components)), number / 16) for number, name in enumerate(LAYERS)}
+    kept = dict(list(vectors.items())[lacking:]) or {"emb_params": vectors[LAYERS[0]]}
+    write_embedding(tmp_path / "given.safetensors", kept, {}, torch.float32)
+    job = build(TrainJob, {"embedding": {"token_string": "zunkel", "extended": True}})
+    own = EmbeddingMethod(job, tmp_path / "given.safetensors")
+    if lacking:
+        with refused("embedding.other-tensors", lacking):
+            own.build(components)
+        return
+    own.build(components)
+    again = own.vectors("zunkel")
+    assert all(torch.equal(again[name], vectors[name]) for name in LAYERS)
+    own.release()
