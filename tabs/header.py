@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from core import __version__
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "gener
 
 def build(page: Page) -> None:
     """The header and the two carriers: one for the form, one for everything that runs."""
-    gr.HTML(piece("header"), elem_id="header-holder", apply_default_css=False)
+    gr.HTML(piece("header").replace("{version}", __version__), elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(
         "", html_template="", js_on_load=BUS % ("form", '"act"'), elem_id="form-bus", elem_classes="carrier"
     )

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from core import extensions, tasks
+from core import __version__, extensions, tasks
 from core.cli.former import FORMER, chosen, renewed, with_present_tool
 from core.cli.options import OWN, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
@@ -32,6 +32,9 @@ def main(words: list[str]) -> int:
             stream.reconfigure(errors="replace")
     one_heap()
     take_limits()
+    if words == ["--version"]:
+        print(f"Atelier {__version__}")
+        return DONE
     words = with_present_tool(words)
     first = words[0] if words else ""
     helps = "--help" in words or "-h" in words
@@ -95,6 +98,7 @@ def page_help() -> str:
 python webui.py [options]                      the page, at localhost:7860
 python webui.py COMMAND [PRESET] [options]     a job without the page; COMMAND --help lists its settings,
                                                COMMAND --help all those of its dataset, model and so on too
+python webui.py --version                      the version of Atelier
 
 Options:
 {options_help(PAGE)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def codes(task, *words):
     with pytest.raises(ProblemsError) as error:
         job_of(task, *words)
     return [problem.code for problem in error.value.problems]
+
+
+def test_the_version_is_that_of_the_newest_release(capsys):
+    assert main(["--version"]) == DONE
+    newest = re.search(r"^## (\S+) \(\d{4}-\d\d-\d\d\)$", (PROJECT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert newest and capsys.readouterr().out == f"Atelier {newest[1]}\n"
 
 
 def test_what_each_task_takes_is_one_of_its_settings():
