@@ -15,7 +15,8 @@
   };
 
   atelier.parts.checks = (data) => {
-    const problems = data.problems || [], [errors, warnings] = ["error", "warning"].map((level) => problems.filter((problem) => problem.level === level).length);
+    const problems = data.problems || [], of = (level) => problems.filter((problem) => problem.level === level).length;
+    const errors = of("error"), warnings = of("warning") + (data.warned_by_recipe || 0);
     const verdict = byId("preflight-verdict");
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);

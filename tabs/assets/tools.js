@@ -86,7 +86,7 @@
   const LAST = "atelier-tool", style = document.head.appendChild(h("style", {}));
   const only = (at, tool = "") => {
     const place = at === "tools" ? "#tools-holder" : `#${at}`, runs = ".tool-tasks-holder:has(.tool-task:is(.waiting, .running, .paused))";
-    text(style, `.column:has(> #tools-holder) > .block:not(#tool-index-holder, ${place}, #${at}-tasks, ${runs}) { display: none !important; }
+    text(style, `.column:has(> #tools-holder) > .block:not(.tab-heading, #tool-index-holder, ${place}, #${at}-tasks, ${runs}) { display: none !important; }
       #tool-index [data-at="${at}"]${tool ? `[data-tool="${tool}"]` : ":not([data-tool])"} { font-weight: 600; }`);
   };
   const choose = (at, tool = "") => { localStorage.setItem(LAST, `${at} ${tool}`); only(at, tool); };
@@ -113,7 +113,11 @@
   /** Lead to a card of Tools. */
   atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});
   atelier.does.make_pairs = () => atelier.openTools("tools-hints");
-  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("[data-act=get_model]")) choose("tools"); if (target.closest && target.closest("[data-act=convert_lora]")) choose("tools-loras", "convert_lora"); });
+  const LEADS = {get_model: ["tools"], convert_lora: ["tools-loras", "convert_lora"]};  // act -> card, tool
+  document.addEventListener("click", ({target}) => {
+    const act = target.closest && target.closest("[data-act]"), lead = act && LEADS[act.dataset.act];
+    if (lead) choose(...lead);
+  });
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));

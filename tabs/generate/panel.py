@@ -31,6 +31,7 @@ TOGETHER = {
     "large": ("Large images", ("hires", "deep_shrink", "gradual_latent")),
     "prompts": ("Prompts from files, regions", ("prompts", "regions")),
     "conditioning": ("Refiner, SDXL sizes, noise", ("refiner", "sizes", "start_noise")),
+    "controls": ("ControlNet, CLIP and VGG guidance", ("controls", "perceptual")),
     "output": ("Output, memory", ("output", "generation_memory")),
 }
 LAST = "generate"  # the row "More"

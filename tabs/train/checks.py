@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
 SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
+BY_RECIPE = (
+    "recipe.other-family",
+    "recipe.more-vram",
+)  # warnings that the recipe's card shows, counted in the headline
 SHOWN_IMAGES = 12
 
 
@@ -235,9 +239,9 @@ class Checks:
         self.setup = self._own.offer(job, report)
         facts["setup"] = setup_facts(self.setup)
         told = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()  # by the offer's own rows
-        told |= {"recipe.other-family", "recipe.more-vram"}  # by the recipe's card
-        found = [problem for problem in self.problems(job, report, device) if problem.code not in told]
-        facts["problems"] = [problem.to_dict() for problem in found]
+        found = self.problems(job, report, device)
+        facts["problems"] = [problem.to_dict() for problem in found if problem.code not in {*told, *BY_RECIPE}]
+        facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in found)
         return facts
 
     def _shown(self, row: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from work_parts import event, image, make_page, wait_until
@@ -376,7 +377,7 @@ def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     job = page.project.job
     (held,) = preflight(job, page.workspace).validation
     (prompt,) = read_prompts(job.samples, control=True)[0]  # refuses those without a control image
-    assert (prompt.prompt, prompt.control) == (held.caption.text, tmp_path / "lines" / held.image.path.name)
+    assert (prompt.prompt, Path(prompt.control)) == (held.caption.text, tmp_path / "lines" / held.image.path.name)
     assert (job.method.kind, browser.said["go"]) == ("controlnet", "Train")
     assert (job.dataset.folder, job.dataset.conditioning_data_dir) == (str(tmp_path / "set"), str(tmp_path / "lines"))
     page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "earlier"))

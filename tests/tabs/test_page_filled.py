@@ -64,6 +64,7 @@ def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
         look(tab, name)
         assert tab.evaluate(CONTRAST) == [] == tab.evaluate(SMALL), name
     assert tab.locator("h1").count() == 1
+    tab.locator("#tool-index [data-tool=inspect]").click()
     tab.locator("#tool-inspect-file").fill("outputs/none.safetensors")
     tab.locator("#tool-inspect-file").press("Enter")
     expect(tab.locator("#tools-models .tool-refused .problem").first).to_be_visible()

@@ -31,7 +31,7 @@ SHOWN_SLOWLY = """() => [...document.querySelectorAll("#tabs *")].filter((node) 
   return /\\b(all|visibility)\\b/.test(transitionProperty) && /[1-9]/.test(transitionDuration);
 }).map((node) => `${node.tagName}#${node.id}.${node.className}`)"""
 
-# Words on Generate that their control cuts: labels, buttons, chosen and offered values. Names and prompts of a person may be cut.
+# Words on Generate that their control cuts: labels, buttons, chosen and offered values. Names, paths and prompts may be cut.
 CUT = """() => {
   const page = document.querySelector("#gen-prompts").closest(".tabitem"), drawn = document.createElement("canvas").getContext("2d");
   const wide = (words, node) => { drawn.font = getComputedStyle(node).font; return drawn.measureText(words).width; };
@@ -43,7 +43,7 @@ CUT = """() => {
   const seen = (selector) => [...page.querySelectorAll(selector)].filter(
     (node) => node.checkVisibility({visibilityProperty: true}) && node.clientWidth > 1);
   const own = seen(named).filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.textContent);
-  const fields = seen("input:not([type=range], [type=checkbox], [type=file]):not([value*='/'])")
+  const fields = seen("input:not([type=range], [type=checkbox], [type=file]):not([value*='/'], [placeholder*='/'])")
     .map((node) => [node, node.value || node.placeholder]).filter(([node, words]) => wide(words, node) > room(node) + 1);
   const choices = seen("select:not(#shelf-model, #shelf-lora)").flatMap((node) => [...node.options].map(({text}) => [node, text]))
     .filter(([node, words]) => wide(words, node) > room(node) - 15);  // the arrow

@@ -17,6 +17,10 @@ from core.generation.image_record import Hashes
 from core.settings.check import build
 from core.settings.job import GenerateJob
 
+CLIPBOARD = (
+    "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+)
+
 
 def make(workspace, number, age=100.0, **generate):
     """An image of the folder; a higher number is newer."""
@@ -179,6 +183,12 @@ def test_an_image_is_compared_with_the_one_it_began_with_by_a_click_or_while_the
     Image.new("RGB", (64, 64), "red").save(folder / "200.png", pnginfo=png_info(job, Hashes()))
     tab.locator("#shelf-grid .tile[aria-label^=begun]").click()
     viewer = tab.get_by_role("dialog", name="Image viewer")
+    tab.evaluate(CLIPBOARD)
+    for of, value in (("prompt", "begun"), ("seed", "1")):
+        viewer.get_by_role("button", name=f"Copy {of}").click()
+        expect(viewer.get_by_role("button", name="Copied")).to_have_count(1)
+        assert tab.evaluate("window.copied") == value
+        expect(viewer.get_by_role("button", name="Copied")).to_have_count(0)
     compare = viewer.get_by_role("button", name="Compare with the initial image")
     expect(compare).to_have_attribute("aria-pressed", "false")
     compare.click()

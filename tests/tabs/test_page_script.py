@@ -233,6 +233,7 @@ def generate(tab, drawn) -> None:
 
 def tools(tab) -> None:
     go(tab, "Tools")
+    tab.locator("#tool-index [data-tool=inspect]").click()
     field = tab.locator("#tool-inspect-file")
     for file in (f"models/{NAME}.safetensors", f"models/loras/lora {NAME}.safetensors"):
         field.fill(file)

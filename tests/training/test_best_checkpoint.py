@@ -149,7 +149,7 @@ def test_a_run_that_is_trained_further_measures_the_same_pairs(train, forty):
 def test_a_run_too_short_to_measure_says_so_and_measures_nothing(train):
     run = train(saving=THREE_SAVES, schedule={"max_train_steps": 6, "seed": 7})
     run.start()
-    assert not run.lines("validated") and any("best checkpoint" in line["text"] for line in run.lines("log"))
+    assert not run.lines("validated") and any("compare checkpoints" in line["text"] for line in run.lines("log"))
 
 
 @given(st.integers(1, 100_000), st.integers(1, 200), st.integers(1, 2000))

