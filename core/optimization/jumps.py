@@ -27,15 +27,17 @@ def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
 
 def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:
     """(last rate, next rate) of the part whose learning rate rises most at this step, from a run of `steps` steps to one of
-    `total`; None where none jumps."""
+    `total`; None where none jumps. Another rate that was set is no jump of the schedule."""
     processes = after.memory.num_processes
-    own = effective_rates(after, processes)
-    last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), effective_rates(before, processes))
-    now = Rates(after, total, processes).at(step, own)
+    rates_before, rates = effective_rates(before, processes), effective_rates(after, processes)
+    last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)
+    now = Rates(after, total, processes).at(step, rates)
     rises = [
         (last[name], rate)
         for name, rate in now.items()
-        if name in last and abs(rate) > RISES * abs(last[name]) and abs(rate) > OF_RATE * abs(own[name])
+        if rates.get(name)
+        and rates_before.get(name)
+        and abs(rate / rates[name]) > max(RISES * abs(last[name] / rates_before[name]), OF_RATE)
     ]
     return max(rises, key=lambda pair: abs(pair[1]) - abs(pair[0]), default=None)
 

@@ -17,6 +17,9 @@ def job(total=16, scheduler="cosine", **schedule):
     return build(TrainJob, {"schedule": {"max_train_steps": total, "lr_scheduler": scheduler, **schedule}})
 
 
+HIGHER = {"schedule": {"max_train_steps": 24, "lr_scheduler": "cosine"}, "optimizer": {"learning_rate": 5e-4}}
+
+
 def rates(settings, total):
     asked = Rates(settings, total)
     return [asked.at(step, {"unet": 1e-4})["unet"] for step in range(total)]
@@ -32,6 +35,13 @@ def test_a_cosine_that_was_at_its_end_jumps_when_it_is_stretched():
 )
 def test_only_a_rate_that_rises_is_a_jump(scheduler, jumps):
     assert bool(rate_jump(job(16, scheduler), 16, job(24, scheduler), 24, 16)) == jumps
+
+
+def test_another_rate_that_was_set_is_no_jump_of_the_schedule():
+    higher = job(24, "constant").model_copy(update={"optimizer": build(TrainJob, HIGHER).optimizer})
+    assert rate_jump(job(16, "constant"), 16, higher, 24, 16) is None
+    last, now = rate_jump(job(), 16, build(TrainJob, HIGHER), 24, 16)
+    assert (last, now) == (pytest.approx(9.6e-7, rel=0.02), pytest.approx(5 * 2.5e-5, rel=0.02))
 
 
 def test_the_last_rate_is_kept():
