@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,7 @@ class QueueEntry:
 def _entry(values: Any) -> QueueEntry:
     """TypeError for one of other kinds of values, as a hand may have written."""
     entry = QueueEntry(**values)
-    texts = (
-        entry.id,
-        entry.task,
-        entry.title,
-        entry.state,
-        entry.run,
-        entry.message,
-        entry.preset,
-        entry.guest,
-        entry.lane,
-    )
+    texts = [getattr(entry, each.name) for each in fields(entry) if each.name not in ("job", "added")]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
     if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
