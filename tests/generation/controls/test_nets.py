@@ -63,7 +63,8 @@ def theirs(name, way, folder, nets, images, monkeypatch, picture, **asked):
     given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE}
     given |= {"controlnet_conditioning_scale": 1.0} | asked  # 0.8 in pipelines that begin with an image
     if way == "image":
-        given |= {"image": picture, "control_image": shown, "strength": 0.6, "patch": monkeypatch}
+        as_many = (int(STEPS * 0.6) + 1) / STEPS  # A1111's strength of 0.6 runs one step more than diffusers'
+        given |= {"image": picture, "control_image": shown, "strength": as_many, "patch": monkeypatch}
     else:
         given["image"] = shown
     return image_of(pipeline, SIZE, SEED, STEPS, STEPS, **given)
