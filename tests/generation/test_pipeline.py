@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
@@ -39,7 +38,6 @@ SCHEDULERS = {
     "ddim": lambda: DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=True),
     "euler": lambda: EulerDiscreteScheduler(**SCHEDULE),
     "euler_a": lambda: EulerAncestralDiscreteScheduler(**SCHEDULE),
-    "dpmsolver++": lambda: DPMSolverMultistepScheduler(**SCHEDULE),
 }
 
 
@@ -74,7 +72,7 @@ def their_pixels(pipeline, sampler, prompt, negative="", *, seed, steps, guidanc
 
 
 @pytest.mark.slow(but=("ddim",))
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmsolver++"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a"])
 def test_a_seed_gives_diffusers_image(starter, theirs, sampler):
     ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=4, guidance_scale=4)[0]
     other = their_pixels(theirs, sampler, "a fox, flat icon", "red", seed=42, steps=4, guidance=4)
