@@ -107,7 +107,7 @@ register(
         "generate images",
         GenerateJob,
         later("core.generation.run", "run_task"),
-        check=later("core.generation.plan", "check_task"),
+        check=later("core.generation.plan.plan", "check_task"),
         takes="generate.prompt",
     )
 )

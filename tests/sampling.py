@@ -1,7 +1,7 @@
 """Images by the loop of sampling, in one call."""
 
-from core.generation.decoding import decode
-from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
+from core.generation.sample.decoding import decode
+from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 
 
 def sampled(

@@ -75,6 +75,34 @@ def _is_earlier(words: list[str], place: str) -> bool:
     return words[1] in PLACE and PLACE[words[1]] < PLACE[place]
 
 
+# The rooms of core/generation, as ORDER; "" is what uses them. Packages import PUBLIC, whose names docs/extending.md states.
+ROOMS = [["prompt"], ["sample"], ["model"], ["plan"], ["images", "effects"], [""]]
+PUBLIC = {f"core.generation.{name}" for name in ("guidance", "guidances", "hooks", "initial", "loop", "upscalers")}
+
+
+def room_of(module: str) -> str:
+    """The room of core/generation that a module is in; "" for those above the rooms."""
+    words = module.split(".")
+    return words[2] if len(words) > 2 and any(words[2] in rooms for rooms in ROOMS) else ""
+
+
+def test_rooms_of_generation_import_downwards():
+    height = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    folders = {path.name for path in (ROOT / "core" / "generation").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders - {"grids"} == height.keys() - {""}
+    wrong, shortcuts = [], []
+    for path in FILES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for module in imported(path):
+            if not module.startswith("core.generation."):
+                continue
+            shortcuts += [f"{path} imports {module}"] if module in PUBLIC and name not in PUBLIC else []
+            own, other = room_of(name), room_of(module)
+            if name.startswith("core.generation.") and own != other and height[other] >= height[own]:
+                wrong.append(f"{path} imports {module}")
+    assert not wrong and not shortcuts
+
+
 CIRCLES_LEFT = ()
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from core.bench import workload
+from core.generation.model.store import ModelStore, make_store
 from core.generation.run import run_generate
-from core.generation.sources import make_store
-from core.generation.store import ModelStore
 from core.record.context import Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import GenerateJob

@@ -42,8 +42,8 @@ def run(words: list[str]) -> int:
 
 def ask(job: GenerateJob, options: Options) -> int:
     """Images for each prompt that is typed, with its options; what is wrong with one is said, and the next one asked for."""
+    from core.generation.model.store import make_store
     from core.generation.run import run_generate
-    from core.generation.sources import make_store
 
     workspace, store, device = options.workspace(), make_store(), options.device()
     plain = job.prompts.model_copy(update={"from_file": None, "from_module": None})

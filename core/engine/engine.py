@@ -25,7 +25,7 @@ from core.engine.run_words import words_of
 from core.engine.turn import Turn
 from core.engine.view import ENDED, RunView, best_validation, read_watch
 from core.engine.waiting import Wait, waits
-from core.generation.store import ModelStore
+from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.journal import last_of_kind

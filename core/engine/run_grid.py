@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, written
-from core.generation.image_metadata import portable_name
-from core.generation.library import find_file
-from core.generation.sample_prompts import SamplePrompt
+from core.generation.model.library import find_file, portable_name
+from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record.problems import ProblemsError
 from core.record.run_folder import safe_name
 from core.record.workspace import Workspace

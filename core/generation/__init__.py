@@ -1,1 +1,1 @@
-"""From a prompt to images: pipeline, LoRAs and embeddings in use, the model kept between jobs, image metadata."""
+"""From a prompt to images: the callers (`run`, `grids`, `class_images`), and the rooms below them. Imports point from callers down."""

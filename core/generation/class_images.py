@@ -20,25 +20,18 @@ from core.generation.class_plan import (
     plan_class_images,
     seed_of,
 )
-from core.generation.decoding import images_at_once
-from core.generation.embeddings import Words
-from core.generation.image_record import Hashes
-from core.generation.loras import LorasInUse
+from core.generation.images.output import encoded_image
 from core.generation.making import Maker
-from core.generation.models import kept_texts, leased
-from core.generation.output import encoded_image
-from core.generation.requests import Request
+from core.generation.model.leases import kept_texts, leased
+from core.generation.model.loras import LorasInUse
+from core.generation.model.sources import Hashes, Sources, file_hashes
+from core.generation.model.store import ModelStore, make_store
+from core.generation.model.words import Words
+from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_own_guidance, with_own_schedule
+from core.generation.plan.forecast import offload_for
+from core.generation.plan.requests import Request
 from core.generation.run import Written
-from core.generation.sources import (
-    Sources,
-    file_hashes,
-    find_sources,
-    make_store,
-    uses_zero_terminal_snr,
-    with_own_guidance,
-    with_own_schedule,
-)
-from core.generation.store import ModelStore
+from core.generation.sample.decoding import images_at_once
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -88,7 +81,7 @@ def make_class_images(
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
-        with leased(base, sources, store, device, reports) as components:
+        with leased(base, sources, store, device, reports, offload_for(base, sources, device)) as components:
             loras = LorasInUse()
             kept = kept_texts(base, sources, store, device, workspace, loras)
             maker = Maker(components, Words(components, {}, set(), kept), loras, reports)

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.dataset.preflight import preflight
 from core.dataset.sources.files import is_image, is_junk, is_label, printable
-from core.generation.prompt.tags import has_tags
+from core.generation.prompt.loras import has_tags
 from core.record import atomic, draws
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, raise_if_errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING, Any
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.generation.decoding import decode, images_at_once
-from core.generation.embeddings import Words
-from core.generation.guidance import EMPTY
-from core.generation.hooks import Lend, Making, differentiates, hooks_of
-from core.generation.initial import IMAGE, Canvas, encoded, mask_of, opened, pixels_of
-from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, reads_mask
-from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
-from core.generation.loras import LorasInUse
-from core.generation.noise import ImageNoise
+from core.generation.effects.inpaint import canvas_of, mixed_noise, reading_mask, reads_mask
+from core.generation.model.leases import Refiner
+from core.generation.model.loras import LorasInUse
+from core.generation.model.store import empty_device_cache
+from core.generation.model.upscaler_files import Leased
+from core.generation.model.words import Words
+from core.generation.plan.hooks import Lend, Making, differentiates, hooks_of
+from core.generation.plan.initial import IMAGE, opened
+from core.generation.plan.requests import Request
+from core.generation.plan.stages import as_generator, has_regions, passes_of, reading_of, sampling_of, stages_of
+from core.generation.plan.upscalers import enlarged, upscaler_of
 from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
-from core.generation.requests import Request
-from core.generation.stages import as_generator, has_regions, passes_of, reading_of, sampling_of, stages_of
-from core.generation.store import empty_device_cache
-from core.generation.upscaler_files import Leased
-from core.generation.upscalers import enlarged, upscaler_of
+from core.generation.sample.canvas import Canvas, encoded, mask_of, pixels_of
+from core.generation.sample.decoding import decode, images_at_once
+from core.generation.sample.guidance import EMPTY
+from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
+from core.generation.sample.noise import ImageNoise
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
@@ -37,11 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from core.generation.control_files import Nets
-
-
-# job -> its refiner, whose words are not those of embeddings, for a while
-Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
+    from core.generation.model.nets import Nets
 
 
 @dataclass(frozen=True)

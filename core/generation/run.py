@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
-from core.generation.embeddings import embeddings_attached, unused
-from core.generation.hooks import Lend
-from core.generation.image_metadata import one_image
-from core.generation.image_record import Hashes
-from core.generation.loop import steps_of
-from core.generation.loras import loras_attached, together
+from core.generation.images.metadata import one_image
+from core.generation.images.output import save_image
 from core.generation.making import Enlarger, Maker
-from core.generation.models import kept_texts, leased, refiners_of
-from core.generation.output import save_image
-from core.generation.plan import Plan, plan_of
-from core.generation.requests import merged_of
-from core.generation.sources import Sources, file_hashes, make_store, marked_files
-from core.generation.stages import only_enlarges, stages_of
-from core.generation.store import ModelStore, fingerprint
-from core.generation.upscaler_files import find_upscaler, kind_of, networks_of
+from core.generation.model.leases import kept_texts, leased, refiners_of
+from core.generation.model.loras import loras_attached, together
+from core.generation.model.sources import Hashes, Sources, file_hashes
+from core.generation.model.store import ModelStore, fingerprint, make_store
+from core.generation.model.upscaler_files import find_upscaler, kind_of, networks_of
+from core.generation.model.words import embeddings_attached, unused
+from core.generation.plan.files import marked_files
+from core.generation.plan.forecast import offload_for
+from core.generation.plan.hooks import Lend
+from core.generation.plan.plan import Plan, plan_of
+from core.generation.plan.requests import merged_of
+from core.generation.plan.stages import only_enlarges, stages_of
+from core.generation.sample.loop import steps_of
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
@@ -32,7 +33,7 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
-    from core.generation.control_files import Nets
+    from core.generation.model.nets import Nets
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
@@ -79,7 +80,8 @@ def ready(
         yield Enlarger(upscalers), Written(workspace, sources, hashes, reports)
         return
     _say_schedule(plan, reports)
-    with leased(job, sources, store, device, reports) as components:
+    offload = offload_for(job, sources, device)
+    with leased(job, sources, store, device, reports, offload) as components:
         uses = together([request.job.generate.loras for request in plan.requests])
         with (
             loras_attached(components, uses, sources.loras.__getitem__, merged_of(job, len(uses))) as loras,
@@ -92,7 +94,7 @@ def ready(
             ]
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
-            refiners = refiners_of(job, sources, store, device, workspace, components)
+            refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
             with _nets_of(store, components, sources, workspace, reports) as nets:
                 maker = Maker(components, words, loras, reports, upscalers, refiners, nets, lend)
@@ -105,7 +107,7 @@ def _nets_of(
     """What lends the ControlNets of a job."""
     if not sources.controls:
         return nullcontext()
-    from core.generation.controls import nets_of
+    from core.generation.effects.controls.hook import nets_of
 
     return nets_of(store, components, sources, workspace, reports)
 

@@ -22,8 +22,8 @@ FP32 = {"memory": {"mixed_precision": "no"}}
 
 def generated(place: Place, **more: Any) -> Path:
     """One image from the starter, generated like in Generate."""
+    from core.generation.model.store import make_store
     from core.generation.run import run_generate
-    from core.generation.sources import make_store
 
     values = {
         "model": {"base_model": str(STARTER)},

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.tensors.header import read_header
-from core.generation.library import SUFFIXES
+from core.generation.model.library import SUFFIXES
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome

@@ -62,7 +62,7 @@ def _forget_link(shown: str, context: JobContext) -> None:
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     """The file a tool works on: a path, or the name of a LoRA. where: the setting that gives it."""
-    from core.generation.library import find_file, find_lora
+    from core.generation.model.library import find_file, find_lora
 
     wanted = (name or "").strip()
     if not wanted:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families.locate import model_path
-from core.generation.upscaler_files import find_upscaler, kind_of
+from core.generation.model.upscaler_files import find_upscaler, kind_of
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
@@ -135,7 +135,7 @@ def latent_upscaler(asked: LatentUpscalerSettings, context: JobContext) -> Outco
 
     from core.families import family
     from core.families.loading import load_vae
-    from core.generation.upscaling_networks import load_network
+    from core.generation.model.upscaling_networks import load_network
 
     plan = _planned(asked, context.workspace)
     context.stage("loading the VAE and the network")
@@ -186,7 +186,7 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
     from PIL.Image import Resampling
 
     from core.families.vae import encode_image_latents
-    from core.generation.initial import pixels_of
+    from core.generation.sample.canvas import pixels_of
     from core.record.draws import normal
 
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]

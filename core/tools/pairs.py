@@ -18,15 +18,15 @@ from core.control.hints.models import checked_model
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable
-from core.generation.loop import steps_of
+from core.generation.images.output import encoded_image
 from core.generation.making import Maker
-from core.generation.output import encoded_image
-from core.generation.plan import Plan, plan_for
+from core.generation.model.store import make_store
+from core.generation.plan.plan import Plan, plan_for
+from core.generation.plan.requests import Request
+from core.generation.plan.stages import stages_of
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
-from core.generation.requests import Request
 from core.generation.run import Written, ready
-from core.generation.sources import make_store
-from core.generation.stages import stages_of
+from core.generation.sample.loop import steps_of
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome

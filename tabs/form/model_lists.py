@@ -11,8 +11,8 @@ from pathlib import Path
 
 from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
-from core.generation.image_metadata import portable_name
-from core.generation.library import (
+from core.generation.model.index import FileFacts, facts_of_file
+from core.generation.model.library import (
     find_loras,
     list_control,
     list_embeddings,
@@ -20,9 +20,9 @@ from core.generation.library import (
     list_models,
     list_upscalers,
     list_vaes,
+    portable_name,
 )
-from core.generation.model_index import FileFacts, facts_of_file
-from core.generation.refiner import is_refiner
+from core.generation.plan.refiner import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 

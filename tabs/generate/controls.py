@@ -14,10 +14,11 @@ from PIL import Image
 from core.control.hints import settings_of
 from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model, known_models
-from core.generation.control_files import NETS, find_control_net
-from core.generation.image_metadata import portable_name
-from core.generation.initial import CONTROL, opened, placed
-from core.generation.model_index import facts_of_file
+from core.generation.model.index import facts_of_file
+from core.generation.model.library import portable_name
+from core.generation.model.nets import NETS, find_control_net
+from core.generation.plan.initial import CONTROL, opened
+from core.generation.sample.canvas import placed
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, resolve_path

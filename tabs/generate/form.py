@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.control_files import NETS, net_of_image
-from core.generation.embeddings import NewWord, find_word, find_words
-from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, find_lora, list_vaes
-from core.generation.prompt.loras import with_prompt_loras
-from core.generation.prompt.tags import LoraTag, without_tags
+from core.generation.model.library import find_file, find_lora, list_vaes, portable_name
+from core.generation.model.nets import NETS, net_of_image
+from core.generation.model.upscaler_files import find_upscaler
+from core.generation.model.words import NewWord, find_word, find_words
+from core.generation.plan.refiner import find_refiner
+from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
-from core.generation.refiner import find_refiner
-from core.generation.upscaler_files import find_upscaler
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import FRESH_SEEDS, Declared, Settings, declared, setting, value_of
@@ -34,7 +32,7 @@ from core.settings.presets.files import to_values
 from tabs.form.own_settings import entries, read, usable
 
 if TYPE_CHECKING:
-    from core.generation.sample_prompts import SamplePrompt
+    from core.generation.prompt.sample_prompts import SamplePrompt
     from tabs.context import Page
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.gallery import Gallery, Shot, Wanted, copy_as_dataset
-from core.generation.image_facts import UNREAD, read_facts
-from core.generation.image_metadata import read_image_metadata
-from core.generation.image_record import ImageRecord
-from core.generation.initial import blur_of
-from core.generation.library import find_file
+from core.generation.images.facts import UNREAD, read_facts
+from core.generation.images.gallery import Gallery, Shot, Wanted, copy_as_dataset
+from core.generation.images.metadata import read_image_metadata
+from core.generation.images.record import ImageRecord
+from core.generation.model.library import find_file
+from core.generation.plan.initial import blur_of
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path

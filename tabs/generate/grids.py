@@ -31,7 +31,7 @@ from core.generation.grids.axes import (
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked, expected_steps
-from core.generation.library import find_file
+from core.generation.model.library import find_file
 from core.record import atomic
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors

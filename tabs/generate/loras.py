@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 
 from core.formats.detect import identify
-from core.generation.embeddings import find_word
-from core.generation.library import find_file
-from core.generation.model_index import FileFacts, facts_of_file, preview_of
-from core.generation.prompt.tags import LoraTag
+from core.generation.model.index import FileFacts, facts_of_file, preview_of
+from core.generation.model.library import find_file
+from core.generation.model.words import find_word
+from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace

@@ -71,7 +71,7 @@ class MemoryLine:
         return "" if busy else None
 
     def _count(self, job: GenerateJob, key: str, task: Any) -> None:
-        from core.generation.forecast import forecast
+        from core.generation.plan.forecast import forecast
 
         device, words = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # problems of a job are reported when it is started

@@ -14,8 +14,9 @@ from PIL import Image
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.images.painting import decoded_png, too_large
 from core.dataset.sources.files import printable
-from core.generation.initial import IMAGE, MAP, MASK, fitted, opened
+from core.generation.plan.initial import IMAGE, MAP, MASK, opened
 from core.generation.prompt.runs import parts_of
+from core.generation.sample.canvas import fitted
 from core.record import atomic
 from core.record.problems import ProblemsError, raise_if_errors, unwritten
 from core.record.units import size_words

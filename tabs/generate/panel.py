@@ -10,7 +10,7 @@ from typing import Any
 from core.families.locate import GENERATED, family_of
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
-from core.generation.library import find_file
+from core.generation.model.library import find_file
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import chooser_of

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
-from core.generation.embeddings import find_words
-from core.generation.gallery import Gallery
-from core.generation.image_facts import LONGEST
-from core.generation.library import several_loras, tokens_of_file, wildcard_names
+from core.generation.images.facts import LONGEST
+from core.generation.images.gallery import Gallery
+from core.generation.model.library import known_in, several_loras, tokens_of_file, wildcard_names
+from core.generation.model.words import find_words
+from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
-from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
-from core.generation.stages import passes_of
 from core.record import atomic
 from core.record.bounded_json import read_json
 from core.record.problems import ProblemsError

@@ -11,15 +11,15 @@ import gradio as gr
 
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
-from core.generation.gallery import Shot
 from core.generation.grids.folder import GridFolder, place_of
-from core.generation.image_facts import Facts, read_facts
-from core.generation.image_metadata import read_image_metadata
-from core.generation.image_record import ImageRecord
-from core.generation.plan import mask_size_advice
+from core.generation.images.facts import Facts, read_facts
+from core.generation.images.gallery import Shot
+from core.generation.images.metadata import read_image_metadata
+from core.generation.images.record import ImageRecord
+from core.generation.plan.initial import mask_size_advice
+from core.generation.plan.requests import FILE as FROM_FILE
+from core.generation.plan.upscalers import LANCZOS, UPSCALERS
 from core.generation.prompt.files import is_prompt, read_entries
-from core.generation.requests import FILE as FROM_FILE
-from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
 from core.record.bounded_json import json_or_none
 from core.record.problems import Problem, ProblemsError

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.library import find_lora
-from core.generation.plan import plan_of
+from core.generation.model.library import find_lora
+from core.generation.plan.plan import plan_of
+from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
-from core.generation.requests import in_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.settings.base import Settings

@@ -12,7 +12,7 @@ from typing import Any
 from core.dataset.sources.files import is_junk, printable
 from core.formats.hub import catalog
 from core.formats.hub.references import resolve
-from core.generation.library import SUFFIXES
+from core.generation.model.library import SUFFIXES
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of

@@ -21,15 +21,14 @@ import torch
 
 from core.families.counting import FusedKernel
 from core.families.vae_strips import Strips
-from core.generation.embeddings import embeddings_attached
-from core.generation.forecast import needs_of
-from core.generation.loras import LorasInUse
 from core.generation.making import Maker
-from core.generation.models import leased
-from core.generation.parts import Parts
-from core.generation.plan import plan_of
-from core.generation.prompt.kept import ModelTexts
-from core.generation.store import ModelStore
+from core.generation.model.leases import leased
+from core.generation.model.loras import LorasInUse
+from core.generation.model.parts import Parts
+from core.generation.model.store import ModelStore, ModelTexts
+from core.generation.model.words import embeddings_attached
+from core.generation.plan.forecast import needs_of, offload_for
+from core.generation.plan.plan import plan_of
 from core.record import machine
 from core.record.context import NO_REPORTS
 from core.record.workspace import PROJECT, Workspace
@@ -68,16 +67,17 @@ def count(folder: Path, name: str) -> dict:
     workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
     plan, found = plan_of(job, workspace), {}
+    one = plan.requests[0].job, plan.sources
     with (
         mock.patch.object(machine, "memory", lambda device: (0, size * GB)),
         mock.patch.object(machine, "free_memory", lambda device: size * GB - watched.now),
         mock.patch("torch.cuda.mem_get_info", lambda device=None: (size * GB, size * GB)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
-        mock.patch("core.generation.parts._lay_out"),  # the card knows no layouts
+        mock.patch("core.generation.model.parts._lay_out"),  # the card knows no layouts
         mock.patch("core.families.vae_strips.scaled_dot_product_attention", attention),
         mock.patch.object(Strips, "decoder", autospec=True, side_effect=Strips.decoder) as in_strips,
         card() as watched,
-        leased(plan.requests[0].job, plan.sources, ModelStore(), "cuda", NO_REPORTS) as components,
+        leased(*one, ModelStore(), "cuda", NO_REPORTS, offload_for(*one, "cuda")) as components,
         embeddings_attached(components, [], ModelTexts(device="cuda")) as words,
     ):
         found["loading"], watched.peak = watched.peak, watched.now

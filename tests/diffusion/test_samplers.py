@@ -17,8 +17,8 @@ from core.diffusion.samplers import (
     start_scale,
 )
 from core.diffusion.schedule import sd_alpha_bar, zero_terminal
-from core.generation.loop import Sampling as LoopSampling
-from core.generation.loop import Stage, noises_of
+from core.generation.sample.loop import Sampling as LoopSampling
+from core.generation.sample.loop import Stage, noises_of
 from core.settings.samples import SAMPLERS as OFFERED
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.families import family
 from core.families.offload import rest_in_ram, vae_visits, visiting, visiting_by_layers
-from core.generation.forecast import Needs
+from core.generation.plan.forecast import Needs
 from core.generation.prompt.states import encode_texts
 from core.methods.tokens import TokenTable
 from tests.models import tiny_folder

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.families.trained_size import STATED, USUAL_GUIDANCE, own_guidance
-from core.generation.sources import with_own_guidance
+from core.generation.plan.files import with_own_guidance
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob

@@ -15,7 +15,7 @@ from core.diffusion.text_states import Conditioning
 from core.families.part_shapes import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
-from core.generation.plan import check_task
+from core.generation.plan.plan import check_task
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace

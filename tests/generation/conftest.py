@@ -3,7 +3,7 @@
 import pytest
 
 from core.families import family
-from core.generation.sources import make_store
+from core.generation.model.store import make_store
 from core.record.workspace import PROJECT
 
 

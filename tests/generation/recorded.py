@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 from core.bench.random_model import shipped_config, write_folder
 from core.families import family
-from core.generation import stages
-from core.generation.embeddings import NewWord, embeddings_attached
-from core.generation.library import wildcard_lines
-from core.generation.loras import loras_attached, together
 from core.generation.making import Maker
-from core.generation.prompt.kept import ModelTexts
-from core.generation.requests import merged_of, requests_of
+from core.generation.model.library import wildcard_lines
+from core.generation.model.loras import loras_attached, together
+from core.generation.model.store import ModelTexts
+from core.generation.model.words import NewWord, embeddings_attached
+from core.generation.plan import stages
+from core.generation.plan.requests import merged_of, requests_of
 from core.networks.frozen import install, works
 from core.settings.job import GenerateJob
 from tests.recorded_tensors import recorded_tensors
@@ -212,7 +212,8 @@ def run(case, components, work, monkeypatch):
     own = Random(1234)
     workspace = SimpleNamespace(models=work)
     requests, _ = requests_of(job, partial(wildcard_lines, workspace))
-    from core.generation.plan import with_initial_images, with_size
+    from core.generation.plan.initial import with_initial_images
+    from core.generation.plan.plan import with_size
 
     requests = [replace(each, job=with_size(each.job, (128, 128), 8)) for each in with_initial_images(requests)]
     uses = together([request.job.generate.loras for request in requests])

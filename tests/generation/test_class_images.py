@@ -15,15 +15,8 @@ from core.dataset.preflight import preflight
 from core.generation import class_images as running
 from core.generation import making
 from core.generation.class_images import make_class_images, what_would_be_made
-from core.generation.class_plan import (
-    MANIFEST,
-    Manifest,
-    manifest_for,
-    plan_class_images,
-    seed_of,
-    sizes_by_views,
-)
-from core.generation.image_metadata import read_image_metadata
+from core.generation.class_plan import MANIFEST, Manifest, manifest_for, plan_class_images, seed_of, sizes_by_views
+from core.generation.images.metadata import read_image_metadata
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

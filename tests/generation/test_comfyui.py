@@ -2,7 +2,7 @@
 
 import json
 
-from core.generation.comfyui import graph_of, positive_prompts
+from core.generation.images.comfyui import graph_of, positive_prompts
 
 
 def node(kind, **inputs):

@@ -15,9 +15,9 @@ from PIL import Image
 
 from core.diffusion.samplers import SAMPLERS
 from core.families import family
-from core.generation.decoding import decode_pixels
-from core.generation.plan import plan_of
+from core.generation.plan.plan import plan_of
 from core.generation.run import ready
+from core.generation.sample.decoding import decode_pixels
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -281,7 +281,7 @@ EVALUATIONS |= {name: EVALUATIONS["heun"] for name, sampler in SAMPLERS.items() 
 def test_preview_progress_and_hires_fix_ask_for_no_evaluation_more(models, store, place, monkeypatch, sampler):
     """A step is one evaluation of both texts; those of second order take two but for the last, PLMS one more in all."""
     shown, reports = [], Reports()
-    monkeypatch.setattr("core.generation.preview.SECONDS", 0)
+    monkeypatch.setattr("core.generation.effects.preview.SECONDS", 0)
     monkeypatch.setattr(reports, "preview", shown.append)
     expected = EVALUATIONS.get(sampler, lambda steps: steps)
     hires = {"highres_fix_scale": 1.5, "highres_fix_steps": 4}

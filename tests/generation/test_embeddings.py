@@ -14,17 +14,17 @@ from core.cli.main import main
 from core.families import family
 from core.formats.detect import identify
 from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
-from core.generation.a1111 import a1111_text, from_a1111_text
-from core.generation.embeddings import NewWord, embeddings_attached, find_word, find_words, token_widths
-from core.generation.image_metadata import read_image_metadata
-from core.generation.library import list_embeddings
-from core.generation.loras import loras_attached
+from core.generation.images.a1111 import a1111_text, from_a1111_text
+from core.generation.images.metadata import read_image_metadata
 from core.generation.making import Maker
-from core.generation.plan import plan_of
-from core.generation.prompt.known import word_vectors
+from core.generation.model.library import list_embeddings, word_vectors
+from core.generation.model.loras import loras_attached
+from core.generation.model.store import make_store
+from core.generation.model.words import NewWord, embeddings_attached, find_word, find_words, token_widths
+from core.generation.plan.files import find_sources
+from core.generation.plan.plan import plan_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
-from core.generation.sources import find_sources, make_store
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

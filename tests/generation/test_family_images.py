@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
-from core.generation.decoding import decode_pixels
-from core.generation.loop import Stage
-from core.generation.loras import loras_attached
+from core.generation.model.loras import loras_attached
 from core.generation.prompt.states import encode_prompts
+from core.generation.sample.decoding import decode_pixels
+from core.generation.sample.loop import Stage
 from core.networks.adapter_file import load_lora, to_diffusers
 from core.networks.files import read_network
 from core.record.workspace import PROJECT

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.generation.image_metadata import read_image_metadata
+from core.generation.images.metadata import read_image_metadata
 
 
 def read(tmp_path, **texts):

@@ -10,11 +10,11 @@ from datetime import date, timedelta
 import pytest
 from PIL import Image
 
-from core.generation import gallery as index
-from core.generation.gallery import Gallery, Wanted, copy_as_dataset, plain_words
-from core.generation.image_facts import facts_of, pair_key
-from core.generation.image_metadata import png_info
-from core.generation.image_record import Hashes
+from core.generation.images import gallery as index
+from core.generation.images.facts import facts_of, pair_key
+from core.generation.images.gallery import Gallery, Wanted, copy_as_dataset, plain_words
+from core.generation.images.metadata import png_info
+from core.generation.model.sources import Hashes
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build

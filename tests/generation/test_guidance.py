@@ -23,14 +23,14 @@ from diffusers.hooks.smoothed_energy_guidance_utils import (
 
 from core.diffusion.text_states import TextStates
 from core.families import family
-from core.generation.checks import guidance_problems, problems_of
-from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, composed
-from core.generation.guidances import GUIDANCES, make_guidance
-from core.generation.guidances.layers import layers_of, sides_of, smoothed
-from core.generation.loop import Denoiser
-from core.generation.noise import ImageNoise
-from core.generation.plan import check_task
+from core.generation.plan.checks import guidance_problems, problems_of
+from core.generation.plan.plan import check_task
 from core.generation.prompt.states import PromptStates, encode_prompts
+from core.generation.sample.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, composed
+from core.generation.sample.guidances import GUIDANCES, make_guidance
+from core.generation.sample.guidances.layers import layers_of, sides_of, smoothed
+from core.generation.sample.loop import Denoiser
+from core.generation.sample.noise import ImageNoise
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.generation import guidance as settings

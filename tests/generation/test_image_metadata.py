@@ -14,19 +14,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.diffusion.samplers import schedules_of
-from core.generation.a1111 import a1111_text, from_a1111_text
-from core.generation.a1111_rows import ROWS, by_own_names
-from core.generation.image_metadata import (
-    EXIF_FOLDER,
-    EXIF_USER_COMMENT,
-    one_image,
-    png_info,
-    portable_name,
-    read_image_metadata,
-)
-from core.generation.image_record import Hashes
-from core.generation.stages import stages_of
-from core.generation.upscalers import UPSCALERS
+from core.generation.images.a1111 import a1111_text, from_a1111_text
+from core.generation.images.a1111_rows import ROWS, by_own_names
+from core.generation.images.metadata import EXIF_FOLDER, EXIF_USER_COMMENT, one_image, png_info, read_image_metadata
+from core.generation.model.library import portable_name
+from core.generation.model.sources import Hashes
+from core.generation.plan.stages import stages_of
+from core.generation.plan.upscalers import UPSCALERS
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared
 from core.settings.check import build

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Sampling, Stage, _places
-from core.generation.plan import plan_of
+from core.generation.images.metadata import read_image_metadata
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
+from core.generation.sample.loop import Sampling, Stage, _places
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob

@@ -9,9 +9,9 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFilter, ImageOps
 
 from core.generation import making
-from core.generation.image_metadata import read_image_metadata
-from core.generation.inpainting import around, canvas_of, filled
-from core.generation.plan import plan_of
+from core.generation.effects.inpaint import around, canvas_of, filled
+from core.generation.images.metadata import read_image_metadata
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from core.bench.random_model import random_state
 from core.families import family
 from core.families.locate import GENERATED, family_of
-from core.generation import inpainting
-from core.generation.plan import plan_of
+from core.generation.effects import inpaint as inpainting
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

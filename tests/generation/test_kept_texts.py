@@ -10,9 +10,8 @@ from PIL import Image
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.class_images import make_class_images
-from core.generation.prompt.kept import KeptTexts
+from core.generation.model.store import KeptTexts, ModelStore
 from core.generation.run import run_generate
-from core.generation.store import ModelStore
 from core.networks.adapter_file import save_lora
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build

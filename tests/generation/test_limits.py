@@ -12,21 +12,21 @@ from PIL.PngImagePlugin import PngInfo
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.components import Components
-from core.generation import sources
-from core.generation.decoding import images_at_once
-from core.generation.foreign_settings import SAMPLERS, ForeignSettings
+from core.generation.effects.preview import tiled
+from core.generation.effects.regions import masks_of
 from core.generation.grids.axes import read_values
-from core.generation.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
-from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Denoiser, Sampling, Stage, noises_of, steps_of
-from core.generation.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
-from core.generation.output import _safe
-from core.generation.preview import tiled
-from core.generation.prompt.kept import KeptTexts
+from core.generation.images.metadata import read_image_metadata
+from core.generation.images.output import _safe
+from core.generation.images.record import SAMPLERS, ForeignSettings
+from core.generation.model.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
+from core.generation.model.store import KeptTexts
+from core.generation.plan import files as sources
+from core.generation.plan.requests import requests_of
+from core.generation.plan.stages import stages_of
 from core.generation.prompt.wildcards import no_files
-from core.generation.regional import masks_of
-from core.generation.requests import requests_of
-from core.generation.stages import stages_of
+from core.generation.sample.decoding import images_at_once
+from core.generation.sample.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
+from core.generation.sample.loop import Denoiser, Sampling, Stage, noises_of, steps_of
 from core.record.problems import Problem
 from core.settings.check import build
 from core.settings.job import GenerateJob
@@ -329,7 +329,7 @@ def test_networks_of_a_model_stay_up_to_their_number_and_bytes_the_newest(monkey
 
     for count in (MOST_KEPT - 1, MOST_KEPT, MOST_KEPT + 1):
         assert left([1] * count) == list(range(count))[-20:]
-    monkeypatch.setattr("core.generation.loras.MOST_KEPT_BYTES", 10)
+    monkeypatch.setattr("core.generation.model.loras.MOST_KEPT_BYTES", 10)
     assert left([4, 3, 3]) == [0, 1, 2] and left([4, 3, 4]) == [1, 2] and left([4, 3, 11]) == []
 
 

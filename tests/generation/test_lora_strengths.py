@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from core.families import family
-from core.generation import loras as loras_module
-from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
-from core.generation.loras import Strength, loras_attached
 from core.generation.making import Maker
-from core.generation.plan import plan_of
-from core.generation.prompt.loras import tag_of, use_of
+from core.generation.model import loras as loras_module
+from core.generation.model.loras import Strength, loras_attached
+from core.generation.model.store import make_store
+from core.generation.plan.plan import plan_of
+from core.generation.prompt.loras import LoraTag, tag_of, use_of, without_tags
 from core.generation.prompt.states import encode_prompts
-from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.run import run_generate
-from core.generation.sources import make_store
+from core.generation.sample.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS, block_weights, slot_of
 from core.networks.files import read_network
@@ -135,7 +134,7 @@ def test_a_step_range_is_a_run_with_the_lora_on_at_these_steps_only(starter, fil
 
 
 def no_words(starter):
-    from core.generation.embeddings import embeddings_attached
+    from core.generation.model.words import embeddings_attached
 
     with embeddings_attached(starter, []) as words:
         return words
@@ -200,7 +199,7 @@ def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_pat
     path = save_lora(tmp_path / "own.safetensors", random_lora(starter, conv=False), SD1)
     read = []
     monkeypatch.setattr(
-        "core.generation.loras.read_network", lambda *given: read.append(given[1]) or read_network(*given)
+        "core.generation.model.loras.read_network", lambda *given: read.append(given[1]) or read_network(*given)
     )
     first = latents(starter, LoraUse(file="a", strength=0.8), path)
     latents(starter, LoraUse(file="a", strength=-0.5, block_weights="MIDD"), path)
@@ -211,7 +210,7 @@ def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_pat
     assert len(read) == 2
     save_lora(path, random_lora(starter, conv=False, seed=9), SD1)
     assert not torch.equal(latents(starter, LoraUse(file="a", strength=0.8), path), first) and len(read) == 3
-    monkeypatch.setattr("core.generation.loras.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("core.generation.model.loras.MOST_KEPT_BYTES", 0)
     for _ in range(2):  # what is over the limit is not kept
         latents(starter, LoraUse(file="a", strength=0.8), path)
     assert len(read) == 4  # the first time it was kept from before

@@ -12,13 +12,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
-from core.generation.decoding import decode_pixels
-from core.generation.library import find_lora, find_loras, list_loras, list_models
-from core.generation.loras import loras_attached
-from core.generation.plan import plan_of
+from core.generation.model.library import find_lora, find_loras, known_in, list_loras, list_models
+from core.generation.model.loras import loras_attached
+from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
-from core.generation.prompt.known import known_in
 from core.generation.prompt.states import encode_prompts
+from core.generation.sample.decoding import decode_pixels
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.generation import model_index
-from core.generation.control_files import find_control_net
-from core.generation.library import list_control, list_loras, list_models, list_vaes
+from core.generation.model import index as model_index
+from core.generation.model.library import list_control, list_loras, list_models, list_vaes
+from core.generation.model.nets import find_control_net
 from core.record.workspace import Workspace
 
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"

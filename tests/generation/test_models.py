@@ -15,13 +15,13 @@ from core.families import family
 from core.families.counting import Live
 from core.families.vae_strips import Strips
 from core.generation import making
-from core.generation.forecast import Needs, forecast, needs_of, offload_of
-from core.generation.models import leased
-from core.generation.parts import Parts
-from core.generation.plan import plan_of
+from core.generation.model.leases import leased
+from core.generation.model.parts import Parts
+from core.generation.model.store import ModelStore
+from core.generation.model.upscaling_networks import MARGIN, TILE, RRDBNet
+from core.generation.plan.forecast import Needs, forecast, needs_of, offload_of
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.store import ModelStore
-from core.generation.upscaling_networks import MARGIN, TILE, RRDBNet
 from core.networks.narrow import NARROW
 from core.record.context import NO_REPORTS
 from core.record.workspace import PROJECT, Workspace
@@ -54,8 +54,8 @@ def image(job, workspace, store, **how):
         return np.asarray(opened).astype(int)
 
 
-def in_use(job, workspace, store):
-    return leased(job, plan_of(job, workspace).sources, store, "cpu", NO_REPORTS)
+def in_use(job, workspace, store, offload="off"):
+    return leased(job, plan_of(job, workspace).sources, store, "cpu", NO_REPORTS, offload)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_parts_that_rest_elsewhere_make_the_same_image(workspace, store, monkeyp
     plain = image(job_of(prompt="a cup"), workspace, store)
     with in_use(job_of(), workspace, store) as model:
         assert not model.denoiser._forward_pre_hooks
-    monkeypatch.setattr("core.generation.models.offload_of", lambda *given: "layers")
-    with in_use(job_of(), workspace, store) as model:
+    monkeypatch.setattr("core.generation.run.offload_for", lambda *given: "layers")
+    with in_use(job_of(), workspace, store, "layers") as model:
         assert model.denoiser.conv_in._forward_pre_hooks, "each layer calls its weights"
     np.testing.assert_array_equal(image(job_of(prompt="a cup"), workspace, store), plain)
 
@@ -166,7 +166,7 @@ def test_parts_that_rest_elsewhere_make_the_same_image(workspace, store, monkeyp
 @pytest.mark.parametrize(("gigabytes", "way"), [(24, "off"), (1.15, "parts"), (0.7, "layers")])
 def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way):
     needs = Needs(300 << 20, 10 << 20, 100 << 20, 100 << 20, 100 << 20, 20 << 20, 0, 10 << 20)
-    monkeypatch.setattr("core.generation.forecast.needs_of", lambda job, parts: needs)
+    monkeypatch.setattr("core.generation.plan.forecast.needs_of", lambda job, parts: needs)
     monkeypatch.setattr("core.record.machine.memory", lambda device: (0, int(gigabytes * 2**30)))
     parts = Parts(job_of().memory, plan_of(job_of(), workspace).sources, "cuda")
     assert offload_of(job_of(), parts) == way

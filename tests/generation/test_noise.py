@@ -3,11 +3,11 @@
 import torch
 
 from core.families import family
-from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Denoiser, Sampling, Stage, noises_of
-from core.generation.noise import ImageNoise, Variation, slerp
+from core.generation.images.metadata import read_image_metadata
+from core.generation.plan.stages import sampling_of
 from core.generation.run import run_generate
-from core.generation.stages import sampling_of
+from core.generation.sample.loop import Denoiser, Sampling, Stage, noises_of
+from core.generation.sample.noise import ImageNoise, Variation, slerp
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob

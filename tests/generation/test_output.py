@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.generation import output
-from core.generation.image_metadata import read_image_metadata, user_comment
-from core.generation.image_record import Hashes
-from core.generation.output import output_problems, save_image
+from core.generation.images import output
+from core.generation.images.metadata import read_image_metadata, user_comment
+from core.generation.images.output import save_image
+from core.generation.model.sources import Hashes
+from core.generation.model.store import make_store
+from core.generation.plan.checks import output_problems
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import GenerateJob
 from tests.refusals import refused

@@ -18,19 +18,18 @@ from safetensors.torch import load_file, save_file
 from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, model_input, root_alpha_bar, start_scale
 from core.diffusion.text_states import TextStates
 from core.families import family
-from core.generation.forecast import needs_of, offload_of
-from core.generation.guidance import UNGUIDED
-from core.generation.hooks import Making
-from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Denoiser, Sampling, Stage, conditioning, denoise, noises_of
-from core.generation.moment import Moment
-from core.generation.parts import Parts
-from core.generation.perceptual.files import CONVOLUTIONS
-from core.generation.perceptual.hook import Perceptual, _plain
-from core.generation.perceptual.models import Clip, Vgg16, spherical
-from core.generation.plan import plan_of
+from core.generation.effects.perceptual.checks import CONVOLUTIONS
+from core.generation.effects.perceptual.hook import Perceptual, _plain
+from core.generation.effects.perceptual.models import Clip, Vgg16, spherical
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.parts import Parts
+from core.generation.plan.forecast import needs_of, offload_of
+from core.generation.plan.hooks import Making
+from core.generation.plan.plan import plan_of
 from core.generation.prompt.states import PromptStates, encode_prompts
 from core.generation.run import run_generate
+from core.generation.sample.guidance import UNGUIDED, Moment
+from core.generation.sample.loop import Denoiser, Sampling, Stage, conditioning, denoise, noises_of
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build

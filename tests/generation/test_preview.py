@@ -11,8 +11,8 @@ from PIL import Image
 from core.diffusion.samplers import SAMPLERS, add_noise, clean_estimate, make_sampler
 from core.diffusion.schedule import sd_alpha_bar
 from core.families import family
-from core.generation import preview
-from core.generation.preview import PUBLISHED, Preview, approximated, fitted, rgb_factors, tiled
+from core.generation.effects import preview
+from core.generation.effects.preview import PUBLISHED, Preview, approximated, fitted, rgb_factors, tiled
 from core.generation.run import run_generate
 from core.record.commands import NoCommands
 from core.record.context import JobContext

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from core.families.token_count import WINDOW, count_tokens
-from core.generation.library import wildcard_lines
-from core.generation.plan import check_task
+from core.generation.model.library import wildcard_lines
+from core.generation.plan.plan import check_task
+from core.generation.plan.requests import requests_of
 from core.generation.prompt.analysis import Known, Ways, analyze, findings_of
 from core.generation.prompt.runs import windows_of
 from core.generation.prompt.states import AS_WRITTEN
@@ -27,7 +28,6 @@ from core.generation.prompt.styles import (
     write_styles,
 )
 from core.generation.prompt.wildcards import LONGEST
-from core.generation.requests import requests_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.generation import embeddings, loop
-from core.generation.image_metadata import read_image_metadata
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model import words as embeddings
+from core.generation.plan.files import weight_problems
+from core.generation.plan.requests import requests_of
 from core.generation.prompt.analysis import Ways, analyze, findings_of
 from core.generation.prompt.editing import Pass, at_steps, schedule, texts_of
 from core.generation.prompt.wildcards import LONGEST, no_files
-from core.generation.requests import requests_of
 from core.generation.run import run_generate
-from core.generation.sources import weight_problems
+from core.generation.sample import loop
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.generation.a1111 import from_a1111_text
-from core.generation.image_metadata import read_image_metadata
-from core.generation.prompt.tags import MOST_TAGS, LoraTag, without_tags
+from core.generation.images.a1111 import from_a1111_text
+from core.generation.images.metadata import read_image_metadata
+from core.generation.plan.files import find_sources
+from core.generation.prompt.loras import MOST_TAGS, LoraTag, without_tags
+from core.generation.prompt.sample_prompts import read_prompts
 from core.generation.run import run_generate
-from core.generation.sample_prompts import read_prompts
-from core.generation.sources import find_sources
 from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

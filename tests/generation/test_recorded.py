@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from core.generation import making
-from core.generation.initial import encoded
-from core.generation.noise import ImageNoise
+from core.generation.sample.canvas import encoded
+from core.generation.sample.noise import ImageNoise
 from tests.generation import recorded
 
 CASES, TENSORS = recorded.recorded()

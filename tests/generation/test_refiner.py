@@ -20,16 +20,16 @@ from safetensors.torch import save_file
 from core.bench.random_model import random_state
 from core.families import family
 from core.families.locate import family_of
-from core.generation import making, models
-from core.generation.a1111 import from_a1111_text
-from core.generation.forecast import Needs, forecast, peak_of
-from core.generation.image_metadata import read_image_metadata
-from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, own_part, steps_of
-from core.generation.plan import check_task, plan_of
+from core.generation import making
+from core.generation.images.a1111 import from_a1111_text
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model import leases
+from core.generation.model.store import ModelStore, make_store
+from core.generation.plan.forecast import Needs, forecast, peak_of
+from core.generation.plan.plan import check_task, plan_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import ready, run_generate
-from core.generation.sources import make_store
-from core.generation.store import ModelStore
+from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, own_part, steps_of
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -322,13 +322,13 @@ def test_it_leaves_a_store_without_room_and_is_loaded_again(workspace, plain):
 @pytest.mark.slow
 def test_its_texts_are_read_once(workspace, monkeypatch):
     store, read = make_store(), []
-    encoders = models._encoders
+    encoders = leases._encoders
 
     def watched(parts, store, stack, **own):
         found = encoders(parts, store, stack, **own)
-        return models.WhenUsed(lambda: read.append(parts.kind.name) or list(found))
+        return leases.WhenUsed(lambda: read.append(parts.kind.name) or list(found))
 
-    monkeypatch.setattr(models, "_encoders", watched)
+    monkeypatch.setattr(leases, "_encoders", watched)
     first = latents_of(job_of(), workspace, store)
     assert read == ["sdxl", "sdxl_refiner"]
     assert torch.equal(latents_of(job_of(), workspace, store)[-1], first[-1]) and len(read) == 2
@@ -337,7 +337,7 @@ def test_its_texts_are_read_once(workspace, monkeypatch):
 @pytest.mark.slow
 def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(workspace, plain, monkeypatch):
     moved = []
-    monkeypatch.setattr(models, "offload_of", lambda *given: "parts")
+    monkeypatch.setattr("core.generation.run.offload_for", lambda *given: "parts")
     tight = make_store()
     plan = plan_of(job_of(), workspace)
     with ready(plan, workspace, store=tight, device="cpu", reports=NO_REPORTS) as (maker, _):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core.families.targets import Target
-from core.generation.regional import _InRegion
+from core.generation.effects.regions import _InRegion
 from core.networks.adapter import adapt, forward_with_adapters
 from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize

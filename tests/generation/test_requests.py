@@ -10,15 +10,15 @@ from random import Random
 
 import pytest
 
-from core.generation.checks import problems_of
-from core.generation.library import wildcard_lines
-from core.generation.noise import ImageNoise
-from core.generation.plan import check_task, plan_of
+from core.generation.model.library import wildcard_lines
+from core.generation.plan.checks import problems_of
+from core.generation.plan.plan import check_task, plan_of
+from core.generation.plan.requests import requests_of
+from core.generation.plan.stages import hires_sizes, reading_of, stages_of
 from core.generation.prompt.analysis import Known, findings_of
 from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
-from core.generation.requests import requests_of
-from core.generation.stages import hires_sizes, reading_of, stages_of
+from core.generation.sample.noise import ImageNoise
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared

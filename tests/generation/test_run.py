@@ -17,11 +17,12 @@ from core.engine.execute import execute
 from core.families import family
 from core.families.trained_size import stated_size
 from core.generation import making
-from core.generation.image_metadata import read_image_metadata
-from core.generation.output import save_image
+from core.generation.images.metadata import read_image_metadata
+from core.generation.images.output import save_image
+from core.generation.model.sources import tensors_sha256
+from core.generation.model.store import ModelStore
+from core.generation.plan.files import find_sources
 from core.generation.run import run_generate
-from core.generation.sources import find_sources, tensors_sha256
-from core.generation.store import ModelStore
 from core.networks.adapter_file import load_lora, save_lora
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -123,7 +124,7 @@ def test_an_empty_size_is_the_models_own_and_an_empty_seed_is_drawn_and_recorded
 
 
 def test_no_image_is_ever_written_over(workspace):
-    from core.generation.image_record import Hashes
+    from core.generation.model.sources import Hashes
 
     job = job_of(seed=5)
     files = [save_image(Image.new("RGB", (8, 8)), job, Hashes(), workspace) for _ in range(12)]
@@ -133,7 +134,7 @@ def test_no_image_is_ever_written_over(workspace):
 
 
 def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkeypatch):
-    from core.generation.image_record import Hashes
+    from core.generation.model.sources import Hashes
 
     def full_disk(path, data):
         raise OSError(28, "No space left on device")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from core.diffusion.text_states import TextStates
 from core.generation.prompt.files import understand
-from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
+from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
 from core.settings.samples import SampleSettings
 from core.training.loop.samples import TrainedPromptTexts
 from tests.refusals import refused

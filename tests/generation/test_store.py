@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.generation.store import ModelStore
+from core.generation.model.store import ModelStore
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 

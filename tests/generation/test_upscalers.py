@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 from core.generation import making
-from core.generation.image_metadata import read_image_metadata
-from core.generation.plan import plan_of
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.store import make_store
+from core.generation.model.upscaler_files import kind_of
+from core.generation.model.upscaling_networks import LatentUpscaler, RRDBNet, load_network, tiled
+from core.generation.plan.plan import plan_of
+from core.generation.plan.stages import stages_of
+from core.generation.plan.upscalers import UPSCALERS
 from core.generation.run import run_generate
-from core.generation.sources import make_store
-from core.generation.stages import stages_of
-from core.generation.upscaler_files import kind_of
-from core.generation.upscalers import UPSCALERS
-from core.generation.upscaling_networks import LatentUpscaler, RRDBNet, load_network, tiled
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from tests.generation.test_image_to_image import STARTER, job_of, shown

@@ -171,7 +171,7 @@ def read_image(path: Path) -> None:
     """As a scan, a training and the page read it. What cannot be read is a broken image with a reason."""
     from core.dataset.images.opening import BrokenImage, open_decoded, read_header
     from core.dataset.images.thumbnails import thumbnail
-    from core.generation.image_metadata import read_image_metadata
+    from core.generation.images.metadata import read_image_metadata
 
     enough = lambda each: open_decoded(each, enough=(1024, 1024))  # noqa: E731
     for read in (read_header, enough, lambda each: thumbnail(each, 256, path.parent / "thumbs")):
@@ -290,8 +290,8 @@ def make_settings_image(folder: Path, case: int) -> Path:
 
 
 def read_settings_image(path: Path) -> None:
-    from core.generation.a1111 import from_a1111_text
-    from core.generation.image_metadata import read_image_metadata
+    from core.generation.images.a1111 import from_a1111_text
+    from core.generation.images.metadata import read_image_metadata
 
     record = read_image_metadata(path)
     assert record.job or record.reason

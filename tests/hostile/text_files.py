@@ -412,7 +412,7 @@ def make_prompts(folder: Path, case: int) -> Path:
 def read_prompts(path: Path) -> None:
     """Read, filled in and weighed, as samples are."""
     from core.families.word_weights import runs_of
-    from core.generation.sample_prompts import filled, read_prompts
+    from core.generation.prompt.sample_prompts import filled, read_prompts
     from core.record.problems import ProblemsError
     from core.settings.samples import SampleSettings
 

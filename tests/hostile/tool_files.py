@@ -117,7 +117,7 @@ def model_tools() -> Readers:
 @cache
 def upscalers() -> dict[str, dict[str, torch.Tensor]]:
     """An ESRGAN of each scale and each way to name its tensors."""
-    from core.generation.upscaling_networks import RRDBNet
+    from core.generation.model.upscaling_networks import RRDBNet
 
     found = {f"folds {folds}": RRDBNet(width=4, blocks=2, growth=2, folds=folds).state_dict() for folds in (1, 2)}
     wrapped = {f"params_ema.{name}": value for name, value in found["folds 1"].items()}
@@ -185,8 +185,8 @@ def upscaler_bombs() -> list[Bad]:
 
 def upscaler_readers() -> Readers:
     from core.formats.detect import identify
-    from core.generation.upscaler_files import kind_of
-    from core.generation.upscaling_networks import load_network
+    from core.generation.model.upscaler_files import kind_of
+    from core.generation.model.upscaling_networks import load_network
 
     return {"identify": identify, "load": lambda path: load_network(path, kind_of(path), "cpu")}
 

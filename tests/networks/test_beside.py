@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core.families.components import Components
-from core.generation.loras import loras_attached
+from core.generation.model.loras import loras_attached
 from core.networks.files import MergedFile, merge_files, read_network
 from core.networks.network import attached
 from core.settings.generation.generate import LoraUse

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from core.engine.owner import Ownership, is_held
-from core.generation.library import list_loras, list_models
+from core.generation.model.library import list_loras, list_models
 from core.record import atomic, commands, draws
 from core.record.events import Said, StateChanged, Steps
 from core.record.journal import Journal, Tail, read_lines

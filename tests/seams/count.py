@@ -20,8 +20,8 @@ def registered() -> dict[str, set[str]]:
     from core import tasks
     from core.diffusion import objectives, samplers
     from core.families.locate import FAMILIES
-    from core.generation.guidances import GUIDANCES
-    from core.generation.hooks import HOOKS
+    from core.generation.plan.hooks import HOOKS
+    from core.generation.sample.guidances import GUIDANCES
     from core.networks import kinds
     from core.settings import methods
 

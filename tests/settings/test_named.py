@@ -45,7 +45,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
     "a module, allowed by the owner's list (core/record/allowed.py), and text for it": "from_module prompter_module_args",
     "layers of a model by their names": "pag_layers slg_layers seg_layers layers exclude_layers layer_dims",
-    "names of files from fields, without what leads out of the folder (core/generation/output.py)": "file_pattern"
+    "names of files from fields, without what leads out of the folder (core/generation/images/output.py)": "file_pattern"
     " folder_pattern",
     "numbers, and names of presets": "block_weights lbws",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
@@ -224,7 +224,7 @@ def test_names_of_models_stay_names(space):
 
 def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_path, monkeypatch):
     from core.formats.hub.references import resolve
-    from core.generation.library import find_file, find_lora
+    from core.generation.model.library import find_file, find_lora
 
     limits = Limits.of(space)
     there, gone = str(tmp_path / "secret" / "there.txt"), str(tmp_path / "secret" / "gone.txt")

@@ -18,7 +18,7 @@ from core.engine.light import LightLane
 from core.engine.queue import QueueEntry as Entry
 from core.engine.run_summary import RunSummary as Summary
 from core.engine.waiting import Wait, waits
-from core.generation.store import ModelStore
+from core.generation.model.store import ModelStore
 from core.record.problems import ProblemsError
 from core.settings.presets.files import to_values
 

@@ -13,8 +13,8 @@ from work_parts import make_page
 from core.engine.light import LightLane
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
-from core.generation.image_metadata import png_info
-from core.generation.image_record import Hashes
+from core.generation.images.metadata import png_info
+from core.generation.model.sources import Hashes
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tabs.generate import form

@@ -16,14 +16,15 @@ from generate_parts import draw, lora, made, make_desk, said_codes
 from PIL import Image
 from work_parts import HOSTILE, event, wait_until
 
-from core.generation.gallery import Shot
 from core.generation.grids.folder import GridFolder
-from core.generation.image_facts import Facts
-from core.generation.image_metadata import png_info
-from core.generation.image_record import Hashes, ImageRecord
-from core.generation.loop import steps_of
-from core.generation.stages import only_enlarges, stages_of
-from core.generation.upscalers import UPSCALERS
+from core.generation.images.facts import Facts
+from core.generation.images.gallery import Shot
+from core.generation.images.metadata import png_info
+from core.generation.images.record import ImageRecord
+from core.generation.model.sources import Hashes
+from core.generation.plan.stages import only_enlarges, stages_of
+from core.generation.plan.upscalers import UPSCALERS
+from core.generation.sample.loop import steps_of
 from core.record.problems import ProblemsError
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GridJob, TrainJob

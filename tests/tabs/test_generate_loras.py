@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from work_parts import HOSTILE, event, make_page
 
-from core.generation.model_index import facts_of_file, preview_of
+from core.generation.model.index import facts_of_file, preview_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from tabs.form import picker

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from work_parts import event, make_page, said, wait_until
 
-from core.generation.regional import masks_of
+from core.generation.effects.regions import masks_of
 from tabs.generate.tab import Desk
 
 

@@ -15,7 +15,7 @@ from work_parts import event, make_page
 
 from core.control.hints import make_hint
 from core.formats.hashes import legacy_hash
-from core.generation.guidances import GUIDANCES
+from core.generation.sample.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob, TrainJob

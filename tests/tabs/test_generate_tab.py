@@ -15,12 +15,14 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
 from core.engine.queue import QueueEntry
-from core.generation.image_facts import own_words, pair_key
-from core.generation.image_metadata import png_info, portable_name
-from core.generation.image_record import Hashes, ImageRecord
+from core.generation.images.facts import own_words, pair_key
+from core.generation.images.metadata import png_info
+from core.generation.images.record import ImageRecord
+from core.generation.model.library import portable_name
+from core.generation.model.sources import Hashes
+from core.generation.model.store import Held
+from core.generation.plan.requests import requests_of
 from core.generation.prompt.wildcards import no_files
-from core.generation.requests import requests_of
-from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build

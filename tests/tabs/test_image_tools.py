@@ -10,7 +10,7 @@ from work_parts import event, image, make_page, wait_until
 
 from core import tasks
 from core.dataset.preflight import preflight
-from core.generation.sample_prompts import read_prompts
+from core.generation.prompt.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.settings.check import build

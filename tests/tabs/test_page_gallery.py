@@ -12,8 +12,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from work_parts import wait_until
 
-from core.generation.image_metadata import png_info
-from core.generation.image_record import Hashes
+from core.generation.images.metadata import png_info
+from core.generation.model.sources import Hashes
 from core.settings.check import build
 from core.settings.job import GenerateJob
 

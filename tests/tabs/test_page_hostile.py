@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from core.generation.library import list_embeddings, list_loras, list_models
+from core.generation.model.library import list_embeddings, list_loras, list_models
 from core.record.workspace import PROJECT, Workspace
 from tests.hostile.changes import SPECIAL, special, written
 from tests.hostile.model_files import PICKLES, SAFETENSORS

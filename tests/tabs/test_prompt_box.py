@@ -10,10 +10,10 @@ from generate_parts import lora
 from safetensors.torch import save_file
 from work_parts import HOSTILE, make_page
 
-from core.generation import library
-from core.generation.gallery import Gallery
+from core.generation.images.gallery import Gallery
+from core.generation.model import library
+from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import Style, read_styles, style_file
-from core.generation.requests import in_styles
 from core.record.bounded_json import read_json_object
 from core.record.workspace import Workspace
 from core.settings.check import build

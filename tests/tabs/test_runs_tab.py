@@ -14,7 +14,7 @@ import pytest
 from work_parts import HOSTILE, event, image, said
 
 from core.formats.hub.references import resolve
-from core.generation import library
+from core.generation.model import library
 from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder

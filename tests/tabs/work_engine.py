@@ -8,8 +8,8 @@ from typing import Any
 
 from fake_engine import FakeEngine
 
-from core.generation.image_metadata import png_info
-from core.generation.image_record import Hashes
+from core.generation.images.metadata import png_info
+from core.generation.model.sources import Hashes
 
 
 class WorkEngine(FakeEngine):

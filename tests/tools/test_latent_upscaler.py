@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.loading import load
 from core.families.vae import encode_image_latents
-from core.generation.initial import pixels_of
-from core.generation.upscaling_networks import LatentUpscaler
+from core.generation.model.upscaling_networks import LatentUpscaler
+from core.generation.sample.canvas import pixels_of
 from core.record.draws import normal
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT

@@ -8,8 +8,8 @@ import torch
 
 from core.families import family
 from core.formats.lora.names import group_by_module
+from core.generation.model.store import make_store
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.networks.adapter_file import load_lora, save_lora
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse

@@ -9,8 +9,8 @@ from PIL import Image
 from core import tasks
 from core.control.hints import make_hint
 from core.dataset.preflight import preflight
-from core.generation.image_metadata import read_image_metadata
-from core.generation.sources import make_store
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.store import make_store
 from core.record.cancel import CancelToken
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from core.formats.embedding_file import tokens_in
 from core.formats.lora.names import group_by_module
-from core.generation.upscaling_networks import LatentUpscaler
+from core.generation.model.upscaling_networks import LatentUpscaler
 from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
 from core.tools.resize_lora import needed_rank

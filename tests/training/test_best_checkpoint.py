@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from core.dataset.buckets.placing import automatic_count
-from core.generation.library import list_loras
+from core.generation.model.library import list_loras
 from core.record.best import Told, read_best
 from core.record.journal import read_lines
 from core.settings.job import TrainJob, new_project

@@ -10,8 +10,8 @@ from core.engine.run_grid import run_grid_of
 from core.engine.view import RunView
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import grid_of
-from core.generation.library import list_loras
-from core.generation.sources import make_store
+from core.generation.model.library import list_loras
+from core.generation.model.store import make_store
 from core.record.kept import keep, read_kept
 from core.settings.check import build
 from core.settings.generation.grid import GridSettings

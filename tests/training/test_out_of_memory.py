@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.generation import loop
+from core.generation.sample import loop
 from core.methods.ema import WeightAverage
 from core.optimization.averaging import averaged
 from core.settings.method import MethodSettings

@@ -9,7 +9,7 @@ from PIL import Image
 
 from core.cli.main import DONE, main
 from core.dataset.preflight import preflight
-from core.generation.sample_prompts import read_prompts
+from core.generation.prompt.sample_prompts import read_prompts
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared, value_of
 from core.settings.check import build

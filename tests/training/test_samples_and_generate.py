@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.generation.model.store import make_store
+from core.generation.prompt.sample_prompts import SamplePrompt
 from core.generation.run import run_generate
-from core.generation.sample_prompts import SamplePrompt
-from core.generation.sources import make_store
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.training.loop.samples import prompts_of

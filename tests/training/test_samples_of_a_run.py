@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, load_file
 
-from core.generation import loop
+from core.generation.sample import loop
 from core.training.loop.samples import prompts_of
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))

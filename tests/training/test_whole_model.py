@@ -12,7 +12,7 @@ from core.diffusion.text_states import Conditioning
 from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
-from core.generation.library import list_models
+from core.generation.model.library import list_models
 from core.training.building.setup import Training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR

@@ -7,7 +7,7 @@ from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
 from core.formats.models.whole_model import form_of
-from core.generation.library import list_models
+from core.generation.model.library import list_models
 from core.record.run_folder import newest_state
 from tests.models import tiny_folder
 

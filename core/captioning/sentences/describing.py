@@ -189,7 +189,7 @@ class Writer:
     def _answers(self, asked: Sequence[Asked], attempt: int) -> Sequence[Answer | None]:
         """None for an image alone that does not fit into memory."""
         from core.captioning.sentences.generating import answers, is_out_of_memory
-        from core.generation.store import empty_device_cache
+        from core.generation.model.store import empty_device_cache
 
         try:
             return answers(self._model, asked, self._settings, attempt)

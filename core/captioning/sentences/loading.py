@@ -53,7 +53,7 @@ def precision_problems(task: str, asked: CaptionModelSettings) -> list[Problem]:
 @contextmanager
 def freed() -> Iterator[None]:
     """What was loaded inside is out of memory afterwards."""
-    from core.generation.store import empty_device_cache
+    from core.generation.model.store import empty_device_cache
 
     try:
         yield

@@ -19,9 +19,9 @@ from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
 from core.families.word_weights import runs_of
-from core.generation.a1111 import LONGEST_TEXT, a1111_parts
-from core.generation.comfyui import graph_of, positive_prompts
-from core.generation.image_metadata import user_comment
+from core.generation.images.a1111 import LONGEST_TEXT, a1111_parts
+from core.generation.images.comfyui import graph_of, positive_prompts
+from core.generation.images.metadata import user_comment
 from core.record.bounded_json import parse_json
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors

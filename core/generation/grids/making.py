@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Place
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
-from core.generation.loop import steps_of
+from core.generation.images.output import encoded_image
 from core.generation.making import Enlarger, Maker
-from core.generation.output import encoded_image
+from core.generation.model.store import ModelStore, make_store
+from core.generation.plan.stages import stages_of
 from core.generation.run import Written, ready
-from core.generation.sources import make_store
-from core.generation.stages import stages_of
-from core.generation.store import ModelStore
+from core.generation.sample.loop import steps_of
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports

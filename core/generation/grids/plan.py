@@ -23,11 +23,12 @@ from core.generation.grids.axes import (
     written,
 )
 from core.generation.grids.folder import GridFolder, Place, require_writable
-from core.generation.loop import steps_of
-from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
-from core.generation.requests import Request
-from core.generation.sources import model_problems
-from core.generation.stages import stages_of
+from core.generation.plan.files import model_problems
+from core.generation.plan.initial import with_initial_images
+from core.generation.plan.plan import Plan, asked_of, plan_for
+from core.generation.plan.requests import Request
+from core.generation.plan.stages import stages_of
+from core.generation.sample.loop import steps_of
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count

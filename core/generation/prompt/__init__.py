@@ -1,1 +1,1 @@
-"""A prompt, from its line to what is encoded: options, wildcards, LoRAs, weights and windows."""
+"""Prompts as text: options, wildcards, weights, windows, edits, LoRA tags, styles, and their states. Knows no model file."""

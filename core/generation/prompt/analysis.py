@@ -18,10 +18,10 @@ from core.families.token_count import count_tokens
 from core.families.word_weights import FIX as WEIGHT_FIX
 from core.families.word_weights import Run, read_weights
 from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
+from core.generation.prompt.loras import FIX as LORA_FIX
+from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
-from core.generation.prompt.tags import FIX as LORA_FIX
-from core.generation.prompt.tags import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
 from core.record.problems import Problem, ProblemsError
 

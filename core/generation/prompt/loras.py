@@ -1,15 +1,125 @@
-"""The LoRAs of a prompt as settings, and back."""
+"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; as settings, and back. No file is opened."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from core.generation.prompt.tags import FIX, IN_NEGATIVE, TO_PROMPT, LoraTag, has_tags, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
 LORAS = "generate.loras"
+MOST_TAGS, LARGEST = 50, 10.0
+ORDER = ("te", "unet")  # of two strengths without names, in A1111 and Forge
+FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
+IN_NEGATIVE = "A LoRA in the negative prompt has no effect"
+TO_PROMPT = "write it into the prompt, with a negative strength"
+STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
+_TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+_OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained.
+
+    As the LBW extension has them: block_weights, by block; steps: the first at which it acts, and the first at which it does
+    not (None: to the end).
+    """
+
+    name: str
+    unet: float = 1.0
+    text_encoder: float = 1.0
+    block_weights: str | None = None
+    steps: tuple[int, int | None] = (0, None)
+
+    def __str__(self) -> str:
+        """As every program reads it: two strengths are named, since their order differs between programs."""
+        words = f"{self.unet:g}" if self.unet == self.text_encoder else f"unet={self.unet:g}:te={self.text_encoder:g}"
+        words += f":lbw={self.block_weights}" if self.block_weights else ""
+        first, end = self.steps
+        words += f":step={first}-{'' if end is None else end}" if self.steps != (0, None) else ""
+        return f"<lora:{self.name}:{words}>"
+
+
+def has_tags(text: str) -> bool:
+    return _TAG.search(text) is not None
+
+
+def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
+    """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
+
+    Of two strengths the text encoder's is first. The second defaults to the first, the first to 1; `te=` and `unet=` name
+    them in any order. Raises ValueError with a text for users.
+    """
+    bodies = _TAG.findall(prompt)
+    if len(bodies) > MOST_TAGS:
+        raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
+    return tagless(prompt), [_tag(body) for body in bodies]
+
+
+def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
+    """(start, end, the tag) of each; for an invalid one the reason instead of the tag."""
+    for match in _TAG.finditer(prompt):
+        start = match.start() + match[0].startswith(" ")
+        try:
+            yield start, match.end(), _tag(match[1])
+        except ValueError as error:
+            yield start, match.end(), str(error)
+
+
+def open_tags(prompt: str) -> list[tuple[int, int]]:
+    """(start, end) of unclosed tags, which are read as text."""
+    return [match.span() for match in _OPEN.finditer(prompt)]
+
+
+def tagless(prompt: str) -> str:
+    """The prompt without its tags, valid or not."""
+    return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
+
+
+def _tag(body: str) -> LoraTag:
+    name, *rest = (part.strip() for part in body.split(":"))
+    if not name:
+        raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
+    given: dict[str, float] = {}
+    blocks: str | None = None
+    steps: tuple[int, int | None] = (0, None)
+    for part in rest:
+        key, named, text = part.partition("=")
+        key = key.strip().lower() if named else next((each for each in ORDER if each not in given), "")
+        if named and key == "lbw":
+            blocks = text.strip()
+        elif named and key == "step":
+            steps = _steps(text, body)
+        elif key in ORDER and key not in given:
+            given[key] = _strength(text if named else part, body)
+        else:
+            raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
+    text_encoder = given.get("te", 1.0)
+    return LoraTag(name, given.get("unet", text_encoder), text_encoder, blocks, steps)
+
+
+def _steps(text: str, body: str) -> tuple[int, int | None]:
+    found = STEPS.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is not a range of steps such as 0-12")
+    first, end = found.groups()
+    return int(first or 0), None if end is None else int(end)
+
+
+def _strength(text: str, body: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"the strength '{text[:20]}' in <lora:{body[:40]}> is not a number from -10 to 10")
+    return number
 
 
 def with_prompt_loras(job: GenerateJob) -> GenerateJob:

@@ -15,7 +15,7 @@ from core.families.base import Family
 from core.families.locate import family_of, model_path
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads
 from core.formats.hashes import HashMemo
-from core.generation.sample_prompts import SamplePrompt
+from core.generation.prompt.sample_prompts import SamplePrompt
 from core.methods import Method, MethodInputs
 from core.networks.files import NetworkFiles
 from core.record import atomic, machine

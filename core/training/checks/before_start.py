@@ -19,7 +19,7 @@ from core.families.locate import family_of, model_path, model_problems
 from core.families.trained_size import trained_size
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.hub.upload import upload_problem
-from core.generation.sample_prompts import read_prompts
+from core.generation.prompt.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret

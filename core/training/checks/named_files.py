@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from core.formats.hub.upload import missing_key
-from core.generation.sample_prompts import control_image, read_prompts
+from core.generation.prompt.sample_prompts import control_image, read_prompts
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import Workspace, resolve_path

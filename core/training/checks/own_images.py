@@ -21,7 +21,7 @@ from core.families.locate import check_family
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import resolve
-from core.generation.library import list_models
+from core.generation.model.library import list_models
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
 from core.settings.base import declared, value_of

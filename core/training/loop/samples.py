@@ -15,8 +15,8 @@ from core.families.precision import vae_type
 from core.families.token_count import WINDOW, count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.prompt.editing import Pass, at_steps
+from core.generation.prompt.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
-from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
@@ -188,8 +188,8 @@ class Samples:
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
         import torch
 
-        from core.generation.decoding import decode
-        from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
+        from core.generation.sample.decoding import decode
+        from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 
         passes, job = self.passes, self.passes.job
         kind, components = family(passes.components.family), passes.components

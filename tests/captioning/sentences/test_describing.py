@@ -26,7 +26,7 @@ from core.captioning.sentences.generating import AddressedSampling, Answer, Answ
 from core.captioning.sentences.profiles import PROFILES
 from core.dataset.images.opening import BrokenImage
 from core.engine.engine import Engine
-from core.generation import store
+from core.generation.model import store
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.captioning.prompts import CAPTION_TYPES, TOGGLES

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from core.captioning.sentences import loading, profiles
 from core.captioning.sentences.folder import weight_files
 from core.formats.hub import references as hub
-from core.generation.library import list_loras, list_models, list_vaes
+from core.generation.model.library import list_loras, list_models, list_vaes
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from tests.local_server import Answers, serving

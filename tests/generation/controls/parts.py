@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generation.decoding import decode_pixels
-from core.generation.plan import plan_of
+from core.generation.plan.plan import plan_of
 from core.generation.run import ready
+from core.generation.sample.decoding import decode_pixels
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
 from core.settings.check import build

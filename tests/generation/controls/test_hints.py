@@ -10,11 +10,11 @@ from PIL import Image
 
 from core.control.hints import by_model
 from core.families import family
-from core.generation import controls
-from core.generation.controls import Controls, hook_of
-from core.generation.initial import placed
-from core.generation.loop import Stage
+from core.generation.effects.controls import hook as controls
+from core.generation.effects.controls.hook import Controls, hook_of
 from core.generation.run import run_generate
+from core.generation.sample.canvas import placed
+from core.generation.sample.loop import Stage
 from core.record.cancel import CancelToken
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -165,7 +165,7 @@ def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo,
     shown = {"file": str(files[0]), "image": str(place / "half.png")}
     assert np.abs(one - made_by(job_of(folder, [shown, shown | {"weight": 0.5}]), workspace, store)).mean() < 1e-4
     (path,) = run_generate(job_of(folder, [live | {"hint_model": str(own)}]), workspace, store=store)
-    from core.generation.image_metadata import read_image_metadata
+    from core.generation.images.metadata import read_image_metadata
 
     assert read_image_metadata(path).job.controls.nets[0].hint_model == "half/model.onnx"
     own.write_bytes(own.read_bytes()[:-40])
@@ -176,7 +176,7 @@ def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo,
 
 @pytest.mark.slow
 def test_a_pose_model_makes_the_control_image_and_one_of_nobody_is_said(models, place, space, store):
-    from core.generation.image_metadata import read_image_metadata
+    from core.generation.images.metadata import read_image_metadata
     from tests.control.hints import pose_models
 
     folder, files = models("sd1")

@@ -15,14 +15,14 @@ from core.control.controlnet_file import to_diffusers
 from core.control.lllite import LLLite, places_of
 from core.families import family
 from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
-from core.generation import control_checks, controls
-from core.generation.control_files import net_of_image
-from core.generation.guidance import EMPTY, PERTURBED, POSITIVE, Guidance, composed
-from core.generation.guidance import NEGATIVE as AWAY
-from core.generation.moment import Moment
-from core.generation.plan import plan_of
+from core.generation.effects.controls import checks as control_checks
+from core.generation.effects.controls import hook as controls
+from core.generation.model.nets import net_of_image
+from core.generation.model.store import make_store
+from core.generation.plan.plan import plan_of
 from core.generation.run import ready, run_generate
-from core.generation.sources import make_store
+from core.generation.sample.guidance import EMPTY, PERTURBED, POSITIVE, Guidance, Moment, composed
+from core.generation.sample.guidance import NEGATIVE as AWAY
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -416,7 +416,7 @@ def test_with_sd_scripts_compatibility_control_nets_of_sd1_act_in_turn(models, h
 def test_an_image_says_what_it_was_made_with_and_is_made_again(models, hints, space, monkeypatch):
     from diffusers.models import modeling_utils
 
-    from core.generation.image_metadata import read_image_metadata
+    from core.generation.images.metadata import read_image_metadata
 
     warned = []
     monkeypatch.setattr(modeling_utils.logger, "warning", warned.append)
@@ -476,7 +476,7 @@ def test_a_black_control_image_is_said(models, place, space):
 
 @pytest.mark.slow
 def test_the_forecast_counts_the_nets(models, hints, space):
-    from core.generation.forecast import forecast
+    from core.generation.plan.forecast import forecast
 
     folder, files = models("sd1")
     uses = [{"file": str(file), "image": str(hints[0])} for file in files]

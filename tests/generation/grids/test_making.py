@@ -20,9 +20,9 @@ from core.generation.grids import making
 from core.generation.grids.folder import GridFolder, list_grids
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import check_task, decided, grid_of
-from core.generation.image_metadata import read_image_metadata
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.store import ModelStore
 from core.generation.run import run_generate
-from core.generation.store import ModelStore
 from core.record import allowed
 from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT, Workspace

@@ -8,11 +8,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core.cli.main import subcommand_help
-from core.generation.image_metadata import read_image_metadata
-from core.generation.noise import ImageNoise
-from core.generation.plan import plan_of
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.store import make_store
+from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.sources import make_store
+from core.generation.sample.noise import ImageNoise
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from tests.models import tiny_folder

@@ -70,8 +70,8 @@ def test_the_ways_to_save_memory_and_to_train_are_its_own_too(groups, model, tra
 def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(model, train, workspace):
     from PIL import Image
 
+    from core.generation.model.store import make_store
     from core.generation.run import run_generate
-    from core.generation.sources import make_store
     from core.settings.check import build
     from core.settings.job import GenerateJob
     from core.tools.inspect import inspect
@@ -174,7 +174,7 @@ def _joined(texts):
 
 
 def test_what_its_models_cannot_have_is_told_before_the_start(model, make_job, workspace):
-    from core.generation.sources import find_sources
+    from core.generation.plan.files import find_sources
     from core.settings.check import build
     from core.settings.job import GenerateJob
     from core.training.checks.before_start import problems_with_model
@@ -214,9 +214,9 @@ def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, w
     from PIL import Image
 
     from core.families import family
-    from core.generation.initial import encoded, pixels_of
-    from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
     from core.generation.prompt.states import encode_prompts
+    from core.generation.sample.canvas import encoded, pixels_of
+    from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 
     y, x = np.mgrid[0:64, 0:64] / 63
     image = Image.fromarray((np.stack([x, y, x * y], -1) * 255).astype(np.uint8))
@@ -253,9 +253,9 @@ def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, w
 def test_hires_fix_and_guidance_work_and_what_does_not_is_refused(model, workspace, tmp_path):
     from PIL import Image
 
-    from core.generation.plan import plan_of
+    from core.generation.model.store import make_store
+    from core.generation.plan.plan import plan_of
     from core.generation.run import run_generate
-    from core.generation.sources import make_store
     from core.settings.check import build
     from core.settings.job import GenerateJob
     from tests.refusals import refused

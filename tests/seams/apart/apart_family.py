@@ -63,7 +63,7 @@ def test_its_objective_is_its_own(model, train):
 
 
 def test_what_has_no_effect_on_its_models_is_said_once_the_model_is_known(model, make_job, workspace):
-    from core.generation.sources import find_sources
+    from core.generation.plan.files import find_sources
     from core.settings.job import GenerateJob
     from core.training.checks.before_start import problems_with_model
     from tests.refusals import refused
@@ -95,8 +95,8 @@ def test_an_image_of_its_own_size_is_generated(model, workspace):
     from PIL import Image
 
     from core.families.trained_size import trained_size
+    from core.generation.model.store import make_store
     from core.generation.run import run_generate
-    from core.generation.sources import make_store
     from core.settings.job import GenerateJob
 
     size = trained_size(Path(model["model"]["base_model"]))
@@ -112,7 +112,7 @@ def test_an_image_of_its_own_size_is_generated(model, workspace):
 def test_what_it_cannot_do_is_refused_before_it_is_loaded(model, workspace, tmp_path):
     from PIL import Image
 
-    from core.generation.plan import plan_of
+    from core.generation.plan.plan import plan_of
     from core.settings.job import GenerateJob
     from tests.refusals import refused
 

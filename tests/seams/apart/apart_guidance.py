@@ -7,11 +7,11 @@ import torch
 
 from core.cli.main import subcommand_help
 from core.families import family
-from core.generation.checks import problems_of
-from core.generation.image_metadata import read_image_metadata
+from core.generation.images.metadata import read_image_metadata
+from core.generation.model.store import make_store
+from core.generation.plan.checks import problems_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from core.families import family
-from core.generation.checks import problems_of
 from core.generation.making import Maker
-from core.generation.plan import plan_of
+from core.generation.plan.checks import problems_of
+from core.generation.plan.plan import plan_of
 from core.generation.prompt.states import encode_prompts
 from core.settings.check import build
 from core.settings.job import GenerateJob
@@ -41,8 +41,8 @@ def job_of(**groups):
 
 
 def latents_of(job, workspace, model):
-    from core.generation.embeddings import embeddings_attached
-    from core.generation.loras import loras_attached
+    from core.generation.model.loras import loras_attached
+    from core.generation.model.words import embeddings_attached
 
     (request,) = plan_of(job, workspace).requests
     with loras_attached(model, [], lambda name: name, 0) as loras, embeddings_attached(model, []) as words:

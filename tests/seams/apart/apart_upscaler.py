@@ -6,8 +6,8 @@ import torch
 
 from core.cli.main import subcommand_help
 from core.generation import making
+from core.generation.model.store import make_store
 from core.generation.run import run_generate
-from core.generation.sources import make_store
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob

@@ -1,0 +1,124 @@
+"""Control images of a generation, and what ControlNets cannot do: told before anything is loaded. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from core.control.hints.models import checked_model
+from core.generation.model.nets import NETS
+from core.generation.model.sources import Sources
+from core.generation.plan.initial import CONTROL, image_files, opened
+from core.generation.plan.stages import as_generator
+from core.record.problems import Problem, ProblemsError, collected
+from core.record.units import count
+from core.record.workspace import Workspace, resolve_path
+from core.settings.hints import BY_MODEL
+from core.settings.job import GenerateJob
+
+
+def control_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Of one image's settings, before files are looked for."""
+    asked = job.controls
+    for use in asked.used:
+        name = Path(use.file).name
+        if not use.image:
+            fix = "choose one, or set one for all"
+            yield Problem(f"The ControlNet {name} has no control image", NETS, fix, code="controls.no-image")
+        if use.start_at >= use.end_at:
+            what = f"{name} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
+            yield Problem(what, NETS, "use a later end, or turn it off", code="controls.step-range")
+    if not asked.used:
+        if asked.control_image and not job.perceptual.compares_images:
+            what, fix = "The control image has no effect: there is no ControlNet", "add a ControlNet, or remove it"
+            yield Problem(what, "controls.control_image", fix, "advice", code="controls.image-alone")
+        return
+    if job.deep_shrink.ds_depth_1 is not None:
+        what, fix = "ControlNets cannot be used with Deep Shrink", "turn one of them off"
+        yield Problem(what, "deep_shrink.ds_depth_1", fix, code="controls.deep-shrink")
+
+
+def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    """Of one image, once files and model are known: what depends on the kind of a file."""
+    for use in job.controls.used:
+        net = sources.controls[use.file]
+        if net.is_lllite and use.mode != "balanced":
+            what = f"The control mode of {net.path.name} has no effect: it is a ControlNet-LLLite"
+            yield Problem(what, NETS, "choose balanced", "advice", code="controls.lllite-mode")
+        if use.preprocessor == BY_MODEL:
+            problems: list[Problem] = []
+            collected(problems, checked_model, use.hint_model, workspace, NETS)
+            yield from problems
+        if use.preprocessor == "none" and use.image and _is_black(path := resolve_path(use.image)):
+            what = f"The control image {path.name} is all black"
+            fix = "choose another, or a preprocessor if it is to be made from an image"
+            yield Problem(what, NETS, fix, "advice", code="controls.all-black")
+
+
+def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
+    """The jobs of images with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those
+    that are missing or cannot be read."""
+    files: dict[str, list[Path]] = {}
+    found = []
+    for number, job in enumerate(jobs):
+        asked = job.controls
+        nets = [use for use in asked.nets if use.enabled]
+        shared = _turn(asked.control_image, number, files, _dealt_to(job))
+        rest = iter(shared if len(shared) > 1 else ())
+        images = [next(iter(_turn(use.image, number, files)), None) if use.image else next(rest, None) for use in nets]
+        own = {
+            "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
+            "control_image": shared[0] if shared else None,
+        }
+        found.append(job.model_copy(update={"controls": asked.model_copy(update=own)}))
+    return found
+
+
+def _dealt_to(job: GenerateJob) -> int:
+    """How many ControlNets take the next images of the folder for all, one each; 1 where all take the same."""
+    return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
+
+
+def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
+    """The files whose turn it is at an image of this number: one, or, of several, one for each of so many ControlNets, as
+    sd-scripts' generator deals them (reference: controlnet, 4.1)."""
+    if not text:
+        return []
+    if text not in files:
+        files[text] = image_files(text, NETS)
+    several = files[text]
+    nets = max(nets, 1) if len(several) > 1 else 1
+    if len(several) < nets:
+        what = f"'{text}' contains {count(len(several), 'control image')} for {count(nets, 'ControlNet')}"
+        raise ProblemsError.one(what, NETS, "add images, so that each has its own", "controls.too-few-images")
+    first = number % (len(several) // nets) * nets
+    own = several[first : first + nets]
+    for path in own:
+        _is_black(path)
+    return [str(path) for path in own]
+
+
+def left_over(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Advice about control images of a folder that are dealt to no ControlNet, where the turn would come to them: the folder
+    begins again once too few are left for all. jobs: with their folders"""
+    shared = {(job.controls.control_image, _dealt_to(job)) for job in jobs}
+    for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
+        files = image_files(text, NETS)
+        rest = files[len(files) - len(files) % nets :]
+        if len(files) > nets and rest and len(jobs) >= len(files) // nets:
+            what = f"{count(len(rest), 'control image')} of {text} cannot be dealt to {nets} ControlNets and will not be used"
+            fix = f"remove {rest[0].name}, or add images for a multiple of {nets}"
+            yield Problem(what, "controls.control_image", fix, "advice", code="controls.left-over-images")
+
+
+def _is_black(path: Path) -> bool:
+    """Raises ProblemsError for an image that cannot be read."""
+    facts = path.stat()
+    return _read(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, size: int, changed: int) -> bool:
+    """By path, size and time: every check of Generate's fields asks."""
+    return opened(path, CONTROL).getbbox() is None

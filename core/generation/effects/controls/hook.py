@@ -1,0 +1,241 @@
+"""ControlNets and LLLites at the steps of a generation: each follows its control image with its weight, at its share of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from core.control.controlnet import ControlNet, Residuals
+from core.control.controlnet_file import load_control_net
+from core.control.hints import black_hints
+from core.control.hints.by_model import HintMaker
+from core.control.lllite import LLLite, places_of
+from core.control.lllite_file import load_lllite
+from core.control.shapes import Place
+from core.diffusion.text_states import Conditioning
+from core.generation.model.nets import NETS, ControlFile, Nets
+from core.generation.model.store import ModelStore, fingerprint
+from core.generation.plan.hooks import Making
+from core.generation.plan.initial import CONTROL, opened
+from core.generation.plan.stages import as_generator, has_regions
+from core.generation.prompt.runs import parts_of
+from core.generation.sample.canvas import Canvas, Part, Size, fitted, placed
+from core.generation.sample.guidance import PERTURBED, POSITIVE, Moment
+from core.generation.sample.loop import Hook
+from core.record.context import Reports
+from core.record.workspace import Workspace, resolve_path
+from core.settings.generation.controls import ControlUse
+
+if TYPE_CHECKING:
+    from core.families.components import Components
+    from core.generation.model.sources import Sources
+
+SOFT = 0.825  # of the weights of each residual to that of the next one inwards, in A1111 (sd-webui-controlnet)
+KEPT_HINTS = 40  # of a job in RAM: twenty nets in two stages
+OF_NO_MATTER: dict[str, Any] = {
+    "file": "",
+    "weight": 1.0,
+    "start_at": 0.0,
+    "end_at": 1.0,
+    "mode": "balanced",
+}  # to hints
+
+
+@contextmanager
+def nets_of(
+    store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
+) -> Iterator[Nets]:
+    """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until the end."""
+
+    def load(file: ControlFile) -> ControlNet | LLLite:
+        unet, family = components.denoiser, components.family
+        if file.is_lllite:
+            net: LLLite | ControlNet = load_lllite(file.path, places_of(unet, family), family)
+        else:
+            net = ControlNet(load_control_net(file.path, unet, family, sources.model))
+        # a module around diffusers': its own `to` warns of layers to be kept in fp32 though it lists none
+        return net.to(components.device, _type_of(unet)).eval()
+
+    def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
+        file = sources.controls[use.file]
+        path = file.path
+        size = path.stat().st_size if path.is_file() else 0
+        key = (
+            fingerprint(path),
+            fingerprint(sources.model),
+            components.device,
+            str(_type_of(components.denoiser)),
+            before,
+        )
+        return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
+
+    with HintMaker(workspace, NETS, reports.cancel) as maker:
+        yield Nets(lease, _kept_hints(maker, reports))
+
+
+def _kept_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+    @lru_cache(maxsize=KEPT_HINTS)
+    def made(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
+        def make(image: Image) -> Image:
+            return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
+
+        path = resolve_path(use.image or "")
+        pixels = np.array(placed(opened(path, CONTROL), use.fit, size, part, make))
+        if use.preprocessor != "none" and not pixels.any():
+            reports.warn(black_hints([path.name], NETS))
+        return pixels
+
+    def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
+        part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)
+        return made(use.model_copy(update=OF_NO_MATTER), size, part)
+
+    return hint
+
+
+def _type_of(unet: Any) -> torch.dtype:
+    """What the U-Net computes in: weights may be stored in fewer bytes."""
+    return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
+
+
+def hook_of(making: Making) -> Hook | None:
+    """If there are ControlNets that act."""
+    uses = making.job.controls.used
+    if not uses or (making.stage.another and making.job.hires.highres_fix_disable_control_net):
+        return None
+    regions = len(parts_of(making.job.generate.prompt)) if has_regions(making.job) else 1
+    return Controls(uses, making, regions)
+
+
+class Controls(Hook):
+    """Adds what the ControlNets of a stage say; LLLites are attached to the U-Net for it.
+
+    regions   sub-prompts of an image that have places of their own: a ControlNet reads the last one
+    """
+
+    def __init__(self, uses: Sequence[ControlUse], making: Making, regions: int = 1):
+        self._uses, self._making, self._regions = uses, making, regions
+        self._nets: list[ControlNet | LLLite] = []
+        self._images: dict[tuple[int, Size], Tensor] = {}
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        making, unet, files = self._making, self._making.components.denoiser, [use.file for use in self._uses]
+        places: list[Place] = []
+        with ExitStack() as stack:
+            for number, use in enumerate(self._uses):
+                assert making.nets is not None, "what has ControlNets lends them"
+                net = stack.enter_context(making.nets.lease(use, files[:number].count(use.file)))
+                if isinstance(net, LLLite):
+                    places = places or places_of(unet, making.family.name)
+                    stack.callback(net.detach)
+                    net.attach(unet, places)
+                    net.multiplier = use.weight
+                self._nets.append(net)
+            try:
+                yield
+            finally:
+                self._nets = []
+
+    def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
+        height, width = noisy.shape[-2:]
+        size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
+        shown = self._making.stage.size if self._in_turn else size  # sd-scripts resizes its embedding then
+        whole: Residuals | None = None
+        for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
+            if isinstance(net, LLLite):
+                net.show(self._image(number, size) if acts else None)
+            elif acts:
+                found = self._residuals(use, net, at, noisy, replace(given, control=self._image(number, shown)))
+                whole = found if whole is None else whole.plus(found)
+        return given if whole is None else replace(given, added={**given.added, **whole.added()})
+
+    def _acting(self, at: Moment) -> list[bool]:
+        """Which of them act at a step. With sd-scripts compatibility, one whose share of the steps ends within a step still acts
+        at it, and of several ControlNets of SD 1.x and 2.x each step asks one, in turn (reference: controlnet, 4.1 and 4.2)."""
+        kohya = as_generator(self._making.job)
+        end = (at.index if kohya else at.index + 1) / at.steps
+        acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
+        nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
+        if self._in_turn:
+            idle = {number for place, number in enumerate(nets) if place != at.index % len(nets)}
+            acting = [on and number not in idle for number, on in enumerate(acting)]
+        return acting
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether ControlNets act as in sd-scripts' generator of SD 1.x and 2.x."""
+        return as_generator(self._making.job) and self._making.family.name != "sdxl"
+
+    def _residuals(self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, given: Conditioning) -> Residuals:
+        """Of one net, weighted, for all rows."""
+        pooled = bool(net.net.config.global_pool_conditions)
+        given = self._one_text(given, len(noisy))
+        if use.mode in ("balanced", "prompt") and not pooled:
+            return _weighted(net.residuals(noisy, at.timestep, given), use)
+        rows = self._prompt_rows(at, noisy.device)
+        some = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
+        found = some.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(some, use)
+        return Residuals(
+            tuple(_spread(each, rows, len(noisy)) for each in found.down), _spread(found.mid, rows, len(noisy))
+        )
+
+    @staticmethod
+    def _prompt_rows(at: Moment, device: torch.device) -> Tensor:
+        """The rows of the prompt, or of all that AND joins, among those of all sides."""
+        which = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
+        return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
+
+    def _one_text(self, given: Conditioning, rows: int) -> Conditioning:
+        """The text of each row: of an image with regions, of which the U-Net reads every sub-prompt, the last one."""
+        if self._regions == 1:
+            return given
+        images = len(self._making.noises)
+        before = self._making.sides.index(POSITIVE) * images
+        last = before + self._regions * (1 + torch.arange(images)) - 1
+        after = before + self._regions * images
+        keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
+        context = given.texts.context
+        return replace(given, texts=replace(given.texts, context=context[keep.to(context.device)]))
+
+    def _image(self, number: int, size: Size) -> Tensor:
+        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the device for the stage. A preprocessor makes it once, at
+        the size of the stage, also for the smaller latents of Gradual Latent."""
+        if (number, size) not in self._images:
+            making, use = self._making, self._uses[number]
+            assert making.nets is not None
+            pixels = making.nets.hint(use, size if use.preprocessor == "none" else making.stage.size, making.canvas)
+            if pixels.shape[1::-1] != size:
+                pixels = np.array(fitted(fromarray(pixels), size, "resize"))
+            shown = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+            self._images[number, size] = shown.to(making.components.device)
+        return self._images[number, size]
+
+
+def _weighted(found: Residuals, use: ControlUse) -> Residuals:
+    """By the use's weight; unless it is balanced, outer residuals weaker than inner ones."""
+    count = len(found.down) + 1
+    if use.mode == "balanced":
+        return found if use.weight == 1 else found.scaled(use.weight)
+    if use.mode == "guess":  # as diffusers' ControlNetModel
+        return found.scaled([use.weight * float(each) for each in torch.logspace(-1, 0, count)])
+    return found.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
+
+
+def _rows_of(given: Conditioning, rows: Tensor) -> Conditioning:
+    sizes = None if given.sizes is None else given.sizes[rows]
+    return replace(given, texts=given.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes)
+
+
+def _spread(some: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Zeros for all rows but some."""
+    whole = some.new_zeros(count, *some.shape[1:])
+    whole[rows] = some
+    return whole

@@ -1,0 +1,88 @@
+"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.overrides import TorchFunctionMode
+
+from core.generation.plan.hooks import Making
+from core.generation.sample.guidance import Moment
+from core.generation.sample.loop import Hook
+from core.settings.generation.high_resolution import DeepShrinkSettings
+
+
+def hook_of(making: Making) -> Hook | None:
+    """If depth 1 is set and the model has input blocks."""
+    if making.job.deep_shrink.ds_depth_1 is None or making.family.input_blocks is None:
+        return None
+    unet = making.components.denoiser
+    return DeepShrink(making.job.deep_shrink, unet, making.family.input_blocks(unet))
+
+
+class DeepShrink(Hook):
+    """Downscales hidden states before an input block at high noise levels; before a larger skip connection they are
+    upscaled to its size.
+
+    blocks   the input blocks that depths count (`Family.input_blocks`)
+    """
+
+    def __init__(self, settings: DeepShrinkSettings, unet: nn.Module, blocks: Sequence[nn.Module]):
+        self._settings, self._unet, self._blocks = settings, unet, blocks
+        self._timestep = 0.0
+        self._full: Any = None
+
+    def before(self, at: Moment) -> None:
+        self._timestep, self._full = float(at.timestep), at.latents.shape[-2:]
+
+    def _in_effect(self, depth: int) -> bool:
+        asked, t = self._settings, self._timestep
+        first = t >= asked.ds_timesteps_1
+        return (depth == asked.ds_depth_1 and first) or (
+            depth == asked.ds_depth_2 and not first and t >= asked.ds_timesteps_2
+        )
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for depth, block in enumerate(self._blocks):
+                if depth in (self._settings.ds_depth_1, self._settings.ds_depth_2):
+                    stack.callback(block.register_forward_pre_hook(self._shrink(depth), with_kwargs=True).remove)
+            head: Any = self._unet.conv_norm_out
+            stack.callback(head.register_forward_pre_hook(self._whole_again).remove)
+            stack.enter_context(_Enlarged())
+            yield
+
+    def _shrink(self, depth: int) -> Any:
+        def change(block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if not self._in_effect(depth):
+                return None
+            states = named.get("hidden_states") if not given else given[0]
+            small = resized(states, factor=self._settings.ds_ratio)
+            return ((small, *given[1:]), named) if given else (given, named | {"hidden_states": small})
+
+        return change
+
+    def _whole_again(self, head: nn.Module, given: tuple[Any, ...]) -> Any:
+        return (resized(given[0], self._full),) if given[0].shape[-2:] != self._full else None
+
+
+def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Tensor:
+    """Bicubic interpolation of [B, C, H, W] in float32, back in its dtype."""
+    return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
+
+
+class _Enlarged(TorchFunctionMode):
+    """Resizes hidden states to the size of the skip connection that they are concatenated with."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.cat and len(args) and len(args[0]) == 2:
+            hidden, skip = args[0]
+            if hidden.ndim == skip.ndim == 4 and hidden.shape[-2:] != skip.shape[-2:]:
+                args = ([resized(hidden, skip.shape[-2:]), skip], *args[1:])
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,97 @@
+"""Gradual Latent: starts with small latents and enlarges them to the full size over the steps. For Euler a."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from core.generation.plan.hooks import Making
+from core.generation.plan.stages import as_generator
+from core.generation.sample.guidance import Moment
+from core.generation.sample.guidances.layers import blurred
+from core.generation.sample.loop import Hook
+from core.settings.generation.high_resolution import GROWING, GradualLatentSettings, unsharp_of
+
+STEP = 8  # sides in latents are multiples of it
+
+
+def hook_of(making: Making) -> Hook | None:
+    """If a start timestep is set and the sampler supports it."""
+    asked = making.job.gradual_latent
+    if asked.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
+        return None
+    return GradualLatent(asked, as_generator(making.job))
+
+
+class GradualLatent(Hook):
+    """Euler a with steps that enlarge the latents.
+
+    late    as in sd-scripts' generator: noise from the generators' state after all noises of the full size, and latents that
+            have not reached the full size stay small; else the last step enlarges them
+    """
+
+    def __init__(self, settings: GradualLatentSettings, late: bool = False):
+        self._settings, self._late = settings, late
+        self._ratio, self._since = settings.gradual_latent_ratio, 1000
+        self._unsharp = unsharp_of(settings.gradual_latent_unsharp_params)
+        self._full = (0, 0)
+
+    def before(self, at: Moment) -> None:
+        if at.index == 0:
+            self._full = (at.latents.shape[-2], at.latents.shape[-1])
+            least = 1.5 + (
+                self._unsharp[0] // 2 if self._unsharp else 0
+            )  # reflected borders lie inside; .5 against rounding
+            self._ratio = max(self._ratio, min(least / min(self._full), 1.0))
+            small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
+            at.latents = self._sharpened(small)
+            self._draws = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
+
+    def step(self, at: Moment, output: Tensor) -> Tensor | None:
+        size = self._next_size(at)
+        way = at.sampler
+        if way.step_index is None:
+            way._init_step_index(at.timestep)
+        sigma, after = way.sigmas[way.step_index], way.sigmas[way.step_index + 1]
+        clean = _clean(way.config.prediction_type, at.latents, output, sigma)
+        up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
+        down = (after**2 - up**2).sqrt()
+        slope = (at.latents - clean) / sigma
+        way._step_index += 1
+        target_x = self._unsharp is None or self._unsharp[3]
+        if size is None or target_x:
+            made = at.latents + slope * (down - sigma)
+            made = made if size is None else self._sharpened(interpolate(made, size=size, mode="bicubic"))
+        else:
+            start = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
+            made = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
+        drawn = [torch.randn(made.shape[1:], generator=own, device=own.device) for own in self._draws]
+        noise = torch.stack(drawn).to(made)
+        return made + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
+
+    def _next_size(self, at: Moment) -> tuple[int, int] | None:
+        """(height, width) that this step enlarges the latents to; None to keep their size."""
+        asked, last = self._settings, at.index == at.steps - 1 and not self._late
+        begun = float(at.timestep) < (asked.gradual_latent_timesteps or 0)
+        size = None
+        if self._ratio < 1 and (last or (begun and self._since >= asked.gradual_latent_every_n_steps)):
+            self._ratio = 1.0 if last else min(self._ratio + asked.gradual_latent_ratio_step, 1.0)
+            height, width = (max(int(side * self._ratio) // STEP * STEP, min(STEP, side)) for side in self._full)
+            size = self._full if last else (height, width)
+            self._since = 0
+        self._since += 1
+        return size
+
+    def _sharpened(self, latents: Tensor) -> Tensor:
+        if self._unsharp is None or not self._unsharp[0]:
+            return latents
+        size, sigma, strength, _ = self._unsharp
+        return latents + (latents - blurred(latents, size, sigma)) * strength
+
+
+def _clean(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    """The predicted clean latents, [B, C, h, w], in the sampler's scale. prediction: "epsilon" or "v_prediction"."""
+    if prediction == "v_prediction":
+        return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)
+    return latents - sigma * output

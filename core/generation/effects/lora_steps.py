@@ -1,0 +1,49 @@
+"""LoRAs that act at a part of the steps only: a hook turns them off at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from core.generation.model.loras import NO_STRENGTH, WHOLE, Strength
+from core.generation.plan.hooks import Making
+from core.generation.sample.guidance import Moment
+from core.generation.sample.loop import Hook
+
+if TYPE_CHECKING:
+    from core.networks.network import Network
+
+
+class StepRanges(Hook):
+    """Turns LoRAs off outside their step range. in_use: (network, its strength)"""
+
+    def __init__(self, in_use: Sequence[tuple[Network, Strength]]):
+        self._in_use = in_use
+        self._on = [True] * len(in_use)
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._set([True] * len(self._in_use))
+
+    def before(self, at: Moment) -> None:
+        self._set([strength.acts(at.index, at.steps) for _, strength in self._in_use])
+
+    def _set(self, on: list[bool]) -> None:
+        for (network, strength), now, before in zip(self._in_use, on, self._on, strict=True):
+            if now != before:
+                (strength if now else NO_STRENGTH).set_on(network)
+        self._on = on
+
+
+def hook_of(making: Making) -> Hook | None:
+    """The step ranges of a stage's LoRAs; None where all act at every step."""
+    ranged = [
+        (network, strength)
+        for network, strength in zip(making.networks, making.strengths, strict=True)
+        if strength.steps != WHOLE and network.attached
+    ]
+    return StepRanges(ranged) if ranged else None

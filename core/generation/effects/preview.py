@@ -1,0 +1,124 @@
+"""Previews of images during sampling: a linear map of the predicted clean latents to RGB, at latent resolution."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from core.diffusion.samplers import clean_estimate
+from core.families.base import Family
+from core.generation.plan.hooks import Making
+from core.generation.plan.stages import stages_of
+from core.generation.sample.guidance import Moment
+from core.generation.sample.loop import Hook
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SECONDS = 0.25  # between two previews
+QUALITY = 80
+LARGEST = 1024  # pixels, of a side of the JPEG
+GRAY = 128  # of empty places of the sheet
+# RGB in -1..1 of each latent channel, and of 1: as ComfyUI publishes them (comfy/latent_formats.py).
+SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
+SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
+PUBLISHED = {"sd1": [*SD, [0.0] * 3], "sd2": [*SD, [0.0] * 3], "sdxl": [*SDXL, [0.1084, -0.0175, -0.0011]]}
+PUBLISHED["sdxl_refiner"] = PUBLISHED["sdxl"]
+WIDTHS = [128, 256, 512, 512]  # of the VAEs that they are for
+FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
+
+
+def hook_of(making: Making) -> Preview | None:
+    """The preview of `output.preview_every_n_steps`."""
+    every = making.job.output.preview_every_n_steps
+    if every is None:
+        return None
+    _, height, width = making.family.latent_shape(stages_of(making.job)[-1].size)
+    return Preview(rgb_factors(making.family, making.components.vae), every, (width, height), making.show)
+
+
+def rgb_factors(family: Family, vae: Any) -> Tensor:
+    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for it."""
+    import torch
+
+    if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
+        return torch.tensor(PUBLISHED[family.name])
+    if vae not in FITTED:
+        FITTED[vae] = fitted(family, vae)
+    return FITTED[vae]
+
+
+def fitted(family: Family, vae: Any) -> Tensor:
+    """Least squares factors over decoded random latents, smoothed like those of images."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    made = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, family.latent_channels, 6, 6, generator=made)
+    latents = interpolate(coarse, size=(24, 24), mode="bicubic")
+    parameter = next(vae.parameters())
+    with torch.no_grad():
+        pixels = family.decode_latents(vae, latents.to(parameter.device)).float().cpu()
+    pixels = interpolate(pixels, size=latents.shape[-2:], mode="area")
+    return torch.linalg.lstsq(_with_one(latents[0]), pixels[0].flatten(1).T).solution
+
+
+def _with_one(latents: Tensor) -> Tensor:
+    """[C, h, w] -> [h * w, C + 1]"""
+    import torch
+
+    flat = latents.flatten(1).T
+    return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+
+
+def approximated(latents: Tensor, factors: Tensor) -> Tensor:
+    """RGB, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device."""
+    factors = factors.to(latents.device)
+    rgb = latents.float().movedim(1, -1) @ factors[:-1] + factors[-1]
+    return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+
+
+def tiled(images: Tensor) -> Tensor:
+    """The images of a batch as one, in rows: uint8 [B, h, w, 3] -> [rows * h, columns * w, 3]."""
+    count, height, width, _ = images.shape
+    rows = round(count**0.5)
+    columns = -(-count // rows)
+    sheet = images.new_full((rows * columns, height, width, 3), GRAY)
+    sheet[:count] = images
+    sheet = sheet.reshape(rows, columns, height, width, 3).transpose(1, 2)
+    return sheet.reshape(rows * height, columns * width, 3)
+
+
+class Preview(Hook):
+    """Hands a JPEG of the images of the batch to `show`.
+
+    every   evaluations between two previews, at most one per `SECONDS`
+    size    (width, height) of each image in it, also in stages of other sizes
+    """
+
+    def __init__(self, factors: Tensor, every: int, size: tuple[int, int], show: Callable[[bytes], None]):
+        self.factors, self.every, self.size, self.show = factors, every, size, show
+        self._last = 0.0
+
+    def step(self, at: Moment, output: Tensor) -> None:
+        now = time.monotonic()
+        if (at.index + 1) % self.every or now - self._last < SECONDS:
+            return
+        self._last = now
+        clean = clean_estimate(at.sampler, output, at.timestep, at.latents)
+        images = approximated(clean, self.factors)
+        self.show(self._jpeg(tiled(images), images.shape[2]))
+
+    def _jpeg(self, pixels: Tensor, width: int) -> bytes:
+        """width: of one image in it"""
+        from PIL import Image
+
+        image, times = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width
+        times = min(times, LARGEST / max(image.size))
+        content = BytesIO()
+        size = round(image.width * times), round(image.height * times)
+        (image if image.size == size else image.resize(size)).save(content, "JPEG", quality=QUALITY)
+        return content.getvalue()

@@ -1,0 +1,5 @@
+"""What packages import of the kinds of guidance (docs/extending.md): `core.generation.sample.guidances`."""
+
+from core.generation.sample.guidances import GuidanceKind, register
+
+__all__ = ["GuidanceKind", "register"]

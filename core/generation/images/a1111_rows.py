@@ -1,0 +1,176 @@
+"""The settings that A1111's text has a name for: a row each, by which they are written and read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import extensions
+from core.generation.plan.initial import blur_of
+from core.generation.sample.guidances import GUIDANCES
+from core.record.bounded_json import json_or_none
+from core.settings.base import Declared, declared, value_of
+from core.settings.job import GenerateJob
+
+ZERO_SNR = "Zero Terminal SNR"
+HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
+# Groups and settings of a generation that are no part of how one image is made, or that the text has in another form.
+SILENT_GROUPS = ("prompts", "controls", "output", "memory", "generation_memory")
+SILENT = {"model.base_model", "model.family"} | set(
+    f"generate.{name}"
+    for name in (
+        "prompt", "negative_prompt", "width", "height", "count", "batch_size", "sampler", "schedule_type",
+        "prompt_weights", "emb_normalize_mode", "network_merge", "network_merge_n_models", "network_pre_calc",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting in A1111's text.
+
+    key        A1111's name     path   of the setting
+    to_text    (value) -> its text; None is not written
+    from_text  (text) -> the value, which is checked afterwards; raises ValueError
+    acts       (job) -> whether it is written
+    value      (job) -> what is written, if it is not the setting's value
+    """
+
+    key: str
+    path: str
+    to_text: Callable[[Any], str | None] = str
+    from_text: Callable[[str], Any] = str
+    acts: Callable[[GenerateJob], bool] = lambda job: True
+    value: Callable[[GenerateJob], Any] | None = None
+
+    def text(self, job: GenerateJob) -> str | None:
+        value = value_of(job, self.path) if self.value is None else self.value(job)
+        return self.to_text(value) if value is not None and self.acts(job) else None
+
+
+def plain(value: Any) -> str:
+    """The text of a setting's value, from which the same value is read."""
+    if isinstance(value, tuple | list):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _number(key: str, path: str, **more: Any) -> Row:
+    return Row(key, path, plain, **more)
+
+
+def _words(key: str, path: str, words: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
+    """A row of fixed words. words: {A1111's: ours}; also: others that are read, not written"""
+    known = {word.casefold(): value for word, value in {**words, **(also or {})}.items()}
+
+    def read(text: str) -> Any:
+        if text.casefold() not in known:
+            raise ValueError(text)
+        return known[text.casefold()]
+
+    return Row(key, path, {value: word for word, value in words.items()}.get, read, **more)
+
+
+def _guidance(text: str) -> str:
+    extensions.load()
+    if text not in GUIDANCES:
+        raise ValueError(text)
+    return text
+
+
+def begins(job: GenerateJob) -> bool:
+    return bool(job.image_to_image.image_path)
+
+
+def _repaints(job: GenerateJob) -> bool:
+    return begins(job) and bool(job.image_to_image.mask_path)
+
+
+def _varies(job: GenerateJob) -> bool:
+    return bool(job.generate.variation_strength)
+
+
+def _masked(job: GenerateJob) -> bool:
+    return _repaints(job) and job.image_to_image.inpaint_area == "masked"
+
+
+GIVEN = "image_to_image"
+ROWS = (
+    _number("Steps", "generate.steps"),
+    _number("CFG scale", "generate.guidance_scale"),
+    _number("Seed", "generate.seed"),
+    _number("Variation seed", "generate.variation_seed", acts=_varies),
+    _number("Variation seed strength", "generate.variation_strength", acts=_varies),
+    Row(
+        "VAE",
+        "model.vae",
+        lambda path: Path(path).name,
+        lambda text: None if text in ("Automatic", "None") else text,
+    ),
+    _number("Clip skip", "model.clip_skip"),
+    _number(
+        "Denoising strength",
+        f"{GIVEN}.strength",
+        acts=lambda job: begins(job) or job.hires.highres_fix_scale is not None,
+    ),
+    _number("Mask blur", f"{GIVEN}.mask_blur", acts=_repaints, value=blur_of),
+    _words(
+        "Mask mode", f"{GIVEN}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
+    ),
+    _words(
+        "Masked content",
+        f"{GIVEN}.masked_content",
+        {"fill": "fill", "latent noise": "latent_noise", "latent nothing": "latent_nothing"},
+        {"original": "original"},
+        acts=_repaints,
+    ),
+    _words(
+        "Inpaint area", f"{GIVEN}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_repaints
+    ),
+    _number("Masked area padding", f"{GIVEN}.mask_padding", acts=_masked),
+    _words("Resize mode", f"{GIVEN}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
+    Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None),
+    _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
+    _words("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
+    _words("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device"}),
+    Row("Guidance", "generate.guidance", lambda name: None if name == "classic" else str(name), _guidance),
+)
+_HAVE_ROWS = frozenset(row.path for row in ROWS)
+
+
+def written_rows(job: GenerateJob) -> dict[str, str | None]:
+    """{A1111's name: text} of the rows."""
+    return {row.key: row.text(job) for row in ROWS}
+
+
+def by_own_names() -> dict[str, Declared]:
+    """The settings that change an image and that A1111 does not have, by our names; those of packages by their paths where
+    another has the name."""
+    found: dict[str, Declared] = {}
+    for entry in declared(GenerateJob):
+        if entry.group not in SILENT_GROUPS and entry.path not in SILENT | _HAVE_ROWS and entry.kind != "list":
+            found[entry.path if entry.name in found else entry.name] = entry
+    return found
+
+
+def written_own(job: GenerateJob) -> dict[str, str]:
+    """{our name: text} of those that are not at their defaults, without kinds of guidance that are not chosen."""
+    found = {}
+    for name, entry in by_own_names().items():
+        value = value_of(job, entry.path)
+        idle = entry.group in GUIDANCES and entry.group != job.generate.guidance
+        if value is not None and value != entry.default and not idle:
+            found[name] = plain(value)
+    return found
+
+
+def read_own(entry: Declared, text: str) -> Any:
+    """The value of such a setting, to be checked afterwards. Raises ValueError."""
+    value = json_or_none(text) if entry.kind == "pair" else text
+    if value is None:
+        raise ValueError(f"{entry.title} is not JSON")
+    return value

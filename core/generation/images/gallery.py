@@ -1,0 +1,425 @@
+"""The images of outputs/images: an index of their settings, stars, filters, trash, and copies to train on.
+
+An image is named by its path below that folder. Facts are read once per version of a file and kept in the index of
+outputs/.atelier; stars have a file of their own there, so they outlive the index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from core.dataset.doctor import trash
+from core.dataset.sources.files import TRASH_FOLDER, is_junk
+from core.dataset.sources.memo import Memo
+from core.families.word_weights import read_weights
+from core.generation.images.facts import UNREAD, Facts, read_facts
+from core.generation.prompt.loras import tagless
+from core.generation.prompt.options import read_line
+from core.generation.prompt.runs import AND, BREAK, weighted_parts
+from core.record import atomic
+from core.record.bounded_json import json_or_none, read_json_object
+from core.record.problems import ProblemsError, unwritten
+from core.record.space import require_space
+from core.record.workspace import Workspace
+from core.settings.names import bad_name
+
+KIND = "generated image 2"  # of the facts in the index; another number reads all images again
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+MOST_STARS = 5
+SETTLED_NS = (
+    2_000_000_000  # folders that changed less than this before a listing are listed again: file times are coarse
+)
+AT_ONCE = 256  # images read between two updates of the index
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An image file as listed. name: path below outputs/images, with forward slashes."""
+
+    name: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+    @property
+    def time(self) -> float:
+        return self.mtime_ns / 1e9
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filter. words: all must be in the prompt or the name; day: "", "today", "week" or 2026-12-31; stars: at least."""
+
+    words: str = ""
+    model: str = ""
+    lora: str = ""
+    day: str = ""
+    stars: int = 0
+
+    def span(self) -> tuple[float, float]:
+        """(first, end) of the day filter in seconds since the epoch, the end exclusive."""
+        today = date.today()
+        try:
+            first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
+            first = first or date.fromisoformat(self.day)
+        except ValueError:
+            raise ProblemsError.one(
+                f"'{self.day[:20]}' is not a date", "Date", "use a date such as 2026-12-31", "gallery.bad-day"
+            ) from None
+        if first == date.min:
+            return -float("inf"), float("inf")
+        last = first if self.day not in ("today", "week") else today
+        return _begin(first), _begin(last + timedelta(1))
+
+
+def _begin(day: date) -> float:
+    return time.mktime(day.timetuple())
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """One folder as listed."""
+
+    mtime_ns: int
+    listed_ns: int
+    shots: dict[str, Shot]
+    below: tuple[Path, ...]
+
+
+class Gallery:
+    """The index of one outputs folder. `look` lists the files, `read` gets their facts from the index or the images. Both
+    may be called from any thread."""
+
+    def __init__(self, workspace: Workspace):
+        self.folder = workspace.images
+        self.version = 0  # grows when an image, a fact or a star changes
+        self._memo = Memo(workspace.private / "index.sqlite")
+        self._stars_file = workspace.private / "stars.json"
+        self._folders: dict[Path, _Folder] = {}
+        self._shots: dict[str, Shot] = {}
+        self._facts: dict[str, tuple[Shot, Facts]] = {}
+        self._newest: tuple[int, list[Shot]] = (-1, [])
+        self._plain: tuple[int, dict[str, str], dict[str, list[str]]] = (-1, {}, {})
+        self._stars: dict[str, int] | None = None
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+
+    # -- what is there
+
+    def look(self, whole: bool = False) -> None:
+        """List the folders that changed since the last call; with `whole` all of them, which also finds overwritten files."""
+        with self._lock:
+            found: dict[Path, _Folder] = {}
+            queue = [self.folder]
+            while queue:
+                folder = queue.pop()
+                with suppress(OSError):
+                    found[folder] = self._listed(folder, whole)
+                    queue += found[folder].below
+            if found == self._folders:
+                return
+            self._folders = found
+            shots = {name: shot for each in found.values() for name, shot in each.shots.items()}
+            if shots == self._shots:
+                return
+            self._facts = {name: known for name, known in self._facts.items() if shots.get(name) == known[0]}
+            self._shots = shots
+            self.version += 1
+
+    def _listed(self, folder: Path, whole: bool) -> _Folder:
+        mtime_ns, known = os.stat(folder).st_mtime_ns, self._folders.get(folder)
+        settled = known is not None and known.listed_ns > mtime_ns + SETTLED_NS
+        if known is not None and settled and known.mtime_ns == mtime_ns and not whole:
+            return known
+        now, shots, below = time.time_ns(), {}, []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_junk(entry.name) or not _is_text(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                elif entry.name.lower().endswith(ENDINGS) and entry.is_file(follow_symlinks=False):
+                    with suppress(OSError):  # deleted meanwhile
+                        state = entry.stat(follow_symlinks=False)
+                        path = Path(entry.path)
+                        name = path.relative_to(self.folder).as_posix()
+                        if state.st_size:  # else it is still being written
+                            shots[name] = Shot(name, path, state.st_size, state.st_mtime_ns)
+        return _Folder(mtime_ns, now, shots, tuple(sorted(below)))
+
+    def unread(self) -> list[Shot]:
+        """Images whose facts are not known yet, newest first."""
+        with self._lock:
+            if len(self._facts) == len(self._shots):
+                return []
+            return _by_age(shot for shot in self._shots.values() if shot.name not in self._facts)
+
+    def read(
+        self,
+        most: int | None = None,
+        check: Callable[[], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Read the facts of at most `most` images that have none, newest first; returns at once if another thread does so.
+
+        check, progress   as in `Memo.facts`; facts read before a cancel are kept
+        """
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            waiting = self.unread()[:most]
+            for start in range(0, len(waiting), AT_ONCE):
+                part = waiting[start : start + AT_ONCE]
+                found = self._memo.facts(KIND, part, _measured, check)
+                with self._lock:
+                    self._take({path: text for path, text in found.items() if isinstance(text, str)})
+                    self.version += 1
+                if progress:
+                    progress(start + len(part), len(waiting))
+        finally:
+            self._reading.release()
+
+    def _take(self, found: dict[Path, str]) -> None:
+        for path, text in found.items():
+            shot = self._shots.get(path.relative_to(self.folder).as_posix())
+            if shot is None:  # deleted meanwhile
+                continue
+            try:
+                values = json_or_none(text)
+                facts = Facts(**values | {"loras": tuple(values["loras"])})
+            except (TypeError, KeyError):  # a damaged row
+                facts = read_facts(path)
+            self._facts[shot.name] = (shot, facts)
+
+    # -- asking
+
+    def newest(self) -> list[Shot]:
+        """Every image, newest first."""
+        with self._lock:
+            if self._newest[0] != self.version:
+                self._newest = (self.version, _by_age(self._shots.values()))
+            return self._newest[1]
+
+    def shot(self, name: str) -> Shot:
+        """The image of that name. Raises ProblemsError for one that is not in the folder."""
+        with self._lock:
+            if name in self._shots:
+                return self._shots[name]
+        what = "The image is no longer in the folder"
+        raise ProblemsError.one(what, name[:200], "choose another image", "gallery.gone")
+
+    def facts(self, name: str) -> Facts:
+        """The facts of an image; UNREAD before it was read."""
+        known = self._facts.get(name)
+        return known[1] if known else UNREAD
+
+    def found(self, wanted: Wanted | None = None) -> list[Shot]:
+        """The images that match a filter, newest first, without those shown as another one's `twin`."""
+        wanted = wanted or Wanted()
+        words = wanted.words.casefold().split()
+        begin, end = wanted.span()
+        shots = [
+            shot
+            for shot in self.newest()
+            if begin <= shot.time < end
+            and (not wanted.stars or self.stars(shot.name) >= wanted.stars)
+            and self._suits(shot.name, words, wanted)
+        ]
+        twins = {self.twin(shot.name) for shot in shots}
+        return [shot for shot in shots if shot.name not in twins]
+
+    def _suits(self, name: str, words: list[str], wanted: Wanted) -> bool:
+        facts = self.facts(name)
+        if (wanted.model and facts.model != wanted.model) or (wanted.lora and wanted.lora not in facts.loras):
+            return False
+        text = f"{facts.prompt} {name}".casefold() if words else ""
+        return all(word in text for word in words)
+
+    def twin(self, name: str) -> str:
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" for none. For a
+        model trained here, any model that was not trained here counts as its base."""
+        facts = self.facts(name)
+        if not facts.plain:
+            return self._plain_ones()[0].get(facts.pair, "")
+        bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
+        return self._older(bases, name) or next(iter(bases), "")
+
+    def before(self, name: str) -> str:
+        """The newest image with the same settings from another model that is older than this one; "" for none."""
+        model = self.facts(name).model
+        return self._older([each for each in self._kin(name) if self.facts(each).model != model], name)
+
+    def _older(self, names: Iterable[str], name: str) -> str:
+        """The first of `names` that is not newer than an image; "" for none."""
+        made = self.shot(name).mtime_ns
+        return next((each for each in names if self.shot(each).mtime_ns <= made), "")
+
+    def _kin(self, name: str) -> list[str]:
+        """Images without LoRAs and embeddings with the settings of this one, itself included, newest first."""
+        facts = self.facts(name)
+        return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
+
+    def _plain_ones(self) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Images without LoRAs and embeddings: {pair: the newest}, {kin: all, newest first}."""
+        if self._plain[0] != self.version:
+            pairs: dict[str, str] = {}
+            kin: dict[str, list[str]] = {}
+            for shot in self.newest():
+                facts = self.facts(shot.name)
+                if facts.plain and facts.pair:
+                    pairs.setdefault(facts.pair, shot.name)
+                    kin.setdefault(facts.kin, []).append(shot.name)
+            self._plain = (self.version, pairs, kin)
+        return self._plain[1:]
+
+    def models(self) -> Counter[str]:
+        """{model: number of images}"""
+        return Counter(known.model for _, known in list(self._facts.values()) if known.model)
+
+    def days(self) -> Counter[str]:
+        """{day, as 2026-12-31: number of images}"""
+        return Counter("{}-{:02}-{:02}".format(*time.localtime(shot.time)[:3]) for shot in self.newest())
+
+    def loras(self) -> Counter[str]:
+        """{LoRA: number of images}"""
+        return Counter(lora for _, known in list(self._facts.values()) for lora in known.loras)
+
+    # -- stars
+
+    def stars(self, name: str) -> int:
+        return self._all_stars().get(name, 0)
+
+    def set_stars(self, names: Iterable[str], stars: int) -> None:
+        """Set the stars of images, 0 to MOST_STARS; 0 removes them. Raises ProblemsError for an image that does not exist."""
+        with self._lock:
+            kept = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
+            kept = {name: number for name, number in kept.items() if number}
+            atomic.write_json(self._stars_file, {"v": 1, "stars": kept})
+            self._stars = kept
+            self.version += 1
+
+    def _all_stars(self) -> dict[str, int]:
+        with self._lock:
+            if self._stars is None:
+                self._stars = self._read_stars()
+            return self._stars
+
+    def _read_stars(self) -> dict[str, int]:
+        """{name: stars}. A damaged file is renamed, not overwritten."""
+        if not self._stars_file.exists():
+            return {}
+        try:
+            kept = read_json_object(self._stars_file)["stars"]
+            return {str(name): min(int(number), MOST_STARS) for name, number in kept.items() if int(number) > 0}
+        except (ProblemsError, ValueError, TypeError, KeyError, AttributeError):
+            with suppress(OSError):
+                atomic.replace(self._stars_file, self._stars_file.with_name(f"stars-damaged-{int(time.time())}.json"))
+            return {}
+
+    # -- trash
+
+    def put_away(self, names: Sequence[str]) -> str:
+        """Move images and their caption files to the trash of outputs/images; returns a token for `put_back`."""
+        token = trash.put_away([self.shot(name).path for name in names], self.folder, "deleted in Generate")
+        self.look()
+        return token
+
+    def put_back(self, token: str) -> list[str]:
+        """Restore what one `put_away` moved; returns the images' names. Raises ProblemsError for tokens of another trash."""
+        if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
+            what = "The trash folder no longer has a record of this; nothing was changed"
+            raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
+        paths = trash.put_back(token)
+        self.look()
+        names = (path.relative_to(os.path.abspath(self.folder)).as_posix() for path in paths)
+        return [name for name in names if name in self._shots]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name is valid Unicode: on Linux others exist, which JSON and the page cannot hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _by_age(shots: Iterable[Shot]) -> list[Shot]:
+    return sorted(shots, key=lambda shot: (shot.mtime_ns, shot.name), reverse=True)
+
+
+def _measured(shot: Shot) -> str:
+    return json.dumps(asdict(read_facts(shot.path)))
+
+
+# -- a dataset of generated images
+
+
+def copy_as_dataset(
+    images: Sequence[tuple[Path, str]],
+    name: str,
+    datasets: Path,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> Path:
+    """Copy images, each with the words of its prompt as caption, into a new folder below `datasets`: all of them, or nothing;
+    returns it.
+
+    images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
+    """
+    if (bad := bad_name(name)) is not None:
+        what = f"The dataset cannot be called '{name[:60]}': {bad}"
+        raise ProblemsError.one(what, "Train on these", "use another name", "gallery.bad-dataset-name")
+    if not images:
+        what = "No images are selected"
+        raise ProblemsError.one(
+            what, "Train on these", "select images, or change the filter", "gallery.nothing-selected"
+        )
+    try:
+        datasets.mkdir(parents=True, exist_ok=True)
+        require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
+        try:
+            taken: set[str] = set()
+            for number, (path, prompt) in enumerate(images):
+                check()
+                progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
+                target = temporary / _free(path, taken)
+                shutil.copyfile(path, target)
+                if caption := plain_words(prompt):
+                    target.with_suffix(".txt").write_text(caption, encoding="utf-8")
+            os.chmod(temporary, 0o755)
+            return atomic.put_folder(temporary, datasets, name)
+        finally:
+            atomic.remove_folder(temporary)
+    except OSError as error:
+        raise unwritten(error, "The images could not be copied", str(datasets), "none was copied") from error
+
+
+def plain_words(prompt: str) -> str:
+    """The words of a prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
+    text = tagless(read_line(" ".join(prompt.split()), [], "").text)
+    texts = [part for part, _ in weighted_parts(text)] if AND in text else [text]  # alone, ":30" may be a time
+    words = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
+    parts = " ".join(words.replace(BREAK, ",").split()).split(",")
+    return ", ".join(part.strip() for part in parts if part.strip())
+
+
+def _free(path: Path, taken: set[str]) -> str:
+    """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
+    number, stem = 1, path.stem
+    while stem.casefold() in taken:
+        number += 1
+        stem = f"{path.stem}-{number}"
+    taken.add(stem.casefold())
+    return stem + path.suffix

@@ -1,0 +1,230 @@
+"""The settings of a generated image, written into its PNG and read back.
+
+Two text chunks: `parameters`, the block that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
+Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is revealed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from core.control.hints.models import portable_model
+from core.generation.images.a1111 import JSON, a1111_parts, a1111_text, from_a1111_text, from_foreign
+from core.generation.images.foreign import read_foreign
+from core.generation.images.record import ImageRecord
+from core.generation.model.library import portable_name
+from core.generation.model.sources import Hashes
+from core.record.bounded_json import parse_json
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.base import declared, value_of
+from core.settings.hints import BY_MODEL
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+CHUNK = "atelier"
+FORMAT = 3  # 1: before prompt weights and zero terminal SNR; 2: before variants and options in prompts
+EXIF_USER_COMMENT = 0x9286
+EXIF_FOLDER = 0x8769
+EXIF_DESCRIPTION = 0x010E
+EXIF_CAMERA = (0x010F, 0x0110)  # maker and model
+MOST_EXIF = 65_000  # bytes
+
+
+# -- writing
+
+
+def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
+    """The text chunks for one image. `job` has the settings of this very image: its seed, its size, count 1."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("parameters", a1111_text(job, hashes))
+    info.add_text(CHUNK, _content(job, hashes))
+    return info
+
+
+def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
+    """EXIF for JPEG and WebP: A1111's block as UserComment, as A1111 writes it, and our JSON as ImageDescription.
+
+    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the block alone is, so is the block.
+    """
+    from PIL.Image import Exif
+
+    comment = b"UNICODE\0" + a1111_text(job, hashes).encode("utf-16-be", "surrogatepass")
+    for text in (_content(job, hashes), ""):
+        exif = Exif()
+        exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = comment
+        if text:
+            exif[EXIF_DESCRIPTION] = text
+        if len(found := exif.tobytes()) <= MOST_EXIF:
+            return found
+    return b""
+
+
+def _content(job: GenerateJob, hashes: Hashes) -> str:
+    """The job as JSON in ASCII, without the output group, which may name folders of the machine."""
+    content = {
+        "format": FORMAT,
+        "job": job.model_dump(mode="json", exclude={"output"}),
+        "hashes": asdict(hashes),
+    }
+    return json.dumps(content)
+
+
+# -- reading
+
+
+def read_image_metadata(path: str | Path) -> ImageRecord:
+    """The settings an image was generated with: Atelier's own chunk, else what another program wrote (PNG text or EXIF)."""
+    from core.dataset.images.opening import BrokenImage, open_image
+
+    try:
+        with open_image(path) as image:
+            texts = _texts(image)
+            comment, ours, graphs = _exif_texts(image)
+            size = image.size
+    except BrokenImage as error:
+        return ImageRecord(reason=f"The image {error}.")
+    if CHUNK in texts or ours:
+        return _from_chunk(texts.get(CHUNK) or ours)
+    if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
+        return from_foreign(foreign)
+    of_camera = not any(a1111_parts(comment)[1:])  # a comment of another kind
+    prompt = texts.get("prompt", "")
+    if block := texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment):
+        return from_a1111_text(block)
+    if prompt or texts.get("workflow"):
+        return ImageRecord(
+            reason="This image contains a ComfyUI graph without a sampler or a prompt that is known here."
+        )
+    return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
+
+
+def _texts(image: Any) -> dict[str, str]:
+    """The text chunks. They are usually before the pixels; if ours is not, the rest of the file is read."""
+    from core.dataset.images.opening import LARGE_PIXELS
+
+    small = image.width * image.height <= LARGE_PIXELS
+    if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
+        with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
+            image.load()
+    return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
+
+
+def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
+    """(UserComment, where A1111 keeps its block in JPEG and WebP; our JSON; ComfyUI's graphs, which stand for the camera)"""
+    try:
+        exif = image.getexif()
+        described = exif.get(EXIF_DESCRIPTION, "")
+        ours = described if isinstance(described, str) and described.startswith('{"format"') else ""
+        of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
+        graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
+        return user_comment(exif), ours, graphs
+    except Exception:  # damaged EXIF raises a dozen kinds of errors
+        return "", "", {}
+
+
+def user_comment(exif: Any) -> str:
+    """The text of UserComment in Pillow's EXIF, in any of its encodings; "" for none."""
+    raw = exif.get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+    if not isinstance(raw, bytes) or len(raw) <= 8:
+        return ""
+    name, body = raw[:8], raw[8:]
+    if not name.startswith(b"UNICODE"):
+        return body.decode("iso2022_jp" if name.startswith(b"JIS") else "utf-8", errors="replace").rstrip("\0")
+    if body[:2] in (b"\xfe\xff", b"\xff\xfe"):
+        return body.decode("utf-16", errors="replace").rstrip("\0")
+    # Zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian even in little-endian EXIF.
+    first, second = body[::2].count(0), body[1::2].count(0)
+    big = first > second or (first == second and exif.endian == ">")
+    return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").rstrip("\0")
+
+
+def _from_chunk(text: str) -> ImageRecord:
+    try:
+        content = parse_json(text, "the image's settings")
+        if content["format"] > FORMAT:
+            return ImageRecord(
+                reason="This image was generated by a newer version of Atelier; update to read its settings."
+            )
+        if content["format"] == 1:
+            content["job"]["generate"] |= {"prompt_weights": False, "zero_terminal_snr": "off"}
+        if content["format"] < FORMAT:
+            content["job"]["prompts"] = {"dynamic_prompts": False}
+        job = GenerateJob.model_validate(content["job"])
+        stored = content.get("hashes", {})
+        others = (
+            {str(name): str(digest) for name, digest in stored.get(kind, {}).items()}
+            for kind in ("loras", "embeddings", "refiners", "controls")
+        )
+        hashes = Hashes(str(stored.get("model", "")), *others)
+    except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return ImageRecord(reason="The settings in this image are damaged or were edited.")
+    return ImageRecord(job=job, source="atelier", hashes=hashes)
+
+
+def one_image(
+    job: GenerateJob,
+    *,
+    seed: int,
+    width: int,
+    height: int,
+    workspace: Workspace,
+    model_path: Path,
+    vae_path: Path | None,
+    lora_paths: Mapping[str, Path],
+    embeddings: Sequence[str] = (),
+    zero_terminal_snr: bool = False,
+    refiner_path: Path | None = None,
+    control_paths: Mapping[str, Path] = {},
+    other_paths: Mapping[str, Path] = {},
+) -> GenerateJob:
+    """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
+
+    embeddings  as named in the settings, already portable
+    zero_terminal_snr   whether it was in effect; stored, since files may change
+    """
+    loras = [
+        use.model_copy(update={"file": portable_name(lora_paths[use.file], workspace)}) for use in job.generate.loras
+    ]
+    generate = job.generate.model_copy(
+        update={
+            "seed": seed,
+            "width": width,
+            "height": height,
+            "count": 1,
+            "loras": loras,
+            "embeddings": list(embeddings),
+            "zero_terminal_snr": "on" if zero_terminal_snr else "off",
+        }
+    )
+    groups: dict[str, Any] = {}
+    for entry in declared(GenerateJob):  # files of packages' settings too
+        path = value_of(job, entry.path)
+        if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
+            group = groups.get(entry.group, getattr(job, entry.group))
+            groups[entry.group] = group.model_copy(
+                update={entry.name: portable_name(other_paths.get(path, path), workspace)}
+            )
+    if refiner_path is not None:
+        own = {"refiner_checkpoint": portable_name(refiner_path, workspace)}
+        groups["refiner"] = job.refiner.model_copy(update=own)
+    nets = []
+    for use in job.controls.used:
+        own = {"file": portable_name(control_paths[use.file], workspace)}
+        own |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
+        nets.append(use.model_copy(update=own | {"image": portable_name(use.image or "", workspace)}))
+    groups["controls"] = job.controls.model_copy(update={"nets": nets, "control_image": None})
+    vae = portable_name(vae_path, workspace) if vae_path is not None else None
+    model = {"base_model": portable_name(model_path, workspace), "vae": vae}
+    return job.model_copy(update=groups | {"generate": generate, "model": job.model.model_copy(update=model)})

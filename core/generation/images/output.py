@@ -1,0 +1,133 @@
+"""Names and writes generated images: complete or not at all, never over another file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.generation.images.metadata import exif_of, png_info
+from core.generation.model.sources import Hashes
+from core.generation.plan.checks import FIELD, root_of
+from core.record import atomic
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+from core.settings.names import bad_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LONGEST = 120  # characters of a name
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+ENDING_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+def save_image(
+    image: Image,
+    job: GenerateJob,
+    hashes: Hashes,
+    workspace: Workspace,
+    name: str | None = None,
+    *,
+    number: int = 1,
+    stage: str = "",
+) -> Path:
+    """Write an image and its settings: complete or not at all, replacing none.
+
+    name    from the prompt (--f), instead of the pattern; its extension chooses the format
+    number  of the image in its job, from 1
+    stage   with hires fix: "0" or "1" in numbered names, as in sd-scripts
+    returns its path; raises OSError
+    """
+    now = time.localtime()
+    kind = ENDINGS.get(Path(name or "").suffix.lower(), job.output.image_format)
+    folder = root_of(job, workspace)
+    for part in job.output.folder_pattern.replace("\\", "/").split("/"):
+        if named := _filled(part, job, now, number):
+            folder /= named
+    content = encoded_image(image, job, hashes, kind)
+    path = _reserve(folder, _stem(name, job, now, number, stage), ENDING_OF[kind])
+    try:
+        atomic.write_bytes(path, content)
+    except BaseException:
+        atomic.remove(path)  # the empty file that reserved the name
+        raise
+    return path
+
+
+def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> bytes:
+    """The file's content with the settings of the image. kind: "png", "jpeg" or "webp" """
+    content, asked = BytesIO(), job.output
+    if kind == "png":
+        image.save(content, format="PNG", pnginfo=png_info(job, hashes))
+    elif kind == "jpeg":
+        image.save(content, "JPEG", quality=asked.image_quality, subsampling=0, exif=exif_of(job, hashes))
+    else:
+        lossless = asked.webp_lossless
+        quality = 100 if lossless else asked.image_quality
+        image.save(content, "WEBP", lossless=lossless, quality=quality, exact=lossless, exif=exif_of(job, hashes))
+    return content.getvalue()
+
+
+def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
+    """The name without ending: the prompt's, the initial image's, a number or the pattern's."""
+    plain = _plain(name)
+    if not plain and job.output.use_original_file_name and job.image_to_image.image_path:
+        plain = _plain(job.image_to_image.image_path)
+    if not plain and job.output.sequential_file_name:
+        plain = f"im_{stage}{number:06d}"
+    return plain or _filled(job.output.file_pattern, job, now, number) or "image"
+
+
+def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
+    """One part of a path with its fields filled in, without separators."""
+    asked = job.generate
+    values = {
+        "date": time.strftime("%Y-%m-%d", now),
+        "time": time.strftime("%H%M%S", now),
+        "seed": asked.seed,
+        "prompt": _safe(asked.prompt)[:80].rstrip(),
+        "model": Path(job.model.base_model).name.removesuffix(".safetensors"),
+        "sampler": asked.sampler,
+        "steps": asked.steps,
+        "cfg": "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}",
+        "width": asked.width,
+        "height": asked.height,
+        "number": f"{number:05d}",
+    }
+    return _safe(FIELD.sub(lambda found: str(values.get(found[1], "")), pattern))
+
+
+def _plain(name: str | None) -> str:
+    """A name from a prompt or a path, without folder and ending."""
+    stem = Path((name or "").replace("\\", "/")).name
+    return _safe(stem.rsplit(".", 1)[0] if Path(stem).suffix.lower() in ENDINGS else stem)
+
+
+def _safe(text: str) -> str:
+    """A name of characters that all file systems allow, and none that Windows reserves."""
+    name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST].strip(" .")
+    return f"_{name}" if name and bad_name(name) else name
+
+
+def _reserve(folder: Path, stem: str, ending: str) -> Path:
+    """An empty file with an unused name: stem.png, stem-2.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _names(folder, stem, ending):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("the names never end")
+
+
+def _names(folder: Path, stem: str, ending: str) -> Iterator[Path]:
+    yield folder / f"{stem}{ending}"
+    number = 2
+    while True:
+        yield folder / f"{stem}-{number}{ending}"
+        number += 1

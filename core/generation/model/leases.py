@@ -1,0 +1,173 @@
+"""The model of a job: its parts leased from the store and set up as the memory settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from core.families import family
+from core.families.attention import device_problems
+from core.families.components import Components
+from core.formats.hashes import HashMemo
+from core.generation.model.loras import LorasInUse
+from core.generation.model.parts import Offload, Parts
+from core.generation.model.sources import Sources
+from core.generation.model.store import ModelStore, ModelTexts, fingerprint
+from core.generation.model.words import Words
+from core.record import machine
+from core.record.context import Reports
+from core.record.memory import free_memory
+from core.record.problems import raise_if_errors
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+
+FREE_SHARE = 0.7  # of the free memory that decoding may take: libraries need more than what is counted
+# job -> its refiner, whose words are not those of embeddings, for a while
+Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
+
+
+@contextmanager
+def leased(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports, offload: Offload
+) -> Iterator[Components]:
+    """The job's model, leased inside the block. Text encoders are loaded when first used. Raises ProblemsError.
+
+    offload   what rests in RAM (`core.generation.plan.forecast.offload_for`)
+    """
+    from core.families.offload import vae_visits
+
+    problems = device_problems(job.memory, device)
+    raise_if_errors(problems)
+    for problem in problems:
+        reports.warn(problem)
+    reports.stage("loading the model")
+    asked = job.generation_memory
+    store.budget = None if asked.keep_models_gb is None else int(asked.keep_models_gb * 2**30)
+    parts = Parts(job.memory, sources, device)
+    parts.use_device()
+    parts.offload = offload
+    own = {"name": sources.model.name, "device": device}
+    with ExitStack() as stack:
+        sizes = parts.sizes
+        base = stack.enter_context(
+            store.lease("base", parts.denoiser_key, parts.denoiser, size=sizes[parts.kind.denoiser], **own)
+        )
+        vae_name = (sources.vae or sources.model).name
+        vae = stack.enter_context(
+            store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
+        )
+        vae.vae.to(parts.rests)
+        stack.enter_context(_sliced(vae, parts, asked.vae_slices, reports))
+        if parts.rests != device:
+            stack.enter_context(vae_visits(vae.vae, device))
+        encoders = _encoders(parts, store, stack, **own)
+        yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
+
+
+def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **own: Any) -> WhenUsed:
+    """The text encoders, leased until the stack ends when they are first used."""
+
+    def encoders() -> Sequence[Any]:
+        size = sum(parts.sizes[name] for name in parts.texts)
+        lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **own)
+        found: Sequence[Any] = stack.enter_context(lease).text_encoders
+        for encoder in found:
+            encoder.to(parts.rests)
+        return found
+
+    return WhenUsed(encoders)
+
+
+def refiners_of(
+    job: GenerateJob,
+    sources: Sources,
+    store: ModelStore,
+    device: str,
+    workspace: Workspace,
+    base: Components,
+    offload: Offload,
+) -> Refiner:
+    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is offloaded"""
+    every = Parts.of_refiners(job.memory, sources, device)
+
+    @contextmanager
+    def lease(one: GenerateJob) -> Iterator[tuple[Components, Words]]:
+        name = one.refiner.refiner_checkpoint or ""
+        parts = every[name]
+        parts.offload = offload
+        own = {"name": parts.path.name, "device": device}
+        with ExitStack() as stack:
+            if offload == "parts":
+                base.denoiser.to("cpu")
+                stack.callback(base.denoiser.to, device)
+            size = parts.sizes[parts.kind.denoiser]
+            loaded = stack.enter_context(store.lease("refiner", parts.denoiser_key, parts.denoiser, size=size, **own))
+            if offload == "parts":
+                stack.callback(loaded.denoiser.to, "cpu")
+            if offload != "layers":
+                loaded.denoiser.to(device)  # an earlier job may have left it in RAM
+            encoders = _encoders(parts, store, stack, **own)
+            refiner = replace(loaded, text_encoders=encoders, device=device)
+            theirs = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
+            texts = kept_texts(job, theirs, store, device, workspace, LorasInUse())
+            yield refiner, Words(refiner, {}, set(), texts)
+
+    return lease
+
+
+def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:
+    """Inside, the VAE works in `wanted` strips; None: in strips only if the whole image does not fit."""
+    from core.families.counting import decoding_bytes, frozen
+    from core.families.vae_strips import FIRST, in_strips, suits
+
+    if not suits(loaded.vae):
+        return nullcontext()
+
+    def slices(pixels: int) -> int:
+        if wanted is not None:
+            return wanted
+        config = frozen(loaded.vae_config)
+        whole = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
+        return 1 if whole < FREE_SHARE * machine.free_memory(parts.device) else FIRST
+
+    def again(number: int) -> None:
+        free_memory()
+        reports.say(f"The VAE ran out of memory; the image is processed in {number} strips")
+
+    return in_strips(loaded.vae, slices, again)
+
+
+def kept_texts(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
+) -> ModelTexts:
+    """The cache of text states for the job's model with its embeddings and LoRAs."""
+    kind, memory = family(sources.family), job.memory
+    store.texts.room = memory.text_cache_bytes
+    encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
+    words = tuple((word.word, fingerprint(word.path)) for word in sources.embeddings)
+    own = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
+    tokenizers = tuple(map(fingerprint, sorted(own)))
+    dtype = Parts(memory, sources, device).dtype
+    model = (kind.name, encoders, tokenizers, str(dtype), memory.fp8_base, device, words)
+    return ModelTexts(store.texts, device, model, loras.on_texts)
+
+
+class WhenUsed(Sequence[Any]):
+    """A list that is created on first access."""
+
+    def __init__(self, make: Callable[[], Sequence[Any]]):
+        self._make = make
+        self._made: Sequence[Any] | None = None
+
+    def _all(self) -> Sequence[Any]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._all()[at]

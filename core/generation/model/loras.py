@@ -1,0 +1,215 @@
+"""LoRAs in use: any number, each with a strength, on a model that is restored afterwards, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from core.families.components import Components
+from core.generation.model.store import fingerprint
+from core.networks.block_weights import block_weights, weight_of
+from core.networks.files import read_network, unmatched_problems
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.networks.network import Network
+    from core.settings.generation.generate import LoraUse
+
+MOST_KEPT, MOST_KEPT_BYTES = 20, 1 << 30  # networks that stay in memory with their model
+WHOLE = (0.0, 1.0)
+ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
+
+
+@dataclass(frozen=True)
+class AttachedLora:
+    """One LoRA in use. file: as it is named in the settings; modules: layers of the model it acts on."""
+
+    file: str
+    path: Path
+    strength: float
+    modules: int
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strong a LoRA is. blocks: weights of the 26 slots (`core.networks.block_weights`), None for 1 everywhere; steps:
+    (first, last) share of the steps at which its U-Net layers act."""
+
+    unet: float
+    text_encoder: float | None = None
+    blocks: tuple[float, ...] | None = None
+    steps: tuple[float, float] = WHOLE
+
+    @classmethod
+    def of(cls, use: LoraUse, sdxl: bool) -> Strength:
+        blocks = block_weights(use.block_weights, sdxl) if use.block_weights else None
+        return cls(use.strength, use.text_encoder_strength, blocks, (use.start_at, use.end_at))
+
+    def set_on(self, network: Network) -> None:
+        of_layer = partial(weight_of, self.blocks) if self.blocks is not None else None
+        network.set_multiplier(self.unet, self.text_encoder, of_layer)
+
+    def acts(self, index: int, steps: int) -> bool:
+        """Whether it acts at step `index` (from 0) of `steps`."""
+        first, last = (math.ceil(share * steps - ROUNDING) for share in self.steps)
+        return first <= index < last
+
+
+NO_STRENGTH = Strength(0.0)
+
+
+@dataclass
+class LorasInUse:
+    """The LoRAs in use, in the given order, and advice about layers of a file that this model does not have.
+
+    networks   one for each                 merged    the number of first ones that are merged into the weights
+    strengths  their current strengths      sdxl      whether the model is SDXL, which has other blocks
+    """
+
+    loras: list[AttachedLora] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+    merged: int = 0
+    sdxl: bool = False
+    strengths: list[Strength] = field(default_factory=list)
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _now: list[Strength] = field(default_factory=list)
+
+    def use(self, uses: Sequence[LoraUse]) -> None:
+        """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
+        left = list(uses)
+        strengths: list[Strength] = []
+        for lora, network in zip(self.loras, self.networks, strict=True):
+            own = next((use for use in left if use.file == lora.file), None)
+            if own is not None:
+                left.remove(own)
+            strengths.append(Strength.of(own, self.sdxl) if own is not None else NO_STRENGTH)
+            strengths[-1].set_on(network)
+        self.strengths = strengths
+        if self.merged and strengths[: self.merged] != self._now:
+            self._merge()
+            self._now = strengths[: self.merged]
+
+    def on_texts(self) -> tuple[Any, ...]:
+        """Key of the text states: file and strengths of each LoRA that changes the text encoders now."""
+        from core.networks.layer_sizes import part_of
+
+        found: list[Any] = []
+        for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
+            adapters = network.adapters.items()
+            strengths = tuple(each.multiplier for name, each in adapters if part_of(name) == "text_encoder")
+            if any(strengths):
+                found.append((fingerprint(lora.path), number < self.merged, strengths))
+        return tuple(found)
+
+    def _merge(self) -> None:
+        """Merge the first networks into the weights; the original weights are kept for `restore`."""
+        self.restore()
+        weights = {
+            id(adapter.module): adapter.module
+            for network in self.networks[: self.merged]
+            for adapter in network.adapters.values()
+        }
+        own = (getattr(module, name, None) for module in weights.values() for name in ("weight", "bias", "factors"))
+        self._kept = [(each, each.detach().clone()) for each in own if each is not None]
+        for network in self.networks[: self.merged]:
+            network.merge_to()
+
+    def restore(self) -> None:
+        """Restore the original weights, bit for bit."""
+        import torch
+
+        with (
+            torch.no_grad()
+        ):  # not by `data`: what is computed of a weight is kept by its version, which that leaves as it was
+            for weight, own in self._kept:
+                weight.copy_(own)
+        self._kept = []
+
+
+@contextmanager
+def loras_attached(
+    components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path], merged: int = 0
+) -> Iterator[LorasInUse]:
+    """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
+
+    Modules add the delta to their output until the block ends, also after an error. Only merged LoRAs change weights, which
+    are restored at the end. All problems with the files are raised together, before anything is attached.
+
+    merged   the number of first LoRAs that are merged into the weights instead
+    """
+    from core.networks.frozen import readable
+    from core.networks.network import attached
+
+    found = LorasInUse(merged=merged, sdxl=components.family == "sdxl")
+    problems: list[Problem] = []
+    for use in uses:
+        try:
+            path = find(use.file)
+            network = _network(components, path, [lora.path for lora in found.loras].count(path))
+        except ProblemsError as error:
+            problems.extend(error.problems)
+            continue
+        found.networks.append(network)
+        found.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
+        found.problems.extend(unmatched_problems(network, path))
+    if problems:
+        raise ProblemsError(problems)
+    for network in found.networks[merged:]:  # layers may rest in RAM
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(components.device)
+    reads = bool(merged) or any(network.needs_base_weight for network in found.networks)
+    with readable(components.denoiser) if reads else nullcontext(), attached(*found.networks[merged:]):
+        try:
+            found.use(uses)
+            yield found
+        finally:
+            found.restore()
+            _forget_oldest(components)
+
+
+# Networks of a loaded model, the most recently used last, so that a new strength or a LoRA chosen again reads no file.
+# They are freed with the model: adapters hold its layers, but nothing holds the whole denoiser.
+_KEPT: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
+
+
+def _network(components: Components, path: Path, before: int) -> Network:
+    """The network of a file, read only if it was not kept. before: how many uses of the file came before this one"""
+    parts = (*components.text_encoders, components.denoiser)
+    kept = _KEPT.setdefault(components.denoiser, {})
+    key = (fingerprint(path), before, tuple(part is None for part in parts))
+    network = kept.pop(key, None)
+    layers = {id(module) for part in parts if part is not None for module in part.modules()}
+    if network is None or any(id(each.module) not in layers for each in network.adapters.values()):
+        network = read_network(components, path, 1.0)
+    kept[key] = network
+    return network
+
+
+def _forget_oldest(components: Components) -> None:
+    kept = _KEPT.get(components.denoiser, {})
+    sizes = {key: sum(each.nbytes for each in network.parameters()) for key, network in kept.items()}
+    for key in list(kept):
+        if len(kept) <= MOST_KEPT and sum(sizes[each] for each in kept) <= MOST_KEPT_BYTES:
+            break
+        del kept[key]
+
+
+def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
+    """The LoRAs to attach for several images: each file as often as the image that uses it most."""
+    found: dict[tuple[str, int], LoraUse] = {}
+    for uses in lists:
+        seen: Counter[str] = Counter()
+        for use in uses:
+            found.setdefault((use.file, seen[use.file]), use)
+            seen[use.file] += 1
+    return list(found.values())

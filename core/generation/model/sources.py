@@ -1,0 +1,94 @@
+"""The files of a generation, found and identified, and their hashes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from core.families import family
+from core.families.locate import REFINER
+from core.formats.hashes import HashMemo, file_sha256, legacy_hash
+from core.formats.tensors.header import sniff
+from core.generation.model.library import portable_name
+from core.generation.model.nets import ControlFile
+from core.generation.model.words import NewWord
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+from core.record.regular import open_regular
+from core.record.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A model that a kind of hook uses. bytes: of its weights on the device"""
+
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of a job, found and identified by their headers only. loras, refiners, controls, others (of hooks): {name in
+    the settings: file}"""
+
+    model: Path
+    family: str
+    vae: Path | None
+    loras: dict[str, Path]
+    embeddings: list[NewWord] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    refiners: dict[str, Path] = field(default_factory=dict)
+    controls: dict[str, ControlFile] = field(default_factory=dict)
+    others: dict[str, OwnFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """SHA-256 in hex. model: of the whole file; loras: {name in the settings: hash of the tensors only, as A1111 shows it};
+    embeddings: {token: whole file}; refiners: {name in the settings: whole file}; controls: {name in the settings: A1111's
+    first hash, 8 digits, as its extension shows it}."""
+
+    model: str = ""
+    loras: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, str] = field(default_factory=dict)
+    refiners: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
+
+
+def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
+    """The hashes by which other programs identify the files, cached until a file changes."""
+    memo = HashMemo(workspace.private / "hashes.json")
+    model = _model_hash(sources.model, sources.family, memo, cancel)
+    loras = {}
+    for path in sources.loras.values():
+        digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
+        loras[portable_name(path, workspace)] = digest
+    refiners = {
+        portable_name(path, workspace): _model_hash(path, REFINER, memo, cancel) for path in sources.refiners.values()
+    }
+    embeddings = {
+        word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
+        for word in sources.embeddings
+    }
+    nets = {net.path for net in sources.controls.values() if net.path.is_file()}
+    controls = {portable_name(path, workspace): legacy_hash(path) for path in nets}
+    return Hashes(model, loras, embeddings, refiners, controls)
+
+
+def _model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
+    """SHA-256 of a file; of a folder, which other programs do not hash, of its denoiser's weights."""
+    if path.is_dir():
+        return family(family_name).digest(path, "denoiser", memo=memo, cancel=cancel)
+    return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
+
+
+def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
+    """SHA-256 of a safetensors file without its header, so that edited metadata keeps it: A1111's hash of a LoRA
+    (`sshs_model_hash`). For a pickle, of the whole file."""
+    if sniff(path) != "safetensors":
+        return file_sha256(path, cancel)
+    with open_regular(path) as handle:
+        (header,) = struct.unpack("<Q", handle.read(8))
+    return file_sha256(path, cancel, start=8 + header)

@@ -1,0 +1,226 @@
+"""Upscaling networks: RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) for images, and sd-scripts' upscaler for latents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.formats.tensors.reading import TensorFile
+from core.generation.sample.canvas import fitted, pixels_of
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TILE, MARGIN = 256, 16  # pixels of the input per tile, and of the overlap around it
+TENSORS_OF_A_BLOCK = 30
+# Keys of older ESRGAN files -> those of Real-ESRGAN.
+OLDER = (
+    (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+    (r"^model\.1\.sub\.\d+\.(weight|bias)", r"conv_body.\1"),
+    (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.conv(\d)\.", r"body.\1.rdb\2.conv\3."),
+    (r"^trunk_conv\.", "conv_body."),
+    (r"^upconv(\d)\.", r"conv_up\1."),
+    (r"^HRconv\.", "conv_hr."),
+    *((rf"^model\.{old}\.", f"{new}.") for old, new in ((0, "conv_first"), (3, "conv_up1"), (6, "conv_up2"))),
+    *((rf"^model\.{old}\.", f"{new}.") for old, new in ((8, "conv_hr"), (10, "conv_last"))),
+)
+
+
+def load_network(path: Path, kind: str, device: str) -> Any:
+    """The network of a file on a device, in float32. kind: of `upscaler_files.kind_of`. Raises ProblemsError if keys do not fit."""
+    with TensorFile(path) as file:
+        averaged = any(name.startswith("params_ema.") for name in file.entries)
+        start = "params_ema." if averaged else "params."
+        names = {
+            _renamed(name.removeprefix(start)): name for name in file.entries if not averaged or name.startswith(start)
+        }
+        network = _empty_network({new: file.entries[name].shape for new, name in names.items()}, kind, path)
+        network.load_state_dict({new: file.read(name, torch.float32) for new, name in names.items()})
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
+    """A network whose tensors have exactly these shapes, without weights. Raises ProblemsError if there is none."""
+    try:
+        with torch.device("meta"):
+            network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
+    except (ArithmeticError, LookupError, RuntimeError, ValueError):
+        network = None
+    if network is None or _of_weights({name: t.shape for name, t in network.state_dict().items()}) != _of_weights(
+        shapes
+    ):
+        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
+        raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build")
+    return network.to_empty(device="cpu")
+
+
+def _of_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Without the counters of batch normalization, which older files lack."""
+    return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
+
+
+def _renamed(name: str) -> str:
+    for old, new in OLDER:
+        name = re.sub(old, new, name)
+    return name
+
+
+# -- images
+
+
+class DenseBlock(nn.Module):
+    """Residual dense block: five convolutions, each of which reads all outputs before it."""
+
+    def __init__(self, width: int, growth: int):
+        super().__init__()
+        for number in range(1, 6):
+            inward = width + (number - 1) * growth
+            self.add_module(f"conv{number}", nn.Conv2d(inward, growth if number < 5 else width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, functional.leaky_relu(conv(seen), 0.2)], dim=1)
+        return x + 0.2 * self.conv5(seen)
+
+
+class Block(nn.Module):
+    """Residual in residual dense block (RRDB)."""
+
+    def __init__(self, width: int, growth: int):
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+
+
+class RRDBNet(nn.Module):
+    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): upscales 4 times, after pixel unshuffle (Real-ESRGAN) 4 / folds.
+
+    folds   factor of the pixel unshuffle: 1, or 2 for a scale of 2
+    """
+
+    def __init__(self, channels: int = 3, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1):
+        super().__init__()
+        self.folds = folds
+        self.conv_first = nn.Conv2d(channels * folds**2, width, 3, padding=1)
+        self.body = nn.Sequential(*(Block(width, growth) for _ in range(blocks)))
+        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
+        )
+        self.conv_last = nn.Conv2d(width, channels, 3, padding=1)
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
+        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered one after another."""
+        width, inward = shapes["conv_first.weight"][:2]
+        channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
+        blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
+        shapes[f"body.{blocks - 1}.rdb3.conv5.bias"]
+        return cls(channels, width, blocks, growth, round((inward / channels) ** 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 -> [B, 3, 4H / folds, 4W / folds]."""
+        if self.folds > 1:
+            x = functional.pixel_unshuffle(x, self.folds)
+        x = self.conv_first(x)
+        x = x + self.conv_body(self.body(x))
+        for conv in (self.conv_up1, self.conv_up2):
+            x = functional.leaky_relu(conv(functional.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+        images: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))
+        return images
+
+    def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
+        """The upscaled images, resized to (width, height)."""
+        return [fitted(self._enlarged(image), size, "resize") for image in images]
+
+    @torch.no_grad()
+    def _enlarged(self, image: Image) -> Image:
+        from PIL import Image as pillow
+
+        pixels = (pixels_of(image) / 2 + 0.5).to(self.conv_first.weight.device)
+        pixels = (tiled(self, pixels, 4 // self.folds, TILE, MARGIN, self.folds)[0].clamp(0, 1) * 255).round().byte()
+        return pillow.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+    def latents(self, latents: Tensor, scaling: float) -> Tensor:
+        """Unchanged: this network acts on images."""
+        return latents
+
+
+def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, multiple: int = 1) -> Tensor:
+    """[B, C, H, W] -> [B, C, scale H, scale W]: the network applied to tiles with a margin, so that memory stays constant.
+
+    multiple   the sides of a tile are multiples of it; the image is padded for it
+    """
+    height, width = pixels.shape[-2:]
+    padded = functional.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    found = padded.new_empty(*padded.shape[:2], padded.shape[2] * scale, padded.shape[3] * scale)
+    for top in range(0, padded.shape[2], tile):
+        for left in range(0, padded.shape[3], tile):
+            above, before = min(margin, top), min(margin, left)
+            part = padded[..., top - above : top + tile + margin, left - before : left + tile + margin]
+            made = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
+            found[..., top * scale : top * scale + made.shape[2], left * scale : left * scale + made.shape[3]] = made
+    return found[..., : height * scale, : width * scale]
+
+
+def enlarging_bytes(size: tuple[int, int]) -> int:
+    """What ESRGAN's usual network takes at most for an image of a size: its weights, three maps of 64 channels of the largest
+    part, and the images, all in fp32."""
+    weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)
+    return 4 * (weights + 3 * 64 * part + (2 + 4**2) * 3 * prod(size))
+
+
+# -- latents
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int = 128):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x))))))
+
+
+class LatentUpscaler(nn.Module):
+    """sd-scripts' `tools/latent_upscaler.py`: corrects the latents of an image that was resized by Lanczos."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128)
+        for number in range(1, 21):
+            self.add_module(f"resblock{number}", Residual())
+        self.conv2, self.bn2 = nn.Conv2d(128, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.conv3, self.bn3 = nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.conv_final = nn.Conv2d(64, 4, 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(latents)))
+        for first in range(1, 21, 4):
+            before = x
+            for number in range(first, first + 4):
+                x = self.get_submodule(f"resblock{number}")(x)
+            x = x + before
+        x = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(x)))))
+        correction: Tensor = self.conv_final(x)
+        return latents + correction
+
+    def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
+        return [fitted(image, size, "resize") for image in images]
+
+    @torch.no_grad()
+    def latents(self, latents: Tensor, scaling: float) -> Tensor:
+        """The corrected latents. scaling: the VAE's factor, which the network's own latents lack"""
+        corrected: Tensor = self(latents / scaling)
+        return corrected * scaling

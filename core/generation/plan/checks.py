@@ -1,0 +1,171 @@
+"""Problems of an image's settings that are known before files are looked for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.detect import FAMILY_NAMES
+from core.generation.plan.hooks import hook_problems
+from core.generation.plan.refiner import refiner_problems
+from core.generation.plan.stages import has_regions, only_enlarges, own_settings, stages_of
+from core.generation.prompt.runs import parts_of
+from core.generation.sample.guidances import GUIDANCES, kind_of
+from core.record.problems import Problem
+from core.record.regular import impossible_path
+from core.record.workspace import Workspace, resolve_path
+from core.settings.generation.high_resolution import GROWING, unsharp_of
+from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES
+from core.settings.samples import SAMPLER_LABELS
+
+if TYPE_CHECKING:
+    from core.families.base import Family
+
+STRENGTH = "image_to_image.strength"
+FIELD = re.compile(r"\[([^\[\]]*)\]")
+KNOWN = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
+
+
+def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[Problem]:
+    """Errors and advice about one image. input_blocks: how many the family has for Deep Shrink; None: not known yet"""
+    yield from _of_steps(job)
+    yield from _of_large_images(job, input_blocks)
+    yield from _of_masks(job)
+    yield from _of_guidance(job)
+    yield from refiner_problems(job)
+    yield from hook_problems(job)
+
+
+def _of_steps(job: GenerateJob) -> Iterator[Problem]:
+    given, steps = job.image_to_image, job.generate.steps
+    if stages_of(job)[-1].run == 0 and not only_enlarges(job):
+        what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no steps"
+        yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
+
+
+def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Problem]:
+    grows = job.gradual_latent.gradual_latent_timesteps is not None
+    if grows and job.generate.sampler not in GROWING:
+        what = f"Gradual Latent is ignored: it is for {SAMPLER_LABELS['euler_a']}"
+        yield Problem(what, "generate.sampler", "choose that sampler", "advice", code="generate.no-gradual-latent")
+    try:
+        unsharp_of(job.gradual_latent.gradual_latent_unsharp_params)
+    except ValueError:
+        what = f"'{job.gradual_latent.gradual_latent_unsharp_params}' is not a valid unsharp mask"
+        where = "gradual_latent.gradual_latent_unsharp_params"
+        fix = "write an odd size, sigma and strength: 3,0.5,0.5,1"
+        yield Problem(what, where, fix, code="generate.bad-unsharp")
+    for name in ("ds_depth_1", "ds_depth_2"):
+        depth = getattr(job.deep_shrink, name)
+        if depth is not None and input_blocks is not None and depth >= input_blocks:
+            what = f"Models of this family have the input blocks 0 to {input_blocks - 1} for Deep Shrink"
+            yield Problem(what, f"deep_shrink.{name}", f"use at most {input_blocks - 1}", code="generate.ds-depth")
+    scale = job.hires.highres_fix_scale
+    if scale is not None and scale == 1:
+        what, fix = "A hires scale of 1 does not change the size", "use 0.5 or 2, or empty the field"
+        yield Problem(what, "hires.highres_fix_scale", fix, code="generate.hires-scale")
+    hires = job.hires
+    if hires.highres_fix_latents_upscaling and (
+        hires.highres_fix_upscaler_file or hires.highres_fix_upscaler != "lanczos"
+    ):
+        what, where = "Upscale latents is ignored: an upscaler is chosen", "hires.highres_fix_latents_upscaling"
+        yield Problem(what, where, "turn it off, or choose Lanczos", "advice", code="generate.two-upscalers")
+
+
+def _of_masks(job: GenerateJob) -> Iterator[Problem]:
+    if job.image_to_image.mask_path and not job.image_to_image.image_path:
+        what, fix = "There is a mask, but no initial image", "choose the image that is repainted"
+        yield Problem(what, "image_to_image.image_path", fix, code="generate.mask-alone")
+    if job.image_to_image.mask_path and job.gradual_latent.gradual_latent_timesteps is not None:
+        what, fix = "Gradual Latent cannot be used with a mask", "turn one of them off"
+        yield Problem(what, "gradual_latent.gradual_latent_timesteps", fix, code="generate.growing-mask")
+    if job.regions.region_map and len(parts_of(job.generate.prompt)) == 1:
+        what, fix = "The region map has no effect: the prompt has no AND", "write 'a fox AND a dog'"
+        yield Problem(what, "regions.region_map", fix, "advice", code="generate.no-regions")
+
+
+def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
+    asked, kind = job.generate, kind_of(job.generate.guidance)
+    off = asked.guidance_scale is not None and asked.guidance_scale <= 1
+    unused = {"negative_scale": asked.negative_scale is not None, "guidance": kind.name != "classic" and not kind.alone}
+    for name in [name for name, used in unused.items() if off and used]:
+        what = f"{asked.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
+        yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
+    if asked.negative_scale is not None and not kind.negative_scale:
+        what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
+        yield Problem(what, "generate.negative_scale", fix, code="guidance.negative-scale")
+    if asked.guidance_start >= asked.guidance_end:
+        what, fix = "Guidance begins after its end", "make the start smaller than the end"
+        yield Problem(what, "generate.guidance_start", fix, code="guidance.range")
+    part = asked.guidance_start > 0 or asked.guidance_end < 1
+    if has_regions(job) and (kind.layers is not None or part):
+        name = "guidance" if kind.layers is not None else "guidance_start" if asked.guidance_start else "guidance_end"
+        what = kind.title if kind.layers is not None else "Guidance in part of the steps"
+        what += " cannot be used with regions"
+        yield Problem(what, f"generate.{name}", "turn one of them off", code="guidance.regions")
+    yield from _without_effect(job)
+
+
+def _without_effect(job: GenerateJob) -> Iterator[Problem]:
+    """Settings of kinds of guidance that are not chosen."""
+    for name in GUIDANCES:
+        own = getattr(job, name, None)
+        if own is not None and name != job.generate.guidance and own != type(own)():
+            what = f"The settings of '{GUIDANCES[name].title}' have no effect: another guidance is chosen"
+            yield Problem(what, "generate.guidance", f"choose {name}", "advice", code="settings.no-effect")
+
+
+def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
+    """What does not fit models of a family."""
+    kind = kind_of(job.generate.guidance)
+    if family.reads_guidance and kind.name != "classic":
+        what, fix = f"{kind.title} does not work with guidance-distilled models", "choose classic"
+        yield Problem(what, "generate.guidance", fix, code="guidance.family")
+    elif kind.layers is not None:
+        from core.generation.sample.guidances.layers import layers_of
+
+        where, text, ending = kind.layers(own_settings(job))
+        model = family.make_empty(family.denoiser)
+        for part in text.split(","):
+            if not layers_of(model, part, ending):
+                what = f"{FAMILY_NAMES[family.name]} models have no such layers at '{part.strip()}'"
+                yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
+
+
+def stage_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
+    """What models of a family cannot do, of a job whose size is decided."""
+    if has_regions(job) and family.input_blocks is None:
+        what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
+        yield Problem(what, "regions.region_map", fix, code="regions.family")
+    step = FAMILIES[family.name].size_step
+    for stage in stages_of(job):
+        if any(side % step for side in stage.size):
+            what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
+            yield Problem(what, "hires.highres_fix_scale", "choose another scale", code="generate.size-step")
+
+
+def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
+    """Problems of the names and the folder of the images, before anything is loaded."""
+    asked = job.output
+    for setting in ("folder_pattern", "file_pattern"):
+        for field in FIELD.findall(getattr(asked, setting)):
+            if field not in KNOWN:
+                near = difflib.get_close_matches(field.casefold(), KNOWN, 1)
+                fix = f"write [{near[0]}]" if near else f"use {', '.join(f'[{name}]' for name in KNOWN)}"
+                what = f"There is no field [{field[:40]}] for names"
+                yield Problem(what, f"output.{setting}", fix, code="output.unknown-field")
+    if asked.use_original_file_name and not job.image_to_image.image_path:
+        what, fix = "There is no initial image whose name could be used", "choose one, or turn the setting off"
+        yield Problem(what, "output.use_original_file_name", fix, "advice", code="output.no-original")
+    folder = root_of(job, workspace)
+    if (problem := impossible_path(folder / "image.png", "output.outdir")) is not None:
+        yield problem
+
+
+def root_of(job: GenerateJob, workspace: Workspace) -> Path:
+    """The output folder of a job."""
+    return resolve_path(job.output.outdir) if job.output.outdir else workspace.images

@@ -1,0 +1,195 @@
+"""Registry of the hooks that act at the steps of a generation. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.record.problems import Problem, collected, raise_if_errors
+from core.settings.base import Settings
+from core.settings.generation.generate import GenerateSettings
+from core.settings.growth import add_group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.families.base import Family
+    from core.families.components import Components
+    from core.generation.model.loras import Strength
+    from core.generation.model.nets import Nets
+    from core.generation.model.sources import OwnFile, Sources
+    from core.generation.sample.canvas import Canvas
+    from core.generation.sample.loop import Hook, Stage
+    from core.generation.sample.noise import ImageNoise
+    from core.networks.network import Network
+    from core.record.workspace import Workspace
+    from core.settings.job import GenerateJob
+
+
+# (name in the settings, load: its path -> model) -> the model, for a while
+Lend = Callable[[str, Callable[[Path], Any]], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a hook is made for: one stage of a batch of images.
+
+    job       of one of them; they differ in prompt and seed only
+    noises    of the images
+    latents   initial latents of a stage with a strength, without noise, [B, C, h, w]
+    canvas    the initial image, prepared for the stage
+    sides     of the guidance, in the order of the batch: B rows each
+    networks, strengths   of the LoRAs in use, in their order
+    show      takes a preview as JPEG
+    nets      lends the ControlNets and LLLites that the settings name
+    prompts   of the images
+    lend      lends the `HookKind.files`
+    """
+
+    job: GenerateJob
+    stage: Stage
+    components: Components
+    family: Family
+    noises: Sequence[ImageNoise]
+    latents: Tensor | None
+    canvas: Canvas | None
+    sides: Sequence[str]
+    networks: Sequence[Network]
+    show: Callable[[bytes], None]
+    strengths: Sequence[Strength] = ()
+    nets: Nets | None = None
+    prompts: Sequence[str] = ()
+    lend: Lend | None = None
+
+
+@dataclass(frozen=True)
+class HookKind:
+    """Something that acts at the steps of a generation.
+
+    name, title     of its group of settings
+    make            Making -> the hook; None if the settings ask for none
+    settings        a group of its own, named after it; None: it uses groups that jobs have already
+    problems        (job of one image) -> problems of its settings, before files are looked for
+    file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
+    advice          jobs of the images, which still name folders -> advice about them together
+    images          jobs of the images -> the same with the images that they name, those of a folder in turn
+    files           (jobs of the images, workspace) -> {name in the settings: the model that it uses}
+    differentiates  (job of one image) -> whether it takes gradients through denoiser and VAE
+    inline          {option in prompts, such as "control": the setting of its group}
+    of_refiner      whether it also acts at a refiner's steps
+    """
+
+    name: str
+    title: str
+    make: Callable[[Making], Hook | None]
+    settings: type[Settings] | None = None
+    problems: Callable[[GenerateJob], Iterable[Problem]] = lambda job: ()
+    file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
+    advice: Callable[[Sequence[GenerateJob]], Iterable[Problem]] = lambda jobs: ()
+    images: Callable[[Sequence[GenerateJob]], list[GenerateJob]] = list
+    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, OwnFile]] = lambda jobs, workspace: {}
+    differentiates: Callable[[GenerateJob], bool] = lambda job: False
+    inline: Mapping[str, str] = field(default_factory=dict)
+    of_refiner: bool = False
+
+
+HOOKS: dict[str, HookKind] = {}
+
+
+def register(kind: HookKind) -> None:
+    """Add a kind of hook, and its group to the settings of a generation."""
+    HOOKS[kind.name] = kind
+    if kind.settings is not None:
+        add_group(GenerateSettings, kind.name, kind.settings, kind.title)
+
+
+def hooks_of(making: Making) -> list[Hook]:
+    """The hooks of a stage, in the order in which they were registered."""
+    extensions.load()
+    made = [kind.make(making) for kind in HOOKS.values() if kind.of_refiner or not making.stage.refines]
+    return [hook for hook in made if hook is not None]
+
+
+def hook_problems(job: GenerateJob) -> Iterable[Problem]:
+    """Problems of all kinds of hooks, before files are looked for."""
+    for kind in HOOKS.values():
+        yield from kind.problems(job)
+
+
+def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterable[Problem]:
+    """Problems of all kinds of hooks, once files and model are known."""
+    for kind in HOOKS.values():
+        yield from kind.file_problems(job, sources, workspace)
+
+
+def hook_advice(jobs: Sequence[GenerateJob]) -> Iterable[Problem]:
+    """Advice of all kinds of hooks about the images of a job, which still name folders."""
+    for kind in HOOKS.values():
+        yield from kind.advice(jobs)
+
+
+def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
+    """The jobs of images with the images of all kinds of hooks. Raises ProblemsError for those that cannot be read."""
+    for kind in HOOKS.values():
+        jobs = kind.images(jobs)
+    return list(jobs)
+
+
+def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, OwnFile]:
+    """{name in the settings: model} of all kinds of hooks. Raises ProblemsError."""
+    problems: list[Problem] = []
+    found: dict[str, OwnFile] = {}
+    for kind in HOOKS.values():
+        found |= collected(problems, kind.files, jobs, workspace) or {}
+    raise_if_errors(problems)
+    return found
+
+
+def differentiates(job: GenerateJob) -> bool:
+    """Whether a hook takes gradients through denoiser and VAE."""
+    return any(kind.differentiates(job) for kind in HOOKS.values())
+
+
+def inline_setting(option: str) -> str | None:
+    """ "group.setting" that an option in a prompt sets by way of a hook, the one registered last; None if no kind takes it."""
+    kinds = reversed(HOOKS.values())
+    return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
+
+
+def _built_in(name: str, title: str, module: str, **more: Any) -> None:
+    register(HookKind(name, title, extensions.later(f"core.generation.effects.{module}", "hook_of"), **more))
+
+
+_built_in(
+    "preview", "Preview", "preview", of_refiner=True
+)  # first, so that it sees the latents that the model was given
+_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
+_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
+_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_built_in(
+    "controls",
+    "ControlNet",
+    "controls.hook",
+    problems=extensions.later("core.generation.effects.controls.checks", "control_problems"),
+    file_problems=extensions.later("core.generation.effects.controls.checks", "control_file_problems"),
+    advice=extensions.later("core.generation.effects.controls.checks", "left_over"),
+    images=extensions.later("core.generation.effects.controls.checks", "with_control_images"),
+    inline={"control": "control_image"},
+)
+_built_in(
+    "perceptual",  # after ControlNets, whose control image may be its guide image
+    "CLIP and VGG guidance",
+    "perceptual.hook",
+    problems=extensions.later("core.generation.effects.perceptual.checks", "problems_of"),
+    file_problems=extensions.later("core.generation.effects.perceptual.checks", "file_problems"),
+    images=extensions.later("core.generation.effects.perceptual.checks", "with_guide_images"),
+    files=extensions.later("core.generation.effects.perceptual.checks", "files_of"),
+    differentiates=lambda job: job.perceptual.used,
+    inline={"clip_prompt": "clip_prompt"},
+)
+_built_in("regions", "Regions", "regions")
+_built_in("repaint", "Mask", "inpaint", of_refiner=True)

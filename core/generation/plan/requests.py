@@ -1,0 +1,251 @@
+"""Expands a generate job into one request per image, before anything is loaded."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count as numbers
+from random import Random
+from typing import Any
+
+from core.generation.plan.hooks import inline_setting
+from core.generation.plan.stages import passes_of
+from core.generation.prompt.analysis import Known, Ways, findings_of
+from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
+from core.generation.prompt.loras import LORAS, with_prompt_loras
+from core.generation.prompt.module import WHERE as MODULE
+from core.generation.prompt.module import module_entries
+from core.generation.prompt.options import PromptLine, read_line, take_seeds
+from core.generation.prompt.styles import Style, styled, styled_entry
+from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
+from core.generation.sample.noise import Variation
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import resolve_path
+from core.settings.base import FRESH_SEEDS, SEEDS
+from core.settings.generation.generate import LoraUse
+from core.settings.generation.prompts import PromptSettings
+from core.settings.job import GenerateJob
+
+FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
+USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
+MOST = 100_000  # images of one job
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image.
+
+    job     generates it again: one prompt without options and variants, its seed, its LoRAs, count 1
+    name    of its file, if the prompt sets one (--f)
+    """
+
+    job: GenerateJob
+    name: str | None = None
+
+    @property
+    def seed(self) -> int:
+        assert self.job.generate.seed is not None
+        return self.job.generate.seed
+
+    @property
+    def variation(self) -> Variation | None:
+        asked = self.job.generate
+        if not asked.variation_strength:
+            return None
+        assert asked.variation_seed is not None
+        return Variation(asked.variation_seed, asked.variation_strength)
+
+
+def requests_of(
+    job: GenerateJob, files: Files, words: Mapping[str, int] = {}, styles: Sequence[Style] = ()
+) -> tuple[list[Request], list[Problem]]:
+    """The images of a job in their order, and advice about its prompts. Raises ProblemsError for what cannot be read.
+
+    files    name of a wildcard file -> its lines
+    words    embeddings that prompts can name -> their number of vectors
+    styles   the styles that the job names
+    """
+    job, entries, where = in_styles(_with_enabled(job), styles)
+    notes = _syntax(job, entries, Known(files, words=words), where)
+    raise_if_errors(notes)
+    seeds = _Seeds(job, len(entries))
+    found: list[Request] = []
+    for turn in range(job.prompts.n_iter):
+        seeds.begin(turn)
+        order = list(entries)
+        if job.prompts.shuffle_prompts:
+            Random(seeds.first + turn).shuffle(order)
+        for entry in order:
+            found += _of_entry(job, entry, seeds, files, notes, where)
+            if len(found) > MOST:
+                what, fix = f"There are more than {MOST:,} images", "lower the number of images or of repetitions"
+                raise ProblemsError.one(what, where, fix, "generate.too-many-images")
+    notes = list(dict.fromkeys(notes))
+    raise_if_errors(notes)
+    return found, notes
+
+
+def _with_enabled(job: GenerateJob) -> GenerateJob:
+    """`job` without the LoRAs that are turned off."""
+    loras = [use for use in job.generate.loras if use.enabled]
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"loras": loras})})
+
+
+def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
+    """(the job with its styles applied and removed, its prompts with the styles applied, the setting that they are from)"""
+    entries, where = entries_of(job)
+    entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
+    negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
+    changes = {"negative_prompt": negative} | ({"prompt": entries[0]} if where == PROMPT else {})
+    prompts = job.prompts.model_copy(update={"styles": []})
+    return (
+        job.model_copy(update={"generate": job.generate.model_copy(update=changes), "prompts": prompts}),
+        entries,
+        where,
+    )
+
+
+def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
+    """Problems of the prompts as written, before options and variants are resolved."""
+    dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
+    passes = tuple(each for each in passes_of(job) if each is not None)
+    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE, passes)))
+    for entry in entries:
+        text = entry if isinstance(entry, str) else entry.get("prompt")
+        if isinstance(text, str):
+            found += findings_of(text, known, Ways(dynamic, weighted, False, where, passes))
+    return list(dict.fromkeys(finding.problem for finding in found))
+
+
+def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
+    """(the prompts, not yet parsed; the setting they are from)"""
+    asked = job.prompts
+    if asked.from_file and asked.from_module:
+        what, fix = "There are prompts from a file and from a module", "empty one of the two"
+        raise ProblemsError.one(what, MODULE, fix, "prompts.two-sources")
+    if asked.from_module:
+        found, where = module_entries(job), MODULE
+    elif asked.from_file:
+        found, where = read_entries(resolve_path(asked.from_file), FILE), FILE
+    else:
+        return [job.generate.prompt], PROMPT
+    kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
+    if not kept:
+        raise ProblemsError.one("No prompts were found", where, "write one per line", "prompts.none")
+    return kept, where
+
+
+class _Seeds:
+    """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator. With a
+    variation strength that of the variation is counted up instead, as in A1111."""
+
+    def __init__(self, job: GenerateJob, prompts: int):
+        asked = job.generate
+        self.first = secrets.randbelow(FRESH_SEEDS) if asked.seed is None else asked.seed
+        self._same, self._turn_seed = job.prompts.iter_same_seed, 0
+        self._drawn = self._draws(job, prompts)
+        other = secrets.randbelow(FRESH_SEEDS) if asked.variation_seed is None else asked.variation_seed
+        self._varied = ((other + number) % SEEDS for number in numbers())
+
+    def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
+        alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
+        own = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # an image's, as recorded
+        if job.generate.compatibility != "kohya" or own:
+            step = 0 if job.generate.variation_strength else 1
+            return ((self.first + number * step) % SEEDS for number in numbers())
+        by = Random(self.first)
+        return (by.randint(0, FRESH_SEEDS - 1) for _ in numbers())
+
+    def begin(self, turn: int) -> None:
+        self._turn_seed = next(self._drawn) if self._same else 0
+
+    def next_variation(self) -> int:
+        return next(self._varied)
+
+    def next(self) -> int:
+        return self._turn_seed if self._same else next(self._drawn)
+
+    def of(self, own: Sequence[int], images: int, varied: bool) -> list[int]:
+        """One for each image. own: seeds of the prompt, the last of which is repeated unless variants are drawn by the seed (varied)"""
+        found = list(own[:images])
+        while len(found) < images:
+            found.append(found[-1] if own and not varied else self.next())
+        return found
+
+
+def _of_entry(
+    job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
+) -> Iterator[Request]:
+    if not job.prompts.dynamic_prompts and where == PROMPT:
+        for seed in seeds.of((), job.generate.count, False):
+            yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
+        return
+    line, own = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
+    text = line if isinstance(line, str) else line.text
+    varied = job.prompts.dynamic_prompts and has_variants(text)
+    drawn = seeds.of(own, job.generate.count, varied)
+    dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces become plain ones
+    try:
+        weighted = job.generate.compatibility != "kohya"
+        lines = variants(text, drawn, files, weighted) if dynamic else [(text, seed) for seed in drawn]
+    except WildcardError as error:  # in a group that exists only after others were drawn
+        fix = "correct it, or write \\{ and \\} for literal braces"
+        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
+        return
+    for words, seed in lines:
+        read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
+        yield _request(job, read, seed, seeds, notes, where)
+
+
+def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
+    changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
+    if line.values.get("generate.variation_strength", job.generate.variation_strength):
+        changes["generate"]["variation_seed"] = seeds.next_variation()
+    changes["prompts"] = PromptSettings(dynamic_prompts=False).model_dump()
+    for name, value in line.values.items():
+        group, dot, setting = (inline_setting(name) or name).partition(".")
+        if dot:
+            changes.setdefault(group, {})[setting] = value
+    _turn_on(changes, job)
+    strengths = line.values.get("strengths")
+    if strengths:
+        changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
+    groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}
+    made = with_prompt_loras(job.model_copy(update=groups))
+    if any(not use.always for use in made.generate.loras[: merged_of(job, len(made.generate.loras))]):
+        fix = "turn merging off, or give it all steps"
+        notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))
+    return Request(made, line.values.get("file_name"))
+
+
+def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
+    """An inline option of Deep Shrink or Gradual Latent turns it on."""
+    for group, first, usual in (
+        ("deep_shrink", "ds_depth_1", USUAL_DEPTH),
+        ("gradual_latent", "gradual_latent_timesteps", USUAL_START),
+    ):
+        if group in changes and first not in changes[group] and getattr(getattr(job, group), first) is None:
+            changes[group][first] = usual
+
+
+def merged_first(job: GenerateJob) -> int:
+    """How many of the LoRAs are merged for the whole job, the first ones: prompts do not change their strengths."""
+    asked = job.generate
+    if asked.network_merge_n_models is not None:
+        return min(asked.network_merge_n_models, len(asked.loras))
+    return len(asked.loras) if asked.network_merge else 0
+
+
+def merged_of(job: GenerateJob, loras: int) -> int:
+    """How many of the LoRAs in use are merged into the weights."""
+    return loras if job.generate.network_pre_calc else merged_first(job)
+
+
+def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
+    """The LoRAs with these strengths in their order; the last one holds for the rest. fixed: the number of first ones that keep theirs"""
+    changed = (
+        use.model_copy(update={"strength": strength, "text_encoder_strength": None})
+        for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)
+    )
+    return [*uses[:fixed], *changed]

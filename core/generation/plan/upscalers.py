@@ -1,0 +1,84 @@
+"""The upscalers of hires fix. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from core.settings.generation.high_resolution import HiresSettings
+from core.settings.growth import add_choice
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Size = tuple[int, int]
+LANCZOS, BICUBIC = "lanczos", "latent_bicubic"
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """Upscales images or latents.
+
+    images    (image, (width, height)) -> an image of this size
+    latents   (latents [B, C, h, w], (height, width)) -> latents of this size; if given, `images` is not used
+    """
+
+    name: str
+    title: str
+    images: Callable[[Image, Size], Image] | None = None
+    latents: Callable[[Tensor, Size], Tensor] | None = None
+
+
+UPSCALERS: dict[str, Upscaler] = {}
+
+
+def register(upscaler: Upscaler) -> None:
+    """Add an upscaler to the choices of hires fix."""
+    UPSCALERS[upscaler.name] = upscaler
+    add_choice(HiresSettings, "highres_fix_upscaler", upscaler.name, upscaler.title)
+
+
+def upscaler_of(job: GenerateJob) -> Upscaler:
+    """The upscaler between the stages if no upscaler file is set. sd-scripts' switch for latents means bicubic latents."""
+    name = job.hires.highres_fix_upscaler
+    latents = job.hires.highres_fix_latents_upscaling and name == LANCZOS and not job.hires.highres_fix_upscaler_file
+    return UPSCALERS[BICUBIC if latents else name]
+
+
+def through_latents(job: GenerateJob) -> bool:
+    """Whether the second stage begins with the upscaled latents of the first, without decoding them."""
+    return not job.hires.highres_fix_upscaler_file and upscaler_of(job).latents is not None
+
+
+def _resized(way: str, image: Image, size: Size) -> Image:
+    from PIL import Image as pillow
+
+    return image.resize(size, pillow.Resampling[way])
+
+
+def _interpolated(mode: str, antialias: bool, latents: Tensor, size: Size) -> Tensor:
+    from torch.nn.functional import interpolate
+
+    return interpolate(latents, size=size, mode=mode, antialias=antialias)
+
+
+register(Upscaler(LANCZOS, "Lanczos", images=partial(_resized, "LANCZOS")))
+register(Upscaler("nearest", "Nearest", images=partial(_resized, "NEAREST")))
+# The latent ones of A1111's list.
+register(Upscaler("latent", "Latent", latents=partial(_interpolated, "bilinear", False)))
+register(Upscaler("latent_antialiased", "Latent (antialiased)", latents=partial(_interpolated, "bilinear", True)))
+register(Upscaler(BICUBIC, "Latent (bicubic)", latents=partial(_interpolated, "bicubic", False)))
+register(
+    Upscaler("latent_nearest_exact", "Latent (nearest-exact)", latents=partial(_interpolated, "nearest-exact", False))
+)
+
+
+def enlarged(images: Sequence[Image], job: GenerateJob, size: Size) -> list[Image]:
+    """The images at `size`, upscaled by the job's image upscaler."""
+    way = upscaler_of(job).images
+    assert way is not None
+    return [image if image.size == size else way(image, size) for image in images]

@@ -1,0 +1,187 @@
+"""The sample prompts of a training, with all settings decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from core.families.word_weights import FIX, wrong_weight
+from core.generation.prompt.editing import Pass, texts_of
+from core.generation.prompt.files import Entry, read_entries, understand
+from core.generation.prompt.loras import FIX as TAG_FIX
+from core.generation.prompt.loras import without_tags
+from core.generation.prompt.options import PromptLine
+from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
+from core.record.units import count
+from core.record.workspace import resolve_path
+from core.settings.base import SEEDS
+from core.settings.samples import SampleSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WHERE = "samples.sample_prompts_file"
+# what an option in a prompt sets -> field of SamplePrompt
+OWN = {
+    "generate.negative_prompt": "negative",
+    "generate.width": "width",
+    "generate.height": "height",
+    "generate.steps": "steps",
+    "generate.guidance_scale": "guidance",
+    "generate.sampler": "sampler",
+    "control": "control",
+}
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One sample. None: as in the sample settings."""
+
+    prompt: str
+    negative: str | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    control: str | None = None
+
+
+def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
+    """(the prompts of a training, advice about what is ignored). Raises ProblemsError for prompts that cannot be read.
+
+    control  each needs a control image (`MethodTraits.control_images`)
+    """
+    notes: list[Problem] = []
+    typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings)
+    read: list[SamplePrompt] = []
+    if settings.sample_prompts_file:
+        file = resolve_path(settings.sample_prompts_file)
+        read = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
+    if settings.prompt_weights:
+        during = Pass(settings.sample_steps) if reads_edits(settings) else None
+        wrong = next(filter(None, map(wrong_weight, texts_of(settings.negative_prompt, [during]))), "")
+        if wrong:
+            notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
+    found = [*typed, *read]
+    if not control:
+        found = [_without_control(each, notes) for each in found]
+    elif missing := [each.prompt for each in found if each.control is None]:
+        what = f"{len(missing)} of {count(len(found), 'sample prompt')} without a control image: '{missing[0][:40]}'"
+        notes.append(
+            _wrong(what, "samples.sample_prompts", "give each a control image: --cn and its file", "no-control-image")
+        )
+    if settings.compatibility == "none":
+        found = [_without_loras(each, notes) for each in found]
+    raise_if_errors(notes)
+    return found, limited(notes)
+
+
+def reads_edits(settings: SampleSettings) -> bool:
+    """Whether [from:to:0.5] is prompt editing, as Generate reads it."""
+    return settings.prompt_weights and settings.compatibility != "kohya"
+
+
+def _understood(
+    entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings
+) -> list[SamplePrompt]:
+    lines = [understand(entry, notes, where) for entry in entries]
+    found = [sample_of(line, notes, where) for line in lines if line is not None]
+    notes += _wrong_weights(found, where, settings) if settings.prompt_weights else ()
+    return found
+
+
+def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    if prompt.control is not None:
+        what = f"'--cn' of the prompt '{prompt.prompt[:40]}' is ignored: this training has no ControlNet"
+        notes.append(_note(what, "samples.sample_prompts", "unsupported-option"))
+    return replace(prompt, control=None)
+
+
+def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray | None:
+    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None if there is none. Raises ProblemsError.
+
+    stretched   as sd-scripts samples, else cropped to the sample's aspect ratio
+    """
+    from core.dataset.images.masks import control_for
+    from core.dataset.images.opening import BrokenImage
+
+    if prompt.control is None:
+        return None
+    path = resolve_path(prompt.control)
+    try:
+        return control_for(path, (prompt.width or 0, prompt.height or 0), stretched)
+    except BrokenImage as error:
+        what, fix = f"The control image {path.name} {error}", "choose another image file"
+        raise ProblemsError.one(what, "samples.sample_prompts", fix, "prompts.bad-control-image") from error
+
+
+def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    """The prompt without LoRA tags, with advice: samples use only the LoRA being trained. sd-scripts reads tags as text."""
+    try:
+        text, tags = without_tags(prompt.prompt)
+    except ValueError as error:
+        what = f"In the prompt '{prompt.prompt[:40]}', {error}"
+        notes.append(_wrong(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))
+        return prompt
+    ignored = "is ignored: samples use only the LoRA being trained"
+    notes += [_note(f"{tag} {ignored}", "samples.sample_prompts", "lora") for tag in tags]
+    return replace(prompt, prompt=text)
+
+
+def _wrong_weights(prompts: Iterable[SamplePrompt], where: str, settings: SampleSettings) -> Iterator[Problem]:
+    for each in prompts:
+        during = Pass(each.steps or settings.sample_steps) if reads_edits(settings) else None
+        for text in (each.prompt, each.negative or ""):
+            wrong = next(filter(None, map(wrong_weight, texts_of(text, [during]))), "")
+            if wrong:
+                yield _wrong(f"In the prompt '{text[:40]}', {wrong}", where, FIX, "bad-weight")
+
+
+def filled(
+    prompts: Iterable[SamplePrompt],
+    settings: SampleSettings,
+    size: tuple[int, int],
+    guidance: float = 7.5,
+    step: int = 8,
+) -> list[SamplePrompt]:
+    """The prompts with all values set. Seeds count up from the settings' seed, so that each prompt keeps its own.
+
+    size, guidance   (width, height) and guidance scale if neither prompt nor settings set them
+    step             sides are rounded down to multiples of it
+    """
+    guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
+    width, height = settings.width or size[0], settings.height or size[1]
+    return [
+        replace(
+            each,
+            negative=settings.negative_prompt if each.negative is None else each.negative,
+            width=(each.width or width) // step * step,
+            height=(each.height or height) // step * step,
+            seed=(settings.seed + index) % SEEDS if each.seed is None else each.seed,
+            steps=each.steps or settings.sample_steps,
+            guidance=guidance if each.guidance is None else each.guidance,
+            sampler=each.sampler or settings.sample_sampler,
+        )
+        for index, each in enumerate(prompts)
+    ]
+
+
+def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePrompt:
+    """A line as one sample; `notes` gets advice about options that only Generate supports."""
+    seeds = line.values.get("seeds", (None,))
+    for name in [name for name in line.values if name not in {*OWN, "seeds"}]:
+        what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
+        notes.append(_note(what, where, "unsupported-option"))
+    own = {OWN[name]: value for name, value in line.values.items() if name in OWN}
+    return SamplePrompt(line.text, seed=seeds[0], **own)
+
+
+def _note(what: str, where: str, slug: str) -> Problem:
+    return Problem(what, where, "remove it", "advice", code=f"prompts.{slug}")
+
+
+def _wrong(what: str, where: str, fix: str, slug: str) -> Problem:
+    return Problem(what, where, fix, code=f"prompts.{slug}")

@@ -1,0 +1,61 @@
+"""The kinds of guidance, each registered by its name. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from core import extensions
+from core.generation.sample.guidance import UNGUIDED, Guidance, with_rescale
+from core.settings.base import Settings
+from core.settings.generation.generate import GenerateSettings
+from core.settings.growth import add_choice, add_group
+
+
+@dataclass(frozen=True)
+class GuidanceKind:
+    """A kind of guidance.
+
+    name, title      in settings and on the page
+    make             (guidance scale, negative scale or None, its own settings) -> Guidance; called for each stage
+    settings         a group of its own, named after it
+    negative_scale   whether it supports a negative scale
+    alone            whether it also guides at a scale of 1 and below
+    layers           (its own settings) -> (path of the setting that names layers, its text, ending of the layers' names)
+    """
+
+    name: str
+    title: str
+    make: Callable[[float, float | None, Any], Guidance]
+    settings: type[Settings] | None = None
+    negative_scale: bool = False
+    alone: bool = False
+    layers: Callable[[Any], tuple[str, str, str]] | None = None
+
+
+GUIDANCES: dict[str, GuidanceKind] = {}
+
+
+def register(kind: GuidanceKind) -> None:
+    """Add a kind of guidance to the choices, and its group to the settings of a generation."""
+    GUIDANCES[kind.name] = kind
+    add_choice(GenerateSettings, "guidance", kind.name, kind.title)
+    if kind.settings is not None:
+        add_group(GenerateSettings, kind.name, kind.settings, kind.title, chosen_by="generate.guidance")
+
+
+def kind_of(name: str) -> GuidanceKind:
+    """The registered kind of that name."""
+    extensions.load()
+    return GUIDANCES[name]
+
+
+def make_guidance(
+    name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, own: Any = None
+) -> Guidance:
+    """A new guidance for one stage, since kinds may keep state over its steps."""
+    kind = kind_of(name)
+    if scale <= 1 and not kind.alone:
+        return UNGUIDED
+    return with_rescale(kind.make(scale, negative_scale, own), rescale)

@@ -1,0 +1,162 @@
+"""Guidance away from a perturbed model: the prompt again, with some layers of the U-Net changed for its rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from core.generation.sample.guidance import PERTURBED, POSITIVE, Guidance, Moment, Outputs, classic
+from core.settings.generation.guidance import PagSettings, SkipLayerSettings, SmoothedEnergySettings
+
+SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
+
+# (layer, moment, states [B, N, C] -> number of rows before the perturbed ones) -> context manager of an evaluation
+Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextManager[Any]]
+
+
+def pag(scale: float, negative_scale: float | None, own: PagSettings) -> Guidance:
+    """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
+    return _away(scale, negative_scale, own.pag_scale, own.pag_layers, "attn1", _itself)
+
+
+def skip_layer(scale: float, negative_scale: float | None, own: SkipLayerSettings) -> Guidance:
+    """Skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks leave their input as it is."""
+    return _away(scale, negative_scale, own.slg_scale, own.slg_layers, "transformer_blocks.*", _skipped)
+
+
+def smoothed_energy(scale: float, negative_scale: float | None, own: SmoothedEnergySettings) -> Guidance:
+    """Smoothed energy (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred."""
+
+    def change(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+        return _blurred_queries(layer, at, first, own.seg_blur)
+
+    return _away(scale, negative_scale, own.seg_scale, own.seg_layers, "attn1", change)
+
+
+def _away(
+    scale: float, negative_scale: float | None, own_scale: float, layers: str, ending: str, change: Change
+) -> Guidance:
+    """Classic guidance plus own_scale (p - p of the perturbed model)."""
+    base = classic(scale, negative_scale)
+    if not own_scale:
+        return base
+
+    def combine(outputs: Outputs, at: Moment) -> Tensor:
+        return base.combine(outputs, at) + own_scale * (outputs[POSITIVE] - outputs[PERTURBED])
+
+    @contextmanager
+    def changed(module: nn.Module, at: Moment, others: int, sides: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for layer in layers_of(module, layers, ending).values():
+                stack.enter_context(change(layer, at, lambda rows: len(rows) * others // sides))
+            yield
+
+    return Guidance((*base.sides, PERTURBED), combine, changed)
+
+
+def layers_of(module: nn.Module, text: str, ending: str) -> dict[str, nn.Module]:
+    """{name: layer} below the blocks that a text names ("mid, up.1").
+
+    ending   of their names; * stands for a number
+    """
+    places = [_place(part.strip()) for part in text.split(",") if part.strip()]
+    last = re.compile(r"(^|.*\.)" + re.escape(ending).replace(r"\*", r"\d+"))
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if last.fullmatch(name) and any(f"{name}.".startswith(f"{place}.") for place in places)
+    }
+
+
+def _place(part: str) -> str:
+    first, dot, rest = part.partition(".")
+    return SHORT.get(first, first) + dot + rest
+
+
+@contextmanager
+def _forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replaces a layer's forward; restores the previous one at the end."""
+    own = layer.__dict__
+    before = own.get("forward")
+    own["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["forward"]
+        else:
+            own["forward"] = before
+
+
+def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    plain = layer.forward
+
+    def forward(hidden_states: Tensor, *given: Any, **named: Any) -> Tensor:
+        start = first(hidden_states)
+        usual: Tensor = plain(hidden_states[:start], *given, **named)
+        own = layer.to_v(hidden_states[start:])
+        for part in layer.to_out:
+            own = part(own)
+        return torch.cat([usual, own])
+
+    return _forward(layer, forward)
+
+
+def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
+    plain = layer.forward
+
+    def forward(hidden_states: Tensor, *given: Any, **named: Any) -> Tensor:
+        start = first(hidden_states)
+        return torch.cat([plain(hidden_states, *given, **named)[:start], hidden_states[start:]])
+
+    return _forward(layer, forward)
+
+
+@contextmanager
+def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
+    height, width = at.latents.shape[-2:]
+
+    def change(module: nn.Module, given: Any, queries: Tensor) -> Tensor:
+        start = first(queries)
+        size = sides_of(queries.shape[1], height / width)
+        return torch.cat([queries[:start], smoothed(queries[start:], size, sigma)])
+
+    handle = layer.to_q.register_forward_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def sides_of(places: int, ratio: float) -> tuple[int, int]:
+    """(height, width) with height x width = places, nearest to the ratio height / width."""
+    pairs = [(side, places // side) for side in range(1, places + 1) if places % side == 0]
+    return min(pairs, key=lambda pair: abs(pair[0] / pair[1] / ratio - 1) + abs(pair[1] / pair[0] * ratio - 1))
+
+
+def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Tensor:
+    """Queries [B, N, C] of a (height, width) map, blurred with a kernel of at most its shorter side; without a sigma, their mean."""
+    if sigma is None:
+        return queries.mean(dim=1, keepdim=True).expand_as(queries)
+    short = min(size)
+    kernel = min(int(-(-6 * sigma // 1)) // 2 * 2 + 1, short + 1 - short % 2)
+    images = queries.mT.unflatten(2, size)
+    return blurred(images, kernel, sigma).flatten(2).mT
+
+
+def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
+    """Gaussian blur of [B, C, H, W] with a kernel of `size` pixels and reflected borders, as in torchvision."""
+    half = (size - 1) / 2
+    at = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    square = (kernel[:, None] * kernel[None]).expand(channels, 1, size, size)
+    around = [size // 2] * 4
+    return torch.nn.functional.conv2d(pad(images, around, mode="reflect"), square, groups=channels)
