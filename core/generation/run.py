@@ -14,10 +14,11 @@ from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
 from core.generation.making import Enlarger, Maker
 from core.generation.model.leases import kept_texts, leased, refiners_of
+from core.generation.model.library import find
 from core.generation.model.loras import loras_attached, together
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
-from core.generation.model.upscaler_files import find_upscaler, kind_of, networks_of
+from core.generation.model.upscaler_files import kind_of, networks_of
 from core.generation.model.words import embeddings_attached, unused
 from core.generation.plan.files import marked_files
 from core.generation.plan.forecast import offload_for
@@ -126,7 +127,7 @@ def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend
 def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
     """Whether it only upscales an image, and not by a network that corrects latents."""
     file = job.hires.highres_fix_upscaler_file
-    return only_enlarges(job) and (not file or kind_of(find_upscaler(file, workspace)) == "images")
+    return only_enlarges(job) and (not file or kind_of(find("upscaler", file, workspace)) == "images")
 
 
 @dataclass

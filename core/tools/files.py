@@ -62,7 +62,7 @@ def _forget_link(shown: str, context: JobContext) -> None:
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     """The file a tool works on: a path, or the name of a LoRA. where: the setting that gives it."""
-    from core.generation.model.library import find_file, find_lora
+    from core.generation.model.library import find, find_file
 
     wanted = (name or "").strip()
     if not wanted:
@@ -72,7 +72,7 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
     if found is not None:
         return found
     try:
-        return find_lora(wanted, workspace)
+        return find("lora", wanted, workspace)
     except ProblemsError as error:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
         what = f"There is no file and no LoRA named '{wanted}'"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families.locate import model_path
-from core.generation.model.upscaler_files import find_upscaler, kind_of
+from core.generation.model.library import find
+from core.generation.model.upscaler_files import kind_of
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
@@ -121,7 +122,7 @@ def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
 
 
 def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
-    path = find_upscaler(name, workspace, where)
+    path = find("upscaler", name, workspace, where=where)
     if kind_of(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
         what = f"{path.name} upscales images, not latents"

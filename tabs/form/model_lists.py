@@ -13,7 +13,7 @@ from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.model.index import FileFacts, facts_of_file
 from core.generation.model.library import (
-    find_loras,
+    find_all,
     list_control,
     list_embeddings,
     list_loras,
@@ -119,7 +119,7 @@ class ModelLists:
             reading.join(wait)
 
     def find(self, name: str) -> list[Path]:
-        """The files of a LoRA's name, as `find_loras`; reads the folders again if it is not listed. Raises ProblemsError."""
+        """The files of a LoRA's name, as `find_all`; reads the folders again if it is not listed. Raises ProblemsError."""
         try:
             return self._found(name)
         except ProblemsError:
@@ -127,7 +127,7 @@ class ModelLists:
             return self._found(name)
 
     def _found(self, name: str) -> list[Path]:
-        return find_loras(name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
+        return find_all("lora", name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
 
     def named(self, name: str) -> Listed:
         """The LoRA that settings of images name so. Raises ProblemsError."""

@@ -15,8 +15,8 @@ from core.control.hints import settings_of
 from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model, known_models
 from core.generation.model.index import facts_of_file
-from core.generation.model.library import portable_name
-from core.generation.model.nets import NETS, find_control_net
+from core.generation.model.library import find, portable_name
+from core.generation.model.nets import NETS
 from core.generation.plan.initial import CONTROL, opened
 from core.generation.sample.canvas import placed
 from core.record.cancel import CancelToken
@@ -116,7 +116,7 @@ class Controls:
     def _about(self, file: str, family: str) -> tuple[str, str]:
         """(kind and family of a file, why it cannot be used)"""
         try:
-            path = find_control_net(file, self.page.workspace)
+            path = find("controlnet", file, self.page.workspace)
         except ProblemsError as error:
             return "unknown", error.problems[0].what
         facts = facts_of_file(path)
@@ -175,7 +175,7 @@ class Controls:
     def _added(self, text: str, before: int) -> dict[str, Any]:
         if before >= MOST:
             raise ProblemsError.one(f"{MOST} ControlNets are the most", "ControlNet", "remove one", "controls.too-many")
-        path = find_control_net(text, self.page.workspace)
+        path = find("controlnet", text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
         return {"file": portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text}
 

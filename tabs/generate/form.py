@@ -6,15 +6,15 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.model.library import find_file, find_lora, list_vaes, portable_name
+from core.generation.model.library import find, find_file, list_vaes, portable_name
 from core.generation.model.nets import NETS, net_of_image
-from core.generation.model.upscaler_files import find_upscaler
 from core.generation.model.words import NewWord, find_word, find_words
 from core.generation.plan.refiner import find_refiner
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
@@ -104,7 +104,7 @@ NO_FILE = "generate.no-file"  # as well, of another file
 # Files that images name without their folders, and how they are found; each raises ProblemsError.
 FOUND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
     "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
-    "highres_fix_upscaler_file": find_upscaler,
+    "highres_fix_upscaler_file": partial(find, "upscaler"),
 }
 PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
 
@@ -148,7 +148,7 @@ def values_of(
     loras = []
     for use in job.generate.loras:
         try:
-            path = find_lora(use.file, workspace)
+            path = find("lora", use.file, workspace)
             loras.append(use.model_copy(update={"file": portable_name(path, workspace)}).model_dump(exclude_none=True))
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
@@ -159,10 +159,10 @@ def values_of(
             values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
-    for name, find in FOUND_BY_NAME.items():
+    for name, find_named in FOUND_BY_NAME.items():
         try:
             if values[name]:
-                find(values[name], workspace)
+                find_named(values[name], workspace)
         except ProblemsError as error:
             values[name] = None
             notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]

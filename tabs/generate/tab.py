@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.model.library import find_lora
+from core.generation.model.library import find
 from core.generation.plan.plan import plan_of
 from core.generation.plan.requests import in_styles
 from core.generation.prompt.styles import chosen_styles
@@ -182,7 +182,7 @@ class Fields(PlainForm):
         found |= form.own_values(values, project, self.page.workspace)
         if values["zero_terminal_snr"] != "auto":
             space = self.page.workspace
-            marked = form.marked_for_zero_snr(values, project, space, lambda name: find_lora(name, space))
+            marked = form.marked_for_zero_snr(values, project, space, lambda name: find("lora", name, space))
             found["zero_terminal_snr"] = "on" if marked else "off"
         return found
 

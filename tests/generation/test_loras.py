@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
-from core.generation.model.library import find_lora, find_loras, known_in, list_loras, list_models
+from core.generation.model.library import find, find_all, known_in, list_loras, list_models
 from core.generation.model.loras import loras_attached
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
@@ -208,7 +208,7 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
     workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path)
 
     def find(name):
-        return tmp_path / f"{name}.safetensors" if name != "missing" else find_lora(name, workspace)
+        return tmp_path / f"{name}.safetensors" if name != "missing" else find("lora", name, workspace)
 
     with pytest.raises(ProblemsError) as caught, loras_attached(starter, uses, find):
         pass
@@ -258,18 +258,18 @@ def test_loras_are_listed_newest_first_and_found_by_path_label_and_name(starter,
     *sound, broken = [label for label, _ in list_loras(workspace)]
     assert sound == ["2026-01-02_b / fox-000002", "2026-01-01_a / fox", "loras/deep/fox", "loras/old"]
     assert broken.startswith("loras/broken (unreadable: ")
-    assert find_lora(str(places[0]), workspace) == places[0]
-    assert find_lora("models/loras/old.safetensors", workspace) == places[0]
-    assert find_lora("loras/old.safetensors", workspace) == places[0]
-    assert find_lora("outputs/runs/2026-01-01_a/checkpoints/fox.safetensors", workspace) == places[2]
-    assert find_lora("Fox", workspace) == places[2]  # the newest of two with this name
-    assert find_lora("loras/deep/fox", workspace) == places[1]
-    assert find_lora("fox-000002.safetensors", workspace) == places[3]
+    assert find("lora", str(places[0]), workspace) == places[0]
+    assert find("lora", "models/loras/old.safetensors", workspace) == places[0]
+    assert find("lora", "loras/old.safetensors", workspace) == places[0]
+    assert find("lora", "outputs/runs/2026-01-01_a/checkpoints/fox.safetensors", workspace) == places[2]
+    assert find("lora", "Fox", workspace) == places[2]  # the newest of two with this name
+    assert find("lora", "loras/deep/fox", workspace) == places[1]
+    assert find("lora", "fox-000002.safetensors", workspace) == places[3]
     with pytest.raises(ProblemsError) as caught:
-        find_lora("fxo", workspace)
+        find("lora", "fxo", workspace)
     assert "fox" in caught.value.problems[0].fix
     with pytest.raises(ProblemsError):
-        find_lora("", workspace)
+        find("lora", "", workspace)
 
 
 def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(starter, tmp_path):
@@ -287,11 +287,11 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
         ("a/other", "deep/a/other"),
         ("deep/a/other", "deep/a/other"),
     ):
-        assert find_loras(text, space) == [places[name]]
+        assert find_all("lora", text, space) == [places[name]]
     for text in ("ame", "e/a/other", "x/same"):
         with pytest.raises(ProblemsError):
-            find_loras(text, space)
-    assert find_loras("same", space) == [places["a/same"], places["b/same"]]
+            find_all("lora", text, space)
+    assert find_all("lora", "same", space) == [places["a/same"], places["b/same"]]
 
     def said(prompt):
         found = findings_of(prompt, known_in(space))

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from core.generation.model import index as model_index
-from core.generation.model.library import list_control, list_loras, list_models, list_vaes
-from core.generation.model.nets import find_control_net
+from core.generation.model.library import find, list_control, list_loras, list_models, list_vaes
+from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"
@@ -214,4 +214,24 @@ def test_a_control_net_of_diffusers_is_listed_as_its_folder_and_found_by_its_nam
     save_file(hint, folder.parent / "alone.safetensors")
     listed = dict(list_control(space, "controlnet"))
     assert listed == {"controlnet/canny-1.1": folder, "controlnet/alone": folder.parent / "alone.safetensors"}
-    assert find_control_net("canny-1.1", space) == folder
+    assert find("controlnet", "canny-1.1", space) == folder
+
+
+def test_a_file_of_any_kind_is_found_by_its_name_and_near_names_are_offered_for_another(space):
+    net, upscaler = space.models / "controlnet" / "canny.safetensors", space.models / "upscalers" / "deep" / "Sharp.pth"
+    for path in (net, upscaler):
+        path.parent.mkdir(parents=True)
+    save_file({"controlnet_cond_embedding.conv_in.weight": torch.zeros(1)}, net)
+    upscaler.write_bytes(b"of no kind that is known")
+    cases = (("controlnet", net, "cannny", "controls.not-found"), ("upscaler", upscaler, "shap", "upscaler.not-found"))
+    for kind, path, misspelled, code in cases:
+        for name in (path.stem, path.name.upper(), f"{path.parent.name}/{path.stem}", str(path)):
+            assert find(kind, name, space) == path, name
+        with pytest.raises(ProblemsError) as refused:
+            find(kind, misspelled, space, where="here")
+        (problem,) = refused.value.problems
+        assert (problem.code, problem.where) == (code, "here") and path.stem in problem.fix
+    path.unlink()
+    with pytest.raises(ProblemsError) as refused:
+        find("upscaler", "sharp", space)
+    assert "models/upscalers" in refused.value.problems[0].fix

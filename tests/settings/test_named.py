@@ -224,7 +224,7 @@ def test_names_of_models_stay_names(space):
 
 def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_path, monkeypatch):
     from core.formats.hub.references import resolve
-    from core.generation.model.library import find_file, find_lora
+    from core.generation.model.library import find, find_file
 
     limits = Limits.of(space)
     there, gone = str(tmp_path / "secret" / "there.txt"), str(tmp_path / "secret" / "gone.txt")
@@ -235,11 +235,11 @@ def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_pa
     monkeypatch.setattr(allowed, "_open_folders", None)
     monkeypatch.setattr(allowed, "_keys_lent", False)
     allowed.keep_files_inside(limits.folders)
-    for find in (lambda text: resolve(text, space.models, space.outputs), lambda text: find_lora(text, space)):
+    for look in (lambda text: resolve(text, space.models, space.outputs), lambda text: find("lora", text, space)):
         said = []
         for text in (there, gone):
             with pytest.raises(ProblemsError) as told:
-                find(text)
+                look(text)
             said.append(str(told.value.problems[0].what).replace(text, "it"))
         assert said[0] == said[1]
     assert find_file("README.md", space) is None  # the project's folder is not open either

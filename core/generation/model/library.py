@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
+from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
 from core.formats.embedding_file import bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
@@ -150,7 +151,7 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
 
 def portable_name(path: str | Path, workspace: Workspace) -> str:
     """A name without the machine's folders: `models/...` or `outputs/...` for files in those folders, relative for
-    other files in the project, else the bare file name. `library.find_lora` and `formats.hub.resolve` find it
+    other files in the project, else the bare file name. `library.find` and `formats.hub.resolve` find it
     on any machine that has the file."""
     resolved = real_path(Path(path).expanduser())
     for root, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
@@ -159,15 +160,111 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
     return resolved.name
 
 
-def find_lora(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]] | None = None) -> Path:
-    """The file of a LoRA's name: a path as in `find_file`, else a label or a file name with or without extension and folders.
-    The newest if there are several. Raises ProblemsError. known: as `list_loras` listed them; else they are listed now"""
-    return find_loras(name, workspace, known)[0]
+@dataclass(frozen=True)
+class Kind:
+    """Model files that settings and prompts name.
+
+    title, where, code   of the problem that there is none of a name
+    listed               workspace -> (label, path) of each, the likeliest meaning of a name first
+    none                 what to do where the list is empty
+    folders              whether a folder can be one, too
+    """
+
+    title: str
+    where: str
+    code: str
+    listed: Callable[[Workspace], Sequence[tuple[str, Path]]]
+    none: str
+    folders: bool = False
 
 
-def find_loras(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]] | None = None) -> list[Path]:
-    """All files that a LoRA's name can mean, as `find_lora`, which takes the first."""
-    return _find(name, workspace, "LoRA", known)
+KINDS = {
+    "lora": Kind(
+        "LoRA",
+        "LoRAs",
+        "lora.not-found",
+        lambda workspace: _newest_first(workspace, "lora"),
+        "train one, or put a file into models/loras",
+    ),
+    "embedding": Kind(
+        "embedding",
+        "embeddings",
+        "embedding.not-found",
+        lambda workspace: _newest_first(workspace, "embedding"),
+        "train one, or put a file into models/embeddings",
+    ),
+    "upscaler": Kind(
+        "upscaler",
+        "hires.highres_fix_upscaler_file",
+        "upscaler.not-found",
+        lambda workspace: _weights_below(workspace.models / "upscalers"),
+        "put it into models/upscalers, or write its path",
+    ),
+    "controlnet": Kind(
+        "ControlNet",
+        "controls.nets",
+        "controls.not-found",
+        lambda workspace: [each for kind in CODES for each in list_control(workspace, kind)],
+        "put it into models/controlnet, or write its path",
+        folders=True,
+    ),
+}
+
+
+def find(
+    kind: str,
+    name: str,
+    workspace: Workspace,
+    listed: Sequence[tuple[str, Path]] | None = None,
+    where: str = "",
+) -> Path:
+    """The file of a name: of several the likeliest, for LoRAs the newest. Arguments as in `find_all`. Raises ProblemsError."""
+    return find_all(kind, name, workspace, listed, where)[0]
+
+
+def find_all(
+    kind: str,
+    name: str,
+    workspace: Workspace,
+    listed: Sequence[tuple[str, Path]] | None = None,
+    where: str = "",
+) -> list[Path]:
+    """All files that a name can mean: a path as in `find_file`, else a label or a file name with or without extension and
+    folders. Raises ProblemsError if there is none.
+
+    kind     of KINDS
+    listed   as `Kind.listed` lists them; None: they are listed now
+    where    the setting that names it, if it is not the kind's own
+    """
+    own, wanted = KINDS[kind], _plain(name.strip())
+    path = find_file(name, workspace)
+    if path is not None and (own.folders or path.is_file()):
+        return [path]
+    known = own.listed(workspace) if listed is None else listed
+    end = "/" + wanted.replace("\\", "/").strip("/")
+    found = [path for label, path in known if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
+    if found and wanted:
+        return list(dict.fromkeys(found))
+    fix = _near(wanted, known) if known else own.none
+    raise ProblemsError.one(f"No {own.title} '{name}'", where or own.where, fix, own.code)
+
+
+def _near(wanted: str, known: Sequence[tuple[str, Path]]) -> str:
+    """What to write in place of a name that is not known."""
+    names = {_plain(path.name): path.stem for _, path in known}  # as a prompt can have them too
+    steps = [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(wanted)}-step(\d{{8}})", name))]
+    if steps:  # of a run whose last file is gone
+        return f"did you mean step {_either(f'{step:,}' for step in sorted(steps, reverse=True)[:MOST_NEAR])}?"
+    near = difflib.get_close_matches(wanted, list(names), n=MOST_NEAR, cutoff=0.5)
+    if near:
+        return f"did you mean {_either(names[name] for name in near)}?"
+    return f"choose one from the list, for example {', '.join(list(names.values())[:MOST_NEAR])}"
+
+
+def _either(words: Iterable[str]) -> str:
+    """ "a", "a or b", "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def several_loras(name: str, files: Sequence[Path]) -> list[Problem]:
@@ -192,26 +289,6 @@ def _same(one: Path, other: Path) -> bool:
     return False
 
 
-def find_embedding(name: str, workspace: Workspace) -> Path:
-    """The file of an embedding's name, as `find_lora`. Raises ProblemsError."""
-    return _find(name, workspace, "embedding")[0]
-
-
-def _find(name: str, workspace: Workspace, kind: str, listed: Sequence[tuple[str, Path]] | None = None) -> list[Path]:
-    text = name.strip()
-    path = find_file(text, workspace)
-    if path is not None and path.is_file():
-        return [path]
-    known = list(listed) if listed is not None else _newest_first(workspace, kind.lower())
-    wanted = _plain(text)
-    end = "/" + wanted.replace("\\", "/").strip("/")
-    found = [path for label, path in known if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
-    if found and wanted:
-        return list(dict.fromkeys(found))
-    what = f"No {kind} '{name}'"
-    raise ProblemsError.one(what, f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"), f"{kind.lower()}.not-found")
-
-
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
     """Paths that a name may refer to; `models/...` and `outputs/...` mean those folders, wherever they are."""
     if "\0" in text:
@@ -229,22 +306,7 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
 
 def _plain(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
-    return (stem if dot and f".{suffix.lower()}" in SUFFIXES else name).lower()
-
-
-def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
-    if not known:
-        return f"train one, or put a file into models/{folder}"
-    names = {_plain(path.name): path.stem for _, path in known}  # as a prompt can have them too
-    steps = [int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(wanted)}-step(\d{{8}})", name))]
-    if steps:  # of a run whose last file is gone
-        first = [f"{step:,}" for step in sorted(steps, reverse=True)[:MOST_NEAR]]
-        return f"did you mean step {' or '.join(filter(None, (', '.join(first[:-1]), first[-1])))}?"
-    near = difflib.get_close_matches(wanted, list(names), n=MOST_NEAR, cutoff=0.5)
-    if near:
-        first = [names[name] for name in near]
-        return f"did you mean {' or '.join(filter(None, (', '.join(first[:-1]), first[-1])))}?"
-    return f"choose one from the list, for example {', '.join(list(names.values())[:MOST_NEAR])}"
+    return (stem if dot and f".{suffix.lower()}" in UPSCALER_SUFFIXES else name).lower()
 
 
 # -- scanning
@@ -261,6 +323,12 @@ def _files(root: Path, kind: str, suffixes: Collection[str] = SUFFIXES) -> Itera
             path = Path(folder) / file
             if path.suffix.lower() in suffixes and not file.startswith(".") and _listed_as(path, root) == kind:
                 yield _label(path, root), path
+
+
+def _weights_below(root: Path) -> list[tuple[str, Path]]:
+    """All files with weights below a folder, of whatever kind."""
+    files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in UPSCALER_SUFFIXES and path.is_file())
+    return [(path.relative_to(root).as_posix(), path) for path in files]
 
 
 def _entered(folder: str, names: list[str], root: Path) -> list[str]:
@@ -408,14 +476,12 @@ def named_embeddings(
     ]
 
 
-if TYPE_CHECKING:
-    pass
-
-
 def known_in(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> Known:
     """What prompts can name. more: (name, file, token) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
-    return Known(files, lambda name: several_loras(name, find_loras(name, workspace)), word_vectors(workspace, more))
+    return Known(
+        files, lambda name: several_loras(name, find_all("lora", name, workspace)), word_vectors(workspace, more)
+    )
 
 
 def word_vectors(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> dict[str, int]:

@@ -16,7 +16,7 @@ from core.control.shapes import unet_shapes
 from core.formats.detect import identify
 from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
 from core.formats.tensors.header import read_header
-from core.generation.model.library import find_file, list_control
+from core.generation.model.library import find, list_control
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
@@ -58,19 +58,6 @@ class ControlFile:
         return sum(prod(shape) for shape in open_control_net(self.path).shapes.values())
 
 
-def find_control_net(name: str, workspace: Workspace) -> Path:
-    """The file or folder of a ControlNet's name: a path, or one of models/ or of a run. Raises ProblemsError."""
-    path = find_file(name, workspace)
-    if path is not None:
-        return path
-    wanted = name.strip().casefold()
-    for label, found in (each for kind in CODES for each in list_control(workspace, kind)):
-        if wanted in {each.casefold() for each in (label, label.rpartition("/")[2], found.name, found.stem)}:
-            return found
-    what, fix = f"The ControlNet '{name}' does not exist", "put it into models/controlnet, or write its path"
-    raise ProblemsError.one(what, NETS, fix, "controls.not-found")
-
-
 def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
     """(the file of a ControlNet that an image names, whether it may be the one it was made with).
 
@@ -80,12 +67,12 @@ def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bo
     """
     path = None
     with suppress(ProblemsError):
-        path = find_control_net(name, workspace)
+        path = find("controlnet", name, workspace)
     if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
-        return path or find_control_net(name, workspace), True
+        return path or find("controlnet", name, workspace), True
     listed = (file for kind in CODES for _, file in list_control(workspace, kind))
     other = next((file for file in listed if _has_hash(file, digest)), None)
-    return (other, True) if other is not None else (path or find_control_net(name, workspace), False)
+    return (other, True) if other is not None else (path or find("controlnet", name, workspace), False)
 
 
 def _has_hash(path: Path, digest: str) -> bool:

@@ -9,27 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from core.formats.detect import ModelKind, identify
-from core.generation.model.library import find_file
+from core.generation.model.library import find
 from core.generation.model.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
-FOLDER = "upscalers"  # in the models folder
-ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 FILE = "hires.highres_fix_upscaler_file"
-
-
-def find_upscaler(name: str, workspace: Workspace, where: str = FILE) -> Path:
-    """The file of an upscaler's name: a path, or a file of models/upscalers, with or without extension. Raises ProblemsError."""
-    path = find_file(name, workspace) or find_file(f"models/{FOLDER}/{name}", workspace)
-    folder = workspace.models / FOLDER
-    if path is None and folder.is_dir():
-        path = next((each for each in sorted(folder.iterdir()) if each.stem == name.strip()), None)
-    if path is None or not path.is_file():
-        fix = f"put it into models/{FOLDER}, or write its path"
-        raise ProblemsError.one(f"The upscaler '{name}' does not exist", where, fix, "upscaler.not-found")
-    return path
 
 
 def kind_of(path: Path, where: str = FILE) -> str:
@@ -52,7 +38,7 @@ def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[P
     if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
         return []
     try:
-        path = find_upscaler(hires.highres_fix_upscaler_file, workspace)
+        path = find("upscaler", hires.highres_fix_upscaler_file, workspace)
         check_upscaler(identify(path), path, family)
     except ProblemsError as error:
         return error.problems
@@ -75,7 +61,7 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
     def lease(name: str) -> AbstractContextManager[Any]:
         from core.generation.model.upscaling_networks import load_network
 
-        path = find_upscaler(name, workspace)
+        path = find("upscaler", name, workspace)
         load = partial(load_network, path, kind_of(path), device)
         key = (fingerprint(path), device)
         return store.lease("upscaler", key, load, name=path.name, size=path.stat().st_size, device=device)

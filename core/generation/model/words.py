@@ -18,7 +18,7 @@ from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
-from core.generation.model.library import find_embedding, portable_name, tokens_of_file
+from core.generation.model.library import find, portable_name, tokens_of_file
 from core.generation.model.store import ModelTexts
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
@@ -50,7 +50,7 @@ class NewWord:
 def find_word(text: str, workspace: Workspace) -> NewWord:
     """ "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a missing file."""
     word, file = _parted(text)
-    path = find_embedding(file, workspace)
+    path = find("embedding", file, workspace)
     return NewWord(word or path.stem, path)
 
 

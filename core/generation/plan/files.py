@@ -14,8 +14,8 @@ from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
-from core.generation.model.library import find_loras, named_embeddings, several_loras
-from core.generation.model.nets import ControlFile, control_file, find_control_net
+from core.generation.model.library import find, find_all, named_embeddings, several_loras
+from core.generation.model.nets import ControlFile, control_file
 from core.generation.model.sources import Sources
 from core.generation.model.words import NewWord, check_word, find_words
 from core.generation.plan.refiner import find_refiner
@@ -62,7 +62,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     problems += lora_problems(asked, name)
     fits, loras, notes = problems_at(LORAS)(check_layers), dict[str, Path](), list[Problem]()
     for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
-        paths = collected(problems, find_loras, file, workspace)
+        paths = collected(problems, find_all, "lora", file, workspace)
         if paths:
             collected(problems, fits, paths[0], name or "sd1")
             loras[file] = paths[0]
@@ -74,7 +74,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     }
     controls: dict[str, ControlFile] = {}
     for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
-        path = collected(problems, find_control_net, file, workspace)
+        path = collected(problems, find, "controlnet", file, workspace)
         net = collected(problems, control_file, path, name, model) if path is not None else None
         if net is not None:
             controls[file] = net

@@ -14,7 +14,7 @@ from core.families.locate import family_of, model_path
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.names import place_beside
 from core.formats.models.checkpoint import open_checkpoint
-from core.generation.model.library import find_lora
+from core.generation.model.library import find
 from core.networks.adapter_file import load_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems
 from core.networks.kinds import kind_named
@@ -163,6 +163,6 @@ def _names(network: NetworkSettings) -> list[tuple[str, str]]:
 
 def _find(name: str, setting: str, workspace: Workspace) -> Path:
     try:
-        return find_lora(name, workspace)
+        return find("lora", name, workspace)
     except ProblemsError as error:
         raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None
