@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from core.generation.class_plan import (
     seed_of,
 )
 from core.generation.images.output import encoded_image
-from core.generation.making import Maker
+from core.generation.making import Maker, Progress, each_image
 from core.generation.model.leases import kept_texts, leased
 from core.generation.model.loras import LorasInUse
 from core.generation.model.sources import Hashes, Sources, file_hashes
@@ -30,6 +30,7 @@ from core.generation.model.words import Words
 from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_own_guidance, with_own_schedule
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
+from core.generation.plan.stages import sampling_steps
 from core.generation.run import Written
 from core.generation.sample.decoding import images_at_once
 from core.record import atomic
@@ -173,66 +174,71 @@ class _Missing:
     """
 
     def __init__(self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: Maker, written: Written):
-        self.plan, self.manifest, self.maker, self.reports = plan, manifest, maker, maker.reports
-        self.job, self.written = job, written
-        self.seed = manifest.settings["seed"]
-        self.done, self.total = 0, 0
+        self.plan, self.manifest, self.job = plan, manifest, job
+        self.maker, self.written = maker, written
 
-    def all_images(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
-        self.total = len(todo)
+    def all_images(self, todo: Sequence[int], batch: int | None, caption_extension: str) -> list[Path]:
+        """Generates these images; returns their files. batch: at once; None: as the manifest says, or as many as fit"""
         ending = ".txt" if caption_extension == "auto" else caption_extension
-        made: list[Path] = []
-        left = list(todo)
-        self._progress()
-        while left:
-            group = self._group_of(left[0], batch)
-            counted = sum(index in left for index in group)
-            requests = [Request(self._job_of(index)) for index in group]
-            images = self.maker.make_if_it_fits(requests, partial(self._progress, counted))
-            if images is None:
-                batch = 1
-                continue
-            for index, image in zip(group, images.images[-1], strict=True):
-                if index in left:
-                    made.append(self._save(index, image, ending))
-                    left.remove(index)
-                    self.done += 1
-        self._progress()
+        indices = [index for group in self._groups(todo, batch) for index in group]
+        left, made = set(todo), list[Path]()
+
+        def one_by_one(together: int) -> int:
+            self._note_at_once({self.manifest.sizes[index]: 1 for index in left})
+            return 1
+
+        steps = len(todo) * sampling_steps(self.job)
+        progress = Progress(self.maker.reports, "regularization image", len(todo), steps)
+        there = [number for number, index in enumerate(indices) if index not in left]
+        requests = [self._request(index) for index in indices]
+        for number, images in each_image(requests, self.maker, progress, there, fewer=one_by_one):
+            made.append(self._save(indices[number], images[-1], ending))
+            left.remove(indices[number])
         return made
 
-    def _group_of(self, index: int, batch: int | None) -> list[int]:
-        """The images generated together with this one: the n-th group of its size."""
-        sizes = self.manifest.sizes
-        size = sizes[index]
-        name = f"{size[0]}x{size[1]}"
-        at_once = batch or self.manifest.at_once.get(name) or images_at_once(self.maker.components, *size)
-        if self.manifest.at_once.get(name) != at_once:
-            self.manifest.at_once[name] = at_once
-            self.manifest.write(self.plan.folder)
-        same = [other for other, its in enumerate(sizes) if its == size]
-        start = same.index(index) // at_once * at_once
-        return same[start : start + at_once]
+    def _groups(self, todo: Sequence[int], batch: int | None) -> list[list[int]]:
+        """The images that are generated together, of each group of which some are missing, by the first of these."""
+        sizes, groups, at_once, wanted = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
+        for size in dict.fromkeys(sizes[index] for index in todo):
+            number = batch or self.manifest.at_once.get(_name(size)) or images_at_once(self.maker.components, *size)
+            same = [index for index, other in enumerate(sizes) if other == size]
+            chunks = (same[start : start + number] for start in range(0, len(same), number))
+            groups += [chunk for chunk in chunks if wanted & set(chunk)]
+            at_once[size] = number
+        self._note_at_once(at_once)
+        return sorted(groups, key=lambda group: min(wanted & set(group)))
 
-    def _progress(self, generating: int = 0, steps_done: int = 0) -> None:
-        steps = self.job.generate.steps
-        text = f"generating regularization image {min(self.done + 1, self.total)} of {self.total}"
-        self.reports.stage(text, self.done * steps + generating * steps_done, self.total * steps)
+    def _note_at_once(self, at_once: Mapping[Size, int]) -> None:
+        """Write how many images of each size are generated together, before any of them is."""
+        named = {_name(size): number for size, number in at_once.items()}
+        if named.items() - self.manifest.at_once.items():
+            self.manifest.at_once |= named
+            self.manifest.write(self.plan.folder)
 
     def _job_of(self, index: int) -> GenerateJob:
         """The job of one image."""
         width, height = self.manifest.sizes[index]
-        own = {"width": width, "height": height, "seed": seed_of(self.seed, index)}
+        own = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
         return self.job.model_copy(update={"generate": self.job.generate.model_copy(update=own)})
+
+    def _request(self, index: int) -> Request:
+        """The same, to be made in a batch of its group."""
+        job, together = self._job_of(index), {"batch_size": self.manifest.at_once[_name(self.manifest.sizes[index])]}
+        return Request(job.model_copy(update={"generate": job.generate.model_copy(update=together)}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """The caption first: an existing image counts as finished."""
-        path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
+        path, job = self.plan.folder / image_name(index), self._job_of(index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        job = self.written.job_of(self._job_of(index))
-        atomic.write_bytes(path, encoded_image(image, job, self.written.hashes, "png"))
-        self.reports.generated(path, seed)
+        atomic.write_bytes(path, encoded_image(image, self.written.job_of(job), self.written.hashes, "png"))
+        self.maker.reports.generated(path, job.generate.seed or 0)
         return path
+
+
+def _name(size: Size) -> str:
+    """A size as the manifest names it."""
+    return f"{size[0]}x{size[1]}"
 
 
 def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,15 @@ from core.generation.model.words import Words
 from core.generation.plan.hooks import Lend, Making, differentiates, hooks_of
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import as_generator, has_regions, passes_of, reading_of, sampling_of, stages_of
+from core.generation.plan.stages import (
+    as_generator,
+    has_regions,
+    passes_of,
+    reading_of,
+    sampling_of,
+    sampling_steps,
+    stages_of,
+)
 from core.generation.plan.upscalers import enlarged, upscaler_of
 from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
@@ -66,6 +75,71 @@ class Made:
     canvas: Canvas | None = None
     begun: Tensor | None = None
     noises: Sequence[ImageNoise] = ()
+
+
+@dataclass
+class Progress:
+    """What is reported while images are made.
+
+    name           of one image, in the singular
+    total, steps   images, and their sampling steps
+    images, done   of these, those that are over
+    now            numbers of the requests that are being made
+    """
+
+    reports: Reports
+    name: str
+    total: int
+    steps: int
+    images: int = 0
+    done: int = 0
+    now: Sequence[int] = ()
+
+    def show(self, together: int = 0, run: int = 0, own: int = 0) -> None:
+        """together: images being made; run: steps of these so far, of `own`"""
+        first, last = (min(self.images + each, self.total) for each in (1, max(together, 1)))
+        which = f"{self.name}s {first} to {last}" if last > first else f"{self.name} {first}"
+        done = min(self.done + together * run, self.steps)
+        self.reports.stage(f"generating {which} of {self.total}", done, self.steps, run, own)
+
+    def add(self, images: int, steps: int) -> None:
+        """Images are over, after so many steps of all."""
+        self.images, self.done = self.images + images, self.done + steps
+
+
+def each_image(
+    requests: Sequence[Request],
+    maker: Maker | Enlarger,
+    progress: Progress,
+    there: Iterable[int] = (),
+    most: int | None = None,
+    fewer: Callable[[int], int] = lambda together: together // 2,
+) -> Iterator[tuple[int, list[Image]]]:
+    """(number of a request, its image after each stage), in their order, as many at once as fit into memory.
+
+    there   numbers of the requests whose images exist. Batches are those of all requests, since rounding depends on how many
+            images are made together: what is made later equals what would have been made at once
+    most    images in a batch; None: as the settings say, or as many as fit
+    fewer   (number of images that did not fit together) -> how many to try
+    Raises Cancelled, and what a single image raises.
+    """
+    over, begin = set(there), 0
+    progress.show()
+    while begin < len(requests):
+        for batch in maker.batches(requests[begin:], most):
+            missing = [number for number in range(begin, begin + len(batch)) if number not in over]
+            if missing:
+                progress.reports.cancel.check()
+                progress.now, own = range(begin, begin + len(batch)), sampling_steps(batch[0].job)
+                made = maker.make_if_it_fits(batch, partial(progress.show, len(missing), own=own))
+                if made is None:
+                    most = fewer(len(batch))
+                    break
+                for number in missing:
+                    yield number, [images[number - begin] for images in made.images]
+                    progress.add(1, own)
+                progress.show()
+            begin += len(batch)
 
 
 class Enlarger:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
 from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
-from core.generation.making import Enlarger, Maker
+from core.generation.making import Enlarger, Maker, Progress, each_image
 from core.generation.model.leases import kept_texts, leased, refiners_of
 from core.generation.model.library import find
 from core.generation.model.loras import loras_attached, together
@@ -25,8 +24,7 @@ from core.generation.plan.forecast import offload_for
 from core.generation.plan.hooks import Lend
 from core.generation.plan.plan import Plan, plan_of
 from core.generation.plan.requests import merged_of
-from core.generation.plan.stages import only_enlarges, stages_of
-from core.generation.sample.loop import steps_of
+from core.generation.plan.stages import only_enlarges
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
@@ -160,40 +158,17 @@ class Written:
 
 
 def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, files: list[Path]) -> None:
-    """Generate and save a job's images batch by batch; each file is appended to `files`."""
-    reports, total = written.reports, len(plan.requests)
-    steps, done = plan.steps(), 0
-
-    def progress(generating: int = 0, steps_done: int = 0, own: int = 0) -> None:
-        text = f"generating {_numbers(len(files) + 1, generating, total)} of {total}"
-        reports.stage(text, done + generating * steps_done, steps, steps_done, own)
-
-    progress()
-    left, most = list(plan.requests), None
-    while left:
-        batch = next(maker.batches(left, most))
-        own = sum(steps_of(stage) for stage in stages_of(batch[0].job))
-        made = maker.make_if_it_fits(batch, partial(progress, len(batch), own=own))
-        if made is None:
-            most = len(batch) // 2
-            continue
-        for place, request in enumerate(batch):
-            job, number = written.job_of(request.job), len(files) + 1
-            where = written.hashes, written.workspace
-            if job.hires.highres_fix_save_1st and len(made.images) > 1:
-                save_image(made.images[0][place], job, *where, number=number, stage="0")
-            last = "1" if len(made.images) > 1 else ""
-            files.append(save_image(made.images[-1][place], job, *where, request.name, number=number, stage=last))
-            reports.generated(files[-1], request.seed)
-        done += len(batch) * own
-        left = left[len(batch) :]
-        progress()
-
-
-def _numbers(first: int, together: int, total: int) -> str:
-    """ "image 2", or for a batch "images 2 to 5"."""
-    last = min(first + max(together, 1) - 1, total)
-    return f"images {first} to {last}" if last > first else f"image {last}"
+    """Generate and save a job's images; each file is appended to `files`."""
+    progress = Progress(written.reports, "image", len(plan.requests), plan.steps())
+    where = written.hashes, written.workspace
+    for number, images in each_image(plan.requests, maker, progress):
+        request = plan.requests[number]
+        job, several = written.job_of(request.job), len(images) > 1
+        if job.hires.highres_fix_save_1st and several:
+            save_image(images[0], job, *where, number=number + 1, stage="0")
+        last = save_image(images[-1], job, *where, request.name, number=number + 1, stage="1" if several else "")
+        files.append(last)
+        written.reports.generated(last, request.seed)
 
 
 def _say_schedule(plan: Plan, reports: Reports) -> None:

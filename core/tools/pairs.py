@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,12 @@ from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable
 from core.generation.images.output import encoded_image
-from core.generation.making import Maker
+from core.generation.making import Progress, each_image
 from core.generation.model.store import make_store
 from core.generation.plan.plan import Plan, plan_for
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import stages_of
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
 from core.generation.run import Written, ready
-from core.generation.sample.loop import steps_of
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
@@ -86,11 +83,13 @@ def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
                 ready(plan, workspace, store=store, device=context.device, reports=context) as (maker, writer),
                 HintMaker(workspace, MODEL, context.cancel) as hints,
             ):
-                assert isinstance(maker, Maker)
-                for pair, image in _images(todo, plan, maker, context):
-                    _write(pair, image, asked, hints, writer, black)
+                progress = Progress(context, "pair", len(todo), plan.steps())
+                for number, images in each_image(plan.requests, maker, progress):
+                    pair = todo[number]
+                    _write(pair, images[-1], asked, hints, writer, black)
                     written += 1
                     context.generated(pair.image, pair.request.seed)
+                    context.check()
     except Cancelled:
         if not written:
             raise
@@ -188,28 +187,6 @@ def _job(asked: MakePairsSettings) -> GenerateJob:
 def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
     own = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
     return Request(base.model_copy(update={"generate": base.generate.model_copy(update=own)}))
-
-
-def _images(todo: Sequence[Pair], plan: Plan, maker: Maker, context: JobContext) -> Iterator[tuple[Pair, Image]]:
-    """As many at once as fit into memory. Raises Cancelled."""
-    left, most, own = list(todo), None, sum(steps_of(stage) for stage in stages_of(plan.requests[0].job))
-
-    def progress(generating: int = 0, steps_done: int = 0) -> None:
-        done = len(todo) - len(left)
-        text = f"generating pair {min(done + 1, len(todo))} of {len(todo)}"
-        context.stage(text, done * own + generating * steps_done, len(todo) * own)
-
-    progress()
-    while left:
-        batch = next(maker.batches([pair.request for pair in left], most))
-        made = maker.make_if_it_fits(batch, partial(progress, len(batch)))
-        if made is None:
-            most = len(batch) // 2
-            continue
-        for image in made.images[-1]:
-            yield left.pop(0), image
-            context.check()
-        progress()
 
 
 def _write(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +13,10 @@ from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Place
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
 from core.generation.images.output import encoded_image
-from core.generation.making import Enlarger, Maker
+from core.generation.making import Progress, each_image
 from core.generation.model.store import ModelStore, make_store
-from core.generation.plan.stages import stages_of
+from core.generation.plan.stages import sampling_steps
 from core.generation.run import Written, ready
-from core.generation.sample.loop import steps_of
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -92,14 +90,13 @@ class Work:
     device: str
     reports: Reports
     failed: dict[Place, str] = field(default_factory=dict)
-    _done_steps: int = 0
     _began: float = 0.0
 
     def __post_init__(self) -> None:
         self.made = self.folder.made()
-        self.total = sum(_steps(cell) for cell in self.grid.cells)
-        self._done_steps = sum(_steps(cell) for cell in self.grid.cells if cell.place in self.made)
-        self._before = self._done_steps
+        steps = {cell.place: sampling_steps(cell.request.job) for cell in self.grid.cells}
+        self._before = sum(steps[place] for place in steps if place in self.made)
+        self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.made), self._before)
 
     def run(self) -> None:
         """Generate all missing cells."""
@@ -114,7 +111,7 @@ class Work:
         """Write the result to grid.json, and grid.png and grid.html."""
         seconds = time.monotonic() - self._began if self._began else 0.0
         self.folder.change(
-            state=state, failed=self.failed, steps=max(self._done_steps - self._before, 0), seconds=round(seconds, 2)
+            state=state, failed=self.failed, steps=max(self.progress.done - self._before, 0), seconds=round(seconds, 2)
         )
         if self.made:
             self.reports.stage("writing the grid")
@@ -125,21 +122,14 @@ class Work:
 
     def _try(self, part: Part, alone: bool) -> bool:
         """Generate cells of a part until an error. alone: one by one; returns whether the next try needs that."""
-        now: list[Cell] = []
+        self.progress.now = ()
         try:
-            plan = part.plan(self.workspace)
-            with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
-                maker,
-                written,
-            ):
-                for cells in self._batches(part, [each.job for each in plan.requests], maker, alone):
-                    now[:] = cells
-                    self._make(cells, maker, written)
-                return False
+            self._make(part, 1 if alone else None)
+            return False
         except (Cancelled, Unsaved):
             raise
         except Exception as error:
-            why = reason(error)
+            why, now = reason(error), [part.cells[number] for number in self.progress.now]
             if len(now) > 1:
                 self.reports.say("Several images at once failed; continuing one by one")
                 alone = True
@@ -148,56 +138,36 @@ class Work:
         free_memory()
         return alone
 
-    def _batches(
-        self, part: Part, jobs: Sequence[GenerateJob], maker: Maker | Enlarger, alone: bool
-    ) -> Iterator[Sequence[Cell]]:
-        """The batches of a part that have missing cells. Always those of the whole part, so that a resumed grid equals an
-        uninterrupted one."""
-        cells = [Cell(cell.place, replace(cell.request, job=job)) for cell, job in zip(part.cells, jobs, strict=True)]
-        for batch in maker.batches([cell.request for cell in cells], 1 if alone else None):
-            taken, cells = cells[: len(batch)], cells[len(batch) :]
-            if any(not self._is_over(cell) for cell in taken):
-                yield taken
+    def _make(self, part: Part, most: int | None) -> None:
+        """Generate and save the missing cells of a part. most: at once"""
+        plan = part.plan(self.workspace)
+        there = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
+        with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
+            maker,
+            written,
+        ):
+            for number, images in each_image(plan.requests, maker, self.progress, there, most):
+                request, place = plan.requests[number], part.cells[number].place
+                self._save(images[-1], self.folder.cell(place), written.job_of(request.job), written)
+                self.made.add(place)
+                self.reports.generated(self.folder.cell(place), request.seed)
 
-    def _make(self, cells: Sequence[Cell], maker: Maker | Enlarger, written: Written) -> None:
-        """Generate one batch; existing images are kept."""
-        self.reports.cancel.check()
-        made = maker.make([cell.request for cell in cells], partial(self._progress, len(cells)))
-        for cell, image in zip(cells, made.images[-1], strict=True):
-            if self._is_over(cell):
-                continue
-            path = self.folder.cell(cell.place)
-            self._save(image, path, cell, written)
-            self.made.add(cell.place)
-            self._done_steps += _steps(cell)
-            self.reports.generated(path, cell.request.seed)
-        self._progress()
-
-    def _save(self, image: Image, path: Path, cell: Cell, written: Written) -> None:
-        content = encoded_image(image, written.job_of(cell.request.job), written.hashes, "png")
+    def _save(self, image: Image, path: Path, job: GenerateJob, written: Written) -> None:
         try:
-            atomic.write_bytes(path, content)
+            atomic.write_bytes(path, encoded_image(image, job, written.hashes, "png"))
         except OSError as error:
             raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
-
-    def _progress(self, together: int = 0, steps_done: int = 0) -> None:
-        over, total = len(self.made) + len(self.failed), len(self.grid.cells)
-        text = f"generating image {min(over + 1, total)} of {total}"
-        self.reports.stage(text, min(self._done_steps + together * steps_done, self.total), self.total)
 
     def _fail(self, cells: Sequence[Cell], why: str) -> None:
         for cell in cells:
             self.failed[cell.place] = why
+        self.progress.add(len(cells), 0)
         self.folder.change(failed=self.failed)
         self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
 
 
 class Unsaved(ProblemsError):
     """An image cannot be written, which ends the grid: no other could be."""
-
-
-def _steps(cell: Cell) -> int:
-    return sum(steps_of(stage) for stage in stages_of(cell.request.job))
 
 
 def reason(error: Exception) -> str:

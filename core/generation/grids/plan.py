@@ -27,8 +27,7 @@ from core.generation.plan.files import model_problems
 from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, asked_of, plan_for
 from core.generation.plan.requests import Request
-from core.generation.plan.stages import stages_of
-from core.generation.sample.loop import steps_of
+from core.generation.plan.stages import sampling_steps
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -326,7 +325,7 @@ def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
         cell: GenerateJob = job
         for axis, value in zip(staged, values, strict=True):
             cell = _put(cell, axis, value.value)
-        steps += sum(steps_of(stage) for stage in stages_of(cell))
+        steps += sampling_steps(cell)
     return steps * prod(len(axis.values) for axis in axes if axis not in staged)
 
 

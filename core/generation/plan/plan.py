@@ -18,9 +18,8 @@ from core.generation.plan.hooks import hook_advice, hook_file_problems, hook_fil
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
 from core.generation.plan.refiner import switch_problems
 from core.generation.plan.requests import Request, requests_of
-from core.generation.plan.stages import described, own_settings, stages_of
+from core.generation.plan.stages import described, own_settings, sampling_steps
 from core.generation.prompt.styles import chosen_styles
-from core.generation.sample.loop import steps_of
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
@@ -39,7 +38,7 @@ class Plan:
 
     def steps(self) -> int:
         """Sampling steps of all images and stages."""
-        return sum(steps_of(stage) for request in self.requests for stage in stages_of(request.job))
+        return sum(sampling_steps(request.job) for request in self.requests)
 
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:

@@ -13,7 +13,7 @@ from core.generation.prompt.editing import Pass
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
 from core.generation.sample.guidance import EMPTY, NEGATIVE, POSITIVE
-from core.generation.sample.loop import Begins, Sampling, Sizes, Stage, own_steps, whole_steps
+from core.generation.sample.loop import Begins, Sampling, Sizes, Stage, own_steps, steps_of, whole_steps
 from core.generation.sample.noise import StartNoise
 from core.settings.base import Settings
 from core.settings.generation.conditioning import SizeSettings
@@ -51,6 +51,11 @@ def stages_of(job: GenerateJob) -> list[Stage]:
     scores = own.aesthetic_score, own.negative_aesthetic_score
     last = replace(last, switch_at=own.refiner_switch_at)
     return [*before, last, replace(last, begins="unfinished latents", scores=scores)]
+
+
+def sampling_steps(job: GenerateJob) -> int:
+    """Sampling steps of one image, of all its stages."""
+    return sum(steps_of(stage) for stage in stages_of(job))
 
 
 def _base_stages(job: GenerateJob) -> list[Stage]:
