@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from core.generation.model.library import wildcard_lines
-from core.generation.plan.checks import problems_of
+from core.generation.plan.checks import depth_problems, problems_of
 from core.generation.plan.plan import check_task, plan_of
 from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import hires_sizes, reading_of, stages_of
@@ -289,8 +290,12 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_loads(groups, code):
-    assert code in [problem.code for problem in problems_of(job_of(**groups), 4)]
-    assert not list(problems_of(job_of(), 4))
+    four = SimpleNamespace(input_blocks=lambda model: [None] * 4, make_empty=str, denoiser="unet")
+
+    def codes(job):
+        return [problem.code for problem in (*problems_of(job), *depth_problems([job], four))]
+
+    assert code in codes(job_of(**groups)) and not codes(job_of())
 
 
 def test_the_check_says_what_will_be_made(tmp_path):

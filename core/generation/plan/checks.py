@@ -1,16 +1,20 @@
-"""Problems of an image's settings that are known before files are looked for."""
+"""What is wrong with the images of a job: by their settings alone, and with the model. Each list of checks is run whole."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.families import family
+from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
-from core.generation.plan.hooks import hook_problems
-from core.generation.plan.refiner import refiner_problems
+from core.generation.model.sources import Sources
+from core.generation.model.upscaler_files import file_problems
+from core.generation.plan.hooks import hook_file_problems, hook_problems
+from core.generation.plan.refiner import refiner_problems, switch_problems
 from core.generation.plan.stages import has_regions, only_enlarges, own_settings, stages_of
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
@@ -25,19 +29,10 @@ from core.settings.samples import SAMPLER_LABELS
 if TYPE_CHECKING:
     from core.families.base import Family
 
+Jobs = Sequence[GenerateJob]
 STRENGTH = "image_to_image.strength"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
 KNOWN = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
-
-
-def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[Problem]:
-    """Errors and advice about one image. input_blocks: how many the family has for Deep Shrink; None: not known yet"""
-    yield from _of_steps(job)
-    yield from _of_large_images(job, input_blocks)
-    yield from _of_masks(job)
-    yield from _of_guidance(job)
-    yield from refiner_problems(job)
-    yield from hook_problems(job)
 
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
@@ -47,7 +42,7 @@ def _of_steps(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
 
 
-def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Problem]:
+def _of_large_images(job: GenerateJob) -> Iterator[Problem]:
     grows = job.gradual_latent.gradual_latent_timesteps is not None
     if grows and job.generate.sampler not in GROWING:
         what = f"Gradual Latent is ignored: it is for {SAMPLER_LABELS['euler_a']}"
@@ -59,11 +54,6 @@ def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Pro
         where = "gradual_latent.gradual_latent_unsharp_params"
         fix = "write an odd size, sigma and strength: 3,0.5,0.5,1"
         yield Problem(what, where, fix, code="generate.bad-unsharp")
-    for name in ("ds_depth_1", "ds_depth_2"):
-        depth = getattr(job.deep_shrink, name)
-        if depth is not None and input_blocks is not None and depth >= input_blocks:
-            what = f"Models of this family have the input blocks 0 to {input_blocks - 1} for Deep Shrink"
-            yield Problem(what, f"deep_shrink.{name}", f"use at most {input_blocks - 1}", code="generate.ds-depth")
     scale = job.hires.highres_fix_scale
     if scale is not None and scale == 1:
         what, fix = "A hires scale of 1 does not change the size", "use 0.5 or 2, or empty the field"
@@ -119,33 +109,14 @@ def _without_effect(job: GenerateJob) -> Iterator[Problem]:
             yield Problem(what, "generate.guidance", f"choose {name}", "advice", code="settings.no-effect")
 
 
-def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
-    """What does not fit models of a family."""
-    kind = kind_of(job.generate.guidance)
-    if family.reads_guidance and kind.name != "classic":
-        what, fix = f"{kind.title} does not work with guidance-distilled models", "choose classic"
-        yield Problem(what, "generate.guidance", fix, code="guidance.family")
-    elif kind.layers is not None:
-        from core.generation.sample.guidances.layers import layers_of
-
-        where, text, ending = kind.layers(own_settings(job))
-        model = family.make_empty(family.denoiser)
-        for part in text.split(","):
-            if not layers_of(model, part, ending):
-                what = f"{FAMILY_NAMES[family.name]} models have no such layers at '{part.strip()}'"
-                yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
+# Of one image, before files are looked for: (job) -> errors and advice.
+SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_guidance, refiner_problems, hook_problems)
 
 
-def stage_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
-    """What models of a family cannot do, of a job whose size is decided."""
-    if has_regions(job) and family.input_blocks is None:
-        what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
-        yield Problem(what, "regions.region_map", fix, code="regions.family")
-    step = FAMILIES[family.name].size_step
-    for stage in stages_of(job):
-        if any(side % step for side in stage.size):
-            what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
-            yield Problem(what, "hires.highres_fix_scale", "choose another scale", code="generate.size-step")
+def problems_of(job: GenerateJob) -> Iterator[Problem]:
+    """Errors and advice about one image, by its settings alone."""
+    for check in SETTINGS:
+        yield from check(job)
 
 
 def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
@@ -169,3 +140,81 @@ def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]
 def root_of(job: GenerateJob, workspace: Workspace) -> Path:
     """The output folder of a job."""
     return resolve_path(job.output.outdir) if job.output.outdir else workspace.images
+
+
+# -- with the model
+
+
+def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
+    """Depths of Deep Shrink that models of a family do not have."""
+    shrunk = [job.deep_shrink for job in jobs if job.deep_shrink.ds_depth_1 is not None]
+    if not shrunk:
+        return
+    blocks = 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
+    for name in ("ds_depth_1", "ds_depth_2"):
+        depths = [depth for each in shrunk if (depth := getattr(each, name)) is not None]
+        if depths and max(depths) >= blocks:
+            what = f"Models of this family have the input blocks 0 to {blocks - 1} for Deep Shrink"
+            yield Problem(what, f"deep_shrink.{name}", f"use at most {blocks - 1}", code="generate.ds-depth")
+
+
+def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
+    """What does not fit models of a family."""
+    guidance = kind_of(job.generate.guidance)
+    if kind.reads_guidance and guidance.name != "classic":
+        what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
+        yield Problem(what, "generate.guidance", fix, code="guidance.family")
+    elif guidance.layers is not None:
+        from core.generation.sample.guidances.layers import layers_of
+
+        where, text, ending = guidance.layers(own_settings(job))
+        model = kind.make_empty(kind.denoiser)
+        for part in text.split(","):
+            if not layers_of(model, part, ending):
+                what = f"{FAMILY_NAMES[kind.name]} models have no such layers at '{part.strip()}'"
+                yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
+
+
+def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
+    """What models of a family cannot do, of a job whose size is decided."""
+    if has_regions(job) and kind.input_blocks is None:
+        what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
+        yield Problem(what, "regions.region_map", fix, code="regions.family")
+    step = FAMILIES[kind.name].size_step
+    for stage in stages_of(job):
+        if any(side % step for side in stage.size):
+            what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
+            yield Problem(what, "hires.highres_fix_scale", "choose another scale", code="generate.size-step")
+
+
+def _with_depths(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    return depth_problems(jobs, family(sources.family))
+
+
+def _with_guidance(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    """Each guidance once, with the model and with the refiner that follows it."""
+    for name, some in ((sources.family, jobs), (REFINER, [job for job in jobs if job.refiner.refiner_checkpoint])):
+        for job in {(job.generate.guidance, own_settings(job)): job for job in some}.values():
+            yield from guidance_problems(job, family(name))
+
+
+def _with_hooks(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    return (each for job in jobs for each in hook_file_problems(job, sources, workspace))
+
+
+def _with_upscalers(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    return (each for job in jobs for each in file_problems(job, sources.family, workspace))
+
+
+def _with_stages(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    yield from (each for job in jobs for each in stage_problems(job, family(sources.family)))
+    yield from switch_problems(jobs)
+
+
+# Of all images, once files and sizes are known: (jobs, their files, workspace) -> errors and advice.
+MODEL = (_with_depths, _with_guidance, _with_hooks, _with_upscalers, _with_stages)
+
+
+def problems_with_model(jobs: Jobs, sources: Sources, workspace: Workspace) -> list[Problem]:
+    """Errors and advice about images whose files and sizes are known, each once."""
+    return list(dict.fromkeys(each for check in MODEL for each in check(jobs, sources, workspace)))

@@ -18,6 +18,7 @@ from core.generation.model.library import find, find_all, named_embeddings, seve
 from core.generation.model.nets import ControlFile, control_file
 from core.generation.model.sources import Sources
 from core.generation.model.words import NewWord, check_word, find_words
+from core.generation.plan.refiner import FILE as REFINER_FILE
 from core.generation.plan.refiner import find_refiner
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.editing import texts_of
@@ -50,40 +51,20 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
 
     images   the jobs of the single images, if known: each prompt of a file may name its own LoRAs
     """
-    problems: list[Problem] = []
+    problems, notes = list[Problem](), list[Problem]()
     asked = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
     name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
-    vae = None
-    if job.model.vae:
-        vae = collected(problems, model_path, job.model.vae, workspace, "model.vae")
-        if vae is not None:
-            collected(problems, open_vae, vae)
+    vae = collected(problems, _vae, job.model.vae, workspace) if job.model.vae else None
     problems += lora_problems(asked, name)
-    fits, loras, notes = problems_at(LORAS)(check_layers), dict[str, Path](), list[Problem]()
-    for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
-        paths = collected(problems, find_all, "lora", file, workspace)
-        if paths:
-            collected(problems, fits, paths[0], name or "sd1")
-            loras[file] = paths[0]
-            notes += several_loras(file, paths)
+    loras = _loras(asked, name, workspace, problems, notes)
     refiners: dict[str, Any] = {
         file: collected(problems, find_refiner, file, workspace, name)
         for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
         if file
     }
-    controls: dict[str, ControlFile] = {}
-    for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
-        path = collected(problems, find, "controlnet", file, workspace)
-        net = collected(problems, control_file, path, name, model) if path is not None else None
-        if net is not None:
-            controls[file] = net
-    words: list[NewWord] = []
-    for text in job.generate.embeddings:
-        for word in collected(problems, find_words, text, workspace) or ():
-            if model and name:
-                collected(problems, check_word, word, words, name, model)
-            words.append(word)
+    controls = _controls(asked, name, model, workspace, problems)
+    words = _chosen_words(job.generate.embeddings, name, model, workspace, problems)
     if model and name:
         words += _words_in(asked, words, name, model, workspace, loras.values(), notes)
     problems += [problem for one in asked for problem in image_problems(one, name, bool(loras))]
@@ -91,13 +72,55 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and name is not None
     if words and refiners:
-        what = "The refiner reads the names of embeddings as plain words"
-        notes.append(
-            Problem(
-                what, "refiner.refiner_checkpoint", "switch later, or turn it off", "advice", code="refiner.embeddings"
-            )
-        )
+        what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
+        notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
     return Sources(model, name, vae, loras, words, notes, refiners, controls)
+
+
+def _vae(reference: str, workspace: Workspace) -> Path:
+    path = model_path(reference, workspace, "model.vae")
+    open_vae(path)
+    return path
+
+
+def _loras(
+    asked: Sequence[GenerateJob], name: str | None, workspace: Workspace, problems: list[Problem], notes: list[Problem]
+) -> dict[str, Path]:
+    """{name in the settings: file} of the LoRAs; `notes` gets advice on names that several files have."""
+    found: dict[str, Path] = {}
+    for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
+        paths = collected(problems, find_all, "lora", file, workspace)
+        if paths:
+            collected(problems, problems_at(LORAS)(check_layers), paths[0], name or "sd1")
+            found[file] = paths[0]
+            notes += several_loras(file, paths)
+    return found
+
+
+def _controls(
+    asked: Sequence[GenerateJob], name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
+) -> dict[str, ControlFile]:
+    """{name in the settings: file} of the ControlNets in use."""
+    found: dict[str, ControlFile] = {}
+    for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
+        path = collected(problems, find, "controlnet", file, workspace)
+        net = collected(problems, control_file, path, name, model) if path is not None else None
+        if net is not None:
+            found[file] = net
+    return found
+
+
+def _chosen_words(
+    texts: Sequence[str], name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
+) -> list[NewWord]:
+    """The embeddings of the settings."""
+    found: list[NewWord] = []
+    for text in texts:
+        for word in collected(problems, find_words, text, workspace) or ():
+            if model and name:
+                collected(problems, check_word, word, found, name, model)
+            found.append(word)
+    return found
 
 
 def model_problems(sources: Sources) -> list[Problem]:

@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from core.families import family
-from core.families.locate import REFINER
 from core.families.trained_size import trained_size
 from core.generation.model.library import wildcard_lines, word_vectors
 from core.generation.model.sources import Sources
-from core.generation.model.upscaler_files import file_problems
-from core.generation.plan.checks import guidance_problems, output_problems, problems_of, stage_problems
+from core.generation.plan.checks import output_problems, problems_of, problems_with_model
 from core.generation.plan.files import find_sources, model_problems, with_own_guidance, with_own_schedule
-from core.generation.plan.hooks import hook_advice, hook_file_problems, hook_files, with_hook_images
+from core.generation.plan.hooks import hook_advice, hook_files, with_hook_images
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
-from core.generation.plan.refiner import switch_problems
 from core.generation.plan.requests import Request, requests_of
-from core.generation.plan.stages import described, own_settings, sampling_steps
+from core.generation.plan.stages import described, sampling_steps
 from core.generation.prompt.styles import chosen_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -62,44 +58,31 @@ def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], lis
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """The plan of requests that use one model. job: names that model. Raises ProblemsError as `plan_of`"""
-    wrong = [problem for request in requests for problem in problems_of(request.job)]
-    notes = [*notes, *dict.fromkeys(wrong), *output_problems(job, workspace)]
-    begun = collected(notes, with_initial_images, requests)
-    shown = collected(notes, with_hook_images, [each.job for each in begun]) if begun is not None else None
-    others = collected(notes, hook_files, [request.job for request in requests], workspace)
-    masks = collected(notes, lambda: list(mask_problems(begun or ())))
-    sources = collected(notes, find_sources, job, workspace, [request.job for request in requests])
-    notes += masks or ()
-    raise_if_errors(notes)
-    assert begun is not None and shown is not None and sources is not None and others is not None
-    sources = replace(sources, others=others)
-    requests = [replace(request, job=job) for request, job in zip(begun, shown, strict=True)]
-    shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
-    blocks = _input_blocks(sources) if shrunk else None
-    raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
-    guided = {
-        (one.job.generate.guidance, own_settings(one.job), one.job.refiner.refiner_checkpoint): one.job
-        for one in requests
-    }
-    notes += [each for job in guided.values() for each in guidance_problems(job, family(sources.family))]
-    refined = [job for job in guided.values() if job.refiner.refiner_checkpoint]
-    notes += [each for job in refined for each in guidance_problems(job, family(REFINER))]
-    notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
-    raise_if_errors(notes)
-    wrong = [each for one in requests for each in file_problems(one.job, sources.family, workspace)]
-    raise_if_errors(list(dict.fromkeys(wrong)))
+    requests, sources, advice = _looked_up(job, requests, workspace, notes)
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
-    kind = family(sources.family)
-    raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))
-    notes += [*switch_problems([one.job for one in decided]), *hook_advice([one.job for one in begun])]
-    raise_if_errors(notes)
-    return Plan(decided, sources, [*notes, *sources.notes])
+    advice += problems_with_model([request.job for request in decided], sources, workspace)
+    raise_if_errors(advice)
+    return Plan(decided, sources, [*advice, *sources.notes])
 
 
-def _input_blocks(sources: Sources) -> int:
-    """Number of U-Net input blocks for Deep Shrink; 0 if the family has none."""
-    kind = family(sources.family)
-    return 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
+def _looked_up(
+    job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem]
+) -> tuple[list[Request], Sources, list[Problem]]:
+    """(the requests, with one image of each folder; their files; advice). Raises ProblemsError with all problems of settings and
+    files."""
+    jobs = [request.job for request in requests]
+    problems = [*notes, *dict.fromkeys(each for one in jobs for each in problems_of(one))]
+    problems += output_problems(job, workspace)
+    begun = collected(problems, with_initial_images, requests) or []
+    started = [request.job for request in begun]
+    shown = collected(problems, with_hook_images, started)
+    others = collected(problems, hook_files, jobs, workspace)
+    sources = collected(problems, find_sources, job, workspace, jobs)
+    problems += collected(problems, lambda: [*mask_problems(begun), *hook_advice(started)]) or ()
+    raise_if_errors(problems)
+    assert shown is not None and sources is not None and others is not None
+    requests = [replace(request, job=one) for request, one in zip(begun, shown, strict=True)]
+    return requests, replace(sources, others=others), problems
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
