@@ -1,6 +1,6 @@
 """Images by the loop of sampling, in one call."""
 
-from core.generation.sample.decoding import decode
+from core.generation.sample.canvas import decode
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 
 

@@ -61,7 +61,7 @@ def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     from core.families.sd1 import FAMILY as sd1
     from core.generation.model.loras import loras_attached
     from core.generation.prompt.states import encode_prompts
-    from core.generation.sample.decoding import decode_pixels
+    from core.generation.sample.canvas import decode_pixels
     from core.settings.generation.generate import LoraUse
     from tests.sampling import sampled
 

@@ -32,7 +32,7 @@ from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
 from core.generation.run import Written
-from core.generation.sample.decoding import images_at_once
+from core.generation.sample.canvas import images_at_once
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports

@@ -15,8 +15,8 @@ from core.families.components import Components
 from core.generation.effects.inpaint import canvas_of, mixed_noise, reading_mask, reads_mask
 from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
+from core.generation.model.other_files import Leased
 from core.generation.model.store import empty_device_cache
-from core.generation.model.upscaler_files import Leased
 from core.generation.model.words import Words
 from core.generation.plan.hooks import Lend, Making, differentiates, hooks_of
 from core.generation.plan.initial import IMAGE, opened
@@ -34,8 +34,7 @@ from core.generation.plan.upscalers import enlarged, upscaler_of
 from core.generation.prompt.editing import Pass, at_steps, has_edits, schedule, texts_of
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
-from core.generation.sample.canvas import Canvas, encoded, mask_of, pixels_of
-from core.generation.sample.decoding import decode, images_at_once
+from core.generation.sample.canvas import Canvas, decode, encoded, images_at_once, mask_of, pixels_of
 from core.generation.sample.guidance import EMPTY
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
 from core.generation.sample.noise import ImageNoise
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from core.generation.model.nets import Nets
+    from core.generation.model.other_files import Nets
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from core.generation.making import Enlarger, Maker, Progress, each_image
 from core.generation.model.leases import kept_texts, leased, refiners_of
 from core.generation.model.library import find
 from core.generation.model.loras import loras_attached, together
+from core.generation.model.other_files import networks_of, upscaler_kind
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
-from core.generation.model.upscaler_files import kind_of, networks_of
 from core.generation.model.words import embeddings_attached, unused
 from core.generation.plan.files import marked_files
 from core.generation.plan.forecast import offload_for
@@ -32,7 +32,7 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
-    from core.generation.model.nets import Nets
+    from core.generation.model.other_files import Nets
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
@@ -125,7 +125,7 @@ def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend
 def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
     """Whether it only upscales an image, and not by a network that corrects latents."""
     file = job.hires.highres_fix_upscaler_file
-    return only_enlarges(job) and (not file or kind_of(find("upscaler", file, workspace)) == "images")
+    return only_enlarges(job) and (not file or upscaler_kind(find("upscaler", file, workspace)) == "images")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.sources.files import is_image, is_junk, is_label
 from core.families.locate import model_path
 from core.generation.model.library import find
-from core.generation.model.upscaler_files import kind_of
+from core.generation.model.other_files import upscaler_kind
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
@@ -123,7 +123,7 @@ def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
 
 def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
     path = find("upscaler", name, workspace, where=where)
-    if kind_of(path, where) != "latents":
+    if upscaler_kind(path, where) != "latents":
         fix = "choose the weights of sd-scripts' latent upscaler"
         what = f"{path.name} upscales images, not latents"
         raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")

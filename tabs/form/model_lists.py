@@ -22,7 +22,7 @@ from core.generation.model.library import (
     list_vaes,
     portable_name,
 )
-from core.generation.plan.refiner import is_refiner
+from core.generation.model.other_files import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 

@@ -16,7 +16,7 @@ from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model, known_models
 from core.generation.model.index import facts_of_file
 from core.generation.model.library import find, portable_name
-from core.generation.model.nets import NETS
+from core.generation.model.other_files import NETS
 from core.generation.plan.initial import CONTROL, opened
 from core.generation.sample.canvas import placed
 from core.record.cancel import CancelToken

@@ -14,9 +14,8 @@ from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
 from core.generation.model.library import find, find_file, list_vaes, portable_name
-from core.generation.model.nets import NETS, net_of_image
+from core.generation.model.other_files import NETS, find_refiner, net_of_image
 from core.generation.model.words import NewWord, find_word, find_words
-from core.generation.plan.refiner import find_refiner
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.record.problems import Problem, ProblemsError

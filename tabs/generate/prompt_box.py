@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
-from core.generation.images.facts import LONGEST
-from core.generation.images.gallery import Gallery
+from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.library import known_in, several_loras, tokens_of_file, wildcard_names
 from core.generation.model.words import find_words
 from core.generation.plan.stages import passes_of

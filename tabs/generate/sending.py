@@ -12,8 +12,7 @@ import gradio as gr
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
 from core.generation.grids.folder import GridFolder, place_of
-from core.generation.images.facts import Facts, read_facts
-from core.generation.images.gallery import Shot
+from core.generation.images.gallery import Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.plan.initial import mask_size_advice

@@ -17,7 +17,7 @@ from core.diffusion.samplers import SAMPLERS
 from core.families import family
 from core.generation.plan.plan import plan_of
 from core.generation.run import ready
-from core.generation.sample.decoding import decode_pixels
+from core.generation.sample.canvas import decode_pixels
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build

@@ -12,7 +12,7 @@ from core.families import family
 from core.formats.detect import FAMILY_NAMES
 from core.generation.model.loras import loras_attached
 from core.generation.prompt.states import encode_prompts
-from core.generation.sample.decoding import decode_pixels
+from core.generation.sample.canvas import decode_pixels
 from core.generation.sample.loop import Stage
 from core.networks.adapter_file import load_lora, to_diffusers
 from core.networks.files import read_network

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from core.generation.images import gallery as index
-from core.generation.images.facts import facts_of, pair_key
-from core.generation.images.gallery import Gallery, Wanted, copy_as_dataset, plain_words
+from core.generation.images.gallery import Gallery, Wanted, copy_as_dataset, facts_of, pair_key, plain_words
 from core.generation.images.metadata import png_info
 from core.generation.model.sources import Hashes
 from core.record.problems import ProblemsError

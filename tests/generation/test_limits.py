@@ -24,7 +24,7 @@ from core.generation.plan import files as sources
 from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import stages_of
 from core.generation.prompt.wildcards import no_files
-from core.generation.sample.decoding import images_at_once
+from core.generation.sample.canvas import images_at_once
 from core.generation.sample.guidance import EMPTY, NEGATIVE, UNGUIDED, classic, composed
 from core.generation.sample.loop import Denoiser, Sampling, Stage, noises_of, steps_of
 from core.record.problems import Problem

@@ -17,7 +17,7 @@ from core.generation.model.loras import loras_attached
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
 from core.generation.prompt.states import encode_prompts
-from core.generation.sample.decoding import decode_pixels
+from core.generation.sample.canvas import decode_pixels
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError

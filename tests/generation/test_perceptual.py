@@ -19,8 +19,7 @@ from core.diffusion.samplers import SAMPLERS, clean_estimate, make_sampler, mode
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.effects.perceptual.checks import CONVOLUTIONS
-from core.generation.effects.perceptual.hook import Perceptual, _plain
-from core.generation.effects.perceptual.models import Clip, Vgg16, spherical
+from core.generation.effects.perceptual.hook import Clip, Perceptual, Vgg16, _plain, spherical
 from core.generation.images.metadata import read_image_metadata
 from core.generation.model.parts import Parts
 from core.generation.plan.forecast import needs_of, offload_of

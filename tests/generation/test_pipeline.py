@@ -18,7 +18,7 @@ from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.vae import decode_latents
 from core.generation.prompt.states import PromptStates, Reading, encode_prompts
-from core.generation.sample.decoding import CPU_LATENT_PIXELS, decode, decode_pixels, images_at_once
+from core.generation.sample.canvas import CPU_LATENT_PIXELS, decode, decode_pixels, images_at_once
 from core.generation.sample.loop import Denoiser
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import PROJECT

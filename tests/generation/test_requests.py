@@ -343,7 +343,7 @@ def test_a_module_that_the_owner_allowed_makes_prompts(module, monkeypatch):
     job = job_of(prompts={"from_module": name, "prompter_module_args": "red blue", "n_iter": 2})
     with refused("module.not-allowed"):
         asked(job)
-    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    monkeypatch.setattr("core.generation.prompt.files.allowed_modules", lambda: {name})
     found, _ = asked(job)
     words = [(one.job.generate.prompt, one.job.generate.width) for one in found]
     assert words == [("a red fox", 128), ("a blue fox", 128)] * 2
@@ -352,7 +352,7 @@ def test_a_module_that_the_owner_allowed_makes_prompts(module, monkeypatch):
 
 def test_a_module_for_sd_scripts_makes_prompts_too(module, monkeypatch):
     name = module(PROMPTER)
-    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    monkeypatch.setattr("core.generation.prompt.files.allowed_modules", lambda: {name})
     groups = {"from_module": name, "prompter_module_args": "a fox"}
     found, _ = asked(job_of(prompts=groups, generate={"width": 192, "count": 2}))
     assert [one.job.generate.prompt for one in found] == ["a fox 192", "a fox 192", "2", "2"]
@@ -372,7 +372,7 @@ def test_a_module_for_sd_scripts_makes_prompts_too(module, monkeypatch):
 )
 def test_what_is_wrong_with_a_module_is_said(text, code, module, monkeypatch):
     name = module(text)
-    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    monkeypatch.setattr("core.generation.prompt.files.allowed_modules", lambda: {name})
     with refused(code):
         asked(job_of(prompts={"from_module": name}))
 

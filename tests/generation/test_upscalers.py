@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from core.generation import making
 from core.generation.images.metadata import read_image_metadata
+from core.generation.model.other_files import upscaler_kind
 from core.generation.model.store import make_store
-from core.generation.model.upscaler_files import kind_of
 from core.generation.model.upscaling_networks import LatentUpscaler, RRDBNet, load_network, tiled
 from core.generation.plan.plan import plan_of
 from core.generation.plan.stages import stages_of
@@ -180,7 +180,7 @@ def test_files_with_keys_of_all_ages_are_one_network(tmp_path):
     save_file(between_keys(state), tmp_path / "between.safetensors")
     torch.save({"params_ema": state, "params": {k: v + 1 for k, v in state.items()}}, tmp_path / "real.pth")
     for file in ("new.safetensors", "old.safetensors", "between.safetensors", "real.pth"):
-        assert kind_of(tmp_path / file) == "images"
+        assert upscaler_kind(tmp_path / file) == "images"
         loaded = load_network(tmp_path / file, "images", "cpu")
         torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
     assert network(x).shape == (1, 3, 48, 40)

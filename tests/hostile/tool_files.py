@@ -185,10 +185,10 @@ def upscaler_bombs() -> list[Bad]:
 
 def upscaler_readers() -> Readers:
     from core.formats.detect import identify
-    from core.generation.model.upscaler_files import kind_of
+    from core.generation.model.other_files import upscaler_kind
     from core.generation.model.upscaling_networks import load_network
 
-    return {"identify": identify, "load": lambda path: load_network(path, kind_of(path), "cpu")}
+    return {"identify": identify, "load": lambda path: load_network(path, upscaler_kind(path), "cpu")}
 
 
 # ---- VAEs alone, and folders whose weights are damaged

@@ -17,8 +17,7 @@ from PIL import Image
 from work_parts import HOSTILE, event, wait_until
 
 from core.generation.grids.folder import GridFolder
-from core.generation.images.facts import Facts
-from core.generation.images.gallery import Shot
+from core.generation.images.gallery import Facts, Shot
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.sources import Hashes

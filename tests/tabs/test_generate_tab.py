@@ -15,7 +15,7 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
 from core.engine.queue import QueueEntry
-from core.generation.images.facts import own_words, pair_key
+from core.generation.images.gallery import own_words, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name

@@ -6,6 +6,7 @@ outputs/.atelier; stars have a file of their own there, so they outlive the inde
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
 from core.families.word_weights import read_weights
-from core.generation.images.facts import UNREAD, Facts, read_facts
+from core.generation.images.metadata import read_image_metadata
 from core.generation.prompt.loras import tagless
 from core.generation.prompt.options import read_line
 from core.generation.prompt.runs import AND, BREAK, weighted_parts
@@ -32,6 +33,7 @@ from core.record.bounded_json import json_or_none, read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
 from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
 KIND = "generated image 2"  # of the facts in the index; another number reads all images again
@@ -41,6 +43,85 @@ SETTLED_NS = (
     2_000_000_000  # folders that changed less than this before a listing are listed again: file times are coarse
 )
 AT_ONCE = 256  # images read between two updates of the index
+LONGEST = 4000  # characters of a prompt in the index
+MODELS_OWN = ("width", "height", "guidance_scale")  # settings whose default depends on the model
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of an image. source: "atelier", "a1111" ...; "" if it has no settings.
+
+    own    LoRAs with strengths, embeddings or the trained model, in a few words
+    pair   equal for images that differ only in LoRAs and embeddings; plain: whether this one has none
+    kin    equal for images that also differ in the model and in settings of MODELS_OWN
+    """
+
+    width: int = 0
+    height: int = 0
+    seed: int | None = None
+    prompt: str = ""
+    negative: str = ""
+    model: str = ""
+    loras: tuple[str, ...] = ()
+    sampler: str = ""
+    source: str = ""
+    own: str = ""
+    pair: str = ""
+    plain: bool = True
+    kin: str = ""
+
+
+UNREAD = Facts()
+
+
+def read_facts(path: Path) -> Facts:
+    """The facts of an image file; UNREAD for a damaged one, only the size for one without settings."""
+    from core.dataset.images.opening import BrokenImage, read_header
+
+    try:
+        header = read_header(path)
+    except BrokenImage:
+        return UNREAD
+    record = read_image_metadata(path)
+    found = facts_of(record.job, record.source) if record.job is not None else UNREAD
+    return Facts(**asdict(found) | {"width": header.width, "height": header.height})
+
+
+def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
+    """The facts of a job of one image, without its size. Model names in other programs' images are not used."""
+    asked = job.generate
+    return Facts(
+        seed=asked.seed,
+        prompt=asked.prompt[:LONGEST],
+        negative=asked.negative_prompt[:LONGEST],
+        model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
+        loras=tuple(Path(use.file).stem for use in asked.loras),
+        sampler=asked.sampler,
+        source=source,
+        own=own_words(job),
+        pair=pair_key(job),
+        plain=not (asked.loras or asked.embeddings),
+        kin=pair_key(job, MODELS_OWN, "model"),
+    )
+
+
+def own_words(job: GenerateJob) -> str:
+    """LoRAs with strengths and embeddings, "fox 0.8, glyphs", or else the name of a model trained here."""
+    words = []
+    for use in job.generate.loras:
+        both = use.text_encoder_strength not in (None, use.strength)
+        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
+        words.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
+    words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
+    trained = Path(job.model.base_model)
+    return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
+
+
+def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
+    """A hash of all settings except LoRAs and embeddings. but, groups: further settings of generate, and groups, to ignore"""
+    own = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
+    values = job.model_dump(mode="json", exclude={"generate": own, **dict.fromkeys(("memory", *groups), True)})
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

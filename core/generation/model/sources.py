@@ -12,7 +12,7 @@ from core.families.locate import REFINER
 from core.formats.hashes import HashMemo, file_sha256, legacy_hash
 from core.formats.tensors.header import sniff
 from core.generation.model.library import portable_name
-from core.generation.model.nets import ControlFile
+from core.generation.model.other_files import ControlFile
 from core.generation.model.words import NewWord
 from core.record.cancel import CancelToken
 from core.record.problems import Problem

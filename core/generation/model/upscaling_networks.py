@@ -35,7 +35,7 @@ OLDER = (
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """The network of a file on a device, in float32. kind: of `upscaler_files.kind_of`. Raises ProblemsError if keys do not fit."""
+    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys do not fit."""
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."

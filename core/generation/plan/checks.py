@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.locate import REFINER
 from core.formats.detect import FAMILY_NAMES
+from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
-from core.generation.model.upscaler_files import file_problems
 from core.generation.plan.hooks import hook_file_problems, hook_problems
-from core.generation.plan.refiner import refiner_problems, switch_problems
-from core.generation.plan.stages import has_regions, only_enlarges, own_settings, stages_of
+from core.generation.plan.stages import has_regions, only_enlarges, own_settings, sampling_of, stages_of
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
+from core.generation.sample.loop import own_steps
 from core.record.problems import Problem
 from core.record.regular import impossible_path
 from core.record.workspace import Workspace, resolve_path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Jobs = Sequence[GenerateJob]
 STRENGTH = "image_to_image.strength"
+SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
 KNOWN = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
 
@@ -107,6 +108,21 @@ def _without_effect(job: GenerateJob) -> Iterator[Problem]:
         if own is not None and name != job.generate.guidance and own != type(own)():
             what = f"The settings of '{GUIDANCES[name].title}' have no effect: another guidance is chosen"
             yield Problem(what, "generate.guidance", f"choose {name}", "advice", code="settings.no-effect")
+
+
+def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
+    """What of one image a refiner cannot finish, before files are looked for."""
+    if not job.refiner.refiner_checkpoint:
+        return
+    if has_regions(job):
+        what = "The refiner cannot be used with regions"
+        yield Problem(what, "regions.region_map", "turn one of them off", code="refiner.regions")
+    if job.gradual_latent.gradual_latent_timesteps is not None:
+        what, where = "The refiner cannot be used with Gradual Latent", "gradual_latent.gradual_latent_timesteps"
+        yield Problem(what, where, "turn one of them off", code="refiner.gradual-latent")
+    if any(use.used for use in job.generate.loras):
+        what, fix = "The refiner has no LoRAs: it may undo some of what they do", "switch later, or turn it off"
+        yield Problem(what, SWITCH, fix, "advice", code="refiner.loras")
 
 
 # Of one image, before files are looked for: (job) -> errors and advice.
@@ -187,6 +203,23 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
             yield Problem(what, "hires.highres_fix_scale", "choose another scale", code="generate.size-step")
 
 
+def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Of jobs whose size and schedule are decided: refiners or base models that would have no step."""
+    ways = {}
+    for job in jobs:
+        if job.refiner.refiner_checkpoint:
+            sampling, (base, refiner) = sampling_of(job, "epsilon"), stages_of(job)[-2:]
+            ways[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
+    for sampling, base, refiner in ways.values():
+        share = f"With {refiner.steps} steps and a switch at {refiner.switch_at:g}"
+        if not own_steps(sampling, refiner):
+            what, fix = f"{share}, the refiner runs no step", "lower the switch, or use more steps"
+            yield Problem(what, SWITCH, fix, code="refiner.no-steps")
+        elif not own_steps(sampling, base):
+            what, fix = f"{share}, the base model runs no step of this strength", "raise the switch or the strength"
+            yield Problem(what, SWITCH, fix, "advice", code="refiner.alone")
+
+
 def _with_depths(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
     return depth_problems(jobs, family(sources.family))
 
@@ -203,7 +236,7 @@ def _with_hooks(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[
 
 
 def _with_upscalers(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    return (each for job in jobs for each in file_problems(job, sources.family, workspace))
+    return (each for job in jobs for each in upscaler_problems(job, sources.family, workspace))
 
 
 def _with_stages(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:

@@ -15,11 +15,10 @@ from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
 from core.generation.model.library import find, find_all, named_embeddings, several_loras
-from core.generation.model.nets import ControlFile, control_file
+from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
+from core.generation.model.other_files import ControlFile, control_file, find_refiner
 from core.generation.model.sources import Sources
 from core.generation.model.words import NewWord, check_word, find_words
-from core.generation.plan.refiner import FILE as REFINER_FILE
-from core.generation.plan.refiner import find_refiner
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.editing import texts_of
 from core.generation.prompt.loras import LORAS, with_prompt_loras

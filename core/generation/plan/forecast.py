@@ -12,7 +12,7 @@ from core.generation.model.sources import Sources
 from core.generation.plan.hooks import differentiates
 from core.generation.plan.plan import plan_of, with_size
 from core.generation.plan.stages import sampling_of, stages_of
-from core.generation.sample.decoding import CPU_LATENT_PIXELS, MAX_AT_ONCE
+from core.generation.sample.canvas import CPU_LATENT_PIXELS, MAX_AT_ONCE
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob

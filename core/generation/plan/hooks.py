@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.families.base import Family
     from core.families.components import Components
     from core.generation.model.loras import Strength
-    from core.generation.model.nets import Nets
+    from core.generation.model.other_files import Nets
     from core.generation.model.sources import OwnFile, Sources
     from core.generation.sample.canvas import Canvas
     from core.generation.sample.loop import Hook, Stage

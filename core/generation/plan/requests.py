@@ -12,10 +12,8 @@ from typing import Any
 from core.generation.plan.hooks import inline_setting
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Known, Ways, findings_of
-from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
+from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
-from core.generation.prompt.module import WHERE as MODULE
-from core.generation.prompt.module import module_entries
 from core.generation.prompt.options import PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants

@@ -1,16 +1,25 @@
-"""Prompt files: .txt with one prompt per line, and the .toml and .json of sd-scripts (reference: training, section 7.4)."""
+"""Prompts from files, .txt with one on each line and the .toml and .json of sd-scripts (reference: training, section 7.4), and
+from Python modules: its `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from random import Random
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from core.generation.prompt.options import KEYS, PromptLine, line_of, read_line
+from core.record.allowed import FILE, allowed_modules
 from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
+from core.settings.base import declared, value_of
+from core.settings.job import GenerateJob
 
 MAX_BYTES, MAX_PROMPTS = 4_000_000, 10_000
 Entry = str | dict[str, Any]  # a line, or a table
@@ -90,3 +99,71 @@ def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> Pro
     if not isinstance(text, str):
         raise ProblemsError.one("A prompt has no text", where, "write prompt = '...' in each", code="prompts.no-text")
     return line_of(text, {switch: entry[key] for key, switch in KEYS.items() if key in entry}, notes, where)
+
+
+MODULE = "prompts.from_module"
+# names in sd-scripts' generator -> settings, where they differ
+KOHYA = {"W": "generate.width", "H": "generate.height", "scale": "generate.guidance_scale"}
+
+
+def module_entries(job: GenerateJob) -> list[Entry]:
+    """The prompts of the job's module, not yet parsed; it is called once. Raises ProblemsError."""
+    name = job.prompts.from_module or ""
+    module = _imported(name)
+    make = next((way for what, way in WAYS.items() if callable(getattr(module, what, None))), None)
+    if make is None:
+        what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
+        raise ProblemsError.one(what, MODULE, "define one of them in it", "prompts.module-empty")
+    try:
+        found = list(islice(make(module, job), MAX_PROMPTS + 1))
+    except (Exception, SystemExit) as error:  # of other people's code
+        what = f"The module '{name}' failed: {type(error).__name__}: {error}"
+        raise ProblemsError.one(what, MODULE, "fix the module", "prompts.module-failed") from error
+    if len(found) > MAX_PROMPTS:
+        raise ProblemsError.one(
+            f"There are more than {MAX_PROMPTS:,} prompts", MODULE, f"use at most {MAX_PROMPTS:,}", "prompts.too-many"
+        )
+    wrong = next((entry for entry in found if not isinstance(entry, str | dict)), None)
+    if wrong is not None:
+        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+        raise ProblemsError.one(what, MODULE, "return lines of text", "prompts.module-failed")
+    return [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
+
+
+def _imported(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+        fix = "put mine.py next to webui.py and write: mine"
+        raise ProblemsError.one(f"'{name}' is not the name of a module", MODULE, fix, "prompts.module-name")
+    top = name.partition(".")[0]
+    if top not in allowed_modules():
+        what = f"The module '{top}' is not allowed on this machine"
+        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
+        raise ProblemsError.one(what, MODULE, fix, "module.not-allowed")
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        what = f"The module '{name}' cannot be imported: {type(error).__name__}: {error}"
+        fix = "install it into Atelier's Python environment, or put it next to webui.py"
+        raise ProblemsError.one(what, MODULE, fix, "module.import") from error
+
+
+def _of_prompts(module: Any, job: GenerateJob) -> Iterable[Any]:
+    found: Iterable[Any] = module.prompts(job)
+    return found
+
+
+def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
+    """Called as by sd-scripts' generator, but before a model is loaded: pipe is None, networks are empty."""
+    args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
+    vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
+    prompter = module.get_prompter(args, None, [])
+    seeds = Random(secrets.randbits(32) if job.generate.seed is None else job.generate.seed)
+    iter_seed = seeds.randint(0, 2**32 - 1)
+    for number in range(MAX_PROMPTS + 1):
+        line = prompter(args, None, seeds, iter_seed, number, number * job.generate.count)
+        if line is None:
+            return
+        yield line
+
+
+WAYS = {"prompts": _of_prompts, "get_prompter": _of_prompter}

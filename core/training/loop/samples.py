@@ -188,7 +188,7 @@ class Samples:
     def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
         import torch
 
-        from core.generation.sample.decoding import decode
+        from core.generation.sample.canvas import decode
         from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of
 
         passes, job = self.passes, self.passes.job

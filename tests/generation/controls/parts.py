@@ -7,7 +7,7 @@ import torch
 
 from core.generation.plan.plan import plan_of
 from core.generation.run import ready
-from core.generation.sample.decoding import decode_pixels
+from core.generation.sample.canvas import decode_pixels
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
 from core.settings.check import build

@@ -17,7 +17,7 @@ from core.families import family
 from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
 from core.generation.effects.controls import checks as control_checks
 from core.generation.effects.controls import hook as controls
-from core.generation.model.nets import net_of_image
+from core.generation.model.other_files import net_of_image
 from core.generation.model.store import make_store
 from core.generation.plan.plan import plan_of
 from core.generation.run import ready, run_generate

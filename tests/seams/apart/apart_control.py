@@ -151,7 +151,7 @@ def test_two_control_images_make_two_samples_and_its_file_makes_them_again(group
     """Through the parts of Generate: the model, `denoise` with a control image, `decode`."""
     from core.generation.prompt.sample_prompts import control_image
     from core.generation.prompt.states import encode_prompts
-    from core.generation.sample.decoding import decode
+    from core.generation.sample.canvas import decode
     from core.generation.sample.loop import Denoiser
     from core.networks.frozen import install
     from core.training.loop.samples import prompts_of

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.control.hints.models import checked_model
-from core.generation.model.nets import NETS
+from core.generation.model.other_files import NETS
 from core.generation.model.sources import Sources
 from core.generation.plan.initial import CONTROL, image_files, opened
 from core.generation.plan.stages import as_generator

@@ -21,7 +21,7 @@ from core.control.lllite import LLLite, places_of
 from core.control.lllite_file import load_lllite
 from core.control.shapes import Place
 from core.diffusion.text_states import Conditioning
-from core.generation.model.nets import NETS, ControlFile, Nets
+from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
 from core.generation.plan.hooks import Making
 from core.generation.plan.initial import CONTROL, opened

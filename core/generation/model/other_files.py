@@ -1,0 +1,190 @@
+"""Models besides the base model, ControlNets, LLLites, upscalers and refiners: found, and checked by their headers. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.control import controlnet_file, lllite_file
+from core.control.controlnet_file import open_control_net
+from core.control.kinds import CODES, LLLITE
+from core.control.shapes import unet_shapes
+from core.families.locate import REFINER, model_path
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
+from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
+from core.formats.models.checkpoint import open_checkpoint
+from core.formats.models.part_kinds import part_title
+from core.formats.tensors.header import read_header
+from core.generation.model.library import find, list_control
+from core.generation.model.store import ModelStore, fingerprint
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from core.control.controlnet import ControlNet
+    from core.control.lllite import LLLite
+    from core.generation.sample.canvas import Canvas
+    from core.settings.generation.controls import ControlUse
+
+NETS, UPSCALER = "controls.nets", "hires.highres_fix_upscaler_file"
+REFINER_FILE = "refiner.refiner_checkpoint"
+NEEDED = ("unet", "text_encoder_2")  # parts of a refiner
+Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler file -> its network, for a while
+
+
+# -- ControlNets
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What a job's stages share.
+
+    lease   (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
+    hint    (use, size, initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; each is made once
+    """
+
+    lease: Callable[[ControlUse, int], AbstractContextManager[ControlNet | LLLite]]
+    hint: Callable[[ControlUse, tuple[int, int], Canvas | None], ndarray]
+
+
+@dataclass(frozen=True)
+class ControlFile:
+    """A ControlNet or LLLite of a generation."""
+
+    path: Path
+    is_lllite: bool
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it has, by its header."""
+        if self.is_lllite:
+            return sum(prod(entry.shape) for entry in read_header(self.path)[0].values())
+        return sum(prod(shape) for shape in open_control_net(self.path).shapes.values())
+
+
+def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
+    """(the file of a ControlNet that an image names, whether it may be the one it was made with).
+
+    Where the file of that name is missing or has another hash, it is another one of models/ or of a run with this hash.
+    digest   A1111's first hash; "" and that of files under 1 MiB identify no file
+    Raises ProblemsError if there is neither.
+    """
+    path = None
+    with suppress(ProblemsError):
+        path = find("controlnet", name, workspace)
+    if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
+        return path or find("controlnet", name, workspace), True
+    listed = (file for kind in CODES for _, file in list_control(workspace, kind))
+    other = next((file for file in listed if _has_hash(file, digest)), None)
+    return (other, True) if other is not None else (path or find("controlnet", name, workspace), False)
+
+
+def _has_hash(path: Path, digest: str) -> bool:
+    with suppress(OSError, ProblemsError):  # a folder, which has none, or a file that cannot be read
+        return legacy_hash(path) == digest
+    return False
+
+
+def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
+    """Raises ProblemsError for a file that is neither a ControlNet nor an LLLite, or, where the model is known, not for it."""
+    found = ControlFile(path, identify(path).kind == LLLITE)
+    if model and family:
+        check = lllite_file.file_problems if found.is_lllite else controlnet_file.file_problems
+        if problems := check(path, unet_shapes(model, family), family):
+            raise ProblemsError([replace(problem, where=NETS) for problem in problems])
+    return found
+
+
+# -- upscalers
+
+
+def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
+    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
+    return upscales(identify(path), path, where)
+
+
+def upscales(found: ModelKind, path: Path, where: str = UPSCALER) -> str:
+    """The same of a file that has been identified already."""
+    if found.kind in ("upscaler", "latent_upscaler") and found.offered:
+        return "images" if found.kind == "upscaler" else "latents"
+    what = f"{path.name} is not a supported upscaler but: {found} ({found.evidence})"
+    fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
+    raise ProblemsError.one(what, where, fix, "upscaler.unknown-kind")
+
+
+def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
+    """Problems of the job's upscaler file. family: of the model"""
+    hires = job.hires
+    if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
+        return []
+    try:
+        path = find("upscaler", hires.highres_fix_upscaler_file, workspace)
+        check_upscaler(identify(path), path, family)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def check_upscaler(found: ModelKind, path: Path, family: str) -> None:
+    """Raises ProblemsError unless an identified file upscales images of this family."""
+    if upscales(found, path) == "latents" and family == "sdxl":
+        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
+        raise ProblemsError.one(what, UPSCALER, fix, "upscaler.other-family")
+
+
+def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
+    """A function that leases the network of an upscaler file from the store."""
+
+    def lease(name: str) -> AbstractContextManager[Any]:
+        from core.generation.model.upscaling_networks import load_network
+
+        path = find("upscaler", name, workspace)
+        load = partial(load_network, path, upscaler_kind(path), device)
+        key = (fingerprint(path), device)
+        return store.lease("upscaler", key, load, name=path.name, size=path.stat().st_size, device=device)
+
+    return lease
+
+
+# -- refiners
+
+
+def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
+    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: not known.
+    Raises ProblemsError."""
+    try:
+        path = model_path(name, workspace, REFINER_FILE)
+    except ProblemsError as error:
+        raise ProblemsError([replace(each, where=REFINER_FILE) for each in error.problems]) from error
+    check_refiner(identify(path), path)
+    if base not in (None, "sdxl"):
+        what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"
+        raise ProblemsError.one(
+            what, REFINER_FILE, "choose an SDXL base model, or empty the field", "refiner.other-base"
+        )
+    missing = [part_title(part) for part in NEEDED if part not in open_checkpoint(path, REFINER).parts]
+    if missing:
+        what = f"The refiner {path.name} has no {' and no '.join(missing)}"
+        raise ProblemsError.one(what, REFINER_FILE, "choose a complete file", "model.missing-part")
+    return path
+
+
+def check_refiner(found: ModelKind, path: Path) -> None:
+    """Raises ProblemsError unless an identified file or folder is a whole refiner."""
+    if not is_refiner(found):
+        what = f"{path.name} is not a refiner but: {found} ({found.evidence})"
+        raise ProblemsError.one(
+            what, REFINER_FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner"
+        )
+
+
+def is_refiner(found: ModelKind) -> bool:
+    return (found.kind, found.family, found.variant) == ("checkpoint", REFINER, None)
