@@ -86,7 +86,7 @@ def make_class_images(
             loras = LorasInUse()
             kept = kept_texts(base, sources, store, device, workspace, loras)
             maker = Maker(components, Words(components, {}, set(), kept), loras, reports)
-            written = Written(workspace, sources, hashes, reports)
+            written = Written(workspace, sources, hashes)
             made = _Missing(plan, manifest, base, maker, written).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )

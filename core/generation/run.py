@@ -60,7 +60,7 @@ def run_generate(
     files: list[Path] = []
     try:
         with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, written):
-            _all_images(plan, maker, written, files)
+            _all_images(plan, maker, written, reports, files)
     except Cancelled:
         raise Cancelled(f"Cancelled after {len(files)} of {count(len(plan.requests), 'image')}") from None
     return files
@@ -76,7 +76,7 @@ def ready(
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)
     if all(takes_no_model(request.job, workspace) for request in plan.requests):
-        yield Enlarger(upscalers), Written(workspace, sources, hashes, reports)
+        yield Enlarger(upscalers), Written(workspace, sources, hashes)
         return
     _say_schedule(plan, reports)
     offload = offload_for(job, sources, device)
@@ -97,7 +97,7 @@ def ready(
             lend = _lender(store, components, sources)
             with _nets_of(store, components, sources, workspace, reports) as nets:
                 maker = Maker(components, words, loras, reports, upscalers, refiners, nets, lend)
-                yield maker, Written(workspace, sources, hashes, reports)
+                yield maker, Written(workspace, sources, hashes)
 
 
 def _nets_of(
@@ -135,31 +135,15 @@ class Written:
     workspace: Workspace
     sources: Sources
     hashes: Hashes
-    reports: Reports
 
     def job_of(self, job: GenerateJob) -> GenerateJob:
         """The job that generates one of the images again, with names that hold on other machines."""
-        asked, sources = job.generate, self.sources
-        return one_image(
-            job,
-            seed=asked.seed or 0,
-            width=asked.width or 0,
-            height=asked.height or 0,
-            workspace=self.workspace,
-            lora_paths=sources.loras,
-            model_path=sources.model,
-            vae_path=sources.vae,
-            embeddings=[word.setting(self.workspace) for word in sources.embeddings],
-            zero_terminal_snr=asked.zero_terminal_snr == "on",
-            control_paths={name: net.path for name, net in sources.controls.items()},
-            other_paths={name: file.path for name, file in sources.others.items()},
-            refiner_path=sources.refiners.get(job.refiner.refiner_checkpoint or ""),
-        )
+        return one_image(job, self.sources, self.workspace)
 
 
-def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, files: list[Path]) -> None:
+def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, reports: Reports, files: list[Path]) -> None:
     """Generate and save a job's images; each file is appended to `files`."""
-    progress = Progress(written.reports, "image", len(plan.requests), plan.steps())
+    progress = Progress(reports, "image", len(plan.requests), plan.steps())
     where = written.hashes, written.workspace
     for number, images in each_image(plan.requests, maker, progress):
         request = plan.requests[number]
@@ -168,7 +152,7 @@ def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, files: li
             save_image(images[0], job, *where, number=number + 1, stage="0")
         last = save_image(images[-1], job, *where, request.name, number=number + 1, stage="1" if several else "")
         files.append(last)
-        written.reports.generated(last, request.seed)
+        reports.generated(last, request.seed)
 
 
 def _say_schedule(plan: Plan, reports: Reports) -> None:

@@ -18,7 +18,7 @@ from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.a1111_rows import ROWS, by_own_names
 from core.generation.images.metadata import EXIF_FOLDER, EXIF_USER_COMMENT, one_image, png_info, read_image_metadata
 from core.generation.model.library import portable_name
-from core.generation.model.sources import Hashes
+from core.generation.model.sources import Hashes, Sources
 from core.generation.plan.stages import stages_of
 from core.generation.plan.upscalers import UPSCALERS
 from core.record.workspace import PROJECT, Workspace
@@ -160,20 +160,13 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
     assert portable_name(PROJECT / "models" / "starter", workspace) == "models/starter"
     assert portable_name(outside, workspace) == "x.safetensors"
     assert portable_name(tmp_path / "lib" / "private" / "y.safetensors", workspace) == "y.safetensors"
+    vae = tmp_path / "secret_person" / "v.safetensors"
+    uses = [LoraUse(file=str(outside), strength=0.5)]
     job = GenerateJob(
-        model=ModelSettings(base_model=str(outside), vae=str(tmp_path / "secret_person" / "v.safetensors")),
-        generate=GenerateSettings(loras=[LoraUse(file=str(outside), strength=0.5)]),
+        model=ModelSettings(base_model=str(outside), vae=str(vae)),
+        generate=GenerateSettings(seed=7, width=128, height=128, count=4, loras=uses),
     )
-    drawn = one_image(
-        job,
-        seed=7,
-        width=128,
-        height=128,
-        workspace=workspace,
-        model_path=outside,
-        vae_path=outside.with_name("v.safetensors"),
-        lora_paths={str(outside): outside},
-    )
+    drawn = one_image(job, Sources(outside, "sd1", vae, {str(outside): outside}), workspace)
     assert (drawn.model.base_model, drawn.model.vae, drawn.generate.loras[0].file) == (
         "x.safetensors",
         "v.safetensors",

@@ -7,7 +7,6 @@ Names of models and LoRAs are relative to the project or the models folder, so n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from core.generation.images.a1111 import JSON, a1111_parts, a1111_text, from_a11
 from core.generation.images.foreign import read_foreign
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
-from core.generation.model.sources import Hashes
+from core.generation.model.sources import Hashes, Sources
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -173,58 +172,38 @@ def _from_chunk(text: str) -> ImageRecord:
     return ImageRecord(job=job, source="atelier", hashes=hashes)
 
 
-def one_image(
-    job: GenerateJob,
-    *,
-    seed: int,
-    width: int,
-    height: int,
-    workspace: Workspace,
-    model_path: Path,
-    vae_path: Path | None,
-    lora_paths: Mapping[str, Path],
-    embeddings: Sequence[str] = (),
-    zero_terminal_snr: bool = False,
-    refiner_path: Path | None = None,
-    control_paths: Mapping[str, Path] = {},
-    other_paths: Mapping[str, Path] = {},
-) -> GenerateJob:
-    """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
+def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> GenerateJob:
+    """The job that generates one image again, with names of its files that hold on other machines.
 
-    embeddings  as named in the settings, already portable
-    zero_terminal_snr   whether it was in effect; stored, since files may change
+    job   of this very image, as it was generated: whether zero terminal SNR was in effect is stored, since files may change
     """
-    loras = [
-        use.model_copy(update={"file": portable_name(lora_paths[use.file], workspace)}) for use in job.generate.loras
-    ]
-    generate = job.generate.model_copy(
-        update={
-            "seed": seed,
-            "width": width,
-            "height": height,
-            "count": 1,
-            "loras": loras,
-            "embeddings": list(embeddings),
-            "zero_terminal_snr": "on" if zero_terminal_snr else "off",
-        }
-    )
-    groups: dict[str, Any] = {}
+
+    def portable(path: str | Path | None) -> str | None:
+        return portable_name(path, workspace) if path else None
+
+    asked, groups = job.generate, dict[str, Any]()
     for entry in declared(GenerateJob):  # files of packages' settings too
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
+            file = sources.others[path].path if path in sources.others else path
             group = groups.get(entry.group, getattr(job, entry.group))
-            groups[entry.group] = group.model_copy(
-                update={entry.name: portable_name(other_paths.get(path, path), workspace)}
-            )
-    if refiner_path is not None:
-        own = {"refiner_checkpoint": portable_name(refiner_path, workspace)}
-        groups["refiner"] = job.refiner.model_copy(update=own)
+            groups[entry.group] = group.model_copy(update={entry.name: portable(file)})
+    if refiner := sources.refiners.get(job.refiner.refiner_checkpoint or ""):
+        groups["refiner"] = job.refiner.model_copy(update={"refiner_checkpoint": portable(refiner)})
     nets = []
     for use in job.controls.used:
-        own = {"file": portable_name(control_paths[use.file], workspace)}
+        own = {"file": portable(sources.controls[use.file].path), "image": portable(use.image) or ""}
         own |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
-        nets.append(use.model_copy(update=own | {"image": portable_name(use.image or "", workspace)}))
-    groups["controls"] = job.controls.model_copy(update={"nets": nets, "control_image": None})
-    vae = portable_name(vae_path, workspace) if vae_path is not None else None
-    model = {"base_model": portable_name(model_path, workspace), "vae": vae}
-    return job.model_copy(update=groups | {"generate": generate, "model": job.model.model_copy(update=model)})
+        nets.append(use.model_copy(update=own))
+    generate = {
+        "count": 1,
+        "loras": [use.model_copy(update={"file": portable(sources.loras[use.file])}) for use in asked.loras],
+        "embeddings": [word.setting(workspace) for word in sources.embeddings],
+        "zero_terminal_snr": "on" if asked.zero_terminal_snr == "on" else "off",
+    }
+    groups |= {
+        "controls": job.controls.model_copy(update={"nets": nets, "control_image": None}),
+        "generate": asked.model_copy(update=generate),
+        "model": job.model.model_copy(update={"base_model": portable(sources.model), "vae": portable(sources.vae)}),
+    }
+    return job.model_copy(update=groups)
