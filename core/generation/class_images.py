@@ -183,15 +183,15 @@ class _Missing:
         indices = [index for group in self._groups(todo, batch) for index in group]
         left, made = set(todo), list[Path]()
 
-        def one_by_one(together: int) -> int:
+        def one_by_one(batch_size: int) -> int:
             self._note_at_once({self.manifest.sizes[index]: 1 for index in left})
             return 1
 
         steps = len(todo) * sampling_steps(self.job)
         progress = Progress(self.maker.reports, "regularization image", len(todo), steps)
-        there = [number for number, index in enumerate(indices) if index not in left]
+        existing = [number for number, index in enumerate(indices) if index not in left]
         requests = [self._request(index) for index in indices]
-        for number, images in each_image(requests, self.maker, progress, there, fewer=one_by_one):
+        for number, images in each_image(requests, self.maker, progress, existing, fewer=one_by_one):
             made.append(self._save(indices[number], images[-1], ending))
             left.remove(indices[number])
         return made

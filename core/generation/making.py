@@ -78,67 +78,68 @@ class Made:
 
 @dataclass
 class Progress:
-    """What is reported while images are made.
+    """The progress of images, as it is reported.
 
-    name           of one image, in the singular
-    total, steps   images, and their sampling steps
-    images, done   of these, those that are over
-    now            numbers of the requests that are being made
+    name                     of one image, in the singular
+    images, steps            in all
+    images_done, steps_done  of these, generated or given up
+    batch                    numbers of the requests in work
     """
 
     reports: Reports
     name: str
-    total: int
+    images: int
     steps: int
-    images: int = 0
-    done: int = 0
-    now: Sequence[int] = ()
+    images_done: int = 0
+    steps_done: int = 0
+    batch: Sequence[int] = ()
 
-    def show(self, together: int = 0, run: int = 0, own: int = 0) -> None:
-        """together: images being made; run: steps of these so far, of `own`"""
-        first, last = (min(self.images + each, self.total) for each in (1, max(together, 1)))
+    def show(self, together: int = 0, step: int = 0, steps: int = 0) -> None:
+        """Report the images in work. together: how many; step, steps: how far each of them is"""
+        first, last = (min(self.images_done + number, self.images) for number in (1, max(together, 1)))
         which = f"{self.name}s {first} to {last}" if last > first else f"{self.name} {first}"
-        done = min(self.done + together * run, self.steps)
-        self.reports.stage(f"generating {which} of {self.total}", done, self.steps, run, own)
+        done = min(self.steps_done + together * step, self.steps)
+        self.reports.stage(f"generating {which} of {self.images}", done, self.steps, step, steps)
 
     def add(self, images: int, steps: int) -> None:
-        """Images are over, after so many steps of all."""
-        self.images, self.done = self.images + images, self.done + steps
+        """Count images as done, after so many steps of all."""
+        self.images_done, self.steps_done = self.images_done + images, self.steps_done + steps
 
 
 def each_image(
     requests: Sequence[Request],
     maker: Maker | Enlarger,
     progress: Progress,
-    there: Iterable[int] = (),
+    existing: Iterable[int] = (),
     most: int | None = None,
-    fewer: Callable[[int], int] = lambda together: together // 2,
+    fewer: Callable[[int], int] = lambda batch_size: batch_size // 2,
 ) -> Iterator[tuple[int, list[Image]]]:
-    """(number of a request, its image after each stage), in their order, as many at once as fit into memory.
+    """(number of a request, its image after each stage), in order, in batches of as many as fit into memory.
 
-    there   numbers of the requests whose images exist. Batches are those of all requests, since rounding depends on how many
-            images are made together: what is made later equals what would have been made at once
-    most    images in a batch; None: as the settings say, or as many as fit
-    fewer   (number of images that did not fit together) -> how many to try
-    Raises Cancelled, and what a single image raises.
+    existing  numbers of the requests whose images exist. Batches are those of all requests, since rounding depends on the
+              size of a batch: what is generated later equals what would have been generated at once
+    most      largest batch; None: as the settings say, or as many as fit
+    fewer     (size of a batch that did not fit) -> the size to try
+    Raises Cancelled, and the error of a batch; `progress.batch` is that batch.
     """
-    over, begin = set(there), 0
+    finished, start = set(existing), 0
     progress.show()
-    while begin < len(requests):
-        for batch in maker.batches(requests[begin:], most):
-            missing = [number for number in range(begin, begin + len(batch)) if number not in over]
+    while start < len(requests):
+        for batch in maker.batches(requests[start:], most):
+            numbers = range(start, start + len(batch))
+            missing = [number for number in numbers if number not in finished]
             if missing:
                 progress.reports.cancel.check()
-                progress.now, own = range(begin, begin + len(batch)), sampling_steps(batch[0].job)
-                made = maker.make_if_it_fits(batch, partial(progress.show, len(missing), own=own))
-                if made is None:
+                progress.batch, steps = numbers, sampling_steps(batch[0].job)
+                result = maker.make_if_it_fits(batch, partial(progress.show, len(missing), steps=steps))
+                if result is None:
                     most = fewer(len(batch))
                     break
                 for number in missing:
-                    yield number, [images[number - begin] for images in made.images]
-                    progress.add(1, own)
+                    yield number, [images[number - start] for images in result.images]
+                    progress.add(1, steps)
                 progress.show()
-            begin += len(batch)
+            start += len(batch)
 
 
 class Enlarger:

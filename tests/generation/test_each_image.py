@@ -41,10 +41,10 @@ class Maker:
         return Made(images=[[f"small {each.seed}" for each in batch], [each.seed for each in batch]])
 
 
-def made(maker, count, there=(), **more):
+def made(maker, count, existing=(), **more):
     heard = Heard()
-    progress = Progress(heard, "image", count - len(there), 3 * (count - len(there)))
-    found = list(each_image(requests(count), maker, progress, there, **more))
+    progress = Progress(heard, "image", count - len(existing), 3 * (count - len(existing)))
+    found = list(each_image(requests(count), maker, progress, existing, **more))
     assert all(images == [f"small {number}", number] for number, images in found), "the image after each stage"
     return [number for number, _ in found], heard
 
@@ -60,7 +60,7 @@ def test_images_come_in_order_in_batches_and_progress_counts_them():
 
 def test_what_is_there_is_made_only_along_with_others_of_its_batch():
     maker = Maker(together=2)
-    numbers, heard = made(maker, 6, there=[0, 2, 3])
+    numbers, heard = made(maker, 6, existing=[0, 2, 3])
     assert numbers == [1, 4, 5] and maker.tried == [[0, 1], [4, 5]]
     assert heard.stages[-1] == ("generating image 3 of 3", 9, 9)
 
@@ -69,7 +69,7 @@ def test_what_is_there_is_made_only_along_with_others_of_its_batch():
     ("fewer", "tried"),
     [
         (None, [[0, 1, 2, 3], [0, 1], [0], [1], [2], [3], [4]]),
-        (lambda together: 1, [[0, 1, 2, 3], [0], [1], [2], [3], [4]]),
+        (lambda batch_size: 1, [[0, 1, 2, 3], [0], [1], [2], [3], [4]]),
     ],
 )
 def test_what_does_not_fit_is_made_with_fewer_at_once_from_there_on(fewer, tried):
@@ -88,5 +88,5 @@ def test_a_cancelled_job_makes_no_further_batch_and_the_batch_that_failed_is_kno
             heard.generated(SimpleNamespace(name=number), number)
             if number == 1:
                 heard.cancel.cancel()
-    assert maker.tried == [[0], [1]] and list(progress.now) == [1]
-    assert (progress.images, progress.done) == (2, 6)
+    assert maker.tried == [[0], [1]] and list(progress.batch) == [1]
+    assert (progress.images_done, progress.steps_done) == (2, 6)

@@ -111,7 +111,10 @@ class Work:
         """Write the result to grid.json, and grid.png and grid.html."""
         seconds = time.monotonic() - self._began if self._began else 0.0
         self.folder.change(
-            state=state, failed=self.failed, steps=max(self.progress.done - self._before, 0), seconds=round(seconds, 2)
+            state=state,
+            failed=self.failed,
+            steps=max(self.progress.steps_done - self._before, 0),
+            seconds=round(seconds, 2),
         )
         if self.made:
             self.reports.stage("writing the grid")
@@ -122,31 +125,31 @@ class Work:
 
     def _try(self, part: Part, alone: bool) -> bool:
         """Generate cells of a part until an error. alone: one by one; returns whether the next try needs that."""
-        self.progress.now = ()
+        self.progress.batch = ()
         try:
             self._make(part, 1 if alone else None)
             return False
         except (Cancelled, Unsaved):
             raise
         except Exception as error:
-            why, now = reason(error), [part.cells[number] for number in self.progress.now]
-            if len(now) > 1:
+            why, batch = reason(error), [part.cells[number] for number in self.progress.batch]
+            if len(batch) > 1:
                 self.reports.say("Several images at once failed; continuing one by one")
                 alone = True
             else:
-                self._fail(now or [cell for cell in part.cells if not self._is_over(cell)], why)
+                self._fail(batch or [cell for cell in part.cells if not self._is_over(cell)], why)
         free_memory()
         return alone
 
     def _make(self, part: Part, most: int | None) -> None:
         """Generate and save the missing cells of a part. most: at once"""
         plan = part.plan(self.workspace)
-        there = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
+        existing = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
         with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
             written,
         ):
-            for number, images in each_image(plan.requests, maker, self.progress, there, most):
+            for number, images in each_image(plan.requests, maker, self.progress, existing, most):
                 request, place = plan.requests[number], part.cells[number].place
                 self._save(images[-1], self.folder.cell(place), written.job_of(request.job), written)
                 self.made.add(place)

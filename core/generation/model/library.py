@@ -236,17 +236,17 @@ def find_all(
     listed   as `Kind.listed` lists them; None: they are listed now
     where    the setting that names it, if it is not the kind's own
     """
-    own, wanted = KINDS[kind], _plain(name.strip())
+    meant, wanted = KINDS[kind], _plain(name.strip())
     path = find_file(name, workspace)
-    if path is not None and (own.folders or path.is_file()):
+    if path is not None and (meant.folders or path.is_file()):
         return [path]
-    known = own.listed(workspace) if listed is None else listed
+    files = meant.listed(workspace) if listed is None else listed
     end = "/" + wanted.replace("\\", "/").strip("/")
-    found = [path for label, path in known if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
-    if found and wanted:
-        return list(dict.fromkeys(found))
-    fix = _near(wanted, known) if known else own.none
-    raise ProblemsError.one(f"No {own.title} '{name}'", where or own.where, fix, own.code)
+    matches = [path for label, path in files if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
+    if matches and wanted:
+        return list(dict.fromkeys(matches))
+    fix = _near(wanted, files) if files else meant.none
+    raise ProblemsError.one(f"No {meant.title} '{name}'", where or meant.where, fix, meant.code)
 
 
 def _near(wanted: str, known: Sequence[tuple[str, Path]]) -> str:

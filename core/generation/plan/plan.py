@@ -58,31 +58,31 @@ def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], lis
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """The plan of requests that use one model. job: names that model. Raises ProblemsError as `plan_of`"""
-    requests, sources, advice = _looked_up(job, requests, workspace, notes)
+    requests, sources, advice = _with_files(job, requests, workspace, notes)
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     advice += problems_with_model([request.job for request in decided], sources, workspace)
     raise_if_errors(advice)
     return Plan(decided, sources, [*advice, *sources.notes])
 
 
-def _looked_up(
+def _with_files(
     job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem]
 ) -> tuple[list[Request], Sources, list[Problem]]:
-    """(the requests, with one image of each folder; their files; advice). Raises ProblemsError with all problems of settings and
-    files."""
+    """(the requests, each with one image of a folder; their files; advice). Raises ProblemsError with all problems of settings
+    and files."""
     jobs = [request.job for request in requests]
-    problems = [*notes, *dict.fromkeys(each for one in jobs for each in problems_of(one))]
+    problems = [*notes, *dict.fromkeys(problem for each in jobs for problem in problems_of(each))]
     problems += output_problems(job, workspace)
-    begun = collected(problems, with_initial_images, requests) or []
-    started = [request.job for request in begun]
-    shown = collected(problems, with_hook_images, started)
-    others = collected(problems, hook_files, jobs, workspace)
+    with_images = collected(problems, with_initial_images, requests) or []
+    initial = [request.job for request in with_images]
+    complete = collected(problems, with_hook_images, initial)
+    hook_models = collected(problems, hook_files, jobs, workspace)
     sources = collected(problems, find_sources, job, workspace, jobs)
-    problems += collected(problems, lambda: [*mask_problems(begun), *hook_advice(started)]) or ()
+    problems += collected(problems, lambda: [*mask_problems(with_images), *hook_advice(initial)]) or ()
     raise_if_errors(problems)
-    assert shown is not None and sources is not None and others is not None
-    requests = [replace(request, job=one) for request, one in zip(begun, shown, strict=True)]
-    return requests, replace(sources, others=others), problems
+    assert complete is not None and sources is not None and hook_models is not None
+    requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
+    return requests, replace(sources, others=hook_models), problems
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
