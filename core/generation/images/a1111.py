@@ -74,7 +74,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
         lines.append(f"Negative prompt: {asked.negative_prompt}")
     weights = (asked.prompt_weights, asked.emb_normalize_mode if asked.prompt_weights else "none")
     emphasis = next(name for name, known in EMPHASES.items() if known == weights)
-    rows = written_rows(job)
+    rows = written_rows(job, hashes)
     pairs = {
         "Steps": rows["Steps"],
         "Sampler": LABELS[asked.sampler],
@@ -90,7 +90,6 @@ def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
         "Emphasis": emphasis if emphasis != "Original" and _brackets(asked.prompt, asked.negative_prompt) else None,
         **written_own(job),
         **_hires(job),
-        **_refiner(job, hashes),
         **units_of(job, hashes),
         "Version": PROGRAM,
     }
@@ -112,15 +111,6 @@ def _hires(job: GenerateJob) -> dict[str, Any]:
     file = hires.highres_fix_upscaler_file
     names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
     return found | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
-
-
-def _refiner(job: GenerateJob, hashes: Hashes) -> dict[str, str]:
-    """The refiner's name with its hash."""
-    name = job.refiner.refiner_checkpoint
-    if not name:
-        return {}
-    digest = hashes.refiners.get(name, "")[:10]
-    return {"Refiner": Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")}
 
 
 def _schedule_label(sampler: str, schedule: str) -> str | None:

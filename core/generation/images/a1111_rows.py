@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
+from core.generation.model.sources import Hashes
 from core.generation.plan.initial import blur_of
 from core.generation.sample.guidances import GUIDANCES
 from core.record.bounded_json import json_or_none
@@ -37,7 +38,7 @@ class Row:
     to_text    (value) -> its text; None is not written
     from_text  (text) -> the value, which is checked afterwards; raises ValueError
     acts       (job) -> whether it is written
-    value      (job) -> what is written, if it is not the setting's value
+    value      (job, hashes of its files) -> what is written, if it is not the setting's value
     """
 
     key: str
@@ -45,10 +46,10 @@ class Row:
     to_text: Callable[[Any], str | None] = str
     from_text: Callable[[str], Any] = str
     acts: Callable[[GenerateJob], bool] = lambda job: True
-    value: Callable[[GenerateJob], Any] | None = None
+    value: Callable[[GenerateJob, Hashes], Any] | None = None
 
-    def text(self, job: GenerateJob) -> str | None:
-        value = value_of(job, self.path) if self.value is None else self.value(job)
+    def text(self, job: GenerateJob, hashes: Hashes) -> str | None:
+        value = value_of(job, self.path) if self.value is None else self.value(job, hashes)
         return self.to_text(value) if value is not None and self.acts(job) else None
 
 
@@ -98,6 +99,13 @@ def _masked(job: GenerateJob) -> bool:
     return _repaints(job) and job.image_to_image.inpaint_area == "masked"
 
 
+def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
+    """The refiner's name with its hash."""
+    name = job.refiner.refiner_checkpoint
+    digest = hashes.refiners.get(name or "", "")[:10]
+    return name and Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")
+
+
 GIVEN = "image_to_image"
 ROWS = (
     _number("Steps", "generate.steps"),
@@ -117,7 +125,7 @@ ROWS = (
         f"{GIVEN}.strength",
         acts=lambda job: begins(job) or job.hires.highres_fix_scale is not None,
     ),
-    _number("Mask blur", f"{GIVEN}.mask_blur", acts=_repaints, value=blur_of),
+    _number("Mask blur", f"{GIVEN}.mask_blur", acts=_repaints, value=lambda job, hashes: blur_of(job)),
     _words(
         "Mask mode", f"{GIVEN}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
     ),
@@ -133,7 +141,7 @@ ROWS = (
     ),
     _number("Masked area padding", f"{GIVEN}.mask_padding", acts=_masked),
     _words("Resize mode", f"{GIVEN}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
-    Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None),
+    Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner),
     _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
     _words("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
     _words("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device"}),
@@ -142,9 +150,9 @@ ROWS = (
 _HAVE_ROWS = frozenset(row.path for row in ROWS)
 
 
-def written_rows(job: GenerateJob) -> dict[str, str | None]:
+def written_rows(job: GenerateJob, hashes: Hashes) -> dict[str, str | None]:
     """{A1111's name: text} of the rows."""
-    return {row.key: row.text(job) for row in ROWS}
+    return {row.key: row.text(job, hashes) for row in ROWS}
 
 
 def by_own_names() -> dict[str, Declared]:
