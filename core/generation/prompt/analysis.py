@@ -21,7 +21,7 @@ from core.generation.prompt.editing import Pass, Switch, edits, near_misses, par
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
-from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
+from core.generation.prompt.runs import AND, BREAK, placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
 from core.record.problems import Problem, ProblemsError
 
@@ -238,8 +238,7 @@ def _not_one(find: Callable[[str], list[Problem]], name: str) -> list[Problem]:
 
 def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
     """Each prompt between AND is parsed alone, so brackets do not span it."""
-    begin = 0
-    for part in [text] if ways.negative else text.split(AND):
+    for begin, part in [(0, text)] if ways.negative else placed_parts(text):
         for fault in read_weights(part)[1]:
             if fault.kind == "text" and has_variants(part[fault.start - 1 : fault.end + 1]):
                 continue
@@ -247,7 +246,6 @@ def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
             start, end = begin + fault.start, begin + fault.end
             what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_around(text, start, end)}"
             yield Finding(start, end, Problem(what, ways.where, fix, level, code=code))
-        begin += len(part) + len(AND)
 
 
 def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], ways: Ways) -> Iterator[Finding]:
@@ -255,8 +253,7 @@ def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], ways: Ways) ->
     hidden = list(text)
     for start, end in braces(text)[0] if ways.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
-    begin = 0
-    for part in ["".join(hidden)] if ways.negative else "".join(hidden).split(AND):
+    for begin, part in [(0, "".join(hidden))] if ways.negative else placed_parts("".join(hidden)):
         found = list(edits(parsed(part)))
         for start, end, what, fix, slug in [
             *(_unread(edit.start, edit.end) for edit in found if not ways.passes),
@@ -277,7 +274,6 @@ def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], ways: Ways) ->
                     "give it steps of its own: <lora:name:1:step=0-10>",
                 )
                 yield Finding(start, end, Problem(what, ways.where, fix, "advice", code="prompt.edited-lora"))
-        begin += len(part) + len(AND)
 
 
 def _unread(start: int, end: int) -> tuple[int, int, str, str, str]:

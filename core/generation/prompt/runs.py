@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
@@ -15,6 +15,14 @@ _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last 
 def parts_of(prompt: str) -> list[str]:
     """The prompts between AND: "a fox AND a dog" -> ["a fox", "a dog"]."""
     return [part.strip() for part in prompt.split(AND)] if AND in prompt else [prompt]
+
+
+def placed_parts(prompt: str) -> Iterator[tuple[int, str]]:
+    """(start, text) of each prompt between AND."""
+    start = 0
+    for part in prompt.split(AND):
+        yield start, part
+        start += len(part) + len(AND)
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
