@@ -72,6 +72,7 @@ def test_every_file_of_the_largest_folders_stands_in_its_room_once():
     core = PROJECT / "core"
     folders = (
         "dataset",
+        "generation",
         "training",
         "captioning/sentences",
         "captioning/source",
