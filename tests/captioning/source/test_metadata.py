@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from core.captioning.source.metadata import FIELDS, describe, plain_prompt
 from core.settings.captioning.sources import ImageTextSettings
-from tests.generation.test_comfyui import API
+from tests.generation.images.test_comfyui import API
 from tests.refusals import refused
 
 METADATA = "caption_metadata"

@@ -28,7 +28,18 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
-from tests.generation.controls.parts import GUIDANCE, LIMIT, NEGATIVE, PROMPT, SEED, SIZE, STEPS, codes, job_of, made_by
+from tests.generation.effects.controls.parts import (
+    GUIDANCE,
+    LIMIT,
+    NEGATIVE,
+    PROMPT,
+    SEED,
+    SIZE,
+    STEPS,
+    codes,
+    job_of,
+    made_by,
+)
 from tests.generation.theirs import image_of, pipeline_of, scheduler_of
 from tests.models import tiny_lora
 from tests.selection import slow_unless

@@ -20,7 +20,7 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.hints import HintSettings
 from core.settings.job import GenerateJob
-from tests.generation.controls.parts import LIMIT, SIZE, codes, job_of, made_by
+from tests.generation.effects.controls.parts import LIMIT, SIZE, codes, job_of, made_by
 from tests.tasks import surroundings
 
 

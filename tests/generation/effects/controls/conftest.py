@@ -11,7 +11,7 @@ from core.control.controlnet import ZEROS, from_unet
 from core.control.controlnet_file import write_control_net
 from core.families import family
 from core.record.workspace import PROJECT, Workspace
-from tests.generation.controls.parts import SIZE
+from tests.generation.effects.controls.parts import SIZE
 from tests.models import tiny_folder
 
 

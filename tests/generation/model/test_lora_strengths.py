@@ -24,7 +24,7 @@ from core.networks.narrow import narrow
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse
-from tests.generation.test_loras import STARTER, random_lora
+from tests.generation.model.test_loras import STARTER, random_lora
 from tests.generation.test_run import job_of
 from tests.refusals import refused
 

@@ -27,7 +27,7 @@ from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob
 from tests.refusals import refused
 
-VECTORS = Path(__file__).parents[1] / "vectors"
+VECTORS = Path(__file__).parents[2] / "vectors"
 WILDCARDS = json.loads((VECTORS / "wildcards.json").read_text("utf-8"))["cases"]
 PLAIN = [case for case in WILDCARDS if "{" in case["prompt"]]
 
