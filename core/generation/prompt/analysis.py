@@ -108,7 +108,7 @@ def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
     findings = findings_of(text, known, ways)
     if len(text) > LONGEST:
         return Analysis((), (), findings)
-    words = "".join(_within(text, _of(text, PROMPT, ways)))
+    words = _within(text, _parts_of_kind(PROMPT, _split(text, ways)))
     joints = [match.span() for match in re.finditer(BREAK if ways.negative else f"{AND}|{BREAK}", words)]
     drawn = ways.dynamic and has_variants(text)
     sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
@@ -121,11 +121,12 @@ def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, ways.where, "shorten it", code="prompt.too-long")),)
-    looks = [_of_words(_within(text, _of(text, PROMPT, ways)), known, ways)]
+    line = _split(text, ways)
+    looks = [_of_words(_within(text, _parts_of_kind(PROMPT, line)), known, ways)]
     if ways.dynamic:
-        negative = _within(text, _of(text, "n", ways))
+        negative = _within(text, _parts_of_kind("n", line))
         looks += [_of_words(negative, known, replace(ways, negative=True))]
-        looks += [_of_variants(text, known, ways), _of_options(text, ways)]
+        looks += [_of_variants(text, known, ways), _of_options(text, line, ways)]
     found = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
     return tuple(sorted(found, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
 
@@ -133,18 +134,19 @@ def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple
 # -- what is where
 
 
-def _of(text: str, kind: str, ways: Ways) -> list[LinePart]:
-    """The parts of a line that belong to the prompt or to an option. Text in braces is not split."""
+def _split(text: str, ways: Ways) -> list[LinePart]:
+    """The prompt and its options, where it has any. Text in braces is not split."""
     if not ways.dynamic:
-        return [LinePart(0, len(text), text, PROMPT)] if kind == PROMPT else []
-    return [part for part in _line(text) if part.of == kind]
-
-
-def _line(text: str) -> list[LinePart]:
+        return [LinePart(0, len(text), text, PROMPT)]
     hidden = list(text)
     for start, end in braces(text)[0]:
         hidden[start:end] = "x" * (end - start)
     return parts_of_line("".join(hidden))
+
+
+def _parts_of_kind(kind: str, line: Iterable[LinePart]) -> list[LinePart]:
+    """Those that belong to the prompt or to an option."""
+    return [part for part in line if part.of == kind]
 
 
 def _within(text: str, parts: Iterable[LinePart]) -> str:
@@ -176,8 +178,8 @@ def _of_variants(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
         yield Finding(place, place + 1, Problem(what, ways.where, fix, "advice", code="prompt.open-brace"))
 
 
-def _of_options(text: str, ways: Ways) -> Iterator[Finding]:
-    for part in _line(text)[1:]:
+def _of_options(text: str, line: Sequence[LinePart], ways: Ways) -> Iterator[Finding]:
+    for part in line[1:]:
         written = text[part.start : part.end]
         if has_variants(written) or "{" in written:
             continue  # known only once a variant is chosen
