@@ -27,9 +27,10 @@ class Maker:
     """Makes numbers in place of images. fits: as many as fit into memory"""
 
     def __init__(self, together=4, fits=4):
-        self.together, self.fits, self.tried = together, fits, []
+        self.together, self.fits, self.tried, self.grouped = together, fits, [], 0
 
     def batches(self, requests, most=None):
+        self.grouped += 1
         size = most or self.together
         yield from (list(requests[start : start + size]) for start in range(0, len(requests), size))
 
@@ -56,6 +57,7 @@ def test_images_come_in_order_in_batches_and_progress_counts_them():
     assert heard.stages[:2] == [("generating image 1 of 5", 0, 15), ("generating images 1 to 2 of 5", 6, 15)]
     assert heard.stages[-2:] == [("generating image 5 of 5", 15, 15)] * 2
     assert heard.steps[1] == (3, 3), "the step of the images that are made, and of how many"
+    assert maker.grouped == 1, "which are alike is not asked again for each batch"
 
 
 def test_what_is_there_is_made_only_along_with_others_of_its_batch():
