@@ -1,0 +1,395 @@
+"""What the settings in A1111's text mean: how each is written, and next to it how it is read.
+
+Most are a row (`a1111_rows`); a `Topic` is what A1111 has in another form: several settings in one value, or one in several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.diffusion.samplers import schedule_problem
+from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, uses_in
+from core.generation.images.a1111_rows import ROWS, by_own_names, read_own, written_own, written_rows
+from core.generation.model.sources import Hashes
+from core.generation.plan.stages import hires_sizes, stages_of
+from core.generation.plan.upscalers import UPSCALERS, upscaler_of
+from core.record.problems import Problem
+from core.settings.base import Settings, about_of
+from core.settings.generation.controls import ControlUse
+from core.settings.generation.generate import GenerateSettings
+from core.settings.job import GenerateJob
+from core.settings.samples import SAMPLER_LABELS, sampler_name
+
+PROGRAM = "Atelier"  # as the block's version
+MOST_NAMED = 100  # settings in one note
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+LABELS = SAMPLER_LABELS | {"pndm": "PLMS"}  # A1111's
+# What "Automatic" is with A1111's samplers, where it is not our own schedule, which is "Uniform" there.
+AUTOMATIC = {
+    "dpmsolver++": "karras",
+    "dpmsolver++_sde": "karras",
+    "dpmsolver++_2s_a": "karras",
+    "dpmsolver++_2m_sde": "exponential",
+    "dpmsolver++_3m_sde": "exponential",
+    "dpm_2": "karras",
+    "dpm_2_a": "karras",
+}
+UNSCHEDULED = ("ddim", "pndm", "unipc")  # in A1111 their steps do not follow the schedule type
+# A1111's names for how prompt weights are applied: (whether they are, how the text states are scaled)
+EMPHASES = {"Original": (True, "original"), "No norm": (True, "none"), "None": (False, "none"), "abs": (True, "abs")}
+UPSCALER_TITLES = {"None": "lanczos"}  # A1111's others are ours
+# Values that leave things as they are, and what does not change an image or is read from its hashes.
+NOTHING = frozenset({"", "None", "False"})
+SILENT = frozenset({
+    "Version", "Model", "Model hash", "VAE hash", "Hashes", "Lora hashes", "TI hashes", "TI", "Batch size", "Batch pos",
+    "User", "Created Date", "Civitai metadata", "Wildcard prompt", "Wildcard negative prompt", "Template",
+    "Negative Template", "Time taken", "Hires prompt template", "Hires negative prompt template", "Refiner hash",
+})  # fmt: skip
+HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
+
+
+class Reading:
+    """The settings of one image by A1111's names, on their way into ours.
+
+    left   those that nothing has read yet; more: names of others that cannot be read
+    """
+
+    def __init__(self, pairs: dict[str, str], source: str, more: Sequence[str] = ()):
+        self.pairs, self.left, self.source, self.more = pairs, dict(pairs), source, more
+        self.notes: list[Problem] = []
+        self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
+        # A1111 and Forge; others write its text too, with their own ways of making images
+        self.of_a1111 = source == "a1111" and bool(re.match(r"[vf]?\d|neo|$", pairs.get("Version", "")))
+
+    def note(self, what: str, slug: str, fix: str = "") -> None:
+        self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
+
+    def take(self, name: str, usual: str = "") -> str:
+        return self.left.pop(name, usual)
+
+    def put(self, path: str, value: Any) -> None:
+        group, _, name = path.partition(".")
+        self.groups[group][name] = value
+
+    def read(self, name: str, path: str, convert: Any) -> None:
+        text = self.take(name)
+        try:
+            self.put(path, convert(text))
+        except ValueError:
+            slug = "no-guidance" if name == "Guidance" else "unreadable-value"
+            self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
+
+    def valid(self, wanted: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
+        """The settings that are within range; others get a note and keep their defaults."""
+        try:
+            group.model_validate(wanted)
+        except ValidationError as error:
+            for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
+                what = f"{group.title_of(name)} '{str(wanted[name])[:60]}' is out of range and is ignored"
+                self.note(what, "out-of-range")
+                del wanted[name]
+        return wanted
+
+    @property
+    def of_us(self) -> bool:
+        """Whether this program wrote it."""
+        return self.pairs.get("Version") == PROGRAM
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What A1111's text has in a form of its own.
+
+    written   (job, hashes of its files) -> {A1111's name: its text}; None and "" are not written
+    read      takes its names out of a reading, and puts settings into it
+    """
+
+    written: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
+    read: Callable[[Reading], None]
+
+
+# -- sampler and schedule
+
+
+def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    asked = job.generate
+    return {
+        "Sampler": LABELS[asked.sampler],
+        "Schedule type": _schedule_label(asked.sampler, asked.schedule_type),
+    }
+
+
+def _schedule_label(sampler: str, schedule: str) -> str | None:
+    if schedule == "own":
+        return "Uniform" if sampler in AUTOMATIC else None
+    return next(name for name, ours in _schedule_types().items() if ours == schedule)
+
+
+def _schedule_types() -> dict[str, str]:
+    """{A1111's name: ours}; before its version 1.9 they ended the sampler's name."""
+    labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
+    return {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
+
+
+def _read_sampler(reading: Reading) -> None:
+    """The sampler by its label, and the schedule type, which may be part of the label."""
+    label, schedule = reading.take("Sampler"), reading.take("Schedule type")
+    if not label:
+        return
+    ending = "|".join(re.escape(each) for each in _schedule_types())
+    found = re.search(rf"\s+({ending})$", label, re.IGNORECASE)
+    name = label[: found.start()] if found else label
+    labels = LABELS.items() | SAMPLER_LABELS.items()
+    by_label = {text.lower(): own for own, text in labels} | {own: own for own in LABELS}
+    sampler = by_label.get(sampler_name(name.lower()))
+    if sampler is None:
+        reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler")
+        return
+    reading.put("generate.sampler", sampler)
+    schedule = found[1] if found else schedule
+    if known := _schedule(reading, sampler, schedule.lower()):
+        reading.put("generate.schedule_type", known)
+    else:
+        what = f"It was generated with another noise schedule ({schedule[:60]}), so the image will differ slightly"
+        reading.note(what, "noise-schedule")
+
+
+def _schedule(reading: Reading, sampler: str, schedule: str) -> str | None:
+    """Our schedule type for A1111's; None if the sampler does not have it."""
+    if not schedule or (reading.of_a1111 and sampler in UNSCHEDULED):  # before its version 1.9, none was uniform
+        return "own"
+    known = next((ours for name, ours in _schedule_types().items() if name.casefold() == schedule), None)
+    if reading.source == "a1111" and sampler in AUTOMATIC:
+        known = {"own": AUTOMATIC[sampler], "uniform": "own"}.get(known or "", known)
+    return known if known is not None and schedule_problem(sampler, known, "") is None else None
+
+
+# -- prompt weights
+
+
+def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    asked = job.generate
+    weights = (asked.prompt_weights, asked.emb_normalize_mode if asked.prompt_weights else "none")
+    name = next(name for name, known in EMPHASES.items() if known == weights)
+    return {"Emphasis": name if name != "Original" and _brackets(asked.prompt, asked.negative_prompt) else None}
+
+
+def _read_emphasis(reading: Reading) -> None:
+    name, generate = reading.left.get("Emphasis", ""), reading.groups["generate"]
+    brackets = _brackets(generate["prompt"], generate["negative_prompt"])
+    if not name and brackets and (reading.of_a1111 or reading.source == "sd-scripts" or reading.of_us):
+        name = "Original"
+    if name in EMPHASES:
+        reading.take("Emphasis")
+        generate |= dict(zip(("prompt_weights", "emb_normalize_mode"), EMPHASES[name], strict=True))
+
+
+def _brackets(*texts: str) -> bool:
+    return any(set("()[]") & set(text) for text in texts)
+
+
+# -- rows
+
+
+def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    return written_rows(job, hashes) | written_own(job)
+
+
+def _read_rows(reading: Reading) -> None:
+    reading.put("start_noise.noise_source", "device" if reading.of_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
+    own = by_own_names()
+    for row in ROWS:
+        if row.key in reading.left:
+            reading.read(row.key, row.path, row.from_text)
+    for name in [name for name in reading.left if name in own]:
+        entry = own[name]
+        reading.read(name, entry.path, lambda text, entry=entry: read_own(entry, text))
+    if (
+        "Denoising strength" in reading.pairs
+        and "image_path" not in reading.pairs
+        and not reading.left.keys() & {*HIRES}
+    ):
+        reading.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
+
+
+# -- size, and hires fix
+
+
+def _size(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    return {"Size": f"{job.generate.width}x{job.generate.height}"}
+
+
+def _read_size(reading: Reading) -> None:
+    text = reading.take("Size")
+    if size := SIZE.fullmatch(text):
+        reading.groups["generate"] |= {"width": int(size[1]), "height": int(size[2])}
+    elif text:
+        reading.note(f"Size '{text[:60]}' is not valid and was ignored", "unreadable-value")
+
+
+def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """A1111's names for hires fix. Its size and steps are those of the first stage."""
+    hires, asked = job.hires, job.generate
+    if hires.highres_fix_scale is None:
+        return {}
+    first, second = stages_of(job)[:2]
+    found: dict[str, Any] = {"Steps": first.steps, "Hires steps": asked.steps, "highres_fix_steps": None}
+    if hires.highres_fix_scale > 1:
+        found |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
+    elif asked.width and asked.height:
+        found |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
+    file = hires.highres_fix_upscaler_file
+    names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
+    return found | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
+
+
+def _read_hires(reading: Reading) -> None:
+    """A1111's steps are those of the first stage, its size too; 0 steps are as many as there."""
+    if not reading.left.keys() & {*HIRES}:
+        return
+    generate, hires = reading.groups["generate"], reading.groups["hires"]
+    scale, resize, steps = (reading.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
+    hires |= {"highres_fix_steps": generate["steps"]} if "steps" in generate else {}
+    generate |= {"steps": steps} if steps not in ("", "0") else {}
+    if scale:
+        hires["highres_fix_scale"] = scale
+    if upscaler := reading.take("Hires upscaler"):
+        named = {each.title: name for name, each in UPSCALERS.items()} | UPSCALER_TITLES
+        setting = "highres_fix_upscaler" if upscaler in named else "highres_fix_upscaler_file"
+        hires[setting] = named.get(upscaler, upscaler)
+    if large := SIZE.fullmatch(resize):
+        _resize(reading, int(large[1]), int(large[2]))
+    elif resize:
+        reading.note(f"Hires resize '{resize[:60]}' is not valid and was ignored", "unreadable-value")
+
+
+def _resize(reading: Reading, width: int, height: int) -> None:
+    """Hires fix to a size in pixels, of which one side may be 0: by the scale that gives it."""
+    generate, hires = reading.groups["generate"], reading.groups["hires"]
+    small = generate.get("width") or 0, generate.get("height") or 0
+    if "highres_fix_scale" in hires:  # as this program writes it: a share of the final size
+        generate |= {"width": width, "height": height}
+        return
+    factors = [large / side for large, side in zip((width, height), small, strict=True) if large and side]
+    if not factors:
+        return
+    scale = max(factors)
+    hires["highres_fix_scale"] = scale
+    wide, high = hires_sizes(small, scale)[1]
+    wanted = width or wide, height or high
+    if wanted == (wide, high):
+        return
+    if hires_sizes(wanted, 1 / scale)[0] == small:
+        generate |= {"width": wanted[0], "height": wanted[1]}
+        hires["highres_fix_scale"] = 1 / scale
+        return
+    reading.note(f"A1111 cropped it to {width}x{height}; here hires fix keeps the aspect ratio", "hires-size")
+
+
+# -- files
+
+
+def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    return {
+        "Model hash": hashes.model[:10],
+        "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
+        "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
+        "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
+    }
+
+
+def _read_model(reading: Reading) -> None:
+    reading.put("generate.embeddings", list(_listed(reading.pairs, "TI hashes")))
+    if reading.pairs.get("Model"):
+        what = f"It was generated with the model {reading.pairs['Model'][:100]}; the selected model is kept"
+        reading.note(what, "other-model", "choose that model to generate it again")
+
+
+def read_hashes(pairs: Mapping[str, str]) -> Hashes:
+    """The hashes of files in A1111's text."""
+    by_lora, by_word = _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes")
+    return Hashes(pairs.get("Model hash", ""), by_lora, by_word, controls=hashes_in(pairs))
+
+
+def _listed(pairs: Mapping[str, str], name: str) -> dict[str, str]:
+    """The `name: hash` pairs within one value."""
+    return dict(re.findall(r"\s*([^:,]{1,200}+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
+
+
+def _read_nets(reading: Reading) -> None:
+    nets = uses_in(reading.pairs, reading.note)
+    reading.put("controls.nets", [reading.valid(net, ControlUse) for net in nets])
+
+
+# -- all
+
+
+# In the order in which they are read; of two that write one name, the later one wins.
+TOPICS = (
+    Topic(_sampler, _read_sampler),
+    Topic(_emphasis, _read_emphasis),
+    Topic(_rows, _read_rows),
+    Topic(_size, _read_size),
+    Topic(_hires, _read_hires),
+    Topic(_model, _read_model),
+    Topic(units_of, _read_nets),
+)
+# The names that come first, as A1111 orders them.
+FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")
+FILES = ("Lora hashes", "TI hashes", "Emphasis")  # that come behind the rows
+
+
+def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """{A1111's name: text} of an image's settings, in A1111's order; None and "" are not written."""
+    pairs: dict[str, Any] = dict.fromkeys((*FIRST, *(row.key for row in ROWS), *FILES))
+    for topic in TOPICS:
+        pairs |= topic.written(job, hashes)
+    return pairs | {"Version": PROGRAM}
+
+
+def read_pairs(reading: Reading) -> dict[str, Any]:
+    """The groups of settings of a reading that has the prompts, and notes on what is not read."""
+    _former_names(reading)
+    for topic in TOPICS:
+        topic.read(reading)
+    _note_rest(reading)
+    return {
+        name: reading.valid(values, _group(name)) if name != "controls" else values
+        for name, values in reading.groups.items()
+    }
+
+
+def _former_names(reading: Reading) -> None:
+    """Names of A1111's older versions and of Forge."""
+    if (first := reading.take("First pass size")) and SIZE.fullmatch(first):
+        reading.left |= {"Hires resize": reading.left.get("Size", ""), "Size": first} if first != "0x0" else {}
+    if "VAE" not in reading.left and "Module 2" not in reading.left and "Module 1" in reading.left:
+        reading.left["VAE"] = reading.take("Module 1")
+    if reading.left.get("Hires CFG Scale") == reading.left.get("CFG scale"):
+        reading.take("Hires CFG Scale")
+
+
+def _note_rest(reading: Reading) -> None:
+    """One note that names everything that was not read and may change the image."""
+    names = [
+        name
+        for name, value in reading.left.items()
+        if not (name in SILENT or UNIT.fullmatch(name) or value in NOTHING or value.startswith("Use same"))
+    ]
+    names += [name for name in reading.more if name not in names]
+    if names:
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        named = ", ".join(name[:60] for name in names[:MOST_NAMED])
+        reading.note(f"Not available here, so the image may differ: {named}{more}", "not-read")
+
+
+def _group(name: str) -> type[Settings]:
+    found: type[Settings] = GenerateJob.model_fields[name].annotation  # type: ignore[assignment]
+    return found
