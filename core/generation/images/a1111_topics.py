@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -391,5 +391,4 @@ def _note_rest(reading: Reading) -> None:
 
 
 def _group(name: str) -> type[Settings]:
-    found: type[Settings] = GenerateJob.model_fields[name].annotation  # type: ignore[assignment]
-    return found
+    return cast(type[Settings], GenerateJob.model_fields[name].annotation)
