@@ -51,29 +51,29 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     images   the jobs of the single images, if known: each prompt of a file may name its own LoRAs
     """
     problems, notes = list[Problem](), list[Problem]()
-    asked = list(images) or [collected(problems, with_prompt_loras, job) or job]
+    jobs = list(images) or [collected(problems, with_prompt_loras, job) or job]
     model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
-    name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
+    family_name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
     vae = collected(problems, _vae, job.model.vae, workspace) if job.model.vae else None
-    problems += lora_problems(asked, name)
-    loras = _loras(asked, name, workspace, problems, notes)
+    problems += lora_problems(jobs, family_name)
+    loras = _loras(jobs, family_name, workspace, problems, notes)
     refiners: dict[str, Any] = {
-        file: collected(problems, find_refiner, file, workspace, name)
-        for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
+        file: collected(problems, find_refiner, file, workspace, family_name)
+        for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)
         if file
     }
-    controls = _controls(asked, name, model, workspace, problems)
-    words = _chosen_words(job.generate.embeddings, name, model, workspace, problems)
-    if model and name:
-        words += _words_in(asked, words, name, model, workspace, loras.values(), notes)
-    problems += [problem for one in asked for problem in image_problems(one, name, bool(loras))]
+    controls = _controls(jobs, family_name, model, workspace, problems)
+    words = _chosen_words(job.generate.embeddings, family_name, model, workspace, problems)
+    if model and family_name:
+        words += _words_in(jobs, words, family_name, model, workspace, loras.values(), notes)
+    problems += [problem for each in jobs for problem in image_problems(each, family_name, bool(loras))]
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
-    assert model is not None and name is not None
+    assert model is not None and family_name is not None
     if words and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
-    return Sources(model, name, vae, loras, words, notes, refiners, controls)
+    return Sources(model, family_name, vae, loras, words, notes, refiners, controls)
 
 
 def _vae(reference: str, workspace: Workspace) -> Path:
@@ -83,41 +83,49 @@ def _vae(reference: str, workspace: Workspace) -> Path:
 
 
 def _loras(
-    asked: Sequence[GenerateJob], name: str | None, workspace: Workspace, problems: list[Problem], notes: list[Problem]
+    jobs: Sequence[GenerateJob],
+    family_name: str | None,
+    workspace: Workspace,
+    problems: list[Problem],
+    notes: list[Problem],
 ) -> dict[str, Path]:
     """{name in the settings: file} of the LoRAs; `notes` gets advice on names that several files have."""
     found: dict[str, Path] = {}
-    for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
+    for file in dict.fromkeys(use.file for each in jobs for use in each.generate.loras):
         paths = collected(problems, find_all, "lora", file, workspace)
         if paths:
-            collected(problems, problems_at(LORAS)(check_layers), paths[0], name or "sd1")
+            collected(problems, problems_at(LORAS)(check_layers), paths[0], family_name or "sd1")
             found[file] = paths[0]
             notes += several_loras(file, paths)
     return found
 
 
 def _controls(
-    asked: Sequence[GenerateJob], name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
+    jobs: Sequence[GenerateJob],
+    family_name: str | None,
+    model: Path | None,
+    workspace: Workspace,
+    problems: list[Problem],
 ) -> dict[str, ControlFile]:
     """{name in the settings: file} of the ControlNets in use."""
     found: dict[str, ControlFile] = {}
-    for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
+    for file in dict.fromkeys(use.file for each in jobs for use in each.controls.used):
         path = collected(problems, find, "controlnet", file, workspace)
-        net = collected(problems, control_file, path, name, model) if path is not None else None
+        net = collected(problems, control_file, path, family_name, model) if path is not None else None
         if net is not None:
             found[file] = net
     return found
 
 
 def _chosen_words(
-    texts: Sequence[str], name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
+    texts: Sequence[str], family_name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
 ) -> list[NewWord]:
     """The embeddings of the settings."""
     found: list[NewWord] = []
     for text in texts:
         for word in collected(problems, find_words, text, workspace) or ():
-            if model and name:
-                collected(problems, check_word, word, found, name, model)
+            if model and family_name:
+                collected(problems, check_word, word, found, family_name, model)
             found.append(word)
     return found
 
@@ -129,9 +137,9 @@ def model_problems(sources: Sources) -> list[Problem]:
 
 
 def _words_in(
-    asked: Sequence[GenerateJob],
+    jobs: Sequence[GenerateJob],
     chosen: Sequence[NewWord],
-    name: str,
+    family_name: str,
     model: Path,
     workspace: Workspace,
     loras: Iterable[Path],
@@ -139,7 +147,7 @@ def _words_in(
 ) -> list[NewWord]:
     """The embeddings under models/ and in LoRA files that prompts name and that are not chosen; for those that do not fit, `notes`
     gets advice."""
-    texts = [text for one in asked for text in (one.generate.prompt, one.generate.negative_prompt)]
+    texts = [text for each in jobs for text in (each.generate.prompt, each.generate.negative_prompt)]
     found: list[NewWord] = []
     for word in (NewWord(*each) for each in named_embeddings(texts, workspace, loras)):
         if any(
@@ -148,7 +156,7 @@ def _words_in(
         ):
             continue
         try:
-            check_word(word, (), name, model)
+            check_word(word, (), family_name, model)
             found.append(word)
         except ProblemsError as error:
             notes += [replace(problem, level="advice") for problem in error.problems]
@@ -178,10 +186,10 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
             yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
 
 
-def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
+def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
     """Invalid block weights, and empty step ranges."""
     sdxl = None if family_name is None else family_name == "sdxl"
-    for use in [use for one in asked for use in one.generate.loras]:
+    for use in [use for each in jobs for use in each.generate.loras]:
         try:
             block_weights(use.block_weights or "ALL", sdxl)
         except ValueError as error:
