@@ -103,7 +103,17 @@ def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> Pro
 
 MODULE = "prompts.from_module"
 # names in sd-scripts' generator -> settings, where they differ
-KOHYA = {"W": "generate.width", "H": "generate.height", "scale": "generate.guidance_scale"}
+KOHYA = {
+    "W": "generate.width",
+    "H": "generate.height",
+    "scale": "generate.guidance_scale",
+    "steps": "generate.steps",
+    "seed": "generate.seed",
+    "images_per_prompt": "generate.count",
+    "prompt": "generate.prompt",
+    "sampler": "generate.sampler",
+    "ckpt": "model.base_model",
+}
 
 
 def module_entries(job: GenerateJob) -> list[Entry]:
