@@ -207,10 +207,10 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
     uses = [LoraUse(file=name) for name in names]
     workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path)
 
-    def find(name):
+    def file_of(name):
         return tmp_path / f"{name}.safetensors" if name != "missing" else find("lora", name, workspace)
 
-    with pytest.raises(ProblemsError) as caught, loras_attached(starter, uses, find):
+    with pytest.raises(ProblemsError) as caught, loras_attached(starter, uses, file_of):
         pass
     expected = [
         ("lora.other-family", "SDXL"),
