@@ -125,7 +125,7 @@ class Work:
 
     def _try(self, part: Part, alone: bool) -> bool:
         """Generate cells of a part until an error. alone: one by one; returns whether the next try needs that."""
-        self.progress.batch = ()
+        self.progress.batch = []
         try:
             self._make(part, 1 if alone else None)
             return False
