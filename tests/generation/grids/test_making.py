@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import main
-from core.generation.grids import making
+from core.generation import making
 from core.generation.grids.folder import GridFolder, list_grids
 from core.generation.grids.making import begin, run_grid
 from core.generation.grids.plan import check_task, decided, grid_of
