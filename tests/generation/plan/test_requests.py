@@ -382,3 +382,17 @@ def test_a_module_is_named_as_python_does_and_alone(module):
         asked(job_of(prompts={"from_module": "folder/mine.py"}))
     with refused("prompts.two-sources"):
         asked(job_of(prompts={"from_module": "mine", "from_file": "x.txt"}))
+
+
+def test_everything_wrong_with_the_model_is_said_at_once(tmp_path):
+    space = Workspace(tmp_path / "outputs", PROJECT / "models")
+    job = job_of(
+        "a fox",
+        model={"base_model": str(PROJECT / "models" / "starter")},
+        generate={"guidance": "pag"},
+        pag={"pag_layers": "up.99"},
+        hires={"highres_fix_scale": 2, "highres_fix_upscaler_file": "missing"},
+    )
+    with pytest.raises(ProblemsError) as refused:
+        plan_of(job, space)
+    assert set(refused.value.codes) == {"guidance.layers", "upscaler.not-found"}
