@@ -18,7 +18,7 @@ from core.networks.adapter_file import with_convolutions, write_lora
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
-from core.networks.kinds.lora_layer import sizes_as_metadata
+from core.networks.kinds.lora import sizes_as_metadata
 from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network

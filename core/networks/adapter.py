@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from core.record.lazy_torch import Tensor, nn, torch
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
@@ -107,7 +106,7 @@ class Adapter(ABC):
     def without_bias(self, y: Tensor) -> Tensor:
         """The output y that this change is given, less the bias in it."""
         bias = self.module.bias
-        found = [bias] if isinstance(bias, Tensor) else []
+        found = [bias] if isinstance(bias, torch.Tensor) else []
         for adapter in self.below():
             change = adapter.bias_delta()
             found += [change * adapter.multiplier] if change is not None else []
@@ -155,6 +154,24 @@ class Adapter(ABC):
         return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
 
 
+class ScaledAdapter(Adapter):
+    """One whose change is multiplied by alpha / rank."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def strength(self) -> float:
+        return self.multiplier * self.scale
+
+    def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
+        """Hidden activations after dropout, and the factor that compensates for it. name: of the draw"""
+        if self.dropout is None or not self.dropout.thins:
+            return hidden, 1.0
+        return self.dropout.thinned(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
+
+
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
     """The forward pass of an adapted module: its own, then the changes in the order they were attached, each of what those
     before it make: f_n(x) = add_to(f_n-1(enters(x)), x)."""
@@ -188,6 +205,12 @@ def as_weight(value: Any) -> Tensor:
     """A module's weight, for type checkers."""
     assert isinstance(value, torch.Tensor)
     return value
+
+
+def fitted(tensor: Tensor, shape: Sequence[int], module: nn.Module) -> Tensor:
+    """A float32 copy of a file's tensor in this shape, on the module's device."""
+    place = as_weight(module.weight).device
+    return torch.empty(shape, device=place, dtype=torch.float32).copy_(tensor.reshape(shape))
 
 
 # -- modules with a replaced forward pass: a subclass of their own class. Assigning a `forward` to each would do the same, but

@@ -23,8 +23,11 @@ from core.formats.lora.names import (
     ALPHA,
     BESIDE,
     BESIDE_IN_USE,
+    BIAS,
     BUNDLED,
+    DORA_SCALE,
     DOWN,
+    NORM,
     UP,
     group_by_module,
     kohya_place,
@@ -38,8 +41,7 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
 from core.formats.tensors.outline import Outline
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
-from core.networks.kinds import NetworkKind, kind_of_keys, kinds
-from core.networks.kinds.keys import BIAS, DORA_SCALE, NORM, is_number
+from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from core.families import family
 from core.families.targets import Target
-from core.formats.lora.names import group_by_module, layer_name, module_path
+from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
 from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
 from core.networks.kinds import kind_of_keys
-from core.networks.kinds.keys import BIAS
-from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.kinds.lora import LoraAdapter
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path

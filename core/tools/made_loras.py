@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.formats.lora.names import group_by_module
+from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
 from core.networks.adapter_file import LoraFile, load_finite
-from core.networks.kinds.lora_adapter import LoraAdapter
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.kinds.lora import LoraAdapter
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.hashes import legacy_hash
-from core.formats.lora.names import group_by_module, place_beside, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, place_beside, place_of_layer
 from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States
 from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
-from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -195,7 +194,7 @@ class _Change:
         """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
         import torch
 
-        from core.networks.kinds.lora_adapter import LoraAdapter
+        from core.networks.kinds.lora import LoraAdapter
 
         adapter = self._adapter(torch.empty(shape, device="meta"))
         if adapter is None or (self.has_bias and not bias):

@@ -78,8 +78,7 @@ def _highest_rank(file: LoraFile) -> int:
 
 def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
-    from core.formats.lora.names import group_by_module
-    from core.networks.kinds.lora_layer import DOWN, UP
+    from core.formats.lora.names import DOWN, UP, group_by_module
     from core.tools.lora_headers import beside_of, weight_shape, with_kernel
 
     where, known = f"{GROUP}.models", dict[str, Any]()
@@ -210,7 +209,7 @@ def _metadata(
     context: JobContext,
 ) -> dict[str, str]:
     from core.formats.lora.metadata import BASE_MODEL_VERSIONS
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
 
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")

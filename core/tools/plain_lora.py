@@ -9,11 +9,10 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.formats.lora.names import group_by_module, layer_name, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, layer_name, place_of_layer
 from core.formats.lora.recognition import POINTWISE
 from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
-from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -163,7 +162,7 @@ def _low_rank(
     kept: dict[str, tuple[float, float]],
 ) -> dict[str, torch.Tensor]:
     """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
-    from core.networks.kinds.lora_adapter import LoraAdapter
+    from core.networks.kinds.lora import LoraAdapter
     from core.tools.lora_layers import Layer
     from core.tools.made_loras import lora_tensors
     from core.tools.svd import decompose
@@ -186,7 +185,7 @@ def _low_rank(
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], asked: ConvertLoraSettings) -> dict[str, str]:
     """The file's own, with the new sizes and what it was made of."""
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
 
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})

@@ -12,11 +12,13 @@ Underscores replace dots in kohya's names, so the names of modules must be known
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
+from core import extensions
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import bare_name, full_name
+from core.settings.network import NETWORK_KINDS
 
 T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
@@ -52,30 +54,13 @@ JOINED = {
 BUNDLED = "bundle_emb."  # begins the names of embeddings that a LoRA file holds: bundle_emb.<token>.<name in the embedding's file>
 LONGEST = max(name.count("_") + 1 for name in JOINED)
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-# What follows a layer's name in the files of kohya and LyCORIS; network kinds add theirs.
-KEYS = {
-    *(
-        DOWN,
-        UP,
-        "lora_mid.weight",
-        ALPHA,
-        "dora_scale",
-        "diff",
-        "diff_b",
-        "bias",
-        "w_norm",
-        "b_norm",
-        "scalar",
-        "lora_B.bias",
-    ),
-    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "on_input"),
-    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-    *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
-}
-KINDS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> all keys its layers can have
-BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie next to the tensors of a network's layers
-BESIDE_IN_USE = {"w_norm": "weight", "b_norm": "bias", "diff_b": "bias"}  # of these, those that are used: added to what
-PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": "dora_scale"}  # after ".lora_"
+DORA_SCALE = "dora_scale"
+NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
+PEFT_BIAS = "lora_B.bias"
+BESIDE = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # what can lie next to the tensors of a network's layers
+BESIDE_IN_USE = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # of these, those that are used: added to what
+UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
+PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"
 OLD_DIFFUSERS = {
     "down.weight": DOWN,
     "up.weight": UP,
@@ -194,10 +179,10 @@ def split_key(name: str) -> tuple[str, str]:
         layer, _, rest = name.rpartition(form)
         if layer and rest in OLD_DIFFUSERS:
             return layer, OLD_DIFFUSERS[rest]
-    words = name.split(".")
+    words, keys = name.split("."), _keys()
     for count in (2, 1):  # "a1.weight" is a key, and "weight" may be one
         ending = ".".join(words[-count:])
-        if len(words) > count and ending in KEYS:
+        if len(words) > count and ending in keys:
             return ".".join(words[:-count]), ending
     if name.startswith((*KOHYA, LYCORIS)):
         layer, _, ending = name.partition(".")
@@ -254,12 +239,27 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
 def looks_like(keys: Iterable[str]) -> str:
     """Of keys that belong to no kind together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any of them."""
     given = set(keys)
-    title = max(KINDS, key=lambda title: (len(given & KINDS[title]), -len(KINDS[title])), default="")
-    if not title or not given & KINDS[title] - {ALPHA}:
+    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(given & kind.all_keys), -len(kind.all_keys)), default=None)
+    if near is None or not given & near.all_keys - {ALPHA}:
         return ""
-    unknown = sorted(given - KINDS[title])
+    unknown = sorted(given - near.all_keys)
     shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
-    return f"looks like {title} with unknown keys ({shown})" if unknown else f"looks like {title} with keys missing"
+    return (
+        f"looks like {near.title} with unknown keys ({shown})"
+        if unknown
+        else f"looks like {near.title} with keys missing"
+    )
+
+
+def _keys() -> frozenset[str]:
+    """What follows a layer's name in the files of all registered kinds, and what lies next to them."""
+    extensions.load()
+    return _keys_of(len(NETWORK_KINDS))
+
+
+@lru_cache(maxsize=1)
+def _keys_of(registered: int) -> frozenset[str]:
+    return frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in NETWORK_KINDS.values()))
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from core.formats.lora.names import ALPHA, DOWN, UP
 from core.networks.adapter import Adapter
-from core.networks.kinds.lora_adapter import LoraAdapter, add_low_rank_conv, add_low_rank_linear
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.kinds.lora import LoraAdapter, add_low_rank_conv, add_low_rank_linear
 from core.networks.narrow import base_weight
 from core.record.draws import generator
 
