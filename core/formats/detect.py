@@ -22,6 +22,7 @@ from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
+from core.settings.model import traits_of
 
 UNET = "model.diffusion_model."
 FAMILY_NAMES = {
@@ -220,7 +221,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
         return "v"
     if family == "sd2":
         return {"875000": "epsilon", "220000": "epsilon", "110000": "v"}.get(metadata.get("global_step", ""))
-    return "epsilon" if family in ("sd1", "sdxl", "sdxl_refiner") else None
+    return traits_of(family).prediction
 
 
 # ---- LoRA and related adapters ----

@@ -34,6 +34,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
+from core.settings.blocks import has_nine_blocks
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
@@ -195,7 +196,7 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
 
 def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
     """Invalid block weights, and empty step ranges."""
-    sdxl = None if family_name is None else family_name == "sdxl"
+    sdxl = None if family_name is None else has_nine_blocks(family_name)
     for use in [use for one in asked for use in one.generate.loras]:
         try:
             block_weights(use.block_weights or "ALL", sdxl)

@@ -14,6 +14,7 @@ from core.generation.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
+from core.settings.model import SD_SCALE, traits_of
 
 FOLDER = "upscalers"  # in the models folder
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -61,7 +62,7 @@ def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[P
 
 def check_upscaler(found: ModelKind, path: Path, family: str) -> None:
     """Raises ProblemsError unless an identified file upscales images of this family."""
-    if upscales(found, path) == "latents" and family == "sdxl":
+    if upscales(found, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         raise ProblemsError.one(what, FILE, fix, "upscaler.other-family")
 

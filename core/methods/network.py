@@ -28,6 +28,7 @@ from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
 from core.settings.layers import CHOICE
+from core.settings.model import traits_of
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class NetworkMethod(Method):
         dtype, tensors = type_named(precision), self._built.saved()
         if self._settings.starts_by_pissa:  # which writes other ranks than it trains
             metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
-        if self._convolutions and self._family == "sd2":
+        if self._convolutions and traits_of(self._family).convolutions_in_loras:
             tensors = with_convolutions(tensors)
         if path.suffix != ".safetensors":
             return write_lora_pickle(path, tensors, dtype)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import ModelKind, identify_header, read_json
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import (
     ALPHA,
     BESIDE,
@@ -47,6 +47,7 @@ from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -312,7 +313,7 @@ def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, s
             what = f"The LoRA has layers of an unknown part: {name}"
             raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
         found[name] = f"{layer}.{key}"
-    if family == "sdxl":
+    if traits_of(family).two_encoders:
         found = _with_encoder(found)
     twice = next((place for place, count in Counter(found.values()).items() if count > 1), None)
     if twice is not None:
@@ -441,6 +442,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
 
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
+    convolutions = traits_of(lora.family).convolutions_in_loras
     for name, found, layer, kind in peft_layers(lora):
         size = kind.size(layer)
         own = next(value.dtype for key, value in layer.items() if key in kind.keys)
@@ -449,9 +451,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
         )  # a scale of 1 multiplies nothing
         assert kind.to_peft is not None
         written = kind.to_peft(given, torch.float32 if fold_alpha else own)
-        linear = lora.family == "sd2" and PROJECTION.match(
-            f"{name}."
-        )  # kohya's files of SD 2.x have convolutions there
+        linear = convolutions and PROJECTION.match(f"{name}.")
         written = {key: _as_linear(key, value) for key, value in written.items()} if linear else written
         tensors |= {f"{'.'.join(found)}.{key}": value for key, value in written.items()}
         part, path = found
@@ -524,10 +524,10 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         "ss_network_dim": str(*ranks) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(*alphas) if len(alphas) == 1 else "Dynamic",
     }
-    if lora.family in BASE_MODEL_VERSIONS:
-        told |= {"ss_base_model_version": BASE_MODEL_VERSIONS[lora.family], "ss_v2": str(lora.family == "sd2")}
+    if lora.family is not None:
+        told |= version_metadata(lora.family)
     kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
     tensors = {**lora.tensors, **lora.beside_in_use, **lora.bundled}
-    if lora.family == "sd2":
+    if traits_of(lora.family).convolutions_in_loras:
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, told | kept

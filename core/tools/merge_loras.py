@@ -12,6 +12,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
 from core.tools.merges import merge_record
 from core.tools.written import output_file, output_problems
@@ -208,13 +209,12 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+    from core.formats.lora.metadata import version_metadata
     from core.networks.kinds.lora import sizes_as_metadata
 
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
-    version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")
-    about = {"ss_v2": said.get("ss_v2", str(plan.family == "sd2"))}
-    about |= {"ss_base_model_version": version} if version else {}
+    about = version_metadata(plan.family)
+    about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
     theirs = asked.compatibility == "sd-scripts"
     about |= _sizes_of_sd_scripts(asked, terms) if theirs else sizes_as_metadata(tensors)
     if asked.no_metadata:
@@ -226,8 +226,8 @@ def _record(asked: MergeLorasSettings, plan: _Plan, before: Mapping[str, str], c
     """modelspec, and what was merged."""
     from core.tools.chosen_loras import as_recipe
 
-    prediction = before.get("modelspec.prediction_type") or (None if plan.family in (None, "sd2") else "epsilon")
-    side = 1024 if plan.family == "sdxl" else 512
+    prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
+    side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
     inputs, loras = as_recipe(plan.loras, context)
     how = {"method": asked.method, "compatibility": asked.compatibility, "loras": loras}

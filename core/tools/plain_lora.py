@@ -16,6 +16,7 @@ from core.networks.kinds import kind_of_keys
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from core.settings.model import traits_of
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.lora_headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
 
@@ -85,7 +86,7 @@ def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple
     """The shape that the model's weight has, where the layer's tensors may be flat: as its name and family tell it."""
     flat = with_kernel(name, shape)
     projection = PROJECTION.match(f"{name}.") is not None
-    if projection and family in ("sd2", "sdxl"):
+    if projection and family is not None and traits_of(family).linear_projections:
         return flat[:2]
     return (*flat, 1, 1) if len(flat) == 2 and (projection or POINTWISE.search(name)) else flat
 

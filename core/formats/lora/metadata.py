@@ -13,9 +13,16 @@ from typing import Any
 from core.formats.model_spec import RunFacts, model_spec
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
 
-BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+
+def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
+    """ss_v2 and, of a known family, ss_base_model_version as sd-scripts writes them: "_v" marks v-prediction, but not of SDXL."""
+    version = traits_of(family).kohya_version or family or ""
+    mark = "_v" if prediction == "v" and not version.startswith("sdxl") else ""
+    told = {"ss_v2": str(version.startswith("sd_v2"))}
+    return told | ({"ss_base_model_version": version + mark} if version else {})
 
 
 def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
@@ -74,10 +81,8 @@ def _rates(job: TrainJob) -> dict[str, Any]:
 
 
 def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    version = BASE_MODEL_VERSIONS.get(facts.family, facts.family)
     values: dict[str, Any] = {
-        "ss_v2": facts.family == "sd2",
-        "ss_base_model_version": version + ("_v" if facts.prediction == "v" and facts.family != "sdxl" else ""),
+        **version_metadata(facts.family, facts.prediction),
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
         "ss_sd_model_name": facts.base_model_name,
     }

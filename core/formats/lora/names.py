@@ -18,6 +18,7 @@ from typing import TypeVar
 from core import extensions
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import bare_name, full_name
+from core.settings.model import traits_of
 from core.settings.network import NETWORK_KINDS
 
 T = TypeVar("T")
@@ -145,10 +146,14 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
     """The inverse: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names; None for another part."""
     if part == "unet":
-        own = sd_keys.unet_to_ldm(path, "sdxl") if family == "sdxl" else path
+        own = sd_keys.unet_to_ldm(path, "sdxl") if traits_of(family).original_names else path
         return "lora_unet_" + own.replace(".", "_")
-    prefix = {"text_encoder": "lora_te1" if family == "sdxl" else "lora_te", "text_encoder_2": "lora_te2"}.get(part)
+    prefix = {"text_encoder": _first_encoder(family), "text_encoder_2": "lora_te2"}.get(part)
     return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")
+
+
+def _first_encoder(family: str | None) -> str:
+    return "lora_te1" if traits_of(family).two_encoders else "lora_te"
 
 
 def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
@@ -202,7 +207,7 @@ def _of_kohya(layer: str, family: str | None) -> str:
     """The name as sd-scripts has it: SDXL's blocks can have diffusers' names, and transformers' flat CLIP no `text_model`."""
     if "_text_model_" not in layer and layer.startswith("lora_te"):
         return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
-    if family == "sdxl" and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
+    if traits_of(family).original_names and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
         found = module_path(layer)
         return (kohya_name(*found, family) if found else None) or layer
     return layer
@@ -210,7 +215,7 @@ def _of_kohya(layer: str, family: str | None) -> str:
 
 def _of_lycoris(layer: str, family: str | None) -> str:
     """`lycoris_down_blocks_0_...` -> `lora_unet_down_blocks_0_...`."""
-    first = "lora_te1_" if family == "sdxl" else "lora_te_"
+    first = f"{_first_encoder(family)}_"
     inner = layer.removeprefix(LYCORIS)
     for beginning, kohya in (
         *(("lora_", "lora_"), ("unet_", "lora_unet_"), ("text_encoder_2_", "lora_te2_"), ("text_encoder_", first)),
@@ -232,7 +237,7 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     root = path.partition(".")[0]
     part = PARTS.get(beginning) or ("unet" if root in UNET_ROOTS else "text_encoder" if root in TEXT_ROOTS else None)
     if part == "unet" and root in LDM_ROOTS:
-        path = sd_keys.unet_to_diffusers(path, "sdxl" if family == "sdxl" else "sd1")
+        path = sd_keys.unet_to_diffusers(path, "sdxl" if traits_of(family).original_names else "sd1")
     return part, path
 
 
