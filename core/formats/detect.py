@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import COMFYUI, kohya_place, looks_like
+from core.formats.lora.names import COMFYUI, kohya_place, kohya_prefixes, looks_like
 from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
 from core.formats.other_files import recognized
 from core.formats.tensors.entry import TensorEntry
@@ -250,7 +250,6 @@ IN_UNET = (
     "mid_block.",
     "up_blocks.",
     "lycoris_",
-    "oft_unet_",
     *COMFYUI,
 )
 
@@ -317,14 +316,18 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
     own = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
     if found := next(own, None):
         return found
-    if any(_in_deep_transformer(name) for name in tensors):
+    beginnings = (*IN_UNET, *kohya_prefixes())
+    if any(_in_deep_transformer(name, beginnings) for name in tensors):
         return "sdxl"
     return next((family for pattern, family in NAMES_FAMILY if any(pattern.match(name) for name in tensors)), None)
 
 
-def _in_deep_transformer(name: str) -> bool:
-    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length."""
-    block = name.find("_block") if name.startswith(IN_UNET) else -1
+def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
+    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length.
+
+    beginnings   of the names of a U-Net's layers
+    """
+    block = name.find("_block") if name.startswith(beginnings) else -1
     return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from core.families.components import Components
-from core.formats.lora.pickled import write_lora_pickle
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.networks.adapter_file import with_convolutions, write_lora
+from core.networks.adapter_file import with_convolutions, write_lora, write_lora_pickle
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named

@@ -130,6 +130,11 @@ class Adapter(ABC):
     def with_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """up [out, rank] and down [rank, in, with kernels flattened] in float32, whose product times alpha / rank is the change; None
+        for another change."""
+        return None
+
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""
         return self.delta().norm()

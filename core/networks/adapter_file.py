@@ -28,6 +28,7 @@ from core.formats.lora.names import (
     DORA_SCALE,
     DOWN,
     NORM,
+    PEFT_BIAS,
     UP,
     group_by_module,
     kohya_place,
@@ -41,6 +42,7 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
 from core.formats.tensors.outline import Outline
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
+from core.formats.tensors.writer import save_pickle
 from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
@@ -64,16 +66,14 @@ __all__ = [
     "to_kohya",
     "with_convolutions",
     "write_lora",
+    "write_lora_pickle",
 ]
 
 CHUNK_BYTES = 1 << 24
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
-MAGNITUDE = "lora_magnitude_vector"
-PEFT_BIAS = "lora_B.bias"
 BEYOND_FIRST = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
-RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
 
@@ -164,6 +164,21 @@ def write_lora(
     return [kept_wide(names, dtype, path)] if names else []
 
 
+def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
+    """The same as .ckpt or .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them, without metadata; readable with
+    `torch.load(weights_only=True)`."""
+    import torch
+
+    refuse_no_numbers(not_finite(tensors), path)
+    matrices = _matrices(tensors)
+    wide = overflowing(matrices, dtype)
+    dtypes = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
+    ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
+    with atomic.open_atomic(path) as temporary:
+        save_pickle(ready, temporary)
+    return [kept_wide(wide, dtype, path)] if wide else []
+
+
 def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1], as the layers of
     SD 2.x have them when sd-scripts reads a single file."""
@@ -245,9 +260,11 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         left_out = _unread(places)
         tensors = {place: read(file, name) for name, place in places.items() if name not in left_out}
         beside = {places[name]: read(file, name) for name in left_out}
+    from_peft = {key: reshaped for kind in kinds().values() for key, reshaped in kind.from_peft.items()}
     for name, place in places.items():
-        if f".{MAGNITUDE}" in name:
-            tensors[place] = _magnitude(tensors[place])
+        for key, reshaped in from_peft.items():
+            if f".{key}" in name:
+                tensors[place] = reshaped(tensors[place])
     alphas = _peft_alphas(places, tensors, metadata, path)
     tensors |= {place: number(alpha) for place, alpha in alphas.items()}
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
@@ -343,20 +360,16 @@ def _unread(places: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _magnitude(value: torch.Tensor) -> torch.Tensor:
-    """DoRA's magnitudes of PEFT, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
-    return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
-
-
 def _peft_alphas(
     places: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
     """The alphas that PEFT writes next to the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
     config = _peft_config(places, metadata, path)
+    ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     found: dict[str, float] = {}
     for name, place in places.items() if config else ():
         layer, _, key = place.partition(".")
-        if key not in RANKED or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
+        if key not in ranked or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
             continue
         part, inner = part_and_path(split_key(name)[0], None)
         alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
@@ -450,14 +463,14 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
             layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
         )  # a scale of 1 multiplies nothing
         assert kind.to_peft is not None
+        if convolutions and PROJECTION.match(f"{name}."):  # PEFT has a Linear there
+            given = {key: value.flatten(1) if value.ndim == 4 else value for key, value in given.items()}
         written = kind.to_peft(given, torch.float32 if fold_alpha else own)
-        linear = convolutions and PROJECTION.match(f"{name}.")
-        written = {key: _as_linear(key, value) for key, value in written.items()} if linear else written
         tensors |= {f"{'.'.join(found)}.{key}": value for key, value in written.items()}
         part, path = found
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
-    config = json.dumps(_peft_metadata(sizes, any(f".{MAGNITUDE}" in name for name in tensors)))
+    config = json.dumps(_peft_metadata(sizes, any(key.endswith(f".{DORA_SCALE}") for key in lora.tensors)))
     return {**tensors, **lora.bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
 
 
@@ -475,11 +488,6 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
             )
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
         yield name, found, layer, kind
-
-
-def _as_linear(key: str, value: torch.Tensor) -> torch.Tensor:
-    """What PEFT has for a Linear where kohya's file has a 1x1 convolution: two dimensions, of magnitudes one."""
-    return value.flatten() if key == MAGNITUDE else value.flatten(1)
 
 
 def save_diffusers(

@@ -1,5 +1,7 @@
-"""torch, imported at its first use: `from core.record.lazy_torch import Tensor, nn, torch`. What a file declares can then be read
-without the seconds that importing torch takes, next to the functions that compute with it."""
+"""torch, imported at its first use: `from core.record.lazy_torch import Tensor, nn, torch`.
+
+So one file can declare facts, which are read without the seconds that importing torch takes, and compute with torch.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ class _Lazy:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what looks at a module's globals imports nothing
+            raise AttributeError(name)
         module = import_module(self._module)
         self.__dict__.update(vars(module))
         return getattr(module, name)

@@ -79,26 +79,25 @@ def _highest_rank(file: LoraFile) -> int:
 
 def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
-    from core.formats.lora.names import DOWN, UP, group_by_module
+    from core.formats.lora.names import group_by_module
+    from core.networks.kinds import kind_named
     from core.tools.lora_headers import beside_of, weight_shape, with_kernel
 
-    where, known = f"{GROUP}.models", dict[str, Any]()
+    where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
-            factors = set(layer) >= {UP, DOWN} and "lora_mid.weight" not in layer
-            if not factors and asked.method != "svd":
+            rank = lora.size(layer).rank if lora.holds(layer) else None
+            if rank is None and asked.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             given = with_kernel(name, weight_shape(layer) or ())
             shape = tuple(side for side in given if side != 1)
-            first = known.setdefault(name, (shape, layer[DOWN].shape[0] if factors else None, path))
+            first = known.setdefault(name, (shape, rank, path))
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
-            if asked.method == "plain" and first[1] != layer[DOWN].shape[0]:
-                what = (
-                    f"{path.name} and {first[2].name} have other ranks at {name}: {layer[DOWN].shape[0]} and {first[1]}"
-                )
+            if asked.method == "plain" and first[1] != rank:
+                what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
         for key, value in beside_of(file).items():
             first = known.setdefault(key, (value.numel(), path))

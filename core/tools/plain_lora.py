@@ -163,16 +163,15 @@ def _low_rank(
     kept: dict[str, tuple[float, float]],
 ) -> dict[str, torch.Tensor]:
     """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
-    from core.networks.kinds.lora import LoraAdapter
     from core.tools.lora_layers import Layer
     from core.tools.made_loras import lora_tensors
     from core.tools.svd import decompose
 
     tensors, changes = dict[str, Any](), dict[str, Any]()
     for name, adapter in adapters.items():
-        if isinstance(adapter, LoraAdapter):
-            up, down = adapter.up.detach().flatten(1), adapter.down.detach().flatten(1)
-            tensors |= lora_tensors(layer_name(name), up, down, adapter.alpha, shapes[name])
+        factors = adapter.factors()
+        if factors is not None:
+            tensors |= lora_tensors(layer_name(name), *factors, adapter.alpha, shapes[name])
         else:
             changes[name] = Layer(name, "", adapter).change().flatten(1)
     for name, parts in decompose(changes):

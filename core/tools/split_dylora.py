@@ -28,16 +28,18 @@ def check_split_dylora(asked: SplitDyloraSettings, workspace: Workspace) -> str:
 
 def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, dict[int, Path]]:
     """(the DyLoRA, {rank: its file}). Raises ProblemsError for all that is wrong."""
-    from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+    from core.formats.lora.names import group_by_module
     from core.networks.adapter_file import lora_outline
+    from core.networks.kinds import kind_named
 
     path = lora_of(asked.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
-    other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer) <= {UP, DOWN, ALPHA}), None)
+    lora = kind_named("lora")
+    other = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
     if other is not None:
         what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
-    highest = max(len(layer[DOWN]) for layer in layers.values())
+    highest = max(lora.size(layer).rank for layer in layers.values())
     ranks = range(asked.unit, highest, asked.unit)
     if not ranks:
         what = f"The unit is {asked.unit}, the rank {highest}: there is no lower rank"

@@ -12,7 +12,7 @@ Underscores replace dots in kohya's names, so the names of modules must be known
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TypeVar
 
 from core import extensions
@@ -68,7 +68,7 @@ OLD_DIFFUSERS = {
     "alpha": ALPHA,
 }  # after "_lora.", ".lora." and ".lora_linear_layer."
 OLD_TEXT_LAYERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_")
+KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 LYCORIS = "lycoris_"
 COMFYUI = ("diffusion_model.", "model.diffusion_model.")
 PARTS = {  # beginning of a module's path -> its part
@@ -94,10 +94,11 @@ UNET_ROOTS = LDM_ROOTS | {
 TEXT_ROOTS = {"text_model", "encoder"}
 
 
-@cache
 def layer_name(name: str) -> str:
-    """The name that a layer has in kohya's LoRA files, of one in a file of its OFT: `oft_unet_...` -> `lora_unet_...`."""
-    return name.replace("oft_unet_", "lora_unet_", 1) if name.startswith("oft_unet_") else name
+    """The name that a layer has in kohya's LoRA files, of one in a file of a kind with a prefix of its own: `oft_unet_...` ->
+    `lora_unet_...`."""
+    prefix = next((each for each in kohya_prefixes() if each not in KOHYA and name.startswith(each)), None)
+    return name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
 
 
 def module_path(name: str) -> tuple[str, str] | None:
@@ -163,7 +164,7 @@ def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
     """
     head, _, rest = name.partition(".")
     layer, key = split_key(name)
-    if head.startswith(KOHYA):
+    if head.startswith(kohya_prefixes()):
         return _of_kohya(head, family), key if layer == head else rest
     if layer.startswith(LYCORIS):
         return _of_lycoris(layer, family), key
@@ -184,12 +185,12 @@ def split_key(name: str) -> tuple[str, str]:
         layer, _, rest = name.rpartition(form)
         if layer and rest in OLD_DIFFUSERS:
             return layer, OLD_DIFFUSERS[rest]
-    words, keys = name.split("."), _keys()
+    words, keys = name.split("."), _of_kinds()[0]
     for count in (2, 1):  # "a1.weight" is a key, and "weight" may be one
         ending = ".".join(words[-count:])
         if len(words) > count and ending in keys:
             return ".".join(words[:-count]), ending
-    if name.startswith((*KOHYA, LYCORIS)):
+    if name.startswith((*kohya_prefixes(), LYCORIS)):
         layer, _, ending = name.partition(".")
         return layer, ending
     return ".".join(words[:-1]), words[-1]
@@ -256,15 +257,22 @@ def looks_like(keys: Iterable[str]) -> str:
     )
 
 
-def _keys() -> frozenset[str]:
-    """What follows a layer's name in the files of all registered kinds, and what lies next to them."""
+def kohya_prefixes() -> tuple[str, ...]:
+    """How layers' names begin in kohya's files of all registered kinds."""
+    return _of_kinds()[1]
+
+
+def _of_kinds() -> tuple[frozenset[str], tuple[str, ...]]:
+    """(what follows a layer's name in files of all registered kinds, or lies next to it; how the names begin in kohya's)."""
     extensions.load()
-    return _keys_of(len(NETWORK_KINDS))
+    return _of_table(len(NETWORK_KINDS))
 
 
 @lru_cache(maxsize=1)
-def _keys_of(registered: int) -> frozenset[str]:
-    return frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in NETWORK_KINDS.values()))
+def _of_table(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
+    kinds = NETWORK_KINDS.values()
+    keys = frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in kinds))
+    return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:

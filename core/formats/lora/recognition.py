@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, NORM, kohya_place, split_key
+from core.formats.lora.names import BESIDE, COMFYUI, LYCORIS, NORM, kohya_place, kohya_prefixes, split_key
 from core.formats.tensors.entry import TensorEntry
 from core.settings.network import NETWORK_KINDS, KindTraits
 
@@ -40,8 +40,8 @@ OLD_DIFFUSERS = tuple(
 
 def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
     """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
-    extensions.load()
-    if any(name.startswith(KOHYA) for name in tensors):
+    kohya = kohya_prefixes()
+    if any(name.startswith(kohya) for name in tensors):
         return "kohya"
     if any(name.startswith(LYCORIS) for name in tensors):
         return "lycoris"
@@ -82,7 +82,8 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
 
 def _endings(names: Iterable[str]) -> set[str]:
     """The keys below the layers. Kohya's names have it after their first dot, so that one layer tells it of all that are alike."""
-    alike = {(True, name.partition(".")[2]) if name.startswith(KOHYA) else (False, name): name for name in names}
+    kohya = kohya_prefixes()
+    alike = {(True, name.partition(".")[2]) if name.startswith(kohya) else (False, name): name for name in names}
     return {kohya_place(name, None)[1] for name in alike.values()}
 
 

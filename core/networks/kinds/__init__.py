@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +46,7 @@ class NetworkKind(KindTraits):
     sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
     fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
+    from_peft       PEFT's key -> (its tensor) -> the tensor in the shape of the kind's files, where PEFT's is another
     """
 
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
@@ -61,6 +62,7 @@ class NetworkKind(KindTraits):
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
     fits: Callable[[int, int], bool] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
+    from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def own(self, job: TrainJob) -> Settings | None:
         """Its own settings in a job."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from core.families.targets import Target
     from core.settings.job import TrainJob
 
+MAGNITUDE = "lora_magnitude_vector"  # PEFT's key of the lengths
 EPSILON = 2.0**-23  # of float32, which LyCORIS adds to the norms
 
 
@@ -201,6 +202,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             idle=_idle,
             misread=(*kind.misread, _per_output(RENAMED if over == "locon" else UNREAD)),
             to_peft=_to_peft if over == "locon" else None,
+            from_peft={MAGNITUDE: from_magnitude},
         )
     )
 
@@ -239,12 +241,17 @@ def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's lengths for each output only, and no Tucker form"
         raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")
-    return {**kind.to_peft(rest, dtype), "lora_magnitude_vector": to_magnitude(scale).to(dtype)}
+    return {**kind.to_peft(rest, dtype), MAGNITUDE: to_magnitude(scale).to(dtype)}
 
 
 def to_magnitude(scale: Tensor) -> Tensor:
     """dora_scale [out, 1(, 1, 1)] in PEFT's shape: [out] of a Linear, [1, out, 1, 1] of a convolution."""
     return scale.reshape(1, -1, 1, 1).contiguous() if scale.ndim == 4 else scale.reshape(-1).contiguous()
+
+
+def from_magnitude(value: Tensor) -> Tensor:
+    """PEFT's lengths, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
+    return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
 
 
 register_decomposed("locon", "dora", "DoRA", DoraSettings)

@@ -90,6 +90,10 @@ class PissaAdapter(LoraAdapter):
             y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
         return self._thinned_by(y, x, self.down, self.up)
 
+    def factors(self) -> None:
+        """Its change is a difference of two products."""
+        return None
+
     def delta(self) -> Tensor:
         product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)

@@ -105,10 +105,12 @@ class LoraAdapter(ScaledAdapter):
             self._cast = (self.down.detach().to(dtype), self.up.detach().to(dtype))
         return self._cast
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+
     def delta(self) -> Tensor:
-        down, up = self.down.detach().float(), self.up.detach().float()
-        product = up.flatten(1) @ down.flatten(1)  # [out, rank] @ [rank, in * kh * kw]
-        return (product * self.scale).view(up.shape[0], *down.shape[1:])
+        up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+        return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
         """The sum in one product, without the change as a matrix of its own."""
