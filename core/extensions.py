@@ -40,9 +40,7 @@ EXTENSIONS: tuple[str, ...] = (
     "core.networks.kinds.dora",
     "core.networks.kinds.glora",
     "core.networks.kinds.ia3",
-    "core.networks.kinds.diag_oft",
     "core.networks.kinds.oft",
-    "core.networks.kinds.boft",
 )
 _loaded: tuple[str, ...] = ()  # the list that was imported whole
 GROUP = "atelier"  # of entry points in a package's pyproject.toml

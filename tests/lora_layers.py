@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from core.formats.lora.names import group_by_module
-from core.networks.kinds.lora_layer import DOWN, UP, size
+from core.formats.lora.names import DOWN, UP, group_by_module
+from core.networks.kinds.lora import size
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
 from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.record.problems import Problem, ProblemsError
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -199,6 +200,6 @@ def write_control_net(
     family    files for SD 1.x and 2.x get the original's names with their prefix, SDXL diffusers': what other programs read
     config, pickled, metadata   of `write_tensors`
     """
-    kept = family == "sdxl" or config is not None
-    named = {name if kept else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
+    diffusers = traits_of(family).diffusers_controlnets or config is not None
+    named = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
     return write_tensors(path, named, metadata, dtype, config, pickled)

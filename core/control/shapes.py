@@ -14,6 +14,7 @@ from core.formats.models.overflow import shown
 from core.formats.models.sd_keys import unet_to_ldm
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from core.settings.blocks import has_nine_blocks
 
 Shapes = Mapping[str, tuple[int, ...]]
 HINT = "controlnet_cond_embedding."
@@ -130,7 +131,7 @@ def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
     for path, width in widths.items():
         if not path.endswith(READERS) or "transformer_blocks" not in path:
             continue
-        if path.startswith("down_blocks.") or (path.startswith("mid_block.") and family == "sdxl"):
+        if path.startswith("down_blocks.") or (path.startswith("mid_block.") and has_nine_blocks(family)):
             ldm = unet_to_ldm(path, family)
             block = int(ldm.split(".")[1]) if ldm.startswith("input_blocks.") else 99
             depth = 1 if block <= 2 else 2 if block <= 5 else 3

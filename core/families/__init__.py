@@ -11,7 +11,7 @@ from core.formats.detect import FAMILY_NAMES, FOLDER_RECOGNIZERS, LORA_NAMES, RE
 from core.record.problems import ProblemsError
 from core.settings.growth import add_choice
 from core.settings.model import FAMILIES as TRAITS
-from core.settings.model import FamilyTraits, ModelSettings
+from core.settings.model import OTHER_FAMILY, FamilyTraits, ModelSettings
 
 if TYPE_CHECKING:
     from core.families.base import Family
@@ -22,7 +22,7 @@ def register(
     title: str,
     module: str,
     recognizes: Recognizer,
-    traits: FamilyTraits = TRAITS["sd1"],
+    traits: FamilyTraits = OTHER_FAMILY,
     recognizes_folder: FolderRecognizer | None = None,
     lora_names: str = "",
 ) -> None:

@@ -12,7 +12,7 @@ from core.formats.models.checkpoint import open_vae
 from core.record.problems import Problem, ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
-from core.settings.model import ModelSettings
+from core.settings.model import SDXL_SCALE, ModelSettings, traits_of
 
 # name -> the module whose FAMILY it is, imported when it is asked for: they load torch
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
@@ -34,9 +34,6 @@ CLIP_SKIP = {
         "model.clip-skip-sdxl",
     ),
 }
-
-
-SDXL_SCALE = 0.13025  # of its VAE's latents; 0.18215 in SD 1.x and 2.x
 
 
 def _of_another_family(vae: str, scale: float, name: str) -> Problem:
@@ -116,7 +113,11 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
         try:
             vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
             scale = (vae.config or {}).get("scaling_factor")
-            if name is not None and scale is not None and (scale == SDXL_SCALE) != (name == "sdxl"):
+            if (
+                name is not None
+                and scale is not None
+                and (scale == SDXL_SCALE) != (traits_of(name).latent_scale == SDXL_SCALE)
+            ):
                 found.append(_of_another_family(settings.vae, scale, name))
         except ProblemsError as error:
             found += error.problems

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import COMFYUI, kohya_place, looks_like
+from core.formats.lora.names import COMFYUI, kohya_place, kohya_prefixes, looks_like
 from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
 from core.formats.other_files import recognized
 from core.formats.tensors.entry import TensorEntry
@@ -22,6 +22,7 @@ from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
+from core.settings.model import traits_of
 
 UNET = "model.diffusion_model."
 FAMILY_NAMES = {
@@ -220,7 +221,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
         return "v"
     if family == "sd2":
         return {"875000": "epsilon", "220000": "epsilon", "110000": "v"}.get(metadata.get("global_step", ""))
-    return "epsilon" if family in ("sd1", "sdxl", "sdxl_refiner") else None
+    return traits_of(family).prediction
 
 
 # ---- LoRA and related adapters ----
@@ -249,7 +250,6 @@ IN_UNET = (
     "mid_block.",
     "up_blocks.",
     "lycoris_",
-    "oft_unet_",
     *COMFYUI,
 )
 
@@ -316,14 +316,18 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
     own = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
     if found := next(own, None):
         return found
-    if any(_in_deep_transformer(name) for name in tensors):
+    beginnings = (*IN_UNET, *kohya_prefixes())
+    if any(_in_deep_transformer(name, beginnings) for name in tensors):
         return "sdxl"
     return next((family for pattern, family in NAMES_FAMILY if any(pattern.match(name) for name in tensors)), None)
 
 
-def _in_deep_transformer(name: str) -> bool:
-    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length."""
-    block = name.find("_block") if name.startswith(IN_UNET) else -1
+def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
+    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length.
+
+    beginnings   of the names of a U-Net's layers
+    """
+    block = name.find("_block") if name.startswith(beginnings) else -1
     return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
 
 

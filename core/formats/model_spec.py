@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.settings.model import traits_of
+
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
@@ -84,9 +86,13 @@ def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
 def implementation(family: str, kind: Kind) -> str:
     """Whose key names the tensors have: diffusers' in folders, LoRAs of SD 1 and 2 and ControlNets of SDXL, the original ones
     elsewhere."""
-    if kind == "folder" or (kind == "controlnet" if family == "sdxl" else kind == "lora"):
-        return "diffusers"
-    return GENERATIVE_MODELS
+    traits = traits_of(family)
+    diffusers = {
+        "folder": True,
+        "lora": not traits.original_names,
+        "controlnet": traits.diffusers_controlnets,
+    }
+    return "diffusers" if diffusers.get(kind, False) else GENERATIVE_MODELS
 
 
 def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:

@@ -26,6 +26,7 @@ from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
+from core.settings.model import traits_of
 from core.settings.optimization.rates import has_frozen_blocks, trains_text
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FullMethod(Method):
         self._trainable = {name: module for name, module in modules.items() if name in trainable}
         for name, module in self._trainable.items():
             module.requires_grad_(True)
-            if components.family == "sdxl" and name == "text_encoder":
+            if traits_of(components.family).penultimate and name == "text_encoder":
                 _freeze_unread(module)
         trainables = list(self._trainables(components.family))
         trained = {id(weight) for trainable in trainables if trainable.rate != 0 for weight in trainable.parameters}
@@ -218,8 +219,9 @@ def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) 
 
 def block_of_weight(name: str, family_name: str) -> int:
     """`down_blocks.1.attentions.0.proj_in.weight` -> 5 in SDXL, whose blocks are counted by their original names."""
-    path = unet_to_ldm(name, "sdxl") if family_name == "sdxl" else name
-    if family_name != "sdxl" and path.startswith(("conv_norm_out.", "conv_out.")):
+    original = traits_of(family_name).original_names
+    path = unet_to_ldm(name, "sdxl") if original else name
+    if not original and path.startswith(("conv_norm_out.", "conv_out.")):
         return COUNTS[family_name] - 1
     return block_of(f"lora_unet_{path}".replace(".", "_"))
 

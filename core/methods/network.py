@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from core.families.components import Components
-from core.formats.lora.pickled import write_lora_pickle
 from core.formats.tensors.writer import type_named
 from core.methods import Method
-from core.networks.adapter_file import with_convolutions, write_lora
+from core.networks.adapter_file import with_convolutions, write_lora, write_lora_pickle
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
-from core.networks.kinds.lora_layer import sizes_as_metadata
+from core.networks.kinds.lora import sizes_as_metadata
 from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network
@@ -28,6 +27,7 @@ from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
 from core.settings.layers import CHOICE
+from core.settings.model import traits_of
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class NetworkMethod(Method):
         dtype, tensors = type_named(precision), self._built.saved()
         if self._settings.starts_by_pissa:  # which writes other ranks than it trains
             metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
-        if self._convolutions and self._family == "sd2":
+        if self._convolutions and traits_of(self._family).convolutions_in_loras:
             tensors = with_convolutions(tensors)
         if path.suffix != ".safetensors":
             return write_lora_pickle(path, tensors, dtype)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from core.record.lazy_torch import Tensor, nn, torch
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
@@ -107,7 +106,7 @@ class Adapter(ABC):
     def without_bias(self, y: Tensor) -> Tensor:
         """The output y that this change is given, less the bias in it."""
         bias = self.module.bias
-        found = [bias] if isinstance(bias, Tensor) else []
+        found = [bias] if isinstance(bias, torch.Tensor) else []
         for adapter in self.below():
             change = adapter.bias_delta()
             found += [change * adapter.multiplier] if change is not None else []
@@ -131,6 +130,11 @@ class Adapter(ABC):
     def with_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """up [out, rank] and down [rank, in, with kernels flattened] in float32, whose product times alpha / rank is the change; None
+        for another change."""
+        return None
+
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""
         return self.delta().norm()
@@ -153,6 +157,24 @@ class Adapter(ABC):
     def left_out(self) -> bool:
         """Whether the module currently computes without this change."""
         return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
+
+
+class ScaledAdapter(Adapter):
+    """One whose change is multiplied by alpha / rank."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def strength(self) -> float:
+        return self.multiplier * self.scale
+
+    def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
+        """Hidden activations after dropout, and the factor that compensates for it. name: of the draw"""
+        if self.dropout is None or not self.dropout.thins:
+            return hidden, 1.0
+        return self.dropout.thinned(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
@@ -188,6 +210,12 @@ def as_weight(value: Any) -> Tensor:
     """A module's weight, for type checkers."""
     assert isinstance(value, torch.Tensor)
     return value
+
+
+def fitted(tensor: Tensor, shape: Sequence[int], module: nn.Module) -> Tensor:
+    """A float32 copy of a file's tensor in this shape, on the module's device."""
+    place = as_weight(module.weight).device
+    return torch.empty(shape, device=place, dtype=torch.float32).copy_(tensor.reshape(shape))
 
 
 # -- modules with a replaced forward pass: a subclass of their own class. Assigning a `forward` to each would do the same, but

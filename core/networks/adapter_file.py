@@ -18,13 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import ModelKind, identify_header, read_json
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import (
     ALPHA,
     BESIDE,
     BESIDE_IN_USE,
+    BIAS,
     BUNDLED,
+    DORA_SCALE,
     DOWN,
+    NORM,
+    PEFT_BIAS,
     UP,
     group_by_module,
     kohya_place,
@@ -38,13 +42,14 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
 from core.formats.tensors.outline import Outline
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
-from core.networks.kinds import NetworkKind, kind_of_keys, kinds
-from core.networks.kinds.keys import BIAS, DORA_SCALE, NORM, is_number
+from core.formats.tensors.writer import save_pickle
+from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -61,16 +66,14 @@ __all__ = [
     "to_kohya",
     "with_convolutions",
     "write_lora",
+    "write_lora_pickle",
 ]
 
 CHUNK_BYTES = 1 << 24
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
-MAGNITUDE = "lora_magnitude_vector"
-PEFT_BIAS = "lora_B.bias"
 BEYOND_FIRST = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
-RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
 
@@ -161,6 +164,21 @@ def write_lora(
     return [kept_wide(names, dtype, path)] if names else []
 
 
+def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
+    """The same as .ckpt or .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them, without metadata; readable with
+    `torch.load(weights_only=True)`."""
+    import torch
+
+    refuse_no_numbers(not_finite(tensors), path)
+    matrices = _matrices(tensors)
+    wide = overflowing(matrices, dtype)
+    dtypes = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
+    ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
+    with atomic.open_atomic(path) as temporary:
+        save_pickle(ready, temporary)
+    return [kept_wide(wide, dtype, path)] if wide else []
+
+
 def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1], as the layers of
     SD 2.x have them when sd-scripts reads a single file."""
@@ -242,9 +260,11 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         left_out = _unread(places)
         tensors = {place: read(file, name) for name, place in places.items() if name not in left_out}
         beside = {places[name]: read(file, name) for name in left_out}
+    from_peft = {key: reshaped for kind in kinds().values() for key, reshaped in kind.from_peft.items()}
     for name, place in places.items():
-        if f".{MAGNITUDE}" in name:
-            tensors[place] = _magnitude(tensors[place])
+        for key, reshaped in from_peft.items():
+            if f".{key}" in name:
+                tensors[place] = reshaped(tensors[place])
     alphas = _peft_alphas(places, tensors, metadata, path)
     tensors |= {place: number(alpha) for place, alpha in alphas.items()}
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
@@ -310,7 +330,7 @@ def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, s
             what = f"The LoRA has layers of an unknown part: {name}"
             raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
         found[name] = f"{layer}.{key}"
-    if family == "sdxl":
+    if traits_of(family).two_encoders:
         found = _with_encoder(found)
     twice = next((place for place, count in Counter(found.values()).items() if count > 1), None)
     if twice is not None:
@@ -340,20 +360,16 @@ def _unread(places: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _magnitude(value: torch.Tensor) -> torch.Tensor:
-    """DoRA's magnitudes of PEFT, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
-    return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
-
-
 def _peft_alphas(
     places: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
     """The alphas that PEFT writes next to the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
     config = _peft_config(places, metadata, path)
+    ranked = {key for kind in kinds().values() for key in kind.rank_keys}
     found: dict[str, float] = {}
     for name, place in places.items() if config else ():
         layer, _, key = place.partition(".")
-        if key not in RANKED or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
+        if key not in ranked or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
             continue
         part, inner = part_and_path(split_key(name)[0], None)
         alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
@@ -439,6 +455,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
 
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
+    convolutions = traits_of(lora.family).convolutions_in_loras
     for name, found, layer, kind in peft_layers(lora):
         size = kind.size(layer)
         own = next(value.dtype for key, value in layer.items() if key in kind.keys)
@@ -446,16 +463,14 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
             layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
         )  # a scale of 1 multiplies nothing
         assert kind.to_peft is not None
+        if convolutions and PROJECTION.match(f"{name}."):  # PEFT has a Linear there
+            given = {key: value.flatten(1) if value.ndim == 4 else value for key, value in given.items()}
         written = kind.to_peft(given, torch.float32 if fold_alpha else own)
-        linear = lora.family == "sd2" and PROJECTION.match(
-            f"{name}."
-        )  # kohya's files of SD 2.x have convolutions there
-        written = {key: _as_linear(key, value) for key, value in written.items()} if linear else written
         tensors |= {f"{'.'.join(found)}.{key}": value for key, value in written.items()}
         part, path = found
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
-    config = json.dumps(_peft_metadata(sizes, any(f".{MAGNITUDE}" in name for name in tensors)))
+    config = json.dumps(_peft_metadata(sizes, any(key.endswith(f".{DORA_SCALE}") for key in lora.tensors)))
     return {**tensors, **lora.bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
 
 
@@ -473,11 +488,6 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
             )
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
         yield name, found, layer, kind
-
-
-def _as_linear(key: str, value: torch.Tensor) -> torch.Tensor:
-    """What PEFT has for a Linear where kohya's file has a 1x1 convolution: two dimensions, of magnitudes one."""
-    return value.flatten() if key == MAGNITUDE else value.flatten(1)
 
 
 def save_diffusers(
@@ -522,10 +532,10 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         "ss_network_dim": str(*ranks) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(*alphas) if len(alphas) == 1 else "Dynamic",
     }
-    if lora.family in BASE_MODEL_VERSIONS:
-        told |= {"ss_base_model_version": BASE_MODEL_VERSIONS[lora.family], "ss_v2": str(lora.family == "sd2")}
+    if lora.family is not None:
+        told |= version_metadata(lora.family)
     kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
     tensors = {**lora.tensors, **lora.beside_in_use, **lora.bundled}
-    if lora.family == "sd2":
+    if traits_of(lora.family).convolutions_in_loras:
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, told | kept

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.formats.lora.names import group_by_module, module_path
+from core.formats.lora.names import BIAS, NORM, NORM_BIAS, group_by_module, module_path
 from core.formats.models.text_keys import full_name
 from core.networks.adapter import Adapter, as_weight
-from core.networks.kinds.keys import BIAS, NORM, NORM_BIAS
 from core.networks.network import Network
 from core.networks.norm_adapter import NormAdapter
 

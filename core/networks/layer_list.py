@@ -11,8 +11,8 @@ from math import prod
 from typing import NamedTuple
 
 from core.families.layouts import layout_of
+from core.formats.lora.names import kohya_name
 from core.formats.models.checkpoint import Part
-from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.text_keys import full_name
 from core.networks.block_weights import SLOTS, slot_of
 from core.settings.layers import OUTER, Layer
@@ -67,13 +67,11 @@ def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | N
     if path == name or len(shape) < 2:
         return None
     if part.startswith("text_encoder") and TEXT_LAYER.search(path):
-        prefix = "lora_te" if not family.startswith("sdxl") else "lora_te2" if part.endswith("_2") else "lora_te1"
-        return Layer(f"{prefix}_{full_name(path)}".replace(".", "_"), full_name(path), False, False)
+        return Layer(kohya_name(part, path, family) or path, full_name(path), False, False)
     container = CONTAINER.search(path) if part == "unet" else None
     wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
     if part == "unet" and path in OUTER:
         return Layer(f"lora_unet_{path}".replace(".", "_"), path, True, wide, wide, outer=True)
     if container is None:
         return None
-    own = unet_to_ldm(path, "sdxl") if family.startswith("sdxl") else path
-    return Layer(f"lora_unet_{own}".replace(".", "_"), path, True, wide, wide or container[1] != "attentions")
+    return Layer(kohya_name(part, path, family) or path, path, True, wide, wide or container[1] != "attentions")

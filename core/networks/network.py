@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from core.families.targets import Target, is_norm
-from core.formats.lora.names import group_by_module, kohya_name, module_path
+from core.formats.lora.names import group_by_module, kohya_name, layer_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
-from core.networks.kinds import kind_named, kind_of_keys, kinds
+from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.layer_sizes import part_of
 from core.networks.narrow import base_weight, put_weight
 from core.networks.norm_adapter import NormAdapter
@@ -246,8 +246,7 @@ def named_as(modules: dict[str, dict[str, Tensor]], names: Iterable[str]) -> dic
 
 
 def _known_name(name: str, known: set[str]) -> str:
-    prefix = next((kind.prefix for kind in kinds().values() if kind.prefix and name.startswith(kind.prefix)), None)
-    name = name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
+    name = layer_name(name)
     found = None if name in known else module_path(name)
     other = kohya_name(*found, "sdxl") if found is not None and found[0] == "unet" else None
     return other if other in known else name

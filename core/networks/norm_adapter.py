@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, layer_norm
 
 from core.families.targets import Target
+from core.formats.lora.names import NORM, NORM_BIAS
 from core.networks.adapter import Adapter, as_weight
-from core.networks.kinds.keys import NORM, NORM_BIAS
 
 
 class NormAdapter(Adapter):

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
 
 COUNTS = {"sd1": 25, "sd2": 25, "sdxl": 23}
+SHORT = 23
 TITLES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 SIDES = {"down_lr_weight": (12, 9), "mid_lr_weight": (1, 3), "up_lr_weight": (12, 9)}  # SD 1.x and 2.x, SDXL
 PRESETS = ("sine", "cosine", "linear", "reverse_linear", "zeros")
 LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+
+
+def has_nine_blocks(family: str | None) -> bool:
+    """Whether the U-Net has nine blocks on each side, as SDXL's, instead of twelve."""
+    return COUNTS.get(family or "") == SHORT
 
 
 def blocks_in_words(counts: Collection[int]) -> str:

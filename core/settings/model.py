@@ -7,10 +7,12 @@ from typing import Literal
 
 from core.settings.base import SAME, Settings, kohya_setting, setting
 
+SD_SCALE, SDXL_SCALE = 0.18215, 0.13025  # scaling factors of the latents of VAEs
+
 
 @dataclass(frozen=True)
 class FamilyTraits:
-    """What rules ask of a model family.
+    """What is asked of a model family before anything is loaded; the defaults are those of families that register without more.
 
     objective   how its models were trained (core/diffusion/objectives.py)
     unused      (dotted path, reason) of settings that have no effect on its models
@@ -19,6 +21,20 @@ class FamilyTraits:
     unet        whether its denoiser is diffusers' U-Net, which alone has some ways to compute attention and outer and inner
                 blocks
     clip        whether all its text encoders are CLIP, which alone learns new words (textual inversion)
+
+    Of its files, and what other programs read of them:
+
+    prediction         what all its models predict; None: its files may be of either
+    latent_scale       its VAE's scaling factor
+    resolution         the side in pixels that its LoRAs' metadata say
+    two_encoders       whether two text encoders read each caption: embeddings have a tensor for each, LoRAs number them (lora_te1)
+    penultimate        whether the first text encoder is read one layer before its last, without the final norm
+    spare_layer        whether single files have a last text encoder layer that is not used
+    linear_projections whether proj_in and proj_out of its transformers are Linear; else they are 1x1 convolutions
+    convolutions_in_loras   whether kohya's LoRA files have convolutions for these Linear, as sd-scripts reads single files
+    original_names     whether kohya's LoRA files name the U-Net's layers as the original does (input_blocks)
+    diffusers_controlnets   whether programs read its ControlNet files by diffusers' names; else by the original's
+    kohya_version      sd-scripts' ss_base_model_version; "": the family's name
     """
 
     objective: str = "diffusion"
@@ -27,14 +43,41 @@ class FamilyTraits:
     single_file: bool = True
     unet: bool = True
     clip: bool = True
+    prediction: str | None = None
+    latent_scale: float = SD_SCALE
+    resolution: int = 512
+    two_encoders: bool = False
+    penultimate: bool = False
+    spare_layer: bool = False
+    linear_projections: bool = True
+    convolutions_in_loras: bool = False
+    original_names: bool = False
+    diffusers_controlnets: bool = False
+    kohya_version: str = ""
 
 
+OTHER_FAMILY = FamilyTraits()
 FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they register
-    "sd1": FamilyTraits(),
-    "sd2": FamilyTraits(),
-    "sdxl": FamilyTraits(unused=(("model.clip_skip", "ignored: SDXL trains with the second to last layer"),)),
-    "sdxl_refiner": FamilyTraits(),
+    "sd1": FamilyTraits(prediction="epsilon", linear_projections=False, kohya_version="sd_v1"),
+    "sd2": FamilyTraits(spare_layer=True, convolutions_in_loras=True, kohya_version="sd_v2"),
+    "sdxl": FamilyTraits(
+        unused=(("model.clip_skip", "ignored: SDXL trains with the second to last layer"),),
+        prediction="epsilon",
+        latent_scale=SDXL_SCALE,
+        resolution=1024,
+        two_encoders=True,
+        penultimate=True,
+        original_names=True,
+        diffusers_controlnets=True,
+        kohya_version="sdxl_base_v1-0",
+    ),
+    "sdxl_refiner": FamilyTraits(prediction="epsilon", latent_scale=SDXL_SCALE),
 }
+
+
+def traits_of(family: str | None) -> FamilyTraits:
+    """A family's traits; those that one has by default where the family is not known."""
+    return FAMILIES.get(family or "", OTHER_FAMILY)
 
 
 class ModelSettings(Settings):

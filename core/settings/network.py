@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import field_validator
 from core.record.problems import Problem
 from core.record.units import number_text
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
-from core.settings.readers import Misread
+from core.settings.readers import READ_BY_NONE, Misread
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
@@ -32,23 +33,63 @@ SIZES = frozenset({"rank", "alpha", "conv_alpha", "block_alphas", "conv_block_al
 OWN = SIZES | {"network_dropout", "rank_dropout"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KindTraits:
-    """What rules ask of a kind of network. uses: which of OWN, and `initialization`; needs_base_weight: it reads the weights of
-    the layers that it changes; by_chance: each training pass draws which weights train; loraplus: LoRA+ holds for it; module:
-    sd-scripts' network_module; rates: its usual learning rates, as a multiple of a LoRA's; misread: what other programs do not read
-    of its files."""
+    """What rules, pages and the detection of files ask of a network kind, without torch.
 
+    name, title     in presets and on the page
+    forms           sets of keys: a layer of this kind has exactly one of them in files      optional    keys it may have besides
+    module_name     sd-scripts' network_module (ss_network_module)
+    input_keys      the keys whose tensors read the layer's input: identifies a file's family. Their second dimensions,
+                    of those a layer has, multiply to the layer's input width
+    rank_keys       the keys whose tensors are as long as the rank is
+    telling_keys    keys that no other model file has: a file with one is a network's, whatever its layers are called
+    prefix          how the layers' names of its files begin in place of "lora_unet_"
+    looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
+    uses            which of the settings OWN (sizes, dropouts) and `initialization` it reads; others are said to have no effect, and
+                    the training goes on
+    needs_base_weight   its adapters read the layer's weight (`base_weight`: it may be in fp8), so it is not packed and rules refuse ZeRO-3
+    by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
+    loraplus        some of its weights have the role that LoRA+'s ratio is for
+    rates           its usual learning rates, as a multiple of a LoRA's: for advice
+    misread         what other programs do not read of its files, or read otherwise; unless it says so, they read none of them
+    """
+
+    name: str
+    title: str
+    forms: tuple[tuple[str, ...], ...]
+    module_name: str
+    optional: tuple[str, ...] = ()
+    input_keys: tuple[str, ...] = ()
+    rank_keys: tuple[str, ...] = ()
+    telling_keys: tuple[str, ...] = ()
+    prefix: str = ""
+    looks: Callable[[Mapping[str, Any]], bool] | None = None
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
     by_chance: bool = False
     loraplus: bool = False
-    module: str = ""
     rates: float = 1.0
-    misread: tuple[Misread, ...] = ()
+    misread: tuple[Misread, ...] = (READ_BY_NONE,)
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Every key that one of its forms has."""
+        return frozenset(key for form in self.forms for key in form)
+
+    @cached_property
+    def all_keys(self) -> frozenset[str]:
+        """These and the optional ones."""
+        return self.keys | set(self.optional)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its layers have a rank."""
+        return bool(self.uses & SIZES)
 
 
-TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register
+NETWORK_KINDS: dict[str, KindTraits] = {}  # the table of all registered kinds, by name
+UNKNOWN = KindTraits(name="", title="", forms=(), module_name="", misread=())
 
 
 class KindSettings(Settings):
@@ -296,7 +337,7 @@ class NetworkSettings(Settings):
 
     @property
     def traits(self) -> KindTraits:
-        return TRAITS.get(self.kind, KindTraits())
+        return NETWORK_KINDS.get(self.kind, UNKNOWN)
 
     @property
     def starts_by_pissa(self) -> bool:

@@ -16,10 +16,9 @@ from core.record.context import JobContext
 from core.record.problems import Problem, collected, problems_at
 from core.record.units import count
 from core.record.workspace import Workspace
+from core.settings.blocks import has_nine_blocks
 from core.tools.files import lora_of
 from core.tools.merges import ratios_of
-
-SDXL = "sdxl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def chosen_loras(
             continue
         lbw = lbw.strip().removeprefix("[").removesuffix("]")  # sd-scripts takes JSON lists
         try:
-            blocks = block_weights(lbw, lora.family == SDXL) if lbw else None
+            blocks = block_weights(lbw, has_nine_blocks(lora.family)) if lbw else None
         except ValueError as error:
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))

@@ -28,6 +28,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.model import traits_of
 from core.settings.tools.convert_model import (
     BakeVaeSettings,
     ConvertModelSettings,
@@ -184,7 +185,7 @@ def chosen_parts(
 
 def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
     scale = (vae.config or {}).get("scaling_factor")
-    if scale is None or (scale == SDXL_SCALE) == family.startswith("sdxl"):
+    if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
         return []
     what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[family]}'s: images would be wrong"
     return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]

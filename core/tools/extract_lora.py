@@ -12,6 +12,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
 from core.tools.written import output_file, output_problems
@@ -156,7 +157,9 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
     if not changed:
         raise _no_difference("The models differ in no weight that the LoRA would change")
     metadata = _metadata(asked, plan, context)
-    tensors = with_convolutions(tensors) if plan.family == "sd2" else tensors  # as sd-scripts has them
+    tensors = (
+        with_convolutions(tensors) if traits_of(plan.family).convolutions_in_loras else tensors
+    )  # as sd-scripts has them
     save_lora(plan.target, tensors, metadata, type_named(asked.save_precision or "fp32"))
     without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
@@ -205,14 +208,12 @@ def _metadata(asked: ExtractLoraSettings, plan: _Plan, context: JobContext) -> d
     import json
 
     from core.formats.hashes import HashMemo, model_hashes
-    from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+    from core.formats.lora.metadata import version_metadata
     from core.formats.model_spec import model_spec_of
 
     prediction = plan.tuned.kind.prediction
-    version = BASE_MODEL_VERSIONS[plan.family] + ("_v" if prediction == "v" and plan.family != "sdxl" else "")
     about = {
-        "ss_v2": str(plan.family == "sd2"),
-        "ss_base_model_version": version,
+        **version_metadata(plan.family, prediction),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(asked.dim),
         "ss_network_alpha": str(float(asked.dim)),
@@ -231,5 +232,5 @@ def _metadata(asked: ExtractLoraSettings, plan: _Plan, context: JobContext) -> d
             about |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
         else:
             about["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
-    side = 1024 if plan.family == "sdxl" else 512
+    side = traits_of(plan.family).resolution
     return about | model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side)

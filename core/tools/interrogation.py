@@ -10,6 +10,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 from core.settings.tools.weights import InterrogateLoraSettings
 from core.tools.base_model import check_base_model, model_of
 from core.tools.files import lora_of
@@ -98,7 +99,7 @@ def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[
     """ids [N, 3] -> the states that the U-Net reads: SDXL the last but one without the final norm, others `last_states`."""
     from core.families.clip import last_states
 
-    if model.family == "sdxl":
+    if traits_of(model.family).penultimate:
         layer = -(clip_skip or 2)
         return lambda ids: encoder(ids.to(encoder.device), output_hidden_states=True).hidden_states[layer]
     return lambda ids: last_states(encoder, ids, clip_skip)

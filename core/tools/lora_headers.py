@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.lora.names import group_by_module
+from core.formats.lora.names import BIAS, group_by_module
 from core.formats.lora.recognition import CONVOLUTION
 from core.formats.tensors.entry import ITEM_BYTES
 from core.networks.adapter_file import PEFT_METADATA, LoraFile, lora_outline
 from core.networks.kinds import kind_of_keys
-from core.networks.kinds.keys import BIAS
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from core.families import family
 from core.families.targets import Target
-from core.formats.lora.names import group_by_module, layer_name, module_path
+from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
 from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
 from core.networks.kinds import kind_of_keys
-from core.networks.kinds.keys import BIAS
-from core.networks.kinds.lora_adapter import LoraAdapter
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -59,15 +57,16 @@ class Layer:
 
     def norm(self) -> float:
         """Frobenius norm of the change; of a LoRA by its factors, which is quick."""
-        plain = isinstance(self.adapter, LoraAdapter)
+        plain = self.adapter.factors() is not None
         return float(self.adapter.norm() if plain else self.change().norm())
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """up [out, r] with the scale multiplied in, and down [r, in]; None for a change of another kind."""
-        if not isinstance(self.adapter, LoraAdapter):
+        factors = self.adapter.factors()
+        if factors is None:
             return None
-        up, down = self.adapter.up.detach().float().flatten(1), self.adapter.down.detach().float().flatten(1)
-        return up * self.adapter.scale, down
+        up, down = factors
+        return up * (self.adapter.alpha / self.adapter.rank), down
 
 
 def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:

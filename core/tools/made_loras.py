@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.formats.lora.names import group_by_module
+from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
 from core.networks.adapter_file import LoraFile, load_finite
-from core.networks.kinds.lora_adapter import LoraAdapter
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -36,10 +34,9 @@ def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str,
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
     """(the change without its scale, the scale): of a LoRA its two matrices and alpha / rank, of other kinds the change
     [out, in * kh * kw] and 1."""
-    adapter = layer.adapter
-    if isinstance(adapter, LoraAdapter):
-        up, down = adapter.up.detach().float(), adapter.down.detach().float()
-        return Product(up.flatten(1), down.flatten(1)), adapter.scale
+    factors = layer.adapter.factors()
+    if factors is not None:
+        return Product(*factors), layer.adapter.alpha / layer.adapter.rank
     return layer.change().flatten(1), 1.0
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.hashes import legacy_hash
-from core.formats.lora.names import group_by_module, place_beside, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, place_beside, place_of_layer
 from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States
 from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
-from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -195,14 +194,12 @@ class _Change:
         """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
         import torch
 
-        from core.networks.kinds.lora_adapter import LoraAdapter
-
         adapter = self._adapter(torch.empty(shape, device="meta"))
         if adapter is None or (self.has_bias and not bias):
             what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
             fix = "use it with the model it was trained on, or one of the same size"
             raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
-        return isinstance(adapter, LoraAdapter) and self.strength != 0
+        return adapter.factors() is not None and self.strength != 0
 
     def weight(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """The changed weight in `dtype`, computed in fp32, as one piece."""
@@ -218,7 +215,7 @@ class _Change:
         import torch
 
         adapter = self._adapter(torch.empty(1).expand(before.shape))
-        up, down = adapter.up.detach().flatten(1), adapter.down.detach().flatten(1)
+        up, down = adapter.factors()
         columns, first = down.shape[1], 0
         step = max(1, ROWS_NUMBERS // columns)
         for piece in before.pieces(torch.float32, step * columns):

@@ -12,6 +12,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
 from core.tools.merges import merge_record
 from core.tools.written import output_file, output_problems
@@ -79,26 +80,24 @@ def _highest_rank(file: LoraFile) -> int:
 def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
     from core.formats.lora.names import group_by_module
-    from core.networks.kinds.lora_layer import DOWN, UP
+    from core.networks.kinds import kind_named
     from core.tools.lora_headers import beside_of, weight_shape, with_kernel
 
-    where, known = f"{GROUP}.models", dict[str, Any]()
+    where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
-            factors = set(layer) >= {UP, DOWN} and "lora_mid.weight" not in layer
-            if not factors and asked.method != "svd":
+            rank = lora.size(layer).rank if lora.holds(layer) else None
+            if rank is None and asked.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             given = with_kernel(name, weight_shape(layer) or ())
             shape = tuple(side for side in given if side != 1)
-            first = known.setdefault(name, (shape, layer[DOWN].shape[0] if factors else None, path))
+            first = known.setdefault(name, (shape, rank, path))
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
-            if asked.method == "plain" and first[1] != layer[DOWN].shape[0]:
-                what = (
-                    f"{path.name} and {first[2].name} have other ranks at {name}: {layer[DOWN].shape[0]} and {first[1]}"
-                )
+            if asked.method == "plain" and first[1] != rank:
+                what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
         for key, value in beside_of(file).items():
             first = known.setdefault(key, (value.numel(), path))
@@ -209,13 +208,12 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    from core.formats.lora.metadata import BASE_MODEL_VERSIONS
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.formats.lora.metadata import version_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
 
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
-    version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")
-    about = {"ss_v2": said.get("ss_v2", str(plan.family == "sd2"))}
-    about |= {"ss_base_model_version": version} if version else {}
+    about = version_metadata(plan.family)
+    about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
     theirs = asked.compatibility == "sd-scripts"
     about |= _sizes_of_sd_scripts(asked, terms) if theirs else sizes_as_metadata(tensors)
     if asked.no_metadata:
@@ -227,8 +225,8 @@ def _record(asked: MergeLorasSettings, plan: _Plan, before: Mapping[str, str], c
     """modelspec, and what was merged."""
     from core.tools.chosen_loras import as_recipe
 
-    prediction = before.get("modelspec.prediction_type") or (None if plan.family in (None, "sd2") else "epsilon")
-    side = 1024 if plan.family == "sdxl" else 512
+    prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
+    side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
     inputs, loras = as_recipe(plan.loras, context)
     how = {"method": asked.method, "compatibility": asked.compatibility, "loras": loras}

@@ -23,6 +23,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.blocks import has_nine_blocks
 from core.settings.tools.merge_models import MergeModelsSettings, unused_settings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
@@ -217,7 +218,7 @@ def _blocks(asked: MergeModelsSettings, family: str | None, problems: list[Probl
         what, fix = "Block weights are for two models, or for add difference", "leave them empty, or give two models"
         problems.append(Problem(what, where, fix, code="merge.block-weights"))
         return None
-    base, sdxl = asked.even_multiplier, family == "sdxl"
+    base, sdxl = asked.even_multiplier, has_nine_blocks(family)
     if text.count(",") + 1 == len(WITHOUT_BASE[sdxl]):
         text = f"{base}, {text}"
     named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all

@@ -9,14 +9,14 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.formats.lora.names import group_by_module, layer_name, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, layer_name, place_of_layer
 from core.formats.lora.recognition import POINTWISE
 from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
-from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
+from core.settings.model import traits_of
 from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.lora_headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
 
@@ -86,7 +86,7 @@ def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple
     """The shape that the model's weight has, where the layer's tensors may be flat: as its name and family tell it."""
     flat = with_kernel(name, shape)
     projection = PROJECTION.match(f"{name}.") is not None
-    if projection and family in ("sd2", "sdxl"):
+    if projection and family is not None and traits_of(family).linear_projections:
         return flat[:2]
     return (*flat, 1, 1) if len(flat) == 2 and (projection or POINTWISE.search(name)) else flat
 
@@ -163,16 +163,15 @@ def _low_rank(
     kept: dict[str, tuple[float, float]],
 ) -> dict[str, torch.Tensor]:
     """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
-    from core.networks.kinds.lora_adapter import LoraAdapter
     from core.tools.lora_layers import Layer
     from core.tools.made_loras import lora_tensors
     from core.tools.svd import decompose
 
     tensors, changes = dict[str, Any](), dict[str, Any]()
     for name, adapter in adapters.items():
-        if isinstance(adapter, LoraAdapter):
-            up, down = adapter.up.detach().flatten(1), adapter.down.detach().flatten(1)
-            tensors |= lora_tensors(layer_name(name), up, down, adapter.alpha, shapes[name])
+        factors = adapter.factors()
+        if factors is not None:
+            tensors |= lora_tensors(layer_name(name), *factors, adapter.alpha, shapes[name])
         else:
             changes[name] = Layer(name, "", adapter).change().flatten(1)
     for name, parts in decompose(changes):
@@ -186,7 +185,7 @@ def _low_rank(
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], asked: ConvertLoraSettings) -> dict[str, str]:
     """The file's own, with the new sizes and what it was made of."""
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
 
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})

@@ -144,7 +144,7 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
 
 def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
     from core.tools.lora_headers import kept_metadata
 
     metadata = lora.metadata

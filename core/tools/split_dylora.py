@@ -30,15 +30,16 @@ def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, di
     """(the DyLoRA, {rank: its file}). Raises ProblemsError for all that is wrong."""
     from core.formats.lora.names import group_by_module
     from core.networks.adapter_file import lora_outline
-    from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+    from core.networks.kinds import kind_named
 
     path = lora_of(asked.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
-    other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer) <= {UP, DOWN, ALPHA}), None)
+    lora = kind_named("lora")
+    other = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
     if other is not None:
         what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
-    highest = max(len(layer[DOWN]) for layer in layers.values())
+    highest = max(lora.size(layer).rank for layer in layers.values())
     ranks = range(asked.unit, highest, asked.unit)
     if not ranks:
         what = f"The unit is {asked.unit}, the rank {highest}: there is no lower rank"
@@ -59,7 +60,7 @@ def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, di
 def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
     from core.networks.adapter_file import load_finite, save_lora
-    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.networks.kinds.lora import sizes_as_metadata
     from core.record import atomic
     from core.tools.lora_headers import beside_of, kept_metadata, left_out_lines
     from core.tools.made_loras import precision_of
@@ -99,8 +100,8 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
     """
     import torch
 
-    from core.formats.lora.names import group_by_module
-    from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, size
+    from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+    from core.networks.kinds.lora import size
 
     found = {}
     for name, layer in group_by_module(tensors).items():

@@ -17,6 +17,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 from core.settings.tools.weights import CheckWeightsSettings
 from core.tools.base_model import check_base_model, model_of
 from core.tools.drawing import check_png, save_png
@@ -187,7 +188,7 @@ def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | Non
     for part, prefixes in (("text_encoder", sd_keys.CLIP_PREFIXES), ("text_encoder_2", sd_keys.OPEN_CLIP_PREFIXES)):
         prefix = prefixes.get(family or "", "\0")
         if name.startswith(prefix):
-            own = part if family == "sdxl" else "text_encoder"
+            own = part if traits_of(family).two_encoders else "text_encoder"
             found = place(own, name.removeprefix(prefix).removesuffix(".weight"), "")
             return found if found[2] != OTHER else None
     return None

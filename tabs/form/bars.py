@@ -9,7 +9,7 @@ from typing import Any
 from core.networks.block_weights import LARGEST, LISTS, ONLY_SD, ONLY_SDXL, SLOTS, WITHOUT_BASE, block_weights
 from core.networks.block_weights import PRESETS as WEIGHT_PRESETS
 from core.settings.base import Declared
-from core.settings.blocks import COUNTS, PRESETS, SIDES, TITLES, rate_numbers, side_count
+from core.settings.blocks import COUNTS, PRESETS, SIDES, TITLES, has_nine_blocks, rate_numbers, side_count
 from tabs.form.project import FIELDS
 from tabs.markup import esc
 
@@ -88,7 +88,7 @@ def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
 
 
 def _weight_facts(family: str, even: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
-    sdxl = family == "sdxl"
+    sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
     short = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
     curves = {

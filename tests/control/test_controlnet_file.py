@@ -22,6 +22,8 @@ from core.control.controlnet_file import (
 from core.control.shapes import control_net_shapes
 from core.families import family
 from core.formats.detect import identify
+from core.formats.model_spec import implementation
+from core.settings.model import FAMILIES, FamilyTraits
 from tests.control.conftest import SDXL, net_of
 from tests.models import single_file
 from tests.refusals import refused
@@ -186,3 +188,16 @@ def test_weights_too_large_for_the_type_are_kept_wide(nets, tmp_path):
     tensors = {key: value * 1e6 for key, value in nets["sd1"].state_dict().items()}
     advice = write_control_net(tmp_path / "a.safetensors", tensors, "sd1", {}, torch.float16)
     assert [each.code for each in advice] == ["weights.overflow"]
+
+
+def test_the_names_of_a_file_and_its_metadata_are_what_the_family_declares(nets, tmp_path, monkeypatch):
+    """Not what it is called: a family whose ControlNets programs read by diffusers' names gets them."""
+    for traits, names in (
+        (FamilyTraits(), "generative-models"),
+        (FamilyTraits(diffusers_controlnets=True), "diffusers"),
+    ):
+        monkeypatch.setitem(FAMILIES, "sd1", traits)
+        path = tmp_path / f"{traits.diffusers_controlnets}.safetensors"
+        write_control_net(path, nets["sd1"].state_dict(), "sd1", {}, torch.float32)
+        diffusers = all(not name.startswith("control_model.") for name in load_file(path))
+        assert diffusers == traits.diffusers_controlnets and names in implementation("sd1", "controlnet")

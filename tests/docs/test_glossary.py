@@ -84,7 +84,7 @@ def held(share, number):
 def scale(rank, alpha):
     import torch
 
-    from core.networks.kinds.lora_adapter import LoraAdapter
+    from core.networks.kinds.lora import LoraAdapter
 
     return LoraAdapter.fresh("a", torch.nn.Linear(rank, rank), rank, alpha, 0).scale
 

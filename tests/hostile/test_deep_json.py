@@ -14,7 +14,7 @@ from core.formats.hub.fetch import Remote, _Transfer
 from core.formats.models.diffusers_folder import write_older_vocabulary
 from core.generation.images.a1111_rows import by_own_names, read_own
 from core.generation.images.gallery import Gallery
-from core.networks.kinds.lora_layer import sizes_as_metadata
+from core.networks.kinds.lora import sizes_as_metadata
 from core.record.bounded_json import json_or_none
 from core.record.workspace import Workspace
 from core.tools.header_edit import _tensors_of

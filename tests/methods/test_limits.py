@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from core.formats.embedding_file import LAYERS
+from core.formats.lora.names import ALPHA, DOWN, UP
 from core.methods.controlnet import ControlNetMethod
 from core.methods.ema import WeightAverage
 from core.methods.embedding import EmbeddingMethod
 from core.methods.full import FullMethod, trained_parts
 from core.methods.lllite import LLLiteMethod
 from core.methods.network import NetworkMethod
-from core.networks.kinds.lora_adapter import LoraAdapter
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.kinds.lora import LoraAdapter
 from core.networks.network import apply_max_norm
 from core.settings.check import build
 from core.settings.job import TrainJob

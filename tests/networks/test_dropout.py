@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from core.networks.dropout import Dropout, _halves, hashes
-from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.kinds.lora import LoraAdapter
 from core.networks.network import Network, attached
 from core.settings.network import NetworkSettings
 

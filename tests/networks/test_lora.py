@@ -6,7 +6,7 @@ from pytest import approx, fixture, mark, raises
 from torch import nn
 from torch.nn.functional import conv2d, linear
 
-from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.kinds.lora import LoraAdapter
 from core.networks.layer_sizes import part_of
 from core.networks.network import Network, attached
 from core.record.problems import ProblemsError

@@ -6,7 +6,7 @@ import torch
 from pytest import approx, fixture, mark
 from torch import nn
 
-from core.networks.kinds.lora_variants import LoraFaAdapter
+from core.networks.kinds.lora_fa import LoraFaAdapter
 from core.networks.network import Network, attached
 from core.settings.check import build
 from core.settings.job import TrainJob

@@ -4,7 +4,7 @@ import torch
 from pytest import approx, mark
 from torch import nn
 
-from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.kinds.lora import LoraAdapter
 from core.networks.network import Network
 
 

@@ -12,7 +12,7 @@ from pytest import approx, mark, raises
 from core.formats.detect import identify
 from core.networks.adapter_file import load_lora, save_lora
 from core.networks.kinds import kinds
-from core.networks.kinds.boft import split_in_powers
+from core.networks.kinds.oft import split_in_powers
 from core.networks.layers import empty_targets
 from core.networks.network import Network
 from core.record.problems import ProblemsError

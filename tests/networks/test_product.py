@@ -15,7 +15,7 @@ from torch import nn
 from core.families.targets import Target
 from core.networks.kinds import kinds
 from core.networks.kinds.lokr import split
-from core.networks.kinds.product_adapter import ProductAdapter
+from core.networks.kinds.product import ProductAdapter
 from core.networks.network import Network, attached
 from core.settings.blocks import BlockSize
 from core.settings.check import build

@@ -257,3 +257,12 @@ def test_a_loha_whose_kernels_are_flattened_is_merged_with_a_lora_and_written_as
         name="resize_lora", file=str(files[0]), new_rank=8, new_conv_rank=4, output=str(tmp_path / "r.safetensors")
     )
     assert load_file(path)[f"{name}.{DOWN}"].shape == (4, 4, 3, 3)
+
+
+def test_a_locon_with_a_scalar_is_no_sum_of_two_matrices(tmp_path):
+    """Its factors alone are not its change: only the methods that build it can merge it."""
+    layer = {f"{A}.{UP}": torch.ones(4, 2), f"{A}.{DOWN}": torch.ones(2, 4), f"{A}.scalar": torch.tensor(0.5)}
+    models = [str(save_lora(tmp_path / f"{n}.safetensors", layer, {"ss_base_model_version": "sd_v1"})) for n in "ab"]
+    assert refusals(name="merge_loras", models=models) == ["merge.needs-svd"]
+    found, _ = merged(tmp_path, models, method="svd")
+    torch.testing.assert_close(changes(found)[A], torch.full((4, 4), 2.0).double(), rtol=1e-4, atol=1e-5)

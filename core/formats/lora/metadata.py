@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from core.formats.model_spec import RunFacts, model_spec
+from core.record.bounded_json import parse_json, read_json_object
+from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
 
-BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # of trigger words: how many, of them frequent tags, letters of one
+
+
+def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
+    """ss_v2 and, of a known family, ss_base_model_version as sd-scripts writes them: "_v" marks v-prediction, but not of SDXL."""
+    version = traits_of(family).kohya_version or family or ""
+    mark = "_v" if prediction == "v" and not version.startswith("sdxl") else ""
+    v2 = {"ss_v2": str(version.startswith("sd_v2"))}
+    return v2 | ({"ss_base_model_version": version + mark} if version else {})
 
 
 def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
@@ -74,10 +88,8 @@ def _rates(job: TrainJob) -> dict[str, Any]:
 
 
 def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    version = BASE_MODEL_VERSIONS.get(facts.family, facts.family)
     values: dict[str, Any] = {
-        "ss_v2": facts.family == "sd2",
-        "ss_base_model_version": version + ("_v" if facts.prediction == "v" and facts.family != "sdxl" else ""),
+        **version_metadata(facts.family, facts.prediction),
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
         "ss_sd_model_name": facts.base_model_name,
     }
@@ -117,3 +129,38 @@ def _json(value: Mapping[str, Any]) -> str:
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
     """Python's spelling, as sd-scripts writes it: "True", "None", "0.0001"."""
     return {key: str(value) for key, value in values.items()}
+
+
+# -- the words that a prompt needs
+
+
+def trigger_words(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Trigger words and frequent tags of a LoRA file, most relevant first."""
+    words = dict.fromkeys([*_stated(metadata), *_of_run(path), *_frequent(metadata)])
+    return tuple(word for word in words if 0 < len(word) <= LONGEST)[:MOST_WORDS]
+
+
+def _stated(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Trigger phrases and usage hint in the metadata (modelspec)."""
+    for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
+        yield from (word.strip() for word in metadata.get(name, "")[:2000].split(","))
+
+
+def _of_run(path: Path) -> Iterator[str]:
+    """The trigger word of the run whose checkpoint it is."""
+    if path.parent.name == "checkpoints":
+        with suppress(ProblemsError, OSError):
+            captions = read_json_object(path.parent.parent / "job.json").get("captions")
+            if isinstance(captions, dict) and isinstance(captions.get("trigger_word"), str):
+                yield captions["trigger_word"].strip()
+
+
+def _frequent(metadata: Mapping[str, str]) -> list[str]:
+    """The most frequent tags of the captions it was trained with (ss_tag_frequency), of all folders together."""
+    counts: Counter[str] = Counter()
+    with suppress(ProblemsError):
+        folders = parse_json(metadata.get("ss_tag_frequency") or "{}", "ss_tag_frequency")
+        for tags in folders.values() if isinstance(folders, dict) else ():
+            for tag, times in tags.items() if isinstance(tags, dict) else ():
+                counts[tag.strip()] += times if isinstance(times, int) else 0
+    return [tag for tag, _ in counts.most_common(MOST_TAGS)]

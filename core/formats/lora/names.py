@@ -12,11 +12,14 @@ Underscores replace dots in kohya's names, so the names of modules must be known
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import lru_cache
 from typing import TypeVar
 
+from core import extensions
 from core.formats.models import sd_keys
 from core.formats.models.text_keys import bare_name, full_name
+from core.settings.model import traits_of
+from core.settings.network import NETWORK_KINDS
 
 T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
@@ -52,37 +55,20 @@ JOINED = {
 BUNDLED = "bundle_emb."  # begins the names of embeddings that a LoRA file holds: bundle_emb.<token>.<name in the embedding's file>
 LONGEST = max(name.count("_") + 1 for name in JOINED)
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-# What follows a layer's name in the files of kohya and LyCORIS; network kinds add theirs.
-KEYS = {
-    *(
-        DOWN,
-        UP,
-        "lora_mid.weight",
-        ALPHA,
-        "dora_scale",
-        "diff",
-        "diff_b",
-        "bias",
-        "w_norm",
-        "b_norm",
-        "scalar",
-        "lora_B.bias",
-    ),
-    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "on_input"),
-    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-    *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
-}
-KINDS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> all keys its layers can have
-BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie next to the tensors of a network's layers
-BESIDE_IN_USE = {"w_norm": "weight", "b_norm": "bias", "diff_b": "bias"}  # of these, those that are used: added to what
-PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": "dora_scale"}  # after ".lora_"
+DORA_SCALE = "dora_scale"
+NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
+PEFT_BIAS = "lora_B.bias"
+BESIDE = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # what can lie next to the tensors of a network's layers
+BESIDE_IN_USE = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # of these, those that are used: added to what
+UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
+PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"
 OLD_DIFFUSERS = {
     "down.weight": DOWN,
     "up.weight": UP,
     "alpha": ALPHA,
 }  # after "_lora.", ".lora." and ".lora_linear_layer."
 OLD_TEXT_LAYERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_")
+KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 LYCORIS = "lycoris_"
 COMFYUI = ("diffusion_model.", "model.diffusion_model.")
 PARTS = {  # beginning of a module's path -> its part
@@ -108,10 +94,11 @@ UNET_ROOTS = LDM_ROOTS | {
 TEXT_ROOTS = {"text_model", "encoder"}
 
 
-@cache
 def layer_name(name: str) -> str:
-    """The name that a layer has in kohya's LoRA files, of one in a file of its OFT: `oft_unet_...` -> `lora_unet_...`."""
-    return name.replace("oft_unet_", "lora_unet_", 1) if name.startswith("oft_unet_") else name
+    """The name that a layer has in kohya's LoRA files, of one in a file of a kind with a prefix of its own: `oft_unet_...` ->
+    `lora_unet_...`."""
+    prefix = next((each for each in kohya_prefixes() if each not in KOHYA and name.startswith(each)), None)
+    return name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
 
 
 def module_path(name: str) -> tuple[str, str] | None:
@@ -160,10 +147,14 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
     """The inverse: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names; None for another part."""
     if part == "unet":
-        own = sd_keys.unet_to_ldm(path, "sdxl") if family == "sdxl" else path
+        own = sd_keys.unet_to_ldm(path, "sdxl") if traits_of(family).original_names else path
         return "lora_unet_" + own.replace(".", "_")
-    prefix = {"text_encoder": "lora_te1" if family == "sdxl" else "lora_te", "text_encoder_2": "lora_te2"}.get(part)
+    prefix = {"text_encoder": _first_encoder(family), "text_encoder_2": "lora_te2"}.get(part)
     return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")
+
+
+def _first_encoder(family: str | None) -> str:
+    return "lora_te1" if traits_of(family).two_encoders else "lora_te"
 
 
 def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
@@ -173,7 +164,7 @@ def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
     """
     head, _, rest = name.partition(".")
     layer, key = split_key(name)
-    if head.startswith(KOHYA):
+    if head.startswith(kohya_prefixes()):
         return _of_kohya(head, family), key if layer == head else rest
     if layer.startswith(LYCORIS):
         return _of_lycoris(layer, family), key
@@ -194,12 +185,12 @@ def split_key(name: str) -> tuple[str, str]:
         layer, _, rest = name.rpartition(form)
         if layer and rest in OLD_DIFFUSERS:
             return layer, OLD_DIFFUSERS[rest]
-    words = name.split(".")
+    words, keys = name.split("."), _of_kinds()[0]
     for count in (2, 1):  # "a1.weight" is a key, and "weight" may be one
         ending = ".".join(words[-count:])
-        if len(words) > count and ending in KEYS:
+        if len(words) > count and ending in keys:
             return ".".join(words[:-count]), ending
-    if name.startswith((*KOHYA, LYCORIS)):
+    if name.startswith((*kohya_prefixes(), LYCORIS)):
         layer, _, ending = name.partition(".")
         return layer, ending
     return ".".join(words[:-1]), words[-1]
@@ -217,7 +208,7 @@ def _of_kohya(layer: str, family: str | None) -> str:
     """The name as sd-scripts has it: SDXL's blocks can have diffusers' names, and transformers' flat CLIP no `text_model`."""
     if "_text_model_" not in layer and layer.startswith("lora_te"):
         return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
-    if family == "sdxl" and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
+    if traits_of(family).original_names and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
         found = module_path(layer)
         return (kohya_name(*found, family) if found else None) or layer
     return layer
@@ -225,7 +216,7 @@ def _of_kohya(layer: str, family: str | None) -> str:
 
 def _of_lycoris(layer: str, family: str | None) -> str:
     """`lycoris_down_blocks_0_...` -> `lora_unet_down_blocks_0_...`."""
-    first = "lora_te1_" if family == "sdxl" else "lora_te_"
+    first = f"{_first_encoder(family)}_"
     inner = layer.removeprefix(LYCORIS)
     for beginning, kohya in (
         *(("lora_", "lora_"), ("unet_", "lora_unet_"), ("text_encoder_2_", "lora_te2_"), ("text_encoder_", first)),
@@ -247,19 +238,41 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     root = path.partition(".")[0]
     part = PARTS.get(beginning) or ("unet" if root in UNET_ROOTS else "text_encoder" if root in TEXT_ROOTS else None)
     if part == "unet" and root in LDM_ROOTS:
-        path = sd_keys.unet_to_diffusers(path, "sdxl" if family == "sdxl" else "sd1")
+        path = sd_keys.unet_to_diffusers(path, "sdxl" if traits_of(family).original_names else "sd1")
     return part, path
 
 
 def looks_like(keys: Iterable[str]) -> str:
     """Of keys that belong to no kind together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any of them."""
     given = set(keys)
-    title = max(KINDS, key=lambda title: (len(given & KINDS[title]), -len(KINDS[title])), default="")
-    if not title or not given & KINDS[title] - {ALPHA}:
+    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(given & kind.all_keys), -len(kind.all_keys)), default=None)
+    if near is None or not given & near.all_keys - {ALPHA}:
         return ""
-    unknown = sorted(given - KINDS[title])
+    unknown = sorted(given - near.all_keys)
     shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
-    return f"looks like {title} with unknown keys ({shown})" if unknown else f"looks like {title} with keys missing"
+    return (
+        f"looks like {near.title} with unknown keys ({shown})"
+        if unknown
+        else f"looks like {near.title} with keys missing"
+    )
+
+
+def kohya_prefixes() -> tuple[str, ...]:
+    """How layers' names begin in kohya's files of all registered kinds."""
+    return _of_kinds()[1]
+
+
+def _of_kinds() -> tuple[frozenset[str], tuple[str, ...]]:
+    """(what follows a layer's name in files of all registered kinds, or lies next to it; how the names begin in kohya's)."""
+    extensions.load()
+    return _of_table(len(NETWORK_KINDS))
+
+
+@lru_cache(maxsize=1)
+def _of_table(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
+    kinds = NETWORK_KINDS.values()
+    keys = frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in kinds))
+    return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place, split_key
+from core.formats.lora.names import BESIDE, COMFYUI, LYCORIS, NORM, kohya_place, kohya_prefixes, split_key
 from core.formats.tensors.entry import TensorEntry
+from core.settings.network import NETWORK_KINDS, KindTraits
 
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
     ("oft_diag", "OFT of an early LyCORIS"),
-    ("w_norm", "norm difference"),
+    (NORM, "norm difference"),
 )
-# Endings of tensors whose widths multiply to their layer's input: PEFT's, old diffusers'; network kinds add their own.
-ADAPTER_INPUTS: set[tuple[str, ...]] = {
-    ("lora_A.weight",),
-    ("lora_A.default.weight",),
-    ("down.weight",),
-}
-
-
-# Endings of tensors whose first side is their layer's rank
+# Of PEFT's and old diffusers' files: endings of tensors whose second side is their layer's input, and whose first is its rank
+INPUTS = (("lora_A.weight",), ("lora_A.default.weight",), ("down.weight",))
 RANK_FIRST = (
-    *(
-        "lora_down.weight",
-        "lora_A.weight",
-        "lora_A.default.weight",
-        "lora.down.weight",
-        "lora_linear_layer.down.weight",
-    ),
-    *("_lora.down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", ".a2.weight"),
+    "lora_A.weight",
+    "lora_A.default.weight",
+    "lora.down.weight",
+    "lora_linear_layer.down.weight",
+    "_lora.down.weight",
 )
 # Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products hold their kernels flattened or apart.
 CONVOLUTION = re.compile(
@@ -43,38 +33,21 @@ CONVOLUTION = re.compile(
 POINTWISE = re.compile(r"(conv_shortcut|skip_connection)$")
 
 
-@dataclass(frozen=True)
-class NetworkKeys:
-    """What tells the files of a network kind. forms: the key endings of each of its layers, a set for each form they can have;
-    prefix: how its layers' names begin; looks: whether the tensors of a layer are its, where kinds have the same keys; module:
-    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA; ranked: whether its layers have a rank."""
-
-    forms: tuple[frozenset[str], ...]
-    prefix: str = ""
-    looks: Callable[[Mapping[str, TensorEntry]], bool] | None = None
-    module: str = ""
-    ranked: bool = False
-
-
-NETWORKS: dict[str, NetworkKeys] = {}  # by the title of a registered network kind
 OLD_DIFFUSERS = tuple(
     f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
-)
-# What no other model file has: endings of LoRA-like files whose layers are named by their modules' paths
-PATH_ENDINGS = (
-    *(".lora_down.weight", ".lora_up.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2"),
-    *(".oft_blocks", ".oft_diag", ".diff", ".dora_scale"),
 )
 
 
 def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
     """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
-    if any(name.startswith(KOHYA) for name in tensors):
+    kohya = kohya_prefixes()
+    if any(name.startswith(kohya) for name in tensors):
         return "kohya"
     if any(name.startswith(LYCORIS) for name in tensors):
         return "lycoris"
     peft = any(".lora_A." in name or ".lora_B." in name for name in tensors)
-    paths = any(name.endswith(PATH_ENDINGS) for name in tensors)
+    telling = (".oft_diag", *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.telling_keys))
+    paths = any(name.endswith(telling) for name in tensors)
     if (peft or paths) and any(name.startswith(COMFYUI) for name in tensors):
         return "comfyui"
     if peft:
@@ -89,13 +62,15 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
     extensions.load()  # network kinds register their keys
     endings = _endings(tensors)
     fitting = (  # LoCon's keys are LoRA's and one more
-        ((len(form), bool(told.prefix), told.module == module), title)
-        for title, told in NETWORKS.items()
-        for form in told.forms
-        if form <= endings and any(name.startswith(told.prefix) for name in tensors) and _looks(told, form, tensors)
+        ((len(form), bool(kind.prefix), kind.module_name == module), kind.title)
+        for kind in NETWORK_KINDS.values()
+        for form in kind.forms
+        if endings.issuperset(form)
+        and any(name.startswith(kind.prefix) for name in tensors)
+        and _looks(kind, form, tensors)
     )
     network = max(fitting, key=lambda found: found[0], default=(None, None))[1]
-    read = frozenset(key for told in NETWORKS.values() for form in told.forms for key in form)
+    read = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
     left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
     variants = (
         title
@@ -107,7 +82,8 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
 
 def _endings(names: Iterable[str]) -> set[str]:
     """The keys below the layers. Kohya's names have it after their first dot, so that one layer tells it of all that are alike."""
-    alike = {(True, name.partition(".")[2]) if name.startswith(KOHYA) else (False, name): name for name in names}
+    kohya = kohya_prefixes()
+    alike = {(True, name.partition(".")[2]) if name.startswith(kohya) else (False, name): name for name in names}
     return {kohya_place(name, None)[1] for name in alike.values()}
 
 
@@ -116,11 +92,12 @@ def ranks_of(
 ) -> tuple[int | None, int | None]:
     """(rank, rank of 3x3 convolutions where it is another) of a LoRA-like file, the largest if its layers differ: by shapes and names,
     else as sd-scripts' metadata say it. None where its kind has no rank, or neither says it."""
-    if network is None or not NETWORKS[network].ranked:
+    if not any(kind.ranked for kind in NETWORK_KINDS.values() if kind.title == network):
         return None, None
+    endings = (*RANK_FIRST, *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.rank_keys))
     sides: dict[bool, list[int]] = {False: [], True: []}
     for name, entry in tensors.items():
-        if name.endswith(RANK_FIRST):
+        if name.endswith(endings):
             layer = split_key(name)[0].replace(".", "_")
             sides[prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer) is not None].append(entry.side(0))
     said = metadata.get("ss_network_dim", "")
@@ -129,21 +106,21 @@ def ranks_of(
     return rank, conv if conv != rank else None
 
 
-def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:
+def _looks(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
     """Whether the first layer with the keys of a form is of a kind."""
-    if told.looks is None:
+    if kind.looks is None:
         return True
     layers: dict[str | None, dict[str, TensorEntry]] = {}
     for name, entry in tensors.items():
         layer, key = kohya_place(name, None)
         layers.setdefault(layer, {})[key] = entry
-    return any(told.looks(layer) for layer in layers.values() if form <= layer.keys())
+    return any(kind.looks(layer) for layer in layers.values() if layer.keys() >= set(form))
 
 
 def input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
     """The input width of the layer of a tensor whose name ends in this key; None if its kind is unknown."""
     layer = name.removesuffix(key)
-    for keys in ADAPTER_INPUTS:
+    for keys in (*INPUTS, *(kind.input_keys for kind in NETWORK_KINDS.values())):
         if key in keys:
             found = (tensors[layer + each] for each in keys if layer + each in tensors)
             return prod(entry.side(1) for entry in found if len(entry.shape) >= 2)

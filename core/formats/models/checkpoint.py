@@ -13,13 +13,13 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from core.formats.models import sd_keys
 from core.formats.detect import ModelKind, identify, identify_header, read_json
 from core.formats.hashes import HashMemo
-from core.formats.tensors.header import read_header
+from core.formats.models import sd_keys
 from core.formats.models.part_config import check_config
 from core.formats.models.part_kinds import PART_KINDS, USUAL, PartKind, kind_of
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
+from core.formats.tensors.header import read_header
 from core.formats.tensors.reading import TensorFile
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken

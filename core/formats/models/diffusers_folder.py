@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.formats.detect import read_json
 from core.formats.models.checkpoint import index_name
 from core.formats.models.part_kinds import PartKind, kind_of
-from core.formats.detect import read_json
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.writer import Wrote, write_pickle, write_safetensors
 from core.record.bounded_json import read_json_object
@@ -36,7 +36,9 @@ class Published:
 
     def kind(self, part: str) -> PartKind:
         kind = kind_of(part, self.config(part))
-        assert kind is not None, f"{self.configs / part}: its class is not registered in core/formats/models/part_kinds.py"
+        assert kind is not None, (
+            f"{self.configs / part}: its class is not registered in core/formats/models/part_kinds.py"
+        )
         return kind
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
 from core.formats.tensors.lazy import LazyTensor, stacked
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ def _unet(state: State, family: str) -> dict[str, LazyTensor]:
     found = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):
-            tensor = tensor.in_shape(*tensor.shape[:2], *((1, 1) if family == "sd1" else ()))
+            tensor = tensor.in_shape(*tensor.shape[:2], *(() if traits_of(family).linear_projections else (1, 1)))
         found[sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(name, family)] = tensor
     return found
 
@@ -94,7 +95,7 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
     Other programs build it with 24 layers and read the second to last. If no source has them they are made as in
     sd-scripts: a copy of the layer before, ones, and 1.
     """
-    if family != "sd2":
+    if not traits_of(family).spare_layer:
         return {}
     prefix = sd_keys.OPEN_CLIP_PREFIXES[family]
     blocks = f"{prefix}{sd_keys.OPEN_CLIP_RESBLOCK}."

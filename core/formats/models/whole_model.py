@@ -9,13 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.formats.models import single_file
-from core.formats.models import text_keys
+from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
-from core.formats.models.part_kinds import part_title
-from core.formats.tensors.header import sniff
-from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
 from core.formats.models.extra import EXTRA_FILE, POSITIONS, metadata_of, survivors
 from core.formats.models.overflow import (
     beyond,
@@ -24,6 +20,9 @@ from core.formats.models.overflow import (
     no_numbers,
     refuse_no_numbers,
 )
+from core.formats.models.part_kinds import part_title
+from core.formats.tensors.header import sniff
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
 from core.formats.tensors.writer import Wrote, file_bytes, write_pickle, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -230,18 +229,14 @@ def _fitting_type(
     return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
 
 
-def sizes_beyond(
-    states: States, dtype: torch.dtype | None, always: Collection[str] = ()
-) -> dict[str, float]:
+def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
     """The largest value of each tensor of the parts that hold more than `dtype` can, and of those of `always`."""
     import torch
 
     sizes: dict[str, float] = {}
     for name, state in states.items():
         narrower = dtype is not None and any(
-            torch.finfo(tensor.dtype).max > torch.finfo(dtype).max
-            for tensor in state.values()
-            if tensor.is_float
+            torch.finfo(tensor.dtype).max > torch.finfo(dtype).max for tensor in state.values() if tensor.is_float
         )
         if name in always or narrower:
             sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
@@ -284,7 +279,13 @@ def _write_safetensors(model: Model, target: Path) -> None:
     tensors = one_file(model)
     _refuse_full_disk(target, file_bytes(tensors))
     with atomic.open_atomic(target) as temporary:
-        write_safetensors(temporary, tensors, {**model.facts.metadata, **other_sizes(model.configs, model.published)}, model.cancel, model.wrote)
+        write_safetensors(
+            temporary,
+            tensors,
+            {**model.facts.metadata, **other_sizes(model.configs, model.published)},
+            model.cancel,
+            model.wrote,
+        )
         model.files.close()  # before the file is put in place: Windows cannot replace an open one
 
 
@@ -298,7 +299,14 @@ def _write_ckpt(model: Model, target: Path) -> None:
         "global_step": _whole_number(before.get("global_step")) + model.facts.step,
     }
     with atomic.open_atomic(target) as temporary:
-        write_pickle(temporary, tensors, "state_dict", {**counters, **other_sizes(model.configs, model.published)}, model.cancel, model.wrote)
+        write_pickle(
+            temporary,
+            tensors,
+            "state_dict",
+            {**counters, **other_sizes(model.configs, model.published)},
+            model.cancel,
+            model.wrote,
+        )
         model.files.close()
 
 

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from core.dataset.sources.files import printable
 from core.formats import detect
+from core.formats.lora.metadata import trigger_words
 from core.formats.lora.recognition import ranks_of
-from core.formats.lora.trigger_words import trigger_words
 from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object

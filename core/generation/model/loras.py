@@ -17,6 +17,7 @@ from core.generation.model.store import fingerprint
 from core.networks.block_weights import block_weights, weight_of
 from core.networks.files import read_network, unmatched_problems
 from core.record.problems import Problem, ProblemsError
+from core.settings.blocks import has_nine_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +151,7 @@ def loras_attached(
     from core.networks.frozen import readable
     from core.networks.network import attached
 
-    found = LorasInUse(merged=merged, sdxl=components.family == "sdxl")
+    found = LorasInUse(merged=merged, sdxl=has_nine_blocks(components.family))
     problems: list[Problem] = []
     for use in uses:
         try:

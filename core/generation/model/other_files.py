@@ -25,6 +25,7 @@ from core.generation.model.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
+from core.settings.model import SD_SCALE, traits_of
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -135,7 +136,7 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
 
 def check_upscaler(found: ModelKind, path: Path, family: str) -> None:
     """Raises ProblemsError unless an identified file upscales images of this family."""
-    if upscales(found, path) == "latents" and family == "sdxl":
+    if upscales(found, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         raise ProblemsError.one(what, UPSCALER, fix, "upscaler.other-family")
 

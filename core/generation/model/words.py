@@ -24,6 +24,7 @@ from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, enc
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +87,7 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     if word.token not in bundled_tokens(read_header(word.path)[0]):
         check_embedding(identify(word.path), word.path, family)
     shapes = read_shapes(word.path, word.token)
-    wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
+    wanted = SDXL if traits_of(family).two_encoders else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
     if set(shapes) != set(wanted):
         what = f"{word.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(wanted)}"

@@ -26,6 +26,7 @@ from core.networks.block_weights import PRESETS, block_weights
 from core.networks.files import check_layers
 from core.record.problems import Problem, ProblemsError, collected, problems_at
 from core.record.workspace import Workspace
+from core.settings.blocks import has_nine_blocks
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
@@ -188,7 +189,7 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
 
 def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
     """Invalid block weights, and empty step ranges."""
-    sdxl = None if family_name is None else family_name == "sdxl"
+    sdxl = None if family_name is None else has_nine_blocks(family_name)
     for use in [use for each in jobs for use in each.generate.loras]:
         try:
             block_weights(use.block_weights or "ALL", sdxl)

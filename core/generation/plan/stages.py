@@ -18,6 +18,7 @@ from core.generation.sample.noise import StartNoise
 from core.settings.base import Settings
 from core.settings.generation.conditioning import SizeSettings
 from core.settings.job import GenerateJob
+from core.settings.model import traits_of
 
 FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
 HIRES_STEPS = 28  # of the first stage, sd-scripts' default
@@ -203,7 +204,7 @@ def reading_of(job: GenerateJob, family_name: str) -> Reading:
         normalize=asked.emb_normalize_mode,
         multiples=asked.max_embeddings_multiples or (1 if kohya else None),
         as_trained=asked.long_prompts == "trained",
-        layer=layer if family_name == "sdxl" else None,
+        layer=layer if traits_of(family_name).penultimate else None,
     )
 
 

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 from core import extensions
-from core.formats.lora import names, recognition
+from core.formats.lora.names import ALPHA
+from core.record.lazy_torch import Tensor
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
 from core.settings.layers import Layer
-from core.settings.network import OWN, SIZES, TRAITS, KindTraits, NetworkSettings
-from core.settings.readers import READ_BY_NONE, Misread
+from core.settings.network import NETWORK_KINDS, KindTraits, NetworkSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.families.targets import Target
     from core.networks.adapter import Adapter
     from core.settings.job import TrainJob
 
-Tensors = Mapping[str, "Tensor"]  # of one layer, by the part of the key after its name and a dot
+Tensors = Mapping[str, Tensor]  # of one layer, by the part of the key after its name and a dot
 
 
-@dataclass(frozen=True)
-class NetworkKind:
+@dataclass(frozen=True, kw_only=True)
+class NetworkKind(KindTraits):
     """The interface of a kind of network.
 
-    name, title     in presets and on the page
-    forms           sets of keys: a layer of this kind has exactly one of them in files      optional    keys it may have besides
-    input_keys      the keys whose tensors read the layer's input: identifies a file's family. Their second dimensions,
-                    of those a layer has, multiply to the layer's input width
     fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet; None: it changes no such layer
     from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
     size            (tensors) -> the rank and alpha they have; like `flaw` and `misfit` it is also asked before the start with
@@ -43,61 +38,35 @@ class NetworkKind:
     flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
     weight_shape    (tensors) -> the shape of the weight that they change; None where the change depends on the weight. Tools that
                     have no base model measure and make LoRAs of kinds that say it
-    module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
+    network_args    sd-scripts' metadata (ss_network_args)
     settings        its own group of settings, named after the kind, shown while it is selected
-    uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; others are said to have no effect, and
-                    the training goes on
-    needs_base_weight   its adapters read the layer's weight (`base_weight`: it may be in fp8), so it is not packed and rules refuse ZeRO-3
-    by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
-    loraplus        some of its weights have the role that LoRA+'s ratio is for
-    rates           its usual learning rates, as a multiple of a LoRA's: for advice
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
     idle            (tensors) -> whether the layer has no effect, as before its training
-    prefix          how the layers' names of its files begin in place of "lora_unet_"
-    looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
     takes           (layer's name, path and part, network's settings, own settings) -> whether it changes such a layer
     sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
     fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
-    misread         what other programs do not read of its files, or read otherwise; unless it says so, they read none of them
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
+    from_peft       PEFT's key -> (its tensor) -> the tensor in the shape of the kind's files, where PEFT's is another
     """
 
-    name: str
-    title: str
-    forms: tuple[tuple[str, ...], ...]
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
     from_tensors: Callable[[Target, Tensors], Adapter | None]
     size: Callable[[Tensors], BlockSize]
     flaw: Callable[[str, Tensors], str]
-    module_name: str
     network_args: Callable[[TrainJob], dict[str, str]]
     weight_shape: Callable[[Tensors], tuple[int, ...] | None] = lambda tensors: None
-    input_keys: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
     settings: type[Settings] | None = None
-    uses: frozenset[str] = OWN
-    needs_base_weight: bool = False
-    by_chance: bool = False
-    loraplus: bool = False
-    rates: float = 1.0
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
     idle: Callable[[Tensors], bool] = lambda tensors: False
-    prefix: str = ""
-    looks: Callable[[Mapping[str, Any]], bool] | None = None
     takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, own: True
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
     fits: Callable[[int, int], bool] | None = None
-    misread: tuple[Misread, ...] = (READ_BY_NONE,)
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
+    from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def own(self, job: TrainJob) -> Settings | None:
         """Its own settings in a job."""
         return getattr(job, self.name) if self.settings is not None else None
-
-    @cached_property
-    def keys(self) -> frozenset[str]:
-        """Every key that one of its forms has."""
-        return frozenset(key for form in self.forms for key in form)
 
     def holds(self, layer: Tensors | Iterable[str]) -> bool:
         """Whether a layer with these tensors, or keys alone, is of this kind."""
@@ -107,7 +76,7 @@ class NetworkKind:
         return self.looks is None or not isinstance(layer, Mapping) or self.looks(layer)
 
 
-KINDS: dict[str, NetworkKind] = {}
+KINDS = cast("dict[str, NetworkKind]", NETWORK_KINDS)
 
 
 def kinds() -> dict[str, NetworkKind]:
@@ -118,22 +87,12 @@ def kinds() -> dict[str, NetworkKind]:
 
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
-    KINDS[kind.name] = kind
+    starts = {"initialization"} if kind.initialize is not None else set()
+    KINDS[kind.name] = replace(kind, uses=kind.uses | starts)
     _with_keys.cache_clear()
-    uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
-    TRAITS[kind.name] = KindTraits(
-        uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name, kind.rates, kind.misread
-    )
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
-    if kind.input_keys:
-        recognition.ADAPTER_INPUTS.add(kind.input_keys)
-    names.KEYS.update(kind.keys, kind.optional)
-    names.KINDS[kind.title] = kind.keys | set(kind.optional)
-    forms = tuple(map(frozenset, kind.forms))
-    ranked = bool(kind.uses & SIZES)
-    recognition.NETWORKS[kind.title] = recognition.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name, ranked)
 
 
 def kind_named(name: str) -> NetworkKind:
@@ -170,3 +129,22 @@ def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind 
 def _with_keys(keys: frozenset[str], registered: tuple[str, ...]) -> tuple[NetworkKind, ...]:
     """The kinds whose layers can have these keys: a file has few sets of keys and many layers."""
     return tuple(KINDS[name] for name in registered if KINDS[name].holds(keys))
+
+
+# -- what kinds share
+
+
+def ranked(rank: int, tensors: Tensors) -> BlockSize:
+    """Rank and alpha of a layer in a file; without an alpha it equals the rank."""
+    return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
+
+
+def is_number(value: Tensor) -> bool:
+    """Whether it is one finite number; also of fp8, of which torch has no isfinite."""
+    return bool(value.numel() == 1 and math.isfinite(float(value)))
+
+
+def not_a_number(name: str, tensors: Tensors, *keys: str) -> str:
+    """What is wrong with the tensors of a layer that hold one number, by default its alpha; or ""."""
+    wrong = (key for key in keys or (ALPHA,) if key in tensors and not is_number(tensors[key]))
+    return next((f"{name}.{key} is not a number" for key in wrong), "")

@@ -3,11 +3,14 @@ format, as sd-scripts' networks.dylora."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from core.networks.kinds.lora import network_args
-from core.networks.kinds.lora_layer import register_lora
+from core.networks.adapter import PLUS
+from core.networks.kinds.lora import LoraAdapter, network_args, register_lora
+from core.record.draws import integer
+from core.record.lazy_torch import Tensor, nn, torch
 from core.record.problems import Problem
 from core.settings.base import Settings, setting, value_of
 from core.settings.blocks import numbers
@@ -15,10 +18,7 @@ from core.settings.layers import rank_of_line
 from core.settings.network import KindSettings, NetworkSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.families.targets import Target
-    from core.networks.kinds.lora_variants import DyLoraAdapter
     from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
 
@@ -51,19 +51,69 @@ class DyLoraSettings(KindSettings):
         return f"unit {self.unit}" if self.unit != 1 else ""
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> DyLoraAdapter:
-    from core.networks.kinds.lora_adapter import LoraAdapter
-    from core.networks.kinds.lora_variants import DyLoraAdapter
+class DyLoraAdapter(LoraAdapter):
+    """Each micro-batch draws a rank k, a multiple of `unit`; only ranks k to k + unit - 1 get gradients, and the change is
+    multiplied by sqrt(rank / (k + unit)).
 
+    All ranks are in the product. The draw is addressed by step, micro-batch and layer; when the network is used nothing is
+    drawn. Ranks that train together are one parameter: an optimizer skips those without a gradient.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float, unit: int = 1, seed: int = 0
+    ):
+        self._unit, self._seed = unit, seed
+        super().__init__(name, module, down, up, alpha)
+
+    def _hold(self, down: Tensor, up: Tensor) -> None:
+        self._downs = [nn.Parameter(part.clone()) for part in down.split(self._unit)]
+        self._ups = [nn.Parameter(part.clone()) for part in up.split(self._unit, dim=1)]
+
+    @property
+    def down(self) -> Tensor:
+        return torch.cat(list(self._downs))
+
+    @property
+    def up(self) -> Tensor:
+        return torch.cat(list(self._ups), dim=1)
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        pairs = zip(self._downs, self._ups, strict=True)
+        return [each for down, up in pairs for each in ((down, "plain"), (up, PLUS))]
+
+    @property
+    def drawn(self) -> int | None:
+        """The first rank that trains now; None while the network is used."""
+        if self.moment is None:
+            return None
+        return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit
+
+    @property
+    def strength(self) -> float:
+        first = self.drawn
+        factor = 1.0 if first is None else math.sqrt(self.rank / min(first + self._unit, self.rank))
+        return super().strength * factor
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        first = self.drawn
+        if first is None:
+            return self.down, self.up
+        here = first // self._unit
+        downs = [part if place == here else part.detach() for place, part in enumerate(self._downs)]
+        ups = [part if place == here else part.detach() for place, part in enumerate(self._ups)]
+        return torch.cat(downs), torch.cat(ups, dim=1)
+
+    def put(self, down: Tensor, up: Tensor) -> None:
+        with torch.no_grad():
+            for parts, whole, dim in ((self._downs, down, 0), (self._ups, up, 1)):
+                for part, value in zip(parts, whole.split(self._unit, dim=dim), strict=True):
+                    part.copy_(value)
+
+
+def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> DyLoraAdapter:
     plain = LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
     unit = own.unit if isinstance(own, DyLoraSettings) else 1
     return DyLoraAdapter(target.name, target.module, plain.down.detach(), plain.up.detach(), size.alpha, unit, seed)
-
-
-def _made(target: Target, down: Tensor, up: Tensor, alpha: float) -> DyLoraAdapter:
-    from core.networks.kinds.lora_variants import DyLoraAdapter
-
-    return DyLoraAdapter(target.name, target.module, down, up, alpha, unit=1, seed=0)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
@@ -82,7 +132,7 @@ def _network_args(job: TrainJob) -> dict[str, str]:
 
 
 register_lora(
-    _made,
+    DyLoraAdapter,
     name="dylora",
     title="DyLoRA",
     fresh=_fresh,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from core.networks.kinds.keys import BIAS
+from core.formats.lora.names import BIAS
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start
+from core.record.lazy_torch import Tensor
 from core.settings.network import OWN, SIZES
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 WEIGHT = "diff"
 
@@ -36,4 +34,5 @@ register_product(
     misread=(NOT_IN_PEFT,),
     rates=0.05,  # those of fine-tuning, which it is
     input_keys=(WEIGHT,),
+    telling_keys=(WEIGHT,),
 )

@@ -7,31 +7,129 @@ layer's input changes too.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from core.networks.kinds import NetworkKind, Tensors, register
-from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size, is_number
+from core.formats.lora.names import ALPHA
+from core.networks.adapter import ScaledAdapter, as_weight, fitted
+from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.networks.kinds.lora import hidden_conv, hidden_linear, up_conv, up_linear
 from core.networks.kinds.lycoris import MODULE, lycoris_args
+from core.record.draws import generator
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.readers import REFUSED, UNREAD, Misread
 
 if TYPE_CHECKING:
     from core.families.targets import Target
-    from core.networks.kinds.glora_adapter import GloraAdapter
+
+A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> GloraAdapter:
-    from core.networks.kinds.glora_adapter import GloraAdapter
+class GloraAdapter(ScaledAdapter):
+    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), f the layer as it is below.
 
-    return GloraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
+    `weights`: float32 parameters by the key of files. The multiplier scales A and B. Dropout acts between the matrices of both.
+    The norm is that of A and B together, since W A depends on the layer's weight.
+    """
+
+    def __init__(self, name: str, module: nn.Module, tensors: Tensors, alpha: float):
+        super().__init__(name, module, tensors[A2].shape[0], alpha)
+        self.weights = {key: nn.Parameter(tensors[key]) for key in GLORA}
+
+    @classmethod
+    def fresh(cls, target: Target, size: BlockSize, own: Settings | None, seed: int) -> GloraAdapter:
+        """One without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
+        weight = as_weight(target.module.weight)
+        place = torch.device("meta" if weight.is_meta else "cpu")
+        tensors = {key: torch.zeros(shape, device=place) for key, shape in shapes(target.module, size.rank).items()}
+        for key in (A1, B1):
+            if not weight.is_meta:
+                drawn = generator(seed, "network_init", f"{target.name}.{key}")
+                nn.init.kaiming_uniform_(tensors[key], a=math.sqrt(5), generator=drawn)
+        tensors = {key: value.to(weight.device) for key, value in tensors.items()}
+        return cls(target.name, target.module, tensors, size.alpha)
+
+    @classmethod
+    def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
+        """That of a file; None if the shapes do not fit the layer."""
+        given = matrices_of(tensors, target.module)
+        return cls(target.name, target.module, given, _size(tensors).alpha) if given is not None else None
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(weight, "plain") for weight in self.weights.values()]
+
+    def enters(self, x: Tensor) -> Tensor:
+        if not isinstance(self.module, nn.Conv2d):
+            hidden, factor = self.thinned(hidden_linear(x, self.weights[A2]), f"{self.name}.{A2}")
+            return torch.add(x, up_linear(hidden, self.weights[A1]), alpha=self.strength * factor)
+        hidden, factor = self.thinned(up_conv(x, self.weights[A2]), f"{self.name}.{A2}")
+        return torch.add(x, up_conv(hidden, self.weights[A1]), alpha=self.strength * factor)
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        if not isinstance(self.module, nn.Conv2d):
+            hidden, factor = self.thinned(hidden_linear(x.to(y.dtype), self.weights[B2]), f"{self.name}.{B2}")
+            return torch.add(y, up_linear(hidden, self.weights[B1]), alpha=self.strength * factor)
+        hidden, factor = self.thinned(hidden_conv(x.to(y.dtype), self.weights[B2], self.module), f"{self.name}.{B2}")
+        return torch.add(y, up_conv(hidden, self.weights[B1]), alpha=self.strength * factor)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
+        on_input = torch.einsum("oi...,ir,rj->oj...", weight, a1, a2)
+        return weight + self.strength * (on_input + (b1 @ b2).view(weight.shape))
+
+    def norm(self) -> Tensor:
+        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
+        return torch.stack([(a1 @ a2).norm(), (b1 @ b2).norm()]).norm() * abs(self.scale)
+
+    def shorten(self, ratio: Tensor) -> None:
+        for weight in self.weights.values():
+            weight.mul_(ratio.sqrt().to(weight.dtype))
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {key: weight.detach() for key, weight in self.weights.items()}
+        return found | {ALPHA: self.alpha_in_file()}
+
+    def misfit(self, tensors: Tensors) -> str:
+        given = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
+        if given is None:
+            return "has a different shape"
+        return "" if given[A2].shape[0] == self.rank else f"has rank {given[A2].shape[0]}, not {self.rank}"
+
+    def take(self, tensors: Tensors) -> None:
+        given = matrices_of(tensors, self.module)
+        assert given is not None
+        with torch.no_grad():
+            for key, weight in self.weights.items():
+                weight.copy_(given[key])
+        self.take_alpha(_size(tensors).alpha)
 
 
-def _from_tensors(target: Target, tensors: Tensors) -> GloraAdapter | None:
-    from core.networks.kinds.glora_adapter import GloraAdapter, fitted
+def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
+    """The matrices' shapes in files."""
+    (out, width, *kernel), ones = as_weight(module.weight).shape, [1 for _ in as_weight(module.weight).shape[2:]]
+    return {
+        A1: (width, rank, *ones),
+        A2: (rank, width, *ones),
+        B1: (out, rank, *ones),
+        B2: (rank, width, *kernel),
+    }
 
-    given = fitted(tensors, target.module)
-    return GloraAdapter(target.name, target.module, given, glora_size(tensors).alpha) if given is not None else None
+
+def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None:
+    """A file's matrices as float32 in the shapes this module needs, on its device; None if they do not fit. Those of a 1x1
+    convolution fit a Linear and vice versa."""
+    needed = shapes(module, tensors[A2].shape[0])
+    if any(
+        tensors[key].numel() != math.prod(shape) or tensors[key].shape[:2] != shape[:2] for key, shape in needed.items()
+    ):
+        return None
+    return {key: fitted(tensors[key], shape, module) for key, shape in needed.items()}
+
+
+def _size(tensors: Tensors) -> BlockSize:
+    return ranked(tensors[A2].shape[0], tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
@@ -40,8 +138,8 @@ def _flaw(name: str, tensors: Tensors) -> str:
             return f"{name} has no {key}"
         if tensors[key].ndim not in (2, 4) or not tensors[key].is_floating_point() or not tensors[key].numel():
             return f"{name}.{key} has an invalid shape"
-    if ALPHA in tensors and not is_number(tensors[ALPHA]):
-        return f"{name}.{ALPHA} is not a number"
+    if wrong := not_a_number(name, tensors):
+        return wrong
     ranks = {tensors[A1].shape[1], tensors[A2].shape[0], tensors[B1].shape[1], tensors[B2].shape[0]}
     return "" if len(ranks) == 1 else f"{name} has matrices of several ranks"
 
@@ -53,9 +151,10 @@ register(
         forms=(GLORA,),
         optional=(ALPHA,),
         input_keys=(A2,),
-        fresh=_fresh,
-        from_tensors=_from_tensors,
-        size=glora_size,
+        rank_keys=(A2,),
+        fresh=GloraAdapter.fresh,
+        from_tensors=GloraAdapter.from_tensors,
+        size=_size,
         flaw=_flaw,
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, "glora", None),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.networks.adapter import Adapter, as_weight, fitted, over_channels
 from core.networks.kinds import NetworkKind, Tensors, register
-from core.networks.kinds.keys import ON_INPUT, WEIGHT
 from core.networks.kinds.lycoris import MODULE, lycoris_args
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import Layer
@@ -20,33 +21,96 @@ from core.settings.turning import Ia3Settings
 
 if TYPE_CHECKING:
     from core.families.targets import Target
-    from core.networks.kinds.ia3_adapter import Ia3Adapter
     from core.settings.job import TrainJob
 
 NAME = "ia3"
+WEIGHT, ON_INPUT = "weight", "on_input"
 # The layers of the paper, and those of LyCORIS' preset "ia3": keys and values by their output, the feed-forward by its input.
 OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_fc2")
+
+
+class Ia3Adapter(Adapter):
+    """W' = diag(1 + m * vector) W, or W diag(1 + m * vector) on the input: the multiplier m scales the vector, a float32 parameter
+    in the file's shape. The norm is the vector's."""
+
+    def __init__(self, name: str, module: nn.Module, weight: Tensor, on_input: bool):
+        super().__init__(name, module)
+        self.weight, self.on_input = nn.Parameter(weight), on_input
+
+    @classmethod
+    def fresh(cls, target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter:
+        """One without effect: zero."""
+        assert isinstance(own, Ia3Settings)
+        on_input = own.train_on_input if own.all_layers else target.name.endswith(INPUTS)
+        zero = torch.zeros(shape_of(target.module, on_input), device=as_weight(target.module.weight).device)
+        return cls(target.name, target.module, zero, on_input)
+
+    @classmethod
+    def from_tensors(cls, target: Target, tensors: Tensors) -> Ia3Adapter | None:
+        """That of a file; None if the shapes do not fit the layer."""
+        weight = vector_of(tensors, target.module)
+        return cls(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self.weight, "plain")]
+
+    def enters(self, x: Tensor) -> Tensor:
+        return x + self._scaled(x) if self.on_input else x
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        return y if self.on_input else y + self._scaled(self.without_bias(y))
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        return value * over_channels(self.weight * self.multiplier, value, self.module)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        side = [1, -1] if self.on_input else [-1, 1]
+        vector = self.weight.detach().float().view(*side, *(1 for _ in weight.shape[2:]))
+        return weight + weight * (vector * self.multiplier)
+
+    def norm(self) -> Tensor:
+        return self.weight.detach().float().norm()
+
+    def shorten(self, ratio: Tensor) -> None:
+        self.weight.mul_(ratio.to(self.weight.dtype))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {WEIGHT: self.weight.detach(), ON_INPUT: torch.tensor(int(self.on_input))}
+
+    def misfit(self, tensors: Tensors) -> str:
+        if not {WEIGHT, ON_INPUT} <= tensors.keys():
+            return f"has no {WEIGHT} with {ON_INPUT}"
+        if bool(tensors[ON_INPUT]) != self.on_input:
+            return "scales the layer's other side"
+        return "" if vector_of(tensors, self.module) is not None else "has a different shape"
+
+    def take(self, tensors: Tensors) -> None:
+        given = vector_of(tensors, self.module)
+        assert given is not None
+        with torch.no_grad():
+            self.weight.copy_(given)
+
+
+def shape_of(module: nn.Module, on_input: bool) -> tuple[int, ...]:
+    """The vector's shape in files."""
+    weight = as_weight(module.weight)
+    count = weight.shape[int(on_input)]
+    return (1, count, *(1 for _ in weight.shape[2:])) if weight.dim() > 2 else (count,)
+
+
+def vector_of(tensors: Tensors, module: nn.Module) -> Tensor | None:
+    """A file's vector as float32 in the shape this module needs, on its device; None if it does not fit. That of a 1x1
+    convolution fits a Linear and vice versa."""
+    shape, given = shape_of(module, bool(tensors[ON_INPUT])), tensors[WEIGHT]
+    if given.numel() != max(shape):
+        return None
+    return fitted(given, shape, module)
 
 
 def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
     """The paper's layers, all, or those that expressions choose."""
     assert isinstance(own, Ia3Settings)
     return own.all_layers or bool(network.layers) or layer.name.endswith((*OUTPUTS, *INPUTS))
-
-
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter:
-    from core.networks.kinds.ia3_adapter import Ia3Adapter
-
-    assert isinstance(own, Ia3Settings)
-    on_input = own.train_on_input if own.all_layers else target.name.endswith(INPUTS)
-    return Ia3Adapter.fresh(target.name, target.module, on_input)
-
-
-def _from_tensors(target: Target, tensors: Tensors) -> Ia3Adapter | None:
-    from core.networks.kinds.ia3_adapter import Ia3Adapter, fitted
-
-    weight = fitted(tensors, target.module)
-    return Ia3Adapter(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
@@ -72,8 +136,8 @@ register(
         name=NAME,
         title="(IA)^3",
         forms=((WEIGHT, ON_INPUT),),
-        fresh=_fresh,
-        from_tensors=_from_tensors,
+        fresh=Ia3Adapter.fresh,
+        from_tensors=Ia3Adapter.from_tensors,
         size=lambda tensors: BlockSize(1, 1.0),
         flaw=_flaw,
         module_name=MODULE,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from core.formats.lora.names import ALPHA, DOWN, UP
 from core.networks.adapter import Adapter
-from core.networks.kinds.lora_adapter import LoraAdapter, add_low_rank_conv, add_low_rank_linear
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.kinds.lora import LoraAdapter, add_low_rank_conv, add_low_rank_linear
 from core.networks.narrow import base_weight
 from core.record.draws import generator
 
@@ -89,6 +89,10 @@ class PissaAdapter(LoraAdapter):
         else:
             y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
         return self._thinned_by(y, x, self.down, self.up)
+
+    def factors(self) -> None:
+        """Its change is a difference of two products."""
+        return None
 
     def delta(self) -> Tensor:
         product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()

@@ -7,14 +7,14 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.networks.kinds.lora_layer import DOWN, UP
+from core.formats.lora.names import DOWN, UP
+from core.networks.kinds.lora import LoraAdapter
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
-from core.networks.kinds.product import SCALAR, Factors, Form, Product, Start
+from core.networks.kinds.product import SCALAR, Factors, Form, Product, ProductAdapter, Start
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LoconSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from core.families.targets import Target
     from core.networks.adapter import Adapter
     from core.settings.base import Settings
@@ -24,8 +24,6 @@ MID = "lora_mid.weight"
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
-    import torch
-
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if MID not in factors:
         return (up @ down).view(shape)
@@ -33,16 +31,13 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
-    from torch import nn
-    from torch.nn.functional import conv2d, linear
-
     up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
     if not isinstance(module, nn.Conv2d):
-        return linear(linear(x, down), up)
-    wide = conv2d(x, down[..., None, None]) if MID in factors else x
+        return nn.functional.linear(nn.functional.linear(x, down), up)
+    wide = nn.functional.conv2d(x, down[..., None, None]) if MID in factors else x
     core = factors[MID] if MID in factors else down.view(len(down), -1, *module.kernel_size)
-    hidden = conv2d(wide, core, None, module.stride, module.padding, module.dilation)
-    return conv2d(hidden, up[..., None, None])
+    hidden = nn.functional.conv2d(wide, core, None, module.stride, module.padding, module.dilation)
+    return nn.functional.conv2d(hidden, up[..., None, None])
 
 
 def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
@@ -57,9 +52,6 @@ def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
 
 
 def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Adapter:
-    from core.networks.kinds.lora_adapter import LoraAdapter
-    from core.networks.kinds.product_adapter import ProductAdapter
-
     adapter = ProductAdapter.fresh(LOCON, target, size, own, seed)
     if SCALAR in adapter.weights or MID in adapter.weights:
         return adapter
@@ -78,4 +70,6 @@ register_product(
     misread=(NOT_IN_PEFT,),
     loraplus=True,
     input_keys=(DOWN,),
+    rank_keys=(DOWN,),
+    telling_keys=(DOWN, UP),
 )

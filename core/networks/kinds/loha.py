@@ -8,14 +8,12 @@ change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with T
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start, tucker
+from core.record.lazy_torch import Tensor
 from core.settings.lycoris import LohaSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 W1_A, W1_B, T1 = "hada_w1_a", "hada_w1_b", "hada_t1"
 W2_A, W2_B, T2 = "hada_w2_a", "hada_w2_b", "hada_t2"
@@ -55,4 +53,6 @@ register_product(
     settings=LohaSettings,
     misread=(NOT_IN_PEFT,),
     input_keys=(W1_B,),
+    rank_keys=(W1_B,),
+    telling_keys=(W1_A,),
 )

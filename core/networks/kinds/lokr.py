@@ -8,15 +8,13 @@ scale = alpha / rank, and 1 where both are whole.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.networks.kinds.lycoris import NOT_IN_PEFT, register_product
 from core.networks.kinds.product import Factors, Form, Product, Start, tucker
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.lycoris import LokrSettings
 from core.settings.readers import UNREAD, Misread
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 W1, W1_A, W1_B = "lokr_w1", "lokr_w1_a", "lokr_w1_b"
 W2, W2_A, W2_B, T2 = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
@@ -64,25 +62,22 @@ def _large(factors: Factors) -> Tensor:
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
-    import torch
-
     # The kernel's places are the fastest dimensions of w2's rows, so the product of the flat matrices is the flat change.
     return torch.kron(_small(factors), _large(factors)).view(shape)
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     """kron(w1, w2) times x without building it: the input's channels as c groups of d, w2 on each group, w1 across them."""
-    from torch import nn
-    from torch.nn.functional import conv2d, linear
-
     w1 = _small(factors)
     c = w1.shape[1]
     w2 = _large(factors)
     if not isinstance(module, nn.Conv2d):
-        groups = linear(x.unflatten(-1, (c, -1)), w2)  # [..., c, b]
-        return linear(groups.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)  # [..., a, b]
+        groups = nn.functional.linear(x.unflatten(-1, (c, -1)), w2)  # [..., c, b]
+        return nn.functional.linear(groups.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)  # [..., a, b]
     w2 = w2.view(w2.shape[0], -1, *module.kernel_size)
-    groups = conv2d(x.reshape(len(x) * c, -1, *x.shape[2:]), w2, None, module.stride, module.padding, module.dilation)
+    groups = nn.functional.conv2d(
+        x.reshape(len(x) * c, -1, *x.shape[2:]), w2, None, module.stride, module.padding, module.dilation
+    )
     across = w1 @ groups.reshape(len(x), c, -1)  # [B, a, b * h * w]
     return across.view(len(x), -1, *groups.shape[2:])
 
@@ -109,4 +104,6 @@ register_product(
     settings=LokrSettings,
     misread=(NOT_IN_PEFT, IN_TUCKER),
     input_keys=(W1, W1_B, W2, W2_B),
+    rank_keys=(W1_B, W2_B),
+    telling_keys=(W1, W1_A, W2),
 )

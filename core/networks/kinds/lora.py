@@ -1,34 +1,258 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) on Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions too
-(LoRA-C3Lier, also called LoCon), in kohya's file format."""
+(LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and DyLoRA share.
+
+<name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
+
+    y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
+
+A convolution's down has the module's own stride and padding. Both are cast to the dtype that the module computes in at each call.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import math
+from typing import TYPE_CHECKING, Any, Self
 
 from core import extensions
-from core.networks.kinds.lora_layer import MODULE, register_lora
+from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+from core.networks.adapter import PLUS, ScaledAdapter, as_weight, fitted, kind_of
+from core.networks.kinds import NetworkKind, Tensors, not_a_number, ranked, register
+from core.record.bounded_json import json_or_none
+from core.record.draws import generator
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import LISTS, SIDES, BlockSize
 from core.settings.optimization.optimizer import LORA_PLUS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from core.families.targets import Target
-    from core.networks.kinds.lora_adapter import LoraAdapter
     from core.settings.job import TrainJob
 
-
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> LoraAdapter:
-    from core.networks.kinds.lora_adapter import LoraAdapter
-
-    return LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
+MODULE = "networks.lora"
 
 
-def _made(target: Target, down: Tensor, up: Tensor, alpha: float) -> LoraAdapter:
-    from core.networks.kinds.lora_adapter import LoraAdapter
+class LoraAdapter(ScaledAdapter):
+    """`down` and `up` are float32 parameters in the file's shapes. Those derived from it hold them in other ways: what computes
+    takes them from `_weights`."""
 
-    return LoraAdapter(target.name, target.module, down, up, alpha)
+    def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
+        super().__init__(name, module, down.shape[0], alpha)
+        self._hold(down, up)
+        self._cast: tuple[Tensor, Tensor] | None = None
+
+    def _hold(self, down: Tensor, up: Tensor) -> None:
+        self._down, self._up = nn.Parameter(down), nn.Parameter(up)
+
+    @property
+    def down(self) -> Tensor:
+        return self._down
+
+    @property
+    def up(self) -> Tensor:
+        return self._up
+
+    @classmethod
+    def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
+        """A LoRA without effect: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
+
+        The draw is addressed by the module's name, so it does not depend on which other modules train.
+        """
+        weight = as_weight(module.weight)
+        place = torch.device("meta" if weight.is_meta else "cpu")
+        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32, device=place)
+        if not weight.is_meta:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator(seed, "network_init", name))
+        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32, device=place)
+        return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self._down, "plain"), (self._up, PLUS)]
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.dropout is not None and self.dropout.thins:
+            return self._add_thinned(y, x.to(y.dtype))
+        down, up = self._weights(y.dtype)
+        if isinstance(self.module, nn.Conv2d):
+            return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module)
+        return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
+
+    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        return self._thinned_by(y, x, *self._weights(y.dtype))
+
+    def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """With dropout between down and up: down -> elements -> ranks -> up."""
+        if isinstance(self.module, nn.Conv2d):
+            hidden, factor = self.thinned(hidden_conv(x, down, self.module), self.name)
+            return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
+        hidden, factor = self.thinned(hidden_linear(x, down), self.name)
+        return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
+
+    def whole(self, x: Tensor) -> Tensor | None:
+        thinned = self.dropout is not None and self.dropout.thins
+        module = self.module
+        if thinned or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
+            return None
+        if x.dtype != module.weight.dtype:
+            return None
+        return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength)
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The parameters while they train; else a copy in `dtype`, made once."""
+        if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
+            return self.down, self.up
+        if self._cast is None or (self._cast[0].dtype, self._cast[0].device) != (dtype, self.down.device):
+            self._cast = (self.down.detach().to(dtype), self.up.detach().to(dtype))
+        return self._cast
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        return self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+
+    def delta(self) -> Tensor:
+        up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+        return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The sum in one product, without the change as a matrix of its own."""
+        up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+        return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
+
+    def misfit(self, tensors: Tensors) -> str:
+        shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
+        if shaped is None:
+            return "has a different shape"
+        return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
+
+    def take(self, tensors: Tensors) -> None:
+        shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
+        assert shaped is not None
+        self.put(*shaped)
+        self.take_alpha(size(tensors).alpha)
+        self._cast = None
+
+    def put(self, down: Tensor, up: Tensor) -> None:
+        """Give the parameters these values."""
+        with torch.no_grad():
+            self._down.copy_(down)
+            self._up.copy_(up)
+
+    def shorten(self, ratio: Tensor) -> None:
+        for parameter, _ in self.parameters():
+            parameter.mul_(ratio.sqrt().to(parameter.dtype))
+
+    def norm(self) -> Tensor:
+        """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
+        large as the layer's weight."""
+        wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # not available on Apple devices
+        down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
+        square = ((up.t() @ up) * (down @ down.t())).sum()
+        return (square.clamp(min=0).sqrt() * abs(self.scale)).float()
+
+
+def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """down and up as float32 copies in the shapes this module needs, on its device; None if they do not fit.
+
+    Weights of a 1x1 convolution fit a Linear and vice versa.
+    """
+    weight = as_weight(module.weight)
+    rank = down.shape[0]
+    down_shape = (rank, *weight.shape[1:])
+    up_shape = (weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
+    if down.numel() != math.prod(down_shape) or up.numel() != math.prod(up_shape) or up.shape[1] != rank:
+        return None
+    if down.dim() > 2 and weight.dim() > 2 and down.shape != down_shape:
+        return None
+    return fitted(down, down_shape, module), fitted(up, up_shape, module)
+
+
+# -- frozen modules plus `strength * up(down(x))`
+
+
+def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor, strength: float) -> Tensor:
+    """W x + b + strength * up(down(x)) for a frozen Linear.
+
+    x    [..., in], of the weight's dtype       down    [rank, in], any floating dtype
+                                                up      [out, rank]
+    """
+    if torch.compiler.is_compiling():  # which generates a backward pass itself
+        return add_low_rank_linear(nn.functional.linear(x, module.weight, module.bias), x, down, up, strength)
+    from core.networks.low_rank import LinearWithLowRank
+
+    y: Tensor = LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)
+    return y
+
+
+def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
+    """y + strength * up(down(x)) for a Linear's output y [..., out], in y's dtype."""
+    return torch.add(y, up_linear(hidden_linear(x, down), up), alpha=strength)
+
+
+def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
+    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one."""
+    compiling = torch.compiler.is_compiling()
+    if (
+        not compiling
+        and conv.kernel_size == conv.stride == (1, 1)
+        and y.is_contiguous(memory_format=torch.channels_last)
+    ):
+        from core.networks.low_rank import AddLowRankOverChannels
+
+        sum_: Tensor = AddLowRankOverChannels.apply(y, x, down, up, strength)
+        return sum_
+    return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)
+
+
+def hidden_linear(x: Tensor, down: Tensor) -> Tensor:
+    """down(x): [..., in] -> [..., rank], in x's dtype."""
+    return nn.functional.linear(x, down.to(x.dtype))
+
+
+def up_linear(hidden: Tensor, up: Tensor) -> Tensor:
+    return nn.functional.linear(hidden, up.to(hidden.dtype))
+
+
+def hidden_conv(x: Tensor, down: Tensor, conv: nn.Conv2d) -> Tensor:
+    """down(x): [B, in, H, W] -> [B, rank, h, w], in x's dtype, with `conv`'s stride, padding and dilation."""
+    return nn.functional.conv2d(x, down.to(x.dtype), None, conv.stride, conv.padding, conv.dilation)
+
+
+def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
+    return nn.functional.conv2d(hidden, up.to(hidden.dtype))
+
+
+# -- files
+
+
+def size(tensors: Tensors) -> BlockSize:
+    """Rank and alpha of a layer in a file."""
+    return ranked(tensors[DOWN].shape[0], tensors)
+
+
+def flaw(name: str, tensors: Tensors) -> str:
+    """What is wrong with a layer of a file."""
+    if wrong := not_a_number(name, tensors):
+        return wrong
+    for key, other in ((DOWN, UP), (UP, DOWN)):
+        if key not in tensors:
+            continue
+        value = tensors[key]
+        if other not in tensors:
+            return f"{name} has {key} but no {other}"
+        if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
+            return f"{name}.{key} has an invalid shape"
+    if DOWN in tensors and tensors[UP].shape[1] != tensors[DOWN].shape[0]:
+        return f"{name} has a {DOWN} of rank {tensors[DOWN].shape[0]} but a {UP} of another rank"
+    return ""
+
+
+def to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
+    """The matrices with PEFT's names, with alpha / rank multiplied into B: every layer's alpha is then its rank."""
+    found = size(tensors)
+    up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
+    return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
@@ -55,13 +279,67 @@ def network_args(job: TrainJob) -> dict[str, str]:
     return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
 
+def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
+    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" where layers
+    differ; 3x3 convolutions have conv_dim and conv_alpha. args: those that the file had."""
+    sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
+    for layer in group_by_module(tensors).values():
+        if DOWN not in layer:  # a norm layer
+            continue
+        sizes[math.prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
+
+    def common(conv: bool, place: int) -> str:
+        values = {size[place] for size in sizes[conv]}
+        return f"{values.pop()}" if len(values) == 1 else "Dynamic"
+
+    plain = not sizes[False]  # a file of convolutions only
+    known = json_or_none(args)
+    known = known if isinstance(known, dict) else {}
+    left = {key: value for key, value in known.items() if key not in ("algo", "conv_dim", "conv_alpha")}
+    if sizes[True]:
+        left |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
+    found = {
+        "ss_network_module": MODULE,
+        "ss_network_dim": common(plain, 0),
+        "ss_network_alpha": common(plain, 1),
+    }
+    return found | ({"ss_network_args": json.dumps(left)} if left else {})
+
+
+def register_lora(adapter: type[LoraAdapter], **given: Any) -> None:
+    """Register a kind whose files are LoRA's. adapter: the class of its layers; given: further fields of NetworkKind."""
+
+    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> LoraAdapter:
+        return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
+
+    def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
+        shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
+        return adapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
+
+    common: dict[str, Any] = {
+        "forms": ((DOWN, UP),),
+        "optional": (ALPHA,),
+        "input_keys": (DOWN,),
+        "rank_keys": (DOWN,),
+        "telling_keys": (DOWN, UP),
+        "fresh": fresh,
+        "from_tensors": from_tensors,
+        "size": size,
+        "flaw": flaw,
+        "weight_shape": lambda tensors: (tensors[UP].shape[0], *tensors[DOWN].shape[1:]),
+        "idle": lambda tensors: not tensors[UP].any(),
+        "to_peft": to_peft,
+        "misread": (),
+        "network_args": network_args,
+    }
+    register(NetworkKind(**common | given))
+
+
 register_lora(
-    _made,
+    LoraAdapter,
     name="lora",
     title="LoRA",
-    fresh=_fresh,
     module_name=MODULE,
-    network_args=network_args,
     loraplus=True,
     initialize=extensions.later("core.networks.kinds.initialization", "initialized"),
 )

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import Self
 
-from core.networks.kinds.lora import network_args
-from core.networks.kinds.lora_layer import register_lora
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.families.targets import Target
-    from core.networks.kinds.lora_variants import LoraFaAdapter
-    from core.settings.base import Settings
-    from core.settings.blocks import BlockSize
+from core.networks.adapter import as_weight
+from core.networks.kinds.lora import LoraAdapter, register_lora
+from core.record.draws import generator
+from core.record.lazy_torch import Tensor, nn, torch
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> LoraFaAdapter:
-    from core.networks.kinds.lora_variants import LoraFaAdapter
+class LoraFaAdapter(LoraAdapter):
+    """down is frozen, only up trains."""
 
-    return LoraFaAdapter.begun(target.name, target.module, size.rank, size.alpha, seed)
+    def _hold(self, down: Tensor, up: Tensor) -> None:
+        super()._hold(down, up)
+        self._down.requires_grad_(False)
+
+    @classmethod
+    def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
+        """down normal with variance 2 / (in + rank), as sd-scripts' networks.lora_fa; in: channels of a convolution."""
+        adapter = super().fresh(name, module, rank, alpha, seed)
+        if not adapter.down.is_meta:
+            spread = math.sqrt(2.0 / (as_weight(module.weight).shape[1] + rank))
+            down = torch.empty(adapter.down.shape)
+            down.normal_(0.0, spread, generator=generator(seed, "network_init_fa", name))
+            adapter.put(down, adapter.up.detach())
+        return adapter
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self._up, "plain")]
+
+    def shorten(self, ratio: Tensor) -> None:
+        self._up.mul_(ratio.to(self._up.dtype))
 
 
-def _made(target: Target, down: Tensor, up: Tensor, alpha: float) -> LoraFaAdapter:
-    from core.networks.kinds.lora_variants import LoraFaAdapter
-
-    return LoraFaAdapter(target.name, target.module, down, up, alpha)
-
-
-register_lora(
-    _made,
-    name="lora_fa",
-    title="LoRA-FA",
-    fresh=_fresh,
-    module_name="networks.lora_fa",
-    network_args=network_args,
-)
+register_lora(LoraFaAdapter, name="lora_fa", title="LoRA-FA", module_name="networks.lora_fa")

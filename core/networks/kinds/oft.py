@@ -1,28 +1,292 @@
-"""OFT (Qiu et al. 2023, arXiv:2306.07280) in sd-scripts' format: blocks of a layer's output are turned; the network rank is their
-number, the network alpha the limit of the angles. Layers of the U-Net only.
+"""OFT (Qiu et al. 2023, arXiv:2306.07280): blocks of a layer's output are turned.
 
-oft_unet_<path>.oft_blocks [blocks, width, width]     oft_unet_<path>.alpha, a number
+OFT of sd-scripts: the network rank is the number of blocks, the network alpha the limit of the angles; layers of the U-Net only
+
+    oft_unet_<path>.oft_blocks [blocks, width, width]     oft_unet_<path>.alpha, a number
+
+Diag-OFT of LyCORIS: the network rank is the width of the blocks, or where it does not divide a layer's output the next smaller divisor
+
+    <name>.oft_blocks [blocks, width, width]     alpha, the constraint     rescale [out, 1(, 1, 1)], a trained factor for each channel
+
+BOFT of LyCORIS (Liu et al. 2024, arXiv:2311.06243): several stages, each turning blocks of channels that lie further apart, so that
+every channel reaches every other; the network rank is the largest width of the blocks
+
+    <name>.oft_blocks [stages, blocks, width, width], blocks a power of two     alpha and rescale as of Diag-OFT
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from core.networks.kinds import NetworkKind, Tensors, register
-from core.networks.kinds.keys import ALPHA, OFT_BLOCKS, constraint, oft_flaw, oft_idle
+from core.formats.lora.names import ALPHA
+from core.networks.adapter import Adapter, as_weight
+from core.networks.kinds import NetworkKind, Tensors, not_a_number, register
+from core.networks.kinds.lokr import split
+from core.networks.kinds.lycoris import MODULE, NOT_IN_PEFT, lycoris_args
+from core.record.lazy_torch import Tensor, nn, torch
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
-from core.settings.turning import OftSettings
+from core.settings.readers import OTHER, READ, REFUSED, UNREAD, Misread
+from core.settings.turning import OftSettings, TurnSettings
 
 if TYPE_CHECKING:
     from core.families.targets import Target
-    from core.networks.kinds.oft_adapter import OftAdapter
     from core.settings.job import TrainJob
 
-NAME, PREFIX = "oft", "oft_unet_"
+OFT_BLOCKS, RESCALE = "oft_blocks", "rescale"
+NAME, PREFIX, LORA = "oft", "oft_unet_", "lora_unet_"
 ATTENTION, TRANSFORMER = ("_attn1_", "_attn2_"), ("_transformer_blocks_", "_proj_in", "_proj_out")
+
+
+class OftAdapter(Adapter):
+    """Rotations of blocks of the output's channels, W' = R^T W, in one stage or in several that mix them (BOFT).
+
+    `blocks` [k, b, b], of BOFT [stages, k, b, b], are float32 parameters in the file's shape, and so is `rescale`, a factor for
+    each channel, if there is one. With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley). `alpha` limits the
+    norm of all Q of the layer together to alpha * width of the output (Qiu et al. 2023, arXiv:2306.07280, COFT).
+
+    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and so the rescale, 1 + m * (rescale
+    - 1), which LyCORIS keeps whole at any m. Norms and their limit are those of the blocks, as in LyCORIS.
+    """
+
+    def __init__(self, name: str, module: nn.Module, tensors: Tensors, rank: int, prefix: str):
+        super().__init__(name, module, rank, constraint(tensors))
+        self._prefix, place = prefix, as_weight(module.weight).device
+        self.blocks = nn.Parameter(tensors[OFT_BLOCKS].float().to(place))
+        rescale = tensors.get(RESCALE)
+        shape = (-1, *(1 for _ in as_weight(module.weight).shape[1:]))
+        self.rescale = nn.Parameter(rescale.float().reshape(shape).to(place)) if rescale is not None else None
+        self._known: Tensor | None = None
+
+    @property
+    def file_name(self) -> str:
+        return self._prefix + self.name.removeprefix(LORA) if self._prefix else self.name
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        own = self.without_bias(y)
+        if isinstance(self.module, nn.Conv2d):
+            return y + self._change(own.movedim(1, -1)).movedim(-1, 1)
+        return y + self._change(own)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            change = self._change(weight.flatten(1).t())
+        return weight + change.t().reshape(weight.shape)
+
+    def _change(self, rows: Tensor) -> Tensor:
+        """What turning and rescaling adds to vectors of output channels, [..., out], in their dtype."""
+        change = torch.zeros_like(rows)
+        turns = self._turns(rows.dtype)
+        if turns.dim() == 3:
+            change = _in_blocks(rows, turns) * self.multiplier
+        else:
+            for stage, turn in enumerate(turns):
+                change = change + self.multiplier * self._butterfly(rows + change, stage, turn)
+        if self.rescale is not None:
+            change = change + (rows + change) * ((self.rescale.flatten() - 1) * self.multiplier).to(rows.dtype)
+        return change
+
+    def _butterfly(self, rows: Tensor, stage: int, turn: Tensor) -> Tensor:
+        """One stage of BOFT (Liu et al. 2024, arXiv:2311.06243): blocks of channels that are 2^stage * b / 2 apart. LyCORIS turns
+        them by R instead of R^T here."""
+        _, width, _ = turn.shape
+        apart = 2**stage * (width // 2)
+        mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
+        turned = _in_blocks(mixed, turn.transpose(-1, -2))
+        return turned.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
+
+    def _turns(self, dtype: torch.dtype) -> Tensor:
+        """R - I = 2 Q (I - Q)^-1. While the blocks do not train it is computed once."""
+        if self.blocks.requires_grad:
+            return self._computed().to(dtype)
+        if self._known is None or self._known.dtype != dtype or self._known.device != self.blocks.device:
+            self._known = self._computed().to(dtype)
+        return self._known
+
+    def _computed(self) -> Tensor:
+        q = self.blocks.float()
+        q = q - q.transpose(-1, -2)
+        if self.alpha > 0:
+            limit = self.alpha * out_width(self.module)
+            q = q * (limit / (torch.linalg.vector_norm(q) + 1e-8)).clamp(max=1.0)
+        eye = torch.eye(q.shape[-1], device=q.device)
+        turns: Tensor = torch.linalg.solve(eye - q, 2 * q)
+        return turns
+
+    def norm(self) -> Tensor:
+        return self.blocks.detach().float().norm()
+
+    def shorten(self, ratio: Tensor) -> None:
+        self.blocks.mul_(ratio.to(self.blocks.dtype))
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
+        return found | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
+
+    def misfit(self, tensors: Tensors) -> str:
+        if OFT_BLOCKS not in tensors or tensors[OFT_BLOCKS].shape != self.blocks.shape:
+            return "has blocks of another size"
+        return "" if (RESCALE in tensors) == (self.rescale is not None) else f"differs in having a {RESCALE}"
+
+    def take(self, tensors: Tensors) -> None:
+        with torch.no_grad():
+            self.blocks.copy_(tensors[OFT_BLOCKS])
+            if self.rescale is not None:
+                self.rescale.copy_(tensors[RESCALE].reshape(self.rescale.shape))
+        self.take_alpha(constraint(tensors))
+        self._known = None
+
+
+def _in_blocks(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Vectors [..., k * b], each block of them times its own matrix of [k, b, b]."""
+    count, width, _ = matrices.shape
+    blocks = rows.reshape(-1, count, width).transpose(0, 1)
+    return (blocks @ matrices).transpose(0, 1).reshape(rows.shape)
+
+
+def fits(tensors: Tensors, module: nn.Module) -> bool:
+    """Whether the blocks of a file turn the layer's output, and their stages can mix it."""
+    blocks = tensors[OFT_BLOCKS]
+    count, width = blocks.shape[-3:-1]
+    stages = blocks.shape[0] if blocks.ndim == 4 else 1
+    mixes = blocks.ndim == 3 or (width % 2 == 0 and count % 2 ** (stages - 1) == 0)
+    return mixes and count * width == out_width(module)
+
+
+def out_width(module: nn.Module) -> int:
+    """The layer's output channels."""
+    return as_weight(module.weight).shape[0]
+
+
+# -- files
+
+
+def _flaw(name: str, tensors: Tensors) -> str:
+    """What is wrong with a layer of OFT, diag-OFT or BOFT."""
+    if OFT_BLOCKS not in tensors:
+        return f"{name} has no {OFT_BLOCKS}"
+    blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
+    if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2] or not blocks.is_floating_point():
+        return f"{name}.{OFT_BLOCKS} has an invalid shape"
+    if wrong := not_a_number(name, tensors):
+        return wrong
+    width = blocks.shape[-3] * blocks.shape[-1]
+    return f"{name}.{RESCALE} has an invalid shape" if rescale is not None and rescale.numel() != width else ""
+
+
+def _idle(tensors: Tensors) -> bool:
+    """Whether a layer of OFT, diag-OFT or BOFT has no effect."""
+    return not tensors[OFT_BLOCKS].any() and (RESCALE not in tensors or bool((tensors[RESCALE] == 1).all()))
+
+
+def constraint(tensors: Tensors) -> float:
+    """The limit of the angles, as a share of the output width, that files have as alpha; 0 is none."""
+    return float(tensors[ALPHA]) if ALPHA in tensors else 0.0
+
+
+# -- registration
+
+
+def _register(
+    name: str,
+    title: str,
+    blocks: Callable[[int, int], tuple[int, ...]],
+    dims: int,
+    rank_side: int,
+    prefix: str = "",
+    **given: Any,
+) -> None:
+    """Register a kind whose blocks are turned.
+
+    blocks   (output width, rank) -> the shape of the tensor of blocks     dims, rank_side   its dimensions, and which is the rank
+    """
+
+    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> OftAdapter:
+        weight, turns = as_weight(target.module.weight), own if isinstance(own, TurnSettings) else None
+        shape, limit = blocks(weight.shape[0], size.rank), turns.constraint if turns is not None else size.alpha
+        tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
+        if turns is not None and turns.rescaled:
+            tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
+        return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
+
+    def from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
+        rank = tensors[OFT_BLOCKS].shape[rank_side]
+        return OftAdapter(target.name, target.module, tensors, rank, prefix) if fits(tensors, target.module) else None
+
+    register(
+        NetworkKind(
+            name=name,
+            title=title,
+            forms=((OFT_BLOCKS,),),
+            telling_keys=(OFT_BLOCKS,),
+            fresh=fresh,
+            from_tensors=from_tensors,
+            size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[rank_side], constraint(tensors)),
+            flaw=_flaw,
+            idle=_idle,
+            looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == dims,
+            prefix=prefix,
+            **given,
+        )
+    )
+
+
+def _register_of_lycoris(
+    name: str,
+    title: str,
+    algo: str,
+    blocks: Callable[[int, int], tuple[int, ...]],
+    dims: int,
+    limited: dict[str, str],
+    misread: tuple[Misread, ...],
+    **given: Any,
+) -> None:
+    """limited: what programs make of a constraint"""
+    constrained = Misread(
+        limited, "a constraint", lambda own, conv: own.constraint > 0, lambda tensors: constraint(tensors) > 0
+    )
+    _register(
+        name,
+        title,
+        blocks,
+        dims,
+        rank_side=-1,
+        optional=(ALPHA, RESCALE),
+        module_name=MODULE,
+        network_args=lambda job: lycoris_args(job, algo, getattr(job, name)),
+        settings=TurnSettings,
+        uses=frozenset({"rank"}),
+        misread=(NOT_IN_PEFT, *misread, constrained),
+        **given,
+    )
+
+
+def _diagonal(out: int, rank: int) -> tuple[int, ...]:
+    width, count = split(out, rank)
+    return count, width, width
+
+
+def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
+    """The largest even number up to `largest` that leaves a power of two, and that power: 320, 16 -> (10, 32). None if there is
+    none."""
+    for block in range(largest - largest % 2, 0, -2):
+        count = width // block
+        if width % block == 0 and count & (count - 1) == 0:
+            return block, count
+    return None
+
+
+def _butterflies(out: int, rank: int) -> tuple[int, ...]:
+    found = split_in_powers(out, rank)
+    assert found is not None
+    width, count = found
+    return count.bit_length(), count, width, width
 
 
 def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
@@ -43,46 +307,48 @@ def _sized(network: NetworkSettings, own: Settings | None) -> NetworkSettings:
     return network.model_copy(update={**size, "rs_lora": False})
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> OftAdapter:
-    from core.networks.kinds.oft_adapter import OftAdapter, out_width
-
-    width = out_width(target.module) // size.rank
-    shape = (size.rank, width, width)
-    return OftAdapter.fresh(target.name, target.module, shape, size.rank, size.alpha, kohya=True)
-
-
-def _from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
-    from core.networks.kinds.oft_adapter import OftAdapter, fits
-
-    if not fits(tensors, target.module):
-        return None
-    return OftAdapter(target.name, target.module, tensors, tensors[OFT_BLOCKS].shape[0], kohya=True)
-
-
 def _network_args(job: TrainJob) -> dict[str, str]:
     own: OftSettings = getattr(job, NAME)
     return {name: "True" for name in type(own).model_fields if getattr(own, name)}
 
 
-register(
-    NetworkKind(
-        name=NAME,
-        title="OFT",
-        forms=((OFT_BLOCKS,),),
-        optional=(ALPHA,),
-        fresh=_fresh,
-        from_tensors=_from_tensors,
-        size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[0], constraint(tensors)),
-        flaw=oft_flaw,
-        module_name="networks.oft",
-        network_args=_network_args,
-        settings=OftSettings,
-        uses=frozenset({"rank", "alpha", "block_alphas"}),
-        idle=oft_idle,
-        prefix=PREFIX,
-        looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == 3,
-        takes=_takes,
-        sized=_sized,
-        fits=lambda width, rank: width % rank == 0,
-    )
+_register_of_lycoris(
+    "diag_oft",
+    "Diag-OFT",
+    "diag-oft",
+    _diagonal,
+    3,
+    {"ComfyUI": OTHER, "A1111": READ},
+    misread=(
+        Misread({"Forge": REFUSED}),
+        # A1111 takes the constraint 0, which is none, for a limit of 0.
+        Misread({"A1111": UNREAD}, "", lambda own, conv: own.constraint == 0, lambda tensors: constraint(tensors) == 0),
+        Misread({"ComfyUI": OTHER}, "rescale", lambda own, conv: own.rescaled, lambda tensors: RESCALE in tensors),
+    ),
+)
+_register(
+    NAME,
+    "OFT",
+    lambda out, rank: (rank, out // rank, out // rank),
+    dims=3,
+    rank_side=0,
+    prefix=PREFIX,
+    optional=(ALPHA,),
+    module_name="networks.oft",
+    network_args=_network_args,
+    settings=OftSettings,
+    uses=frozenset({"rank", "alpha", "block_alphas"}),
+    takes=_takes,
+    sized=_sized,
+    fits=lambda width, rank: width % rank == 0,
+)
+_register_of_lycoris(
+    "boft",
+    "BOFT",
+    "boft",
+    _butterflies,
+    4,
+    {"ComfyUI": OTHER},
+    misread=(Misread({"Forge": REFUSED, "A1111": REFUSED}),),
+    fits=lambda width, rank: split_in_powers(width, rank) is not None,
 )

@@ -1,4 +1,4 @@
-"""Kinds whose change of the weight is a product of their parameters (LoHa, LoKr, LoCon with Tucker ...). Without torch.
+"""Kinds whose change of the weight is a product of their parameters (LoHa, LoKr, LoCon with Tucker ...).
 
 A kind says how the dimensions of its tensors belong together (`Form`), how they multiply and how they start (`Product`); keys,
 checks of files, training and merging follow. LyCORIS' `scalar`, one more number that the change is multiplied by, trains
@@ -7,19 +7,24 @@ next to them and is multiplied into a tensor in files, as LyCORIS 4 writes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.networks.kinds.keys import ALPHA, is_number
+from core.formats.lora.names import ALPHA
+from core.networks.adapter import ScaledAdapter, as_weight
+from core.networks.kinds import Tensors, not_a_number, ranked
+from core.record.draws import generator
+from core.record.lazy_torch import Tensor, nn, torch
+from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from core.families.targets import Target
 
 SCALAR = "scalar"
-Factors = Mapping[str, "Tensor"]  # of one layer by key, in the dtype that is computed in; the scalar is multiplied in
+Factors = Mapping[str, Tensor]  # of one layer by key, in the dtype that is computed in; the scalar is multiplied in
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Form:
     outs: str
     ins: str
 
-    def lengths(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    def lengths(self, tensors: Tensors) -> dict[str, int]:
         """The size of each letter. Raises ValueError with the key that differs."""
         found: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
@@ -48,17 +53,17 @@ class Form:
                     raise ValueError(key)
         return found
 
-    def fits(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
+    def fits(self, tensors: Tensors, shape: tuple[int, ...]) -> bool:
         """Whether they are the change of a weight of this shape."""
         try:
             found = self.lengths(tensors)
         except ValueError:
             return False
         kernel = tuple(found[letter] for letter in "hwHW" if letter in found)
-        outs, ins = prod(found[letter] for letter in self.outs), prod(found[letter] for letter in self.ins)
-        return (outs, ins) == (shape[0], prod(shape[1:])) and kernel in ((), (1, 1), (*shape[2:],))
+        outs, ins = math.prod(found[letter] for letter in self.outs), math.prod(found[letter] for letter in self.ins)
+        return (outs, ins) == (shape[0], math.prod(shape[1:])) and kernel in ((), (1, 1), (*shape[2:],))
 
-    def weight_shape(self, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    def weight_shape(self, tensors: Tensors) -> tuple[int, ...] | None:
         """The shape of the weight that they change, None where they do not belong together; a kernel that no tensor has as
         dimensions is part of the input."""
         try:
@@ -70,7 +75,9 @@ class Form:
             for key, letters in self.keys.items()
             if letters.lower().endswith("hw") and len(tensors[key].shape) == len(letters)
         )
-        outs, ins = (prod(found[letter] for letter in each if letter not in "hwHW") for each in (self.outs, self.ins))
+        outs, ins = (
+            math.prod(found[letter] for letter in each if letter not in "hwHW") for each in (self.outs, self.ins)
+        )
         return outs, ins, *next(kernels, ())
 
 
@@ -120,12 +127,12 @@ class Product:
         """Whether layers of some form have a rank, and files an alpha."""
         return any("r" in letters for form in self.forms for letters in form.keys.values())
 
-    def ranked(self, tensors: Mapping[str, Tensor]) -> bool:
+    def ranked(self, tensors: Tensors) -> bool:
         """Whether a layer has a rank: not where all its matrices are whole."""
         form = self.form_of(tensors)
         return form is not None and any("r" in letters for letters in form.keys.values())
 
-    def size(self, tensors: Mapping[str, Tensor]) -> BlockSize:
+    def size(self, tensors: Tensors) -> BlockSize:
         """Rank and alpha of a layer in a file: without an alpha it equals the rank. Where all matrices are whole, the scale is 1:
         both are given as the largest size."""
         form = self.form_of(tensors)
@@ -134,18 +141,17 @@ class Product:
         if not self.ranked(tensors):
             largest = max(found.values())
             return BlockSize(largest, float(largest))
-        return BlockSize(found["r"], float(tensors[ALPHA]) if ALPHA in tensors else float(found["r"]))
+        return ranked(found["r"], tensors)
 
-    def weight_shape(self, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    def weight_shape(self, tensors: Tensors) -> tuple[int, ...] | None:
         """The shape of the weight that a layer changes; kernels may be flattened into its input."""
         form = self.form_of(tensors)
         return form.weight_shape(tensors) if form is not None else None
 
-    def flaw(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+    def flaw(self, name: str, tensors: Tensors) -> str:
         """What is wrong with a layer of a file."""
-        for key in (ALPHA, SCALAR):
-            if key in tensors and not is_number(tensors[key]):
-                return f"{name}.{key} is not a number"
+        if wrong := not_a_number(name, tensors, ALPHA, SCALAR):
+            return wrong
         form = self.form_of(tensors)
         if form is None:
             given = tensors.keys() - {ALPHA, SCALAR}
@@ -163,12 +169,12 @@ class Product:
             return f"{name}.{key} has a shape that does not fit its other tensors"
         return ""
 
-    def idle(self, tensors: Mapping[str, Tensor]) -> bool:
+    def idle(self, tensors: Tensors) -> bool:
         """Whether a layer of a file has no effect: a factor is zero, and so is the bias' change."""
         factors = all(tensor.any() for key, tensor in tensors.items() if key not in (ALPHA, self.bias))
         return not factors and (self.bias not in tensors or not tensors[self.bias].any())
 
-    def with_scalar(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def with_scalar(self, tensors: Tensors) -> dict[str, Tensor]:
         """The tensors with their scalar multiplied into one of them."""
         found = dict(tensors)
         scalar = found.pop(SCALAR, None)
@@ -180,6 +186,132 @@ class Product:
 
 def tucker(core: Tensor, outs: Tensor, ins: Tensor) -> Tensor:
     """[rank, rank, kh, kw] with [rank, out] and [rank, in] -> [out, in, kh, kw] (Tucker decomposition, as in LyCORIS)."""
-    import torch
-
     return torch.einsum("rqhw,ro,qi->oihw", core, outs, ins)
+
+
+# -- in use
+
+
+class ProductAdapter(ScaledAdapter):
+    """`weights`: float32 parameters by the key of files, with `scalar` if it trains."""
+
+    def __init__(self, product: Product, name: str, module: nn.Module, tensors: Tensors, alpha: float):
+        size, place = product.size(tensors), as_weight(module.weight).device
+        super().__init__(name, module, size.rank, alpha if product.ranked(tensors) else size.alpha)
+        self.product = product
+        self.weights = {key: nn.Parameter(tensor.float().to(place)) for key, tensor in tensors.items()}
+
+    @classmethod
+    def fresh(
+        cls, product: Product, target: Target, size: BlockSize, own: Settings | None, seed: int
+    ) -> ProductAdapter:
+        """One without effect yet."""
+        starts = product.starts(target.module, size.rank, own)
+        if getattr(own, "use_scalar", False):
+            starts[SCALAR] = Start(())
+        tensors = {key: started(start, target, key, seed) for key, start in starts.items()}
+        return cls(product, target.name, target.module, tensors, size.alpha)
+
+    @classmethod
+    def from_tensors(cls, product: Product, target: Target, tensors: Tensors) -> ProductAdapter | None:
+        """That of a file, its scalar multiplied in; None if the shapes do not fit the layer."""
+        form, module = product.form_of(tensors), target.module
+        assert form is not None
+        if not form.fits(tensors, tuple(as_weight(module.weight).shape)):
+            return None
+        if product.bias in form.keys and module.bias is None:
+            return None
+        given = {key: tensor.float() for key, tensor in tensors.items() if key != ALPHA}
+        return cls(product, target.name, module, product.with_scalar(given), product.size(tensors).alpha)
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(weight, "plain") for weight in self.weights.values()]
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        z, factor = self.thinned(self._product(x.to(y.dtype)), self.name)
+        return torch.add(y, z, alpha=self.strength * factor)
+
+    def _product(self, x: Tensor) -> Tensor:
+        trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.weights.values())
+        if trains and self.product.recomputes and not torch.compiler.is_compiling():
+            from torch.utils.checkpoint import checkpoint
+
+            z: Tensor = checkpoint(self._computed, x, use_reentrant=False, preserve_rng_state=False)
+            return z
+        return self._computed(x)
+
+    def _computed(self, x: Tensor) -> Tensor:
+        factors = self._factors(x.dtype)
+        if self.product.apply is not None:
+            return self.product.apply(factors, x, self.module)
+        change = self.product.change(factors, tuple(as_weight(self.module.weight).shape))
+        return applied(self.module, x, change, factors.get(self.product.bias))
+
+    def _factors(self, dtype: torch.dtype) -> Factors:
+        # Detached without gradients: matmul sums parameters in another order, and samples would differ from Generate's.
+        trains = torch.is_grad_enabled()
+        weights = {key: (weight if trains else weight.detach()).to(dtype) for key, weight in self.weights.items()}
+        return self.product.with_scalar(weights)
+
+    def delta(self) -> Tensor:
+        with torch.no_grad():
+            shape = tuple(as_weight(self.module.weight).shape)
+            return self.product.change(self._factors(torch.float32), shape) * self.scale
+
+    def norm(self) -> Tensor:
+        if self.product.norm is None:
+            return super().norm()
+        with torch.no_grad():
+            return self.product.norm(self._factors(torch.float32)) * abs(self.scale)
+
+    def bias_delta(self) -> Tensor | None:
+        bias = self.weights.get(self.product.bias)
+        return bias.detach().float() * self.scale if bias is not None else super().bias_delta()
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {key: weight.detach() for key, weight in self.weights.items()}
+        return found | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
+
+    def saved(self) -> dict[str, Tensor]:
+        return self.product.with_scalar(self.tensors())
+
+    def misfit(self, tensors: Tensors) -> str:
+        own, form = self.product.form_of(self.weights), self.product.form_of(tensors)
+        if own is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
+            return "has a different shape"
+        rank = self.product.size(tensors).rank
+        if form is own and form.lengths(tensors) == own.lengths(self.weights):
+            return ""
+        return f"has rank {rank}, not {self.rank}" if rank != self.rank else "is made of other parts"
+
+    def take(self, tensors: Tensors) -> None:
+        given = dict(tensors) if SCALAR in self.weights else self.product.with_scalar(tensors)
+        with torch.no_grad():
+            for key, weight in self.weights.items():
+                weight.copy_(given[key].reshape(weight.shape) if key in given else torch.ones(()))
+        self.take_alpha(self.product.size(tensors).alpha)
+
+    def shorten(self, ratio: Tensor) -> None:
+        factors = len(self.weights.keys() - {self.product.bias})
+        for key, weight in self.weights.items():
+            weight.mul_(ratio if key == self.product.bias else ratio ** (1 / factors))
+
+
+def applied(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The layer's product of x and another weight of its shape."""
+    if isinstance(module, nn.Conv2d):
+        return nn.functional.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
+    return nn.functional.linear(x, weight, bias)
+
+
+def started(start: Start, target: Target, key: str, seed: int) -> Tensor:
+    """A tensor as it starts. The draw is addressed by layer and key, so it does not depend on what else trains."""
+    weight = as_weight(target.module.weight)
+    tensor = torch.zeros(start.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
+    if not weight.is_meta and start.how != "zero":
+        drawn = generator(seed, "network_init", target.name, key)
+        if start.how == "normal":
+            tensor.normal_(0.0, start.spread, generator=drawn)
+        else:
+            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=drawn)
+    return tensor.to(weight.device)

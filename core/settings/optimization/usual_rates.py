@@ -112,7 +112,7 @@ def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     if not job.method.traits.uses_network or "unet" not in rates or usual is None:
         return []
     try:
-        factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []
+        factors = block_rates(job.network, COUNTS.get(job.model.family, COUNTS["sd1"])) or []
     except ValueError:  # reported by the rules
         return []
     where = next((f"network.{name}_lr_weight" for name in ("down", "mid", "up") if _weights(job, name)), "")

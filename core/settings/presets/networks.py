@@ -8,7 +8,7 @@ from typing import Any
 from core.record.problems import Problem
 from core.settings.base import Declared
 from core.settings.elsewhere import ELSEWHERE
-from core.settings.network import TRAITS
+from core.settings.network import NETWORK_KINDS
 
 LYCORIS = "lycoris.kohya"
 # kohya_ss' LoRA_type, or LyCORIS' algo, in small letters -> network.kind
@@ -57,8 +57,8 @@ def kind_of(given: Mapping[str, Any]) -> str:
     if told or module == LYCORIS:
         kind = KINDS.get(str(told or "lora").lower().rpartition("/")[2], "")
         kind = DECOMPOSED.get(kind, kind) if is_on(given.get("dora_wd")) else kind
-        return kind if kind in TRAITS else ""
-    return next((name for name, traits in TRAITS.items() if module and traits.module == module), "")
+        return kind if kind in NETWORK_KINDS else ""
+    return next((each.name for each in NETWORK_KINDS.values() if module and each.module_name == module), "")
 
 
 def settings_of_arguments(
@@ -91,7 +91,7 @@ def network_problem(module: str | None, words: Iterable[str], known: Mapping[str
     arguments = arguments_of(list(words))
     kind = "lora" if module is None else kind_of({"network_module": module, **arguments})
     if not kind:
-        modules = dict.fromkeys(filter(None, (traits.module for traits in TRAITS.values())))
+        modules = dict.fromkeys(filter(None, (each.module_name for each in NETWORK_KINDS.values())))
         what = f"The network module '{module}' is neither known here nor registered by an allowed package"
         named = f"{module}, algo={arguments['algo']}" if module == LYCORIS and "algo" in arguments else ""
         what = f"The network '{named}' is not known here" if named else what

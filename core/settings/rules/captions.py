@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.dataset.concepts import Concept, anywhere
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     skipped = job.model.clip_skip or 1
-    if job.model.family == "sd2" and skipped > 1:
+    if traits_of(job.model.family).spare_layer and skipped > 1:
         what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
         yield Problem(what, "model.clip_skip", "leave it empty", "advice", code="model.clip-skip-sd2")
 

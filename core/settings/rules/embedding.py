@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.model import traits_of
 from core.settings.names import without_signs
 from core.settings.saving import SavingSettings
 
@@ -43,7 +44,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(
             what, "embedding.init_word", "enter one for all, or one for each", code="embedding.init-word-count"
         )
-    if settings.extended and job.model.family == "sdxl":
+    if settings.extended and traits_of(job.model.family).two_encoders:
         what = "Extended textual inversion (XTI) supports SD 1.x and 2.x only"
         yield Problem(what, "embedding.extended", "turn it off for SDXL", code="embedding.xti-sdxl")
     if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
@@ -57,7 +58,7 @@ def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
     yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
     yield "memory.text_cache_bytes", "ignored: captions are encoded at each step"
-    if job.model.family == "sdxl" and not job.embedding.extended:  # else it is refused
+    if traits_of(job.model.family).two_encoders and not job.embedding.extended:  # else it is refused
         yield "embedding.extended", "ignored: XTI supports SD 1.x and 2.x only"
     if job.embedding.embedding_weights:
         yield "embedding.init_word", "ignored: training starts from the initial embedding"

@@ -97,7 +97,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
                 yield f"saving.{name}", f"ignored: .{own.save_model_as} files have no metadata"
     elif own.no_metadata:
         yield "saving.training_comment", "ignored: metadata is minimal"
-    if not job.method.traits.uses_network or job.model.family not in ("auto", "sd2"):
+    if not job.method.traits.uses_network or (job.model.traits and not job.model.traits.convolutions_in_loras):
         yield "saving.sd2_projections", "ignored: it applies to LoRAs for SD 2.x only"
     yield from _resume(job)
     if not job.hub.huggingface_repo_id:

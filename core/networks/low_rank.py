@@ -1,0 +1,96 @@
+"""The LoRA of a frozen layer as one autograd node; its backward pass only computes the required gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+class LinearWithLowRank(torch.autograd.Function):
+    """One autograd node instead of five. Products run in x's dtype and are added to the frozen product as they are
+    computed; the gradients of down and up have their own dtype (float32 masters). The frozen weight gets none."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, strength: float
+    ) -> Tensor:
+        ctx.strength, ctx.master_type = strength, down.dtype
+        down, up = down.to(x.dtype), up.to(x.dtype)
+        y = linear(x, weight, bias)
+        hidden = x.reshape(-1, x.shape[-1]) @ down.t()
+        y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
+        ctx.shape, needs_down = x.shape, ctx.needs_input_grad[3]
+        ctx.save_for_backward(x if needs_down else None, hidden, weight, down, up)  # x: the gradient of down alone
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, weight, down, up = ctx.saved_tensors
+        need_x, _, _, need_down, need_up, _ = ctx.needs_input_grad
+        grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]) if need_down else None
+        grad_down, grad_up, grad_hidden = _factor_gradients(ctx, grad, rows, hidden, up, need_x, need_down, need_up)
+        grad_x = (grad @ weight).addmm_(grad_hidden, down).view(ctx.shape) if need_x else None
+        return grad_x, None, None, grad_down, grad_up, None
+
+
+class AddLowRankOverChannels(torch.autograd.Function):
+    """The same sum at every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
+        ctx.strength, ctx.master_type = strength, down.dtype
+        down, up = down.flatten(1).to(y.dtype), up.flatten(1).to(y.dtype)
+        hidden = _places(x) @ down.t()
+        batch, channels, height, width = y.shape
+        # y stays: what limits a change to a region subtracts it from the sum
+        sum_ = torch.addmm(_places(y), hidden, up.t(), alpha=strength)
+        ctx.shape, needs_down = x.shape, ctx.needs_input_grad[2]
+        ctx.save_for_backward(x if needs_down else None, hidden, down, up)
+        return sum_.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, down, up = ctx.saved_tensors
+        _, need_x, need_down, need_up, _ = ctx.needs_input_grad
+        rows = _places(x) if need_down else None
+        grad_down, grad_up, grad_hidden = _factor_gradients(
+            ctx, _places(grad), rows, hidden, up, need_x, need_down, need_up
+        )
+        grad_x = None
+        if need_x:
+            batch, channels, height, width = ctx.shape
+            grad_x = (grad_hidden @ down).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        if grad_down is not None:
+            grad_down = grad_down[:, :, None, None]
+        if grad_up is not None:
+            grad_up = grad_up[:, :, None, None]
+        return grad, grad_x, grad_down, grad_up, None
+
+
+def _places(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B * H * W, C], without a copy if x is channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _factor_gradients(
+    ctx: Any,
+    grad: Tensor,
+    rows: Tensor | None,
+    hidden: Tensor,
+    up: Tensor,
+    need_x: bool,
+    need_down: bool,
+    need_up: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Gradients of down [rank, in] and up [out, rank] in the masters' dtype, and of hidden [rows, rank] (or empty)."""
+    grad_up = (grad.t() @ hidden).to(ctx.master_type).mul_(ctx.strength) if need_up else None
+    if not (need_x or need_down):
+        return None, grad_up, hidden.new_empty(0)
+    grad_hidden = (grad @ up).mul_(ctx.strength)
+    return (grad_hidden.t() @ rows).to(ctx.master_type) if rows is not None else None, grad_up, grad_hidden

@@ -1,0 +1,68 @@
+"""One table of kinds: what a kind declares is what detection, names and rules go by, with no list of theirs."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core.formats.detect import identify
+from core.formats.lora.names import kohya_place, layer_name, looks_like
+from core.formats.lora.recognition import ranks_of
+from core.formats.tensors.header import read_header
+from core.networks.kinds import kinds
+from core.record.workspace import PROJECT
+from core.settings.network import NETWORK_KINDS
+
+A, B = "toy_a", "toy_b.weight"
+LAYER = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A kind that no file of the product names, next to those that register."""
+    declared = {
+        "name": "toy",
+        "title": "Toy",
+        "forms": ((A, B),),
+        "optional": (),
+        "prefix": "toy_unet_",
+        "uses": {"rank"},
+    }
+    keys = {"input_keys": (B,), "rank_keys": (B,), "telling_keys": (A,), "module_name": "toys", "looks": None}
+    kind = replace(kinds()["loha"], **declared, **keys)
+    monkeypatch.setitem(NETWORK_KINDS, "toy", kind)
+    return kind
+
+
+def test_keys_and_prefix_of_a_kind_are_read_in_names(toy):
+    assert kohya_place(f"toy_unet_{LAYER}.{B}", None) == (f"toy_unet_{LAYER}", B)
+    assert kohya_place(f"unet.{LAYER.replace('_attn2', '.attn2')}.{B}", "sd1")[1] == B
+    assert layer_name(f"toy_unet_{LAYER}") == f"lora_unet_{LAYER}"
+    assert looks_like([A, "other"]) == "looks like Toy with unknown keys (other)"
+
+
+@pytest.mark.parametrize("start", ["toy_unet_", "down_blocks.1.other."])
+def test_a_file_of_a_kind_is_recognized_by_what_it_declares(toy, tmp_path, start):
+    path = tmp_path / "a.safetensors"
+    layer = f"{start}{LAYER}" if start == toy.prefix else f"unet.{start}attn2.to_k"
+    save_file({f"{layer}.{A}": torch.zeros(8, 3), f"{layer}.{B}": torch.zeros(3, 768)}, path)
+    found = identify(path)
+    assert (found.kind, found.family) == ("lora", "sd1")
+    assert found.network == ("Toy" if start == toy.prefix else None), "its files' layers begin with its prefix"
+    if found.network:
+        assert ranks_of(read_header(path)[0], found.network, {}) == (3, None)
+
+
+def test_no_file_of_a_kind_imports_torch_but_to_compute():
+    """What is asked of a kind stands in one file with what it computes; `initialization` is imported when it computes."""
+    names = [path.stem for path in (PROJECT / "core/networks/kinds").glob("*.py") if path.stem != "initialization"]
+    code = "import core.settings.job\n"
+    code += "\n".join(f"import core.networks.kinds.{name}" for name in sorted(names) if name != "__init__")
+    code += "\nimport sys\nassert 'torch' not in sys.modules\n"
+    code += "from core.record.lazy_torch import nn, torch\nimport torch as real\n"
+    code += "assert torch.add is real.add and nn.Linear is real.nn.Linear and torch.float8_e4m3fn is real.float8_e4m3fn"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
