@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from core.bench.gemm import gemm_rate
 from core.families.type_speed import EQUAL
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.system import REINSTALL
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing to do: it is optional"
 REPEATS = 3
+LARGE, SMALL = 2048, 512  # rows and columns of a measured product
+PATIENCE = 10.0  # seconds for all products: a processor without fp16 takes 44 s for one of [2048, 2048]
 # For the largest entry, against the same product in float64: a product of 256 values around 1. Dtypes have 24, 11, 8, 11 and
 # 4 significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2, "fp8": 0.5}
@@ -126,6 +127,33 @@ def _measured(name: str, dtype: str, place: Place) -> Finding:
     return Finding(OK, found, facts=facts)
 
 
+def gemm_rate(dtype: str, device: str, repeats: int) -> float:
+    """FLOP/s of a [2048, 2048] x [2048, 2048] product: the best of several runs after a warm-up.
+
+    Where that would take longer than `PATIENCE`, products of [512, 512] are measured instead.
+    """
+    took = _fastest(SMALL, dtype, device, 1)
+    if took * (LARGE / SMALL) ** 3 * (repeats + 1) > PATIENCE:
+        return 2 * SMALL**3 / took
+    return 2 * LARGE**3 / _fastest(LARGE, dtype, device, repeats)
+
+
+def _fastest(size: int, dtype: str, device: str, repeats: int) -> float:
+    """Seconds of the fastest of `repeats` products after a warm-up."""
+    import torch
+
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    best = float("inf")
+    for number in range(repeats + 1):
+        wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        wait(device)
+        if number:
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
 def product_error(dtype: torch.dtype, device: str) -> float:
     """Largest error of a product and its gradient against float64, relative to the largest entry."""
     import torch
@@ -211,13 +239,13 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
 
     taken = []
     for _ in range(REPEATS):
-        wait(place)
+        wait(place.device)
         begun = time.perf_counter()
         q.requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
             scaled_dot_product_attention(q, k, v).float().sum().backward()
-        wait(place)
+        wait(place.device)
         taken.append(time.perf_counter() - begun)
         if not bool(torch.isfinite(q.grad).all()):
             raise RuntimeError("the gradient is not finite")
@@ -225,12 +253,12 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
     return min(taken)
 
 
-def wait(place: Place) -> None:
+def wait(device: str) -> None:
     """Wait until the GPU has finished its queued work."""
-    if place.cuda:
+    if device.startswith("cuda"):
         import torch
 
-        torch.cuda.synchronize(place.device)
+        torch.cuda.synchronize(device)
 
 
 def xformers(place: Place) -> Finding:

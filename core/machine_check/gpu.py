@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from core.bench import workload
+from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.trainings import built, own_workspace, starter, train
@@ -70,11 +70,11 @@ def no_waits(place: Place) -> Finding:
         for _ in range(WARM):
             optimizer_update(run)
             run.state.step += 1
-        wait(place)
+        wait(place.device)
         with told_waits() as places:
             optimizer_update(run)
             run.state.step += 1
-        wait(place)
+        wait(place.device)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
                 with record_function(MARK):

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.bench.workload import STARTER
 from core.machine_check.item import FAILED, OK, Finding, Place
 from core.machine_check.trainings import TOLERANCE, context_of, own_workspace, recorded, starter
+from core.machine_check.workload import STARTER
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob

@@ -14,9 +14,9 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.bench.workload import ADAFACTOR, STARTER
 from core.machine_check.computing import wait
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -182,11 +182,11 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
         try:
             for step in range(job.schedule.max_train_steps or STEPS):
                 if step == warm_up:
-                    wait(place)
+                    wait(place.device)
                     begun = time.perf_counter()
                 optimizer_update(run)
                 run.state.step += 1
-            wait(place)
+            wait(place.device)
             seconds = (time.perf_counter() - begun) / (run.state.step - warm_up)
             back = run.reports.losses.read()
             if back is None or back.end is not None:

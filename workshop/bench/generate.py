@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.bench import workload
 from core.generation.run import run_generate
 from core.generation.sources import make_store
 from core.generation.store import ModelStore
+from core.machine_check import workload
 from core.record.context import Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import GenerateJob
