@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -186,17 +188,15 @@ def narrow_type(place: Place) -> Finding:
     return Finding(OK, f"weights stored in 8 bits are within {error:.1%}", facts=facts)
 
 
-class tf32_products:
+@contextmanager
+def tf32_products() -> Iterator[None]:
     """Inside, fp32 products on NVIDIA GPUs use TF32."""
+    from core.families.precision import use_tf32
 
-    def __enter__(self) -> None:
-        from core.families.precision import use_tf32
-
-        use_tf32(True)
-
-    def __exit__(self, *_: object) -> None:
-        from core.families.precision import use_tf32
-
+    use_tf32(True)
+    try:
+        yield
+    finally:
         use_tf32(False)
 
 

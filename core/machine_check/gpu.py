@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from core.machine_check import workload
@@ -28,19 +29,16 @@ WARM = 4  # steps before: the first ones allocate optimizer state, and may wait 
 WATCHED = 2  # a step has tens of thousands of events, which take seconds to sort
 MARK = "atelier step"
 # What the host calls to wait for the GPU, in CUDA and ROCm.
-WAITS: tuple[str, ...] = (
-    "cudaStreamSynchronize",
-    "cudaDeviceSynchronize",
-    "cudaEventSynchronize",
-    "cudaMemcpy",
-    "hipStreamSynchronize",
-)
-WAITS += ("hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy")
+WAITS = {
+    *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
+    *("hipStreamSynchronize", "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy"),
+}
 WAITED = "called a synchronizing"  # torch's message in the mode that warns of each
 NEAR = 0.25  # relative to the forecast: a larger difference is reported
 
-# name: (title, what it changes); each is measured against `plain`, and so is `all`
-SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
+# name: (title, settings it changes); each is measured against `plain`
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("LoRA in fp32", {}),
     "bf16": ("bf16 instead of fp32", {"memory": {"mixed_precision": "bf16"}}),
     "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
     "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
@@ -147,18 +145,9 @@ def real_model(place: Place) -> Finding:
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 
 
-def real_plain(place: Place) -> Finding:
-    """The training that every option is compared with."""
-    return _measured(place, {}, "plain")
-
-
-def real_switch(name: str, place: Place) -> Finding:
+def real_training(option: str, place: Place) -> Finding:
     """One option: time of a step with it, what it saves, and what the forecast says it saves."""
-    return _measured(place, SWITCHES[name][1], name)
-
-
-def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
-    values = real_values(place, change)
+    values = real_values(place, OPTIONS[option][1])
     forecast = planned(place, values)
     try:
         trained = train(values, place, warm_up=3)
@@ -166,14 +155,13 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
         if not is_out_of_memory(error):
             raise
         return _too_large(place, forecast)
-    facts = trained.facts() | {"forecast_bytes": forecast}
-    finite = all(loss == loss and abs(loss) != float("inf") for loss in trained.losses)
-    if not finite:
-        found = trained.words()
-        return Finding(FAILED, found, "losses are not finite", "avoid this option here, and report this", facts)
+    facts = asdict(trained) | {"forecast_bytes": forecast}
+    if not all(map(isfinite, trained.losses)):
+        fix = "avoid this option here, and report this"
+        return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
     found = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
-    if name != "plain" and "reserved_bytes" in plain:
+    if "reserved_bytes" in plain:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
@@ -207,7 +195,3 @@ def planned(place: Place, values: dict[str, Any]) -> int:
 
     job = build(TrainJob, values)
     return memory_plan(job, facts_of(job, own_workspace(place), place.device)).total
-
-
-def switch_items() -> list[tuple[str, str, Callable[[Place], Finding]]]:
-    return [(f"real_{name}", title, partial(real_switch, name)) for name, (title, _) in SWITCHES.items()]
