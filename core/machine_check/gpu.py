@@ -14,7 +14,7 @@ from typing import Any
 from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
-from core.machine_check.trainings import built, own_workspace, starter, train
+from core.machine_check.trainings import check_workspace, ready_training, starter, train
 from core.record import machine
 from core.record.machine import OF_ITS_OWN
 from core.record.memory import is_out_of_memory
@@ -33,7 +33,7 @@ WAITS = {
     *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
     *("hipStreamSynchronize", "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy"),
 }
-WAITED = "called a synchronizing"  # torch's message in the mode that warns of each
+SYNC_WARNING = "called a synchronizing"  # torch's message in the mode that warns of each
 NEAR = 0.25  # relative to the forecast: a larger difference is reported
 
 # name: (title, settings it changes); each is measured against `plain`
@@ -62,14 +62,14 @@ def no_waits(place: Place) -> Finding:
     from core.training.loop.update import optimizer_update
 
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
-    training = built(place, job)
+    training = ready_training(place, job)
     run = training.run
     try:
         for _ in range(WARM):
             optimizer_update(run)
             run.state.step += 1
         wait(place.device)
-        with told_waits() as places:
+        with waiting_lines() as places:
             optimizer_update(run)
             run.state.step += 1
         wait(place.device)
@@ -100,14 +100,14 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 
 
 @contextmanager
-def told_waits() -> Iterator[list[str]]:
+def waiting_lines() -> Iterator[list[str]]:
     """Inside, the lines of this project at which torch waited for the GPU are collected."""
     import torch
 
     places: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-        if WAITED not in str(message):  # torch also warns once that this mode is a prototype
+        if SYNC_WARNING not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
         inner = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
@@ -194,4 +194,4 @@ def planned(place: Place, values: dict[str, Any]) -> int:
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)
-    return memory_plan(job, facts_of(job, own_workspace(place), place.device)).total
+    return memory_plan(job, facts_of(job, check_workspace(place), place.device)).total

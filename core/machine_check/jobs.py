@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.machine_check.item import FAILED, OK, Finding, Place
-from core.machine_check.trainings import TOLERANCE, context_of, own_workspace, recorded, starter
+from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
 from core.machine_check.workload import STARTER
 from core.settings.check import build
 from core.settings.flags import merge
@@ -32,7 +32,7 @@ def generated(place: Place, **more: Any) -> Path:
     job = build(GenerateJob, values)
     store = make_store()
     try:
-        return run_generate(job, own_workspace(place), store=store, device=place.device)[0]
+        return run_generate(job, check_workspace(place), store=store, device=place.device)[0]
     finally:
         store.release()
 
@@ -108,7 +108,7 @@ def resume(place: Place) -> Finding:
 
     job = build(TrainJob, merge(starter(), FP32))
     begun = time.perf_counter()
-    proof = prove(job, own_workspace(place), place.device, PROVED_STEPS)
+    proof = prove(job, check_workspace(place), place.device, PROVED_STEPS)
     facts: dict[str, Any] = {
         "seconds": time.perf_counter() - begun,
         "equal": proof.equal,

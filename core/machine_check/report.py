@@ -22,7 +22,7 @@ from core.record.workspace import PROJECT, Workspace
 KIND, VERSION = "atelier check", 1
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
 # A home folder, wherever it is named
-OWN_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+")
+HOME_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+")
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def private(text: str, places: Mapping[str, str]) -> str:
     text = mask(text)
     for long, short in places.items():
         text = text.replace(long, short)
-    text = OWN_FOLDER.sub(r"\1...", text)
-    name = _person()
+    text = HOME_FOLDER.sub(r"\1...", text)
+    name = _user_name()
     return re.sub(rf"(?<![\w]){re.escape(name)}(?![\w])", "...", text) if name else text
 
 
-def _person() -> str:
+def _user_name() -> str:
     """The user's name; "" if it is a common one."""
     try:
         name = getpass.getuser()

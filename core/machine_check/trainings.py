@@ -144,7 +144,7 @@ class Trained:
         return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
 
-def own_workspace(place: Place) -> Workspace:
+def check_workspace(place: Place) -> Workspace:
     """Runs and caches of the check are in its own folder."""
     workspace = Workspace(place.folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
@@ -152,12 +152,12 @@ def own_workspace(place: Place) -> Workspace:
 
 
 def context_of(place: Place, job: TrainJob) -> JobContext:
-    workspace = own_workspace(place)
+    workspace = check_workspace(place)
     folder = RunFolder.create(workspace.runs, "check", dump(job))
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
 
 
-def built(place: Place, job: TrainJob) -> Training:
+def ready_training(place: Place, job: TrainJob) -> Training:
     """The training of this job as a run sets it up, ready for its first step."""
     from core.training.building.setup import build_training
 
@@ -176,7 +176,7 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
     job = build(TrainJob, values)
     peak, losses, begun = PeakMemory(place.device), [], 0.0
     with peak:
-        training = built(place, job)
+        training = ready_training(place, job)
         run = training.run
         try:
             for step in range(job.schedule.max_train_steps or STEPS):
@@ -193,15 +193,11 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
             losses = back.losses
         finally:
             training.release()
-    return Trained(losses, seconds, *_sizes(place, peak.bytes, before))
+    if place.cuda:
+        import torch
 
-
-def _sizes(place: Place, peak: int, before: int) -> tuple[int, int]:
-    if not place.cuda:
-        return max(0, peak - before), 0
-    import torch
-
-    return torch.cuda.max_memory_allocated(place.device), peak
+        return Trained(losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
+    return Trained(losses, seconds, max(0, peak.bytes - before), 0)
 
 
 def look(name: str, place: Place) -> Finding:
@@ -230,11 +226,11 @@ def look(name: str, place: Place) -> Finding:
     return Finding(OK, found, facts=facts)
 
 
-def difference(losses: Sequence[float], right: Sequence[float]) -> float:
-    """The largest relative difference of the steps; infinite if a step is missing or not finite."""
-    if len(losses) != len(right) or not all(map(isfinite, losses)):
+def difference(losses: Sequence[float], expected: Sequence[float]) -> float:
+    """The largest relative difference of a step's loss; infinite if a step is missing or not finite."""
+    if len(losses) != len(expected) or not all(map(isfinite, losses)):
         return inf
-    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, right, strict=True))
+    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, expected, strict=True))
 
 
 def recorded() -> dict[str, Any]:

@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
     values = [trainings.CASES[name].values() for name in (*names, "train_bf16")] + [
         gpu.real_values(place, change) for change in [{}, *(gpu.OPTIONS[name][1] for name in SWITCHES)]
     ]
-    cached = trainings.own_workspace(place)
+    cached = trainings.check_workspace(place)
     for each in values:
         job = build(TrainJob, each)
         fill_caches(job, context(cached, job, "cpu"))

@@ -352,10 +352,10 @@ def test_the_places_of_waits_are_collected_and_no_other_warning_is(monkeypatch):
             warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode)
-    with gpu.told_waits() as places:
+    with gpu.waiting_lines() as places:
         pass
     assert places == []
-    with gpu.told_waits() as places:
+    with gpu.waiting_lines() as places:
         warnings.warn("something else", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert len(places) == 1
