@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from core.families.type_speed import EQUAL
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, absent
 from core.machine_check.system import REINSTALL
 from core.record import machine
 from core.record.problems import ProblemsError
@@ -20,7 +20,6 @@ from core.setup.facts import machine_facts
 if TYPE_CHECKING:
     import torch
 
-NOTHING = "nothing to do: it is optional"
 REPEATS = 3
 LARGE, SMALL = 2048, 512  # rows and columns of a measured product
 PATIENCE = 10.0  # seconds for all products: a processor without fp16 takes 44 s for one of [2048, 2048]
@@ -44,16 +43,15 @@ def torch_build(place: Place) -> Finding:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {facts['hip']}" if facts["hip"] else "CPU"
-    found = f"torch {torch.__version__}, built for {build}"
+    finding = Finding(OK, f"torch {torch.__version__}, built for {build}", facts=facts)
     seen = machine_facts()
-    if (seen.nvidia_card or seen.driver or seen.amd_card) and not torch.cuda.is_available():
-        if torch.version.cuda or facts["hip"]:
-            reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
-            fix = "install the newest driver and restart, then ./launch.sh update"
-            return Finding(FAILED, found, reason, fix, facts)
-        reason = "there is a GPU, but this torch is built for the CPU only"
-        return Finding(SLOWER, found, reason, "run ./launch.sh update, which installs the build for the GPU", facts)
-    return Finding(OK, found, facts=facts)
+    if torch.cuda.is_available() or not (seen.nvidia_card or seen.driver or seen.amd_card):
+        return finding
+    if torch.version.cuda or facts["hip"]:
+        reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
+        return finding.failed(reason, "install the newest driver and restart, then ./launch.sh update")
+    reason = "there is a GPU, but this torch is built for the CPU only"
+    return finding.limited(reason, "run ./launch.sh update, which installs the build for the GPU")
 
 
 def device(place: Place) -> Finding:
@@ -64,12 +62,13 @@ def device(place: Place) -> Finding:
     if float((ones @ ones).sum()) != 64.0**3:
         reason = f"a product computed on '{place.device}' is wrong"
         return Finding(FAILED, "", reason, "restart the machine, then install the newest driver")
-    words = machine.device_words(place.device)
-    facts: dict[str, Any] = {"device": place.device, "name": words}
+    name = machine.device_words(place.device)
+    facts: dict[str, Any] = {"device": place.device, "name": name}
+    if place.device == "mps":
+        return Finding(OK, name, facts=facts)
     if not place.cuda:
-        reason = "" if place.device == "mps" else "torch finds no usable GPU, so training runs on the CPU"
-        fix = "" if place.device == "mps" else "nothing to do; small models at small sizes train in minutes"
-        return Finding(SLOWER if reason else OK, words, reason, fix, facts)
+        reason = "torch finds no usable GPU, so training runs on the CPU"
+        return Finding(SLOWER, name, reason, "nothing to do; small models at small sizes train in minutes", facts)
     about = torch.cuda.get_device_properties(place.device)
     facts |= {
         "compute_capability": f"{about.major}.{about.minor}",
@@ -77,7 +76,7 @@ def device(place: Place) -> Finding:
         "count": torch.cuda.device_count(),
         "built_for": torch.cuda.get_arch_list(),
     }
-    return Finding(OK, f"{words}, compute capability {about.major}.{about.minor}", facts=facts)
+    return Finding(OK, f"{name}, compute capability {about.major}.{about.minor}", facts=facts)
 
 
 def vram(place: Place) -> Finding:
@@ -85,13 +84,13 @@ def vram(place: Place) -> Finding:
     import torch
 
     if not place.cuda:
-        return Finding(ABSENT, "", "no CUDA device", NOTHING)
+        return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(place.device)
-    facts = {"free": free, "total": total}
     found = f"{memory_words(total)} VRAM, {memory_words(free)} free"
+    finding = Finding(OK, found, facts={"free": free, "total": total})
     if free < total * 0.75:
-        return Finding(SLOWER, found, "other programs use part of the VRAM", "close them before training", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited("other programs use part of the VRAM", "close them before training")
+    return finding
 
 
 # -- dtypes
@@ -105,7 +104,7 @@ def number_type(name: str, place: Place) -> Finding:
         return narrow_type(place)
     if name == "tf32":
         if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
-            return Finding(ABSENT, "", "TF32 needs an NVIDIA GPU from 2020 or later", NOTHING)
+            return absent("TF32 needs an NVIDIA GPU from 2020 or later")
         with tf32_products():
             return _measured(name, "float32", place)
     return _measured(name, TYPES[name], place)
@@ -118,15 +117,15 @@ def _measured(name: str, dtype: str, place: Place) -> Finding:
     error = product_error(getattr(torch, dtype), place.device)
     rate = gemm_rate(dtype, place.device, REPEATS)
     facts = {"flops_per_second": rate, "error": error}
-    found = f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}"
+    finding = Finding(OK, f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}", facts=facts)
     if not error <= ROUNDING[name]:  # NaN fails too
         reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
-        return Finding(FAILED, found, reason, "choose another precision, and report this", facts)
+        return finding.failed(reason, "choose another precision, and report this")
     plain = place.earlier.get("fp32", {}).get("flops_per_second")
     if plain and rate * EQUAL < plain:
         reason = f"{plain / rate:.1f} times slower than fp32: this device has no fast {name}"
-        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "leave mixed precision on auto")
+    return finding
 
 
 def gemm_rate(dtype: str, device: str, repeats: int) -> float:
@@ -176,7 +175,7 @@ def narrow_type(place: Place) -> Finding:
     import torch
 
     if place.device == "mps":
-        return Finding(ABSENT, "", "Apple GPUs do not support fp8", "leave the fp8 base model off")
+        return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
     wide = torch.linspace(-8, 8, 4096).to(place.device)
     begun = time.perf_counter()
     back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
@@ -220,14 +219,14 @@ def attention(place: Place) -> Finding:
                 seconds[name.lower()] = _attention_seconds(q, k, v, place)
         except RuntimeError as error:
             refused[name.lower()] = str(error).splitlines()[0][:200]
-    facts = {"seconds": seconds, "refused": refused}
     found = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
+    finding = Finding(OK, found, facts={"seconds": seconds, "refused": refused})
     if "math" not in seconds:
-        return Finding(FAILED, found, "torch's math attention does not run", REINSTALL, facts)
+        return finding.failed("torch's math attention does not run", REINSTALL)
     if len(seconds) == 1:
         reason = "torch only has its math attention here, which needs more memory"
-        return Finding(SLOWER, found, reason, "use gradient checkpointing or sliced attention at large sizes", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "use gradient checkpointing or sliced attention at large sizes")
+    return finding
 
 
 def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
@@ -264,9 +263,9 @@ def wait(device: str) -> None:
 def xformers(place: Place) -> Finding:
     """xFormers' attention compared with torch's."""
     if not place.cuda:
-        return Finding(ABSENT, "", "xFormers has kernels for NVIDIA GPUs only", NOTHING)
+        return absent("xFormers has kernels for NVIDIA GPUs only")
     if find_spec("xformers") is None:
-        return Finding(ABSENT, "", "xFormers is not installed", "nothing to do: SDPA is as fast")
+        return absent("xFormers is not installed", "nothing to do: SDPA is as fast")
     import torch
     import xformers.ops
     from torch.nn.functional import scaled_dot_product_attention
@@ -285,7 +284,7 @@ def xformers(place: Place) -> Finding:
 def bitsandbytes(place: Place) -> Finding:
     """8-bit AdamW: six steps, a saved state, resumed, compared bit for bit (core/optimization/trial.py)."""
     if find_spec("bitsandbytes") is None:
-        return Finding(ABSENT, "", "bitsandbytes is not installed", NOTHING)
+        return absent("bitsandbytes is not installed")
     import bitsandbytes as library
 
     from core.optimization.trial import attempt
@@ -307,18 +306,18 @@ def onnxruntime(place: Place) -> Finding:
     """The runtime of the taggers."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
     if find_spec("onnxruntime") is None:
-        return Finding(ABSENT, "", "onnxruntime is not installed", NOTHING)
+        return absent("onnxruntime is not installed")
     import onnxruntime as library
 
     providers = library.get_available_providers()
     facts = {"version": library.__version__, "providers": providers, "packages": names}
-    found = f"onnxruntime {library.__version__}: {', '.join(providers)}"
+    finding = Finding(OK, f"onnxruntime {library.__version__}: {', '.join(providers)}", facts=facts)
     if len(names) > 1:
         fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
-        return Finding(FAILED, found, f"{' and '.join(names)} are both installed and conflict", fix, facts)
+        return finding.failed(f"{' and '.join(names)} are both installed and conflict", fix)
     if place.cuda and "CUDAExecutionProvider" not in providers:
-        return Finding(SLOWER, found, "it uses the CPU although there is a GPU", REINSTALL, facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited("it uses the CPU although there is a GPU", REINSTALL)
+    return finding
 
 
 def _installed(name: str) -> bool:

@@ -61,15 +61,13 @@ def sample(place: Place) -> Finding:
     """One image compared with the recorded one."""
     seconds, found = sample_tones(place)
     off = distance(found, recorded()["sample"])
-    facts = {"seconds": seconds, "difference": off, "tones": found}
     words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
+    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": found})
     if max(found) == min(found):
-        reason = "the image has a single color: NaN values become black"
-        return Finding(FAILED, words, reason, "choose fp32, and report this", facts)
+        return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
     if not off <= SAMPLE_OFF:
-        reason = f"the image differs from the recorded one by up to {off:.0f} of 255"
-        return Finding(FAILED, words, reason, "report this", facts)
-    return Finding(OK, words, facts=facts)
+        return finding.failed(f"the image differs from the recorded one by up to {off:.0f} of 255", "report this")
+    return finding
 
 
 def save_and_load(place: Place) -> Finding:

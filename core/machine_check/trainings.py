@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.machine_check.computing import wait
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import OK, Finding, Place, absent
 from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record import machine
 from core.record.commands import NoCommands
@@ -208,22 +208,22 @@ def look(name: str, place: Place) -> Finding:
     job = build(TrainJob, case.values())
     cannot = [each for each in memory_problems(job.memory, place.device) if each.level == "error"]
     if cannot:
-        return Finding(ABSENT, "", cannot[0].what, cannot[0].fix)
+        return absent(cannot[0].what, cannot[0].fix)
     trained = train(case.values(), place)
     off = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
     facts = asdict(trained) | {"difference": off, "tolerance": allowed}
-    found = f"{trained.words()}, losses within {off:.1e} of the recorded ones"
+    finding = Finding(OK, f"{trained.words()}, losses within {off:.1e} of the recorded ones", facts=facts)
     if not off <= allowed:
         reason = (
             f"losses differ from the recorded ones by {off:.1e}, more than the {allowed:.0e} that rounding explains"
         )
-        return Finding(FAILED, found, reason, "avoid this mode here, and report this", facts)
+        return finding.failed(reason, "avoid this mode here, and report this")
     plain = place.earlier.get(case.against, {}).get("seconds_per_step")
     if plain and trained.seconds_per_step > SLOWER_BY * plain:
         reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
-        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "leave mixed precision on auto")
+    return finding
 
 
 def difference(losses: Sequence[float], expected: Sequence[float]) -> float:
