@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.space import RESERVE
 from core.record.units import memory_words, size_words
 from core.record.workspace import PROJECT
+from core.setup.choose import pinned_versions
 from core.setup.facts import machine_facts
 from core.setup.probe import fitness
 
@@ -56,11 +56,6 @@ def packages(place: Place) -> Finding:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
         return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in there.items()), facts=facts)
-
-
-def pinned_versions(requirements: str) -> dict[str, str]:
-    """{package: version} of the lines `name==version`."""
-    return dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
 
 
 def memory(place: Place) -> Finding:

@@ -215,8 +215,13 @@ def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
 
 def pins_from(requirements: str) -> Pins:
     """Versions of the adapted packages, read from the text of requirements.txt."""
-    found = dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
-    return Pins(*(found[name] for name in ADAPTED))
+    versions = pinned_versions(requirements)
+    return Pins(*(versions[name] for name in ADAPTED))
+
+
+def pinned_versions(requirements: str) -> dict[str, str]:
+    """{package: version} of the lines `name==version`."""
+    return dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
 
 
 def adapted_requirements(requirements: str, build: Build) -> str:
