@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from core.bench.random_model import (
+from core.families import family
+from core.families.components import Components
+from core.families.layout import Layout
+from core.formats.models import sd_keys
+from core.machine_check.random_model import (
     random_state,
     shipped_config,
     write_folder,
     write_part,
     write_rest,
 )
-from core.families import family
-from core.families.components import Components
-from core.families.layout import Layout
-from core.formats.models import sd_keys
 from core.networks.adapter_file import save_lora
 
 TINY = {

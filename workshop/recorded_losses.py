@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core.machine_check.item import Place
-from core.machine_check.lives import sample_tones
+from core.machine_check.jobs import sample_tones
 from core.machine_check.trainings import RECORDED, SERIES, starter, train
 from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from core.bench.run import CASE, PARTS, known_part, run_bench, table
 from core.cli.main import DONE
 from core.cli.options import OWN, not_understood, split_options
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
+from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
 def run(words: list[str]) -> int:

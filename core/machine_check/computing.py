@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from core.bench.gemm import gemm_rate
 from core.families.type_speed import EQUAL
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, absent
 from core.machine_check.system import REINSTALL
 from core.record import machine
 from core.record.problems import ProblemsError
@@ -19,8 +20,9 @@ from core.setup.facts import machine_facts
 if TYPE_CHECKING:
     import torch
 
-NOTHING = "nothing to do: it is optional"
 REPEATS = 3
+LARGE, SMALL = 2048, 512  # rows and columns of a measured product
+PATIENCE = 10.0  # seconds for all products: a processor without fp16 takes 44 s for one of [2048, 2048]
 # For the largest entry, against the same product in float64: a product of 256 values around 1. Dtypes have 24, 11, 8, 11 and
 # 4 significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2, "fp8": 0.5}
@@ -41,16 +43,15 @@ def torch_build(place: Place) -> Finding:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {facts['hip']}" if facts["hip"] else "CPU"
-    found = f"torch {torch.__version__}, built for {build}"
+    finding = Finding(OK, f"torch {torch.__version__}, built for {build}", facts=facts)
     seen = machine_facts()
-    if (seen.nvidia_card or seen.driver or seen.amd_card) and not torch.cuda.is_available():
-        if torch.version.cuda or facts["hip"]:
-            reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
-            fix = "install the newest driver and restart, then ./launch.sh update"
-            return Finding(FAILED, found, reason, fix, facts)
-        reason = "there is a GPU, but this torch is built for the CPU only"
-        return Finding(SLOWER, found, reason, "run ./launch.sh update, which installs the build for the GPU", facts)
-    return Finding(OK, found, facts=facts)
+    if torch.cuda.is_available() or not (seen.nvidia_card or seen.driver or seen.amd_card):
+        return finding
+    if torch.version.cuda or facts["hip"]:
+        reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
+        return finding.failed(reason, "install the newest driver and restart, then ./launch.sh update")
+    reason = "there is a GPU, but this torch is built for the CPU only"
+    return finding.limited(reason, "run ./launch.sh update, which installs the build for the GPU")
 
 
 def device(place: Place) -> Finding:
@@ -61,12 +62,13 @@ def device(place: Place) -> Finding:
     if float((ones @ ones).sum()) != 64.0**3:
         reason = f"a product computed on '{place.device}' is wrong"
         return Finding(FAILED, "", reason, "restart the machine, then install the newest driver")
-    words = machine.device_words(place.device)
-    facts: dict[str, Any] = {"device": place.device, "name": words}
+    name = machine.device_words(place.device)
+    facts: dict[str, Any] = {"device": place.device, "name": name}
+    if place.device == "mps":
+        return Finding(OK, name, facts=facts)
     if not place.cuda:
-        reason = "" if place.device == "mps" else "torch finds no usable GPU, so training runs on the CPU"
-        fix = "" if place.device == "mps" else "nothing to do; small models at small sizes train in minutes"
-        return Finding(SLOWER if reason else OK, words, reason, fix, facts)
+        reason = "torch finds no usable GPU, so training runs on the CPU"
+        return Finding(SLOWER, name, reason, "nothing to do; small models at small sizes train in minutes", facts)
     about = torch.cuda.get_device_properties(place.device)
     facts |= {
         "compute_capability": f"{about.major}.{about.minor}",
@@ -74,7 +76,7 @@ def device(place: Place) -> Finding:
         "count": torch.cuda.device_count(),
         "built_for": torch.cuda.get_arch_list(),
     }
-    return Finding(OK, f"{words}, compute capability {about.major}.{about.minor}", facts=facts)
+    return Finding(OK, f"{name}, compute capability {about.major}.{about.minor}", facts=facts)
 
 
 def vram(place: Place) -> Finding:
@@ -82,13 +84,13 @@ def vram(place: Place) -> Finding:
     import torch
 
     if not place.cuda:
-        return Finding(ABSENT, "", "no CUDA device", NOTHING)
+        return absent("no CUDA device")
     free, total = torch.cuda.mem_get_info(place.device)
-    facts = {"free": free, "total": total}
     found = f"{memory_words(total)} VRAM, {memory_words(free)} free"
+    finding = Finding(OK, found, facts={"free": free, "total": total})
     if free < total * 0.75:
-        return Finding(SLOWER, found, "other programs use part of the VRAM", "close them before training", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited("other programs use part of the VRAM", "close them before training")
+    return finding
 
 
 # -- dtypes
@@ -102,7 +104,7 @@ def number_type(name: str, place: Place) -> Finding:
         return narrow_type(place)
     if name == "tf32":
         if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
-            return Finding(ABSENT, "", "TF32 needs an NVIDIA GPU from 2020 or later", NOTHING)
+            return absent("TF32 needs an NVIDIA GPU from 2020 or later")
         with tf32_products():
             return _measured(name, "float32", place)
     return _measured(name, TYPES[name], place)
@@ -115,15 +117,42 @@ def _measured(name: str, dtype: str, place: Place) -> Finding:
     error = product_error(getattr(torch, dtype), place.device)
     rate = gemm_rate(dtype, place.device, REPEATS)
     facts = {"flops_per_second": rate, "error": error}
-    found = f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}"
+    finding = Finding(OK, f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}", facts=facts)
     if not error <= ROUNDING[name]:  # NaN fails too
         reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
-        return Finding(FAILED, found, reason, "choose another precision, and report this", facts)
+        return finding.failed(reason, "choose another precision, and report this")
     plain = place.earlier.get("fp32", {}).get("flops_per_second")
     if plain and rate * EQUAL < plain:
         reason = f"{plain / rate:.1f} times slower than fp32: this device has no fast {name}"
-        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "leave mixed precision on auto")
+    return finding
+
+
+def gemm_rate(dtype: str, device: str, repeats: int) -> float:
+    """FLOP/s of a [2048, 2048] x [2048, 2048] product: the best of several runs after a warm-up.
+
+    Where that would take longer than `PATIENCE`, products of [512, 512] are measured instead.
+    """
+    took = _fastest(SMALL, dtype, device, 1)
+    if took * (LARGE / SMALL) ** 3 * (repeats + 1) > PATIENCE:
+        return 2 * SMALL**3 / took
+    return 2 * LARGE**3 / _fastest(LARGE, dtype, device, repeats)
+
+
+def _fastest(size: int, dtype: str, device: str, repeats: int) -> float:
+    """Seconds of the fastest of `repeats` products after a warm-up."""
+    import torch
+
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    best = float("inf")
+    for number in range(repeats + 1):
+        wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        wait(device)
+        if number:
+            best = min(best, time.perf_counter() - started)
+    return best
 
 
 def product_error(dtype: torch.dtype, device: str) -> float:
@@ -146,7 +175,7 @@ def narrow_type(place: Place) -> Finding:
     import torch
 
     if place.device == "mps":
-        return Finding(ABSENT, "", "Apple GPUs do not support fp8", "leave the fp8 base model off")
+        return absent("Apple GPUs do not support fp8", "leave the fp8 base model off")
     wide = torch.linspace(-8, 8, 4096).to(place.device)
     begun = time.perf_counter()
     back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
@@ -158,17 +187,15 @@ def narrow_type(place: Place) -> Finding:
     return Finding(OK, f"weights stored in 8 bits are within {error:.1%}", facts=facts)
 
 
-class tf32_products:
+@contextmanager
+def tf32_products() -> Iterator[None]:
     """Inside, fp32 products on NVIDIA GPUs use TF32."""
+    from core.families.precision import use_tf32
 
-    def __enter__(self) -> None:
-        from core.families.precision import use_tf32
-
-        use_tf32(True)
-
-    def __exit__(self, *_: object) -> None:
-        from core.families.precision import use_tf32
-
+    use_tf32(True)
+    try:
+        yield
+    finally:
         use_tf32(False)
 
 
@@ -192,14 +219,14 @@ def attention(place: Place) -> Finding:
                 seconds[name.lower()] = _attention_seconds(q, k, v, place)
         except RuntimeError as error:
             refused[name.lower()] = str(error).splitlines()[0][:200]
-    facts = {"seconds": seconds, "refused": refused}
     found = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
+    finding = Finding(OK, found, facts={"seconds": seconds, "refused": refused})
     if "math" not in seconds:
-        return Finding(FAILED, found, "torch's math attention does not run", REINSTALL, facts)
+        return finding.failed("torch's math attention does not run", REINSTALL)
     if len(seconds) == 1:
         reason = "torch only has its math attention here, which needs more memory"
-        return Finding(SLOWER, found, reason, "use gradient checkpointing or sliced attention at large sizes", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "use gradient checkpointing or sliced attention at large sizes")
+    return finding
 
 
 def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
@@ -211,13 +238,13 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
 
     taken = []
     for _ in range(REPEATS):
-        wait(place)
+        wait(place.device)
         begun = time.perf_counter()
         q.requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
             scaled_dot_product_attention(q, k, v).float().sum().backward()
-        wait(place)
+        wait(place.device)
         taken.append(time.perf_counter() - begun)
         if not bool(torch.isfinite(q.grad).all()):
             raise RuntimeError("the gradient is not finite")
@@ -225,20 +252,20 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
     return min(taken)
 
 
-def wait(place: Place) -> None:
+def wait(device: str) -> None:
     """Wait until the GPU has finished its queued work."""
-    if place.cuda:
+    if device.startswith("cuda"):
         import torch
 
-        torch.cuda.synchronize(place.device)
+        torch.cuda.synchronize(device)
 
 
 def xformers(place: Place) -> Finding:
     """xFormers' attention compared with torch's."""
     if not place.cuda:
-        return Finding(ABSENT, "", "xFormers has kernels for NVIDIA GPUs only", NOTHING)
+        return absent("xFormers has kernels for NVIDIA GPUs only")
     if find_spec("xformers") is None:
-        return Finding(ABSENT, "", "xFormers is not installed", "nothing to do: SDPA is as fast")
+        return absent("xFormers is not installed", "nothing to do: SDPA is as fast")
     import torch
     import xformers.ops
     from torch.nn.functional import scaled_dot_product_attention
@@ -257,7 +284,7 @@ def xformers(place: Place) -> Finding:
 def bitsandbytes(place: Place) -> Finding:
     """8-bit AdamW: six steps, a saved state, resumed, compared bit for bit (core/optimization/trial.py)."""
     if find_spec("bitsandbytes") is None:
-        return Finding(ABSENT, "", "bitsandbytes is not installed", NOTHING)
+        return absent("bitsandbytes is not installed")
     import bitsandbytes as library
 
     from core.optimization.trial import attempt
@@ -279,18 +306,18 @@ def onnxruntime(place: Place) -> Finding:
     """The runtime of the taggers."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
     if find_spec("onnxruntime") is None:
-        return Finding(ABSENT, "", "onnxruntime is not installed", NOTHING)
+        return absent("onnxruntime is not installed")
     import onnxruntime as library
 
     providers = library.get_available_providers()
     facts = {"version": library.__version__, "providers": providers, "packages": names}
-    found = f"onnxruntime {library.__version__}: {', '.join(providers)}"
+    finding = Finding(OK, f"onnxruntime {library.__version__}: {', '.join(providers)}", facts=facts)
     if len(names) > 1:
         fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
-        return Finding(FAILED, found, f"{' and '.join(names)} are both installed and conflict", fix, facts)
+        return finding.failed(f"{' and '.join(names)} are both installed and conflict", fix)
     if place.cuda and "CUDAExecutionProvider" not in providers:
-        return Finding(SLOWER, found, "it uses the CPU although there is a GPU", REINSTALL, facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited("it uses the CPU although there is a GPU", REINSTALL)
+    return finding
 
 
 def _installed(name: str) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
-from core.bench import workload
+from core.machine_check import workload
 from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
-from core.machine_check.trainings import built, own_workspace, starter, train
+from core.machine_check.trainings import check_workspace, ready_training, starter, train
 from core.record import machine
 from core.record.machine import OF_ITS_OWN
 from core.record.memory import is_out_of_memory
@@ -28,19 +29,16 @@ WARM = 4  # steps before: the first ones allocate optimizer state, and may wait 
 WATCHED = 2  # a step has tens of thousands of events, which take seconds to sort
 MARK = "atelier step"
 # What the host calls to wait for the GPU, in CUDA and ROCm.
-WAITS: tuple[str, ...] = (
-    "cudaStreamSynchronize",
-    "cudaDeviceSynchronize",
-    "cudaEventSynchronize",
-    "cudaMemcpy",
-    "hipStreamSynchronize",
-)
-WAITS += ("hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy")
-WAITED = "called a synchronizing"  # torch's message in the mode that warns of each
+WAITS = {
+    *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
+    *("hipStreamSynchronize", "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy"),
+}
+SYNC_WARNING = "called a synchronizing"  # torch's message in the mode that warns of each
 NEAR = 0.25  # relative to the forecast: a larger difference is reported
 
-# name: (title, what it changes); each is measured against `plain`, and so is `all`
-SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
+# name: (title, settings it changes); each is measured against `plain`
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("LoRA in fp32", {}),
     "bf16": ("bf16 instead of fp32", {"memory": {"mixed_precision": "bf16"}}),
     "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
     "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
@@ -64,17 +62,17 @@ def no_waits(place: Place) -> Finding:
     from core.training.loop.update import optimizer_update
 
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
-    training = built(place, job)
+    training = ready_training(place, job)
     run = training.run
     try:
         for _ in range(WARM):
             optimizer_update(run)
             run.state.step += 1
-        wait(place)
-        with told_waits() as places:
+        wait(place.device)
+        with waiting_lines() as places:
             optimizer_update(run)
             run.state.step += 1
-        wait(place)
+        wait(place.device)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             for _ in range(WATCHED):
                 with record_function(MARK):
@@ -102,14 +100,14 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 
 
 @contextmanager
-def told_waits() -> Iterator[list[str]]:
+def waiting_lines() -> Iterator[list[str]]:
     """Inside, the lines of this project at which torch waited for the GPU are collected."""
     import torch
 
     places: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-        if WAITED not in str(message):  # torch also warns once that this mode is a prototype
+        if SYNC_WARNING not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
         inner = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
@@ -147,18 +145,9 @@ def real_model(place: Place) -> Finding:
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 
 
-def real_plain(place: Place) -> Finding:
-    """The training that every option is compared with."""
-    return _measured(place, {}, "plain")
-
-
-def real_switch(name: str, place: Place) -> Finding:
+def real_training(option: str, place: Place) -> Finding:
     """One option: time of a step with it, what it saves, and what the forecast says it saves."""
-    return _measured(place, SWITCHES[name][1], name)
-
-
-def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
-    values = real_values(place, change)
+    values = real_values(place, OPTIONS[option][1])
     forecast = planned(place, values)
     try:
         trained = train(values, place, warm_up=3)
@@ -166,14 +155,13 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
         if not is_out_of_memory(error):
             raise
         return _too_large(place, forecast)
-    facts = trained.facts() | {"forecast_bytes": forecast}
-    finite = all(loss == loss and abs(loss) != float("inf") for loss in trained.losses)
-    if not finite:
-        found = trained.words()
-        return Finding(FAILED, found, "losses are not finite", "avoid this option here, and report this", facts)
+    facts = asdict(trained) | {"forecast_bytes": forecast}
+    if not all(map(isfinite, trained.losses)):
+        fix = "avoid this option here, and report this"
+        return Finding(FAILED, trained.words(), "losses are not finite", fix, facts)
     found = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
-    if name != "plain" and "reserved_bytes" in plain:
+    if "reserved_bytes" in plain:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
@@ -206,8 +194,4 @@ def planned(place: Place, values: dict[str, Any]) -> int:
     from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)
-    return memory_plan(job, facts_of(job, own_workspace(place), place.device)).total
-
-
-def switch_items() -> list[tuple[str, str, Callable[[Place], Finding]]]:
-    return [(f"real_{name}", title, partial(real_switch, name)) for name, (title, _) in SWITCHES.items()]
+    return memory_plan(job, facts_of(job, check_workspace(place), place.device)).total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,17 @@ class Finding:
     facts: dict[str, Any] = field(default_factory=dict)
     traceback: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def limited(self, reason: str, fix: str) -> Finding:
+        """The same finding, of something that works but not as well as it should."""
+        return replace(self, state=SLOWER, reason=reason, fix=fix)
+
+    def failed(self, reason: str, fix: str) -> Finding:
+        """The same finding, of something that should work and does not."""
+        return replace(self, state=FAILED, reason=reason, fix=fix)
+
+
+def absent(reason: str, fix: str = "nothing to do: it is optional") -> Finding:
+    return Finding(ABSENT, "", reason, fix)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from core.record.workspace import PROJECT, Workspace
 
 KIND, VERSION = "atelier check", 1
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
-OWN_FOLDER = re.compile(
-    r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+"
-)  # a person's home, wherever it is named
+# A home folder, wherever it is named
+HOME_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+")
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,9 @@ class Line:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        finding = asdict(self.finding) if self.finding else {"state": "looking"}
         about = {"name": self.item.name, "title": self.item.title, "group": self.item.group}
-        return (
-            about
-            | (self.finding.to_dict() if self.finding else {"state": "looking"})
-            | {"seconds": round(self.seconds, 2)}
-        )
+        return about | finding | {"seconds": round(self.seconds, 2)}
 
 
 def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds: float) -> dict[str, Any]:
@@ -77,10 +73,8 @@ def hidden(workspace: Workspace) -> dict[str, str]:
 
 def _forms(path: Path) -> set[str]:
     """A path as programs write it, with links followed and unfollowed, with either slash."""
-    forms = {str(path), os.path.realpath(path)}
-    return {
-        form for text in forms if len(text) > 3 for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))
-    }
+    forms = [text for text in (str(path), os.path.realpath(path)) if len(text) > 3]
+    return {form for text in forms for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))}
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
@@ -99,12 +93,12 @@ def private(text: str, places: Mapping[str, str]) -> str:
     text = mask(text)
     for long, short in places.items():
         text = text.replace(long, short)
-    text = OWN_FOLDER.sub(r"\1...", text)
-    name = _person()
+    text = HOME_FOLDER.sub(r"\1...", text)
+    name = _user_name()
     return re.sub(rf"(?<![\w]){re.escape(name)}(?![\w])", "...", text) if name else text
 
 
-def _person() -> str:
+def _user_name() -> str:
     """The user's name; "" if it is a common one."""
     try:
         name = getpass.getuser()

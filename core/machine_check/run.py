@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, WORDS, Finding, Item
+from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, SLOWER, WORDS, Finding, Item
 from core.machine_check.items import all_items
 from core.machine_check.report import Line, report_of
 from core.record import atomic
@@ -24,7 +24,7 @@ from core.record.workspace import Workspace
 
 BUDGET_SECONDS = 180.0
 WORKER = [sys.executable, "-m", "core.machine_check.worker"]
-Told = Callable[[Sequence[Line], int], None]  # (lines so far, the last one still running; how many there will be)
+Listener = Callable[[Sequence[Line], int], None]  # (lines so far, the last one still running; how many there will be)
 WHERE = "check"
 
 
@@ -42,7 +42,7 @@ def run_check(
     device: str = "",
     *,
     token: CancelToken | None = None,
-    tell: Told = lambda lines, total: None,
+    tell: Listener = lambda lines, total: None,
     items: Sequence[Item] | None = None,
     budget: float = BUDGET_SECONDS,
     worker: Sequence[str] = WORKER,
@@ -54,16 +54,16 @@ def run_check(
     refuse_while_training(workspace)
     lock, folder = _own_folder(workspace)
     begun = time.monotonic()
-    desk = Desk(workspace, device, folder, list(worker), token or CancelToken())
+    examiner = Examiner(workspace, device, folder, worker, token or CancelToken())
     try:
-        lines = desk.work(all_items() if items is None else list(items), begun + budget, tell)
+        examiner.examine(all_items() if items is None else items, begun + budget, tell)
     finally:
-        desk.end()
+        examiner.end()
         with suppress(OSError):
             atomic.remove_folder(folder)
         if lock is not None:
             lock.release()
-    return report_of(lines, workspace, desk.device, time.monotonic() - begun)
+    return report_of(examiner.lines, workspace, examiner.device, time.monotonic() - begun)
 
 
 def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
@@ -85,47 +85,42 @@ def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
 
 
 @dataclass
-class Desk:
-    """Passes items to the worker process, and starts another one if that is gone."""
+class Examiner:
+    """Examines items in a worker process, and starts another process when that one is gone."""
 
     workspace: Workspace
     device: str
     folder: Path
-    words: list[str]
+    command: Sequence[str]
     token: CancelToken
     worker: Worker | None = None
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
-    titles: dict[str, str] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
 
-    def work(self, items: list[Item], end: float, tell: Told) -> list[Line]:
-        lines: list[Line] = []
-        self.titles = {item.name: item.title for item in items}
-        for item in items:
-            self.token.check()
-            if item.gpu and not self._has_gpu():
-                continue
-            total = sum(self._has_gpu() or not each.gpu for each in items)
-            tell([*lines, Line(item)], total)
-            begun = time.monotonic()
-            finding = self._without(item) or self._look(item, end)
-            self.facts[item.name], self.states[item.name] = finding.facts, finding.state
-            lines.append(Line(item, finding, time.monotonic() - begun))
-            tell(lines, total)
-        return lines
-
-    def _has_gpu(self) -> bool:
+    @property
+    def gpu(self) -> bool:
         return self.device.startswith("cuda")
 
-    def _without(self, item: Item) -> Finding | None:
+    def examine(self, items: Sequence[Item], end: float, tell: Listener) -> None:
+        for item in items:
+            self.token.check()
+            if item.gpu and not self.gpu:
+                continue
+            total = sum(self.gpu or not each.gpu for each in items)
+            tell([*self.lines, Line(item)], total)
+            begun = time.monotonic()
+            finding = self._unmet(item) or self._look(item, end)
+            self.lines.append(Line(item, finding, time.monotonic() - begun))
+            tell(self.lines, total)
+
+    def _unmet(self, item: Item) -> Finding | None:
         """Why the item is not run, if so."""
-        for name in item.needs:
-            state = self.states.get(name, OK)
-            title = self.titles.get(name, name)
-            if state in (FAILED, SKIPPED):
-                return Finding(SKIPPED, "", f"requires {title}, which is {WORDS[state]}", f"see {title}")
-            if state == ABSENT:
-                return Finding(ABSENT, "", f"requires {title}, which is unavailable", f"see {title}")
+        for line in self.lines:
+            if line.item.name not in item.needs or line.finding is None or line.finding.state in (OK, SLOWER):
+                continue
+            state, title = line.finding.state, line.item.title
+            return Finding(
+                ABSENT if state == ABSENT else SKIPPED, "", f"requires {title}, which is {WORDS[state]}", f"see {title}"
+            )
         return None
 
     def _look(self, item: Item, end: float) -> Finding:
@@ -133,9 +128,11 @@ class Desk:
         if left <= 0:
             return _no_time()
         if self.worker is None:
-            self.worker = Worker([*self.words, *self._places()], self.folder)
+            places = (self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder))
+            self.worker = Worker([*self.command, *places], self.folder)
         limit = min(item.seconds, left)
-        answer = self.worker.ask({"item": item.name, "earlier": self.facts}, limit, self.token)
+        earlier = {line.item.name: line.finding.facts for line in self.lines if line.finding}
+        answer = self.worker.ask({"item": item.name, "earlier": earlier}, limit, self.token)
         if isinstance(answer, Gone):
             self.end()
             return _no_time() if answer.hung and limit < item.seconds else gone(answer, limit)
@@ -144,9 +141,6 @@ class Desk:
         if finding.facts.get("poisoned"):  # CUDA is unusable for the rest of that process
             self.end()
         return finding
-
-    def _places(self) -> list[str]:
-        return [self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder)]
 
     def end(self) -> None:
         if self.worker is not None:

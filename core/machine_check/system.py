@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.space import RESERVE
 from core.record.units import memory_words, size_words
 from core.record.workspace import PROJECT
+from core.setup.choose import pinned_versions
 from core.setup.facts import machine_facts
 from core.setup.probe import fitness
 
@@ -30,13 +30,11 @@ SLOW_DISK = 50e6  # bytes per second: a checkpoint of 2 GB takes 40 s
 
 def python(place: Place) -> Finding:
     """Version, build and operating system."""
-    fit = fitness()
-    found = f"Python {platform.python_version()}, {platform.platform()}"
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
-    if fit not in ("ok", "novenv"):
-        reason = f"this Python is not supported ({fit})"
-        return Finding(FAILED, found, reason, "install Python 3.11, 3.12 or 3.13", facts)
-    return Finding(OK, found, facts=facts)
+    finding = Finding(OK, f"Python {platform.python_version()}, {platform.platform()}", facts=facts)
+    if (fit := fitness()) not in ("ok", "novenv"):
+        return finding.failed(f"this Python is not supported ({fit})", "install Python 3.11, 3.12 or 3.13")
+    return finding
 
 
 def packages(place: Place) -> Finding:
@@ -60,20 +58,16 @@ def packages(place: Place) -> Finding:
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in there.items()), facts=facts)
 
 
-def pinned_versions(requirements: str) -> dict[str, str]:
-    """{package: version} of the lines `name==version`."""
-    return dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
-
-
 def memory(place: Place) -> Finding:
     """RAM and CPU cores."""
     there = psutil.virtual_memory()
     facts = {"total": there.total, "available": there.available, "cores": machine.cores(), "threads": machine.threads()}
     found = f"{memory_words(there.total)} RAM, {memory_words(there.available)} free; {machine.cores()} CPU cores"
+    finding = Finding(OK, found, facts=facts)
     if there.available < LITTLE_RAM:
-        reason = "RAM is low: large models may not load"
-        return Finding(SLOWER, found, reason, "close other programs, or train the starter or SD 1.5 LoRAs", facts)
-    return Finding(OK, found, facts=facts)
+        fix = "close other programs, or train the starter or SD 1.5 LoRAs"
+        return finding.limited("RAM is low: large models may not load", fix)
+    return finding
 
 
 def driver(place: Place) -> Finding:
@@ -104,16 +98,16 @@ def disk(place: Place) -> Finding:
         reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
     found = f"{size_words(free['outputs'])} free for outputs, writes {pace / 1e6:.0f} MB/s"
-    facts = {"free": free, "bytes_per_second": pace}
+    finding = Finding(OK, found, facts={"free": free, "bytes_per_second": pace})
     if free["outputs"] < RESERVE * 4:
-        return Finding(FAILED, found, "the disk is nearly full, so no model can be saved", "free some space", facts)
+        return finding.failed("the disk is nearly full, so no model can be saved", "free some space")
     if min(free.values()) < LITTLE_DISK:
         reason = f"only {size_words(min(free.values()))} are free, enough for a few full models only"
-        return Finding(SLOWER, found, reason, "free some space, or start with --outputs DIR on another disk", facts)
+        return finding.limited(reason, "free some space, or start with --outputs DIR on another disk")
     if pace < SLOW_DISK:
         fix = "start with --outputs DIR on a local disk"
-        return Finding(SLOWER, found, "this disk is slow, so saving a model delays training", fix, facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited("this disk is slow, so saving a model delays training", fix)
+    return finding
 
 
 def write_pace(path: Path) -> float:
@@ -135,14 +129,14 @@ def locks(place: Place) -> Finding:
     """Whether the drive of the outputs has file locks, which keep two programs from working on one run."""
     place.folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(place.folder / "try.lock")
+    another = "start with --outputs DIR on another drive"
     try:
-        said = lock.acquire()
+        warnings = lock.acquire()
     except HeldElsewhere:
-        return Finding(FAILED, "", "a new lock appears to be held already", "start with --outputs DIR on another drive")
+        return Finding(FAILED, "", "a new lock appears to be held already", another)
     except OSError as error:
-        reason = f"no lock can be created: {error.strerror or error}"
-        return Finding(FAILED, "", reason, "start with --outputs DIR on another drive")
+        return Finding(FAILED, "", f"no lock can be created: {error.strerror or error}", another)
     lock.release()
-    if said:
-        return Finding(SLOWER, "", said[0], "nothing to do, or start with --outputs DIR on a local disk")
+    if warnings:
+        return Finding(SLOWER, "", warnings[0], "nothing to do, or start with --outputs DIR on a local disk")
     return Finding(OK, "the drive has file locks")

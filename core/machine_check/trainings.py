@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.bench.workload import ADAFACTOR, STARTER
 from core.machine_check.computing import wait
-from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.item import OK, Finding, Place, absent
+from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -103,15 +103,18 @@ MODES = {
     "fused_backward": Case(
         "Fused backward pass, AdaFactor", {"fused_backward_pass": True}, series="adafactor", tolerance="apart"
     ),
+}
+COMPILED = {
     "compiled": Case(
         "torch.compile",
         {"torch_compile": True, "mixed_precision": "bf16"},
         tolerance="16",
         needs=("compiler",),
         gpu=True,
+        seconds=90.0,
     ),
 }
-CASES = PRECISIONS | MODES
+CASES = PRECISIONS | MODES | COMPILED
 
 
 def starter() -> dict[str, Any]:
@@ -137,15 +140,11 @@ class Trained:
     peak_bytes: int
     reserved_bytes: int
 
-    def facts(self) -> dict[str, Any]:
-        sizes = {"peak_bytes": self.peak_bytes, "reserved_bytes": self.reserved_bytes}
-        return {"losses": self.losses, "seconds_per_step": self.seconds_per_step} | sizes
-
     def words(self) -> str:
         return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
 
-def own_workspace(place: Place) -> Workspace:
+def check_workspace(place: Place) -> Workspace:
     """Runs and caches of the check are in its own folder."""
     workspace = Workspace(place.folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
@@ -153,12 +152,12 @@ def own_workspace(place: Place) -> Workspace:
 
 
 def context_of(place: Place, job: TrainJob) -> JobContext:
-    workspace = own_workspace(place)
+    workspace = check_workspace(place)
     folder = RunFolder.create(workspace.runs, "check", dump(job))
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
 
 
-def built(place: Place, job: TrainJob) -> Training:
+def ready_training(place: Place, job: TrainJob) -> Training:
     """The training of this job as a run sets it up, ready for its first step."""
     from core.training.building.setup import build_training
 
@@ -177,16 +176,16 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
     job = build(TrainJob, values)
     peak, losses, begun = PeakMemory(place.device), [], 0.0
     with peak:
-        training = built(place, job)
+        training = ready_training(place, job)
         run = training.run
         try:
             for step in range(job.schedule.max_train_steps or STEPS):
                 if step == warm_up:
-                    wait(place)
+                    wait(place.device)
                     begun = time.perf_counter()
                 optimizer_update(run)
                 run.state.step += 1
-            wait(place)
+            wait(place.device)
             seconds = (time.perf_counter() - begun) / (run.state.step - warm_up)
             back = run.reports.losses.read()
             if back is None or back.end is not None:
@@ -194,15 +193,11 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
             losses = back.losses
         finally:
             training.release()
-    return Trained(losses, seconds, *_sizes(place, peak.bytes, before))
+    if place.cuda:
+        import torch
 
-
-def _sizes(place: Place, peak: int, before: int) -> tuple[int, int]:
-    if not place.cuda:
-        return max(0, peak - before), 0
-    import torch
-
-    return torch.cuda.max_memory_allocated(place.device), peak
+        return Trained(losses, seconds, torch.cuda.max_memory_allocated(place.device), peak.bytes)
+    return Trained(losses, seconds, max(0, peak.bytes - before), 0)
 
 
 def look(name: str, place: Place) -> Finding:
@@ -213,29 +208,29 @@ def look(name: str, place: Place) -> Finding:
     job = build(TrainJob, case.values())
     cannot = [each for each in memory_problems(job.memory, place.device) if each.level == "error"]
     if cannot:
-        return Finding(ABSENT, "", cannot[0].what, cannot[0].fix)
+        return absent(cannot[0].what, cannot[0].fix)
     trained = train(case.values(), place)
     off = difference(trained.losses, recorded()["losses"][case.series])
     allowed = TOLERANCE[case.tolerance]
-    facts = trained.facts() | {"difference": off, "tolerance": allowed}
-    found = f"{trained.words()}, losses within {off:.1e} of the recorded ones"
+    facts = asdict(trained) | {"difference": off, "tolerance": allowed}
+    finding = Finding(OK, f"{trained.words()}, losses within {off:.1e} of the recorded ones", facts=facts)
     if not off <= allowed:
         reason = (
             f"losses differ from the recorded ones by {off:.1e}, more than the {allowed:.0e} that rounding explains"
         )
-        return Finding(FAILED, found, reason, "avoid this mode here, and report this", facts)
+        return finding.failed(reason, "avoid this mode here, and report this")
     plain = place.earlier.get(case.against, {}).get("seconds_per_step")
     if plain and trained.seconds_per_step > SLOWER_BY * plain:
         reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
-        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
-    return Finding(OK, found, facts=facts)
+        return finding.limited(reason, "leave mixed precision on auto")
+    return finding
 
 
-def difference(losses: Sequence[float], right: Sequence[float]) -> float:
-    """The largest relative difference of the steps; infinite if a step is missing or not finite."""
-    if len(losses) != len(right) or not all(map(isfinite, losses)):
+def difference(losses: Sequence[float], expected: Sequence[float]) -> float:
+    """The largest relative difference of a step's loss; infinite if a step is missing or not finite."""
+    if len(losses) != len(expected) or not all(map(isfinite, losses)):
         return inf
-    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, right, strict=True))
+    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, expected, strict=True))
 
 
 def recorded() -> dict[str, Any]:

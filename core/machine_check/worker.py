@@ -9,6 +9,7 @@ import faulthandler
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,14 @@ REPORT = "report this, with the JSON of the check"
 
 
 def guarded(item: Item, place: Place) -> Finding:
-    """The item's finding; an exception becomes a finding too."""
+    """The item's finding; an error becomes one too: in plain words where it has them, with its traceback."""
     try:
         return item.look(place)
     except Exception as error:
-        return failed(error)
-
-
-def failed(error: Exception) -> Finding:
-    """An error in plain words where it has them, and its traceback."""
-    words = explain(error)
-    reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
-    facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
-    return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
+        words = explain(error)
+        reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
+        facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
+        return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
 
 
 def is_cuda_error(error: BaseException) -> bool:
@@ -56,7 +52,7 @@ def main(words: list[str], listed: Sequence[Item]) -> None:
         if not device and (item.needs or item.name == "torch"):
             device = _found()
         finding = guarded(item, Place(device or "cpu", workspace, Path(folder), given["earlier"]))
-        return {"device": device, "finding": finding.to_dict()}
+        return {"device": device, "finding": asdict(finding)}
 
     answer_questions(answer)
 
@@ -70,6 +66,6 @@ def _found() -> str:
 
 
 if __name__ == "__main__":
-    from core.machine_check.items import all_items  # with all that they check: another list needs none of it
+    from core.machine_check.items import all_items  # imports all that is checked, which other lists do not need
 
     main(sys.argv[1:], all_items())

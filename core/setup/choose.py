@@ -21,15 +21,8 @@ CUDA_13_CARDS = (7, 5)  # lowest compute capability with kernels
 CUDA_12_CARDS = (5, 0)
 CUDA_12_NEWEST_CARDS = (9, 0)
 XFORMERS_CARDS = (7, 5)
-ONNXRUNTIME_CUDA_12 = (
-    "1.23.2"  # the last line of onnxruntime-gpu built for CUDA 12.2; newer ones need CUDA 13 libraries
-)
-ADAPTED = (
-    "torch",
-    "xformers",
-    "onnxruntime",
-    "onnxruntime-gpu",
-)  # the lines of requirements.txt that depend on the machine
+ONNXRUNTIME_CUDA_12 = "1.23.2"  # the last onnxruntime-gpu built for CUDA 12.2; newer ones need CUDA 13 libraries
+ADAPTED = ("torch", "xformers", "onnxruntime", "onnxruntime-gpu")  # packages whose version depends on the machine
 X86_64 = ("x86_64", "AMD64")
 TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cpu": "CPU"}
 
@@ -204,31 +197,31 @@ def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
     """The same build if PyTorch's wheel index is unreachable, with notes on the drawbacks."""
     if build.index_url is None:
         return build
-    notes = build.notes
-    cpu_onnxruntime = f"onnxruntime=={pins.onnxruntime}"
-    changed = dataclasses.replace(build, index_url=None, xformers=None)
+    onnxruntime, note = build.onnxruntime, ""
     if facts.system == "Linux" and build.name == "cu130":
         if build.xformers:
-            notes = (
-                *notes,
-                "xformers is left out: the default index has it for CUDA 12 only. The next update tries again.",
-            )
-        return dataclasses.replace(changed, notes=notes)
-    if build.name == "cpu":
-        more = "The default index's PyTorch for Linux may include CUDA libraries: a larger download, but harmless."
-        return dataclasses.replace(changed, notes=(*notes, more))
-    notes = (
-        *notes,
-        f"The default index has no PyTorch for {build.title} on {facts.system}: "
-        "Atelier uses the CPU until an update reaches PyTorch's own index.",
-    )
-    return dataclasses.replace(changed, onnxruntime=cpu_onnxruntime, notes=notes)
+            note = "xformers is left out: the default index has it for CUDA 12 only. The next update tries again."
+    elif build.name == "cpu":
+        note = "The default index's PyTorch for Linux may include CUDA libraries: a larger download, but harmless."
+    else:
+        onnxruntime = f"onnxruntime=={pins.onnxruntime}"
+        note = (
+            f"The default index has no PyTorch for {build.title} on {facts.system}: "
+            "Atelier uses the CPU until an update reaches PyTorch's own index."
+        )
+    notes = (*build.notes, note) if note else build.notes
+    return dataclasses.replace(build, index_url=None, xformers=None, onnxruntime=onnxruntime, notes=notes)
 
 
 def pins_from(requirements: str) -> Pins:
     """Versions of the adapted packages, read from the text of requirements.txt."""
-    found = dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
-    return Pins(*(found[name] for name in ADAPTED))
+    versions = pinned_versions(requirements)
+    return Pins(*(versions[name] for name in ADAPTED))
+
+
+def pinned_versions(requirements: str) -> dict[str, str]:
+    """{package: version} of the lines `name==version`."""
+    return dict(re.findall(r"^([\w-]+)==([^\s;]+)", requirements, flags=re.MULTILINE))
 
 
 def adapted_requirements(requirements: str, build: Build) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from core.setup.stamp import is_current, python_of, read_stamp
 
@@ -38,7 +39,7 @@ def run(root: str, arguments: list[str]) -> int:
         if command == "update":
             from pathlib import Path
 
-            from core.setup.update import update
+            from core.setup.environment import update
 
             return update(Path(root))
         ready = set_up(root, force=command == "sync")
@@ -57,19 +58,28 @@ def set_up(root: str, *, force: bool = False) -> bool:
     """Whether there is an environment to start with: a current one, or the old one after a failed update."""
     if not force and is_current(root):
         return True
+    from core.setup.environment import say, sync
+
+    if installed(sync, root, force=force):
+        return True
+    if force or read_stamp(os.path.join(root, ".venv")) is None:
+        return False
+    say("the previous environment still works, so it is used.")
+    return True
+
+
+def installed(step: Callable[..., None], root: str, **options: bool) -> bool:
+    """Run a step of the installation; False if it failed, after its message."""
     from pathlib import Path
 
-    from core.setup.environment import SetupError, say, sync
+    from core.setup.environment import SetupError, say
 
     try:
-        sync(Path(root), force=force)
-        return True
+        step(Path(root), **options)
     except SetupError as error:
         say(str(error))
-        if force or read_stamp(os.path.join(root, ".venv")) is None:
-            return False
-        say("the previous environment still works, so it is used.")
-        return True
+        return False
+    return True
 
 
 def replace_by(command: list[str]) -> int:
@@ -139,19 +149,12 @@ def terminal_is_ours() -> bool:
 
 
 def run_tests(root: str, arguments: list[str]) -> int:
-    from pathlib import Path
-
     from core.setup.browser import MISSING, find_browser, install_browser
-    from core.setup.environment import SetupError, say, sync_deepspeed, sync_tests
+    from core.setup.environment import say, sync_deepspeed, sync_tests
 
-    try:
-        sync_tests(Path(root))
-    except SetupError as error:
-        say(str(error))
+    if not installed(sync_tests, root):
         return 1
-    try:
-        sync_deepspeed(Path(root))
-    except SetupError:
+    if not installed(sync_deepspeed, root):
         say("DeepSpeed could not be installed: its tests are skipped.")
     if find_browser() is None:
         install_browser()
@@ -192,14 +195,10 @@ def near_tests(python: str, arguments: list[str]) -> list[str]:
 def run_checks(root: str, arguments: list[str]) -> int:
     """Every check runs, even if an earlier one failed."""
     import subprocess
-    from pathlib import Path
 
-    from core.setup.environment import SetupError, say, sync_tests
+    from core.setup.environment import say, sync_tests
 
-    try:
-        sync_tests(Path(root))
-    except SetupError as error:
-        say(str(error))
+    if not installed(sync_tests, root):
         return 1
     python = python_of(os.path.join(root, ".venv"))
     failed = []
@@ -217,17 +216,12 @@ def write_docs(root: str, arguments: list[str]) -> int:
 
 
 def add_deepspeed(root: str, arguments: list[str]) -> int:
-    from pathlib import Path
-
-    from core.setup.environment import SetupError, say, sync_deepspeed
+    from core.setup.environment import say, sync_deepspeed
 
     if sys.platform != "linux":
         say("DeepSpeed runs on Linux only.")
         return 1
-    try:
-        sync_deepspeed(Path(root))
-    except SetupError as error:
-        say(str(error))
+    if not installed(sync_deepspeed, root):
         return 1
     say("DeepSpeed is installed: turn on sharding.deepspeed.")
     return 0

@@ -20,11 +20,11 @@ if __name__ == "__main__":
 import torch
 from PIL import Image
 
-from core.bench.random_model import WEIGHT_FILES, shipped_config, write_rest
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.families.counting import FusedKernel
 from core.families.part_shapes import make_empty
+from core.machine_check.random_model import WEIGHT_FILES, shipped_config, write_rest
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge

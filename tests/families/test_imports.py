@@ -60,7 +60,7 @@ def test_one_thread_at_a_time_imports_and_garbage_is_collected_again():
 
 ASIDE = """
 import gc, weakref
-from core.bench.random_model import shipped_config
+from core.machine_check.random_model import shipped_config
 from core.families.part_shapes import make_empty
 
 gc.collect()

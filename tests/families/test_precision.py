@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from core.bench.workload import STARTER
 from core.families import precision
 from core.families.precision import choose_precision, use_threads
+from core.machine_check.workload import STARTER
 from core.settings.memory import MemorySettings
 
 LARGE, SMALL = 800 << 20, 14 << 20

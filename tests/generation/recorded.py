@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import save_file
 
-from core.bench.random_model import shipped_config, write_folder
 from core.families import family
 from core.generation.making import Maker
 from core.generation.model.library import wildcard_lines
@@ -24,6 +23,7 @@ from core.generation.model.store import ModelTexts
 from core.generation.model.words import NewWord, embeddings_attached
 from core.generation.plan import stages
 from core.generation.plan.requests import merged_of, requests_of
+from core.machine_check.random_model import shipped_config, write_folder
 from core.networks.frozen import install, works
 from core.settings.job import GenerateJob
 from tests.recorded_tensors import recorded_tensors

@@ -17,7 +17,6 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.bench.random_model import random_state
 from core.families import family
 from core.families.locate import family_of
 from core.generation import making
@@ -30,6 +29,7 @@ from core.generation.plan.plan import check_task, plan_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import ready, run_generate
 from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, own_part, steps_of
+from core.machine_check.random_model import random_state
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

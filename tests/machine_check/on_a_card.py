@@ -7,6 +7,7 @@ happen is an error in the item itself.
 import json
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -52,21 +53,21 @@ def main(folder: Path) -> None:
     workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
     place = Place("cuda", workspace, folder)
     tiny_folder("sd1", folder / "sd1_random")
-    looks = {"no_waits": lambda: gpu.no_waits(place), "real_plain": lambda: gpu.real_plain(place)}
-    looks |= {f"real_{name}": lambda name=name: gpu.real_switch(name, place) for name in SWITCHES}
+    looks = {"no_waits": lambda: gpu.no_waits(place), "real_plain": lambda: gpu.real_training("plain", place)}
+    looks |= {f"real_{name}": lambda name=name: gpu.real_training(name, place) for name in SWITCHES}
     names = ("train_tf32", "latents_device")
     looks |= {name: lambda name=name: trainings.look(name, place) for name in names}
     values = [trainings.CASES[name].values() for name in (*names, "train_bf16")] + [
-        gpu.real_values(place, change) for change in [{}, *(gpu.SWITCHES[name][1] for name in SWITCHES)]
+        gpu.real_values(place, change) for change in [{}, *(gpu.OPTIONS[name][1] for name in SWITCHES)]
     ]
-    cached = trainings.own_workspace(place)
+    cached = trainings.check_workspace(place)
     for each in values:
         job = build(TrainJob, each)
         fill_caches(job, context(cached, job, "cpu"))
     for name, look in looks.items():
         try:
             with card(), mock.patch.multiple(torch.cuda, **ANSWERS), mock.patch("torch.profiler.profile", NoProfile):
-                found = look().to_dict()
+                found = asdict(look())
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {str(error)[:400]}\n{traceback.format_exc()[-2500:]}"}
         print(json.dumps({"name": name} | found, default=str), flush=True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.machine_check import computing, gpu, lives, system, trainings
+from core.machine_check import computing, gpu, jobs, system, trainings
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Place
 from core.machine_check.items import all_items
 from core.machine_check.trainings import Trained
@@ -300,8 +300,8 @@ def test_a_sample_that_is_black_or_another_one_is_told(place, monkeypatch):
         ([0.0] * len(right), FAILED),
         ([255 - tone for tone in right], FAILED),
     ):
-        monkeypatch.setattr(lives, "sample_tones", lambda place, found=found: (1.0, found))
-        assert lives.sample(place).state == state
+        monkeypatch.setattr(jobs, "sample_tones", lambda place, found=found: (1.0, found))
+        assert jobs.sample(place).state == state
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_a_resumed_run_must_equal_an_unbroken_one_but_for_a_gpus_rounding(place,
     from core.training import prove
 
     monkeypatch.setattr(prove, "prove", lambda *_, **__: proof)
-    assert lives.resume(Place(device, *_rest(place))).state == state
+    assert jobs.resume(Place(device, *_rest(place))).state == state
 
 
 # -- the GPU
@@ -352,10 +352,10 @@ def test_the_places_of_waits_are_collected_and_no_other_warning_is(monkeypatch):
             warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode)
-    with gpu.told_waits() as places:
+    with gpu.waiting_lines() as places:
         pass
     assert places == []
-    with gpu.told_waits() as places:
+    with gpu.waiting_lines() as places:
         warnings.warn("something else", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert len(places) == 1
@@ -369,7 +369,7 @@ def test_a_switch_tells_what_it_saves_beside_the_forecast(place, monkeypatch):
 
     def told(losses=(1.0,), size=3 << 30):
         monkeypatch.setattr(gpu, "train", lambda *_, **__: Trained(list(losses), 0.2, size, size))
-        return gpu.real_switch("checkpointing", here)
+        return gpu.real_training("checkpointing", here)
 
     found = told()
     assert found.state == OK and found.facts["saves_bytes"] == 1 << 30 and found.facts["time_ratio"] == 2
@@ -391,9 +391,9 @@ def test_a_gpu_that_is_too_small_is_no_failure(place, monkeypatch):
     monkeypatch.setattr(gpu, "planned", lambda *_: 9 << 30)
     monkeypatch.setattr(gpu.machine, "memory", lambda device: (0, 4 << 30))
     monkeypatch.setattr(gpu, "train", runs_out)
-    told = gpu.real_plain(on_cuda(place))
+    told = gpu.real_training("plain", on_cuda(place))
     assert told.state == SLOWER and "4.0 GB" in told.reason and told.fix
-    switched = gpu.real_switch("fp8", on_cuda(place, real_plain=told.facts))  # nothing to hold it against
+    switched = gpu.real_training("fp8", on_cuda(place, real_plain=told.facts))  # nothing to hold it against
     assert switched.state == SLOWER
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,6 @@ def test_the_promised_packages_are_there():
         *(
             "onnxruntime-gpu",
             "onnxruntime",
-            "peft",
             "pydantic",
             "filelock",
             "psutil",
@@ -62,9 +62,28 @@ def test_the_promised_packages_are_there():
         *("tensorboard", "huggingface_hub", "numpy"),
     }
     assert promised <= {r.name for r in requirements("requirements.txt")}
-    assert {"pytest", "hypothesis", "playwright", "ruff", "mypy"} <= {
+    assert {"pytest", "hypothesis", "playwright", "peft", "ruff", "mypy"} <= {
         r.name for r in requirements("requirements-test.txt")
     }
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_the_product_imports_no_package_that_only_tests_have():
+    pinned = {canonicalize_name(r.name) for r in requirements("requirements-test.txt")}
+    installed = packages_distributions()
+    only_tests = {name for name, of in installed.items() if {canonicalize_name(each) for each in of} <= pinned}
+    assert {"peft", "lycoris", "onnx", "xdist"} <= only_tests
+    files = [ROOT / "webui.py", *(path for room in ("core", "tabs") for path in (ROOT / room).rglob("*.py"))]
+    found = {str(path): only_tests & imported_packages(path.read_text("utf-8")) for path in files}
+    assert not {path: names for path, names in found.items() if names}
+    assert imported_packages("def f():\n    from peft.tuners import lora\n    import onnx") == {"peft", "onnx"}
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.setup.update import update
+from core.setup.environment import update
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="Git is not installed")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.bench.random_model import random_state
 from core.families import family
 from core.families.locate import GENERATED, family_of
 from core.generation.effects import inpaint as inpainting
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
+from core.machine_check.random_model import random_state
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from tests.generation.test_image_to_image import job_of

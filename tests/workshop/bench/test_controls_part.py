@@ -1,7 +1,7 @@
 """The part `controls` of the benchmark: that it measures, not how much."""
 
-from core.bench import controls
-from core.bench.run import known_part, table
+from workshop.bench import controls
+from workshop.bench.run import known_part, table
 
 
 def test_control_images_are_read_both_ways_and_the_times_make_a_table(monkeypatch):

@@ -1,4 +1,4 @@
-"""A workload to train: real-size models of random weights and a few images, created once in the benchmark's folder."""
+"""A workload to train: real-size models of random weights and a few images, created once in a folder of the check or benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADAFACTOR = {
 
 def make_model(folder: Path, family_name: str = "sd1") -> Path:
     """A diffusers folder with the family's architecture in fp16."""
-    from core.bench.random_model import write_real_size  # loads torch
+    from core.machine_check.random_model import write_real_size  # loads torch
 
     model = folder / f"{family_name}_random"
     if not (model / "model_index.json").is_file():

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.bench import workload
 from core.generation.model.store import ModelStore, make_store
 from core.generation.run import run_generate
+from core.machine_check import workload
 from core.record.context import Reports
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import GenerateJob

@@ -70,7 +70,11 @@ def make_many(folder: Path, count: int) -> None:
 def _in_a_process(*words: str) -> dict[str, Any]:
     """Run this file's command line; the last line it prints is JSON."""
     done = subprocess.run(
-        [sys.executable, "-m", "core.bench.datasets", *words], cwd=PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "workshop.bench.datasets", *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,8 +1,8 @@
 """The benchmark's training: what is called empty is empty, also the second time."""
 
-from core.bench import run
-from core.bench.measure import Measured
 from core.record.workspace import Workspace
+from workshop.bench import run
+from workshop.bench.measure import Measured
 
 
 def test_caches_are_empty_for_the_first_training_of_each_benchmark(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.bench.run import known_part
-from core.bench.tools import measure_merge, measure_svd, tool_rows
+from workshop.bench.run import known_part
+from workshop.bench.tools import measure_merge, measure_svd, tool_rows
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Compares our trainer with the plain one in baseline.py: step time and peak memory, each in its own process."""
+"""Compares our trainer with the plain one (plain_trainer.py): step time and peak memory, each in its own process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import psutil
 
-from core.bench import workload
-from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training, webui
-from core.bench.workload import ADAFACTOR, STARTER
+from core.machine_check import workload
+from core.machine_check.workload import ADAFACTOR, STARTER
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
+from workshop.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training, webui
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     """Median seconds per step after the warm-up, and the process's peak memory in bytes."""
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    words = [sys.executable, "-m", "workshop.plain_trainer", str(file)]
+    words = [sys.executable, "-m", "workshop.bench.plain_trainer", str(file)]
     usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
     process = subprocess.Popen(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)

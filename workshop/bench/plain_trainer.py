@@ -3,7 +3,7 @@
 Deliberately written like the widely used training scripts, and in its favor where they differ: latents are given,
 no VAE is loaded, nothing is saved, no image is decoded. Started as a process of its own:
 
-    python -m workshop.plain_trainer SPEC.json        prints its measurements as JSON
+    python -m workshop.bench.plain_trainer SPEC.json        prints its measurements as JSON
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.bench.compare import Spec
-from core.bench.gemm import wait
+from core.machine_check.computing import wait
+from workshop.bench.compare import Spec
 
 TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 UNET_BLOCKS = "Transformer2DModel"

@@ -9,21 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.bench import workload
-from core.bench.caching import caching_rows, measure_caching
-from core.bench.captions import caption_rows, measure_captions
-from core.bench.compare import CASES, QUICK, compare, compare_rows
-from core.bench.controls import control_rows, measure_controls
-from core.bench.datasets import measure_datasets
-from core.bench.formats import format_rows, measure_formats
-from core.bench.gemm import gemm_rate
-from core.bench.generate import generate_rows, measure_generate
-from core.bench.measure import measure_page, measure_training
-from core.bench.tagger import measure_tagger, tagger_rows
-from core.bench.tools import measure_tools, tool_rows
+from core.machine_check import workload
+from core.machine_check.computing import gemm_rate
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
+from workshop.bench.caching import caching_rows, measure_caching
+from workshop.bench.captions import caption_rows, measure_captions
+from workshop.bench.compare import CASES, QUICK, compare, compare_rows
+from workshop.bench.controls import control_rows, measure_controls
+from workshop.bench.datasets import measure_datasets
+from workshop.bench.formats import format_rows, measure_formats
+from workshop.bench.generate import generate_rows, measure_generate
+from workshop.bench.measure import measure_page, measure_training
+from workshop.bench.tagger import measure_tagger, tagger_rows
+from workshop.bench.tools import measure_tools, tool_rows
 
 PARTS = ("train", "page", "caching", "controls", "datasets", "captions", "baseline", "generate", "tools", "formats")
 CASE = "baseline:"  # before the name of a single case
@@ -202,12 +202,12 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from core.bench.random_model import empty_sd15
     from core.families.clip import last_states
+    from core.families.part_shapes import make_empty
     from core.families.sd1 import FAMILY as sd1
     from core.networks.network import Network
 
-    unet, text_encoder = empty_sd15()
+    unet, text_encoder = (make_empty(name, sd1.layout.config(name)) for name in ("unet", "text_encoder"))
     targets = [*sd1.lora_targets(text_encoder), *sd1.lora_targets(unet, conv=network.conv_rank is not None)]
     lora = Network.create(targets, network, seed=0)
     lora.attach()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.bench.datasets import IMAGES, make_many
+from workshop.bench.datasets import IMAGES, make_many
 
 EXPRESSION = '"tag number 7" & !"tag number 20" | tokens:>75'
 

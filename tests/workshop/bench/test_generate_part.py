@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.bench.run import known_part, run_bench, table
+from workshop.bench.run import known_part, run_bench, table
 
 
 @pytest.mark.slow

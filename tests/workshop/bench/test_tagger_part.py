@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from core.bench import tagger
+from workshop.bench import tagger
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Models of random weights with the published architectures, for the benchmark and tests, since none are shipped."""
+"""Models of random weights with the published architectures, since none are shipped: for the check, the benchmark and tests."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ WEIGHT_FILES = {
 def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
     """The published configuration of a part."""
     return family(family_name).layout.config(name)
-
-
-def empty_sd15() -> tuple[Any, Any]:
-    """U-Net and text encoder without weights, on the meta device: for counting."""
-    return make_empty("unet", shipped_config("unet")), make_empty("text_encoder", shipped_config("text_encoder"))
 
 
 def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:

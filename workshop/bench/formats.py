@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.bench.measure import PeakWatch, webui
-from core.bench.random_model import write_real_size
+from core.machine_check.random_model import write_real_size
 from core.record import atomic
 from core.record.space import folder_bytes
 from core.record.workspace import PROJECT
+from workshop.bench.measure import PeakWatch, webui
 
 FORMS = {"safetensors": "file.safetensors", "diffusers_safetensors": "folder", "ckpt": "file.ckpt"}
 

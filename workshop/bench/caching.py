@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.bench.gemm import wait
-from core.bench.random_model import random_state, shipped_config
+from core.machine_check.computing import wait
+from core.machine_check.random_model import random_state, shipped_config
 from core.record.draws import python_random
 
 if TYPE_CHECKING:

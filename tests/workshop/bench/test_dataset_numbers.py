@@ -2,8 +2,8 @@
 
 import json
 
-from core.bench import captions, datasets
-from core.bench.run import table
+from workshop.bench import captions, datasets
+from workshop.bench.run import table
 
 
 def test_the_made_folder_is_read_with_all_its_captions_and_its_index_is_kept(tmp_path, capsys):

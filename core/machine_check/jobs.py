@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.bench.workload import STARTER
 from core.machine_check.item import FAILED, OK, Finding, Place
-from core.machine_check.trainings import TOLERANCE, context_of, own_workspace, recorded, starter
+from core.machine_check.trainings import TOLERANCE, check_workspace, context_of, recorded, starter
+from core.machine_check.workload import STARTER
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob
@@ -32,7 +32,7 @@ def generated(place: Place, **more: Any) -> Path:
     job = build(GenerateJob, values)
     store = make_store()
     try:
-        return run_generate(job, own_workspace(place), store=store, device=place.device)[0]
+        return run_generate(job, check_workspace(place), store=store, device=place.device)[0]
     finally:
         store.release()
 
@@ -61,15 +61,13 @@ def sample(place: Place) -> Finding:
     """One image compared with the recorded one."""
     seconds, found = sample_tones(place)
     off = distance(found, recorded()["sample"])
-    facts = {"seconds": seconds, "difference": off, "tones": found}
     words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
+    finding = Finding(OK, words, facts={"seconds": seconds, "difference": off, "tones": found})
     if max(found) == min(found):
-        reason = "the image has a single color: NaN values become black"
-        return Finding(FAILED, words, reason, "choose fp32, and report this", facts)
+        return finding.failed("the image has a single color: NaN values become black", "choose fp32, and report this")
     if not off <= SAMPLE_OFF:
-        reason = f"the image differs from the recorded one by up to {off:.0f} of 255"
-        return Finding(FAILED, words, reason, "report this", facts)
-    return Finding(OK, words, facts=facts)
+        return finding.failed(f"the image differs from the recorded one by up to {off:.0f} of 255", "report this")
+    return finding
 
 
 def save_and_load(place: Place) -> Finding:
@@ -108,7 +106,7 @@ def resume(place: Place) -> Finding:
 
     job = build(TrainJob, merge(starter(), FP32))
     begun = time.perf_counter()
-    proof = prove(job, own_workspace(place), place.device, PROVED_STEPS)
+    proof = prove(job, check_workspace(place), place.device, PROVED_STEPS)
     facts: dict[str, Any] = {
         "seconds": time.perf_counter() - begun,
         "equal": proof.equal,

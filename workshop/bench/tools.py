@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.bench.formats import copy_seconds, forget
-from core.bench.measure import PeakWatch, webui
 from core.record.draws import normal
 from core.record.workspace import PROJECT
+from workshop.bench.formats import copy_seconds, forget
+from workshop.bench.measure import PeakWatch, webui
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from core.bench.compare import CASES, QUICK, STARTER, Spec, compare_rows, our_values, plain_specs, summary
-from core.bench.run import known_part
 from core.families.targets import one_encoder_targets
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimization.rates import trains_text
 from core.settings.rules import training_problems
-from workshop.plain_trainer import NEW_ID, PlainTrainer
+from workshop.bench.compare import CASES, QUICK, STARTER, Spec, compare_rows, our_values, plain_specs, summary
+from workshop.bench.plain_trainer import NEW_ID, PlainTrainer
+from workshop.bench.run import known_part
 
 
 def trainer(method, **more):
