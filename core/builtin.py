@@ -77,13 +77,13 @@ def _model_tool(
 
 
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
-    run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
+    run, check = later("core.tools.images.image_tools", name), later("core.tools.images.folders", "what_would_be_made")
     given: dict[str, Any] = {"card": IMAGES, "button": title, "takes": "folder"}
     register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
 
 
 def _hint_tool(name: str, settings: type[hints.MadeHintsSettings], title: str, about: str, **more: Any) -> None:
-    run, check = later("core.tools.hints", name), later("core.tools.hints", f"check_{name}")
+    run, check = later("core.tools.images.hints", name), later("core.tools.images.hints", f"check_{name}")
     given: dict[str, Any] = {"card": HINTS, "button": "Make control images", "takes": "folder"}
     given["reads"] = lambda asked: asked.preview is not None
     register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
@@ -188,10 +188,10 @@ register(
     tool(
         "convert_lora",
         ConvertLoraSettings,
-        later("core.tools.convert_lora", "convert_lora"),
+        later("core.tools.loras.convert_lora", "convert_lora"),
         title="Convert LoRAs",
         about="save LoRAs for another program, as a plain LoRA or in another precision",
-        check=later("core.tools.convert_lora", "check_convert_lora"),
+        check=later("core.tools.loras.convert_lora", "check_convert_lora"),
         unused=convert_lora_unused,
         button="Convert",
         takes="file",
@@ -212,7 +212,7 @@ _file_tool(
 
 _model_tool(
     "check_weights",
-    "weight_check",
+    "loras.check_weights",
     CheckWeightsSettings,
     "Check weights",
     "look for damage and untrained layers, and show norms by layer",
@@ -221,7 +221,7 @@ _model_tool(
 )
 _model_tool(
     "singular_values",
-    "singular_values",
+    "loras.singular_values",
     SingularValuesSettings,
     "Singular values",
     "show which rank of a LoRA keeps how much of it",
@@ -230,7 +230,7 @@ _model_tool(
 )
 _model_tool(
     "compare_loras",
-    "compare_loras",
+    "loras.compare_loras",
     CompareLorasSettings,
     "Compare two LoRAs",
     "compare two LoRAs layer by layer",
@@ -239,7 +239,7 @@ _model_tool(
 )
 _model_tool(
     "interrogate_lora",
-    "interrogation",
+    "loras.interrogate_lora",
     InterrogateLoraSettings,
     "Interrogate a LoRA",
     "list the tokens that a LoRA's text encoders change most",
@@ -249,7 +249,7 @@ _model_tool(
 )
 _model_tool(
     "merge_lora_to_model",
-    "merge_lora_to_model",
+    "loras.merge_lora_to_model",
     MergeLoraToModelSettings,
     "Merge LoRAs into a model",
     "save a copy of a checkpoint with LoRAs merged into it",
@@ -259,7 +259,7 @@ _model_tool(
 )
 _model_tool(
     "merge_loras",
-    "merge_loras",
+    "loras.merge_loras",
     MergeLorasSettings,
     "Merge LoRAs",
     "merge LoRAs into one",
@@ -269,7 +269,7 @@ _model_tool(
 )
 _model_tool(
     "extract_lora",
-    "extract_lora",
+    "loras.extract_lora",
     ExtractLoraSettings,
     "Extract a LoRA",
     "make a LoRA of the difference of two checkpoints",
@@ -279,7 +279,7 @@ _model_tool(
 )
 _model_tool(
     "split_dylora",
-    "split_dylora",
+    "loras.split_dylora",
     SplitDyloraSettings,
     "Split a DyLoRA",
     "cut a DyLoRA into LoRAs of each lower rank",
@@ -289,7 +289,7 @@ _model_tool(
 )
 _model_tool(
     "resize_lora",
-    "resize_lora",
+    "loras.resize_lora",
     ResizeLoraSettings,
     "Resize a LoRA",
     "save a LoRA with lower ranks",
@@ -299,7 +299,7 @@ _model_tool(
 )
 _model_tool(
     "edit_metadata",
-    "file_metadata",
+    "models.edit_metadata",
     EditMetadataSettings,
     "View and edit metadata",
     "show or change the metadata of a model file",
@@ -310,7 +310,7 @@ _model_tool(
 )
 _model_tool(
     "strip_metadata",
-    "file_metadata",
+    "models.edit_metadata",
     StripMetadataSettings,
     "Strip metadata",
     "copy a model file without private metadata",
@@ -320,7 +320,7 @@ _model_tool(
 )
 _model_tool(
     "hashes",
-    "file_hashes",
+    "models.hashes",
     HashesSettings,
     "Hashes",
     "compute the hashes of model files",
@@ -331,7 +331,7 @@ _model_tool(
 )
 _model_tool(
     "merge_models",
-    "merge_models",
+    "models.merge_models",
     MergeModelsSettings,
     "Merge checkpoints",
     "merge checkpoints by weighted sum, difference, sigmoid or block",
@@ -343,7 +343,7 @@ _model_tool(
 
 _model_tool(
     "convert_model",
-    "convert_model",
+    "models.convert_model",
     ConvertModelSettings,
     "Convert a model",
     "convert a checkpoint to another format or precision",
@@ -353,7 +353,7 @@ _model_tool(
 )
 _model_tool(
     "bake_vae",
-    "convert_model",
+    "models.convert_model",
     BakeVaeSettings,
     "Bake in a VAE",
     "copy a checkpoint with another VAE",
@@ -362,7 +362,7 @@ _model_tool(
 )
 _model_tool(
     "extract_vae",
-    "convert_model",
+    "models.convert_model",
     ExtractVaeSettings,
     "Extract the VAE",
     "extract the VAE of a checkpoint",
@@ -378,7 +378,7 @@ _image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert 
 _image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
 _model_tool(
     "latent_upscaler",
-    "latent_upscaler",
+    "images.latent_upscaler",
     LatentUpscalerSettings,
     "Latent upscaler",
     "double the size of images through their latents",
@@ -406,10 +406,10 @@ register(
     tool(
         "make_pairs",
         hints.MakePairsSettings,
-        later("core.tools.pairs", "make_pairs"),
+        later("core.tools.images.make_pairs", "make_pairs"),
         title="Generate pairs",
         about="generate images from captions, with their control images, to train a ControlNet with",
-        check=later("core.tools.pairs", "check_make_pairs"),
+        check=later("core.tools.images.make_pairs", "check_make_pairs"),
         button="Generate pairs",
         takes="captions",
         lane="device",
@@ -420,7 +420,7 @@ register(
 
 _metadata_tool(
     "merge_captions",
-    "metadata_merging",
+    "metadata.merging",
     metadata.MergeCaptionsSettings,
     "Merge captions",
     "merge caption files into a metadata JSON",
@@ -429,7 +429,7 @@ _metadata_tool(
 )
 _metadata_tool(
     "merge_tags",
-    "metadata_merging",
+    "metadata.merging",
     metadata.MergeTagsSettings,
     "Merge tags",
     "merge tag files into a metadata JSON",
@@ -438,7 +438,7 @@ _metadata_tool(
 )
 _metadata_tool(
     "clean_metadata",
-    "metadata_cleaning",
+    "metadata.clean_metadata",
     metadata.CleanMetadataSettings,
     "Clean captions and tags",
     "clean the captions and tags of a metadata JSON",
@@ -447,7 +447,7 @@ _metadata_tool(
 )
 _metadata_tool(
     "metadata_to_captions",
-    "metadata_sidecars",
+    "metadata.metadata_to_captions",
     metadata.MetadataToCaptionsSettings,
     "Write caption files",
     "write the captions and tags of a metadata JSON to caption files",

@@ -26,7 +26,7 @@ def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
 
 
 def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
-    from core.tools import inspect as inspection
+    from core.tools.models import inspect as inspection
 
     path = file_of(asked.file, context.workspace, INSPECTED)
     context.stage(f"reading {path.name}")

@@ -152,8 +152,8 @@ def readers() -> Readers:
     from core.networks.network import Network
     from core.record.workspace import Workspace
     from core.settings.tools.model_files import ConvertLoraSettings
-    from core.tools.convert_lora import plan_of
-    from core.tools.inspect import in_words, inspect
+    from core.tools.loras.convert_lora import plan_of
+    from core.tools.models.inspect import in_words, inspect
 
     def network(path: Path) -> None:
         """Its change of each weight, as merging computes it."""

@@ -351,7 +351,7 @@ def make_checkpoint(folder: Path, case: int) -> Path:
     if not good.exists():
         from core.record.workspace import Workspace
         from core.settings.tools.convert_model import ConvertModelSettings
-        from core.tools.convert_model import convert_model
+        from core.tools.models.convert_model import convert_model
         from tests.tasks import surroundings
 
         parts = tiny_folder("sd1", folder.parent / "parts")
@@ -389,7 +389,7 @@ def model_readers() -> Readers:
     from core.generation.embeddings import token_widths
     from core.generation.library import kind_of
     from core.networks.adapter_file import load_lora, to_diffusers
-    from core.tools.inspect import in_words, inspect
+    from core.tools.models.inspect import in_words, inspect
 
     def small(path: Path) -> None:
         if path.is_file() and path.stat().st_size < 1 << 30:  # the hash of a sparse file takes its hour
@@ -421,7 +421,7 @@ def converting() -> Readers:
     """Whole models to another form, and their VAEs."""
     from core.record.workspace import Workspace
     from core.settings.tools.convert_model import ConvertModelSettings, ExtractVaeSettings
-    from core.tools.convert_model import convert_model, extract_vae
+    from core.tools.models.convert_model import convert_model, extract_vae
     from tests.tasks import surroundings
 
     def convert(path: Path) -> None:
@@ -447,7 +447,7 @@ def folder_readers() -> Readers:
     from core.generation.embeddings import token_widths
     from core.generation.library import kind_of
     from core.record.problems import errors
-    from core.tools.inspect import in_words, inspect
+    from core.tools.models.inspect import in_words, inspect
     from core.training.memory.plan import facts_of
 
     for part in ("unet", "vae", "text_encoder"):  # the libraries are imported before the clock runs

@@ -98,7 +98,7 @@ def _good_checkpoint(root: Path) -> dict[str, Path]:
 def lora_tools() -> Readers:
     from core.record.workspace import Workspace
     from core.settings.tools.weights import InterrogateLoraSettings
-    from core.tools.interrogation import check_interrogate_lora
+    from core.tools.loras.interrogate_lora import check_interrogate_lora
 
     def check(path: Path) -> None:
         """Without the states of 49,408 tokens, which take their seconds for any file."""
@@ -198,7 +198,7 @@ def _vae(folder: Path) -> bytes:
     """The starter's VAE in a file of its own, as other programs name its tensors."""
     from core.record.workspace import Workspace
     from core.settings.tools.convert_model import ExtractVaeSettings
-    from core.tools.convert_model import extract_vae
+    from core.tools.models.convert_model import extract_vae
     from tests.tasks import surroundings
 
     path = folder / "good_vae.safetensors"

@@ -1,0 +1,183 @@
+"""LoRAs of lower rank: each layer's change by its largest singular values, as many as the rank or a rule asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, collected, raise_if_errors
+from core.record.units import size_words
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.loras import ResizeLoraSettings
+from core.tools.files import lora_of
+from core.tools.shown import table
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.networks.adapter_file import LoraFile
+
+GROUP = "resize_lora"
+NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
+SHARE_METHODS = ("sv_fro", "sv_cumulative")
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A layer's kind and rank before, its new rank, the share of its norm that is kept, and that norm."""
+
+    name: str
+    kind: str
+    old: int
+    new: int
+    kept: float
+    norm: float
+
+
+def check_resize_lora(asked: ResizeLoraSettings, workspace: Workspace) -> str:
+    path, target = _planned(asked, workspace)
+    return f"resize {display_path(path)} into {display_path(target)}"
+
+
+def _planned(asked: ResizeLoraSettings, workspace: Workspace) -> tuple[Path, Path]:
+    """(the LoRA, the new file). Raises ProblemsError for all that is wrong."""
+    from core.formats.lora.names import group_by_module
+    from core.tools.loras.headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
+
+    problems = _method_problems(asked)
+    collected(problems, lambda: refuse_device(asked.device, f"{GROUP}.device"))
+    path = collected(problems, lambda: lora_of(asked.file, workspace, f"{GROUP}.file"))
+    lora = collected(problems, lambda: without_weights(path, f"{GROUP}.file")) if path is not None else None
+    raise_if_errors(problems)
+    assert path is not None and lora is not None
+    target = output_file(asked.output, path, f"_rank{asked.new_rank}" if not asked.dynamic_method else "_resized")
+    shapes = [shape for layer in group_by_module(lora.tensors).values() if (shape := weight_shape(layer)) is not None]
+    width = item_bytes(lora, asked.save_precision)
+    size = bytes_of(shapes, asked.new_rank, asked.new_conv_rank or asked.new_rank, width)
+    raise_if_errors(output_problems(target, [path], size, f"{GROUP}.output"))
+    return path, target
+
+
+def _method_problems(asked: ResizeLoraSettings) -> list[Problem]:
+    where, method, given = f"{GROUP}.dynamic_param", asked.dynamic_method, asked.dynamic_param
+    if method is not None and given is None:
+        fix = "enter for example 0.9" if method in SHARE_METHODS else "enter for example 5"
+        return [Problem("The dynamic method has no parameter", where, fix, code="resize.no-parameter")]
+    if method in SHARE_METHODS and given is not None and given > 1:
+        what = f"The share to keep is {given:g}"
+        return [Problem(what, where, "use a number from 0 to 1", code="resize.bad-parameter")]
+    if method == "sv_ratio" and given is not None and given < 1:
+        return [Problem(f"The ratio is {given:g}", where, "use 1 or more", code="resize.bad-parameter")]
+    return []
+
+
+def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
+    """Resize every layer and write the new file."""
+    from core.networks.adapter_file import save_lora
+    from core.tools.loras.headers import beside_of, left_out_lines
+    from core.tools.loras.making import (
+        change_of,
+        layers_by_name,
+        lora_tensors,
+        precision_of,
+        shape_of_weight,
+    )
+    from core.tools.loras.svd import as_sd_scripts, decompose
+
+    path, target = _planned(asked, context.workspace)
+    context.stage(f"reading {path.name}")
+    lora, layers = layers_by_name(path, context.cancel)
+    changes = {name: change_of(layer) for name, layer in layers.items()}
+    whole = {name: change for name, (change, _) in changes.items()}
+    theirs = asked.compatibility == "sd-scripts"
+    found = ((name, as_sd_scripts(each)) for name, each in whole.items()) if theirs else decompose(whole, asked.device)
+    tensors, resized = dict[str, Any](), list[Resized]()
+    for name, parts in found:
+        context.check()
+        context.stage("resizing", len(resized), len(layers))
+        shape, old = shape_of_weight(layers[name]), layers[name].rank
+        rank = _rank(parts.s, _cap(asked, shape), asked)
+        up, down = parts.cut(rank)
+        tensors |= lora_tensors(name, up, down, changes[name][1] * rank, shape)
+        norm = float(parts.s.double().norm()) * changes[name][1]
+        resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
+    metadata = _metadata(asked, lora, tensors)
+    tensors |= {**beside_of(lora), **lora.bundled}
+    precision = asked.save_precision or ("fp32" if theirs else None)
+    save_lora(target, tensors, metadata, precision_of(lora, precision))
+    outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
+    return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
+
+
+def _cap(asked: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
+    """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
+    from core.tools.loras.headers import has_large_kernel
+
+    conv = len(shape) > 2 if asked.compatibility == "sd-scripts" else has_large_kernel(shape)
+    return (asked.new_conv_rank or asked.new_rank) if conv else asked.new_rank
+
+
+def _rank(values: Tensor, cap: int, asked: ResizeLoraSettings) -> int:
+    """The new rank by the singular values [k], descending."""
+    theirs = asked.compatibility == "sd-scripts"
+    if float(values[0]) <= NOTHING:
+        return 1
+    if asked.dynamic_method is None or asked.dynamic_param is None:
+        return min(cap, len(values))
+    needed = needed_rank(values, asked.dynamic_method, asked.dynamic_param)
+    if theirs:
+        needed = min(max(needed, 1), len(values) - 1) + 1
+    return min(max(needed, 1), cap, len(values))
+
+
+def needed_rank(values: Tensor, method: str, parameter: float) -> int:
+    """sv_ratio: how many are larger than the first / parameter; sv_cumulative: the fewest whose share of the sum is at least the
+    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared)."""
+    if method == "sv_ratio":
+        return int((values > values[0] / parameter).sum())
+    sizes, share = (values.square(), parameter**2) if method == "sv_fro" else (values, parameter)
+    return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1
+
+
+def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """The file's own, with the new sizes and a comment in the words of sd-scripts."""
+    from core.networks.kinds.lora_layer import sizes_as_metadata
+    from core.tools.loras.headers import kept_metadata
+
+    metadata = lora.metadata
+    sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
+    old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
+    comment = metadata.get("ss_training_comment", "")
+    said = f"dimension is resized from {old} to {new}"
+    if asked.dynamic_method:
+        said = f"Dynamic resize with {asked.dynamic_method}: {asked.dynamic_param} from {old}"
+    return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
+
+
+def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
+    shares, ranks = [each.kept for each in resized], [each.new for each in resized]
+    whole = sum((each.kept * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
+    rows = [[each.name, each.kept, each.kind, each.old, each.new] for each in resized]
+    ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+    sizes = [path.stat().st_size for path in (source, target)]
+    lines = [
+        f"{len(resized)} layers, now of rank {ends}",
+        f"kept norm: {whole**0.5:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
+        *_about_kinds({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
+        f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
+    ]
+    shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
+    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
+    facts |= {"kept": {each.name: each.kept for each in resized}, "kept_norm": whole**0.5}
+    return Outcome(lines=lines, facts=facts)
+
+
+def _about_kinds(others: set[str], larger: bool) -> list[str]:
+    """Ranks of other kinds say nothing of a LoRA's, and their files are smaller at the same detail."""
+    if not others:
+        return []
+    grown = ", and the file is larger than before" if larger else ""
+    return [f"{', '.join(sorted(others))} became a LoRA: its rank before is none of a LoRA{grown}"]
