@@ -15,9 +15,9 @@ from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concat
 from core.tools.loras.svd import Product, clamped, decompose, shape_of
 from core.tools.merges import ratios_of
 from core.tools.metadata.rules import TagRules, clean_tags
-from core.tools.models.edit_metadata import private_paths, stripped
 from core.tools.models.header_edit import replace_header, restore_header, with_metadata
 from core.tools.models.merge_models import _weights
+from core.tools.models.strip_metadata import private_paths, stripped
 from core.tools.written import output_file
 from tests.tools.models.test_file_metadata import with_private
 

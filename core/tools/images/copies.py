@@ -1,48 +1,42 @@
-"""Resized, cropped and converted copies of one image: what is made, not where it is written."""
+"""The tools that resize, crop and convert images: the copies of one image."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from core.dataset.images.opening import Opened, open_decoded
 from core.dataset.images.resize import resize
-from core.settings.tools.images import ConvertSettings, CropSettings, ResizeSettings
+from core.record.context import JobContext, Outcome
+from core.settings.tools.images import ConvertSettings, CropSettings, EncodedCopySettings, ResizeSettings
+from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies
 
 Box = tuple[int, int, int, int]
 
 
-class Skip(Exception):
-    """An image that a tool leaves out. Its text says why, to be put after the image's name."""
+def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    copies = COPIES[type(settings)]
+    return make_copies(settings, plan, context, lambda path: copies(path, settings))
 
 
-@dataclass(frozen=True)
-class Made:
-    """One copy. image: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
-
-    stem: str
-    image: Opened | Path
-    format: str
-
-
-def resized_copies(path: Path, asked: ResizeSettings) -> tuple[list[Made], list[str]]:
+def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], list[str]]:
     """A copy for each largest size, each made from the image itself, named `<name>+<W>x<H>`; and what was left out.
 
     sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
     """
     opened = open_decoded(path)
     width, height = opened.colors.size
-    made: list[Made] = []
+    copies: list[Copy] = []
     left_out: list[str] = []
     seen: dict[tuple[int, int], str] = {}
-    for limit in asked.max_resolution:
+    for limit in settings.max_resolution:
         most_width, most_height = (limit, limit) if isinstance(limit, int) else limit
         name = f"{most_width}x{most_height}"
         size = size_within(width, height, most_width * most_height)
-        step = asked.divisible_by
+        step = settings.divisible_by
         kept = (size[0] // step * step, size[1] // step * step)
         if 0 in kept:
             left_out.append(f"would be {size[0]} x {size[1]} at {name}, too small to be divisible by {step}")
@@ -51,9 +45,9 @@ def resized_copies(path: Path, asked: ResizeSettings) -> tuple[list[Made], list[
             left_out.append(f"has the same size at {name} as at {seen[kept]}")
             continue
         seen[kept] = name
-        copy = cut(scaled(opened, size, asked.interpolation), middle(size, kept))
-        made.append(Made(f"{path.stem}+{name}", copy, asked.format))
-    return made, left_out
+        image = cut(scaled(opened, size, settings.interpolation), middle(size, kept))
+        copies.append(Copy(f"{path.stem}+{name}", image, settings.format))
+    return copies, left_out
 
 
 def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
@@ -64,29 +58,36 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def cropped_copy(path: Path, asked: CropSettings) -> Made:
-    """Exactly the asked size, from the middle."""
+def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list[str]]:
+    """Exactly the crop size, from the middle."""
     opened = open_decoded(path)
     width, height = opened.colors.size
-    wanted = asked.crop_size
-    if asked.crop_scaled:
+    wanted = settings.crop_size
+    if settings.crop_scaled:
         scale = max(wanted[0] / width, wanted[1] / height)
         size = (max(wanted[0], round(width * scale)), max(wanted[1], round(height * scale)))
-        opened = scaled(opened, size, asked.interpolation)
+        opened = scaled(opened, size, settings.interpolation)
     elif width < wanted[0] or height < wanted[1]:
         raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
-    return Made(path.stem, cut(opened, middle(opened.colors.size, wanted)), asked.format)
+    return [Copy(path.stem, cut(opened, middle(opened.colors.size, wanted)), settings.format)], []
 
 
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
-def converted_copy(path: Path, asked: ConvertSettings) -> Made:
-    """In the asked format; a file that has it already is copied as it is, so that it loses nothing."""
+def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy], list[str]]:
+    """In the output format; a file that has it already is copied as it is, so that it loses nothing."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
-        same = image.format == _PILLOW_NAMES[asked.format] and not getattr(image, "is_animated", False)
-    return Made(path.stem, path if same else opened, asked.format)
+        same = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
+    return [Copy(path.stem, path if same else opened, settings.format)], []
+
+
+COPIES: dict[type[EncodedCopySettings], Any] = {
+    ResizeSettings: resized_copies,
+    CropSettings: cropped_copies,
+    ConvertSettings: converted_copies,
+}
 
 
 def middle(size: tuple[int, int], kept: tuple[int, int]) -> Box:

@@ -17,62 +17,75 @@ from PIL import Image
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import Opened, open_decoded
 from core.dataset.images.resize import resize
+from core.dataset.sources.files import split_label
+from core.record.context import JobContext, Outcome
 from core.settings.tools.images import FaceSettings
-from core.tools.images.copies import Box, Made, Skip
-from core.tools.images.face_detector import Face
+from core.tools.images.copies import Box
+from core.tools.images.face_detector import Face, FaceDetector
+from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies
 
 
 class Detector(Protocol):
     def find(self, image: Image.Image, min_score: float) -> list[Face]: ...
 
 
-def face_copies(path: Path, asked: FaceSettings, detector: Detector) -> tuple[list[Made], list[str]]:
+def do(settings: FaceSettings, plan: FolderPlan, context: JobContext, detector: Detector | None = None) -> Outcome:
+    """detector: finds faces; by default the one that is installed."""
+    finder = detector or FaceDetector()
+    return make_copies(settings, plan, context, lambda path: face_copies(path, settings, finder))
+
+
+def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple[list[Copy], list[str]]:
     """A PNG for each face that qualifies, the largest first, and why others were left out."""
+    if split_label(path.stem)[1]:
+        raise Skip("is a mask or control image")
     image = open_decoded(path).on(WHITE)
-    faces = detector.find(image, asked.face_min_score)
+    faces = detector.find(image, settings.face_min_score)
     if not faces:
         raise Skip("has no detected face")
     left_out: list[str] = []
     fitting = []
     for face in faces:
         size = max(face.size)
-        if size < asked.face_min_size or (asked.face_max_size is not None and size > asked.face_max_size):
+        if size < settings.face_min_size or (settings.face_max_size is not None and size > settings.face_max_size):
             left_out.append(f"has a face of {size:.0f} pixels, outside the min and max face size")
         else:
             fitting.append(face)
-    if not asked.multiple_faces:
+    if not settings.multiple_faces:
         left_out += ["has another, smaller face"] * (len(fitting) - 1)
         fitting = fitting[:1]
-    made: list[Made] = []
+    copies: list[Copy] = []
     for number, face in enumerate(fitting, 1):
         try:
-            copy, info = upright(image, face, asked)
+            crop, info = upright(image, face, settings)
         except Skip as reason:
             left_out.append(str(reason))
             continue
         index = f"_{number:02d}" if len(fitting) > 1 else ""
-        made.append(
-            Made(f"{path.stem}{index}_" + "_".join(f"{value:04d}" for value in info), Opened(copy, None), "png")
+        copies.append(
+            Copy(f"{path.stem}{index}_" + "_".join(f"{value:04d}" for value in info), Opened(crop, None), "png")
         )
-    return made, left_out
+    return copies, left_out
 
 
-def upright(image: Image.Image, face: Face, asked: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
+def upright(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
     """The window around a face, and the face's (x, y of its middle, width, height) in it."""
     scale = 1.0
     size = max(face.size)
-    window = asked.crop_size if asked.face_crop == "size" else None
-    if asked.face_crop == "ratio":
-        wide, high = (int(size * ratio + 0.5) for ratio in asked.face_crop_ratio)
+    window = settings.crop_size if settings.face_crop == "size" else None
+    if settings.face_crop == "ratio":
+        wide, high = (int(size * ratio + 0.5) for ratio in settings.face_crop_ratio)
         window = (min(wide, image.width), min(high, image.height))
-    if asked.face_resize != "none" and window is not None and asked.face_crop == "size":
+    if settings.face_resize != "none" and window is not None and settings.face_crop == "size":
         covers = max(window[0] / image.width, window[1] / image.height)
         # Never smaller than what covers the window: there is nothing outside the image to show.
-        scale = covers if asked.face_resize == "fit" else max(covers, asked.resize_face_size / size)
-    turned = rotated(image, face.tilt, face.center) if asked.face_rotate else image
+        scale = covers if settings.face_resize == "fit" else max(covers, settings.resize_face_size / size)
+    turned = rotated(image, face.tilt, face.center) if settings.face_rotate else image
     if scale != 1.0:
         turned = resize(
-            turned, (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9)), asked.interpolation
+            turned,
+            (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9)),
+            settings.interpolation,
         )
     box = (0, 0, *turned.size)
     if window is not None:

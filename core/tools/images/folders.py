@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,13 +30,37 @@ from core.settings.tools.images import (
     NumberSettings,
     ResizeSettings,
 )
-from core.tools.images.copies import Made, Skip
 from core.tools.images.face_detector import weights_folder
-from core.tools.images.number import natural_order
-
-Tool = Callable[[Path], tuple[list[Made], list[str]]]  # image -> (its copies, what was left out of it and why)
 
 _LOSSLESS = 100
+
+
+class Skip(Exception):
+    """An image that a tool leaves out. Its text says why, to be put after the image's name."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy. image: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
+
+    stem: str
+    image: Opened | Path
+    format: str
+
+
+CopiesOf = Callable[[Path], tuple[list[Copy], list[str]]]  # image -> (its copies, what was left out of it and why)
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """folder: whose images are read; output: where copies go; title: what makes them"""
+
+    title: str
+    folder: Path
+    output: Path
+
+    def __str__(self) -> str:
+        return f"{self.title}: from {self.folder} to {self.output}"
 
 
 @dataclass
@@ -72,16 +97,15 @@ class Copies:
         return "; ".join(parts)
 
 
-def make_copies(asked: CopySettings, context: JobContext, tool: Tool) -> Outcome:
+def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
     """Copies of every image of the folder. The images are never changed, and no file is written over."""
-    folder, output = check_images(asked, context.workspace)
-    images, others = images_to_use(folder, asked.recursive)
-    copies = Copies(output, others=others)
+    images, others = images_to_use(plan.folder, settings.recursive)
+    copies = Copies(plan.output, others=others)
     for done, path in enumerate(images):
         context.check()
-        context.stage(f"{asked.tool}: {printable(path.name)}", done, len(images))
-        _one(path, folder, tool, asked, copies)
-    context.stage(asked.tool, len(images), len(images))
+        context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
+        _one(path, plan.folder, copies_of, settings, copies)
+    context.stage(settings.tool, len(images), len(images))
     return copies.outcome()
 
 
@@ -94,61 +118,55 @@ def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     return images, others
 
 
-def what_would_be_made(asked: FolderSettings, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
-    folder, output = check_images(asked, workspace)
-    return f"{asked.tool}: from {folder} to {output}"
-
-
-def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Path]:
-    """(folder, where copies go). ProblemsError lists everything that is wrong before anything is written."""
+def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
+    """Of each tool on a folder. ProblemsError lists everything that is wrong before anything is written."""
     problems: list[Problem] = []
-    text = asked.folder
+    text = settings.folder
     folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
     if not text:
         fix = "choose the folder with the images"
-        problems.append(Problem("No folder is chosen", f"{asked.tool}.folder", fix, code="tools.no-folder-chosen"))
+        problems.append(Problem("No folder is chosen", f"{settings.tool}.folder", fix, code="tools.no-folder-chosen"))
     elif not os.path.isdir(folder):
         fix = "check the spelling, or choose another folder"
         what = f"The image folder '{printable(folder)}' does not exist"
-        problems.append(Problem(what, f"{asked.tool}.folder", fix, code="tools.no-such-folder"))
-    output = workspace.datasets / asked.tool / (folder.name or "images")
-    if isinstance(asked, CopySettings) and not _in_place(asked):
-        if asked.output:
-            output = Path(os.path.abspath(resolve_path(asked.output)))
-        problems += _bad_output(asked, output, None if problems else folder)
-    if isinstance(asked, ResizeSettings) and not asked.max_resolution:
+        problems.append(Problem(what, f"{settings.tool}.folder", fix, code="tools.no-such-folder"))
+    output = workspace.datasets / settings.tool / (folder.name or "images")
+    if isinstance(settings, CopySettings) and not _in_place(settings):
+        if settings.output:
+            output = Path(os.path.abspath(resolve_path(settings.output)))
+        problems += _bad_output(settings, output, None if problems else folder)
+    if isinstance(settings, ResizeSettings) and not settings.max_resolution:
         fix = "enter at least one, such as 512"
-        problems.append(Problem("No size is given", f"{asked.tool}.max_resolution", fix, code="tools.no-size-given"))
-    if isinstance(asked, FaceSettings):
-        problems += _bad_faces(asked)
+        problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))
+    if isinstance(settings, FaceSettings):
+        problems += _bad_faces(settings)
     if problems:
         raise ProblemsError(problems)
-    return folder, output
+    return FolderPlan(settings.tool, folder, output)
 
 
-def _in_place(asked: CopySettings) -> bool:
-    return isinstance(asked, NumberSettings) and asked.number_in_place
+def _in_place(settings: CopySettings) -> bool:
+    return isinstance(settings, NumberSettings) and settings.number_in_place
 
 
-def _bad_output(asked: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
+def _bad_output(settings: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
     if folder is not None and _inside(output, folder):
         what = "Copies would be written into the image folder itself"
         fix = "choose another folder, or the copies would be trained too"
-        return [Problem(what, f"{asked.tool}.output", fix, code="tools.output-inside-folder")]
+        return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
     if os.path.exists(output) and not output.is_dir():
         what = f"The output folder '{printable(output)}' is a file"
-        return [Problem(what, f"{asked.tool}.output", "choose another", code="tools.output-is-file")]
-    problem = impossible_path(output, f"{asked.tool}.output")
+        return [Problem(what, f"{settings.tool}.output", "choose another", code="tools.output-is-file")]
+    problem = impossible_path(output, f"{settings.tool}.output")
     return [] if problem is None else [problem]
 
 
-def _bad_faces(asked: FaceSettings) -> list[Problem]:
+def _bad_faces(settings: FaceSettings) -> list[Problem]:
     problems: list[Problem] = []
-    if asked.face_resize != "none" and asked.face_crop != "size":
+    if settings.face_resize != "none" and settings.face_crop != "size":
         what = "Faces can only be scaled with a crop of a fixed size"
-        fix = f"set {asked.tool}.face_crop to size, or {asked.tool}.face_resize to none"
-        problems.append(Problem(what, f"{asked.tool}.face_resize", fix, code="tools.face-scaling-needs-size"))
+        fix = f"set {settings.tool}.face_crop to size, or {settings.tool}.face_resize to none"
+        problems.append(Problem(what, f"{settings.tool}.face_resize", fix, code="tools.face-scaling-needs-size"))
     try:
         weights_folder()
     except ProblemsError as error:
@@ -159,6 +177,14 @@ def _bad_faces(asked: FaceSettings) -> list[Problem]:
 def _inside(path: Path, folder: Path) -> bool:
     inner, outer = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return inner == outer or outer in inner.parents
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sorts fox2 before fox10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    ]
 
 
 def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
@@ -177,15 +203,15 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 # ---- one image
 
 
-def _one(path: Path, folder: Path, tool: Tool, asked: CopySettings, report: Copies) -> None:
+def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies) -> None:
     try:
-        made, left_out = tool(path)
+        copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:
         report.skipped.append((path, str(reason)))
         return
     report.skipped += [(path, why) for why in left_out]
     base, label = split_label(path.stem)
-    for copy in made:
+    for copy in copies:
         stem = copy.stem
         if label:  # a-masklabel+512x512 is to be a+512x512-masklabel, or nobody finds it
             stem = (base + stem.removeprefix(path.stem) if stem.startswith(path.stem) else stem) + label
@@ -195,10 +221,10 @@ def _one(path: Path, folder: Path, tool: Tool, asked: CopySettings, report: Copi
             report.skipped.append((path, f"{why} {printable(target.name)}"))
             continue
         try:
-            quality = asked.quality if isinstance(asked, EncodedCopySettings) else _LOSSLESS
+            quality = settings.quality if isinstance(settings, EncodedCopySettings) else _LOSSLESS
             _write(copy.image, target, copy.format, quality)
             report.written.append(target)
-            if isinstance(asked, CaptionedCopySettings) and asked.copy_captions and not label:
+            if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
                 report.captions += _copy_captions(path, target)
         except OSError as error:
             kept = "what is written is kept"

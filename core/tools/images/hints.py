@@ -1,10 +1,9 @@
-"""The tools that make a control image of each image of a folder: by a preprocessor, or by an ONNX model."""
+"""What the tools share that make a control image of each image of a folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.control.hints import black_hints, make_hint, preprocessors, unused_settings
-from core.control.hints.by_model import open_model
-from core.control.hints.models import checked_model
-from core.dataset.images.colors import BLACK, WHITE
+from core.control.hints import black_hints
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.resize import resize
 from core.dataset.sources.files import printable, split_label
 from core.formats.onnx.process import ModelGone
-from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
-from core.record.draws import address
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import ProblemsError, unwritten
 from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.tools.hints import HintsByModelSettings, MadeHintsSettings, MakeHintsSettings
-from core.tools.images.folders import check_images, images_to_use
+from core.settings.tools.hints import MadeHintsSettings
+from core.tools.images import folders
+from core.tools.images.folders import FolderPlan
 
-MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder) -> RGB uint8 [H, W, 3]
 
 
@@ -70,86 +64,27 @@ class Report:
         return Outcome(state, [*lines, "; ".join(parts)], facts)
 
 
-def check_make_hints(asked: MakeHintsSettings, workspace: Workspace) -> str:
-    folder, output = _folders(asked, asked.preprocessor, workspace)
-    return f"{preprocessors()[asked.preprocessor].title}: from {folder} to {output}"
+def folder_plan(settings: MadeHintsSettings, made_by: str, workspace: Workspace) -> FolderPlan:
+    """made_by: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
+    name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
+    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(made_by)}"
+    return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
 
 
-def check_hints_by_model(asked: HintsByModelSettings, workspace: Workspace) -> str:
-    problems: list[Problem] = []
-    found, folders = None, None
-    with collected(problems):
-        folders = _folders(asked, "", workspace)
-    with collected(problems):
-        found = checked_model(asked.hint_model, workspace, MODEL)
-    with collected(problems):
-        if asked.provider != "auto":
-            providers_for(asked.provider, "", onnxruntime().get_available_providers(), PROVIDER)
-    if problems:
-        raise ProblemsError(problems)
-    assert found and folders
-    return f"{found.title}: from {folders[0]} to {_folders(asked, found.title, workspace)[1]}"
-
-
-@contextmanager
-def collected(problems: list[Problem]) -> Iterator[None]:
-    try:
-        yield
-    except ProblemsError as error:
-        problems += error.problems
-
-
-def _folders(asked: MadeHintsSettings, made_by: str, workspace: Workspace) -> tuple[Path, Path]:
-    """(folder, where control images go). Raises ProblemsError. made_by: the preprocessor or model, which has a folder of its own."""
-    name = Path(os.path.abspath(resolve_path(asked.folder))).name if asked.folder else ""
-    own = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(made_by)}"
-    return check_images(asked.model_copy(update={"output": asked.output or str(own)}), workspace)
-
-
-def make_hints(asked: MakeHintsSettings, context: JobContext) -> Outcome:
-    preprocessor = preprocessors()[asked.preprocessor]
-    for name in sorted(unused_settings({"preprocessor": asked.preprocessor}) & MakeHintsSettings.model_fields.keys()):
-        if getattr(asked, name) != MakeHintsSettings.model_fields[name].default:
-            context.say(f"'{asked.title_of(name)}' has no effect with {preprocessor.title}", "warning")
-
-    def hint(opened: Opened, relative: str) -> np.ndarray:
-        if asked.preprocessor == "inpaint" and opened.alpha is not None:
-            return np.asarray(opened.on(BLACK))
-        own = asked.model_copy(update={"hint_seed": address(asked.hint_seed, "hint", relative)})
-        return make_hint(np.asarray(opened.on(WHITE)), own)
-
-    return _of_folder(asked, asked.preprocessor, context, hint)
-
-
-def hints_by_model(asked: HintsByModelSettings, context: JobContext) -> Outcome:
-    check_hints_by_model(asked, context.workspace)
-    found = checked_model(asked.hint_model, context.workspace, MODEL)
-    context.stage(f"loading {found.title}")
-    wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers(), PROVIDER)
-    with open_model(found, wanted, context.device, context.cancel) as model:
-        context.say(f"{found.title} runs on {words_of(model.provider)}")
-        if model.provider != model.wanted and model.provider == CPU:
-            fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
-            context.say(
-                f"onnxruntime cannot use {words_of(model.wanted)} here, so the model runs on the CPU", "warning", fix
-            )
-        return _of_folder(asked, found.title, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))
-
-
-def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint: Hint) -> Outcome:
+def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
     """Each image's control image, written whole or not at all; started again, a cancelled job makes the rest."""
-    folder, output = _folders(asked, made_by, context.workspace)
-    images, _ = images_to_use(folder, asked.recursive)
-    report = Report(folder, output)
-    wanted = _targets(images, folder, asked, report)
+    folder = plan.folder
+    images, _ = folders.images_to_use(folder, settings.recursive)
+    report = Report(folder, plan.output)
+    wanted = _targets(images, folder, settings, report)
     try:
-        for done, (path, target) in enumerate(wanted[: asked.preview]):
+        for done, (path, target) in enumerate(wanted[: settings.preview]):
             context.check()
-            context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: asked.preview]))
-            made = _made(path, folder, hint, asked, report)
+            context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: settings.preview]))
+            made = _made(path, folder, hint, settings, report)
             if made is not None and not made.any():
                 report.black.append(_name(path, folder))
-            if made is not None and asked.preview is None:
+            if made is not None and settings.preview is None:
                 write_hint(made, target)
                 report.written.append(target)
             elif made is not None:
@@ -163,11 +98,13 @@ def _of_folder(asked: MadeHintsSettings, made_by: str, context: JobContext, hint
     finally:
         atomic.sync_all(report.written)
         if report.black:
-            context.warn(black_hints(report.black, f"{type(asked).tool}.folder"))
+            context.warn(black_hints(report.black, f"{type(settings).tool}.folder"))
     return report.outcome()
 
 
-def _targets(images: Sequence[Path], folder: Path, asked: MadeHintsSettings, report: Report) -> list[tuple[Path, Path]]:
+def _targets(
+    images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
+) -> list[tuple[Path, Path]]:
     """(image, file of its control image) of those that are to be made."""
     taken: dict[Path, Path] = {}
     wanted = []
@@ -179,16 +116,16 @@ def _targets(images: Sequence[Path], folder: Path, asked: MadeHintsSettings, rep
             report.skipped.append((_name(path, folder), f"has the name of {taken[target].name}"))
             continue
         taken[target] = path
-        if asked.existing == "keep" and asked.preview is None and os.path.lexists(target):
+        if settings.existing == "keep" and settings.preview is None and os.path.lexists(target):
             report.kept += 1
             continue
         wanted.append((path, target))
     return wanted
 
 
-def _made(path: Path, folder: Path, hint: Hint, asked: MadeHintsSettings, report: Report) -> np.ndarray | None:
+def _made(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
     try:
-        return hint(_at_resolution(open_decoded(path), asked.hint_resolution), _name(path, folder))
+        return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:
         report.skipped.append((_name(path, folder), str(error)))
     except ModelGone:

@@ -34,24 +34,22 @@ Read = tuple["Image", Path]  # with where it goes
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     images: list[Path]
     targets: list[Path]
     vae: Path
     weights: Path
 
+    def __str__(self) -> str:
+        return f"upscale {count(len(self.images), 'image')}"
 
-def check_latent_upscaler(asked: LatentUpscalerSettings, workspace: Workspace) -> str:
-    return f"upscale {count(len(_planned(asked, workspace).images), 'image')}"
 
-
-def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
-    """Raises ProblemsError with all that is wrong."""
+def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
-    images = _images(asked.images, problems)
-    vae = _named(asked.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
-    weights = _named(asked.weights, "weights", problems, lambda name, where: _weights_path(name, workspace, where))
-    folder = resolve_path(asked.output_dir) if asked.output_dir else None
+    images = _images(settings.images, problems)
+    vae = _named(settings.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
+    weights = _named(settings.weights, "weights", problems, lambda name, where: _weights_path(name, workspace, where))
+    folder = resolve_path(settings.output_dir) if settings.output_dir else None
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         what, fix = f"{display_path(folder)} is a file", "choose a folder"
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.not-a-folder"))
@@ -69,7 +67,7 @@ def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
     raise_if_errors(problems)
     assert vae is not None and weights is not None
-    return _Plan(images, targets, vae, weights)
+    return Plan(images, targets, vae, weights)
 
 
 def _name(image: Path) -> str:
@@ -129,7 +127,7 @@ def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
     return path
 
 
-def latent_upscaler(asked: LatentUpscalerSettings, context: JobContext) -> Outcome:
+def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Outcome:
     """Each image at twice its size, cut to multiples of 8 first. Broken images are left out and named."""
     import torch
 
@@ -137,26 +135,25 @@ def latent_upscaler(asked: LatentUpscalerSettings, context: JobContext) -> Outco
     from core.families.loading import load_vae
     from core.generation.upscaling_networks import load_network
 
-    plan = _planned(asked, context.workspace)
     context.stage("loading the VAE and the network")
     vae = load_vae(family("sd1").layout, plan.vae, context.device, context.cancel)
     network = load_network(plan.weights, "latents", context.device)
     written: list[str] = []
     skipped: list[str] = []
-    for batch in _batches(_opened(plan, skipped), asked.batch_size):
+    for batch in _batches(_opened(plan, skipped), settings.batch_size):
         context.check()
         context.stage("upscaling", len(written), len(plan.images))
-        steps = range(0, len(batch), asked.vae_batch_size)
-        latents = torch.cat([_latents(vae, batch[n : n + asked.vae_batch_size], asked.seed) for n in steps])
+        steps = range(0, len(batch), settings.vae_batch_size)
+        latents = torch.cat([_latents(vae, batch[n : n + settings.vae_batch_size], settings.seed) for n in steps])
         with torch.inference_mode():
             latents = network(latents.to(context.device))
-        written += _written(vae, latents, [target for _, target in batch], asked.vae_batch_size)
+        written += _written(vae, latents, [target for _, target in batch], settings.vae_batch_size)
     saved = [f"Saved: {display_path(Path(path))}" for path in written[:MOST_LINES]]
     lines = [*skipped, *saved, f"{count(len(written), 'image')} upscaled"]
     return Outcome(lines=lines, facts={"written": written, "skipped": skipped})
 
 
-def _opened(plan: _Plan, skipped: list[str]) -> Iterator[Read]:
+def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
     """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
     from core.dataset.images.opening import BrokenImage, open_rgb
 

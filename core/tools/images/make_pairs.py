@@ -21,7 +21,8 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, p
 from core.generation.loop import steps_of
 from core.generation.making import Maker
 from core.generation.output import encoded_image
-from core.generation.plan import Plan, plan_for
+from core.generation.plan import Plan as GenerationPlan
+from core.generation.plan import plan_for
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
 from core.generation.requests import Request
 from core.generation.run import Written, ready
@@ -67,28 +68,38 @@ class Pair:
         return self.image.exists() and self.hint.exists()
 
 
-def check_make_pairs(asked: MakePairsSettings, workspace: Workspace) -> str:
-    pairs, output, _ = _plan(asked, workspace)
-    missing = sum(not pair.made for pair in pairs)
-    return f"{missing} of {count(len(pairs), 'pair')} would be generated in {display_path(output)}"
+@dataclass(frozen=True)
+class Plan:
+    """pairs: all of them; output: the folder that they are in; generation: how they are generated"""
+
+    pairs: list[Pair]
+    output: Path
+    generation: GenerationPlan
+
+    @property
+    def missing(self) -> list[Pair]:
+        return [pair for pair in self.pairs if not pair.made]
+
+    def __str__(self) -> str:
+        pairs = f"{len(self.missing)} of {count(len(self.pairs), 'pair')}"
+        return f"{pairs} would be generated in {display_path(self.output)}"
 
 
-def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
+def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
     """Started again, a cancelled job makes the rest: as they would have been, up to rounding."""
     workspace, store = context.workspace, context.store or make_store()
-    pairs, output, plan = _plan(asked, workspace)
-    todo, state, written = [pair for pair in pairs if not pair.made], "done", 0
+    todo, state, written = plan.missing, "done", 0
     black: list[str] = []
     try:
         if todo:
-            plan = replace(plan, requests=[pair.request for pair in todo])
+            generation = replace(plan.generation, requests=[pair.request for pair in todo])
             with (
-                ready(plan, workspace, store=store, device=context.device, reports=context) as (maker, writer),
+                ready(generation, workspace, store=store, device=context.device, reports=context) as (maker, writer),
                 HintMaker(workspace, MODEL, context.cancel) as hints,
             ):
                 assert isinstance(maker, Maker)
-                for pair, image in _images(todo, plan, maker, context):
-                    _write(pair, image, asked, hints, writer, black)
+                for pair, image in _images(todo, generation, maker, context):
+                    _write(pair, image, settings, hints, writer, black)
                     written += 1
                     context.generated(pair.image, pair.request.seed)
     except Cancelled:
@@ -97,7 +108,7 @@ def make_pairs(asked: MakePairsSettings, context: JobContext) -> Outcome:
         state = "stopped"
     if black:
         context.warn(black_hints(black, CAPTIONS))
-    return _outcome(state, output, written, len(pairs) - len(todo), black)
+    return _outcome(state, plan.output, written, len(plan.pairs) - len(todo), black)
 
 
 def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]) -> Outcome:
@@ -109,27 +120,27 @@ def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]
     return Outcome(state, [words], facts | {"black": black})
 
 
-def _plan(asked: MakePairsSettings, workspace: Workspace) -> tuple[list[Pair], Path, Plan]:
-    """(all pairs, the folder that they are in, how they are generated). Raises ProblemsError at the tool's settings."""
+def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
+    """Raises ProblemsError at the tool's settings."""
     problems: list[Problem] = []
-    found = collected(problems, _captions, asked.captions)
-    if asked.preprocessor == BY_MODEL:
-        collected(problems, checked_model, asked.hint_model, workspace, MODEL)
-    base, captions = _job(asked), found or [""]
-    requests = [_request(base, captions, asked.seed, number) for number in range(asked.number or len(captions))]
-    plan = collected(problems, plan_for, base, requests, workspace)
-    output = _output(asked, workspace)
+    found = collected(problems, _captions, settings.captions)
+    if settings.preprocessor == BY_MODEL:
+        collected(problems, checked_model, settings.hint_model, workspace, MODEL)
+    base, captions = _job(settings), found or [""]
+    requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
+    generation = collected(problems, plan_for, base, requests, workspace)
+    output = _output(settings, workspace)
     if os.path.exists(output) and not output.is_dir():
         what = f"The output folder '{printable(output)}' is a file"
         problems.append(Problem(what, f"{GROUP}.output", "choose another", code="tools.output-is-file"))
     raise_if_errors([_at_own_setting(problem) for problem in problems])
-    assert plan is not None
+    assert generation is not None
     pairs = []
-    for number, request in enumerate(plan.requests, 1):
+    for number, request in enumerate(generation.requests, 1):
         name = f"{number:05d}"
         image = output / "images" / f"{name}.png"
         pairs.append(Pair(request, image, image.with_suffix(".txt"), output / "control" / f"{name}.png"))
-    return pairs, output, plan
+    return Plan(pairs, output, generation)
 
 
 def _at_own_setting(problem: Problem) -> Problem:
@@ -140,11 +151,11 @@ def _at_own_setting(problem: Problem) -> Problem:
     return replace(problem, where=f"{GROUP}.{name}") if name in MakePairsSettings.model_fields else problem
 
 
-def _output(asked: MakePairsSettings, workspace: Workspace) -> Path:
-    if asked.output:
-        return Path(os.path.abspath(resolve_path(asked.output)))
-    made_by = Path(asked.hint_model).stem if asked.preprocessor == BY_MODEL else asked.preprocessor
-    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(asked.captions).stem}_{made_by}")
+def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
+    if settings.output:
+        return Path(os.path.abspath(resolve_path(settings.output)))
+    made_by = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
+    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{made_by}")
 
 
 def _captions(text: str) -> list[str]:
@@ -174,12 +185,12 @@ def _caption_files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in captions)
 
 
-def _job(asked: MakePairsSettings) -> GenerateJob:
+def _job(settings: MakePairsSettings) -> GenerateJob:
     """What all images have in common. Captions are taken as they are trained: brackets and braces have no meaning."""
     names = ("negative_prompt", "width", "height", "steps", "guidance_scale")
     return GenerateJob(
-        model=ModelSettings(base_model=asked.base_model),
-        generate=GenerateSettings(prompt_weights=False, **{name: getattr(asked, name) for name in names}),
+        model=ModelSettings(base_model=settings.base_model),
+        generate=GenerateSettings(prompt_weights=False, **{name: getattr(settings, name) for name in names}),
         prompts=PromptSettings(dynamic_prompts=False),
         output=OutputSettings(preview_every_n_steps=None),
     )
@@ -190,9 +201,11 @@ def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int)
     return Request(base.model_copy(update={"generate": base.generate.model_copy(update=own)}))
 
 
-def _images(todo: Sequence[Pair], plan: Plan, maker: Maker, context: JobContext) -> Iterator[tuple[Pair, Image]]:
+def _images(
+    todo: Sequence[Pair], generation: GenerationPlan, maker: Maker, context: JobContext
+) -> Iterator[tuple[Pair, Image]]:
     """As many at once as fit into memory. Raises Cancelled."""
-    left, most, own = list(todo), None, sum(steps_of(stage) for stage in stages_of(plan.requests[0].job))
+    left, most, own = list(todo), None, sum(steps_of(stage) for stage in stages_of(generation.requests[0].job))
 
     def progress(generating: int = 0, steps_done: int = 0) -> None:
         done = len(todo) - len(left)
@@ -213,10 +226,10 @@ def _images(todo: Sequence[Pair], plan: Plan, maker: Maker, context: JobContext)
 
 
 def _write(
-    pair: Pair, image: Image, asked: MakePairsSettings, hints: HintMaker, writer: Written, black: list[str]
+    pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: Written, black: list[str]
 ) -> None:
     """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
-    own = asked.model_copy(update={"hint_seed": integer(0, 2**32, asked.hint_seed, "hint", pair.image.name)})
+    own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})
     job = pair.request.job
     for path in (pair.image, pair.hint):
         path.parent.mkdir(parents=True, exist_ok=True)

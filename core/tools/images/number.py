@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,26 +10,44 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.dataset.doctor.trash import companions
-from core.dataset.sources.files import TRASH_FOLDER, printable
+from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError
 from core.settings.tools.images import NumberSettings
+from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
 
 RECORD = "renamed.json"
 # Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
 _GOING, _COMING = ".numbering-", ".numbering-back-"
 
 
-def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sorts fox2 before fox10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
-    ]
+def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    """Copies under numbers, or the files themselves renamed."""
+    images, others = images_to_use(plan.folder, settings.recursive)
+    unlabeled = [path for path in images if not split_label(path.stem)[1]]
+    if settings.number_in_place:
+        record, count = rename_in_place(unlabeled, settings, plan.folder)
+        line = f"{count} files renamed; 'Undo numbering' reverts it" if record else "All files already have these names"
+        facts = {"output": str(plan.folder), "renamed": count, "others": others, "undo": record}
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(unlabeled, settings).items()}
+    return make_copies(settings, plan, context, lambda path: ([_numbered(path, stems)], []))
 
 
-def numbered_stems(images: Sequence[Path], asked: NumberSettings) -> dict[Path, str]:
+def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
+    """A copy, byte for byte, under its number; a mask gets the number of its image, and its label again when it is saved."""
+    base, label = split_label(path.stem)
+    stem = stems.get((path.parent, base if label else path.stem))
+    if stem is None:
+        raise Skip("is a mask or control image without its image")
+    if not os.access(path, os.R_OK):
+        raise Skip("cannot be read, or is a broken link")
+    return Copy(stem, path, path.suffix[1:])
+
+
+def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Path, str]:
     """{image: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
     folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in images:
@@ -38,16 +55,16 @@ def numbered_stems(images: Sequence[Path], asked: NumberSettings) -> dict[Path, 
     stems = {}
     for members in folders.values():
         for number, stem in enumerate(
-            sorted(members, key=lambda stem: (natural_order(stem), stem)), asked.number_start
+            sorted(members, key=lambda stem: (natural_order(stem), stem)), settings.number_start
         ):
             for path in members[stem]:
-                stems[path] = f"{asked.number_prefix}{number:0{asked.number_digits}d}"
+                stems[path] = f"{settings.number_prefix}{number:0{settings.number_digits}d}"
     return stems
 
 
-def rename_in_place(images: Sequence[Path], asked: NumberSettings, folder: Path) -> tuple[str | None, int]:
+def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Path) -> tuple[str | None, int]:
     """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
-    stems = numbered_stems(images, asked)
+    stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
     pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]

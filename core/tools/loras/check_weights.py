@@ -22,6 +22,7 @@ from core.tools.files import file_of
 from core.tools.loras.base_model import check_base_model, model_of
 from core.tools.loras.drawing import check_png, save_png
 from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
+from core.tools.plans import FilePlan
 from core.tools.shown import table
 
 FIELD = "check_weights.file"
@@ -29,8 +30,8 @@ MOST_ROWS = 20
 SHOWN_NAMES = 8
 
 
-def check_check_weights(asked: CheckWeightsSettings, workspace: Workspace) -> str:
-    path = file_of(asked.file, workspace, FIELD)
+def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
+    path = file_of(settings.file, workspace, FIELD)
     if path.is_dir():
         what, fix = f"{display_path(path)} is a folder", "choose a file in it"
         raise ProblemsError.one(what, FIELD, fix, "tools.is-a-folder")
@@ -41,25 +42,24 @@ def check_check_weights(asked: CheckWeightsSettings, workspace: Workspace) -> st
         if error.codes == ["model.unknown-file"]:
             problems = [replace(problems[0], fix="choose a .safetensors, .ckpt, .pt or .bin file")]
         raise ProblemsError(problems) from None
-    check_base_model(asked.base_model, path, workspace, "check_weights.base_model")
-    check_png(asked.png, "check_weights.png")
-    return f"check the weights of {display_path(path)}"
+    check_base_model(settings.base_model, path, workspace, "check_weights.base_model")
+    check_png(settings.png, "check_weights.png")
+    return FilePlan(f"check the weights of {display_path(path)}", path)
 
 
-def check_weights(asked: CheckWeightsSettings, context: JobContext) -> Outcome:
-    check_check_weights(asked, context.workspace)
-    path = file_of(asked.file, context.workspace, FIELD)
+def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    path = plan.path
     context.stage(f"reading {path.name}")
     is_lora = identify(path).kind == "lora"
-    lines, facts = _of_lora(path, asked, context) if is_lora else _of_model(path, context)
-    lines += save_png(facts["shown"], asked.png)
+    lines, facts = _of_lora(path, settings, context) if is_lora else _of_model(path, context)
+    lines += save_png(facts["shown"], settings.png)
     return Outcome(lines=lines, facts=facts)
 
 
 # -- LoRAs
 
 
-def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
     from core.networks.adapter_file import load_lora
     from core.tools.loras.layers import open_layers, place_of
     from core.tools.loras.weight_maps import layer_maps, root_of_squares
@@ -68,9 +68,9 @@ def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tu
     if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
         return _unmeasured(health)
     try:
-        layers, unread = open_layers(load_lora(path), model_of(asked.base_model, path, context), context.cancel)
+        layers, unread = open_layers(load_lora(path), model_of(settings.base_model, path, context), context.cancel)
     except ProblemsError as error:
-        if asked.base_model or error.codes != ["tools.no-layers"]:
+        if settings.base_model or error.codes != ["tools.no-layers"]:
             raise
         return _unmeasured(health, [f"norms are not shown: {error.problems[0].what}"])
     norms, damaged = {}, set(health["not_finite"]) | set(health["too_large"])

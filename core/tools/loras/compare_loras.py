@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +26,30 @@ GROUP = "compare_loras"
 MOST_ROWS = 20
 
 
-def check_compare_loras(asked: CompareLorasSettings, workspace: Workspace) -> str:
-    one, other = _files(asked, workspace)
-    check_base_model(asked.base_model, one, workspace, f"{GROUP}.base_model")
+@dataclass(frozen=True)
+class Plan:
+    """The two LoRAs."""
+
+    one: Path
+    other: Path
+
+    def __str__(self) -> str:
+        return f"compare {display_path(self.one)} with {display_path(self.other)}"
+
+
+def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
+    one, other = _files(settings, workspace)
+    check_base_model(settings.base_model, one, workspace, f"{GROUP}.base_model")
     for lora in (one, other):
-        check_measurable(asked.base_model, lora, f"{GROUP}.base_model")
-    check_png(asked.png, f"{GROUP}.png")
-    return f"compare {display_path(one)} with {display_path(other)}"
+        check_measurable(settings.base_model, lora, f"{GROUP}.base_model")
+    check_png(settings.png, f"{GROUP}.png")
+    return Plan(one, other)
 
 
-def _files(asked: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Path]:
+def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Path]:
     problems: list[Problem] = []
-    one = collected(problems, lora_of, asked.file, workspace, f"{GROUP}.file")
-    other = collected(problems, lora_of, asked.other, workspace, f"{GROUP}.other")
+    one = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
+    other = collected(problems, lora_of, settings.other, workspace, f"{GROUP}.other")
     raise_if_errors(problems)
     assert one is not None and other is not None
     families = [identify(path).family for path in (one, other)]
@@ -48,15 +60,14 @@ def _files(asked: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Pat
     return one, other
 
 
-def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
+def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
     from core.networks.adapter_file import load_finite
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
 
-    check_compare_loras(asked, context.workspace)
-    files, model = _files(asked, context.workspace), None
-    model = model_of(asked.base_model, files[0], context)
+    files = (plan.one, plan.other)
+    model = model_of(settings.base_model, plan.one, context)
     ours, theirs = (
         {layer.name: layer for layer in open_layers(load_finite(path), model, context.cancel)[0]} for path in files
     )
@@ -83,7 +94,7 @@ def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
         f"cosine {told} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
         f"norms {whole['first']:.4g} and {whole['second']:.4g}; norm of the difference {whole['difference']:.4g}",
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
-        *save_png(shown, asked.png),
+        *save_png(shown, settings.png),
     ]
     return Outcome(lines=lines, facts={"cosine": cosine, **whole, "layers": found, "shown": shown})
 

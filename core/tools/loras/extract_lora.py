@@ -38,28 +38,28 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     original: Checkpoint
     tuned: Checkpoint
     family: str
     layers: Sequence[_Layer]
     target: Path
 
+    def __str__(self) -> str:
+        layers = f"{count(len(self.layers), 'layer')} of {FAMILY_NAMES[self.family]}"
+        return f"extract {layers} into {display_path(self.target)}"
 
-def check_extract_lora(asked: ExtractLoraSettings, workspace: Workspace) -> str:
-    plan = _planned(asked, workspace)
-    return f"extract {count(len(plan.layers), 'layer')} of {FAMILY_NAMES[plan.family]} into {display_path(plan.target)}"
 
-
-def _planned(asked: ExtractLoraSettings, workspace: Workspace) -> _Plan:
+def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     """All that can be known from headers. Raises ProblemsError for all that is wrong."""
     from core.tools.loras.headers import BYTES, bytes_of, refuse_device
 
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
-        collected(problems, lambda name=name: refuse_device(getattr(asked, name), f"{GROUP}.{name}"))
+        collected(problems, lambda name=name: refuse_device(getattr(settings, name), f"{GROUP}.{name}"))
     models = [
-        collected(problems, lambda name=name: _opened(asked, name, workspace)) for name in ("model_org", "model_tuned")
+        collected(problems, lambda name=name: _opened(settings, name, workspace))
+        for name in ("model_org", "model_tuned")
     ]
     original, tuned = models
     raise_if_errors(problems)
@@ -71,12 +71,12 @@ def _planned(asked: ExtractLoraSettings, workspace: Workspace) -> _Plan:
         raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
     if original.path.samefile(tuned.path):
         raise _no_difference("The original and the tuned model are the same file")
-    layers = list(_layers(asked, original, tuned, one))
-    target = output_file(asked.output, tuned.path, "_lora")
-    width = BYTES[asked.save_precision or "fp32"]
-    size = bytes_of([layer.shape for layer in layers], asked.dim, asked.conv_dim or 0, width)
+    layers = list(_layers(settings, original, tuned, one))
+    target = output_file(settings.output, tuned.path, "_lora")
+    width = BYTES[settings.save_precision or "fp32"]
+    size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
-    return _Plan(original, tuned, one, layers, target)
+    return Plan(original, tuned, one, layers, target)
 
 
 def _no_difference(what: str) -> ProblemsError:
@@ -84,10 +84,10 @@ def _no_difference(what: str) -> ProblemsError:
     return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
 
 
-def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     from core.formats.models.checkpoint import open_checkpoint
 
-    path = model_file(getattr(asked, name), workspace, f"{GROUP}.{name}")
+    path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         found = open_checkpoint(path)
     if found.kind.kind != "checkpoint" or "unet" not in found.parts:
@@ -96,7 +96,9 @@ def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Chec
     return found
 
 
-def _layers(asked: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str) -> Iterator[_Layer]:
+def _layers(
+    settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
+) -> Iterator[_Layer]:
     """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
     from core.formats.lora.names import place_of_layer
     from core.networks.layer_list import layers_of
@@ -105,7 +107,7 @@ def _layers(asked: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint,
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
     for layer in layers.values():
-        if layer.outer or (layer.residual and asked.conv_dim is None):
+        if layer.outer or (layer.residual and settings.conv_dim is None):
             continue
         part, path = place_of_layer(layer.name) or ("", "")
         key = f"{path}.weight"
@@ -120,7 +122,7 @@ def _layers(asked: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint,
         yield _Layer(layer.name, mine.entry.shape, mine, theirs)
 
 
-def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
+def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Decompose each layer's difference and write the LoRA."""
     import torch
 
@@ -131,22 +133,21 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
     from core.tools.loras.making import lora_tensors
     from core.tools.loras.svd import as_sd_scripts, clamped, decompose, in_groups
 
-    plan = _planned(asked, context.workspace)
-    theirs = asked.compatibility == "sd-scripts"
-    quantile = asked.clamp_quantile or (CLAMP if theirs else None)
+    theirs = settings.compatibility == "sd-scripts"
+    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
     tensors, kept, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, torch.no_grad():
-        layers = _worth(asked, plan, files, context)
+        layers = _worth(settings, plan, files, context)
         shapes, by_name = {layer.name: layer.shape for layer in layers}, {layer.name: layer for layer in layers}
         for names in in_groups(shapes):
-            changes = {name: _difference(asked, by_name[name], files).flatten(1) for name in names}
-            found: Any = decompose(changes, asked.device)
+            changes = {name: _difference(settings, by_name[name], files).flatten(1) for name in names}
+            found: Any = decompose(changes, settings.device)
             if theirs:
                 found = ((name, as_sd_scripts(change)) for name, change in changes.items())
             for name, parts in found:
                 context.check()
                 context.stage("extracting", len(kept), len(layers))
-                rank = asked.conv_dim if has_large_kernel(shapes[name]) and asked.conv_dim else asked.dim
+                rank = settings.conv_dim if has_large_kernel(shapes[name]) and settings.conv_dim else settings.dim
                 rank = min(rank, len(parts.s))
                 up, down = parts.cut(rank)
                 up, down = clamped(up, down, quantile) if quantile else (up, down)
@@ -155,34 +156,34 @@ def extract_lora(asked: ExtractLoraSettings, context: JobContext) -> Outcome:
                 tensors |= lora_tensors(name, up, down, rank, shapes[name])
     if not changed:
         raise _no_difference("The models differ in no weight that the LoRA would change")
-    metadata = _metadata(asked, plan, context)
+    metadata = _metadata(settings, plan, context)
     tensors = with_convolutions(tensors) if plan.family == "sd2" else tensors  # as sd-scripts has them
-    save_lora(plan.target, tensors, metadata, type_named(asked.save_precision or "fp32"))
+    save_lora(plan.target, tensors, metadata, type_named(settings.save_precision or "fp32"))
     without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
-    lines += [f"text encoders left out: no weight differs by more than {asked.min_diff:g}"] if without else []
+    lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
     lines.append(f"kept norm of the difference: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
     facts = {"file": str(plan.target), "layers": len(layers), "kept": min(kept)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
-def _worth(asked: ExtractLoraSettings, plan: _Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
+def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
     """All layers, without those of the text encoders where none of them differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
         context.check()
         context.stage("comparing text encoders", number, len(text))
-        if float(_difference(asked, layer, files).abs().max()) > asked.min_diff:
+        if float(_difference(settings, layer, files).abs().max()) > settings.min_diff:
             return list(plan.layers)
     return [layer for layer in plan.layers if not layer.name.startswith("lora_te")]
 
 
-def _difference(asked: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
+def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
     """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
     from core.formats.models.overflow import largest, no_numbers
 
-    original = _read(layer.original, files, asked.load_precision).to(asked.load_original_model_to)
-    tuned = _read(layer.tuned, files, asked.load_precision).to(asked.load_tuned_model_to)
+    original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
+    tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     found = (tuned.to(original.device) - original).view(layer.shape)
     if no_numbers({layer.name: largest(found)}):
         place = layer.original if no_numbers({layer.name: largest(original)}) else layer.tuned
@@ -200,7 +201,7 @@ def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 
 
-def _metadata(asked: ExtractLoraSettings, plan: _Plan, context: JobContext) -> dict[str, str]:
+def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
     """As sd-scripts writes it, with the original as the base model of the LoRA."""
     import json
 
@@ -214,13 +215,13 @@ def _metadata(asked: ExtractLoraSettings, plan: _Plan, context: JobContext) -> d
         "ss_v2": str(plan.family == "sd2"),
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(asked.dim),
-        "ss_network_alpha": str(float(asked.dim)),
+        "ss_network_dim": str(settings.dim),
+        "ss_network_alpha": str(float(settings.dim)),
     }
-    if asked.conv_dim:
-        args = {"conv_dim": str(asked.conv_dim), "conv_alpha": str(float(asked.conv_dim))}
+    if settings.conv_dim:
+        args = {"conv_dim": str(settings.conv_dim), "conv_alpha": str(float(settings.conv_dim))}
         about["ss_network_args"] = json.dumps(args)
-    if asked.no_metadata:
+    if settings.no_metadata:
         return about
     memo = HashMemo(context.workspace.private / "hashes.json")
     for model in (plan.original, plan.tuned):

@@ -99,10 +99,10 @@ def kept_metadata(lora: LoraFile) -> dict[str, str]:
     return {key: value for key, value in lora.metadata.items() if key not in gone}
 
 
-def item_bytes(lora: LoraFile, asked: str | None) -> int:
+def item_bytes(lora: LoraFile, precision: str | None) -> int:
     """Bytes of a number in the dtype that is asked for, else in that of the file's matrices. lora: its outline"""
     own = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return BYTES[asked] if asked else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
+    return BYTES[precision] if precision else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:

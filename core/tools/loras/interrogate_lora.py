@@ -13,6 +13,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import InterrogateLoraSettings
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, model_of
+from core.tools.plans import FilePlan
 from core.tools.shown import table
 
 if TYPE_CHECKING:
@@ -24,19 +25,20 @@ GROUP = "interrogate_lora"
 SHOWN_LINES = 20  # of each encoder; the table has all
 
 
-def check_interrogate_lora(asked: InterrogateLoraSettings, workspace: Workspace) -> str:
+def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
     problems: list[Problem] = []
-    path = collected(problems, lora_of, asked.file, workspace, f"{GROUP}.file")
+    path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
     where = f"{GROUP}.base_model"
-    if not asked.base_model:
+    if not settings.base_model:
         what, fix = "No base model is given", "choose the model that the LoRA was trained on"
         problems.append(Problem(what, where, fix, code="tools.no-base-model"))
     elif path is not None:
-        collected(problems, check_base_model, asked.base_model, path, workspace, where)
+        collected(problems, check_base_model, settings.base_model, path, workspace, where)
     if path is not None and not problems:
         collected(problems, _refuse_without_text_layers, path)
     raise_if_errors(problems)
-    return f"compare the tokens of {asked.base_model} with and without {display_path(lora_of(asked.file, workspace, GROUP))}"
+    assert path is not None
+    return FilePlan(f"compare the tokens of {settings.base_model} with and without {display_path(path)}", path)
 
 
 def _refuse_without_text_layers(path: Path) -> None:
@@ -52,16 +54,15 @@ def _refuse_without_text_layers(path: Path) -> None:
         raise ProblemsError.one(what, f"{GROUP}.file", fix, "tools.no-text-encoder")
 
 
-def interrogate_lora(asked: InterrogateLoraSettings, context: JobContext) -> Outcome:
+def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Score of a token: mean |change| of the states of [BOS, token, EOS] by the LoRA."""
     import torch
 
     from core.networks.files import read_network
     from core.networks.network import attached
 
-    check_interrogate_lora(asked, context.workspace)
-    path = lora_of(asked.file, context.workspace, f"{GROUP}.file")
-    model = model_of(asked.base_model, path, context, ("text_encoders", "tokenizers"))
+    path = plan.path
+    model = model_of(settings.base_model, path, context, ("text_encoders", "tokenizers"))
     assert model is not None
     with problems_at(f"{GROUP}.file"):
         network = read_network(model, path, 1.0)
@@ -70,10 +71,10 @@ def interrogate_lora(asked: InterrogateLoraSettings, context: JobContext) -> Out
         if not any(module is adapter.module for adapter in network.adapters.values() for module in encoder.modules()):
             continue
         title = f"Text encoder {number + 1}" if len(model.text_encoders) > 1 else "Text encoder"
-        states = _states(model, encoder, asked.clip_skip)
+        states = _states(model, encoder, settings.clip_skip)
         with torch.inference_mode():
-            scores = _scores(states, tokenizer, asked.batch_size, lambda: attached(network), title, context)
-        best = torch.argsort(scores, descending=True, stable=True)[: asked.top].tolist()
+            scores = _scores(states, tokenizer, settings.batch_size, lambda: attached(network), title, context)
+        best = torch.argsort(scores, descending=True, stable=True)[: settings.top].tolist()
         names = tokenizer.convert_ids_to_tokens(best)
         lists[title] = [
             {"rank": rank, "id": token, "token": name.replace("</w>", " ").strip(), "score": float(scores[token])}

@@ -57,9 +57,9 @@ def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple
     }
 
 
-def precision_of(lora: LoraFile, asked: str | None) -> torch.dtype:
+def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
     """The dtype that is asked for, else that of the file's matrices."""
-    if asked:
-        return type_named(asked)
+    if precision:
+        return type_named(precision)
     own = [tensor.dtype for key, tensor in lora.tensors.items() if tensor.ndim > 1 and tensor.is_floating_point()]
     return max(own, key=own.count) if own else torch.float32

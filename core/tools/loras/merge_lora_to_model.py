@@ -26,7 +26,8 @@ from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
 from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
 from core.tools.merges import merge_record
-from core.tools.models.convert_model import Plan, named_form, plan, run
+from core.tools.models import convert_model
+from core.tools.models.convert_model import named_form
 
 if TYPE_CHECKING:
     import torch
@@ -40,40 +41,39 @@ ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
 
 
 @dataclass(frozen=True)
-class _Merge:
-    """conversion: the copy that the merge is"""
+class Plan:
+    """copy: the conversion that the merge is"""
 
-    conversion: ConvertModelSettings
-    copy: Plan
+    copy: convert_model.Plan
     loras: Sequence[Chosen]
 
-
-def check_merge_lora_to_model(asked: MergeLoraToModelSettings, workspace: Workspace) -> str:
-    planned = _planned(asked, workspace)
-    return f"merge {count(len(planned.loras), 'LoRA')} into {display_path(planned.copy.target)}"
+    def __str__(self) -> str:
+        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
 
 
-def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
+def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
-    path = collected(problems, lambda: model_file(asked.file, workspace, f"{GROUP}.file"))
-    copy = conversion = None
+    path = collected(problems, lambda: model_file(settings.file, workspace, f"{GROUP}.file"))
+    copy = None
     if path is not None:
-        form = named_form(asked.output, path)
+        form = named_form(settings.output, path)
         conversion = ConvertModelSettings(
-            file=asked.file, output=asked.output, save_precision=asked.save_precision, save_model_as=form
+            file=settings.file, output=settings.output, save_precision=settings.save_precision, save_model_as=form
         )
-        copy = collected(problems, lambda: plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True))
-    loras = chosen_loras(asked.models, asked.ratios, asked.lbws, workspace, GROUP, problems)
+        copy = collected(
+            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
+        )
+    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
             problems += lora.other_family(copy.family, f"{GROUP}.models")
             problems += [] if problems else _without_layers(lora, copy)
     raise_if_errors(problems)
-    assert conversion is not None and copy is not None
-    return _Merge(conversion, copy, loras)
+    assert copy is not None
+    return Plan(copy, loras)
 
 
-def _without_layers(lora: Chosen, copy: Plan) -> list[Problem]:
+def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
     places = {part: own.places for part, own in copy.parts.items()}
     found = [place for name in lora.layers if (place := place_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
@@ -83,14 +83,13 @@ def _without_layers(lora: Chosen, copy: Plan) -> list[Problem]:
     return [Problem(what, f"{GROUP}.models", fix, code="lora.no-matching-layers")]
 
 
-def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) -> Outcome:
+def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write the copy with every LoRA's changes."""
-    planned = _planned(asked, context.workspace)
-    merging = _Merging(planned, context)
+    merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
-    kept = {key: value for key, value in planned.copy.facts.metadata.items() if key != WEIGHTS_HASH}
-    facts = replace(planned.copy.facts, metadata=kept | _metadata(planned, context))
-    outcome = run(planned.conversion, replace(planned.copy, facts=facts), context, merging.changed)
+    kept = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.facts, metadata=kept | _metadata(plan, context))
+    outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -99,20 +98,20 @@ def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) ->
     return replace(outcome, lines=[*lines, *outcome.lines], facts={**outcome.facts, "left_out": left})
 
 
-def _metadata(planned: _Merge, context: JobContext) -> dict[str, str]:
+def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
     """modelspec, and what was merged. The model's hash is the short one, which reads no 7 GB."""
-    source = planned.copy.source.path
-    inputs, loras = as_recipe(planned.loras, context)
+    source = plan.copy.source.path
+    inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
     recipe = {"method": "loras", "model": source.name, "loras": loras}
-    return {"modelspec.title": planned.copy.target.stem, **merge_record([first, *inputs], recipe)}
+    return {"modelspec.title": plan.copy.target.stem, **merge_record([first, *inputs], recipe)}
 
 
 class _Merging:
     """Puts the changes of all LoRAs into the tensors that a copy reads. merged: changed layers; left_out: by file."""
 
-    def __init__(self, planned: _Merge, context: JobContext):
-        self.planned, self.context = planned, context
+    def __init__(self, plan: Plan, context: JobContext):
+        self.plan, self.context = plan, context
         self.merged: set[tuple[str, str]] = set()
         self.left_out: dict[Path, list[str]] = {}
 
@@ -121,7 +120,7 @@ class _Merging:
         from core.networks.adapter_file import load_finite
 
         found = {part: dict(state) for part, state in states.items()}
-        for lora in self.planned.loras:
+        for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
             read = load_finite(lora.path)
             layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
@@ -146,7 +145,7 @@ class _Merging:
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
         made = change.sums if change.is_product(before.shape, bias in state) else change.weight
-        places = self.planned.copy.parts[part].places
+        places = self.plan.copy.parts[part].places
         self.merged.add(place)
         state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
         if bias in state and change.has_bias:
@@ -164,7 +163,7 @@ class _Merging:
             return
         self.merged.add(place)
         made = partial(change.added, before, value)
-        state[found[1]] = change.explained(before, self.planned.copy.parts[place[0]].places[found[1]], made)
+        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], made)
 
 
 @dataclass(frozen=True)

@@ -29,43 +29,42 @@ USUAL_RANK = 4  # sd-scripts' new_rank
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """loras: in order      target: the new file       family: theirs, None where no file says it"""
+class Plan:
+    """loras: in order; target: the new file; family: of the LoRAs, None where no file says it; method: how they are merged"""
 
     loras: Sequence[Chosen]
     target: Path
     family: str | None
+    method: str
+
+    def __str__(self) -> str:
+        return f"merge {count(len(self.loras), 'LoRA')} by {self.method} into {display_path(self.target)}"
 
 
-def check_merge_loras(asked: MergeLorasSettings, workspace: Workspace) -> str:
-    plan = _planned(asked, workspace)
-    return f"merge {count(len(plan.loras), 'LoRA')} by {asked.method} into {display_path(plan.target)}"
-
-
-def _planned(asked: MergeLorasSettings, workspace: Workspace) -> _Plan:
+def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     from core.formats.lora.names import group_by_module
     from core.tools.loras.chosen import chosen_loras
     from core.tools.loras.headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
     problems, where = list[Problem](), f"{GROUP}.models"
-    collected(problems, refuse_device, asked.device, f"{GROUP}.device")
-    loras = chosen_loras(asked.models, asked.ratios, asked.lbws, workspace, GROUP, problems)
+    collected(problems, refuse_device, settings.device, f"{GROUP}.device")
+    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     family = next((each.family for each in loras if each.family is not None), None)
     for each in loras:
         problems += each.other_family(family, where) if family is not None else []
     files = [collected(problems, without_weights, each.path, where) for each in loras]
     raise_if_errors(problems)
     known = [file for file in files if file is not None]
-    problems += _misfits(asked, known, [each.path for each in loras])
+    problems += _misfits(settings, known, [each.path for each in loras])
     raise_if_errors(problems)
-    target = output_file(asked.output, loras[0].path, "_merged")
+    target = output_file(settings.output, loras[0].path, "_merged")
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
     ranks = sum(_highest_rank(file) for file in known)
-    rank = asked.new_rank or ranks if asked.method == "svd" else ranks
-    width = item_bytes(known[0], asked.save_precision)
+    rank = settings.new_rank or ranks if settings.method == "svd" else ranks
+    width = item_bytes(known[0], settings.save_precision)
     size = bytes_of([each for each in shapes.values() if each is not None], rank, rank, width)
     raise_if_errors(output_problems(target, [each.path for each in loras], size, f"{GROUP}.output"))
-    return _Plan(loras, target, family)
+    return Plan(loras, target, family, settings.method)
 
 
 def _highest_rank(file: LoraFile) -> int:
@@ -76,7 +75,7 @@ def _highest_rank(file: LoraFile) -> int:
     return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
 
 
-def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
+def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
     from core.formats.lora.names import group_by_module
     from core.networks.kinds.lora_layer import DOWN, UP
@@ -86,7 +85,7 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
             factors = set(layer) >= {UP, DOWN} and "lora_mid.weight" not in layer
-            if not factors and asked.method != "svd":
+            if not factors and settings.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             given = with_kernel(name, weight_shape(layer) or ())
@@ -95,7 +94,7 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
                 return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
-            if asked.method == "plain" and first[1] != layer[DOWN].shape[0]:
+            if settings.method == "plain" and first[1] != layer[DOWN].shape[0]:
                 what = (
                     f"{path.name} and {first[2].name} have other ranks at {name}: {layer[DOWN].shape[0]} and {first[1]}"
                 )
@@ -108,7 +107,7 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
     return []
 
 
-def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
+def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge every layer that one of the LoRAs has, and write the new file."""
     import torch
 
@@ -117,7 +116,6 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
     from core.tools.loras.making import layers_by_name, lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 
-    plan = _planned(asked, context.workspace)
     read, terms, shapes = [], dict[str, list[Any]](), dict[str, tuple[int, ...]]()
     for given in plan.loras:
         context.stage(f"reading {given.path.name}")
@@ -128,15 +126,15 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
             shapes.setdefault(name, _shape(layer))
     tensors: dict[str, Tensor] = {}
     kept: list[float] = []
-    for name, (up, down, alpha) in _merged(asked, terms, shapes, kept):
+    for name, (up, down, alpha) in _merged(settings, terms, shapes, kept):
         context.check()
         context.stage("merging", len(tensors) // 3, len(terms))
-        if asked.shuffle:
-            up, down = shuffled(up, down, asked.seed, name)
+        if settings.shuffle:
+            up, down = shuffled(up, down, settings.seed, name)
         tensors |= lora_tensors(name, up, down, alpha, shapes[name])
-    theirs = asked.compatibility == "sd-scripts"
-    dtype = torch.float32 if theirs and not asked.save_precision else precision_of(read[0], asked.save_precision)
-    metadata = _metadata(asked, plan, read, terms, tensors, context)
+    theirs = settings.compatibility == "sd-scripts"
+    dtype = torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
+    metadata = _metadata(settings, plan, read, terms, tensors, context)
     for lora, given in zip(read, plan.loras, strict=True):
         for key, value in beside_of(lora).items():
             change = value.float() * given.strength(key.partition(".")[0])
@@ -170,30 +168,33 @@ def _shape(layer: Any) -> tuple[int, ...]:
 
 
 def _merged(
-    asked: MergeLorasSettings, terms: Mapping[str, list[Term]], shapes: Mapping[str, tuple[int, ...]], kept: list[float]
+    settings: MergeLorasSettings,
+    terms: Mapping[str, list[Term]],
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: list[float],
 ) -> Any:
     """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.headers import has_large_kernel
     from core.tools.loras.svd import as_sd_scripts, clamped, decompose
 
-    theirs = asked.compatibility == "sd-scripts"
-    if asked.method != "svd":
+    theirs = settings.compatibility == "sd-scripts"
+    if settings.method != "svd":
         ways = {
             ("concat", False): lora_sums.concatenated,
             ("concat", True): lora_sums.concatenated_as_sd_scripts,
             ("plain", False): lora_sums.averaged,
             ("plain", True): lora_sums.averaged_as_sd_scripts,
         }
-        yield from ((name, ways[asked.method, theirs](each)) for name, each in terms.items())
+        yield from ((name, ways[settings.method, theirs](each)) for name, each in terms.items())
         return
     sums = {name: lora_sums.whole(each) for name, each in terms.items()}
-    found = ((name, as_sd_scripts(each)) for name, each in sums.items()) if theirs else decompose(sums, asked.device)
+    found = ((name, as_sd_scripts(each)) for name, each in sums.items()) if theirs else decompose(sums, settings.device)
     highest = max((term.rank for each in terms.values() for term in each if term.factors is not None), default=16)
-    rank = asked.new_rank or (USUAL_RANK if theirs else highest)
-    quantile = asked.clamp_quantile or (CLAMP if theirs else None)
+    rank = settings.new_rank or (USUAL_RANK if theirs else highest)
+    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
     for name, parts in found:
-        wanted = (asked.new_conv_rank or rank) if has_large_kernel(shapes[name]) else rank
+        wanted = (settings.new_conv_rank or rank) if has_large_kernel(shapes[name]) else rank
         cut = min(wanted, len(parts.s))
         up, down = parts.cut(cut)
         up, down = clamped(up, down, quantile) if quantile else (up, down)
@@ -202,8 +203,8 @@ def _merged(
 
 
 def _metadata(
-    asked: MergeLorasSettings,
-    plan: _Plan,
+    settings: MergeLorasSettings,
+    plan: Plan,
     read: Sequence[LoraFile],
     terms: Mapping[str, list[Term]],
     tensors: Mapping[str, Tensor],
@@ -216,14 +217,14 @@ def _metadata(
     version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")
     about = {"ss_v2": said.get("ss_v2", str(plan.family == "sd2"))}
     about |= {"ss_base_model_version": version} if version else {}
-    theirs = asked.compatibility == "sd-scripts"
-    about |= _sizes_of_sd_scripts(asked, terms) if theirs else sizes_as_metadata(tensors)
-    if asked.no_metadata:
+    theirs = settings.compatibility == "sd-scripts"
+    about |= _sizes_of_sd_scripts(settings, terms) if theirs else sizes_as_metadata(tensors)
+    if settings.no_metadata:
         return about
-    return about | _record(asked, plan, read[0].metadata, context)
+    return about | _record(settings, plan, read[0].metadata, context)
 
 
-def _record(asked: MergeLorasSettings, plan: _Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
+def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
     """modelspec, and what was merged."""
     from core.tools.loras.chosen import as_recipe
 
@@ -231,15 +232,15 @@ def _record(asked: MergeLorasSettings, plan: _Plan, before: Mapping[str, str], c
     side = 1024 if plan.family == "sdxl" else 512
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
     inputs, loras = as_recipe(plan.loras, context)
-    how = {"method": asked.method, "compatibility": asked.compatibility, "loras": loras}
+    how = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
     return spec | merge_record(inputs, how)
 
 
-def _sizes_of_sd_scripts(asked: MergeLorasSettings, terms: Mapping[str, list[Term]]) -> dict[str, str]:
+def _sizes_of_sd_scripts(settings: MergeLorasSettings, terms: Mapping[str, list[Term]]) -> dict[str, str]:
     """merge_lora tells the sizes of the first file with each layer, svd_merge_lora what was asked for."""
-    if asked.method == "svd":
-        rank = asked.new_rank or USUAL_RANK
-        conv = asked.new_conv_rank or rank
+    if settings.method == "svd":
+        rank = settings.new_rank or USUAL_RANK
+        conv = settings.new_conv_rank or rank
         args = f'{{"conv_dim": {conv}, "conv_alpha": {conv}}}'
         return {
             "ss_network_module": "networks.lora",

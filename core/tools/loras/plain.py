@@ -67,12 +67,12 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
     return shapes, lacking
 
 
-def plain_bytes(lora: LoraFile, base: Checkpoint | None, asked: ConvertLoraSettings) -> int:
+def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
     """About how many bytes the result has. lora: its outline"""
-    shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, asked.save_precision)
-    if asked.network_type == "full":
+    shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
+    if settings.network_type == "full":
         return sum(map(prod, shapes)) * width
-    return bytes_of(shapes, asked.new_rank, asked.new_conv_rank or asked.new_rank, width)
+    return bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
 
 
 def _place(base: Checkpoint | None, name: str) -> Place | None:
@@ -97,7 +97,7 @@ def _other_size(lora: LoraFile, name: str) -> ProblemsError:
 
 
 def made_plain(
-    lora: LoraFile, base: Checkpoint | None, asked: ConvertLoraSettings, context: JobContext
+    lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> tuple[LoraFile, list[str]]:
     """(the file as plain layers in fp32, what there is to say about it)."""
     import torch
@@ -113,13 +113,13 @@ def made_plain(
             context.check()
             context.stage("computing the changes", done, len(shapes))
             adapters = {name: _adapter(lora, name, modules[name], shapes[name], base, files) for name in names}
-            made = _full if asked.network_type == "full" else _low_rank
-            tensors |= made(adapters, shapes, asked, kept)
+            made = _full if settings.network_type == "full" else _low_rank
+            tensors |= made(adapters, shapes, settings, kept)
             done += len(names)
     beside = dict(lora.beside) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
     left_out = lora.left_out + tuple(key for key in beside if key not in lora.beside)
     family = lora.family or (base.kind.family if base is not None else None)
-    found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, asked), family=family)
+    found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
     return replace(found, beside=beside, left_out=left_out), _about(kept, lacking)
 
 
@@ -147,7 +147,7 @@ def _adapter(
 
 
 def _full(
-    adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], asked: ConvertLoraSettings, kept: Any
+    adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], settings: ConvertLoraSettings, kept: Any
 ) -> dict[str, torch.Tensor]:
     """Each layer's change in the shape of its weight."""
     from core.tools.loras.layers import Layer
@@ -159,7 +159,7 @@ def _full(
 def _low_rank(
     adapters: Mapping[str, Adapter],
     shapes: Mapping[str, tuple[int, ...]],
-    asked: ConvertLoraSettings,
+    settings: ConvertLoraSettings,
     kept: dict[str, tuple[float, float]],
 ) -> dict[str, torch.Tensor]:
     """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
@@ -176,7 +176,7 @@ def _low_rank(
         else:
             changes[name] = Layer(name, "", adapter).change().flatten(1)
     for name, parts in decompose(changes):
-        wanted = (asked.new_conv_rank or asked.new_rank) if has_large_kernel(shapes[name]) else asked.new_rank
+        wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shapes[name]) else settings.new_rank
         rank = min(wanted, len(parts.s))
         up, down = parts.cut(rank)
         tensors |= lora_tensors(layer_name(name), up, down, rank, shapes[name])
@@ -184,7 +184,7 @@ def _low_rank(
     return tensors
 
 
-def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], asked: ConvertLoraSettings) -> dict[str, str]:
+def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
     """The file's own, with the new sizes and what it was made of."""
     from core.networks.kinds.lora_layer import sizes_as_metadata
 
@@ -194,7 +194,7 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], asked: ConvertLoraS
     told = f"converted from {' and '.join(titles)}"
     comment = "; ".join(filter(None, (told, kept.get("ss_training_comment", ""))))
     full = {"ss_network_args": json.dumps({"algo": "full"})}
-    sizes = full if asked.network_type == "full" else sizes_as_metadata(tensors)
+    sizes = full if settings.network_type == "full" else sizes_as_metadata(tensors)
     return kept | sizes | {"ss_training_comment": comment}
 
 

@@ -12,6 +12,7 @@ from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.files import lora_of
+from core.tools.plans import FilePlan
 from core.tools.shown import table
 from core.tools.written import output_file, output_problems
 
@@ -37,32 +38,28 @@ class Resized:
     norm: float
 
 
-def check_resize_lora(asked: ResizeLoraSettings, workspace: Workspace) -> str:
-    path, target = _planned(asked, workspace)
-    return f"resize {display_path(path)} into {display_path(target)}"
-
-
-def _planned(asked: ResizeLoraSettings, workspace: Workspace) -> tuple[Path, Path]:
-    """(the LoRA, the new file). Raises ProblemsError for all that is wrong."""
+def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
     from core.formats.lora.names import group_by_module
     from core.tools.loras.headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
-    problems = _method_problems(asked)
-    collected(problems, lambda: refuse_device(asked.device, f"{GROUP}.device"))
-    path = collected(problems, lambda: lora_of(asked.file, workspace, f"{GROUP}.file"))
+    problems = _method_problems(settings)
+    collected(problems, lambda: refuse_device(settings.device, f"{GROUP}.device"))
+    path = collected(problems, lambda: lora_of(settings.file, workspace, f"{GROUP}.file"))
     lora = collected(problems, lambda: without_weights(path, f"{GROUP}.file")) if path is not None else None
     raise_if_errors(problems)
     assert path is not None and lora is not None
-    target = output_file(asked.output, path, f"_rank{asked.new_rank}" if not asked.dynamic_method else "_resized")
+    target = output_file(
+        settings.output, path, f"_rank{settings.new_rank}" if not settings.dynamic_method else "_resized"
+    )
     shapes = [shape for layer in group_by_module(lora.tensors).values() if (shape := weight_shape(layer)) is not None]
-    width = item_bytes(lora, asked.save_precision)
-    size = bytes_of(shapes, asked.new_rank, asked.new_conv_rank or asked.new_rank, width)
+    width = item_bytes(lora, settings.save_precision)
+    size = bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
     raise_if_errors(output_problems(target, [path], size, f"{GROUP}.output"))
-    return path, target
+    return FilePlan(f"resize {display_path(path)} into {display_path(target)}", path, target)
 
 
-def _method_problems(asked: ResizeLoraSettings) -> list[Problem]:
-    where, method, given = f"{GROUP}.dynamic_param", asked.dynamic_method, asked.dynamic_param
+def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
+    where, method, given = f"{GROUP}.dynamic_param", settings.dynamic_method, settings.dynamic_param
     if method is not None and given is None:
         fix = "enter for example 0.9" if method in SHARE_METHODS else "enter for example 5"
         return [Problem("The dynamic method has no parameter", where, fix, code="resize.no-parameter")]
@@ -74,7 +71,7 @@ def _method_problems(asked: ResizeLoraSettings) -> list[Problem]:
     return []
 
 
-def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
+def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Resize every layer and write the new file."""
     from core.networks.adapter_file import save_lora
     from core.tools.loras.headers import beside_of, left_out_lines
@@ -87,47 +84,49 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
     )
     from core.tools.loras.svd import as_sd_scripts, decompose
 
-    path, target = _planned(asked, context.workspace)
+    path, target = plan.path, plan.target
     context.stage(f"reading {path.name}")
     lora, layers = layers_by_name(path, context.cancel)
     changes = {name: change_of(layer) for name, layer in layers.items()}
     whole = {name: change for name, (change, _) in changes.items()}
-    theirs = asked.compatibility == "sd-scripts"
-    found = ((name, as_sd_scripts(each)) for name, each in whole.items()) if theirs else decompose(whole, asked.device)
+    theirs = settings.compatibility == "sd-scripts"
+    found = (
+        ((name, as_sd_scripts(each)) for name, each in whole.items()) if theirs else decompose(whole, settings.device)
+    )
     tensors, resized = dict[str, Any](), list[Resized]()
     for name, parts in found:
         context.check()
         context.stage("resizing", len(resized), len(layers))
         shape, old = shape_of_weight(layers[name]), layers[name].rank
-        rank = _rank(parts.s, _cap(asked, shape), asked)
+        rank = _rank(parts.s, _cap(settings, shape), settings)
         up, down = parts.cut(rank)
         tensors |= lora_tensors(name, up, down, changes[name][1] * rank, shape)
         norm = float(parts.s.double().norm()) * changes[name][1]
         resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
-    metadata = _metadata(asked, lora, tensors)
+    metadata = _metadata(settings, lora, tensors)
     tensors |= {**beside_of(lora), **lora.bundled}
-    precision = asked.save_precision or ("fp32" if theirs else None)
+    precision = settings.save_precision or ("fp32" if theirs else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
     outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
     return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
 
 
-def _cap(asked: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
+def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
     from core.tools.loras.headers import has_large_kernel
 
-    conv = len(shape) > 2 if asked.compatibility == "sd-scripts" else has_large_kernel(shape)
-    return (asked.new_conv_rank or asked.new_rank) if conv else asked.new_rank
+    conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
+    return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
 
 
-def _rank(values: Tensor, cap: int, asked: ResizeLoraSettings) -> int:
+def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings) -> int:
     """The new rank by the singular values [k], descending."""
-    theirs = asked.compatibility == "sd-scripts"
+    theirs = settings.compatibility == "sd-scripts"
     if float(values[0]) <= NOTHING:
         return 1
-    if asked.dynamic_method is None or asked.dynamic_param is None:
+    if settings.dynamic_method is None or settings.dynamic_param is None:
         return min(cap, len(values))
-    needed = needed_rank(values, asked.dynamic_method, asked.dynamic_param)
+    needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param)
     if theirs:
         needed = min(max(needed, 1), len(values) - 1) + 1
     return min(max(needed, 1), cap, len(values))
@@ -142,7 +141,7 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
     return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1
 
 
-def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
+def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
     from core.networks.kinds.lora_layer import sizes_as_metadata
     from core.tools.loras.headers import kept_metadata
@@ -152,8 +151,8 @@ def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tens
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
     comment = metadata.get("ss_training_comment", "")
     said = f"dimension is resized from {old} to {new}"
-    if asked.dynamic_method:
-        said = f"Dynamic resize with {asked.dynamic_method}: {asked.dynamic_param} from {old}"
+    if settings.dynamic_method:
+        said = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
     return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
 
 

@@ -9,8 +9,10 @@ from core.record.context import JobContext, Outcome
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
+from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, check_measurable, model_of
 from core.tools.loras.drawing import check_png, save_png
+from core.tools.plans import FilePlan
 from core.tools.shown import curves, table
 
 if TYPE_CHECKING:
@@ -24,29 +26,22 @@ NOTHING = 1e-6  # of the largest singular value: rounding
 MOST_ROWS = 20
 
 
-def check_singular_values(asked: SingularValuesSettings, workspace: Workspace) -> str:
-    path = _file(asked, workspace)
-    check_base_model(asked.base_model, path, workspace, f"{GROUP}.base_model")
-    check_measurable(asked.base_model, path, f"{GROUP}.base_model")
-    check_png(asked.png, f"{GROUP}.png")
-    return f"compute the singular values of {display_path(path)}"
+def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
+    path = lora_of(settings.file, workspace, f"{GROUP}.file")
+    check_base_model(settings.base_model, path, workspace, f"{GROUP}.base_model")
+    check_measurable(settings.base_model, path, f"{GROUP}.base_model")
+    check_png(settings.png, f"{GROUP}.png")
+    return FilePlan(f"compute the singular values of {display_path(path)}", path)
 
 
-def _file(asked: SingularValuesSettings, workspace: Workspace) -> Any:
-    from core.tools.files import lora_of
-
-    return lora_of(asked.file, workspace, f"{GROUP}.file")
-
-
-def singular_values(asked: SingularValuesSettings, context: JobContext) -> Outcome:
+def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
     from core.networks.adapter_file import load_finite
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps
 
-    check_singular_values(asked, context.workspace)
-    path = _file(asked, context.workspace)
-    layers, unread = open_layers(load_finite(path), model_of(asked.base_model, path, context), context.cancel)
+    model = model_of(settings.base_model, plan.path, context)
+    layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
     values = {}
     for number, layer in enumerate(layers):
         context.check()
@@ -57,23 +52,23 @@ def singular_values(asked: SingularValuesSettings, context: JobContext) -> Outco
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
     kept = {name: _kept(each) for name, each in values.items()}
-    needed = {name: _needed(each, asked.keep) for name, each in kept.items()}
+    needed = {name: _needed(each, settings.keep) for name, each in kept.items()}
     longest = max(len(each) for each in values.values())
     recommended = _usual(_quantile(sorted(needed.values()), 0.9))
     whole = _kept_together(values, longest)
     shown = [
         _kept_curves(kept, whole, longest),
         _value_curves(values, longest),
-        *layer_maps(f"Rank that keeps {asked.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
+        *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
         _largest_ranks(layers, needed),
     ]
     share = whole[min(recommended, longest) - 1]
     lines = [
-        f"rank {recommended} keeps {asked.keep:.0%} of the norm of nine layers in ten, and {share:.1%} of the whole",
+        f"rank {recommended} keeps {settings.keep:.0%} of the norm of nine layers in ten, and {share:.1%} of the whole",
         f"each layer: {min(needed.values())} to {max(needed.values())}; for all of them rank {max(needed.values())}",
         "kept norm by rank: " + ", ".join(f"{r}: {whole[r - 1]:.1%}" for r in USUAL_RANKS if r <= longest),
         *([f"{count(len(unread), 'layer')} not measured without the base model"] if unread else []),
-        *save_png(shown, asked.png),
+        *save_png(shown, settings.png),
     ]
     facts = {"recommended_rank": recommended, "needed": needed, "kept": [round(float(each), 6) for each in whole]}
     return Outcome(lines=lines, facts=facts | {"shown": shown})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,42 +22,47 @@ GROUP = "split_dylora"
 LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain LoRA
 
 
-def check_split_dylora(asked: SplitDyloraSettings, workspace: Workspace) -> str:
-    path, targets = _planned(asked, workspace)
-    return f"cut {display_path(path)} into ranks {', '.join(map(str, targets))}"
+@dataclass(frozen=True)
+class Plan:
+    """path: the DyLoRA; targets: the new file of each rank"""
+
+    path: Path
+    targets: dict[int, Path]
+
+    def __str__(self) -> str:
+        return f"cut {display_path(self.path)} into ranks {', '.join(map(str, self.targets))}"
 
 
-def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, dict[int, Path]]:
-    """(the DyLoRA, {rank: its file}). Raises ProblemsError for all that is wrong."""
+def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
     from core.formats.lora.names import group_by_module
     from core.networks.adapter_file import lora_outline
     from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 
-    path = lora_of(asked.model, workspace, f"{GROUP}.model")
+    path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
     other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer) <= {UP, DOWN, ALPHA}), None)
     if other is not None:
         what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
     highest = max(len(layer[DOWN]) for layer in layers.values())
-    ranks = range(asked.unit, highest, asked.unit)
+    ranks = range(settings.unit, highest, settings.unit)
     if not ranks:
-        what = f"The unit is {asked.unit}, the rank {highest}: there is no lower rank"
+        what = f"The unit is {settings.unit}, the rank {highest}: there is no lower rank"
         raise ProblemsError.one(what, f"{GROUP}.unit", "use the unit it was trained with", "split.no-rank")
-    whole = output_file(asked.output, path, "")
+    whole = output_file(settings.output, path, "")
     targets = {rank: whole.with_name(f"{whole.stem}-{rank:04d}{whole.suffix}") for rank in ranks}
     size = path.stat().st_size
     found: list[Problem] = []
     for rank, target in targets.items():
         found += output_problems(
-            target, [path], size * sum(targets) // highest if rank == asked.unit else 0, f"{GROUP}.output"
+            target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
         )
     if found:
         raise ProblemsError(found)
-    return path, targets
+    return Plan(path, targets)
 
 
-def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
+def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
     from core.networks.adapter_file import load_finite, save_lora
     from core.networks.kinds.lora_layer import sizes_as_metadata
@@ -64,7 +70,7 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
     from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
     from core.tools.loras.making import precision_of
 
-    path, targets = _planned(asked, context.workspace)
+    path, targets = plan.path, plan.targets
     lora = load_finite(path)
     if lora.metadata.get("ss_network_module") == LORA_MODULE:
         what = f"{path.name} was trained as a LoRA, not as a DyLoRA: its first ranks are no better than others"
@@ -76,7 +82,7 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
         for number, (rank, target) in enumerate(targets.items()):
             context.check()
             context.stage(f"rank {rank}", number, len(targets))
-            tensors = cut(lora.tensors, rank, keep_alpha=asked.compatibility == "sd-scripts")
+            tensors = cut(lora.tensors, rank, keep_alpha=settings.compatibility == "sd-scripts")
             said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
             tensors |= {**beside_of(lora), **lora.bundled}

@@ -32,9 +32,17 @@ MAX_LIST_BYTES = 1 << 20
 Clean = Callable[[str], str]
 
 
-def check_clean_metadata(asked: CleanMetadataSettings, workspace: Workspace) -> str:
-    out, source, replacements = _asked(asked)
-    return f"clean {display_path(source)} with {count(len(replacements), 'replacement')} into {display_path(out)}"
+@dataclass(frozen=True)
+class Plan:
+    """out: the file to write; source: the one to clean"""
+
+    out: Path
+    source: Path
+    replacements: list[Replacement]
+
+    def __str__(self) -> str:
+        replacements = count(len(self.replacements), "replacement")
+        return f"clean {display_path(self.source)} with {replacements} into {display_path(self.out)}"
 
 
 @dataclass
@@ -48,12 +56,11 @@ class Cleaned:
         return sum(each[1] == name for each in self.changes)
 
 
-def clean_metadata(asked: CleanMetadataSettings, context: JobContext) -> Outcome:
+def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outcome:
     """Clean every entry, then write the file; a preview shows changes in its place."""
-    out, source, replacements = _asked(asked)
-    held = content_of(out)
-    entries, advice = entries_of(source)
-    cleaned = _clean(entries, _cleaners(asked, replacements), source, context)
+    out, held = plan.out, content_of(plan.out)
+    entries, advice = entries_of(plan.source)
+    cleaned = _clean(entries, _cleaners(settings, plan.replacements), plan.source, context)
     facts = {
         "entries": len(entries),
         "changed": {name: cleaned.changed(name) for name in cleaned.without},
@@ -61,13 +68,13 @@ def clean_metadata(asked: CleanMetadataSettings, context: JobContext) -> Outcome
         "problems": [problem.to_dict() for problem in advice],
     }
     lines = [str(problem) for problem in advice]
-    for key, name, before, after in cleaned.changes[: asked.preview or 0]:
+    for key, name, before, after in cleaned.changes[: settings.preview or 0]:
         lines += [f"{printable(key)}, {name}", f"  before: {one_line(before)}", f"  after:  {one_line(after)}"]
     tags, captions = cleaned.changed("tags"), cleaned.changed("caption")
     sentence = f"tags of {tags:,} and captions of {captions:,} of {count(len(entries), 'entry', 'entries')} changed"
     without = [f"{number:,} have no {name}" for name, number in cleaned.without.items() if number]
     sentence += f" ({', '.join(without)})" if without else ""
-    if asked.preview is not None:
+    if settings.preview is not None:
         return Outcome(lines=[*lines, f"{sentence}; nothing was written"], facts=facts)
     id = write_entries(context, "Clean metadata", out, held, entries)
     lines.append(f"{sentence}; {saved_words(out, id, held is not None)}")
@@ -103,33 +110,36 @@ def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: 
     return cleaned
 
 
-def _cleaners(asked: CleanMetadataSettings, replacements: list[Replacement]) -> dict[str, Clean]:
-    rules = TagRules(asked.clean_underscores, asked.clean_ratings, asked.clean_people, asked.clean_contained)
-    by_word = asked.clean_rules == "words"
+def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) -> dict[str, Clean]:
+    rules = TagRules(
+        settings.clean_underscores, settings.clean_ratings, settings.clean_people, settings.clean_contained
+    )
+    by_word = settings.clean_rules == "words"
     of_tags = clean_tags if by_word else clean_tags_as_sd_scripts
     return {"tags": lambda text: of_tags(text, rules), "caption": cleaner_of_captions(replacements, by_word)}
 
 
-# ---- what was asked for
+# ---- the settings
 
 
-def _asked(asked: CleanMetadataSettings) -> tuple[Path, Path, list[Replacement]]:
-    """(the file to write, the one to clean, the replacements). Raises ProblemsError with everything that is wrong."""
-    out, source, problems = output_of(asked, "clean_metadata")
+def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
+    out, source, problems = output_of(settings, "clean_metadata")
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"
         problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
-    replacements, wrong = _replacements(asked)
+    replacements, wrong = _replacements(settings)
     problems += wrong
-    for each in endless(replacements, asked.clean_rules == "words"):
+    for each in endless(replacements, settings.clean_rules == "words"):
         problems += _never_ends(each, "clean_metadata.replacements").problems
     raise_if_errors(problems)
-    return out, source or out, replacements
+    return Plan(out, source or out, replacements)
 
 
-def _replacements(asked: CleanMetadataSettings) -> tuple[list[Replacement], list[Problem]]:
-    lines = [(f"clean_metadata.replacements, line {number}", line) for number, line in enumerate(asked.replacements, 1)]
-    file, unread = typed_path(asked.replacements_file), []
+def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], list[Problem]]:
+    lines = [
+        (f"clean_metadata.replacements, line {number}", line) for number, line in enumerate(settings.replacements, 1)
+    ]
+    file, unread = typed_path(settings.replacements_file), []
     if file is not None:
         try:
             text = decode_text(read_regular(file, MAX_LIST_BYTES)).text

@@ -43,9 +43,9 @@ class Image:
 # ---- settings
 
 
-def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
+def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
     """(the file to write, the one to start from or None for an empty one, problems)."""
-    out, source = typed_path(asked.out_json), typed_path(asked.in_json)
+    out, source = typed_path(settings.out_json), typed_path(settings.in_json)
     where = f"{tool}.out_json"
     if out is None:
         fix = "enter a file, such as outputs/meta.json"

@@ -38,28 +38,35 @@ from core.tools.metadata.files import (
 TOOL = "metadata_to_captions"
 
 
-def check_metadata_to_captions(asked: MetadataToCaptionsSettings, workspace: Workspace) -> str:
-    source, folders = _asked(asked)
-    return f"write the texts of {display_path(source)} next to the images of {count(len(folders), 'folder')}"
+@dataclass(frozen=True)
+class Plan:
+    """The metadata file and the folders with the images."""
+
+    source: Path
+    folders: list[Path]
+
+    def __str__(self) -> str:
+        folders = count(len(self.folders), "folder")
+        return f"write the texts of {display_path(self.source)} next to the images of {folders}"
 
 
-def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext) -> Outcome:
+def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) -> Outcome:
     """Find the image of every entry, then write the files. A preview writes nothing."""
-    source, folders = _asked(asked)
+    source, folders = plan.source, plan.folders
     metadata = read_metadata(source)
     raise_if_errors(metadata.problems)
-    extensions = [each for each in (asked.captions_to, asked.tags_to) if each]
-    images, advice = images_in(folders, asked.recursive, extensions, context.cancel)
-    found = _match(metadata.entries, ImageIndex(images, folders, asked.match_by_name))
-    plan = _plan(found, asked)
+    extensions = [each for each in (settings.captions_to, settings.tags_to) if each]
+    images, advice = images_in(folders, settings.recursive, extensions, context.cancel)
+    found = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
+    texts = _texts(found, settings)
     problems = [
         *metadata.problems,
         *advice,
-        *found.problems(source, len(metadata.entries), "advice" if plan else "error"),
+        *found.problems(source, len(metadata.entries), "advice" if texts else "error"),
     ]
     raise_if_errors(problems)
-    kept = [text for text in plan if asked.existing == "keep" and text.existing]
-    writing = [text for text in plan if asked.existing == "replace" or not text.existing]
+    kept = [text for text in texts if settings.existing == "keep" and text.existing]
+    writing = [text for text in texts if settings.existing == "replace" or not text.existing]
     facts: dict[str, Any] = {
         "entries": len(metadata.entries),
         "kept": len(kept),
@@ -72,8 +79,8 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
     lines += [f"outside of the folders: {printable(each.key)}" for each in found.outside]
     lines += [str(problem) for problem in problems]
     rest = f"; {len(kept):,} existing files kept" if kept else ""
-    if asked.preview is not None:
-        shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: asked.preview]]
+    if settings.preview is not None:
+        shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
         last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
         return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
     beside = Beside()
@@ -91,24 +98,25 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
     return Outcome(lines=[*lines, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
 
 
-def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
-    """(the metadata file, the folders). Raises ProblemsError with everything that is wrong with the settings."""
-    source = typed_path(asked.in_json)
+def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
+    source = typed_path(settings.in_json)
     problems: list[Problem] = []
     if source is None:
         what, fix = "No metadata file is given", "choose a .json or .jsonl file"
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
     else:
         problems += source_problems(source, TOOL)
-    folders, unfound = folders_of(asked.folders, TOOL) if asked.folders else ([source.parent] if source else [], [])
+    folders, unfound = (
+        folders_of(settings.folders, TOOL) if settings.folders else ([source.parent] if source else [], [])
+    )
     problems += unfound
-    if asked.captions_to is None and asked.tags_to is None:
+    if settings.captions_to is None and settings.tags_to is None:
         fix = "enter an extension for captions, such as .caption, or for tags, such as .txt"
         what = "Neither captions nor tags would be written"
         problems.append(Problem(what, f"{TOOL}.captions_to", fix, code="metadata.nothing-to-write"))
     raise_if_errors(problems)
     assert source is not None
-    return source, folders
+    return Plan(source, folders)
 
 
 # ---- which image an entry means
@@ -219,9 +227,9 @@ class Text:
     existing: bool
 
 
-def _texts_of(entry: Entry, asked: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
+def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
     """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
-    captions, tags = asked.captions_to, asked.tags_to
+    captions, tags = settings.captions_to, settings.tags_to
     asked_for = [(captions, entry.caption), (tags, entry.tags)]
     if captions and tags and captions.casefold() == tags.casefold() and asked_for != [(captions, None), (tags, None)]:
         asked_for = [(captions, entry.text(CaptionSettings()))]
@@ -230,15 +238,15 @@ def _texts_of(entry: Entry, asked: MetadataToCaptionsSettings) -> Iterator[tuple
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _plan(found: Found, asked: MetadataToCaptionsSettings) -> list[Text]:
+def _texts(found: Found, settings: MetadataToCaptionsSettings) -> list[Text]:
     """The files to write; what stands against them is added to what was found."""
-    plan: dict[tuple[str, str], Text] = {}
+    planned: dict[tuple[str, str], Text] = {}
     for entry, image in found.matched:
-        texts = list(_texts_of(entry, asked))
+        texts = list(_texts_of(entry, settings))
         if not texts:
             found.without_text.append(entry)
         for extension, text in texts:
-            earlier = plan.get((image.caption_base, extension))
+            earlier = planned.get((image.caption_base, extension))
             if earlier is not None and earlier.text != text:
                 found.conflicts.append(entry.key)
             if len(text.encode()) > MAX_CAPTION_BYTES - 1:
@@ -246,9 +254,9 @@ def _plan(found: Found, asked: MetadataToCaptionsSettings) -> list[Text]:
             files = caption_files(image.path, extension, image.file.sidecars)
             path = next((path for path in files if os.path.exists(path)), files[0])
             existing = os.path.exists(path)
-            plan[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
-            found.not_files += _special(path) if existing and asked.existing == "replace" else []
-    return list(plan.values())
+            planned[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
+            found.not_files += _special(path) if existing and settings.existing == "replace" else []
+    return list(planned.values())
 
 
 def _special(path: Path) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Whole models converted between single files and diffusers folders; their VAEs replaced and extracted."""
+"""Whole models converted between single files and diffusers folders, and to other precisions."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ FOLDERS = ("diffusers", "diffusers_safetensors")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read and written. size: bytes of the result; advice: what the person should know before."""
+    """What is read and written. size: bytes of the result; advice: what the user should know before."""
 
+    settings: ConvertModelSettings
     source: Checkpoint
     family: str
     parts: dict[str, Part]
@@ -60,36 +61,12 @@ class Plan:
     facts: ModelFacts
     advice: list[Problem]
 
-
-def check_convert_model(asked: ConvertModelSettings, workspace: Workspace) -> str:
-    return _words(plan(asked, workspace))
-
-
-def convert_model(asked: ConvertModelSettings, context: JobContext) -> Outcome:
-    return run(asked, plan(asked, context.workspace), context)
+    def __str__(self) -> str:
+        return f"write {display_path(self.target)}, {size_words(self.size)}"
 
 
-def check_bake_vae(asked: BakeVaeSettings, workspace: Workspace) -> str:
-    return _words(_baking(asked, workspace)[1])
-
-
-def bake_vae(asked: BakeVaeSettings, context: JobContext) -> Outcome:
-    return run(*_baking(asked, context.workspace), context)
-
-
-def _words(planned: Plan) -> str:
-    return f"write {display_path(planned.target)}, {size_words(planned.size)}"
-
-
-def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelSettings, Plan]:
-    """The conversion that a bake-in is, and its plan."""
-    path = model_file(asked.file, workspace, "bake_vae.file")
-    if not asked.vae:
-        what, fix = "No VAE is given", "choose the VAE to bake in"
-        raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
-    values = asked.model_dump() | {"save_model_as": named_form(asked.output, path)}
-    conversion = ConvertModelSettings(**values)
-    return conversion, plan(conversion, workspace, "bake_vae", "_baked")
+def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    return run(plan, context)
 
 
 def named_form(output: str | None, path: Path) -> Form:
@@ -106,7 +83,7 @@ def named_form(output: str | None, path: Path) -> Form:
 
 @heap.uncollected()
 def plan(
-    asked: ConvertModelSettings,
+    settings: ConvertModelSettings,
     workspace: Workspace,
     group: str = "convert_model",
     ending: str = "_converted",
@@ -116,25 +93,25 @@ def plan(
 
     vae_may_lack  a model without a VAE stays one; else it must be asked for (`no_vae`)
     """
-    path = model_file(asked.file, workspace, f"{group}.file")
+    path = model_file(settings.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
-        source, layout = open_model(path, asked.family, asked.text_projection == "kohya")
+        source, layout = open_model(path, settings.family, settings.text_projection == "kohya")
     if vae_may_lack and "vae" not in source.parts:
-        asked = asked.model_copy(update={"no_vae": True})
-    parts, problems = chosen_parts(asked, source, layout, workspace, f"{group}.vae")
+        settings = settings.model_copy(update={"no_vae": True})
+    parts, problems = chosen_parts(settings, source, layout, workspace, f"{group}.vae")
     wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
     problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
-    form: Form = asked.save_model_as
-    target = output_file(asked.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
-    size = _size(asked, source, parts)
+    form: Form = settings.save_model_as
+    target = output_file(settings.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
+    size = _size(settings, source, parts)
     inputs = [path, *(part.source for part in parts.values())]
     where = f"{group}.output"
-    problems += _misnamed(target, form, where) or output_problems(target, inputs, size, where)
+    problems += misnamed(target, form, where) or output_problems(target, inputs, size, where)
     raise_if_errors(problems)
-    facts, advice = _facts(asked, source, layout, target)
+    facts, advice = _facts(settings, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
-    advice += without_effect(asked, unused_settings(asked.model_dump()), group) if group == "convert_model" else []
-    return Plan(source, layout.family, parts, target, form, size, facts, advice)
+    advice += without_effect(settings, unused_settings(settings.model_dump()), group) if group == "convert_model" else []
+    return Plan(settings, source, layout.family, parts, target, form, size, facts, advice)
 
 
 def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
@@ -146,17 +123,17 @@ def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False)
 
 
 def chosen_parts(
-    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
 ) -> tuple[dict[str, Part], list[Problem]]:
     """The parts to write, and all that is wrong with them. where: the setting that names the VAE."""
     found, problems = dict(source.parts), list[Problem]()
-    if asked.vae and not asked.no_vae:
+    if settings.vae and not settings.no_vae:
         try:
-            found["vae"] = open_vae(model_path(asked.vae, workspace, where))
+            found["vae"] = open_vae(model_path(settings.vae, workspace, where))
             problems += _other_scale(found["vae"], layout.family, where)
         except ProblemsError as error:
             problems += at_setting(where, error.problems)
-    names = [name for name in layout.published.parts if name != "vae" or not asked.no_vae]
+    names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
     if missing := [part_title(name) for name in names if name not in found]:
         what = f"The model has no {' and no '.join(missing)}"
         fix = "choose a full model"
@@ -172,7 +149,7 @@ def chosen_parts(
             except ProblemsError as error:
                 wrong = error.problems
             problems += wrong if found[name] is source.parts.get(name) else at_setting(where, wrong)
-    if asked.ema == "use" and "unet" in parts:
+    if settings.ema == "use" and "unet" in parts:
         try:
             parts["unet"] = with_ema(parts["unet"], source, layout.family)
         except ProblemsError as error:
@@ -199,7 +176,7 @@ def _left_out(found: Part, known: Part) -> list[Problem]:
     return [Problem(what, str(found.source), "nothing, if images are as before", "advice", code="convert.left-out")]
 
 
-def _misnamed(target: Path, form: str, where: str) -> list[Problem]:
+def misnamed(target: Path, form: str, where: str) -> list[Problem]:
     """An output named as a file of another format."""
     named = target if form in FOLDERS else target.parent
     if named.suffix.lower() not in WEIGHT_ENDINGS or named.is_dir():
@@ -212,54 +189,54 @@ def _titled(form: str) -> str:
     return "a folder" if form in FOLDERS else ENDINGS[form]
 
 
-def _size(asked: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
+def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
     """Bytes of the result, a few too many."""
-    item = BYTES.get(asked.save_precision or "")
+    item = BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
     beside = beside_parts(source.path)
     if beside is not None:
         read = {place.name for part in source.parts.values() for place in part.places.values()}
         for name, entry in read_header(beside)[0].items():
-            if (beside != source.path or name not in read) and (asked.ema == "keep" or not name.startswith(EMA)):
+            if (beside != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
                 size += (entry.stop - entry.start) // ITEM_BYTES[entry.dtype] * max(item or 0, ITEM_BYTES[entry.dtype])
     return size + HEADER_BYTES_PER_TENSOR * sum(len(part.places) for part in parts.values())
 
 
 def _facts(
-    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
 ) -> tuple[ModelFacts, list[Problem]]:
     """Metadata, and what the scheduler of a folder and the marks of a file say."""
-    to_folder, from_file = asked.save_model_as in FOLDERS, source.path.is_file()
-    said = source.kind.prediction if asked.prediction == "auto" else asked.prediction
+    to_folder, from_file = settings.save_model_as in FOLDERS, source.path.is_file()
+    said = source.kind.prediction if settings.prediction == "auto" else settings.prediction
     advice = []
     if to_folder and from_file and said is None and layout.has_both_predictions:
         what = "The file does not say whether the model predicts epsilon or v; the folder's scheduler says v"
         fix = "for a model of 512 px choose the prediction type epsilon"
         advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
     # A file keeps its own marks; those of a folder come from its scheduler, unless the file it was made of had none.
-    marks = asked.prediction != "auto" or to_folder or (not from_file and beside_parts(source.path) is None)
+    marks = settings.prediction != "auto" or to_folder or (not from_file and beside_parts(source.path) is None)
     return ModelFacts(
-        metadata=_metadata(asked, source, layout, said, target, "folder" if to_folder else "model"),
+        metadata=_metadata(settings, source, layout, said, target, "folder" if to_folder else "model"),
         prediction=said if marks else None,
         zero_terminal_snr=source.kind.zero_terminal_snr and (to_folder or marks),
     ), advice
 
 
 def _metadata(
-    asked: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
-    if asked.no_metadata:
+    if settings.no_metadata:
         return {}
     before = metadata_of(source)
     if source.path.is_file() and sniff(source.path) != "safetensors":
         before = {name: before[name] for name in COUNTERS if name in before}
     gone = (SIZES_KEY, "format", WEIGHTS_HASH, "sshs_legacy_hash")
     before = {name: value for name, value in before.items() if name not in gone}
-    if asked.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
+    if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
     title, side = target.stem if kind == "model" else target.name, _side(source, layout, said)
     found = model_spec_of(before, layout.family, said, kind, title, side)
-    return found | ({WEIGHTS_HASH: NO_HASH} if asked.weights_hash and kind == "model" else {})
+    return found | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
 def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
@@ -273,87 +250,33 @@ def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
 
 
 @heap.uncollected()
-def run(
-    asked: ConvertModelSettings,
-    planned: Plan,
-    context: JobContext,
-    change: Callable[[States], States] | None = None,
-) -> Outcome:
+def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
     """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
+    settings = plan.settings
     conversion = Conversion(
-        planned.source,
-        planned.target,
-        planned.parts,
-        planned.family,
-        planned.form,
-        layout_of(planned.family).published,
-        planned.facts,
-        dtype=_dtype(asked.save_precision),
-        ema=asked.ema == "keep",
-        kohya_projection=asked.text_projection == "kohya",
-        variant=asked.variant or "" if planned.form in FOLDERS else "",
+        plan.source,
+        plan.target,
+        plan.parts,
+        plan.family,
+        plan.form,
+        layout_of(plan.family).published,
+        plan.facts,
+        dtype=dtype_of(settings.save_precision),
+        ema=settings.ema == "keep",
+        kohya_projection=settings.text_projection == "kohya",
+        variant=settings.variant or "" if plan.form in FOLDERS else "",
     )
-    wrote = progress(context, planned.target, planned.size)
-    advice = planned.advice + convert(conversion, change, context.cancel, wrote)
-    return _outcome(planned.target, advice, context)
+    wrote = progress(context, plan.target, plan.size)
+    return saved(plan.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
 
 
-def _outcome(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
+def saved(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
+    """The outcome of a tool that wrote one model."""
     for problem in advice:
         context.warn(problem)
     lines = [f"Saved: {display_path(target)}, {size_words(total_bytes(target))}", *map(str, advice)]
     return Outcome(lines=lines, facts={"file": str(target), "advice": [each.code for each in advice]})
 
 
-def _dtype(precision: str | None) -> torch.dtype | None:
+def dtype_of(precision: str | None) -> torch.dtype | None:
     return type_named(precision) if precision else None
-
-
-# ---- the VAE alone
-
-
-@dataclass(frozen=True)
-class _Extraction:
-    vae: Part
-    family: str
-    target: Path
-    size: int
-
-
-def check_extract_vae(asked: ExtractVaeSettings, workspace: Workspace) -> str:
-    planned = _extraction(asked, workspace)
-    return f"write {display_path(planned.target)}, {size_words(planned.size)}"
-
-
-def extract_vae(asked: ExtractVaeSettings, context: JobContext) -> Outcome:
-    planned = _extraction(asked, context.workspace)
-    advice = write_vae(
-        planned.vae,
-        planned.target,
-        planned.family,
-        layout_of(planned.family).published,
-        folder=asked.layout == "diffusers",
-        dtype=_dtype(asked.save_precision),
-        cancel=context.cancel,
-        wrote=progress(context, planned.target, planned.size),
-    )
-    return _outcome(planned.target, advice, context)
-
-
-def _extraction(asked: ExtractVaeSettings, workspace: Workspace) -> _Extraction:
-    path = model_file(asked.file, workspace, "extract_vae.file")
-    with problems_at("extract_vae.file"):
-        vae = open_vae(path)
-    kind, form = identify(path), "safetensors" if asked.layout == "single_file" else "diffusers_safetensors"
-    name = asked.family if asked.family != "auto" else kind.family or ""
-    if not name and vae.config is None and form in FOLDERS:
-        what = "A VAE file does not say its family, which its folder's scaling factor depends on"
-        raise ProblemsError.one(what, "extract_vae.family", "choose the family", "convert.unknown-family")
-    with problems_at("extract_vae.file"):
-        vae, problems = known_tensors(layout_of(name or "sd1"), vae)
-        raise_if_errors(problems)
-    target = output_file(asked.output, path, "_vae", (".safetensors",) if form == "safetensors" else ())
-    size, where = vae.weight_bytes(BYTES.get(asked.save_precision or "")), "extract_vae.output"
-    wrong = _misnamed(target, form, where) or output_problems(target, [path, vae.source], size, where)
-    raise_if_errors(wrong)
-    return _Extraction(vae, name or "sd1", target, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,19 @@ from core.tools.shown import table
 FIELD = "hashes.file"
 
 
-def check_hashes(asked: HashesSettings, workspace: Workspace) -> str:
-    return f"compute the hashes of {count(len(_files(asked, workspace)), 'file')}"
+@dataclass(frozen=True)
+class Plan:
+    """The files whose hashes are computed."""
+
+    files: list[Path]
+
+    def __str__(self) -> str:
+        return f"compute the hashes of {count(len(self.files), 'file')}"
 
 
-def hashes(asked: HashesSettings, context: JobContext) -> Outcome:
+def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
     """Of a folder, a damaged file is left out and said."""
-    files = _files(asked, context.workspace)
+    files = plan.files
     found, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):
         context.stage(f"hashing {path.name}", number, len(files))
@@ -69,14 +75,14 @@ def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
     }
 
 
-def _files(asked: HashesSettings, workspace: Workspace) -> list[Path]:
-    path = file_of(asked.file, workspace, FIELD)
+def plan(settings: HashesSettings, workspace: Workspace) -> Plan:
+    path = file_of(settings.file, workspace, FIELD)
     if path.is_file():
-        return [path]
+        return Plan([path])
     files = sorted(
         each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
     )
     if not files:
         what, fix = f"{display_path(path)} contains no model files", "choose another folder, or a file"
         raise ProblemsError.one(what, FIELD, fix, "tools.no-model-files")
-    return files
+    return Plan(files)

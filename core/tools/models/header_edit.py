@@ -16,6 +16,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, problems_at
 from core.record.regular import open_regular
 from core.record.workspace import Workspace, display_path, real_path
+from core.tools.files import file_of
 
 CHUNK_BYTES = 1 << 22
 HEADERS = "headers"  # in the engine's private folder: replaced ones
@@ -28,6 +29,13 @@ def check_is_safetensors(path: Path, where: str) -> None:
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
     with problems_at(where):
         read_header(path)
+
+
+def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file that a setting names. where: the setting. Raises ProblemsError for one without a whole safetensors header."""
+    path = file_of(name, workspace, where)
+    check_is_safetensors(path, where)
+    return path
 
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:

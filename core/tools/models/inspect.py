@@ -18,13 +18,28 @@ from core.formats.tensors.reading import TensorFile
 from core.networks.kinds import kind_of_keys
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
+from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
-from core.record.workspace import display_path
+from core.record.workspace import Workspace, display_path
 from core.settings.network import SIZES
+from core.settings.tools.model_files import InspectSettings
+from core.tools.files import file_of
+from core.tools.plans import FilePlan
 
 SHOWN_NAMES = 5
 FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
+
+
+def plan(settings: InspectSettings, workspace: Workspace) -> FilePlan:
+    path = file_of(settings.file, workspace, "inspect.file")
+    return FilePlan(f"inspect {display_path(path)}", path)
+
+
+def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    context.stage(f"reading {plan.path.name}")
+    facts = inspect(plan.path, context.cancel)
+    return Outcome(lines=in_words(facts), facts=facts)
 
 
 def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:

@@ -40,39 +40,37 @@ _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """models: in order     weights: key -> one factor per model, whose sum is that of the ratios    mixed: the keys that change"""
+class Plan:
+    """models: in order, their tensors still to be read from `files`; weights: key -> one factor per model, whose sum is that of the
+    ratios; mixed: the keys that change; skipped: what is wrong with keys -> keys"""
 
     models: Sequence[Opened]
     target: Path
     weights: Callable[[str], Sequence[float]]
     mixed: Sequence[str]
-    skipped: Mapping[str, Sequence[str]]  # what is wrong with them -> keys
+    skipped: Mapping[str, Sequence[str]]
+    files: OpenFiles
+
+    def __str__(self) -> str:
+        return f"merge {count(len(self.models), 'model')} into {display_path(self.target)}"
 
 
-def check_merge_models(asked: MergeModelsSettings, workspace: Workspace) -> str:
-    with OpenFiles() as files:
-        plan = _planned(asked, workspace, files)
-    return f"merge {count(len(plan.models), 'model')} into {display_path(plan.target)}"
-
-
-def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
+def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge, and write the file with a record of what it is made of."""
-    for problem in without_effect(asked, unused_settings(asked.model_dump()), GROUP):
+    for problem in without_effect(settings, unused_settings(settings.model_dump()), GROUP):
         context.warn(problem)
     memo = HashMemo(context.workspace.private / "hashes.json")
-    with OpenFiles() as files:
-        plan = _planned(asked, context.workspace, files)
-        metadata = _metadata(asked, plan, memo, context)
-        tensors = _merged(plan, PRECISIONS.get(asked.saving_precision or ""))
+    with plan.files:
+        metadata = _metadata(settings, plan, memo, context)
+        tensors = _merged(plan, PRECISIONS.get(settings.saving_precision or ""))
         atomic.remove_leftovers(plan.target.parent)  # they may be filling the disk
         wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
         with atomic.open_atomic(plan.target) as temporary:
             write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
-            files.close()  # before the file is put in place: Windows cannot replace an open one
+            plan.files.close()  # before the file is put in place: Windows cannot replace an open one
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
     for words, keys in plan.skipped.items():
-        shown = keys if asked.show_skipped else keys[:SHOWN_KEYS]
+        shown = keys if settings.show_skipped else keys[:SHOWN_KEYS]
         more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
         lines.append(f"{words}: {', '.join(shown)}{more}")
     lines.append(f"Saved: {display_path(plan.target)}")
@@ -83,19 +81,19 @@ def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
 # -- planned: all that can be wrong, from headers
 
 
-def _planned(asked: MergeModelsSettings, workspace: Workspace, files: OpenFiles) -> _Plan:
-    problems: list[Problem] = []
-    models = _opened(asked, workspace, files, problems)
+def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
+    problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
+    models = _opened(settings, workspace, files, problems)
     if not problems:
         problems += _misfits(models)
-    weights = _weights(asked, models, problems)
+    weights = _weights(settings, models, problems)
     raise_if_errors(problems)
     assert weights is not None
     first = models[0]
-    target = output_file(asked.output, first.path, "_merged")
+    target = output_file(settings.output, first.path, "_merged")
     paths = [model.path for model in models]
     size = file_bytes(
-        {key: tensor.cast(PRECISIONS.get(asked.saving_precision or "")) for key, tensor in first.tensors.items()}
+        {key: tensor.cast(PRECISIONS.get(settings.saving_precision or "")) for key, tensor in first.tensors.items()}
     )
     raise_if_errors(output_problems(target, paths, size, f"{GROUP}.output"))
     floats = [model.floats for model in models]
@@ -105,34 +103,34 @@ def _planned(asked: MergeModelsSettings, workspace: Workspace, files: OpenFiles)
             skipped[f"not in {model.path.name}, so taken from the first model"] = lacking
         if more := sorted(own.keys() - floats[0].keys()):
             skipped[f"only in {model.path.name}, so left out"] = more
-    return _Plan(models, target, weights, _mixed_keys(asked, floats), skipped)
+    return Plan(models, target, weights, _mixed_keys(settings, floats), skipped, files)
 
 
-def _mixed_keys(asked: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
+def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
     """The keys of the first model that change: those that another has too; of a difference, that both others have."""
-    enough = all if asked.method == "add_difference" else any
-    scaled = asked.compatibility == "sd-scripts"  # also what the first model has alone
+    enough = all if settings.method == "add_difference" else any
+    scaled = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
         key
         for key in floats[0]
-        if (not asked.unet_only or key.startswith(sd_keys.UNET_PREFIX))
+        if (not settings.unet_only or key.startswith(sd_keys.UNET_PREFIX))
         and (scaled or enough(key in own for own in floats[1:]))
     ]
 
 
 def _opened(
-    asked: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
+    settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
 ) -> list[Opened]:
     where, models = f"{GROUP}.models", list[Opened]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
-    least, most, words = wanted.get(asked.method, (2, 99, "two models or more"))
-    if not least <= len(asked.models) <= most:
-        what = f"{count(len(asked.models), 'model')} given"
+    least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
+    if not least <= len(settings.models) <= most:
+        what = f"{count(len(settings.models), 'model')} given"
         problems.append(Problem(what, where, f"give {words}, one per line", code="merge.model-count"))
-    if asked.method == "sigmoid" and not 0 <= asked.multiplier <= 1:
-        what = f"The multiplier of a sigmoid is {asked.multiplier:g}"
+    if settings.method == "sigmoid" and not 0 <= settings.multiplier <= 1:
+        what = f"The multiplier of a sigmoid is {settings.multiplier:g}"
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
-    for name in asked.models:
+    for name in settings.models:
         model = collected(
             problems, lambda name=name: opened(model_file(name, workspace, where), files, workspace, where)
         )
@@ -169,38 +167,38 @@ def _misfits(models: Sequence[Opened]) -> list[Problem]:
 
 
 def _weights(
-    asked: MergeModelsSettings, models: Sequence[Opened], problems: list[Problem]
+    settings: MergeModelsSettings, models: Sequence[Opened], problems: list[Problem]
 ) -> Callable[[str], Sequence[float]] | None:
     """Key -> the factor of each model there."""
     family = models[0].kind.family if models else None
-    ratios = _ratios(asked, problems)
-    blocks = _blocks(asked, family, problems)
+    ratios = _ratios(settings, problems)
+    blocks = _blocks(settings, family, problems)
     if problems:
         return None
 
     def factor(key: str) -> float:
         """The multiplier at a key."""
-        given = blocks[slot_of_key(key, family)] if blocks is not None else asked.even_multiplier
-        return given * given * (3 - 2 * given) if asked.method == "sigmoid" else given
+        given = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
+        return given * given * (3 - 2 * given) if settings.method == "sigmoid" else given
 
     def weights(key: str) -> Sequence[float]:
-        if asked.method == "add_difference":
+        if settings.method == "add_difference":
             return 1.0, factor(key), -factor(key)
-        if asked.method == "weighted_sum" and blocks is None:
+        if settings.method == "weighted_sum" and blocks is None:
             return ratios
         return 1 - factor(key), factor(key)
 
     return weights
 
 
-def _ratios(asked: MergeModelsSettings, problems: list[Problem]) -> list[float]:
+def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[float]:
     """Of the weighted sum, scaled to a sum of 1 but with sd-scripts' compatibility."""
-    models, where = max(2, len(asked.models)), f"{GROUP}.ratios"
-    text = asked.ratios if asked.method == "weighted_sum" else ""
-    given = ratios_of(text, len(asked.models), "model", where, problems)
+    models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
+    text = settings.ratios if settings.method == "weighted_sum" else ""
+    given = ratios_of(text, len(settings.models), "model", where, problems)
     if given is None:
         return [1 / models] * models
-    if asked.compatibility == "sd-scripts":
+    if settings.compatibility == "sd-scripts":
         return given
     if abs(sum(given)) < 1e-6:
         what, fix = "The ratios add up to 0", "use ratios whose sum is 1, or the method add difference"
@@ -208,16 +206,16 @@ def _ratios(asked: MergeModelsSettings, problems: list[Problem]) -> list[float]:
     return [ratio / (sum(given) or 1) for ratio in given]
 
 
-def _blocks(asked: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
+def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
     """The multiplier of each slot of SLOTS; None where all are the same. Lists without BASE take the plain one for it."""
-    text, where = asked.block_weights.strip(), f"{GROUP}.block_weights"
+    text, where = settings.block_weights.strip(), f"{GROUP}.block_weights"
     if not text:
         return None
-    if asked.method != "add_difference" and len(asked.models) != 2:
+    if settings.method != "add_difference" and len(settings.models) != 2:
         what, fix = "Block weights are for two models, or for add difference", "leave them empty, or give two models"
         problems.append(Problem(what, where, fix, code="merge.block-weights"))
         return None
-    base, sdxl = asked.even_multiplier, family == "sdxl"
+    base, sdxl = settings.even_multiplier, family == "sdxl"
     if text.count(",") + 1 == len(WITHOUT_BASE[sdxl]):
         text = f"{base}, {text}"
     named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all
@@ -233,7 +231,7 @@ def _blocks(asked: MergeModelsSettings, family: str | None, problems: list[Probl
 # -- merged
 
 
-def _merged(plan: _Plan, dtype: str | None) -> dict[str, LazyTensor]:
+def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
@@ -269,14 +267,14 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
     return mixed.to(dtype)
 
 
-def _metadata(asked: MergeModelsSettings, plan: _Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
+def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
     """modelspec, and what was merged."""
     first, inputs = plan.models[0], list[tuple[Path, str]]()
     for number, model in enumerate(plan.models):
         context.stage(f"hashing {model.path.name}", number, len(plan.models))
         inputs.append((model.path, model_hashes(model.path, memo, context.cancel)[1]))
     chosen = ("method", "ratios", "multiplier", "block_weights", "unet_only")
-    recipe = {name: getattr(asked, name) for name in chosen} | {"models": [sha256 for _, sha256 in inputs]}
+    recipe = {name: getattr(settings, name) for name in chosen} | {"models": [sha256 for _, sha256 in inputs]}
     family, prediction = first.kind.family or "", first.kind.prediction
     kept = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
     spec = {

@@ -18,9 +18,10 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.presets.files import dump
 from core.settings.tools.images import FaceSettings
+from core.tools.images import faces
 from core.tools.images.face_detector import Face, FaceDetector, weights_folder
 from core.tools.images.faces import around, rotated, upright
-from core.tools.images.image_tools import faces as crop_faces
+from core.tools.images.folders import plan
 from tests.refusals import refused
 from tests.tasks import surroundings
 
@@ -65,7 +66,10 @@ def use(folder, /, cancel=None, detector=None, **asked):
     job = build(task.job, {task.name: asked})
     before = tree(folder)
     context = surroundings(Workspace(outputs=folder.parent / "outputs"), cancel)
-    outcome = crop_faces(task.given(job), context, detector) if detector else task.start(job, context)
+    if detector:
+        outcome = faces.do(task.given(job), plan(task.given(job), context.workspace), context, detector)
+    else:
+        outcome = task.start(job, context)
     if not asked.get("number_in_place") and task.name != "undo_number":
         assert tree(folder) == before
     return Report(outcome.facts), list(outcome.lines)
@@ -377,9 +381,9 @@ def test_the_detector_finds_no_face_in_noise_and_takes_any_size():
 
 
 def test_a_missing_detector_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
-    from core.tools.images import face_detector as faces
+    from core.tools.images import face_detector
 
-    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    monkeypatch.setattr(face_detector, "find_spec", lambda name: None)
     with pytest.raises(ProblemsError, match=r"not installed[^\0]*pip install mtcnn==1\.0\.0"):
         weights_folder()
 

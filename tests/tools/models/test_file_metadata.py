@@ -18,7 +18,7 @@ from core.networks.adapter_file import load_lora
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.tools.models.edit_metadata import private_paths
+from core.tools.models.strip_metadata import private_paths
 from core.tools.models.header_edit import replace_header, with_metadata, write_copy
 from tests.refusals import refused
 from tests.tools.test_tools import lora, use
