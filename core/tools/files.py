@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from core.families.locate import model_path
 from core.formats.detect import identify
 from core.record.problems import ProblemsError, at_setting, problems_at
 from core.record.workspace import Workspace, display_path
@@ -30,7 +31,6 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
     """The checkpoint or folder that a setting names, by its path or its name in the models folder. Raises ProblemsError."""
-    from core.families.locate import model_path
 
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"

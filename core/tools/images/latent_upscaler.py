@@ -11,12 +11,16 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.files import is_image, is_junk, is_label
+from core.families import family
 from core.families.locate import model_path
+from core.formats.models.checkpoint import open_vae
 from core.generation.upscaler_files import find_upscaler, kind_of
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
+from core.record.draws import normal
 from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -111,7 +115,6 @@ def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -
 
 
 def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
-    from core.formats.models.checkpoint import open_vae
 
     path = model_path(name, workspace, where)
     open_vae(path)
@@ -131,7 +134,6 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
     """Each image at twice its size, cut to multiples of 8 first. Broken images are left out and named."""
     import torch
 
-    from core.families import family
     from core.families.loading import load_vae
     from core.generation.upscaling_networks import load_network
 
@@ -155,7 +157,6 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
 
 def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
     """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
-    from core.dataset.images.opening import BrokenImage, open_rgb
 
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
@@ -184,7 +185,6 @@ def _latents(vae: Any, images: list[Read], seed: int) -> Any:
 
     from core.families.vae import encode_image_latents
     from core.generation.initial import pixels_of
-    from core.record.draws import normal
 
     large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
     mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))

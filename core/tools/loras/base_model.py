@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.families import family
 from core.families.locate import family_of, model_path
 from core.formats.detect import FAMILY_NAMES, identify
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
 from core.record.units import with_article
 from core.record.workspace import Workspace
+from core.tools.loras.headers import kinds_without_shape
 
 if TYPE_CHECKING:
     from core.families.components import Components
@@ -37,7 +39,6 @@ def check_measurable(name: str | None, lora: Path, where: str) -> None:
     """Raises ProblemsError where no model is given and every layer turns or scales the model's weight."""
     if name:
         return
-    from core.tools.loras.headers import kinds_without_shape
 
     kinds, others = kinds_without_shape(lora)
     if kinds and not others:
@@ -51,7 +52,6 @@ def model_of(
     """The parts of a checked base model, in fp32 on the job's device; None where none is given."""
     if not name:
         return None
-    from core.families import family
     from core.families.loading import load
 
     path = model_path(name, context.workspace)

@@ -13,6 +13,8 @@ from core.formats.detect import identify
 from core.formats.models import sd_keys
 from core.formats.models.overflow import largest
 from core.formats.tensors.reading import TensorFile
+from core.networks.adapter_file import load_lora
+from core.networks.block_weights import SLOTS, slot_of_key
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, at_setting
 from core.record.units import count
@@ -60,7 +62,6 @@ def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> O
 
 
 def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
-    from core.networks.adapter_file import load_lora
     from core.tools.loras.layers import open_layers, place_of
     from core.tools.loras.weight_maps import layer_maps, root_of_squares
 
@@ -176,7 +177,6 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
 
 def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
     """Where a weight stands in a map; None for the VAE, biases and all else."""
-    from core.networks.block_weights import SLOTS, slot_of_key
     from core.tools.loras.layers import OTHER, place
 
     if not name.endswith("weight"):

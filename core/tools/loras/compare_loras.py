@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES, identify
+from core.networks.adapter_file import load_finite
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
@@ -62,7 +63,6 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
     """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
-    from core.networks.adapter_file import load_finite
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
 

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from core.families.locate import model_path
 from core.formats.detect import identify
+from core.formats.models.checkpoint import Checkpoint, open_checkpoint
 from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.writer import type_named
 from core.networks.adapter_file import (
@@ -34,9 +35,6 @@ from core.tools.loras.base_model import check_base_model
 from core.tools.loras.headers import BYTES
 from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
 from core.tools.written import output_file, output_problems
-
-if TYPE_CHECKING:
-    from core.formats.models.checkpoint import Checkpoint
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -102,8 +100,6 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
 def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:
     if not settings.base_model or settings.network_type == "unchanged":
         return None
-    from core.families.locate import model_path
-    from core.formats.models.checkpoint import open_checkpoint
 
     path = model_path(settings.base_model, workspace, MODEL)
     with problems_at(MODEL):

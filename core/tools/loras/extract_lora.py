@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import HashMemo, model_hashes
+from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+from core.formats.lora.names import place_of_layer
+from core.formats.model_spec import model_spec_of
+from core.formats.models.checkpoint import Checkpoint, Place, open_checkpoint
+from core.formats.models.overflow import largest, no_numbers
+from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.writer import type_named
+from core.networks.adapter_file import save_lora, with_convolutions
+from core.networks.layer_list import layers_of
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
+from core.tools.loras.headers import BYTES, bytes_of, has_large_kernel, refuse_device
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.formats.models.checkpoint import Checkpoint, Place
-    from core.formats.tensors.lazy import OpenFiles
 
 GROUP = "extract_lora"
 CLAMP = 0.99  # the quantile of sd-scripts
@@ -52,7 +62,6 @@ class Plan:
 
 def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     """All that can be known from headers. Raises ProblemsError for all that is wrong."""
-    from core.tools.loras.headers import BYTES, bytes_of, refuse_device
 
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
@@ -85,7 +94,6 @@ def _no_difference(what: str) -> ProblemsError:
 
 
 def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
-    from core.formats.models.checkpoint import open_checkpoint
 
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
@@ -100,8 +108,6 @@ def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
     """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
-    from core.formats.lora.names import place_of_layer
-    from core.networks.layer_list import layers_of
 
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
@@ -126,10 +132,6 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     """Decompose each layer's difference and write the LoRA."""
     import torch
 
-    from core.formats.tensors.lazy import OpenFiles
-    from core.formats.tensors.writer import type_named
-    from core.networks.adapter_file import save_lora, with_convolutions
-    from core.tools.loras.headers import has_large_kernel
     from core.tools.loras.making import lora_tensors
     from core.tools.loras.svd import as_sd_scripts, clamped, decompose, in_groups
 
@@ -180,7 +182,6 @@ def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context:
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
     """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
-    from core.formats.models.overflow import largest, no_numbers
 
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
@@ -195,19 +196,12 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
 def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor:
     import torch
 
-    from core.formats.tensors.writer import type_named
-
     lazy = files.lazy(place)
     return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
     """As sd-scripts writes it, with the original as the base model of the LoRA."""
-    import json
-
-    from core.formats.hashes import HashMemo, model_hashes
-    from core.formats.lora.metadata import BASE_MODEL_VERSIONS
-    from core.formats.model_spec import model_spec_of
 
     prediction = plan.tuned.kind.prediction
     version = BASE_MODEL_VERSIONS[plan.family] + ("_v" if prediction == "v" and plan.family != "sdxl" else "")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.lora.names import module_path
+from core.networks.adapter_file import lora_outline
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
@@ -42,8 +44,6 @@ def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
 
 
 def _refuse_without_text_layers(path: Path) -> None:
-    from core.formats.lora.names import module_path
-    from core.networks.adapter_file import lora_outline
 
     with problems_at(f"{GROUP}.file"):
         tensors = lora_outline(path).tensors

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from core.formats.hashes import legacy_hash
 from core.formats.lora.names import group_by_module, place_beside, place_of_layer
+from core.formats.models.checkpoint import Place
 from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States
 from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
+from core.networks.adapter_file import load_finite
+from core.networks.kinds import kind_of_keys
 from core.networks.kinds.keys import BIAS
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.formats.models.checkpoint import Place
 
 GROUP = "merge_lora_to_model"
 SHOWN = 5
@@ -117,7 +119,6 @@ class _Merging:
 
     def changed(self, states: States) -> States:
         """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
-        from core.networks.adapter_file import load_finite
 
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
@@ -180,7 +181,6 @@ class _Change:
         return BIAS in self.tensors
 
     def _adapter(self, weight: Tensor):
-        from core.networks.kinds import kind_of_keys
         from core.tools.loras.layers import target_with
 
         kind = kind_of_keys(self.tensors, self.name)

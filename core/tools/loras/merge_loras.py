@@ -7,20 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+from core.formats.lora.names import group_by_module
 from core.formats.model_spec import model_spec_of
+from core.networks.adapter_file import LoraFile, save_lora
+from core.networks.kinds import kind_of_keys
+from core.networks.kinds.lora_layer import DOWN, UP, sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import MergeLorasSettings
+from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
+from core.tools.loras.headers import (
+    beside_of,
+    bytes_of,
+    has_large_kernel,
+    item_bytes,
+    left_out_lines,
+    refuse_device,
+    weight_shape,
+    with_kernel,
+    without_weights,
+)
 from core.tools.merges import merge_record
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.networks.adapter_file import LoraFile
-    from core.tools.loras.chosen import Chosen
     from core.tools.loras.sums import Term
 
 GROUP = "merge_loras"
@@ -42,9 +57,6 @@ class Plan:
 
 
 def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
-    from core.formats.lora.names import group_by_module
-    from core.tools.loras.chosen import chosen_loras
-    from core.tools.loras.headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
@@ -68,8 +80,6 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
 
 
 def _highest_rank(file: LoraFile) -> int:
-    from core.formats.lora.names import group_by_module
-    from core.networks.kinds import kind_of_keys
 
     layers = group_by_module(file.tensors).values()
     return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
@@ -77,9 +87,6 @@ def _highest_rank(file: LoraFile) -> int:
 
 def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
-    from core.formats.lora.names import group_by_module
-    from core.networks.kinds.lora_layer import DOWN, UP
-    from core.tools.loras.headers import beside_of, weight_shape, with_kernel
 
     where, known = f"{GROUP}.models", dict[str, Any]()
     for file, path in zip(files, paths, strict=True):
@@ -111,8 +118,6 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
     """Merge every layer that one of the LoRAs has, and write the new file."""
     import torch
 
-    from core.networks.adapter_file import save_lora
-    from core.tools.loras.headers import beside_of, left_out_lines
     from core.tools.loras.making import layers_by_name, lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 
@@ -175,7 +180,6 @@ def _merged(
 ) -> Any:
     """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
     from core.tools.loras import sums as lora_sums
-    from core.tools.loras.headers import has_large_kernel
     from core.tools.loras.svd import as_sd_scripts, clamped, decompose
 
     theirs = settings.compatibility == "sd-scripts"
@@ -210,8 +214,6 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    from core.formats.lora.metadata import BASE_MODEL_VERSIONS
-    from core.networks.kinds.lora_layer import sizes_as_metadata
 
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")
@@ -226,7 +228,6 @@ def _metadata(
 
 def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
     """modelspec, and what was merged."""
-    from core.tools.loras.chosen import as_recipe
 
     prediction = before.get("modelspec.prediction_type") or (None if plan.family in (None, "sd2") else "epsilon")
     side = 1024 if plan.family == "sdxl" else 512

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.lora.names import group_by_module, layer_name, place_of_layer
 from core.formats.lora.recognition import POINTWISE
+from core.formats.models.checkpoint import Checkpoint, Place
+from core.formats.tensors.lazy import OpenFiles
 from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.keys import BIAS
+from core.networks.kinds.lora_layer import sizes_as_metadata
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.formats.models.checkpoint import Checkpoint, Place
-    from core.formats.tensors.lazy import OpenFiles
     from core.networks.adapter import Adapter
 
 MODEL, FULL = "convert_lora.base_model", "diff"
@@ -102,7 +103,6 @@ def made_plain(
     """(the file as plain layers in fp32, what there is to say about it)."""
     import torch
 
-    from core.formats.tensors.lazy import OpenFiles
     from core.tools.loras.svd import in_groups
 
     shapes, lacking = layer_shapes(lora, base)
@@ -186,7 +186,6 @@ def _low_rank(
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
     """The file's own, with the new sizes and what it was made of."""
-    from core.networks.kinds.lora_layer import sizes_as_metadata
 
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})

@@ -6,12 +6,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import LoraFile, save_lora
+from core.networks.kinds.lora_layer import sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.files import lora_of
+from core.tools.loras.headers import (
+    beside_of,
+    bytes_of,
+    has_large_kernel,
+    item_bytes,
+    kept_metadata,
+    left_out_lines,
+    refuse_device,
+    weight_shape,
+    without_weights,
+)
 from core.tools.plans import FilePlan
 from core.tools.shown import table
 from core.tools.written import output_file, output_problems
@@ -19,7 +33,6 @@ from core.tools.written import output_file, output_problems
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.networks.adapter_file import LoraFile
 
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
@@ -39,8 +52,6 @@ class Resized:
 
 
 def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
-    from core.formats.lora.names import group_by_module
-    from core.tools.loras.headers import bytes_of, item_bytes, refuse_device, weight_shape, without_weights
 
     problems = _method_problems(settings)
     collected(problems, lambda: refuse_device(settings.device, f"{GROUP}.device"))
@@ -73,8 +84,6 @@ def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Resize every layer and write the new file."""
-    from core.networks.adapter_file import save_lora
-    from core.tools.loras.headers import beside_of, left_out_lines
     from core.tools.loras.making import (
         change_of,
         layers_by_name,
@@ -113,7 +122,6 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
 
 def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
-    from core.tools.loras.headers import has_large_kernel
 
     conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
     return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
@@ -143,8 +151,6 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
-    from core.networks.kinds.lora_layer import sizes_as_metadata
-    from core.tools.loras.headers import kept_metadata
 
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from core.networks.adapter_file import load_finite
 from core.record.context import JobContext, Outcome
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
@@ -36,7 +37,6 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
     """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
-    from core.networks.adapter_file import load_finite
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps
 

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import load_finite, lora_outline, save_lora
+from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, size, sizes_as_metadata
+from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
 from core.tools.files import lora_of
+from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
@@ -34,9 +39,6 @@ class Plan:
 
 
 def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
-    from core.formats.lora.names import group_by_module
-    from core.networks.adapter_file import lora_outline
-    from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 
     path = lora_of(settings.model, workspace, f"{GROUP}.model")
     layers = group_by_module(lora_outline(path).tensors)
@@ -64,10 +66,6 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
 
 def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.networks.adapter_file import load_finite, save_lora
-    from core.networks.kinds.lora_layer import sizes_as_metadata
-    from core.record import atomic
-    from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
     from core.tools.loras.making import precision_of
 
     path, targets = plan.path, plan.targets
@@ -104,9 +102,6 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
     keep_alpha  as sd-scripts, whose files get stronger the lower their rank is
     """
     import torch
-
-    from core.formats.lora.names import group_by_module
-    from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, size
 
     found = {}
     for name, layer in group_by_module(tensors).items():

@@ -22,6 +22,7 @@ from core.tools.files import file_of
 from core.tools.models.inspect import readable
 from core.tools.plans import FilePlan
 from core.tools.written import output_file, output_problems
+from core.dataset.images.opening import BrokenImage, open_rgb
 
 THUMBNAIL_SIDE = 512
 MOST_LETTERS = 400  # of one value in a list of results
@@ -125,7 +126,6 @@ def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
 
 def thumbnail_url(path: Path) -> str:
     """The image as a data URL, as modelspec.thumbnail has it: a JPEG of at most 512 px."""
-    from core.dataset.images.opening import BrokenImage, open_rgb
 
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
