@@ -12,7 +12,6 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
-from core.settings.tools.convert_model import unused_settings as convert_model_unused
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
     ExtractLoraSettings,
@@ -22,12 +21,10 @@ from core.settings.tools.loras import (
     SplitDyloraSettings,
 )
 from core.settings.tools.merge_models import MergeModelsSettings
-from core.settings.tools.merge_models import unused_settings as merge_models_unused
 from core.settings.tools.model_files import (
     ConvertLoraSettings,
     DownloadSettings,
     InspectSettings,
-    convert_lora_unused,
 )
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
@@ -85,7 +82,7 @@ class Row:
     takes: str = "file"
     lane: Lane = "process"
     reads: bool | Callable[[Any], bool] = False
-    unused: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
+    unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     do: str = ""
     plan: str = ""
 
@@ -95,8 +92,11 @@ def _tools(card: Card, *rows: Row, **shared: Any) -> None:
     for row in rows:
         name, do = row.module.rpartition(".")[2], row.do or row.module
         run, check = _planned(later(f"core.tools.{row.plan or do}", "plan"), later(f"core.tools.{do}", "do"))
-        about: dict[str, Any] = {each: getattr(row, each) for each in ("title", "button", "about", "takes", "unused")}
-        about |= {"lane": row.lane, "reads": row.reads, "card": card, "check": check} | shared
+        about: dict[str, Any] = {
+            each: getattr(row, each) for each in ("title", "button", "about", "takes", "lane", "reads")
+        }
+        about |= {"unused": row.unused} if row.unused else {}
+        about |= {"card": card, "check": check} | shared
         register(tool(name, row.settings, run, **about))
 
 
@@ -205,9 +205,9 @@ _tools(
     Row("models.hashes", HashesSettings, "Hashes", "Compute",
         "compute the hashes of model files", lane="light", reads=True),
     Row("models.merge_models", MergeModelsSettings, "Merge checkpoints", "Merge",
-        "merge checkpoints by weighted sum, difference, sigmoid or block", "models", unused=merge_models_unused),
+        "merge checkpoints by weighted sum, difference, sigmoid or block", "models"),
     Row("models.convert_model", ConvertModelSettings, "Convert a model", "Convert",
-        "convert a checkpoint to another format or precision", unused=convert_model_unused),
+        "convert a checkpoint to another format or precision"),
     Row("models.bake_vae", BakeVaeSettings, "Bake in a VAE", "Bake in",
         "copy a checkpoint with another VAE"),
     Row("models.extract_vae", ExtractVaeSettings, "Extract the VAE", "Extract",
@@ -216,7 +216,7 @@ _tools(
 _tools(
     LORAS,
     Row("loras.convert_lora", ConvertLoraSettings, "Convert LoRAs", "Convert",
-        "save LoRAs for another program, as a plain LoRA or in another precision", unused=convert_lora_unused),
+        "save LoRAs for another program, as a plain LoRA or in another precision"),
     Row("loras.check_weights", CheckWeightsSettings, "Check weights", "Check",
         "look for damage and untrained layers, and show norms by layer"),
     Row("loras.singular_values", SingularValuesSettings, "Singular values", "Compute",

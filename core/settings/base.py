@@ -75,6 +75,9 @@ class About(TypedDict, total=False):
     brief: str  # shown there instead of the help
     hint: str  # what an empty field means ("off"), shown in it where the setting may be left empty
     only: str  # the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
+    # What it needs of others in its group to have an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae" (off, or
+    # empty), "loss_type=huber, smooth_l1" (one of these). The form says so (core/settings/needs.py).
+    needs: str
     replaces: str  # the setting of its group that has no effect while this one is filled in
     elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
     recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
@@ -231,6 +234,7 @@ class Declared:
     first = _text_of("first")
     brief = _text_of("brief")
     hint = _text_of("hint")
+    needs = _text_of("needs")
     replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
     recorded = _text_of("recorded")

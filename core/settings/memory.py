@@ -28,6 +28,7 @@ class MemorySettings(Settings):
     )
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
+        needs="gradient_checkpointing",
         title="Blocks to checkpoint",
         section="Memory",
         labels={"all": "all", "outer": "outer two sizes", "inner": "inner (the others)"},
@@ -51,6 +52,7 @@ class MemorySettings(Settings):
     )
     fp8_base_unet: bool = kohya_setting(
         False,
+        needs="!fp8_base",
         title="fp8 U-Net",
         help="Stores only the frozen U-Net in fp8; the text encoders keep their precision.",
         costs="Saves 2.4 GB for SDXL and 0.8 GB for SD 1.5, compared with 16 bits.",
@@ -66,6 +68,7 @@ class MemorySettings(Settings):
     )
     stochastic_rounding: bool = setting(
         True,
+        needs="full_precision=bf16",
         source="Zamirai et al. 2020, arXiv:2010.06192",
         help="Rounds bf16 weights up or down at random in proportion, so that changes smaller than a bf16 step still add up. Off rounds to nearest and loses them.",
     )
@@ -112,6 +115,7 @@ class MemorySettings(Settings):
         "tensort",
     ] = kohya_setting(
         "inductor",
+        needs="torch_compile",
         help="The compiler backend of torch.compile. inductor is the default; eager and aot_eager compile nothing and help find compiler bugs; the others need extra packages and are checked before the start.",
     )
     allow_tf32: bool = kohya_setting(

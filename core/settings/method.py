@@ -99,6 +99,7 @@ class MethodSettings(Settings):
     )
     ema_decay: float = setting(
         0.9999,
+        needs="ema",
         ge=0,
         lt=1,
         title="EMA decay",
@@ -106,12 +107,14 @@ class MethodSettings(Settings):
     )
     ema_warmup: bool = setting(
         True,
+        needs="ema",
         title="EMA warmup",
         source="diffusers, EMAModel",
         help="Limits the decay to (1 + n) / (10 + n) at step n, so that early weights do not linger in short runs.",
     )
     ema_update_every: int = setting(
         1,
+        needs="ema",
         within=(1, 1000),
         unit="steps",
         title="EMA update interval",
@@ -119,12 +122,14 @@ class MethodSettings(Settings):
     )
     ema_device: Literal["device", "cpu"] = setting(
         "device",
+        needs="ema",
         title="EMA device",
         labels={"device": "training device", "cpu": "CPU (RAM)"},
         help="RAM saves VRAM, but each update waits for a copy.",
     )
     ema_use: Literal["all", "files", "samples"] = setting(
         "all",
+        needs="ema",
         title="Use EMA for",
         labels={"all": "everything", "files": "saved models", "samples": "samples and validation"},
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",

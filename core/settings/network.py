@@ -142,6 +142,7 @@ class NetworkSettings(Settings):
     )
     train_norm: bool = setting(
         False,
+        needs="train_unet",
         title="Train norm layers",
         help="Also trains weight and bias of the norm layers in the U-Net's blocks, where other layers are trained (LyCORIS' train_norm). A1111, Forge and ComfyUI use such files; diffusers and sd-scripts do not.",
     )
@@ -159,6 +160,7 @@ class NetworkSettings(Settings):
     )
     rank_dropout_scale: bool = setting(
         True,
+        needs="rank_dropout",
         help="Scales up what rank dropout keeps, so that the strength stays the same on average, as sd-scripts does. Off is LyCORIS' default.",
     )
     module_dropout: float = kohya_setting(
@@ -259,6 +261,7 @@ class NetworkSettings(Settings):
     )
     dim_from_weights: bool = kohya_setting(
         False,
+        needs="network_weights",
         title="Rank from weights",
         help="Takes layers, ranks and alphas from the initial LoRA; those set here are ignored.",
     )
@@ -273,6 +276,7 @@ class NetworkSettings(Settings):
     )
     base_weights_multiplier: str | None = kohya_setting(
         None,
+        needs="base_weights",
         title="Merge multipliers",
         widget="numbers",
         help="Strength of each merged LoRA, in order. Missing numbers are 1.",

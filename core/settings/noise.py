@@ -68,6 +68,7 @@ class NoiseSettings(Settings):
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
+        needs="loss_type=huber, smooth_l1",
         section="Loss function",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
@@ -75,6 +76,7 @@ class NoiseSettings(Settings):
     )
     huber_c: float = kohya_setting(
         0.1,
+        needs="loss_type=huber, smooth_l1",
         gt=0,
         le=100,
         title="Huber delta (c)",
@@ -82,7 +84,12 @@ class NoiseSettings(Settings):
         recorded=SAME,
     )
     huber_scale: float = kohya_setting(
-        1.0, gt=0, le=100, help="Multiplies the Huber delta at every timestep.", recorded=SAME
+        1.0,
+        gt=0,
+        le=100,
+        help="Multiplies the Huber delta at every timestep.",
+        recorded=SAME,
+        needs="loss_type=huber, smooth_l1",
     )
     mask_mean: Literal["area", "image"] = setting(
         "area",
@@ -101,6 +108,7 @@ class NoiseSettings(Settings):
     )
     noise_offset_random_strength: bool = kohya_setting(
         False,
+        needs="noise_offset",
         section="Noise",
         help="Picks a strength between 0 and the noise offset for each image, so that the model is also trained without it.",
         recorded=SAME,
@@ -124,6 +132,7 @@ class NoiseSettings(Settings):
     )
     multires_noise_discount: float = kohya_setting(
         0.3,
+        needs="multires_noise_iterations",
         within=(0, 1),
         help="Strength of each coarser level relative to the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
         recorded=SAME,
@@ -139,6 +148,7 @@ class NoiseSettings(Settings):
     )
     ip_noise_gamma_random_strength: bool = kohya_setting(
         False,
+        needs="ip_noise_gamma",
         title="IP noise random strength",
         help="Picks a strength between 0 and the IP noise gamma for each image.",
         recorded=SAME,

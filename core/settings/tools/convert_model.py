@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from core.settings.base import Settings, setting
@@ -12,15 +11,12 @@ PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
-def _model() -> str | None:
-    text: str | None = setting(
-        None, title="Model", level="shown", help=MODEL_HELP, names="path or name", holds="checkpoint"
-    )
-    return text
+def _model() -> Any:
+    return setting(None, title="Model", level="shown", help=MODEL_HELP, names="path or name", holds="checkpoint")
 
 
-def _precision() -> Precision | None:
-    value: Precision | None = setting(
+def _precision() -> Any:
+    return setting(
         None,
         title="Precision",
         level="shown",
@@ -28,11 +24,10 @@ def _precision() -> Precision | None:
         labels=PRECISIONS,
         help="Precision of the weights. fp16 and bf16 take half the space of fp32. Empty keeps each tensor's own, fp8 too.",
     )
-    return value
 
 
-def _output(ending: str) -> str | None:
-    text: str | None = setting(
+def _output(ending: str) -> Any:
+    return setting(
         None,
         title="Output",
         level="shown",
@@ -40,7 +35,6 @@ def _output(ending: str) -> str | None:
         hint=f"next to the model, ending in {ending}",
         help="File or folder of the result. An existing one is never overwritten.",
     )
-    return text
 
 
 class ConvertModelSettings(Settings):
@@ -68,6 +62,7 @@ class ConvertModelSettings(Settings):
     )
     vae: str | None = setting(
         None,
+        needs="!no_vae",
         title="VAE",
         names="path or name",
         holds="vae, checkpoint",
@@ -92,6 +87,7 @@ class ConvertModelSettings(Settings):
     )
     variant: Literal["fp16", "bf16"] | None = setting(
         None,
+        needs="save_model_as=diffusers_safetensors, diffusers",
         title="Variant",
         hint="none",
         labels={"fp16": "fp16", "bf16": "bf16"},
@@ -111,6 +107,7 @@ class ConvertModelSettings(Settings):
     )
     weights_hash: bool = setting(
         False,
+        needs="save_model_as=safetensors; !no_metadata",
         title="Hash of the weights",
         help="Adds the SHA-256 of the weights to the metadata of a .safetensors file (sshs_model_hash, AutoV3). Takes some seconds for a large model.",
     )
@@ -120,14 +117,6 @@ class ConvertModelSettings(Settings):
         help="Leaves out the model's metadata, modelspec and hashes.",
     )
     output: str | None = _output("_converted")
-
-
-def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Convert a model* that have no effect with these values."""
-    to_file = values.get("save_model_as", "safetensors") in ("safetensors", "ckpt")
-    unused = {"variant"} if to_file else {"weights_hash"}
-    unused |= {"weights_hash"} if values.get("no_metadata") or values.get("save_model_as") == "ckpt" else set()
-    return unused | ({"vae"} if values.get("no_vae") else set())
 
 
 class BakeVaeSettings(Settings):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
 
 TEXTS = ("title", "author", "description", "tags", "trigger_phrase", "license")
 
 
-def _text(title: str, help: str) -> str | None:
-    text: str | None = setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
-    return text
+def _text(title: str, help: str) -> Any:
+    return setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
 
 
 class HashesSettings(Settings):

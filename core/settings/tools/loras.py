@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from core.settings.base import SEED_RANGE, Settings, kohya_setting, setting
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU (CUDA)"}
 
 
-def _precision() -> Literal["fp32", "fp16", "bf16"] | None:
-    chosen: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
-        None, hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's."
-    )
-    return chosen
+def _precision() -> Any:
+    return kohya_setting(None, hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's.")
 
 
-def _output(beside: str) -> str | None:
-    path: str | None = setting(
+def _output(beside: str) -> Any:
+    return setting(
         None, level="shown", names="path", help=f"The new file, or a folder for it. Empty is next to {beside}."
     )
-    return path
 
 
-def _device() -> Literal["cpu", "cuda"]:
-    chosen: Literal["cpu", "cuda"] = kohya_setting(
+def _device() -> Any:
+    return kohya_setting(
         "cpu", labels=DEVICES, help="Where decompositions run. The CPU does not disturb a training on the GPU."
     )
-    return chosen
 
 
-def _compatibility(what: str) -> Literal["none", "sd-scripts"]:
-    chosen: Literal["none", "sd-scripts"] = setting(
-        "none", labels={"none": "off", "sd-scripts": "sd-scripts"}, help=f"sd-scripts: {what}"
-    )
-    return chosen
+def _compatibility(what: str) -> Any:
+    return setting("none", labels={"none": "off", "sd-scripts": "sd-scripts"}, help=f"sd-scripts: {what}")
 
 
-def _ratios(hint: str) -> str:
-    text: str = kohya_setting(
+def _ratios(hint: str) -> Any:
+    return kohya_setting(
         "",
         level="shown",
         hint=hint,
         help="Strength of each LoRA, comma-separated in their order; below 0 reverses one.",
     )
-    return text
 
 
-def _block_weights() -> list[str]:
-    lines: list[str] = setting(
+def _block_weights() -> Any:
+    return setting(
         default_factory=list,
         title="Block weights",
         kohya="lbws",
@@ -57,25 +48,22 @@ def _block_weights() -> list[str]:
         help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
         source="LBW extension of A1111",
     )
-    return lines
 
 
-def _no_metadata() -> bool:
-    chosen: bool = kohya_setting(
+def _no_metadata() -> Any:
+    return kohya_setting(
         False, title="No modelspec", help="Leaves out modelspec and the record of the inputs with their hashes."
     )
-    return chosen
 
 
-def _clamp_quantile() -> float | None:
-    value: float | None = kohya_setting(
+def _clamp_quantile() -> Any:
+    return kohya_setting(
         None,
         within=(0.5, 1.0),
         title="Clamp quantile",
         hint="off; 0.99 with compatibility",
         help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
     )
-    return value
 
 
 class MergeLorasSettings(Settings):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from core.settings.base import Settings, setting
 from core.settings.blocks import numbers
@@ -34,6 +33,7 @@ class MergeModelsSettings(Settings):
     )
     ratios: str = setting(
         "",
+        needs="method=weighted_sum",
         title="Ratios",
         level="shown",
         hint="equal",
@@ -41,6 +41,7 @@ class MergeModelsSettings(Settings):
     )
     multiplier: float = setting(
         0.5,
+        needs="method=add_difference, sigmoid",
         within=(-10.0, 10.0),
         title="Multiplier",
         level="shown",
@@ -92,8 +93,3 @@ class MergeModelsSettings(Settings):
         except ValueError:  # empty, or refused by the check
             return 0.5
         return second if self.compatibility == "sd-scripts" else second / (first + second or 1)
-
-
-def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Merge checkpoints* that have no effect with these values."""
-    return {"multiplier"} if values.get("method", "weighted_sum") == "weighted_sum" else {"ratios"}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from core.settings.base import Settings, setting
 
@@ -49,6 +48,7 @@ class ConvertLoraSettings(Settings):
     )
     base_model: str | None = setting(
         None,
+        needs="network_type=lora, full",
         level="shown",
         names="path or name",
         holds="checkpoint",
@@ -56,14 +56,21 @@ class ConvertLoraSettings(Settings):
     )
     new_rank: int = setting(
         64,
+        needs="network_type=lora",
         within=(1, 1024),
         help="Highest rank of a layer that becomes a LoRA. The result says how much of the change it keeps.",
     )
     new_conv_rank: int | None = setting(
-        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+        None,
+        within=(1, 1024),
+        title="New conv rank",
+        hint="as new rank",
+        help="The same of 3x3 convolutions.",
+        needs="network_type=lora",
     )
     drop_norms: bool = setting(
         False,
+        needs="names=diffusers, diffusers_folded",
         title="Drop norms and biases",
         help="Leaves out trained norm layers and biases, for which diffusers has no names. Otherwise a LoRA that has them is refused there.",
     )
@@ -73,14 +80,6 @@ class ConvertLoraSettings(Settings):
     output: str | None = setting(
         None, level="shown", help="A file or folder for the copies. Empty is next to each file.", names="path"
     )
-
-
-def convert_lora_unused(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Convert LoRAs* that have no effect with these values."""
-    network_type = values.get("network_type", "unchanged")
-    unused = {"base_model"} if network_type == "unchanged" else set[str]()
-    unused |= {"new_rank", "new_conv_rank"} if network_type != "lora" else set()
-    return unused | ({"drop_norms"} if values.get("names", "kohya") == "kohya" else set())
 
 
 class DownloadSettings(Settings):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.settings.base import Settings, setting
 
 
-def _base(help: str) -> str | None:
-    name: str | None = setting(
-        None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help
-    )
-    return name
+def _base(help: str) -> Any:
+    return setting(None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help)
 
 
-def _png(what: str) -> str | None:
-    path: str | None = setting(
+def _png(what: str) -> Any:
+    return setting(
         None, title="Save as PNG", names="path", hint="off", help=f"Also saves {what} as a PNG file, by this name."
     )
-    return path
 
 
 NEEDED = "Only for kinds that turn or scale the weight, such as DoRA and OFT, whose change depends on it."

@@ -28,15 +28,14 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.needs import without_effect
 from core.settings.tools.convert_model import (
     BakeVaeSettings,
     ConvertModelSettings,
     ExtractVaeSettings,
-    unused_settings,
 )
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.unused import without_effect
 from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def plan(
     raise_if_errors(problems)
     facts, advice = _facts(settings, source, layout, target)
     advice += [problem for problem in problems if problem.level != "error"]
-    advice += without_effect(settings, unused_settings(settings.model_dump()), group) if group == "convert_model" else []
+    advice += without_effect(settings, group) if group == "convert_model" else []
     return Plan(settings, source, layout.family, parts, target, form, size, facts, advice)
 
 

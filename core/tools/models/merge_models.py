@@ -23,11 +23,11 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
-from core.settings.tools.merge_models import MergeModelsSettings, unused_settings
+from core.settings.needs import without_effect
+from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
 from core.tools.models.opened import Opened, opened
-from core.tools.unused import without_effect
 from core.tools.written import output_file, output_problems, progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Plan:
 
 def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
     """Merge, and write the file with a record of what it is made of."""
-    for problem in without_effect(settings, unused_settings(settings.model_dump()), GROUP):
+    for problem in without_effect(settings, GROUP):
         context.warn(problem)
     memo = HashMemo(context.workspace.private / "hashes.json")
     with plan.files:
