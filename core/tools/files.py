@@ -31,7 +31,6 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
     """The checkpoint or folder that a setting names, by its path or its name in the models folder. Raises ProblemsError."""
-
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")

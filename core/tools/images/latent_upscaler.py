@@ -115,7 +115,6 @@ def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -
 
 
 def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
-
     path = model_path(name, workspace, where)
     open_vae(path)
     return path
@@ -157,7 +156,6 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
 
 def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
     """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
-
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
             image = open_rgb(path)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core.dataset.sources.image_info import listed
 from core.formats.detect import identify
 from core.formats.models import sd_keys
 from core.formats.models.overflow import largest
@@ -90,11 +91,11 @@ def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) ->
     shown.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
     lines = _damage(health["not_finite"], health["too_large"])
     if untrained:
-        lines.append(f"no effect (untrained): {_some(sorted(untrained))}")
+        lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
     lines.append(
         f"norm of the whole change: {whole:.4g} in {count(len(layers), 'layer')}; largest weight {health['largest']:.4g}"
     )
-    lines += [f"not measured without the base model: {_some(unread)}"] if unread else []
+    lines += [f"not measured without the base model: {listed(unread, SHOWN_NAMES)}"] if unread else []
     lines += _by_block(finite)
     facts = {
         "norms": finite,
@@ -127,14 +128,9 @@ def _by_block(norms: dict[str, float]) -> list[str]:
 
 
 def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
-    lines = [f"DAMAGED: NaN or infinity in {_some(not_finite)}"] if not_finite else []
-    lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {_some(too_large)}"] if too_large else []
+    lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
+    lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
     return lines or ["no NaN, infinite or very large values"]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more
 
 
 # -- other model files
@@ -167,7 +163,7 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
     order = sorted(finite, key=lambda name: -finite[name])
     shown.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
     lines = _damage(not_finite, too_large)
-    lines += [f"all zero: {_some(zero)}"] if zero else []
+    lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
     lines.append(
         f"{kind}: {weights:,} numbers in {count(len(sizes), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
     )

@@ -62,14 +62,10 @@ class Plan:
 
 def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
     """All that can be known from headers. Raises ProblemsError for all that is wrong."""
-
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
-        collected(problems, lambda name=name: refuse_device(getattr(settings, name), f"{GROUP}.{name}"))
-    models = [
-        collected(problems, lambda name=name: _opened(settings, name, workspace))
-        for name in ("model_org", "model_tuned")
-    ]
+        collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
+    models = [collected(problems, _opened, settings, name, workspace) for name in ("model_org", "model_tuned")]
     original, tuned = models
     raise_if_errors(problems)
     assert original is not None and tuned is not None
@@ -94,7 +90,6 @@ def _no_difference(what: str) -> ProblemsError:
 
 
 def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
-
     path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
     with problems_at(f"{GROUP}.{name}"):
         found = open_checkpoint(path)
@@ -108,7 +103,6 @@ def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
     """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
-
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
@@ -182,7 +176,6 @@ def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context:
 
 def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
     """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
-
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     found = (tuned.to(original.device) - original).view(layer.shape)
@@ -202,7 +195,6 @@ def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
     """As sd-scripts writes it, with the original as the base model of the LoRA."""
-
     prediction = plan.tuned.kind.prediction
     version = BASE_MODEL_VERSIONS[plan.family] + ("_v" if prediction == "v" and plan.family != "sdxl" else "")
     about = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.sources.image_info import listed
 from core.formats.lora.names import group_by_module
 from core.formats.lora.recognition import CONVOLUTION
 from core.formats.tensors.entry import ITEM_BYTES
@@ -78,8 +79,7 @@ def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
     more   what else
     """
     names = [*(key for key in lora.beside if key not in lora.beside_in_use), *more]
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    what = f"left out, because the new file has no place for them: {', '.join(names[:SHOWN])}{rest}"
+    what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 
 

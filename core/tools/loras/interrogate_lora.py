@@ -44,7 +44,6 @@ def plan(settings: InterrogateLoraSettings, workspace: Workspace) -> FilePlan:
 
 
 def _refuse_without_text_layers(path: Path) -> None:
-
     with problems_at(f"{GROUP}.file"):
         tensors = lora_outline(path).tensors
     parts = {found[0] for name in tensors if (found := module_path(name.partition(".")[0]))}

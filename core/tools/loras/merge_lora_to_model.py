@@ -9,6 +9,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.sources.image_info import listed
 from core.formats.hashes import legacy_hash
 from core.formats.lora.names import group_by_module, place_beside, place_of_layer
 from core.formats.models.checkpoint import Place
@@ -55,7 +56,7 @@ class Plan:
 
 def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     problems: list[Problem] = []
-    path = collected(problems, lambda: model_file(settings.file, workspace, f"{GROUP}.file"))
+    path = collected(problems, model_file, settings.file, workspace, f"{GROUP}.file")
     copy = None
     if path is not None:
         form = named_form(settings.output, path)
@@ -94,8 +95,7 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
     outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        lines.append(f"layers of {path.name} that this model does not have, left out: {', '.join(names[:SHOWN])}{more}")
+        lines.append(f"layers of {path.name} that this model does not have, left out: {listed(names, SHOWN)}")
     left = {path.name: len(names) for path, names in merging.left_out.items()}
     return replace(outcome, lines=[*lines, *outcome.lines], facts={**outcome.facts, "left_out": left})
 
@@ -119,7 +119,6 @@ class _Merging:
 
     def changed(self, states: States) -> States:
         """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
-
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")

@@ -57,7 +57,6 @@ class Plan:
 
 
 def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
-
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
     loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
@@ -80,14 +79,12 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
 
 
 def _highest_rank(file: LoraFile) -> int:
-
     layers = group_by_module(file.tensors).values()
     return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
 
 
 def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
     """Layers that the method cannot add up, by their shapes."""
-
     where, known = f"{GROUP}.models", dict[str, Any]()
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
@@ -214,7 +211,6 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")
     about = {"ss_v2": said.get("ss_v2", str(plan.family == "sd2"))}
@@ -228,7 +224,6 @@ def _metadata(
 
 def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
     """modelspec, and what was merged."""
-
     prediction = before.get("modelspec.prediction_type") or (None if plan.family in (None, "sd2") else "epsilon")
     side = 1024 if plan.family == "sdxl" else 512
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}

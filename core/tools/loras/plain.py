@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.sources.image_info import listed
 from core.formats.lora.names import group_by_module, layer_name, place_of_layer
 from core.formats.lora.recognition import POINTWISE
 from core.formats.models.checkpoint import Checkpoint, Place
@@ -186,7 +187,6 @@ def _low_rank(
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
     """The file's own, with the new sizes and what it was made of."""
-
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
     kept = {key: value for key, value in kept_metadata(lora).items() if key not in SIZES}
@@ -200,8 +200,7 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
 def _about(kept: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
     lines = []
     if lacking:
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-        lines.append(f"layers that this model does not have, left out: {', '.join(lacking[:SHOWN])}{more}")
+        lines.append(f"layers that this model does not have, left out: {listed(lacking, SHOWN)}")
     if kept:
         size = sum(norm**2 for _, norm in kept.values()) or 1.0
         whole = (sum((share * norm) ** 2 for share, norm in kept.values()) / size) ** 0.5

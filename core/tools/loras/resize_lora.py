@@ -52,11 +52,10 @@ class Resized:
 
 
 def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
-
     problems = _method_problems(settings)
-    collected(problems, lambda: refuse_device(settings.device, f"{GROUP}.device"))
-    path = collected(problems, lambda: lora_of(settings.file, workspace, f"{GROUP}.file"))
-    lora = collected(problems, lambda: without_weights(path, f"{GROUP}.file")) if path is not None else None
+    collected(problems, refuse_device, settings.device, f"{GROUP}.device")
+    path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
+    lora = collected(problems, without_weights, path, f"{GROUP}.file") if path is not None else None
     raise_if_errors(problems)
     assert path is not None and lora is not None
     target = output_file(
@@ -122,7 +121,6 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
 
 def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
-
     conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
     return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
 
@@ -151,7 +149,6 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
-
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]

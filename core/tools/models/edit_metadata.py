@@ -126,7 +126,6 @@ def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
 
 def thumbnail_url(path: Path) -> str:
     """The image as a data URL, as modelspec.thumbnail has it: a JPEG of at most 512 px."""
-
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from core.dataset.sources.image_info import listed
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.lora.names import BUNDLED, kohya_place, split_key
@@ -198,8 +199,7 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
         ("untrained", "no effect (untrained):"),
     ):
         if lora[name]:
-            more = f" and {len(lora[name]) - SHOWN_NAMES} more" if len(lora[name]) > SHOWN_NAMES else ""
-            lines.append(f"{words} {', '.join(lora[name][:SHOWN_NAMES])}{more}")
+            lines.append(f"{words} {listed(lora[name], SHOWN_NAMES)}")
     if not lora["not_finite"] and not lora["too_large"]:
         lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
     return lines

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.sources.image_info import listed
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
@@ -70,9 +71,7 @@ def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcom
             plan.files.close()  # before the file is put in place: Windows cannot replace an open one
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
     for words, keys in plan.skipped.items():
-        shown = keys if settings.show_skipped else keys[:SHOWN_KEYS]
-        more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
-        lines.append(f"{words}: {', '.join(shown)}{more}")
+        lines.append(f"{words}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
     lines.append(f"Saved: {display_path(plan.target)}")
     skipped = {words: len(keys) for words, keys in plan.skipped.items()}
     return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
