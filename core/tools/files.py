@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from core.families.locate import model_path
 from core.formats.detect import identify
+from core.record.allowed import may_reach
 from core.record.problems import ProblemsError, at_setting, problems_at
 from core.record.workspace import Workspace, display_path
 
@@ -27,6 +29,12 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
         what = f"There is no file and no LoRA named '{wanted}'"
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of these suffixes in a folder and below it, by path, but for those that a shared page may not reach."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in files if may_reach(path))
 
 
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:

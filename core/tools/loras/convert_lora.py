@@ -22,7 +22,6 @@ from core.networks.adapter_file import (
     to_kohya,
 )
 from core.networks.misread import misread_problems
-from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, problems_at
 from core.record.regular import impossible_path
@@ -30,7 +29,7 @@ from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.readers import PROGRAMS
 from core.settings.tools.model_files import ConvertLoraSettings
-from core.tools.files import file_of
+from core.tools.files import file_of, files_below
 from core.tools.loras.base_model import check_base_model
 from core.tools.loras.headers import BYTES
 from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
@@ -128,9 +127,7 @@ def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, worksp
         raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
     if (problem := impossible_path(out, OUTPUT)) is not None:
         raise ProblemsError([problem])
-    for file in sorted(
-        each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
-    ):
+    for file in files_below(folder, SUFFIXES):
         shown = file.relative_to(folder)
         try:
             if identify(file).kind != "lora":

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 
 GROUP = "extract_lora"
-CLAMP = 0.99  # the quantile of sd-scripts
 
 
 @dataclass(frozen=True)
@@ -127,29 +126,23 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     import torch
 
     from core.tools.loras.making import lora_tensors
-    from core.tools.loras.svd import as_sd_scripts, clamped, decompose, in_groups
+    from core.tools.loras.svd import CLAMP, decompose, in_groups
 
-    theirs = settings.compatibility == "sd-scripts"
-    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
+    quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, kept, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, torch.no_grad():
         layers = _worth(settings, plan, files, context)
         shapes, by_name = {layer.name: layer.shape for layer in layers}, {layer.name: layer for layer in layers}
         for names in in_groups(shapes):
             changes = {name: _difference(settings, by_name[name], files).flatten(1) for name in names}
-            found: Any = decompose(changes, settings.device)
-            if theirs:
-                found = ((name, as_sd_scripts(change)) for name, change in changes.items())
-            for name, parts in found:
+            for name, parts in decompose(changes, settings.device, settings.compatibility):
                 context.check()
                 context.stage("extracting", len(kept), len(layers))
                 rank = settings.conv_dim if has_large_kernel(shapes[name]) and settings.conv_dim else settings.dim
                 rank = min(rank, len(parts.s))
-                up, down = parts.cut(rank)
-                up, down = clamped(up, down, quantile) if quantile else (up, down)
                 kept.append(parts.kept(rank))
                 changed = changed or bool(parts.s.any())
-                tensors |= lora_tensors(name, up, down, rank, shapes[name])
+                tensors |= lora_tensors(name, *parts.cut(rank, quantile), rank, shapes[name])
     if not changed:
         raise _no_difference("The models differ in no weight that the LoRA would change")
     metadata = _metadata(settings, plan, context)

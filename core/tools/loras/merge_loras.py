@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from core.tools.loras.sums import Term
 
 GROUP = "merge_loras"
-CLAMP = 0.99  # the quantile of sd-scripts
 USUAL_RANK = 4  # sd-scripts' new_rank
 
 
@@ -177,7 +176,7 @@ def _merged(
 ) -> Any:
     """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
     from core.tools.loras import sums as lora_sums
-    from core.tools.loras.svd import as_sd_scripts, clamped, decompose
+    from core.tools.loras.svd import CLAMP, decompose
 
     theirs = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
@@ -190,17 +189,14 @@ def _merged(
         yield from ((name, ways[settings.method, theirs](each)) for name, each in terms.items())
         return
     sums = {name: lora_sums.whole(each) for name, each in terms.items()}
-    found = ((name, as_sd_scripts(each)) for name, each in sums.items()) if theirs else decompose(sums, settings.device)
     highest = max((term.rank for each in terms.values() for term in each if term.factors is not None), default=16)
     rank = settings.new_rank or (USUAL_RANK if theirs else highest)
     quantile = settings.clamp_quantile or (CLAMP if theirs else None)
-    for name, parts in found:
+    for name, parts in decompose(sums, settings.device, settings.compatibility):
         wanted = (settings.new_conv_rank or rank) if has_large_kernel(shapes[name]) else rank
         cut = min(wanted, len(parts.s))
-        up, down = parts.cut(cut)
-        up, down = clamped(up, down, quantile) if quantile else (up, down)
         kept.append(parts.kept(cut))
-        yield name, (up, down, float(cut))
+        yield name, (*parts.cut(cut, quantile), float(cut))
 
 
 def _metadata(

@@ -179,8 +179,7 @@ def _low_rank(
     for name, parts in decompose(changes):
         wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shapes[name]) else settings.new_rank
         rank = min(wanted, len(parts.s))
-        up, down = parts.cut(rank)
-        tensors |= lora_tensors(layer_name(name), up, down, rank, shapes[name])
+        tensors |= lora_tensors(layer_name(name), *parts.cut(rank), rank, shapes[name])
         kept[name] = parts.kept(rank), float(parts.s.double().norm())
     return tensors
 

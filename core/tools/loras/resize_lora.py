@@ -90,30 +90,25 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
         precision_of,
         shape_of_weight,
     )
-    from core.tools.loras.svd import as_sd_scripts, decompose
+    from core.tools.loras.svd import decompose
 
     path, target = plan.path, plan.target
     context.stage(f"reading {path.name}")
     lora, layers = layers_by_name(path, context.cancel)
     changes = {name: change_of(layer) for name, layer in layers.items()}
     whole = {name: change for name, (change, _) in changes.items()}
-    theirs = settings.compatibility == "sd-scripts"
-    found = (
-        ((name, as_sd_scripts(each)) for name, each in whole.items()) if theirs else decompose(whole, settings.device)
-    )
     tensors, resized = dict[str, Any](), list[Resized]()
-    for name, parts in found:
+    for name, parts in decompose(whole, settings.device, settings.compatibility):
         context.check()
         context.stage("resizing", len(resized), len(layers))
         shape, old = shape_of_weight(layers[name]), layers[name].rank
         rank = _rank(parts.s, _cap(settings, shape), settings)
-        up, down = parts.cut(rank)
-        tensors |= lora_tensors(name, up, down, changes[name][1] * rank, shape)
+        tensors |= lora_tensors(name, *parts.cut(rank), changes[name][1] * rank, shape)
         norm = float(parts.s.double().norm()) * changes[name][1]
         resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
     metadata = _metadata(settings, lora, tensors)
     tensors |= {**beside_of(lora), **lora.bundled}
-    precision = settings.save_precision or ("fp32" if theirs else None)
+    precision = settings.save_precision or ("fp32" if settings.compatibility == "sd-scripts" else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
     outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
     return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])

@@ -13,6 +13,7 @@ from torch import Tensor
 BATCH_NUMBERS = 2**26  # of the factors that are decomposed at once: 512 MB in float64
 AT_ONCE = 2**25  # numbers of whole changes that are in memory together: 128 MB
 QUANTILE_NUMBERS = 2**24  # that torch.quantile takes
+CLAMP = 0.99  # the quantile of sd-scripts
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class Parts:
     s: Tensor
     v: Tensor
 
-    def cut(self, rank: int) -> tuple[Tensor, Tensor]:
-        """(up [out, rank], down [rank, in]): the nearest product of this rank (Eckart and Young 1936), the values in up."""
-        return self.u[:, :rank] * self.s[:rank], self.v[:rank].clone()
+    def cut(self, rank: int, quantile: float | None = None) -> tuple[Tensor, Tensor]:
+        """(up [out, rank], down [rank, in]): the nearest product of this rank (Eckart and Young 1936), the values in up. quantile:
+        see `clamped`"""
+        up, down = self.u[:, :rank] * self.s[:rank], self.v[:rank].clone()
+        return clamped(up, down, quantile) if quantile else (up, down)
 
     def kept(self, rank: int) -> float:
         """The share of the Frobenius norm that this rank keeps; 1 of a change that is zero."""
@@ -41,12 +44,19 @@ class Parts:
         return float((squares[:rank].sum() / squares.sum()).sqrt()) if squares.sum() > 0 else 1.0
 
 
-def decompose(changes: Mapping[str, Product | Tensor], device: str = "cpu") -> Iterator[tuple[str, Parts]]:
+def decompose(
+    changes: Mapping[str, Product | Tensor], device: str = "cpu", compatibility: str = "none"
+) -> Iterator[tuple[str, Parts]]:
     """(name, its parts), those of one shape together. A product's are found by the QR factors of its two matrices and the SVD of
     the small matrix between them; a matrix [out, in] and a product whose rank is not smaller are decomposed whole.
 
     Each left vector's largest number is positive, so that results do not depend on the library's choice of signs.
+
+    compatibility   "sd-scripts": each as sd-scripts computes it
     """
+    if compatibility == "sd-scripts":
+        yield from ((name, as_sd_scripts(change)) for name, change in changes.items())
+        return
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, change in changes.items():
         groups[shape_of(change)].append(name)

@@ -9,14 +9,13 @@ from typing import Any
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.tensors.header import read_header
 from core.generation.library import SUFFIXES
-from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import HashesSettings
-from core.tools.files import file_of
+from core.tools.files import file_of, files_below
 from core.tools.models.inspect import weights_hash
 from core.tools.shown import table
 
@@ -79,9 +78,7 @@ def plan(settings: HashesSettings, workspace: Workspace) -> Plan:
     path = file_of(settings.file, workspace, FIELD)
     if path.is_file():
         return Plan([path])
-    files = sorted(
-        each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
-    )
+    files = files_below(path, SUFFIXES)
     if not files:
         what, fix = f"{display_path(path)} contains no model files", "choose another folder, or a file"
         raise ProblemsError.one(what, FIELD, fix, "tools.no-model-files")
