@@ -181,8 +181,17 @@ class Job(Settings):
 
 
 def zero_is_off(value: Any) -> Any:
-    """None for the 0 that sd-scripts' settings files have where an option is off: for validators of such settings."""
+    """None for the 0 that sd-scripts' settings files have where an option is off."""
     return None if not isinstance(value, bool) and value in (0, "0") else value
+
+
+def numbers_as_text(value: Any) -> Any:
+    """ "1,0.5" for [1, 0.5] and "1" for 1; anything that is not a number stays, and the rules report it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
+        return ",".join(f"{item:g}" for item in value)
+    return f"{value:g}" if isinstance(value, (int, float)) else value
 
 
 def minus_one_is_random(seed: Any) -> Any:
@@ -190,6 +199,10 @@ def minus_one_is_random(seed: Any) -> Any:
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
+# Settings that are read in further forms: 0 for off, numbers and JSON lists for text with commas as in sd-scripts, -1 for random
+IntOrOff = Annotated[int | None, BeforeValidator(zero_is_off)]
+FloatOrOff = Annotated[float | None, BeforeValidator(zero_is_off)]
+NumberList = Annotated[str | None, BeforeValidator(numbers_as_text)]
 Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
 SEEDS = 2**64  # torch's generators take the seeds below it
 SEED_RANGE = (0, SEEDS - 1)

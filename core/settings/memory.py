@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import field_validator
-
-from core.settings.base import SAME, Settings, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, IntOrOff, Settings, kohya_setting, setting
 
 
 class MemorySettings(Settings):
@@ -77,7 +75,7 @@ class MemorySettings(Settings):
         help="AdaFactor updates each tensor as soon as its gradient is computed and frees the gradient, so the gradients of the model are never held all at once. Gradients are clipped per tensor.",
         costs="Saves as much memory as the weights use. No gradient accumulation.",
     )
-    fused_optimizer_groups: int | None = kohya_setting(
+    fused_optimizer_groups: IntOrOff = kohya_setting(
         None,
         within=(1, 100),
         unit="groups",
@@ -188,11 +186,6 @@ class MemorySettings(Settings):
         title="DDP timeout",
         help="With several GPUs: how long a step may take on one of them before the run fails.",
     )
-
-    @field_validator("fused_optimizer_groups", mode="before")
-    @classmethod
-    def _zero_is_off(cls, value: Any) -> Any:
-        return zero_is_off(value)
 
     @property
     def narrow_unet(self) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import field_validator
-
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import NumberList, Settings, kohya_setting, setting
 
 Changes = Literal["network", "model", "embedding", "side model", "inner network"]
 
@@ -84,7 +82,7 @@ class MethodSettings(Settings):
         max_length=1000,
         help="The caption given to the frozen base model, such as: a dog. Empty uses the class of each folder.",
     )
-    block_lr: str | None = kohya_setting(
+    block_lr: NumberList = kohya_setting(
         None,
         title="Block learning rates",
         widget="numbers",
@@ -134,14 +132,6 @@ class MethodSettings(Settings):
         labels={"all": "everything", "files": "saved models", "samples": "samples and validation"},
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",
     )
-
-    @field_validator("block_lr", mode="before")
-    @classmethod
-    def _from_list(cls, value: Any) -> Any:
-        """[1e-5, 0] becomes "1e-05,0"; anything that is not a number is reported by the rules."""
-        if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
-            return ",".join(f"{item:g}" for item in value)
-        return value
 
     @property
     def traits(self) -> MethodTraits:

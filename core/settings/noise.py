@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import field_validator
+from typing import Literal
 
 from core.record.units import number_text
-from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, FloatOrOff, IntOrOff, Settings, follows_compatibility, kohya_setting, setting
 
 RANGE = frozenset({"min_timestep", "max_timestep"})
 
@@ -27,7 +25,7 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {}  # by name; filled as objectives reg
 class NoiseSettings(Settings):
     """Noise, timesteps and loss."""
 
-    min_snr_gamma: float | None = kohya_setting(
+    min_snr_gamma: FloatOrOff = kohya_setting(
         None,
         within=(0.1, 20),
         title="Min-SNR gamma",
@@ -121,7 +119,7 @@ class NoiseSettings(Settings):
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; blank: off.",
         recorded=SAME,
     )
-    multires_noise_iterations: int | None = kohya_setting(
+    multires_noise_iterations: IntOrOff = kohya_setting(
         None,
         within=(1, 64),
         unit="levels",
@@ -180,11 +178,6 @@ class NoiseSettings(Settings):
     def halves_latents(self, network: bool) -> bool:
         """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
         return self.compatibility != "none" and (not network or self.compatibility == "kohya_0.9")
-
-    @field_validator("min_snr_gamma", "multires_noise_iterations", mode="before")
-    @classmethod
-    def _zero_is_off(cls, value: Any) -> Any:
-        return zero_is_off(value)
 
     def summary(self) -> str:
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []
