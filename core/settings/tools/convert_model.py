@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from core.settings.base import Settings, setting
+from core.settings.tools.fields import Precision, model_file, output_file
 
-Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
 def _model() -> Any:
-    return setting(None, title="Model", level="shown", help=MODEL_HELP, names="path or name", holds="checkpoint")
+    return model_file(MODEL_HELP, "checkpoint", title="Model")
 
 
 def _precision() -> Any:
@@ -27,13 +27,10 @@ def _precision() -> Any:
 
 
 def _output(ending: str) -> Any:
-    return setting(
-        None,
+    return output_file(
+        "File or folder of the result. An existing one is never overwritten.",
         title="Output",
-        level="shown",
-        names="path",
         hint=f"next to the model, ending in {ending}",
-        help="File or folder of the result. An existing one is never overwritten.",
     )
 
 
@@ -123,14 +120,8 @@ class BakeVaeSettings(Settings):
     """Writes a copy of a checkpoint with another VAE, in the same format unless the output ends in .safetensors or .ckpt."""
 
     file: str | None = _model()
-    vae: str | None = setting(
-        None,
-        title="VAE",
-        level="shown",
-        names="path or name",
-        holds="vae, checkpoint",
-        widget="file",
-        help="A VAE file or folder, or a checkpoint that has it.",
+    vae: str | None = model_file(
+        "A VAE file or folder, or a checkpoint that has it.", "vae, checkpoint", title="VAE", widget="file"
     )
     save_precision: Precision | None = _precision()
     output: str | None = _output("_baked")

@@ -6,18 +6,16 @@ from typing import Literal
 
 from core.settings.base import Settings, setting
 from core.settings.blocks import numbers
+from core.settings.tools.fields import Precision, model_files, output_file
 
 
 class MergeModelsSettings(Settings):
     """Merges checkpoints of one family into a new one, file to file, without loading a whole model."""
 
-    models: list[str] = setting(
-        default_factory=list,
+    models: list[str] = model_files(
+        "Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
+        "checkpoint",
         title="Models",
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
     )
     method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(
         "weighted_sum",
@@ -65,7 +63,7 @@ class MergeModelsSettings(Settings):
         title="Compatibility",
         help="sd-scripts takes ratios as they are, also where their sum is not 1, which makes all weights larger or smaller.",
     )
-    saving_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
+    saving_precision: Precision | None = setting(
         None,
         title="Precision",
         labels={"": "as the first model"},
@@ -74,13 +72,10 @@ class MergeModelsSettings(Settings):
     show_skipped: bool = setting(
         False, title="Show skipped keys", help="Lists the keys that some of the models lack, instead of their number."
     )
-    output: str | None = setting(
-        None,
+    output: str | None = output_file(
+        "File or folder of the merged model. An existing file is never overwritten.",
         title="Output",
-        level="shown",
-        names="path",
         hint="next to the first model, ending in _merged",
-        help="File or folder of the merged model. An existing file is never overwritten.",
     )
 
     @property
