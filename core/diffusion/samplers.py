@@ -78,7 +78,7 @@ def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_te
     spacing = {"timestep_spacing": "trailing"} if leads else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it advises another one; a person asked for this
-        return kind(**_of_model(kind, prediction, zero_terminal_snr) | config | spacing)
+        return kind(**{**_of_model(kind, prediction, zero_terminal_snr), **config, **spacing})
 
 
 def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
