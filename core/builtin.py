@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from core.extensions import later
 from core.settings.base import Settings
@@ -10,7 +12,6 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import hints, images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
-from core.settings.tools.convert_model import unused_settings as convert_model_unused
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
     ExtractLoraSettings,
@@ -20,12 +21,10 @@ from core.settings.tools.loras import (
     SplitDyloraSettings,
 )
 from core.settings.tools.merge_models import MergeModelsSettings
-from core.settings.tools.merge_models import unused_settings as merge_models_unused
 from core.settings.tools.model_files import (
     ConvertLoraSettings,
     DownloadSettings,
     InspectSettings,
-    convert_lora_unused,
 )
 from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
@@ -34,7 +33,11 @@ from core.settings.tools.weights import (
     InterrogateLoraSettings,
     SingularValuesSettings,
 )
-from core.tasks import Card, Task, register, tool
+from core.tasks import Card, Lane, Run, Task, register, tool
+
+if TYPE_CHECKING:
+    from core.record.context import JobContext, Outcome
+    from core.record.workspace import Workspace
 
 IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
 HINTS = Card(
@@ -60,41 +63,57 @@ def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more:
     register(Task(name, title, about, job, later("core.engine.trainings", name), takes="dataset.folder", **more))
 
 
-def _file_tool(
-    name: str, settings: type[Settings], title: str, about: str, button: str, takes: str = "file", **more: Any
-) -> None:
-    run, check = later("core.tools.files", name), later("core.tools.files", f"check_{name}")
-    register(tool(name, settings, run, title=title, about=about, check=check, button=button, takes=takes, **more))
+@dataclass(frozen=True)
+class Row:
+    """A tool in the tables below.
+
+    module   below core/tools, with its `plan` and `do` (core/tools/plans.py); its last part is the tool's name
+    about    one line of --help
+    takes    the setting that a free word of its command fills
+    do       the module with `do`, where several tools share it
+    plan     the module with `plan`, where it is not that with `do`
+    """
+
+    module: str
+    settings: type[Settings]
+    title: str
+    button: str
+    about: str
+    takes: str = "file"
+    lane: Lane = "process"
+    reads: bool | Callable[[Any], bool] = False
+    unused: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+    do: str = ""
+    plan: str = ""
 
 
-def _model_tool(
-    name: str, module: str, settings: type[Settings], title: str, about: str, button: str, card: Card, **more: Any
-) -> None:
-    """A tool of core/tools/<module>.py on a LoRA or another model file."""
-    run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
-    given: dict[str, Any] = {"card": card, "button": button, "takes": "file"} | more
-    register(tool(name, settings, run, title=title, about=about, check=check, **given))
+def _tools(card: Card, *rows: Row, **shared: Any) -> None:
+    """Register the tools of a card. shared: fields that each `Task` has."""
+    for row in rows:
+        name, do = row.module.rpartition(".")[2], row.do or row.module
+        run, check = _planned(later(f"core.tools.{row.plan or do}", "plan"), later(f"core.tools.{do}", "do"))
+        about: dict[str, Any] = {
+            each: getattr(row, each) for each in ("title", "button", "about", "takes", "lane", "reads")
+        }
+        about |= {"unused": row.unused} if row.unused else {}
+        about |= {"card": card, "check": check} | shared
+        register(tool(name, row.settings, run, **about))
 
 
-def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
-    run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
-    given: dict[str, Any] = {"card": IMAGES, "button": title, "takes": "folder"}
-    register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
+def _planned(plan: Callable[..., Any], do: Callable[..., Outcome]) -> tuple[Run, Callable[[Any, Workspace], str]]:
+    """(what runs a tool, what checks it). Each plans for itself: between them a job may wait for long, in another process."""
+
+    def run(settings: Any, context: JobContext) -> Outcome:
+        return do(settings, plan(settings, context.workspace), context)
+
+    return run, lambda settings, workspace: str(plan(settings, workspace))
 
 
-def _hint_tool(name: str, settings: type[hints.MadeHintsSettings], title: str, about: str, **more: Any) -> None:
-    run, check = later("core.tools.hints", name), later("core.tools.hints", f"check_{name}")
-    given: dict[str, Any] = {"card": HINTS, "button": "Make control images", "takes": "folder"}
-    given["reads"] = lambda asked: asked.preview is not None
-    register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
+def _previews(settings: Any) -> bool:
+    return settings.preview is not None
 
 
-def _metadata_tool(
-    name: str, module: str, settings: type[Settings], title: str, about: str, button: str, takes: str
-) -> None:
-    run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
-    given: dict[str, Any] = {"card": METADATA, "button": button, "reads": lambda asked: asked.preview is not None}
-    register(tool(name, settings, run, title=title, about=about, check=check, under="caption", takes=takes, **given))
+_hints_unused = later("core.control.hints", "unused_settings")
 
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
@@ -174,283 +193,94 @@ register(
     )
 )
 
-_file_tool(
-    "inspect",
-    InspectSettings,
-    "Inspect a file",
-    "show the kind, family, tensors and metadata of a model file",
-    "Inspect",
-    lane="light",
-    reads=True,
-    card=MODELS,
+# fmt: off
+_tools(
+    MODELS,
+    Row("models.inspect", InspectSettings, "Inspect a file", "Inspect",
+        "show the kind, family, tensors and metadata of a model file", lane="light", reads=True),
+    Row("models.edit_metadata", EditMetadataSettings, "View and edit metadata", "Show or save",
+        "show or change the metadata of a model file", lane="light", reads=lambda settings: not settings.changes),
+    Row("models.strip_metadata", StripMetadataSettings, "Strip metadata", "Strip",
+        "copy a model file without private metadata", lane="light"),
+    Row("models.hashes", HashesSettings, "Hashes", "Compute",
+        "compute the hashes of model files", lane="light", reads=True),
+    Row("models.merge_models", MergeModelsSettings, "Merge checkpoints", "Merge",
+        "merge checkpoints by weighted sum, difference, sigmoid or block", "models"),
+    Row("models.convert_model", ConvertModelSettings, "Convert a model", "Convert",
+        "convert a checkpoint to another format or precision"),
+    Row("models.bake_vae", BakeVaeSettings, "Bake in a VAE", "Bake in",
+        "copy a checkpoint with another VAE"),
+    Row("models.extract_vae", ExtractVaeSettings, "Extract the VAE", "Extract",
+        "extract the VAE of a checkpoint"),
 )
-register(
-    tool(
-        "convert_lora",
-        ConvertLoraSettings,
-        later("core.tools.convert_lora", "convert_lora"),
-        title="Convert LoRAs",
-        about="save LoRAs for another program, as a plain LoRA or in another precision",
-        check=later("core.tools.convert_lora", "check_convert_lora"),
-        unused=convert_lora_unused,
-        button="Convert",
-        takes="file",
-        card=LORAS,
-    )
+_tools(
+    LORAS,
+    Row("loras.convert_lora", ConvertLoraSettings, "Convert LoRAs", "Convert",
+        "save LoRAs for another program, as a plain LoRA or in another precision"),
+    Row("loras.check_weights", CheckWeightsSettings, "Check weights", "Check",
+        "look for damage and untrained layers, and show norms by layer"),
+    Row("loras.singular_values", SingularValuesSettings, "Singular values", "Compute",
+        "show which rank of a LoRA keeps how much of it"),
+    Row("loras.compare_loras", CompareLorasSettings, "Compare two LoRAs", "Compare",
+        "compare two LoRAs layer by layer"),
+    Row("loras.interrogate_lora", InterrogateLoraSettings, "Interrogate a LoRA", "Interrogate",
+        "list the tokens that a LoRA's text encoders change most", lane="device"),
+    Row("loras.merge_lora_to_model", MergeLoraToModelSettings, "Merge LoRAs into a model", "Merge",
+        "save a copy of a checkpoint with LoRAs merged into it"),
+    Row("loras.merge_loras", MergeLorasSettings, "Merge LoRAs", "Merge",
+        "merge LoRAs into one", "models"),
+    Row("loras.extract_lora", ExtractLoraSettings, "Extract a LoRA", "Extract",
+        "make a LoRA of the difference of two checkpoints", "model_tuned"),
+    Row("loras.split_dylora", SplitDyloraSettings, "Split a DyLoRA", "Split",
+        "cut a DyLoRA into LoRAs of each lower rank", "model"),
+    Row("loras.resize_lora", ResizeLoraSettings, "Resize a LoRA", "Resize",
+        "save a LoRA with lower ranks"),
 )
-_file_tool(
-    "download",
-    DownloadSettings,
-    "Download a model",
-    "download a model into the models folder",
-    "Download",
-    takes="hub_id",
-    lane="downloads",
+_tools(
+    DOWNLOADS,
+    Row("models.download", DownloadSettings, "Download a model", "Download",
+        "download a model into the models folder", "hub_id", lane="downloads"),
     ends_paused=True,
-    card=DOWNLOADS,
 )
-
-_model_tool(
-    "check_weights",
-    "weight_check",
-    CheckWeightsSettings,
-    "Check weights",
-    "look for damage and untrained layers, and show norms by layer",
-    "Check",
-    LORAS,
-)
-_model_tool(
-    "singular_values",
-    "singular_values",
-    SingularValuesSettings,
-    "Singular values",
-    "show which rank of a LoRA keeps how much of it",
-    "Compute",
-    LORAS,
-)
-_model_tool(
-    "compare_loras",
-    "compare_loras",
-    CompareLorasSettings,
-    "Compare two LoRAs",
-    "compare two LoRAs layer by layer",
-    "Compare",
-    LORAS,
-)
-_model_tool(
-    "interrogate_lora",
-    "interrogation",
-    InterrogateLoraSettings,
-    "Interrogate a LoRA",
-    "list the tokens that a LoRA's text encoders change most",
-    "Interrogate",
-    LORAS,
-    lane="device",
-)
-_model_tool(
-    "merge_lora_to_model",
-    "merge_lora_to_model",
-    MergeLoraToModelSettings,
-    "Merge LoRAs into a model",
-    "save a copy of a checkpoint with LoRAs merged into it",
-    "Merge",
-    LORAS,
-    lane="process",
-)
-_model_tool(
-    "merge_loras",
-    "merge_loras",
-    MergeLorasSettings,
-    "Merge LoRAs",
-    "merge LoRAs into one",
-    "Merge",
-    LORAS,
-    takes="models",
-)
-_model_tool(
-    "extract_lora",
-    "extract_lora",
-    ExtractLoraSettings,
-    "Extract a LoRA",
-    "make a LoRA of the difference of two checkpoints",
-    "Extract",
-    LORAS,
-    takes="model_tuned",
-)
-_model_tool(
-    "split_dylora",
-    "split_dylora",
-    SplitDyloraSettings,
-    "Split a DyLoRA",
-    "cut a DyLoRA into LoRAs of each lower rank",
-    "Split",
-    LORAS,
-    takes="model",
-)
-_model_tool(
-    "resize_lora",
-    "resize_lora",
-    ResizeLoraSettings,
-    "Resize a LoRA",
-    "save a LoRA with lower ranks",
-    "Resize",
-    LORAS,
-    lane="process",
-)
-_model_tool(
-    "edit_metadata",
-    "file_metadata",
-    EditMetadataSettings,
-    "View and edit metadata",
-    "show or change the metadata of a model file",
-    "Show or save",
-    MODELS,
-    lane="light",
-    reads=lambda asked: not asked.changes,
-)
-_model_tool(
-    "strip_metadata",
-    "file_metadata",
-    StripMetadataSettings,
-    "Strip metadata",
-    "copy a model file without private metadata",
-    "Strip",
-    MODELS,
-    lane="light",
-)
-_model_tool(
-    "hashes",
-    "file_hashes",
-    HashesSettings,
-    "Hashes",
-    "compute the hashes of model files",
-    "Compute",
-    MODELS,
-    lane="light",
-    reads=True,
-)
-_model_tool(
-    "merge_models",
-    "merge_models",
-    MergeModelsSettings,
-    "Merge checkpoints",
-    "merge checkpoints by weighted sum, difference, sigmoid or block",
-    "Merge",
-    MODELS,
-    takes="models",
-    unused=merge_models_unused,
-)
-
-_model_tool(
-    "convert_model",
-    "convert_model",
-    ConvertModelSettings,
-    "Convert a model",
-    "convert a checkpoint to another format or precision",
-    "Convert",
-    MODELS,
-    unused=convert_model_unused,
-)
-_model_tool(
-    "bake_vae",
-    "convert_model",
-    BakeVaeSettings,
-    "Bake in a VAE",
-    "copy a checkpoint with another VAE",
-    "Bake in",
-    MODELS,
-)
-_model_tool(
-    "extract_vae",
-    "convert_model",
-    ExtractVaeSettings,
-    "Extract the VAE",
-    "extract the VAE of a checkpoint",
-    "Extract",
-    MODELS,
-)
-
-_image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")
-_image_tool("crop", images.CropSettings, "Crop", "crop images to one size")
-_image_tool("convert", images.ConvertSettings, "Convert format", "change the file format of images")
-_image_tool("number", images.NumberSettings, "Number files", "number images and their captions")
-_image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering done in place")
-_image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
-_model_tool(
-    "latent_upscaler",
-    "latent_upscaler",
-    LatentUpscalerSettings,
-    "Latent upscaler",
-    "double the size of images through their latents",
-    "Upscale",
+_tools(
     IMAGES,
-    lane="device",
-    takes="images",
+    Row("images.resize", images.ResizeSettings, "Resize", "Resize",
+        "make smaller copies of images", "folder", do="images.copies", plan="images.folders"),
+    Row("images.crop", images.CropSettings, "Crop", "Crop",
+        "crop images to one size", "folder", do="images.copies", plan="images.folders"),
+    Row("images.convert", images.ConvertSettings, "Convert format", "Convert format",
+        "change the file format of images", "folder", do="images.copies", plan="images.folders"),
+    Row("images.number", images.NumberSettings, "Number files", "Number files",
+        "number images and their captions", "folder", plan="images.folders"),
+    Row("images.undo_number", images.UndoNumberSettings, "Undo numbering", "Undo numbering",
+        "revert a numbering done in place", "folder", plan="images.folders"),
+    Row("images.faces", images.FaceSettings, "Crop faces", "Crop faces",
+        "crop and level faces in photos", "folder", plan="images.folders"),
+    Row("images.latent_upscaler", LatentUpscalerSettings, "Latent upscaler", "Upscale",
+        "double the size of images through their latents", "images", lane="device"),
 )
-
-_hint_tool(
-    "make_hints",
-    hints.MakeHintsSettings,
-    "Preprocess",
-    "make control images: edges, blur, tile and others",
-    unused=later("core.control.hints", "unused_settings"),
+_tools(
+    HINTS,
+    Row("images.make_hints", hints.MakeHintsSettings, "Preprocess", "Make control images",
+        "make control images: edges, blur, tile and others", "folder", reads=_previews, unused=_hints_unused),
+    Row("images.hints_by_model", hints.HintsByModelSettings, "Preprocess with a model", "Make control images",
+        "make control images with an ONNX model: depth, line art, poses and others", "folder",
+        lane="device", reads=_previews),
+    Row("images.make_pairs", hints.MakePairsSettings, "Generate pairs", "Generate pairs",
+        "generate images from captions, with their control images, to train a ControlNet with", "captions",
+        lane="device", unused=_hints_unused),
 )
-_hint_tool(
-    "hints_by_model",
-    hints.HintsByModelSettings,
-    "Preprocess with a model",
-    "make control images with an ONNX model: depth, line art, poses and others",
-    lane="device",
+_tools(
+    METADATA,
+    Row("metadata.merge_captions", metadata.MergeCaptionsSettings, "Merge captions", "Merge captions",
+        "merge caption files into a metadata JSON", "folders", do="metadata.merging"),
+    Row("metadata.merge_tags", metadata.MergeTagsSettings, "Merge tags", "Merge tags",
+        "merge tag files into a metadata JSON", "folders", do="metadata.merging"),
+    Row("metadata.clean_metadata", metadata.CleanMetadataSettings, "Clean captions and tags", "Clean",
+        "clean the captions and tags of a metadata JSON", "in_json"),
+    Row("metadata.metadata_to_captions", metadata.MetadataToCaptionsSettings, "Write caption files", "Write files",
+        "write the captions and tags of a metadata JSON to caption files", "in_json"),
+    under="caption",
+    reads=_previews,
 )
-register(
-    tool(
-        "make_pairs",
-        hints.MakePairsSettings,
-        later("core.tools.pairs", "make_pairs"),
-        title="Generate pairs",
-        about="generate images from captions, with their control images, to train a ControlNet with",
-        check=later("core.tools.pairs", "check_make_pairs"),
-        button="Generate pairs",
-        takes="captions",
-        lane="device",
-        card=HINTS,
-        unused=later("core.control.hints", "unused_settings"),
-    )
-)
-
-_metadata_tool(
-    "merge_captions",
-    "metadata_merging",
-    metadata.MergeCaptionsSettings,
-    "Merge captions",
-    "merge caption files into a metadata JSON",
-    "Merge captions",
-    "folders",
-)
-_metadata_tool(
-    "merge_tags",
-    "metadata_merging",
-    metadata.MergeTagsSettings,
-    "Merge tags",
-    "merge tag files into a metadata JSON",
-    "Merge tags",
-    "folders",
-)
-_metadata_tool(
-    "clean_metadata",
-    "metadata_cleaning",
-    metadata.CleanMetadataSettings,
-    "Clean captions and tags",
-    "clean the captions and tags of a metadata JSON",
-    "Clean",
-    "in_json",
-)
-_metadata_tool(
-    "metadata_to_captions",
-    "metadata_sidecars",
-    metadata.MetadataToCaptionsSettings,
-    "Write caption files",
-    "write the captions and tags of a metadata JSON to caption files",
-    "Write files",
-    "in_json",
-)
+# fmt: on

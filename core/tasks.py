@@ -13,6 +13,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
+from core.settings.needs import lacking
 
 if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
@@ -52,7 +53,8 @@ class Task:
     values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
     under         another command whose tool it is too: `caption tag` is `tag`
     on_cpu        a job that waits may be started at once on the CPU, in a process of its own
-    unused        (values of its form by name) -> names of its settings that have no effect with them, which the form leaves out
+    unused        (values of its form by name) -> names of its settings that have no effect with them, which the form leaves out; of a
+                  tool, if not given, those that lack what they need (core/settings/needs.py)
     takes         the setting that a free word of its command fills (`tag FOLDER`): a name in `own`, else a dotted path
     """
 
@@ -108,7 +110,8 @@ def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: 
     """A task with settings of its own and nothing else: `run` is given those. about: the other fields of Task."""
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
-    given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())} | about
+    given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())}
+    given |= {"unused": lambda values: set(lacking(settings, values))} | about
     return Task(name, title, job=job, run=run, own=name, **given)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion import k_diffusion as k
@@ -36,7 +36,8 @@ Make = Callable[[str, bool], Any]  # (what the model predicts, zero terminal SNR
 class Sampler:
     """A sampler.
 
-    make        its scheduler; None: only by the algorithm
+    scheduler   the name of diffusers' class, or a function that makes a scheduler; None: only by the algorithm
+    config      of diffusers' class, besides what the model decides
     algorithm   for all schedule types but "own", and for that one too where `own` has its levels; None: the scheduler is
                 given the levels of a schedule type, or has no other (`LEVELS`) if a package made it
     order       evaluations of a step           draws       noises that a step draws at most
@@ -45,7 +46,8 @@ class Sampler:
     objectives  names of those whose models it samples
     """
 
-    make: Make | None = None
+    scheduler: str | Make | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
     algorithm: k.Algorithm | None = None
     own: str = ""
     order: int = 1
@@ -55,25 +57,28 @@ class Sampler:
     objectives: frozenset[str] = FOR_DIFFUSION
     all_schedules: bool = True
 
+    def make(self, prediction: str, zero_terminal_snr: bool) -> Any:
+        """A fresh scheduler."""
+        assert self.scheduler is not None, "what has no scheduler has levels of its own"
+        if not isinstance(self.scheduler, str):
+            return self.scheduler(prediction, zero_terminal_snr)
+        return _of_diffusers(self.scheduler, self.config, prediction, zero_terminal_snr)
 
-def _diffusers(kind: str, **settings: Any) -> Make:
-    """Makes the scheduler of this name with these settings.
+
+def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_terminal_snr: bool) -> Any:
+    """The scheduler of this name with this config.
 
     "leading" never asks for the last timestep, where a stretched schedule begins: it is "trailing" there (Lin et al.
     2023, arXiv:2305.08891, section 3.3).
     """
+    import diffusers
 
-    def make(prediction: str, zero_terminal_snr: bool) -> Any:
-        import diffusers
-
-        found = getattr(diffusers, kind)
-        spacing = settings.get("timestep_spacing")
-        spaced = {"timestep_spacing": "trailing"} if zero_terminal_snr and spacing == "leading" else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # it advises another one; a person asked for this
-            return found(**_of_model(found, prediction, zero_terminal_snr) | settings | spaced)
-
-    return make
+    kind = getattr(diffusers, name)
+    leads = zero_terminal_snr and config.get("timestep_spacing") == "leading"
+    spacing = {"timestep_spacing": "trailing"} if leads else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it advises another one; a person asked for this
+        return kind(**{**_of_model(kind, prediction, zero_terminal_snr), **config, **spacing})
 
 
 def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
@@ -103,20 +108,20 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
     return Lms(**_of_model(LMSDiscreteScheduler, prediction, zero_terminal_snr), timestep_spacing="linspace")
 
 
-def _distilled(kind: str) -> Make:
+def _distilled(name: str) -> Make:
     """A scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
-        made = _diffusers(kind)(prediction, zero_terminal_snr)
-        usual = made.set_timesteps
+        scheduler = _of_diffusers(name, {}, prediction, zero_terminal_snr)
+        usual = scheduler.set_timesteps
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
-            more = num_inference_steps > made.config.original_inference_steps
+            more = num_inference_steps > scheduler.config.original_inference_steps
             # Only where it is needed: told a number, TCD takes other timesteps than those it was distilled with.
             usual(num_inference_steps, device, **{"original_inference_steps": num_inference_steps} if more else {})
 
-        made.set_timesteps = set_timesteps
-        return made
+        scheduler.set_timesteps = set_timesteps
+        return scheduler
 
     return make
 
@@ -124,49 +129,44 @@ def _distilled(kind: str) -> Make:
 _LEADING = {"timestep_spacing": "leading"}
 _LINSPACE = {"timestep_spacing": "linspace"}
 _DDIM = _LEADING | {"clip_sample": False}
+_PNDM = _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}
+_DPM = _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 2}
+_DPMPP = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+_DPMPP_2M, _DPMPP_3M = _DPMPP | _LINSPACE, _DPMPP | _LINSPACE | {"solver_order": 3}
+_SECOND_ORDER = {"solver_order": 2}
 _MULTISTEP, _SINGLESTEP = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
+_DPM_2, _DPM_2_A = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
 
 SAMPLERS: dict[str, Sampler] = {
     # Song et al. 2020, arXiv:2010.02502, eta 0. The last step ends at alpha 1, without noise.
-    "ddim": Sampler(_diffusers("DDIMScheduler", **_DDIM, set_alpha_to_one=True), k.euler),
+    "ddim": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": True}, k.euler),
     # As SD 1.5's own scheduler config has it: it ends at the schedule's first alpha, 0.9991.
-    "ddim_first_alpha": Sampler(_diffusers("DDIMScheduler", **_DDIM, set_alpha_to_one=False), k.euler_to_first_alpha),
+    "ddim_first_alpha": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": False}, k.euler_to_first_alpha),
     # Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS). With steps of
     # unequal size its method is LMS.
-    "pndm": Sampler(_diffusers("PNDMScheduler", **_LEADING, skip_prk_steps=True, set_alpha_to_one=False), k.lms),
-    "lms": Sampler(_lms, k.lms, "uniform"),
-    "euler": Sampler(_diffusers("EulerDiscreteScheduler", **_LINSPACE), k.euler, "uniform"),
-    "euler_a": Sampler(_diffusers("EulerAncestralDiscreteScheduler", **_LINSPACE), k.euler_ancestral, "uniform"),
-    "heun": Sampler(_diffusers("HeunDiscreteScheduler", **_LINSPACE, clip_sample=False), k.heun, "uniform", order=2),
-    "dpm_2": Sampler(_diffusers("KDPM2DiscreteScheduler", **_LINSPACE), k.dpm_2, "uniform", order=2, skips=True),
-    "dpm_2_a": Sampler(
-        _diffusers("KDPM2AncestralDiscreteScheduler", **_LINSPACE),
-        k.dpm_2_ancestral,
-        "uniform",
-        order=2,
-        draws=2,
-        skips=True,
-    ),
+    "pndm": Sampler("PNDMScheduler", _PNDM, k.lms),
+    "lms": Sampler(_lms, {}, k.lms, "uniform"),
+    "euler": Sampler("EulerDiscreteScheduler", _LINSPACE, k.euler, "uniform"),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler", _LINSPACE, k.euler_ancestral, "uniform"),
+    "heun": Sampler("HeunDiscreteScheduler", _LINSPACE | {"clip_sample": False}, k.heun, "uniform", order=2),
+    "dpm_2": Sampler(_DPM_2, _LINSPACE, k.dpm_2, "uniform", order=2, skips=True),
+    "dpm_2_a": Sampler(_DPM_2_A, _LINSPACE, k.dpm_2_ancestral, "uniform", order=2, draws=2, skips=True),
     # Lu et al. 2022, arXiv:2206.00927: it predicts the noise, and ends at the smallest sigma.
-    "dpmsolver": Sampler(
-        _diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_order=2)
-    ),
+    "dpmsolver": Sampler(_MULTISTEP, _DPM),
     # Lu et al. 2022, arXiv:2211.01095
-    "dpmsolver++": Sampler(
-        _diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=2), k.dpmpp_2m, "uniform"
-    ),
-    "dpmsingle": Sampler(_diffusers(_SINGLESTEP, algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True)),
-    "dpmsolver++_sde": Sampler(None, k.dpmpp_sde, "uniform", order=2, brownian=True),
-    "dpmsolver++_2s_a": Sampler(None, k.dpmpp_2s_ancestral, "uniform", order=2),
-    "dpmsolver++_2m_sde": Sampler(None, k.dpmpp_2m_sde, "uniform", brownian=True),
-    "dpmsolver++_3m": Sampler(_diffusers(_MULTISTEP, **_LINSPACE, algorithm_type="dpmsolver++", solver_order=3)),
-    "dpmsolver++_3m_sde": Sampler(None, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
-    "unipc": Sampler(_diffusers("UniPCMultistepScheduler", solver_order=2)),  # Zhao et al. 2023, arXiv:2302.04867
-    "deis": Sampler(_diffusers("DEISMultistepScheduler", solver_order=2)),  # Zhang and Chen 2022, arXiv:2204.13902
+    "dpmsolver++": Sampler(_MULTISTEP, _DPMPP_2M, k.dpmpp_2m, "uniform"),
+    "dpmsingle": Sampler(_SINGLESTEP, _DPMPP | {"lower_order_final": True}),
+    "dpmsolver++_sde": Sampler(None, {}, k.dpmpp_sde, "uniform", order=2, brownian=True),
+    "dpmsolver++_2s_a": Sampler(None, {}, k.dpmpp_2s_ancestral, "uniform", order=2),
+    "dpmsolver++_2m_sde": Sampler(None, {}, k.dpmpp_2m_sde, "uniform", brownian=True),
+    "dpmsolver++_3m": Sampler(_MULTISTEP, _DPMPP_3M),
+    "dpmsolver++_3m_sde": Sampler(None, {}, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
+    "unipc": Sampler("UniPCMultistepScheduler", _SECOND_ORDER),  # Zhao et al. 2023, arXiv:2302.04867
+    "deis": Sampler("DEISMultistepScheduler", _SECOND_ORDER),  # Zhang and Chen 2022, arXiv:2204.13902
     # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
-    "ddpm": Sampler(_diffusers("DDPMScheduler", **_LEADING, clip_sample=False), k.euler_ancestral),
-    "lcm": Sampler(_distilled("LCMScheduler"), k.lcm),  # for models and LoRAs distilled so, with 2 to 8 steps
-    "tcd": Sampler(_distilled("TCDScheduler"), k.tcd),
+    "ddpm": Sampler("DDPMScheduler", _LEADING | {"clip_sample": False}, k.euler_ancestral),
+    "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm),  # for models and LoRAs distilled so, with 2 to 8 steps
+    "tcd": Sampler(_distilled("TCDScheduler"), {}, k.tcd),
 }
 
 
@@ -236,12 +236,11 @@ def make_sampler(
     schedule      one of `schedules_of`
     """
     known = SAMPLERS[name]
-    levels = known.own if schedule == "own" and not (program and known.make) else schedule
+    levels = known.own if schedule == "own" and not (program and known.scheduler) else schedule
     stretched = zero_terminal_snr and program != "trainer"
     if known.algorithm and levels in LEVELS:
         told = DIFFUSERS_PREDICTION[prediction]
         return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian, known.skips)
-    assert known.make is not None, "what has no scheduler has levels of its own"
     sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
     theirs, config = AS_PROGRAM[program], config_of(sampler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":

@@ -75,6 +75,9 @@ class About(TypedDict, total=False):
     brief: str  # shown there instead of the help
     hint: str  # what an empty field means ("off"), shown in it where the setting may be left empty
     only: str  # the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
+    # What it needs of others in its group to have an effect, separated by "; ": "noise_offset" (on, or filled in), "!no_vae" (off, or
+    # empty), "loss_type=huber, smooth_l1" (one of these). The form says so (core/settings/needs.py).
+    needs: str
     replaces: str  # the setting of its group that has no effect while this one is filled in
     elsewhere: str  # the tab and element that show it instead of the form ("Dataset#ds-sources")
     recorded: str  # the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
@@ -178,8 +181,17 @@ class Job(Settings):
 
 
 def zero_is_off(value: Any) -> Any:
-    """None for the 0 that sd-scripts' settings files have where an option is off: for validators of such settings."""
+    """None for the 0 that sd-scripts' settings files have where an option is off."""
     return None if not isinstance(value, bool) and value in (0, "0") else value
+
+
+def numbers_as_text(value: Any) -> Any:
+    """ "1,0.5" for [1, 0.5] and "1" for 1; anything that is not a number stays, and the rules report it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
+        return ",".join(f"{item:g}" for item in value)
+    return f"{value:g}" if isinstance(value, (int, float)) else value
 
 
 def minus_one_is_random(seed: Any) -> Any:
@@ -187,6 +199,10 @@ def minus_one_is_random(seed: Any) -> Any:
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
+# Settings that are read in further forms: 0 for off, numbers and JSON lists for text with commas as in sd-scripts, -1 for random
+IntOrOff = Annotated[int | None, BeforeValidator(zero_is_off)]
+FloatOrOff = Annotated[float | None, BeforeValidator(zero_is_off)]
+NumberList = Annotated[str | None, BeforeValidator(numbers_as_text)]
 Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
 SEEDS = 2**64  # torch's generators take the seeds below it
 SEED_RANGE = (0, SEEDS - 1)
@@ -231,6 +247,7 @@ class Declared:
     first = _text_of("first")
     brief = _text_of("brief")
     hint = _text_of("hint")
+    needs = _text_of("needs")
     replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
     recorded = _text_of("recorded")

@@ -25,7 +25,11 @@ class LoggingSettings(Settings):
         names="path",
     )
     log_prefix: str | None = kohya_setting(
-        None, max_length=100, help="Put before the time in the name of the log folder.", names="part"
+        None,
+        max_length=100,
+        help="Put before the time in the name of the log folder.",
+        names="part",
+        needs="logging_dir",
     )
     log_tracker_name: str | None = kohya_setting(
         None,
@@ -35,7 +39,11 @@ class LoggingSettings(Settings):
         names="part",
     )
     wandb_run_name: str | None = kohya_setting(
-        None, max_length=200, title="wandb run name", help="Empty lets wandb choose one."
+        None,
+        max_length=200,
+        title="wandb run name",
+        help="Empty lets wandb choose one.",
+        needs="log_with=wandb, all",
     )
     log_tracker_config: str | None = kohya_setting(
         None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import field_validator
-
-from core.settings.base import SAME, Settings, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, IntOrOff, Settings, kohya_setting, setting
 
 
 class MemorySettings(Settings):
@@ -28,6 +26,7 @@ class MemorySettings(Settings):
     )
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
+        needs="gradient_checkpointing",
         title="Blocks to checkpoint",
         section="Memory",
         labels={"all": "all", "outer": "outer two sizes", "inner": "inner (the others)"},
@@ -51,6 +50,7 @@ class MemorySettings(Settings):
     )
     fp8_base_unet: bool = kohya_setting(
         False,
+        needs="!fp8_base",
         title="fp8 U-Net",
         help="Stores only the frozen U-Net in fp8; the text encoders keep their precision.",
         costs="Saves 2.4 GB for SDXL and 0.8 GB for SD 1.5, compared with 16 bits.",
@@ -66,6 +66,7 @@ class MemorySettings(Settings):
     )
     stochastic_rounding: bool = setting(
         True,
+        needs="full_precision=bf16",
         source="Zamirai et al. 2020, arXiv:2010.06192",
         help="Rounds bf16 weights up or down at random in proportion, so that changes smaller than a bf16 step still add up. Off rounds to nearest and loses them.",
     )
@@ -74,7 +75,7 @@ class MemorySettings(Settings):
         help="AdaFactor updates each tensor as soon as its gradient is computed and frees the gradient, so the gradients of the model are never held all at once. Gradients are clipped per tensor.",
         costs="Saves as much memory as the weights use. No gradient accumulation.",
     )
-    fused_optimizer_groups: int | None = kohya_setting(
+    fused_optimizer_groups: IntOrOff = kohya_setting(
         None,
         within=(1, 100),
         unit="groups",
@@ -112,6 +113,7 @@ class MemorySettings(Settings):
         "tensort",
     ] = kohya_setting(
         "inductor",
+        needs="torch_compile",
         help="The compiler backend of torch.compile. inductor is the default; eager and aot_eager compile nothing and help find compiler bugs; the others need extra packages and are checked before the start.",
     )
     allow_tf32: bool = kohya_setting(
@@ -184,11 +186,6 @@ class MemorySettings(Settings):
         title="DDP timeout",
         help="With several GPUs: how long a step may take on one of them before the run fails.",
     )
-
-    @field_validator("fused_optimizer_groups", mode="before")
-    @classmethod
-    def _zero_is_off(cls, value: Any) -> Any:
-        return zero_is_off(value)
 
     @property
     def narrow_unet(self) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import field_validator
-
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import NumberList, Settings, kohya_setting, setting
 
 Changes = Literal["network", "model", "embedding", "side model", "inner network"]
 
@@ -84,7 +82,7 @@ class MethodSettings(Settings):
         max_length=1000,
         help="The caption given to the frozen base model, such as: a dog. Empty uses the class of each folder.",
     )
-    block_lr: str | None = kohya_setting(
+    block_lr: NumberList = kohya_setting(
         None,
         title="Block learning rates",
         widget="numbers",
@@ -99,6 +97,7 @@ class MethodSettings(Settings):
     )
     ema_decay: float = setting(
         0.9999,
+        needs="ema",
         ge=0,
         lt=1,
         title="EMA decay",
@@ -106,12 +105,14 @@ class MethodSettings(Settings):
     )
     ema_warmup: bool = setting(
         True,
+        needs="ema",
         title="EMA warmup",
         source="diffusers, EMAModel",
         help="Limits the decay to (1 + n) / (10 + n) at step n, so that early weights do not linger in short runs.",
     )
     ema_update_every: int = setting(
         1,
+        needs="ema",
         within=(1, 1000),
         unit="steps",
         title="EMA update interval",
@@ -119,24 +120,18 @@ class MethodSettings(Settings):
     )
     ema_device: Literal["device", "cpu"] = setting(
         "device",
+        needs="ema",
         title="EMA device",
         labels={"device": "training device", "cpu": "CPU (RAM)"},
         help="RAM saves VRAM, but each update waits for a copy.",
     )
     ema_use: Literal["all", "files", "samples"] = setting(
         "all",
+        needs="ema",
         title="Use EMA for",
         labels={"all": "everything", "files": "saved models", "samples": "samples and validation"},
         help="Where the averaged weights are used; the rest uses the current weights. Training states always hold both.",
     )
-
-    @field_validator("block_lr", mode="before")
-    @classmethod
-    def _from_list(cls, value: Any) -> Any:
-        """[1e-5, 0] becomes "1e-05,0"; anything that is not a number is reported by the rules."""
-        if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
-            return ",".join(f"{item:g}" for item in value)
-        return value
 
     @property
     def traits(self) -> MethodTraits:

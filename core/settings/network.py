@@ -8,25 +8,19 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import field_validator
-
 from core.record.problems import Problem
 from core.record.units import number_text
-from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
-from core.settings.readers import READ_BY_NONE, Misread
-
-# Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
-NUMBER_TEXTS = (
-    "block_dims",
-    "block_alphas",
-    "conv_block_dims",
-    "conv_block_alphas",
-    "down_lr_weight",
-    "mid_lr_weight",
-    "up_lr_weight",
-    "base_weights_multiplier",
+from core.settings.base import (
+    SAME,
+    FloatOrOff,
+    IntOrOff,
+    NumberList,
+    Settings,
+    follows_compatibility,
+    kohya_setting,
+    setting,
 )
-
+from core.settings.readers import READ_BY_NONE, Misread
 
 # Settings of the group that a kind's own product may have a use for; all others are the network's, and hold for every kind.
 SIZES = frozenset({"rank", "alpha", "conv_alpha", "block_alphas", "conv_block_alphas"})
@@ -152,7 +146,7 @@ class NetworkSettings(Settings):
         },
         help="Initial weights of a LoRA, as in PEFT. Orthogonal and PiSSA start with both matrices away from zero and often converge faster. PiSSA trains the principal components of the model's weights; its file holds the difference to the unchanged model at twice the rank.",
     )
-    conv_rank: int | None = setting(
+    conv_rank: IntOrOff = setting(
         None,
         within=(1, 1024),
         title="Conv rank (dim)",
@@ -161,7 +155,7 @@ class NetworkSettings(Settings):
         help="Also trains 3x3 convolutions (LoRA-C3Lier / LoCon), which helps with textures and styles. Empty or 0 trains Linear and 1x1 conv layers only (LoRA-LierLa).",
         costs="Steps take about half again as long.",
     )
-    conv_alpha: float | None = kohya_setting(
+    conv_alpha: FloatOrOff = kohya_setting(
         None,
         gt=0,
         le=4096,
@@ -183,6 +177,7 @@ class NetworkSettings(Settings):
     )
     train_norm: bool = setting(
         False,
+        needs="train_unet",
         title="Train norm layers",
         help="Also trains weight and bias of the norm layers in the U-Net's blocks, where other layers are trained (LyCORIS' train_norm). A1111, Forge and ComfyUI use such files; diffusers and sd-scripts do not.",
     )
@@ -200,6 +195,7 @@ class NetworkSettings(Settings):
     )
     rank_dropout_scale: bool = setting(
         True,
+        needs="rank_dropout",
         help="Scales up what rank dropout keeps, so that the strength stays the same on average, as sd-scripts does. Off is LyCORIS' default.",
     )
     module_dropout: float = kohya_setting(
@@ -207,7 +203,7 @@ class NetworkSettings(Settings):
         within=(0, 1),
         help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting.",
     )
-    scale_weight_norms: float | None = kohya_setting(
+    scale_weight_norms: FloatOrOff = kohya_setting(
         None,
         gt=0,
         le=1000,
@@ -216,7 +212,7 @@ class NetworkSettings(Settings):
         help="After each step, scales down a layer's weight change if its norm exceeds this value. 1 is usual; empty or 0 is off.",
         recorded=SAME,
     )
-    block_dims: str | None = kohya_setting(
+    block_dims: NumberList = kohya_setting(
         None,
         title="Block ranks (dims)",
         section="Blocks",
@@ -224,39 +220,39 @@ class NetworkSettings(Settings):
         empty_as="rank",
         help="A rank for each U-Net block: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 skips a block. Empty uses the network rank everywhere.",
     )
-    block_alphas: str | None = kohya_setting(
+    block_alphas: NumberList = kohya_setting(
         None,
         widget="blocks",
         empty_as="alpha, rank",
         help="An alpha for each block, as many numbers as block ranks. Empty uses the network alpha everywhere.",
     )
-    conv_block_dims: str | None = kohya_setting(
+    conv_block_dims: NumberList = kohya_setting(
         None,
         title="Conv block ranks (dims)",
         widget="blocks",
         empty_as="conv_rank",
         help="A rank for the 3x3 convolutions of each block; 0 skips those of a block. Empty uses the conv rank everywhere.",
     )
-    conv_block_alphas: str | None = kohya_setting(
+    conv_block_alphas: NumberList = kohya_setting(
         None,
         widget="blocks",
         empty_as="conv_alpha, conv_rank",
         help="An alpha for the 3x3 convolutions of each block. Empty uses the conv alpha, or their rank.",
     )
-    down_lr_weight: str | None = kohya_setting(
+    down_lr_weight: NumberList = kohya_setting(
         None,
         title="Down block LR weights",
         section="Learning rate by block",
         widget="block rates",
         help="Multipliers of the U-Net learning rate, from the image inwards: 12 numbers (SDXL: 9), one number for all, or sine, cosine, linear, reverse_linear, zeros, optionally with an offset such as +0.25. 0 skips a block.",
     )
-    mid_lr_weight: str | None = kohya_setting(
+    mid_lr_weight: NumberList = kohya_setting(
         None,
         title="Mid block LR weights",
         widget="block rates",
         help="Multiplier of the U-Net learning rate in the middle block: one number (SDXL: 3). 0 skips it.",
     )
-    up_lr_weight: str | None = kohya_setting(
+    up_lr_weight: NumberList = kohya_setting(
         None,
         title="Up block LR weights",
         widget="block rates",
@@ -300,6 +296,7 @@ class NetworkSettings(Settings):
     )
     dim_from_weights: bool = kohya_setting(
         False,
+        needs="network_weights",
         title="Rank from weights",
         help="Takes layers, ranks and alphas from the initial LoRA; those set here are ignored.",
     )
@@ -312,28 +309,14 @@ class NetworkSettings(Settings):
         names="path or name",
         holds="lora",
     )
-    base_weights_multiplier: str | None = kohya_setting(
+    base_weights_multiplier: NumberList = kohya_setting(
         None,
+        needs="base_weights",
         title="Merge multipliers",
         widget="numbers",
         help="Strength of each merged LoRA, in order. Missing numbers are 1.",
     )
     base_weights_layers: Literal["own", "kohya"] = follows_compatibility("own", "kohya")
-
-    @field_validator("scale_weight_norms", "conv_rank", "conv_alpha", mode="before")
-    @classmethod
-    def _zero_is_off(cls, value: Any) -> Any:
-        return zero_is_off(value)
-
-    @field_validator(*NUMBER_TEXTS, mode="before")
-    @classmethod
-    def _from_list(cls, value: Any) -> Any:
-        """[1, 0.5] and 1 become "1,0.5" and "1"; anything that is not a number is reported by the rules."""
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
-            return ",".join(f"{item:g}" for item in value)
-        return f"{value:g}" if isinstance(value, (int, float)) else value
 
     @property
     def traits(self) -> KindTraits:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import field_validator
+from typing import Literal
 
 from core.record.units import number_text
-from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, FloatOrOff, IntOrOff, Settings, follows_compatibility, kohya_setting, setting
 
 RANGE = frozenset({"min_timestep", "max_timestep"})
 
@@ -27,7 +25,7 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {}  # by name; filled as objectives reg
 class NoiseSettings(Settings):
     """Noise, timesteps and loss."""
 
-    min_snr_gamma: float | None = kohya_setting(
+    min_snr_gamma: FloatOrOff = kohya_setting(
         None,
         within=(0.1, 20),
         title="Min-SNR gamma",
@@ -68,6 +66,7 @@ class NoiseSettings(Settings):
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
+        needs="loss_type=huber, smooth_l1",
         section="Loss function",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
@@ -75,6 +74,7 @@ class NoiseSettings(Settings):
     )
     huber_c: float = kohya_setting(
         0.1,
+        needs="loss_type=huber, smooth_l1",
         gt=0,
         le=100,
         title="Huber delta (c)",
@@ -82,7 +82,12 @@ class NoiseSettings(Settings):
         recorded=SAME,
     )
     huber_scale: float = kohya_setting(
-        1.0, gt=0, le=100, help="Multiplies the Huber delta at every timestep.", recorded=SAME
+        1.0,
+        gt=0,
+        le=100,
+        help="Multiplies the Huber delta at every timestep.",
+        recorded=SAME,
+        needs="loss_type=huber, smooth_l1",
     )
     mask_mean: Literal["area", "image"] = setting(
         "area",
@@ -101,6 +106,7 @@ class NoiseSettings(Settings):
     )
     noise_offset_random_strength: bool = kohya_setting(
         False,
+        needs="noise_offset",
         section="Noise",
         help="Picks a strength between 0 and the noise offset for each image, so that the model is also trained without it.",
         recorded=SAME,
@@ -113,7 +119,7 @@ class NoiseSettings(Settings):
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; blank: off.",
         recorded=SAME,
     )
-    multires_noise_iterations: int | None = kohya_setting(
+    multires_noise_iterations: IntOrOff = kohya_setting(
         None,
         within=(1, 64),
         unit="levels",
@@ -124,6 +130,7 @@ class NoiseSettings(Settings):
     )
     multires_noise_discount: float = kohya_setting(
         0.3,
+        needs="multires_noise_iterations",
         within=(0, 1),
         help="Strength of each coarser level relative to the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
         recorded=SAME,
@@ -139,6 +146,7 @@ class NoiseSettings(Settings):
     )
     ip_noise_gamma_random_strength: bool = kohya_setting(
         False,
+        needs="ip_noise_gamma",
         title="IP noise random strength",
         help="Picks a strength between 0 and the IP noise gamma for each image.",
         recorded=SAME,
@@ -170,11 +178,6 @@ class NoiseSettings(Settings):
     def halves_latents(self, network: bool) -> bool:
         """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
         return self.compatibility != "none" and (not network or self.compatibility == "kohya_0.9")
-
-    @field_validator("min_snr_gamma", "multires_noise_iterations", mode="before")
-    @classmethod
-    def _zero_is_off(cls, value: Any) -> Any:
-        return zero_is_off(value)
 
     def summary(self) -> str:
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []

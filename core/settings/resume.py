@@ -17,6 +17,7 @@ class ResumeSettings(Settings):
     )
     resume_from_huggingface: bool = kohya_setting(
         False,
+        needs="resume",
         title="Resume from Hugging Face",
         help="Downloads the training state first. Written as owner/name/folder, followed by :revision and :model or :dataset where needed.",
     )

@@ -38,6 +38,7 @@ class ShardingSettings(Settings):
     )
     offload_optimizer_nvme_path: str | None = kohya_setting(
         None,
+        needs="offload_optimizer_device=nvme",
         title="Optimizer offload folder",
         widget="folder",
         help="On a fast disk with room for 16 bytes per trained weight, gradients included. The files are only used during the run.",
@@ -53,6 +54,7 @@ class ShardingSettings(Settings):
     )
     offload_param_nvme_path: str | None = kohya_setting(
         None,
+        needs="offload_param_device=nvme",
         title="Parameter offload folder",
         widget="folder",
         help="On a fast disk with room for the model.",
@@ -60,12 +62,14 @@ class ShardingSettings(Settings):
     )
     zero3_init_flag: bool = kohya_setting(
         False,
+        needs="zero_stage=3",
         title="ZeRO-3 init",
         help="Stage 3 only: loads the model into RAM and partitions it to the GPUs tensor by tensor. Off loads the whole model onto each GPU first.",
         costs="For models that do not fit on one GPU. Each process needs RAM for one model while loading.",
     )
     zero3_save_16bit_model: bool = kohya_setting(
         False,
+        needs="zero_stage=3",
         title="Save 16-bit model",
         help="Stage 3 only: saves the 16-bit weights that the model computes with. Off gathers the fp32 master weights, which are more accurate.",
         costs="Saving is faster and takes half the memory.",

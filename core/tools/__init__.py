@@ -1,1 +1,1 @@
-"""Tools on model files and image folders: a settings model and a function each, registered in core/builtin.py."""
+"""Tools on model files and image folders: a settings model and a module each, with a row in core/builtin.py."""

@@ -1,63 +1,15 @@
-"""The tools on model files: what a file is, a model from the hub."""
+"""The files that tools work on, as settings name them: any, a LoRA, a checkpoint."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Collection
 from pathlib import Path
 
+from core.families.locate import model_path
 from core.formats.detect import identify
-from core.record import atomic
-from core.record.context import JobContext, Outcome
+from core.record.allowed import may_reach
 from core.record.problems import ProblemsError, at_setting, problems_at
 from core.record.workspace import Workspace, display_path
-from core.settings.tools.model_files import DownloadSettings, InspectSettings
-
-INSPECTED = "inspect.file"
-
-
-def check_inspect(asked: InspectSettings, workspace: Workspace) -> str:
-    return f"inspect {display_path(file_of(asked.file, workspace, INSPECTED))}"
-
-
-def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
-    from core.formats.hub.references import parse_source
-
-    return f"download {parse_source(asked.hub_id or '')} into {display_path(workspace.models)}"
-
-
-def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
-    from core.tools import inspect as inspection
-
-    path = file_of(asked.file, context.workspace, INSPECTED)
-    context.stage(f"reading {path.name}")
-    facts = inspection.inspect(path, context.cancel)
-    return Outcome(lines=inspection.in_words(facts), facts=facts)
-
-
-def download(asked: DownloadSettings, context: JobContext) -> Outcome:
-    from core.formats.hub import references as hub
-
-    source = hub.parse_source(asked.hub_id or "")
-    models = context.workspace.models
-    context.stage("looking in the models folder")
-    if (here := hub.here(source, models, context.cancel)) is not None:
-        return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
-
-    def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {source}", done, total, of_bytes=True)
-
-    try:
-        path = hub.download(source, models, on_progress, context.cancel)
-    finally:
-        _forget_link(str(source), context)
-    return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
-
-
-def _forget_link(shown: str, context: JobContext) -> None:
-    """A link may hold a key: once it is used, the job's file names only what was downloaded."""
-    with suppress(OSError, ProblemsError):
-        job = context.folder.job()
-        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
 
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
@@ -79,10 +31,14 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
 
 
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of these suffixes in a folder and below it, by path, but for those that a shared page may not reach."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in files if may_reach(path))
+
+
 def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
     """The checkpoint or folder that a setting names, by its path or its name in the models folder. Raises ProblemsError."""
-    from core.families.locate import model_path
-
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")

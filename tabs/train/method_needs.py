@@ -16,6 +16,7 @@ from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.named import CONTROL_IMAGE
+from core.settings.needs import lacking_in
 from core.settings.optimization.optimizers import USUAL, Argument, Entry, catalog, data, find
 from core.settings.optimization.rates import scale_sentence
 from core.settings.presets.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
@@ -53,7 +54,8 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields that this method, this curve and DeepSpeed as it is have no use for: the form folds them
     away."""
-    found = {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
+    found = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
+    found |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
     return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
 
 

@@ -18,9 +18,9 @@ from core.generation.class_plan import images_of_others
 from core.record.problems import ProblemsError
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
-from core.tools.images import images_of
-from core.tools.latent_upscaler import _is_source
-from core.tools.pairs import _captions
+from core.tools.images.folders import images_of
+from core.tools.images.latent_upscaler import _is_source
+from core.tools.images.make_pairs import _captions
 from tabs.form.folder_browser import listing
 from tabs.server.uploads import take_in
 

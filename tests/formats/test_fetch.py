@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from core import tasks
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hub import catalog, fetch
 from core.formats.hub import references as hub
@@ -25,7 +26,6 @@ from core.record.workspace import Workspace
 from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.tools.model_files import DownloadSettings
-from core.tools.files import download as tool
 from tests.local_server import Answers, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
@@ -388,7 +388,7 @@ def downloaded(tmp_path):
         folder = RunFolder.create(workspace.runs, "download", {})
         with Journal(folder.path) as journal:
             context = JobContext(workspace, folder, journal, CommandReader(folder.path))
-            return tool(DownloadSettings(hub_id=link), context).lines
+            return tasks.named("download").run(DownloadSettings(hub_id=link), context).lines
 
     return run
 

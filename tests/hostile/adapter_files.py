@@ -152,8 +152,8 @@ def readers() -> Readers:
     from core.networks.network import Network
     from core.record.workspace import Workspace
     from core.settings.tools.model_files import ConvertLoraSettings
-    from core.tools.convert_lora import plan_of
-    from core.tools.inspect import in_words, inspect
+    from core.tools.loras.convert_lora import plan
+    from core.tools.models.inspect import in_words, inspect
 
     def network(path: Path) -> None:
         """Its change of each weight, as merging computes it."""
@@ -174,7 +174,7 @@ def readers() -> Readers:
         "kohya": lambda path: to_kohya(load_lora(path)),
         "inspect": small,
         "tokens": tokens_in,
-        "conversion": lambda path: plan_of(ConvertLoraSettings(file=str(path), names="diffusers"), Workspace()),
+        "conversion": lambda path: plan(ConvertLoraSettings(file=str(path), names="diffusers"), Workspace()),
     }
 
 

@@ -349,13 +349,14 @@ def make_checkpoint(folder: Path, case: int) -> Path:
     """A complete model in a file that is cut off, or whose header is changed."""
     good, target = folder.parent / "good.safetensors", folder / "model.safetensors"
     if not good.exists():
+        from core import tasks
         from core.record.workspace import Workspace
         from core.settings.tools.convert_model import ConvertModelSettings
-        from core.tools.convert_model import convert_model
         from tests.tasks import surroundings
 
         parts = tiny_folder("sd1", folder.parent / "parts")
-        convert_model(ConvertModelSettings(file=str(parts), output=str(good)), surroundings(Workspace()))
+        settings = ConvertModelSettings(file=str(parts), output=str(good))
+        tasks.named("convert_model").run(settings, surroundings(Workspace()))
     data, draw = good.read_bytes(), random.Random(f"checkpoint {case}")
     (length,) = struct.unpack("<Q", data[:8])
     header, body = data[8 : 8 + length], data[8 + length :]
@@ -389,7 +390,7 @@ def model_readers() -> Readers:
     from core.generation.model.library import kind_of
     from core.generation.model.words import token_widths
     from core.networks.adapter_file import load_lora, to_diffusers
-    from core.tools.inspect import in_words, inspect
+    from core.tools.models.inspect import in_words, inspect
 
     def small(path: Path) -> None:
         if path.is_file() and path.stat().st_size < 1 << 30:  # the hash of a sparse file takes its hour
@@ -419,19 +420,19 @@ def model_readers() -> Readers:
 
 def converting() -> Readers:
     """Whole models to another form, and their VAEs."""
+    from core import tasks
     from core.record.workspace import Workspace
     from core.settings.tools.convert_model import ConvertModelSettings, ExtractVaeSettings
-    from core.tools.convert_model import convert_model, extract_vae
     from tests.tasks import surroundings
 
     def convert(path: Path) -> None:
         form: Any = "safetensors" if path.is_dir() else "diffusers_safetensors"
         asked = ConvertModelSettings(file=str(path), save_model_as=form, output=str(path.parent / "converted"))
-        convert_model(asked, surroundings(Workspace()))
+        tasks.named("convert_model").run(asked, surroundings(Workspace()))
 
     def extract(path: Path) -> None:
         asked = ExtractVaeSettings(file=str(path), output=str(path.parent / "extracted"))
-        extract_vae(asked, surroundings(Workspace()))
+        tasks.named("extract_vae").run(asked, surroundings(Workspace()))
 
     return {"convert": convert, "extract": extract}
 
@@ -447,7 +448,7 @@ def folder_readers() -> Readers:
     from core.generation.model.library import kind_of
     from core.generation.model.words import token_widths
     from core.record.problems import errors
-    from core.tools.inspect import in_words, inspect
+    from core.tools.models.inspect import in_words, inspect
     from core.training.memory.plan import facts_of
 
     for part in ("unet", "vae", "text_encoder"):  # the libraries are imported before the clock runs

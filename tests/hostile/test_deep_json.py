@@ -17,7 +17,7 @@ from core.generation.images.gallery import Gallery
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.bounded_json import json_or_none
 from core.record.workspace import Workspace
-from core.tools.header_edit import _tensors_of
+from core.tools.models.header_edit import _tensors_of
 from tabs.form.own_settings import FIELDS, _read_json
 from tabs.generate.sending import _chosen
 from tests.dataset.test_look import listed

@@ -153,7 +153,7 @@ def read_list(path: Path) -> None:
     from core.settings.dataset.concepts import concepts
     from core.settings.dataset.dataset import DatasetSettings
     from core.settings.dataset.validation import ValidationSettings
-    from core.tools.metadata_files import entries_of
+    from core.tools.metadata.files import entries_of
 
     for number in range(3):
         written(path.parent, f"img{number}.png", GOOD_PNG)

@@ -98,11 +98,11 @@ def _good_checkpoint(root: Path) -> dict[str, Path]:
 def lora_tools() -> Readers:
     from core.record.workspace import Workspace
     from core.settings.tools.weights import InterrogateLoraSettings
-    from core.tools.interrogation import check_interrogate_lora
+    from core.tools.loras.interrogate_lora import plan
 
     def check(path: Path) -> None:
         """Without the states of 49,408 tokens, which take their seconds for any file."""
-        check_interrogate_lora(InterrogateLoraSettings(file=str(path), base_model=STARTER), Workspace())
+        plan(InterrogateLoraSettings(file=str(path), base_model=STARTER), Workspace())
 
     return {name: tool(name, given, _good_lora) for name, given in LORA_TOOLS.items()} | {"interrogate_lora": check}
 
@@ -196,14 +196,15 @@ def upscaler_readers() -> Readers:
 
 def _vae(folder: Path) -> bytes:
     """The starter's VAE in a file of its own, as other programs name its tensors."""
+    from core import tasks
     from core.record.workspace import Workspace
     from core.settings.tools.convert_model import ExtractVaeSettings
-    from core.tools.convert_model import extract_vae
     from tests.tasks import surroundings
 
     path = folder / "good_vae.safetensors"
     if not path.exists():
-        extract_vae(ExtractVaeSettings(file=STARTER, output=str(path)), surroundings(Workspace()))
+        settings = ExtractVaeSettings(file=STARTER, output=str(path))
+        tasks.named("extract_vae").run(settings, surroundings(Workspace()))
     return path.read_bytes()
 
 

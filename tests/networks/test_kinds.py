@@ -30,7 +30,7 @@ from core.settings.job import TrainJob
 from core.settings.network import OWN
 from core.settings.presets.files import to_values
 from core.settings.rules import ineffective
-from core.tools.inspect import inspect
+from core.tools.models.inspect import inspect
 from tests.selection import slow_unless
 from tests.training import test_samples_and_generate as again
 

@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
-from core.tools.inspect import inspect
+from core.tools.models.inspect import inspect
 from tests.networks.oracle import LAYERS, NAME, check_equal, input_of, layer_of, live, network_of, target_of
 from tests.refusals import refused
 

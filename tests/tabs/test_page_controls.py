@@ -13,7 +13,7 @@ from core.engine.engine import Engine
 from core.families import family
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.controls import ControlUse
-from tests.tools.test_hints import write_net
+from tests.tools.images.test_hints import write_net
 
 
 @pytest.fixture(scope="module")

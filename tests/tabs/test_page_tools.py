@@ -13,7 +13,7 @@ from core.tools.shown import curves, heat_map, table
 WORK = {"id": "w", "tool": "check_weights", "card": "loras", "ends_paused": False, "about": "Check weights: fox", "state": "done",
         "stopping": False, "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip
 
-CARDS = """() => [...document.querySelectorAll('.column:has(> #tools-holder) > .block[id]')].filter(
+CARDS = """() => [...document.querySelectorAll('.column:has(> #tools-holder) > .block[id]:not(.tab-heading)')].filter(
     (node) => node.id !== 'tool-index-holder' && node.offsetHeight > 1).map((node) => node.id)"""
 
 

@@ -9,17 +9,17 @@ from core.record.cancel import CancelToken
 from core.record.workspace import Workspace
 from core.settings.tools.loras import ResizeLoraSettings
 from core.settings.tools.merge_models import MergeModelsSettings
-from core.tools.file_metadata import private_paths, stripped
-from core.tools.header_edit import replace_header, restore_header, with_metadata
-from core.tools.lora_sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
-from core.tools.merge_models import _weights
+from core.tools.loras.resize_lora import _cap, _method_problems, _rank, needed_rank
+from core.tools.loras.singular_values import _needed, _quantile, _usual, values_of
+from core.tools.loras.sums import Term, averaged, averaged_as_sd_scripts, concatenated, concatenated_as_sd_scripts
+from core.tools.loras.svd import Product, clamped, decompose, shape_of
 from core.tools.merges import ratios_of
-from core.tools.metadata_rules import TagRules, clean_tags
-from core.tools.resize_lora import _cap, _method_problems, _rank, needed_rank
-from core.tools.singular_values import _needed, _quantile, _usual, values_of
-from core.tools.svd import Product, clamped, decompose, shape_of
+from core.tools.metadata.rules import TagRules, clean_tags
+from core.tools.models.header_edit import replace_header, restore_header, with_metadata
+from core.tools.models.merge_models import _weights
+from core.tools.models.strip_metadata import private_paths, stripped
 from core.tools.written import output_file
-from tests.tools.test_file_metadata import with_private
+from tests.tools.models.test_file_metadata import with_private
 
 VALUES = torch.tensor([4.0, 2.0, 1.0, 1.0])  # sum 8, squares 22
 

@@ -19,7 +19,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Declared
 from core.settings.check import build
 from core.settings.job import JOBS
-from core.tools.inspect import in_words, inspect
+from core.tools.models.inspect import in_words, inspect
 from tests.refusals import refused
 from tests.tasks import surroundings
 

@@ -25,7 +25,7 @@ from tabs.form.task_settings import own_settings_of
 from tests.models import tiny_folder, tiny_lora
 from tests.selection import slow_unless
 from tests.tasks import surroundings
-from tests.tools.test_convert_model import convert
+from tests.tools.models.test_convert_model import convert
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 FIRST, SECOND = str(VECTORS / "mr_a.safetensors"), str(VECTORS / "mr_b.safetensors")

@@ -19,7 +19,7 @@ from core.families import family
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.settings.methods import in_force
 from core.settings.rules import ineffective, training_problems
-from core.tools.inspect import inspect
+from core.tools.models.inspect import inspect
 from core.training.checks.before_start import problems_before_start
 from core.training.loop.objective import objective_of
 from core.training.loop.sources import FrozenText, Latents

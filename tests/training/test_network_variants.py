@@ -8,7 +8,7 @@ from pytest import approx, mark
 from safetensors.torch import load_file
 
 from core.formats.detect import identify
-from core.tools.inspect import inspect
+from core.tools.models.inspect import inspect
 
 
 def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):

@@ -33,7 +33,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
     """Seconds by the factors and whole; the largest difference of singular values, as a share of each layer's first."""
     import torch
 
-    from core.tools.svd import Product, decompose
+    from core.tools.loras.svd import Product, decompose
 
     shapes = {name: shape for name, shape in _lora_layers("sd1") if name.startswith("lora_unet")}
     products = {}

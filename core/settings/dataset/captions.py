@@ -149,6 +149,7 @@ class CaptionSettings(Settings):
     )
     weighted_mean: Literal["free", "kept"] = setting(
         "free",
+        needs="weighted_captions",
         title="Prompt weight normalization",
         labels={"free": "as sd-scripts 0.10", "kept": "as sd-scripts 0.9"},
         help="Prompt weights change the mean of a caption's embedding. 'As sd-scripts 0.9' scales it back for SD 1.x and 2.x, as A1111 does; long captions then keep the start and end tokens of each 75-token chunk.",

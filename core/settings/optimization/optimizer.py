@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field
 
 from core.record.units import number_text
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting
-from core.settings.optimization.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
+from core.settings.optimization.optimizers import ADAFACTOR, COMMON, Arguments, Entry, find
 
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -73,7 +73,7 @@ class OptimizerSettings(Settings):
         title="LoRA+ text encoder LR ratio",
         help="Replaces the LoRA+ LR ratio for the text encoders.",
     )
-    optimizer_args: dict[str, JsonValue] = kohya_setting(
+    optimizer_args: Arguments = kohya_setting(
         default_factory=dict,
         title="Optimizer arguments",
         section="Optimizer",
@@ -111,14 +111,6 @@ class OptimizerSettings(Settings):
         recorded=SAME,
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
-
-    @field_validator("optimizer_args", mode="before")
-    @classmethod
-    def _from_words(cls, value: Any) -> Any:
-        """Also accepts sd-scripts' list of "name=value" strings."""
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return parse_arguments(value)
-        return value
 
     @property
     def clips_as_kohya(self) -> bool:

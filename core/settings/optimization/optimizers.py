@@ -15,7 +15,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, JsonValue
 
 from core.record.allowed import allowed_modules
 from core.record.problems import Problem
@@ -295,6 +297,16 @@ def literal(text: str) -> Any:
         return _listed(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def arguments_from(value: Any) -> Any:
+    """Also of sd-scripts' list of "name=value" strings."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return parse_arguments(value)
+    return value
+
+
+Arguments = Annotated[dict[str, JsonValue], BeforeValidator(arguments_from)]
 
 
 def _listed(value: Any) -> Any:

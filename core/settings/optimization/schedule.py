@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import JsonValue, field_validator
+from pydantic import field_validator
 
 from core.settings.base import SAME, SEED_RANGE, Seed, Settings, follows_compatibility, kohya_setting, setting
-from core.settings.optimization.optimizers import Argument, parse_arguments
+from core.settings.optimization.optimizers import Argument, Arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
 # Extra scheduler arguments, which sd-scripts passes to transformers unchanged.
@@ -127,7 +127,7 @@ class ScheduleSettings(Settings):
         widget="line",
         help="A class of torch.optim.lr_scheduler, such as StepLR, instead of the scheduler above; its arguments go below. OneCycleLR and CyclicLR also change the momentum unless cycle_momentum=false.",
     )
-    lr_scheduler_args: dict[str, JsonValue] = kohya_setting(
+    lr_scheduler_args: Arguments = kohya_setting(
         default_factory=dict,
         title="Scheduler arguments",
         widget="arguments",
@@ -171,14 +171,6 @@ class ScheduleSettings(Settings):
     @classmethod
     def _span(cls, value: Any) -> Any:
         return span(value)
-
-    @field_validator("lr_scheduler_args", mode="before")
-    @classmethod
-    def _from_words(cls, value: Any) -> Any:
-        """Also accepts sd-scripts' list of "name=value" strings."""
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return parse_arguments(value)
-        return value
 
     @property
     def steps_in_force(self) -> int | None:

@@ -1,7 +1,8 @@
 """Rules over several settings, one file per topic: errors, advice and settings without effect.
 
 A topic has `problems(job)`, errors and advice that follow from the settings alone, and `without_effect(job)`, the
-settings that have no effect with the current values of the others, each with the reason.
+settings that have no effect with the current values of the others, each with the reason: those whose reason is more than
+what their declaration `needs`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from core.record.problems import Problem, limited
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
+from core.settings.needs import lacking_in
 from core.settings.rules import (
     captions,
     dataset,
@@ -47,7 +49,8 @@ def training_problems(job: TrainJob) -> list[Problem]:
 
 def ineffective(job: TrainJob) -> dict[str, str]:
     """{dotted path: reason}: the page grays out these fields and shows the reason."""
-    return {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
+    by_topic = {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
+    return dict(lacking_in(job)) | by_topic
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:

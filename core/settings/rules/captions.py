@@ -34,7 +34,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
     if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
         yield "captions.token_warmup_min", "ignored: token warmup is off"
-    if not job.captions.weighted_captions:
-        yield "captions.weighted_mean", "ignored: weighted captions are off"
     if not anywhere(job, lambda each: each.captions.sidecars == "drawn"):
         yield "captions.sentence_share", "ignored: no folder picks a caption file at random"

@@ -61,14 +61,6 @@ def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     memory = job.memory
-    if memory.full_precision != "bf16":
-        yield "memory.stochastic_rounding", "ignored: no weights are trained in bf16"
-    if not memory.torch_compile:
-        yield "memory.dynamo_backend", "ignored: torch.compile is off"
-    if not memory.gradient_checkpointing:
-        yield "memory.checkpoint_blocks", "ignored: gradient checkpointing is off"
-    if memory.fp8_base:
-        yield "memory.fp8_base_unet", "ignored: the whole base model is in fp8"
     if memory.mixed_precision in ("bf16", "fp16"):
         yield "memory.allow_tf32", "ignored: the model computes in 16 bits"
     if not memory.narrow_unet and not job.samples.sample_prompts and not job.samples.sample_prompts_file:

@@ -10,8 +10,8 @@ from core.settings.job import TrainJob
 from core.settings.methods import methods, spec_of
 from core.settings.optimization.optimizer import LORA_PLUS
 
-FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
-EMA_OPTIONS = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
+EMA = ("ema", "ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
+FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", *EMA)
 FUSED = ("fused_backward_pass", "fused_optimizer_groups")
 
 
@@ -40,8 +40,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not own.traits.full_size:
         for name in FUSED:
             yield f"memory.{name}", "ignored: it applies to full models only"
-    if not method.ema or not own.traits.base_trains:
-        for name in EMA_OPTIONS:
-            yield f"method.{name}", "ignored: EMA is off"
     if method.prior == "images":
         yield "method.class_caption", "ignored: prior preservation uses regularization images"

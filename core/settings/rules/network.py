@@ -202,17 +202,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "network.conv_rank", "ignored: conv block ranks are set"
     if network.conv_block_alphas:
         yield "network.conv_alpha", "ignored: conv block alphas are set"
-    if network.network_weights is None:
-        yield "network.dim_from_weights", "ignored: there are no initial LoRA weights"
-    elif network.dim_from_weights:
+    if network.network_weights is not None and network.dim_from_weights:
         for name in FROM_FILE:
             yield f"network.{name}", "ignored: taken from the initial LoRA"
-    if not network.rank_dropout:
-        yield "network.rank_dropout_scale", "ignored: there is no rank dropout"
-    if not network.train_unet:
-        yield "network.train_norm", "ignored: the U-Net is not trained"
-    if not network.base_weights:
-        yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
 
 
 def _title(name: str) -> str:

@@ -79,16 +79,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in sorted(NoiseSettings.model_fields.keys() - objective.uses - {"objective", "compatibility"}):
             yield f"noise.{name}", f"ignored: the objective '{objective.title}' does not use it"
     kohya = noise.compatibility != "none"
-    if not noise.noise_offset:
-        yield "noise.noise_offset_random_strength", "ignored: noise offset is off"
-    if not noise.ip_noise_gamma:
-        yield "noise.ip_noise_gamma_random_strength", "ignored: IP noise gamma is off"
-    if noise.multires_noise_iterations is None:
-        yield "noise.multires_noise_discount", "ignored: multires noise is off"
-    if noise.loss_type not in ("huber", "smooth_l1"):
-        for name in ("huber_schedule", "huber_c", "huber_scale"):
-            yield f"noise.{name}", "ignored: the loss type is not Huber or smooth L1"
-    elif kohya and noise.huber_schedule == "snr":
+    if kohya and noise.huber_schedule == "snr" and noise.loss_type in ("huber", "smooth_l1"):
         yield "noise.huber_scale", "ignored: sd-scripts does not use it with the SNR schedule"
     if not _masked(job):
         yield "noise.mask_mean", "ignored: there are no masks"

@@ -113,10 +113,6 @@ def _logging(job: TrainJob) -> Iterator[tuple[str, str]]:
     if own.log_with == "none":
         for name in ("logging_dir", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config"):
             yield f"logging.{name}", "ignored: there are no trackers"
-    elif not own.logging_dir:
-        yield "logging.log_prefix", "ignored: logs are saved in the run's own folder"
-    if own.log_with not in ("wandb", "all"):
-        yield "logging.wandb_run_name", "ignored: wandb is off"
 
 
 def _resume(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -125,8 +121,6 @@ def _resume(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "resume.initial_epoch", "ignored: the initial step is set"
     if own.initial_step is None and own.initial_epoch is None:
         yield "resume.skip_until_initial_step", "ignored: no initial step or epoch is set"
-    if not own.resume:
-        yield "resume.resume_from_huggingface", "ignored: no state is set"
 
 
 def _samples(job: TrainJob) -> Iterator[tuple[str, str]]:

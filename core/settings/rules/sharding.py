@@ -164,11 +164,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             if entry.group == "sharding" and entry.path != DEEPSPEED:
                 yield entry.path, "ignored: DeepSpeed is off"
         return
-    for name in ("optimizer", "param"):
-        if getattr(settings, f"offload_{name}_device") != "nvme":
-            yield f"sharding.offload_{name}_nvme_path", "ignored: nothing is offloaded to NVMe"
-    if not settings.shares_weights:
-        yield "sharding.zero3_init_flag", "ignored: it needs ZeRO stage 3"
-        yield "sharding.zero3_save_16bit_model", "ignored: it needs ZeRO stage 3"
-    elif not job.method.traits.full_size or job.memory.mixed_precision == "no":
+    if settings.shares_weights and (not job.method.traits.full_size or job.memory.mixed_precision == "no"):
         yield "sharding.zero3_save_16bit_model", "ignored: the weights are fp32 throughout"

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from core.settings.base import Settings, setting
+from core.settings.tools.fields import Precision, model_file, output_file
 
-Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
-def _model() -> str | None:
-    text: str | None = setting(
-        None, title="Model", level="shown", help=MODEL_HELP, names="path or name", holds="checkpoint"
-    )
-    return text
+def _model() -> Any:
+    return model_file(MODEL_HELP, "checkpoint", title="Model")
 
 
-def _precision() -> Precision | None:
-    value: Precision | None = setting(
+def _precision() -> Any:
+    return setting(
         None,
         title="Precision",
         level="shown",
@@ -28,19 +24,14 @@ def _precision() -> Precision | None:
         labels=PRECISIONS,
         help="Precision of the weights. fp16 and bf16 take half the space of fp32. Empty keeps each tensor's own, fp8 too.",
     )
-    return value
 
 
-def _output(ending: str) -> str | None:
-    text: str | None = setting(
-        None,
+def _output(ending: str) -> Any:
+    return output_file(
+        "File or folder of the result. An existing one is never overwritten.",
         title="Output",
-        level="shown",
-        names="path",
         hint=f"next to the model, ending in {ending}",
-        help="File or folder of the result. An existing one is never overwritten.",
     )
-    return text
 
 
 class ConvertModelSettings(Settings):
@@ -68,6 +59,7 @@ class ConvertModelSettings(Settings):
     )
     vae: str | None = setting(
         None,
+        needs="!no_vae",
         title="VAE",
         names="path or name",
         holds="vae, checkpoint",
@@ -92,6 +84,7 @@ class ConvertModelSettings(Settings):
     )
     variant: Literal["fp16", "bf16"] | None = setting(
         None,
+        needs="save_model_as=diffusers_safetensors, diffusers",
         title="Variant",
         hint="none",
         labels={"fp16": "fp16", "bf16": "bf16"},
@@ -111,6 +104,7 @@ class ConvertModelSettings(Settings):
     )
     weights_hash: bool = setting(
         False,
+        needs="save_model_as=safetensors; !no_metadata",
         title="Hash of the weights",
         help="Adds the SHA-256 of the weights to the metadata of a .safetensors file (sshs_model_hash, AutoV3). Takes some seconds for a large model.",
     )
@@ -122,26 +116,12 @@ class ConvertModelSettings(Settings):
     output: str | None = _output("_converted")
 
 
-def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Convert a model* that have no effect with these values."""
-    to_file = values.get("save_model_as", "safetensors") in ("safetensors", "ckpt")
-    unused = {"variant"} if to_file else {"weights_hash"}
-    unused |= {"weights_hash"} if values.get("no_metadata") or values.get("save_model_as") == "ckpt" else set()
-    return unused | ({"vae"} if values.get("no_vae") else set())
-
-
 class BakeVaeSettings(Settings):
     """Writes a copy of a checkpoint with another VAE, in the same format unless the output ends in .safetensors or .ckpt."""
 
     file: str | None = _model()
-    vae: str | None = setting(
-        None,
-        title="VAE",
-        level="shown",
-        names="path or name",
-        holds="vae, checkpoint",
-        widget="file",
-        help="A VAE file or folder, or a checkpoint that has it.",
+    vae: str | None = model_file(
+        "A VAE file or folder, or a checkpoint that has it.", "vae, checkpoint", title="VAE", widget="file"
     )
     save_precision: Precision | None = _precision()
     output: str | None = _output("_baked")

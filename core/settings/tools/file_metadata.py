@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from core.settings.base import Settings, setting
+from core.settings.tools.fields import model_file, output_file
 
 TEXTS = ("title", "author", "description", "tags", "trigger_phrase", "license")
 
 
-def _text(title: str, help: str) -> str | None:
-    text: str | None = setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
-    return text
+def _text(title: str, help: str) -> Any:
+    return setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
 
 
 class HashesSettings(Settings):
     """Computes the hashes by which other programs know a model file: the old 8-digit one, SHA-256 and AutoV3."""
 
-    file: str | None = setting(
-        None,
-        level="shown",
-        help="A model file, or a folder for every file in it.",
-        names="path or name",
-        holds="lora, checkpoint, embedding, vae, upscaler",
-    )
+    file: str | None = model_file("A model file, or a folder for every file in it.")
 
 
 class EditMetadataSettings(Settings):
     """Shows or changes the metadata of a safetensors file; its weights stay the same. Without a change it only shows them."""
 
-    file: str | None = setting(
-        None,
-        level="shown",
-        help="A .safetensors file.",
-        names="path or name",
-        holds="lora, checkpoint, embedding, vae, upscaler",
-    )
+    file: str | None = model_file("A .safetensors file.")
     metadata_title: str | None = _text("Title", "Name shown in lists of models.")
     metadata_author: str | None = _text("Author", "Who made it.")
     metadata_description: str | None = _text("Description", "What it does, for people who use it.")
@@ -69,13 +57,10 @@ class EditMetadataSettings(Settings):
         title="Undo",
         help="Restores the header that the last change of this file replaced. Nothing else is done.",
     )
-    output: str | None = setting(
-        None,
+    output: str | None = output_file(
+        "File or folder of the copy. An existing file is never overwritten.",
         title="Output",
-        level="shown",
-        names="path",
         hint="next to the file, ending in _edited",
-        help="File or folder of the copy. An existing file is never overwritten.",
     )
 
     @property
@@ -88,13 +73,7 @@ class EditMetadataSettings(Settings):
 class StripMetadataSettings(Settings):
     """Writes a copy of a safetensors file without private metadata, to share it. Paths of folders are found and named."""
 
-    file: str | None = setting(
-        None,
-        level="shown",
-        help="A .safetensors file.",
-        names="path or name",
-        holds="lora, checkpoint, embedding, vae, upscaler",
-    )
+    file: str | None = model_file("A .safetensors file.")
     remove: Literal["training", "minimum", "all"] = setting(
         "training",
         title="Remove",

@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from core.settings.base import SEED_RANGE, Settings, kohya_setting, setting
+from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting
+from core.settings.tools.fields import Precision, model_file, model_files, output_file
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU (CUDA)"}
 
 
-def _precision() -> Literal["fp32", "fp16", "bf16"] | None:
-    chosen: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
-        None, hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's."
-    )
-    return chosen
+def _precision() -> Any:
+    return kohya_setting(None, hint="unchanged", help="Dtype of the weights in the new file. Empty keeps the file's.")
 
 
-def _output(beside: str) -> str | None:
-    path: str | None = setting(
-        None, level="shown", names="path", help=f"The new file, or a folder for it. Empty is next to {beside}."
-    )
-    return path
+def _output(beside: str) -> Any:
+    return output_file(f"The new file, or a folder for it. Empty is next to {beside}.")
 
 
-def _device() -> Literal["cpu", "cuda"]:
-    chosen: Literal["cpu", "cuda"] = kohya_setting(
+def _device() -> Any:
+    return kohya_setting(
         "cpu", labels=DEVICES, help="Where decompositions run. The CPU does not disturb a training on the GPU."
     )
-    return chosen
 
 
-def _compatibility(what: str) -> Literal["none", "sd-scripts"]:
-    chosen: Literal["none", "sd-scripts"] = setting(
-        "none", labels={"none": "off", "sd-scripts": "sd-scripts"}, help=f"sd-scripts: {what}"
-    )
-    return chosen
+def _compatibility(what: str) -> Any:
+    return setting("none", labels={"none": "off", "sd-scripts": "sd-scripts"}, help=f"sd-scripts: {what}")
 
 
-def _ratios(hint: str) -> str:
-    text: str = kohya_setting(
+def _ratios(hint: str) -> Any:
+    return kohya_setting(
         "",
         level="shown",
         hint=hint,
         help="Strength of each LoRA, comma-separated in their order; below 0 reverses one.",
     )
-    return text
 
 
-def _block_weights() -> list[str]:
-    lines: list[str] = setting(
+def _block_weights() -> Any:
+    return setting(
         default_factory=list,
         title="Block weights",
         kohya="lbws",
@@ -57,38 +47,28 @@ def _block_weights() -> list[str]:
         help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
         source="LBW extension of A1111",
     )
-    return lines
 
 
-def _no_metadata() -> bool:
-    chosen: bool = kohya_setting(
+def _no_metadata() -> Any:
+    return kohya_setting(
         False, title="No modelspec", help="Leaves out modelspec and the record of the inputs with their hashes."
     )
-    return chosen
 
 
-def _clamp_quantile() -> float | None:
-    value: float | None = kohya_setting(
+def _clamp_quantile() -> Any:
+    return kohya_setting(
         None,
         within=(0.5, 1.0),
         title="Clamp quantile",
         hint="off; 0.99 with compatibility",
         help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
     )
-    return value
 
 
 class MergeLorasSettings(Settings):
     """Merges LoRAs of one family into one file. The inputs stay as they are."""
 
-    models: list[str] = kohya_setting(
-        default_factory=list,
-        title="LoRAs",
-        level="shown",
-        names="path or name",
-        holds="lora",
-        help="LoRAs, one per line.",
-    )
+    models: list[str] = model_files("LoRAs, one per line.", "lora", title="LoRAs", kohya=SAME)
     ratios: str = _ratios("1 each")
     method: Literal["concat", "svd", "plain"] = setting(
         "concat",
@@ -115,7 +95,7 @@ class MergeLorasSettings(Settings):
     seed: int = setting(0, within=SEED_RANGE, help="Of the random order.")
     lbws: list[str] = _block_weights()
     clamp_quantile: float | None = _clamp_quantile()
-    save_precision: Literal["fp32", "fp16", "bf16"] | None = _precision()
+    save_precision: Precision | None = _precision()
     device: Literal["cpu", "cuda"] = _device()
     no_metadata: bool = _no_metadata()
     output: str | None = _output("the first LoRA")
@@ -127,22 +107,10 @@ class MergeLorasSettings(Settings):
 class ExtractLoraSettings(Settings):
     """Makes a LoRA of the difference between a fine-tuned checkpoint and its base. Both are read layer by layer."""
 
-    model_org: str | None = kohya_setting(
-        None,
-        title="Original",
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="The base model, a single file or a folder.",
+    model_org: str | None = model_file(
+        "The base model, a single file or a folder.", "checkpoint", title="Original", kohya=SAME
     )
-    model_tuned: str | None = kohya_setting(
-        None,
-        title="Tuned",
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="The model that was trained on it.",
-    )
+    model_tuned: str | None = model_file("The model that was trained on it.", "checkpoint", title="Tuned", kohya=SAME)
     dim: int = kohya_setting(
         32, within=(1, 1024), title="Rank", level="shown", help="Rank of each layer. Whole trainings need 32 to 128."
     )
@@ -161,7 +129,7 @@ class ExtractLoraSettings(Settings):
         help="Text encoders in which no weight differs by more than this are left out.",
     )
     clamp_quantile: float | None = _clamp_quantile()
-    load_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
+    load_precision: Precision | None = kohya_setting(
         None, hint="as stored", help="Weights of both models are rounded to this dtype before they are compared."
     )
     load_original_model_to: Literal["cpu", "cuda"] = kohya_setting(
@@ -170,9 +138,7 @@ class ExtractLoraSettings(Settings):
     load_tuned_model_to: Literal["cpu", "cuda"] = kohya_setting(
         "cpu", title="Load tuned to", labels=DEVICES, help="Where the tuned weights are put for the difference."
     )
-    save_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
-        None, hint="fp32", help="Dtype of the LoRA's weights."
-    )
+    save_precision: Precision | None = kohya_setting(None, hint="fp32", help="Dtype of the LoRA's weights.")
     device: Literal["cpu", "cuda"] = _device()
     no_metadata: bool = _no_metadata()
     output: str | None = _output("the tuned model")
@@ -184,17 +150,12 @@ class ExtractLoraSettings(Settings):
 class SplitDyloraSettings(Settings):
     """Cuts a DyLoRA into LoRAs of each lower rank, a file each, so that you can try which rank is enough."""
 
-    model: str | None = kohya_setting(
-        None, title="DyLoRA", level="shown", names="path or name", holds="lora", help="A LoRA trained as DyLoRA."
-    )
+    model: str | None = model_file("A LoRA trained as DyLoRA.", "lora", title="DyLoRA", kohya=SAME)
     unit: int = kohya_setting(
         4, within=(1, 1024), level="shown", unit="ranks", help="Step between the ranks, the unit it was trained with."
     )
-    output: str | None = setting(
-        None,
-        level="shown",
-        names="path",
-        help="A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA.",
+    output: str | None = output_file(
+        "A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA."
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "alpha is not changed, so lower ranks are stronger than they were in the whole."
@@ -204,14 +165,11 @@ class SplitDyloraSettings(Settings):
 class ResizeLoraSettings(Settings):
     """Saves a LoRA with lower ranks, keeping the most important directions of each layer. What is kept acts as strongly as before."""
 
-    file: str | None = setting(
-        None,
+    file: str | None = model_file(
+        "A LoRA. LoHa, LoKr and full differences become one, often in a larger file.",
+        "lora",
         title="LoRA",
-        level="shown",
         kohya="model",
-        names="path or name",
-        holds="lora",
-        help="A LoRA. LoHa, LoKr and full differences become one, often in a larger file.",
     )
     new_rank: int = kohya_setting(
         16,
@@ -239,7 +197,7 @@ class ResizeLoraSettings(Settings):
         hint="none",
         help="Of the dynamic method: 2 to 20 for the ratio, 0.8 to 0.99 for norm and sum.",
     )
-    save_precision: Literal["fp32", "fp16", "bf16"] | None = _precision()
+    save_precision: Precision | None = _precision()
     device: Literal["cpu", "cuda"] = _device()
     output: str | None = _output("the LoRA")
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
@@ -250,26 +208,16 @@ class ResizeLoraSettings(Settings):
 class MergeLoraToModelSettings(Settings):
     """Merges LoRAs of any kind into a copy of a checkpoint, file to file, without loading the whole model."""
 
-    file: str | None = setting(
-        None,
+    file: str | None = model_file(
+        "The checkpoint or diffusers folder. The copy has the same format, unless the output ends in .safetensors or .ckpt.",
+        "checkpoint",
         title="Model",
-        level="shown",
         kohya="sd_model",
-        names="path or name",
-        holds="checkpoint",
-        help="The checkpoint or diffusers folder. The copy has the same format, unless the output ends in .safetensors or .ckpt.",
     )
-    models: list[str] = kohya_setting(
-        default_factory=list,
-        title="LoRAs",
-        level="shown",
-        names="path or name",
-        holds="lora",
-        help="One per line, merged in this order.",
-    )
+    models: list[str] = model_files("One per line, merged in this order.", "lora", title="LoRAs", kohya=SAME)
     ratios: str = _ratios("1 each")
     lbws: list[str] = _block_weights()
-    save_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
+    save_precision: Precision | None = kohya_setting(
         None,
         level="shown",
         hint="unchanged",

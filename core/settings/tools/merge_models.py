@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from core.settings.base import Settings, setting
 from core.settings.blocks import numbers
+from core.settings.tools.fields import Precision, model_files, output_file
 
 
 class MergeModelsSettings(Settings):
     """Merges checkpoints of one family into a new one, file to file, without loading a whole model."""
 
-    models: list[str] = setting(
-        default_factory=list,
+    models: list[str] = model_files(
+        "Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
+        "checkpoint",
         title="Models",
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
     )
     method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(
         "weighted_sum",
@@ -34,6 +31,7 @@ class MergeModelsSettings(Settings):
     )
     ratios: str = setting(
         "",
+        needs="method=weighted_sum",
         title="Ratios",
         level="shown",
         hint="equal",
@@ -41,6 +39,7 @@ class MergeModelsSettings(Settings):
     )
     multiplier: float = setting(
         0.5,
+        needs="method=add_difference, sigmoid",
         within=(-10.0, 10.0),
         title="Multiplier",
         level="shown",
@@ -64,7 +63,7 @@ class MergeModelsSettings(Settings):
         title="Compatibility",
         help="sd-scripts takes ratios as they are, also where their sum is not 1, which makes all weights larger or smaller.",
     )
-    saving_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
+    saving_precision: Precision | None = setting(
         None,
         title="Precision",
         labels={"": "as the first model"},
@@ -73,13 +72,10 @@ class MergeModelsSettings(Settings):
     show_skipped: bool = setting(
         False, title="Show skipped keys", help="Lists the keys that some of the models lack, instead of their number."
     )
-    output: str | None = setting(
-        None,
+    output: str | None = output_file(
+        "File or folder of the merged model. An existing file is never overwritten.",
         title="Output",
-        level="shown",
-        names="path",
         hint="next to the first model, ending in _merged",
-        help="File or folder of the merged model. An existing file is never overwritten.",
     )
 
     @property
@@ -92,8 +88,3 @@ class MergeModelsSettings(Settings):
         except ValueError:  # empty, or refused by the check
             return 0.5
         return second if self.compatibility == "sd-scripts" else second / (first + second or 1)
-
-
-def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Merge checkpoints* that have no effect with these values."""
-    return {"multiplier"} if values.get("method", "weighted_sum") == "weighted_sum" else {"ratios"}

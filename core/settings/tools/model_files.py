@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from core.settings.base import Settings, setting
+from core.settings.tools.fields import Precision, model_file, output_file
 
 
 class InspectSettings(Settings):
     """Shows the type, metadata, hashes and damage of a model file."""
 
-    file: str | None = setting(
-        None,
-        level="shown",
-        help="A LoRA, a checkpoint or a folder.",
-        names="path or name",
-        holds="lora, checkpoint, embedding, vae, upscaler",
-    )
+    file: str | None = model_file("A LoRA, a checkpoint or a folder.")
 
 
 class ConvertLoraSettings(Settings):
     """Saves a LoRA, or each LoRA of a folder, as a copy with the names of another program."""
 
-    file: str | None = setting(
-        None,
-        title="LoRA or folder",
-        level="shown",
-        help="A LoRA of any program, or a folder: then every LoRA in it and below.",
-        names="path or name",
-        holds="lora",
+    file: str | None = model_file(
+        "A LoRA of any program, or a folder: then every LoRA in it and below.", "lora", title="LoRA or folder"
     )
     names: Literal["kohya", "diffusers", "diffusers_folded"] = setting(
         "kohya",
@@ -47,40 +36,35 @@ class ConvertLoraSettings(Settings):
         labels={"unchanged": "unchanged", "lora": "LoRA", "full": "full difference"},
         help="LoRA: the nearest plain LoRA of the new rank, which every program reads. Full difference: the exact change, as large as the weights. Layers that are a LoRA's keep their rank.",
     )
-    base_model: str | None = setting(
-        None,
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="The model it was trained on, for a new network type of kinds whose change depends on its weights: DoRA, GLoRA, (IA)^3, OFT, Diag-OFT, BOFT.",
+    base_model: str | None = model_file(
+        "The model it was trained on, for a new network type of kinds whose change depends on its weights: DoRA, GLoRA, (IA)^3, OFT, Diag-OFT, BOFT.",
+        "checkpoint",
+        needs="network_type=lora, full",
     )
     new_rank: int = setting(
         64,
+        needs="network_type=lora",
         within=(1, 1024),
         help="Highest rank of a layer that becomes a LoRA. The result says how much of the change it keeps.",
     )
     new_conv_rank: int | None = setting(
-        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+        None,
+        within=(1, 1024),
+        title="New conv rank",
+        hint="as new rank",
+        help="The same of 3x3 convolutions.",
+        needs="network_type=lora",
     )
     drop_norms: bool = setting(
         False,
+        needs="names=diffusers, diffusers_folded",
         title="Drop norms and biases",
         help="Leaves out trained norm layers and biases, for which diffusers has no names. Otherwise a LoRA that has them is refused there.",
     )
-    save_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
+    save_precision: Precision | None = setting(
         None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
     )
-    output: str | None = setting(
-        None, level="shown", help="A file or folder for the copies. Empty is next to each file.", names="path"
-    )
-
-
-def convert_lora_unused(values: Mapping[str, Any]) -> set[str]:
-    """The settings of *Convert LoRAs* that have no effect with these values."""
-    network_type = values.get("network_type", "unchanged")
-    unused = {"base_model"} if network_type == "unchanged" else set[str]()
-    unused |= {"new_rank", "new_conv_rank"} if network_type != "lora" else set()
-    return unused | ({"drop_norms"} if values.get("names", "kohya") == "kohya" else set())
+    output: str | None = output_file("A file or folder for the copies. Empty is next to each file.")
 
 
 class DownloadSettings(Settings):

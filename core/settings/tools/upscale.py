@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.settings.base import SEED_RANGE, Settings, kohya_setting, setting
+from core.settings.base import SAME, SEED_RANGE, Settings, kohya_setting, setting
+from core.settings.tools.fields import model_file
 
 
 class LatentUpscalerSettings(Settings):
@@ -16,22 +17,17 @@ class LatentUpscalerSettings(Settings):
         kohya="image_pattern",
         help="A folder of images, an image, or a pattern such as renders/*.png.",
     )
-    vae: str | None = setting(
-        None,
+    vae: str | None = model_file(
+        "The VAE that the network was trained with, or a model that has it: SD 1.x or 2.x.",
+        "vae",
         title="VAE",
-        level="shown",
-        names="path or name",
-        holds="vae",
         kohya="vae_path",
-        help="The VAE that the network was trained with, or a model that has it: SD 1.x or 2.x.",
     )
-    weights: str | None = kohya_setting(
-        None,
+    weights: str | None = model_file(
+        "The network's file, with the tensor names of sd-scripts (conv1, resblock1 to 20, conv_final).",
+        "upscaler",
         title="Weights",
-        level="shown",
-        names="path or name",
-        holds="upscaler",
-        help="The network's file, with the tensor names of sd-scripts (conv1, resblock1 to 20, conv_final).",
+        kohya=SAME,
     )
     output_dir: str | None = kohya_setting(
         None,

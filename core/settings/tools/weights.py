@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.settings.base import Settings, setting
+from core.settings.tools.fields import model_file
 
 
-def _base(help: str) -> str | None:
-    name: str | None = setting(
-        None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help
-    )
-    return name
+def _base(help: str) -> Any:
+    return setting(None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help)
 
 
-def _png(what: str) -> str | None:
-    path: str | None = setting(
+def _png(what: str) -> Any:
+    return setting(
         None, title="Save as PNG", names="path", hint="off", help=f"Also saves {what} as a PNG file, by this name."
     )
-    return path
 
 
 NEEDED = "Only for kinds that turn or scale the weight, such as DoRA and OFT, whose change depends on it."
@@ -25,13 +24,7 @@ NEEDED = "Only for kinds that turn or scale the weight, such as DoRA and OFT, wh
 class CheckWeightsSettings(Settings):
     """Looks for NaN, infinite and very large values, finds untrained layers, and shows how much each layer changes."""
 
-    file: str | None = setting(
-        None,
-        level="shown",
-        help="A LoRA, or a checkpoint in a single file.",
-        names="path or name",
-        holds="lora, checkpoint",
-    )
+    file: str | None = model_file("A LoRA, or a checkpoint in a single file.", "lora, checkpoint")
     base_model: str | None = _base(NEEDED)
     png: str | None = _png("the heat maps")
 
@@ -39,9 +32,7 @@ class CheckWeightsSettings(Settings):
 class SingularValuesSettings(Settings):
     """Shows how the change of a LoRA spreads over its singular values, and which rank would keep how much of it."""
 
-    file: str | None = setting(
-        None, title="LoRA", level="shown", help="A LoRA of any kind.", names="path or name", holds="lora"
-    )
+    file: str | None = model_file("A LoRA of any kind.", "lora", title="LoRA")
     keep: float = setting(
         0.95,
         within=(0.5, 0.9999),
@@ -56,17 +47,8 @@ class SingularValuesSettings(Settings):
 class CompareLorasSettings(Settings):
     """Compares two LoRAs layer by layer: whether they change weights in the same direction, and how far apart they are."""
 
-    file: str | None = setting(
-        None, title="First LoRA", level="shown", help="A LoRA of any kind.", names="path or name", holds="lora"
-    )
-    other: str | None = setting(
-        None,
-        title="Second LoRA",
-        level="shown",
-        help="Another one of the same family.",
-        names="path or name",
-        holds="lora",
-    )
+    file: str | None = model_file("A LoRA of any kind.", "lora", title="First LoRA")
+    other: str | None = model_file("Another one of the same family.", "lora", title="Second LoRA")
     base_model: str | None = _base(NEEDED)
     png: str | None = _png("the heat maps")
 
@@ -74,15 +56,8 @@ class CompareLorasSettings(Settings):
 class InterrogateLoraSettings(Settings):
     """Lists the tokens that a LoRA's text encoders change most: the words it was trained on are usually among them."""
 
-    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA.", names="path or name", holds="lora")
-    base_model: str | None = setting(
-        None,
-        title="Base model",
-        level="shown",
-        names="path or name",
-        holds="checkpoint",
-        help="The model it was trained on.",
-    )
+    file: str | None = model_file("The LoRA.", "lora", title="LoRA")
+    base_model: str | None = model_file("The model it was trained on.", "checkpoint", title="Base model")
     top: int = setting(100, within=(1, 1000), title="Tokens shown", level="shown", help="How many tokens are listed.")
     clip_skip: int | None = setting(
         None,

@@ -21,7 +21,7 @@ from core.settings.job import TrainJob
 from core.settings.named import Limits, refused
 from core.settings.presets.files import dump, to_values
 from core.settings.rules import ineffective, training_problems
-from core.tools.inspect import inspect
+from core.tools.models.inspect import inspect
 from tests.models import tiny_folder
 from tests.tabs.work_parts import wait_until
 from tests.training import test_samples_and_generate as again

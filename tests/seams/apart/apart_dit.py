@@ -74,7 +74,7 @@ def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(m
     from core.generation.run import run_generate
     from core.settings.check import build
     from core.settings.job import GenerateJob
-    from core.tools.inspect import inspect
+    from core.tools.models.inspect import inspect
 
     first = train(**model)
     assert first.start() == "done"

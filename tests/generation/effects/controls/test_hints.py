@@ -149,7 +149,7 @@ def test_latents_that_grow_see_the_control_image_at_their_size_and_it_is_made_on
 
 @pytest.mark.slow
 def test_an_onnx_model_makes_the_control_image_once_for_each_size(models, photo, place, space, store, monkeypatch):
-    from tests.tools.test_hints import write_net
+    from tests.tools.images.test_hints import write_net
 
     folder, files = models("sd1")
     workspace = Workspace(space.outputs, place / "models")

@@ -1,0 +1,1 @@
+"""Tools on the images of a folder."""

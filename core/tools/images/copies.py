@@ -1,0 +1,121 @@
+"""The tools that resize, crop and convert images: the copies of one image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from core.dataset.images.opening import Opened, open_decoded
+from core.dataset.images.resize import resize
+from core.record.context import JobContext, Outcome
+from core.settings.tools.images import ConvertSettings, CropSettings, EncodedCopySettings, ResizeSettings
+from core.tools.images.folders import Copy, FolderPlan, Skip, make_copies
+
+Box = tuple[int, int, int, int]
+
+
+def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    copies = COPIES[type(settings)]
+    return make_copies(settings, plan, context, lambda path: copies(path, settings))
+
+
+def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], list[str]]:
+    """A copy for each largest size, each made from the image itself, named `<name>+<W>x<H>`; and what was left out.
+
+    sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
+    """
+    opened = open_decoded(path)
+    width, height = opened.colors.size
+    copies: list[Copy] = []
+    left_out: list[str] = []
+    seen: dict[tuple[int, int], str] = {}
+    for limit in settings.max_resolution:
+        most_width, most_height = (limit, limit) if isinstance(limit, int) else limit
+        name = f"{most_width}x{most_height}"
+        size = size_within(width, height, most_width * most_height)
+        step = settings.divisible_by
+        kept = (size[0] // step * step, size[1] // step * step)
+        if 0 in kept:
+            left_out.append(f"would be {size[0]} x {size[1]} at {name}, too small to be divisible by {step}")
+            continue
+        if kept in seen:
+            left_out.append(f"has the same size at {name} as at {seen[kept]}")
+            continue
+        seen[kept] = name
+        image = cut(scaled(opened, size, settings.interpolation), middle(size, kept))
+        copies.append(Copy(f"{path.stem}+{name}", image, settings.format))
+    return copies, left_out
+
+
+def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
+    """The size of the same shape with at most so many pixels; unchanged when it has no more. At least 1 x 1."""
+    if width * height <= most_pixels:
+        return width, height
+    scale = math.sqrt(most_pixels / (width * height))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list[str]]:
+    """Exactly the crop size, from the middle."""
+    opened = open_decoded(path)
+    width, height = opened.colors.size
+    wanted = settings.crop_size
+    if settings.crop_scaled:
+        scale = max(wanted[0] / width, wanted[1] / height)
+        size = (max(wanted[0], round(width * scale)), max(wanted[1], round(height * scale)))
+        opened = scaled(opened, size, settings.interpolation)
+    elif width < wanted[0] or height < wanted[1]:
+        raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
+    return [Copy(path.stem, cut(opened, middle(opened.colors.size, wanted)), settings.format)], []
+
+
+_PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+
+
+def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy], list[str]]:
+    """In the output format; a file that has it already is copied as it is, so that it loses nothing."""
+    opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
+    with Image.open(path) as image:
+        same = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
+    return [Copy(path.stem, path if same else opened, settings.format)], []
+
+
+COPIES: dict[type[EncodedCopySettings], Any] = {
+    ResizeSettings: resized_copies,
+    CropSettings: cropped_copies,
+    ConvertSettings: converted_copies,
+}
+
+
+def middle(size: tuple[int, int], kept: tuple[int, int]) -> Box:
+    """The box of size `kept` in the middle."""
+    left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
+    return left, top, left + kept[0], top + kept[1]
+
+
+def cut(opened: Opened, box: Box) -> Opened:
+    return Opened(opened.colors.crop(box), opened.alpha.crop(box) if opened.alpha else None)
+
+
+def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
+    """Colors and transparency at that size. Transparent pixels do not bleed into their neighbors."""
+    if opened.alpha is None or opened.colors.size == size:
+        alpha = resize(opened.alpha, size, interpolation) if opened.alpha else None
+        return Opened(resize(opened.colors, size, interpolation), alpha)
+    # Pillow multiplies colors by their transparency while it resizes RGBA. It has no exact area filter; box is the nearest.
+    shrinks = size[0] <= opened.colors.width and size[1] <= opened.colors.height
+    name = ("area" if shrinks else "lanczos") if interpolation == "auto" else interpolation
+    filters = {
+        "area": Image.Resampling.BOX,
+        "lanczos": Image.Resampling.LANCZOS,
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+        "nearest": Image.Resampling.NEAREST,
+    }
+    both = opened.colors.convert("RGBA")
+    both.putalpha(opened.alpha)
+    both = both.resize(size, filters[name])
+    return Opened(both.convert("RGB"), both.getchannel("A"))

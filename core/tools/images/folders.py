@@ -1,0 +1,263 @@
+"""What the image tools share: copies of all images of a folder, and what was written and left out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from core.dataset.images.colors import WHITE
+from core.dataset.images.opening import BrokenImage, Opened
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label
+from core.record import atomic
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.regular import impossible_path
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tools.images import (
+    CaptionedCopySettings,
+    CopySettings,
+    EncodedCopySettings,
+    FaceSettings,
+    FolderSettings,
+    NumberSettings,
+    ResizeSettings,
+)
+from core.tools.images.face_detector import weights_folder
+
+_LOSSLESS = 100
+
+
+class Skip(Exception):
+    """An image that a tool leaves out. Its text says why, to be put after the image's name."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy. image: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
+
+    stem: str
+    image: Opened | Path
+    format: str
+
+
+CopiesOf = Callable[[Path], tuple[list[Copy], list[str]]]  # image -> (its copies, what was left out of it and why)
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """folder: whose images are read; output: where copies go; title: what makes them"""
+
+    title: str
+    folder: Path
+    output: Path
+
+    def __str__(self) -> str:
+        return f"{self.title}: from {self.folder} to {self.output}"
+
+
+@dataclass
+class Copies:
+    """What a tool did. skipped: (image, why); captions: caption files copied; others: files that are not images."""
+
+    output: Path
+    written: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    captions: int = 0
+    others: int = 0
+
+    def outcome(self) -> Outcome:
+        left_out = [{"path": printable(path), "why": why} for path, why in self.skipped]
+        facts: dict[str, Any] = {
+            "output": printable(self.output),
+            "written": [printable(path) for path in self.written],
+            "skipped": left_out,
+            "captions": self.captions,
+            "others": self.others,
+        }
+        return Outcome(
+            lines=[*(f"{printable(path.name)} {why}" for path, why in self.skipped), self.sentence()], facts=facts
+        )
+
+    def sentence(self) -> str:
+        parts = [f"{count(len(self.written), 'image')} saved in {display_path(self.output)}"]
+        if self.captions:
+            parts.append(f"{count(self.captions, 'caption')} with them")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped")
+        if self.others:
+            parts.append(f"{count(self.others, 'other file')} not copied")
+        return "; ".join(parts)
+
+
+def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
+    """Copies of every image of the folder. The images are never changed, and no file is written over."""
+    images, others = images_to_use(plan.folder, settings.recursive)
+    copies = Copies(plan.output, others=others)
+    for done, path in enumerate(images):
+        context.check()
+        context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
+        _one(path, plan.folder, copies_of, settings, copies)
+    context.stage(settings.tool, len(images), len(images))
+    return copies.outcome()
+
+
+def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
+    """`images_of`, or ProblemsError where there is none."""
+    images, others = images_of(folder, recursive)
+    if not images:
+        fix = "choose another folder"
+        raise ProblemsError.one("The folder contains no images", printable(folder), fix, "tools.no-images")
+    return images, others
+
+
+def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
+    """Of each tool on a folder. ProblemsError lists everything that is wrong before anything is written."""
+    problems: list[Problem] = []
+    text = settings.folder
+    folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
+    if not text:
+        fix = "choose the folder with the images"
+        problems.append(Problem("No folder is chosen", f"{settings.tool}.folder", fix, code="tools.no-folder-chosen"))
+    elif not os.path.isdir(folder):
+        fix = "check the spelling, or choose another folder"
+        what = f"The image folder '{printable(folder)}' does not exist"
+        problems.append(Problem(what, f"{settings.tool}.folder", fix, code="tools.no-such-folder"))
+    output = workspace.datasets / settings.tool / (folder.name or "images")
+    if isinstance(settings, CopySettings) and not _in_place(settings):
+        if settings.output:
+            output = Path(os.path.abspath(resolve_path(settings.output)))
+        problems += _bad_output(settings, output, None if problems else folder)
+    if isinstance(settings, ResizeSettings) and not settings.max_resolution:
+        fix = "enter at least one, such as 512"
+        problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))
+    if isinstance(settings, FaceSettings):
+        problems += _bad_faces(settings)
+    if problems:
+        raise ProblemsError(problems)
+    return FolderPlan(settings.tool, folder, output)
+
+
+def _in_place(settings: CopySettings) -> bool:
+    return isinstance(settings, NumberSettings) and settings.number_in_place
+
+
+def _bad_output(settings: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
+    if folder is not None and _inside(output, folder):
+        what = "Copies would be written into the image folder itself"
+        fix = "choose another folder, or the copies would be trained too"
+        return [Problem(what, f"{settings.tool}.output", fix, code="tools.output-inside-folder")]
+    if os.path.exists(output) and not output.is_dir():
+        what = f"The output folder '{printable(output)}' is a file"
+        return [Problem(what, f"{settings.tool}.output", "choose another", code="tools.output-is-file")]
+    problem = impossible_path(output, f"{settings.tool}.output")
+    return [] if problem is None else [problem]
+
+
+def _bad_faces(settings: FaceSettings) -> list[Problem]:
+    problems: list[Problem] = []
+    if settings.face_resize != "none" and settings.face_crop != "size":
+        what = "Faces can only be scaled with a crop of a fixed size"
+        fix = f"set {settings.tool}.face_crop to size, or {settings.tool}.face_resize to none"
+        problems.append(Problem(what, f"{settings.tool}.face_resize", fix, code="tools.face-scaling-needs-size"))
+    try:
+        weights_folder()
+    except ProblemsError as error:
+        problems += error.problems
+    return problems
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    inner, outer = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return inner == outer or outer in inner.parents
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sorts fox2 before fox10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    ]
+
+
+def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
+    """Every image in natural order, folder by folder, and how many other files lie there (captions not counted)."""
+    found: list[Path] = []
+    others = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
+        names = [name for name in names if not is_junk(name)]
+        images = [name for name in names if is_image(os.path.join(place, name), name)]
+        others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
+        found += [Path(place) / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
+    return found, others
+
+
+# ---- one image
+
+
+def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies) -> None:
+    try:
+        copies, left_out = copies_of(path)
+    except (Skip, BrokenImage) as reason:
+        report.skipped.append((path, str(reason)))
+        return
+    report.skipped += [(path, why) for why in left_out]
+    base, label = split_label(path.stem)
+    for copy in copies:
+        stem = copy.stem
+        if label:  # a-masklabel+512x512 is to be a+512x512-masklabel, or nobody finds it
+            stem = (base + stem.removeprefix(path.stem) if stem.startswith(path.stem) else stem) + label
+        target = report.output / path.parent.relative_to(folder) / f"{stem}.{copy.format}"
+        if os.path.lexists(target):
+            why = "would overwrite" if target in report.written else "already exists as"
+            report.skipped.append((path, f"{why} {printable(target.name)}"))
+            continue
+        try:
+            quality = settings.quality if isinstance(settings, EncodedCopySettings) else _LOSSLESS
+            _write(copy.image, target, copy.format, quality)
+            report.written.append(target)
+            if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
+                report.captions += _copy_captions(path, target)
+        except OSError as error:
+            kept = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), kept) from error
+
+
+def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> None:
+    with atomic.open_atomic(target) as temporary:
+        if isinstance(image, Path):
+            shutil.copyfile(image, temporary)
+            return
+        pixels = image.colors
+        if ending == "jpg":
+            pixels = image.on(WHITE) if image.alpha else pixels
+            # Above 95 colors are kept at full size too, as for whom every detail counts.
+            pixels.save(temporary, "JPEG", quality=quality, subsampling=0 if quality > 95 else 2)
+            return
+        if image.alpha is not None:
+            pixels = Image.merge("RGBA", (*pixels.split(), image.alpha))
+        if ending == "webp":
+            pixels.save(temporary, "WEBP", quality=quality, lossless=quality == _LOSSLESS, exact=True)
+        else:
+            pixels.save(temporary, "PNG")
+
+
+def _copy_captions(path: Path, target: Path) -> int:
+    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays."""
+    copied = 0
+    for ending in CAPTION_EXTENSIONS:
+        for name in (path.stem + ending, path.stem + ending.upper(), path.name + ending):
+            caption, new = path.with_name(name), target.with_name(target.stem + ending)
+            if caption.is_file() and not os.path.lexists(new):
+                with atomic.open_atomic(new) as temporary:
+                    shutil.copyfile(caption, temporary)
+                copied += 1
+    return copied

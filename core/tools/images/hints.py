@@ -1,0 +1,167 @@
+"""What the tools share that make a control image of each image of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from core.control.hints import black_hints
+from core.dataset.images.opening import BrokenImage, Opened, open_decoded
+from core.dataset.images.resize import resize
+from core.dataset.sources.files import printable, split_label
+from core.formats.onnx.process import ModelGone
+from core.record import atomic
+from core.record.cancel import Cancelled
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError, unwritten
+from core.record.run_folder import safe_name
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tools.hints import MadeHintsSettings
+from core.tools.images import folders
+from core.tools.images.folders import FolderPlan
+
+Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder) -> RGB uint8 [H, W, 3]
+
+
+@dataclass
+class Report:
+    """What became of the images. kept: their control images were there; skipped: (path, why); black: nothing was found in them."""
+
+    images: Path
+    output: Path
+    written: list[Path] = field(default_factory=list)
+    kept: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    previews: list[dict[str, Any]] = field(default_factory=list)
+    black: list[str] = field(default_factory=list)
+
+    def outcome(self, state: str = "done") -> Outcome:
+        facts: dict[str, Any] = {
+            "output": printable(self.output),
+            "written": [printable(path) for path in self.written],
+            "kept": self.kept,
+            "skipped": [{"path": path, "why": why} for path, why in self.skipped],
+            "black": self.black,
+        }
+        lines = [f"{path} {why}" for path, why in self.skipped]
+        if self.previews:
+            facts |= {"previews": self.previews}
+            return Outcome(state, [*(each["name"] for each in self.previews), *lines, "nothing was written"], facts)
+        if self.written or self.kept:
+            facts["pairs"] = {"images": printable(self.images), "control": printable(self.output)}
+        parts = [f"{count(len(self.written), 'control image')} saved in {display_path(self.output)}"]
+        parts += [f"{self.kept} were there already"] if self.kept else []
+        parts += [f"{count(len(self.skipped), 'image')} skipped"] if self.skipped else []
+        parts += [f"{len(self.black)} all black"] if self.black else []
+        parts += ["start again to make the rest"] if state == "stopped" else []
+        return Outcome(state, [*lines, "; ".join(parts)], facts)
+
+
+def folder_plan(settings: MadeHintsSettings, made_by: str, workspace: Workspace) -> FolderPlan:
+    """made_by: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
+    name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
+    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(made_by)}"
+    return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
+
+
+def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
+    """Each image's control image, written whole or not at all; started again, a cancelled job makes the rest."""
+    folder = plan.folder
+    images, _ = folders.images_to_use(folder, settings.recursive)
+    report = Report(folder, plan.output)
+    wanted = _targets(images, folder, settings, report)
+    try:
+        for done, (path, target) in enumerate(wanted[: settings.preview]):
+            context.check()
+            context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: settings.preview]))
+            made = _made(path, folder, hint, settings, report)
+            if made is not None and not made.any():
+                report.black.append(_name(path, folder))
+            if made is not None and settings.preview is None:
+                write_hint(made, target)
+                report.written.append(target)
+            elif made is not None:
+                shown = context.folder.path / "preview" / f"{done}.png"
+                write_hint(made, shown)
+                report.previews.append(_preview(path, folder, shown))
+    except Cancelled:
+        if not report.written:
+            raise
+        return report.outcome("stopped")
+    finally:
+        atomic.sync_all(report.written)
+        if report.black:
+            context.warn(black_hints(report.black, f"{type(settings).tool}.folder"))
+    return report.outcome()
+
+
+def _targets(
+    images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
+) -> list[tuple[Path, Path]]:
+    """(image, file of its control image) of those that are to be made."""
+    taken: dict[Path, Path] = {}
+    wanted = []
+    for path in images:
+        if split_label(path.stem)[1]:
+            continue  # a mask or control image itself
+        target = (report.output / path.relative_to(folder)).with_suffix(".png")
+        if target in taken:
+            report.skipped.append((_name(path, folder), f"has the name of {taken[target].name}"))
+            continue
+        taken[target] = path
+        if settings.existing == "keep" and settings.preview is None and os.path.lexists(target):
+            report.kept += 1
+            continue
+        wanted.append((path, target))
+    return wanted
+
+
+def _made(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
+    try:
+        return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
+    except BrokenImage as error:
+        report.skipped.append((_name(path, folder), str(error)))
+    except ModelGone:
+        raise
+    except ProblemsError as error:
+        if error.codes != ["hint-model.size"]:
+            raise
+        report.skipped.append((_name(path, folder), error.problems[0].what))
+    return None
+
+
+def _at_resolution(opened: Opened, side: int | None) -> Opened:
+    """An image whose shorter side is longer, at that length."""
+    width, height = opened.colors.size
+    if side is None or min(width, height) <= side:
+        return opened
+    size = (round(width * side / min(width, height)), round(height * side / min(width, height)))
+    alpha = resize(opened.alpha, size) if opened.alpha else None
+    return Opened(resize(opened.colors, size), alpha)
+
+
+def write_hint(hint: np.ndarray, target: Path) -> None:
+    """As PNG, in gray where it has no colors: whole or not at all. Raises ProblemsError."""
+    gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
+    image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
+    try:
+        with atomic.open_atomic(target, synced=False) as temporary:
+            image.save(temporary, "PNG")
+    except OSError as error:
+        kept = "what is written is kept"
+        raise unwritten(error, "A control image could not be written", printable(target), kept) from error
+
+
+def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:
+    return {"image": str(path), "hint": str(hint), "name": _name(path, folder), "caption": "", "before": "", "tags": []}
+
+
+def _name(path: Path, folder: Path) -> str:
+    return printable(path.relative_to(folder).as_posix())

@@ -1,0 +1,58 @@
+"""The tool that makes a control image of each image of a folder by an ONNX model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from core.control.hints.by_model import open_model
+from core.control.hints.models import Found, checked_model
+from core.dataset.images.colors import WHITE
+from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected
+from core.record.workspace import Workspace
+from core.settings.tools.hints import HintsByModelSettings
+from core.tools.images.folders import FolderPlan
+from core.tools.images.hints import folder_plan, make_all
+
+MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The folders and the model."""
+
+    folders: FolderPlan
+    model: Found
+
+    def __str__(self) -> str:
+        return str(self.folders)
+
+
+def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
+    problems: list[Problem] = []
+    collected(problems, folder_plan, settings, "", workspace)
+    model = collected(problems, checked_model, settings.hint_model, workspace, MODEL)
+    if settings.provider != "auto":
+        collected(problems, _providers, settings, "")
+    if problems:
+        raise ProblemsError(problems)
+    assert model is not None
+    return Plan(replace(folder_plan(settings, model.title, workspace), title=model.title), model)
+
+
+def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
+    return providers_for(settings.provider, device, onnxruntime().get_available_providers(), PROVIDER)
+
+
+def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    context.stage(f"loading {plan.model.title}")
+    with open_model(plan.model, _providers(settings, context.device), context.device, context.cancel) as model:
+        context.say(f"{plan.model.title} runs on {words_of(model.provider)}")
+        if model.provider != model.wanted and model.provider == CPU:
+            what = f"onnxruntime cannot use {words_of(model.wanted)} here, so the model runs on the CPU"
+            fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
+            context.say(what, "warning", fix)
+        return make_all(settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))

@@ -1,0 +1,205 @@
+"""Images doubled in size by sd-scripts' latent upscaler: Lanczos, VAE, network, VAE (reference: tools/latent_upscaler.py)."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.sources.files import is_image, is_junk, is_label
+from core.families import family
+from core.families.locate import model_path
+from core.formats.models.checkpoint import open_vae
+from core.generation.model.library import find
+from core.generation.model.other_files import upscaler_kind
+from core.record import atomic
+from core.record.allowed import may_reach
+from core.record.context import JobContext, Outcome
+from core.record.draws import normal
+from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tools.upscale import LatentUpscalerSettings
+from core.tools.written import output_problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GROUP = "latent_upscaler"
+SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
+MOST_LINES = 20
+WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # formats that are kept; others become PNG
+Read = tuple["Image", Path]  # with where it goes
+
+
+@dataclass(frozen=True)
+class Plan:
+    images: list[Path]
+    targets: list[Path]
+    vae: Path
+    weights: Path
+
+    def __str__(self) -> str:
+        return f"upscale {count(len(self.images), 'image')}"
+
+
+def plan(settings: LatentUpscalerSettings, workspace: Workspace) -> Plan:
+    problems: list[Problem] = []
+    images = _images(settings.images, problems)
+    vae = _named(settings.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
+    weights = _named(settings.weights, "weights", problems, lambda name, where: _weights_path(name, workspace, where))
+    folder = resolve_path(settings.output_dir) if settings.output_dir else None
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
+        what, fix = f"{display_path(folder)} is a file", "choose a folder"
+        problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.not-a-folder"))
+    targets = [(folder or image.parent) / _name(image) for image in images]
+    size = sum(4 * SCALE * SCALE * image.stat().st_size for image in images)
+    for image, target in zip(images, targets, strict=True):
+        problems += output_problems(target, [image], size, f"{GROUP}.output_dir")
+    twice = next((target for target, times in Counter(targets).items() if times > 1), None)
+    if twice is not None:
+        names = [image.name for image, target in zip(images, targets, strict=True) if target == twice]
+        what, fix = (
+            f"{' and '.join(names[:2])} would both become {twice.name}",
+            "rename one, or upscale them one by one",
+        )
+        problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
+    raise_if_errors(problems)
+    assert vae is not None and weights is not None
+    return Plan(images, targets, vae, weights)
+
+
+def _name(image: Path) -> str:
+    return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
+
+
+def _images(given: str | None, problems: list[Problem]) -> list[Path]:
+    """Of a folder, a file or a pattern, by name; those that were upscaled before are left out."""
+    where = f"{GROUP}.images"
+    if not given:
+        problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
+        return []
+    path = resolve_path(given)
+    found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
+    found = [path] if os.path.isfile(path) else found
+    images = [each for each in found if _is_source(each) and may_reach(each)]
+    if not images:
+        what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"
+        problems.append(Problem(what, where, fix, code="upscale.no-images"))
+    return images
+
+
+def _is_source(path: Path) -> bool:
+    """Whether it is an image to upscale: neither a mask of one nor upscaled before."""
+    others = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
+    return path.is_file() and not others and is_image(path, path.name)
+
+
+def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -> Path | None:
+    where = f"{GROUP}.{setting}"
+    if not name:
+        what, fix = f"No {'VAE' if setting == 'vae' else 'weights file'} is given", "choose a file"
+        problems.append(Problem(what, where, fix, code=f"upscale.no-{setting}"))
+        return None
+    try:
+        path: Path = find(name, where)
+    except ProblemsError as error:
+        problems += at_setting(where, error.problems)
+        return None
+    return path
+
+
+def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
+    path = model_path(name, workspace, where)
+    open_vae(path)
+    return path
+
+
+def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
+    path = find("upscaler", name, workspace, where=where)
+    if upscaler_kind(path, where) != "latents":
+        fix = "choose the weights of sd-scripts' latent upscaler"
+        what = f"{path.name} upscales images, not latents"
+        raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")
+    return path
+
+
+def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Each image at twice its size, cut to multiples of 8 first. Broken images are left out and named."""
+    import torch
+
+    from core.families.loading import load_vae
+    from core.generation.model.upscaling_networks import load_network
+
+    context.stage("loading the VAE and the network")
+    vae = load_vae(family("sd1").layout, plan.vae, context.device, context.cancel)
+    network = load_network(plan.weights, "latents", context.device)
+    written: list[str] = []
+    skipped: list[str] = []
+    for batch in _batches(_opened(plan, skipped), settings.batch_size):
+        context.check()
+        context.stage("upscaling", len(written), len(plan.images))
+        steps = range(0, len(batch), settings.vae_batch_size)
+        latents = torch.cat([_latents(vae, batch[n : n + settings.vae_batch_size], settings.seed) for n in steps])
+        with torch.inference_mode():
+            latents = network(latents.to(context.device))
+        written += _written(vae, latents, [target for _, target in batch], settings.vae_batch_size)
+    saved = [f"Saved: {display_path(Path(path))}" for path in written[:MOST_LINES]]
+    lines = [*skipped, *saved, f"{count(len(written), 'image')} upscaled"]
+    return Outcome(lines=lines, facts={"written": written, "skipped": skipped})
+
+
+def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
+    """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
+    for path, target in zip(plan.images, plan.targets, strict=True):
+        try:
+            image = open_rgb(path)
+        except (BrokenImage, OSError) as error:
+            skipped.append(f"{path.name} {error}")
+            continue
+        width, height = image.width - image.width % SIDE, image.height - image.height % SIDE
+        if width and height:
+            yield image.crop((0, 0, width, height)), target
+        else:
+            skipped.append(f"{path.name} is smaller than {SIDE} pixels")
+
+
+def _batches(images: Iterator[Read], size: int) -> Iterator[list[Read]]:
+    """Images that follow one another and have the same size."""
+    for _, alike in groupby(images, key=lambda item: item[0].size):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
+def _latents(vae: Any, images: list[Read], seed: int) -> Any:
+    """The VAE's own latents, drawn from its posterior, of the images enlarged by Lanczos: [B, 4, h, w]."""
+    import torch
+    from PIL.Image import Resampling
+
+    from core.families.vae import encode_image_latents
+    from core.generation.sample.canvas import pixels_of
+
+    large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
+    mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))
+    noise = torch.cat([normal(mean[:1].shape, seed, "latent_upscaler", target.stem) for _, target in images])
+    return mean + torch.exp(logvar / 2) * noise.to(mean.device)
+
+
+def _written(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
+    from PIL import Image as pillow
+
+    from core.families.vae import decode_latents, model_latents
+
+    for start in range(0, len(targets), batch):
+        pixels = decode_latents(vae, model_latents(vae.config, latents[start : start + batch]))
+        bytes_ = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        for values, target in zip(bytes_, targets[start : start + batch], strict=True):
+            with atomic.open_atomic(target) as temporary:
+                pillow.fromarray(values).save(temporary, quality=95)
+    return [str(target) for target in targets]

@@ -1,0 +1,216 @@
+"""The tool that makes pairs for training a ControlNet: images that the base model generates from captions, each with its caption and
+its control image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.control.hints import black_hints
+from core.control.hints.by_model import HintMaker
+from core.control.hints.models import checked_model
+from core.dataset.captions.encodings import decode_text
+from core.dataset.captions.history import MAX_CAPTION_BYTES
+from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable
+from core.generation.images.output import encoded_image
+from core.generation.making import Progress, each_image
+from core.generation.model.store import make_store
+from core.generation.plan.plan import Plan as GenerationPlan
+from core.generation.plan.plan import plan_for
+from core.generation.plan.requests import Request
+from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
+from core.generation.run import Written, ready
+from core.record import atomic
+from core.record.cancel import Cancelled
+from core.record.context import JobContext, Outcome
+from core.record.draws import integer
+from core.record.problems import Problem, ProblemsError, at_setting, collected, raise_if_errors
+from core.record.regular import read_regular
+from core.record.run_folder import safe_name
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.generation.generate import GenerateSettings
+from core.settings.generation.output import OutputSettings
+from core.settings.generation.prompts import PromptSettings
+from core.settings.hints import BY_MODEL
+from core.settings.job import GenerateJob
+from core.settings.model import ModelSettings
+from core.settings.tools.hints import MakePairsSettings
+from core.tools.images.hints import write_hint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GROUP = "make_pairs"
+CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image to generate, and the three files that become of it."""
+
+    request: Request
+    image: Path
+    caption: Path
+    hint: Path
+
+    @property
+    def made(self) -> bool:
+        """The image is written last."""
+        return self.image.exists() and self.hint.exists()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """pairs: all of them; output: the folder that they are in; generation: how they are generated"""
+
+    pairs: list[Pair]
+    output: Path
+    generation: GenerationPlan
+
+    @property
+    def missing(self) -> list[Pair]:
+        return [pair for pair in self.pairs if not pair.made]
+
+    def __str__(self) -> str:
+        pairs = f"{len(self.missing)} of {count(len(self.pairs), 'pair')}"
+        return f"{pairs} would be generated in {display_path(self.output)}"
+
+
+def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Started again, a cancelled job makes the rest: as they would have been, up to rounding."""
+    workspace, store = context.workspace, context.store or make_store()
+    todo, state, written = plan.missing, "done", 0
+    black: list[str] = []
+    try:
+        if todo:
+            generation = replace(plan.generation, requests=[pair.request for pair in todo])
+            with (
+                ready(generation, workspace, store=store, device=context.device, reports=context) as (maker, writer),
+                HintMaker(workspace, MODEL, context.cancel) as hints,
+            ):
+                progress = Progress(context, "pair", len(todo), generation.steps())
+                for number, images in each_image(generation.requests, maker, progress):
+                    pair = todo[number]
+                    _write(pair, images[-1], settings, hints, writer, black)
+                    written += 1
+                    context.generated(pair.image, pair.request.seed)
+                    context.check()
+    except Cancelled:
+        if not written:
+            raise
+        state = "stopped"
+    if black:
+        context.warn(black_hints(black, CAPTIONS))
+    return _outcome(state, plan.output, written, len(plan.pairs) - len(todo), black)
+
+
+def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]) -> Outcome:
+    words = f"{count(written, 'pair')} generated in {display_path(output)}"
+    words += f"; {kept} were there already" if kept else ""
+    words += "; start again to make the rest" if state == "stopped" else ""
+    folders = {"images": printable(output / "images"), "control": printable(output / "control")}
+    facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": kept, "pairs": folders}
+    return Outcome(state, [words], facts | {"black": black})
+
+
+def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
+    """Raises ProblemsError at the tool's settings."""
+    problems: list[Problem] = []
+    found = collected(problems, _captions, settings.captions)
+    if settings.preprocessor == BY_MODEL:
+        collected(problems, checked_model, settings.hint_model, workspace, MODEL)
+    base, captions = _job(settings), found or [""]
+    requests = [_request(base, captions, settings.seed, number) for number in range(settings.number or len(captions))]
+    generation = collected(problems, plan_for, base, requests, workspace)
+    output = _output(settings, workspace)
+    if os.path.exists(output) and not output.is_dir():
+        what = f"The output folder '{printable(output)}' is a file"
+        problems.append(Problem(what, f"{GROUP}.output", "choose another", code="tools.output-is-file"))
+    raise_if_errors([_at_own_setting(problem) for problem in problems])
+    assert generation is not None
+    pairs = []
+    for number, request in enumerate(generation.requests, 1):
+        name = f"{number:05d}"
+        image = output / "images" / f"{name}.png"
+        pairs.append(Pair(request, image, image.with_suffix(".txt"), output / "control" / f"{name}.png"))
+    return Plan(pairs, output, generation)
+
+
+def _at_own_setting(problem: Problem) -> Problem:
+    """A problem of a generation, told of the tool's setting of that name; one of a file is of its base model."""
+    if os.path.isabs(problem.where):
+        return at_setting(f"{GROUP}.base_model", [problem])[0]
+    name = problem.where.rpartition(".")[2]
+    return replace(problem, where=f"{GROUP}.{name}") if name in MakePairsSettings.model_fields else problem
+
+
+def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
+    if settings.output:
+        return Path(os.path.abspath(resolve_path(settings.output)))
+    made_by = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
+    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{made_by}")
+
+
+def _captions(text: str) -> list[str]:
+    """The lines of a file, or the texts of a folder's caption files. Raises ProblemsError."""
+    path = resolve_path(text) if text else Path()
+    if not text or not os.path.exists(path):
+        what = f"There is no file or folder '{text}'" if text else "No captions are chosen"
+        fix = "choose a text file with a caption on each line, or a folder of captions"
+        raise ProblemsError.one(what, CAPTIONS, fix, "pairs.no-captions")
+    if path.is_dir():
+        files = {each.with_suffix(""): each for each in _caption_files(path)}
+        lines = [" ".join(decode_text(read_regular(each, MAX_CAPTION_BYTES)).text.split()) for each in files.values()]
+    else:
+        lines = [line.strip() for line in decode_text(read_regular(path, MAX_BYTES)).text.splitlines()]
+    found = [line for line in lines if line]
+    if not found or len(found) > MAX_PROMPTS:
+        what = f"'{text}' has {count(len(found), 'caption')}" if found else f"'{text}' has no captions"
+        raise ProblemsError.one(what, CAPTIONS, f"choose one with 1 to {MAX_PROMPTS:,}", "pairs.captions")
+    return found
+
+
+def _caption_files(folder: Path) -> Iterator[Path]:
+    """Every caption file below the folder, in order, but for what systems keep there."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
+        yield from (Path(place, name) for name in captions)
+
+
+def _job(settings: MakePairsSettings) -> GenerateJob:
+    """What all images have in common. Captions are taken as they are trained: brackets and braces have no meaning."""
+    names = ("negative_prompt", "width", "height", "steps", "guidance_scale")
+    return GenerateJob(
+        model=ModelSettings(base_model=settings.base_model),
+        generate=GenerateSettings(prompt_weights=False, **{name: getattr(settings, name) for name in names}),
+        prompts=PromptSettings(dynamic_prompts=False),
+        output=OutputSettings(preview_every_n_steps=None),
+    )
+
+
+def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
+    own = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
+    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=own)}))
+
+
+def _write(
+    pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: Written, black: list[str]
+) -> None:
+    """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
+    own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})
+    job = pair.request.job
+    for path in (pair.image, pair.hint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    hint = hints.make(np.asarray(image.convert("RGB")), own)
+    if not hint.any():
+        black.append(pair.image.name)
+    write_hint(hint, pair.hint)
+    atomic.write_text(pair.caption, job.generate.prompt + "\n")
+    atomic.write_bytes(pair.image, encoded_image(image, writer.job_of(job), writer.hashes, "png"))

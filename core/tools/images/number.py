@@ -1,0 +1,194 @@
+"""Files numbered together with what belongs to them, as copies or in place; in place with a record that takes it back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from core.dataset.doctor.trash import companions
+from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError
+from core.settings.tools.images import NumberSettings
+from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
+
+RECORD = "renamed.json"
+# Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
+_GOING, _COMING = ".numbering-", ".numbering-back-"
+
+
+def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    """Copies under numbers, or the files themselves renamed."""
+    images, others = images_to_use(plan.folder, settings.recursive)
+    unlabeled = [path for path in images if not split_label(path.stem)[1]]
+    if settings.number_in_place:
+        record, count = rename_in_place(unlabeled, settings, plan.folder)
+        line = f"{count} files renamed; 'Undo numbering' reverts it" if record else "All files already have these names"
+        facts = {"output": str(plan.folder), "renamed": count, "others": others, "undo": record}
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(unlabeled, settings).items()}
+    return make_copies(settings, plan, context, lambda path: ([_numbered(path, stems)], []))
+
+
+def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
+    """A copy, byte for byte, under its number; a mask gets the number of its image, and its label again when it is saved."""
+    base, label = split_label(path.stem)
+    stem = stems.get((path.parent, base if label else path.stem))
+    if stem is None:
+        raise Skip("is a mask or control image without its image")
+    if not os.access(path, os.R_OK):
+        raise Skip("cannot be read, or is a broken link")
+    return Copy(stem, path, path.suffix[1:])
+
+
+def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Path, str]:
+    """{image: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
+    folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in images:
+        folders[path.parent][path.stem].append(path)
+    stems = {}
+    for members in folders.values():
+        for number, stem in enumerate(
+            sorted(members, key=lambda stem: (natural_order(stem), stem)), settings.number_start
+        ):
+            for path in members[stem]:
+                stems[path] = f"{settings.number_prefix}{number:0{settings.number_digits}d}"
+    return stems
+
+
+def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Path) -> tuple[str | None, int]:
+    """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
+    stems = numbered_stems(images, settings)
+    pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
+    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
+    pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
+    if not pairs:
+        return None, 0
+    going = {old for old, _ in pairs}
+    taken = [new for _, new in pairs if os.path.lexists(new) and new not in going]
+    if taken:
+        fix = "choose another prefix, or move these files; nothing was renamed"
+        what, code = "A file with this name exists already", "tools.name-taken"
+        raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
+    record = _record(folder, pairs)
+    _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
+    return str(record), len(pairs)
+
+
+def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
+    """(file, new stem, rest of its name) of the captions, masks and caches of those images. The longest stem owns."""
+    owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
+    for each in companions(list(stems)):
+        for cut in range(len(each.stem), 0, -1):
+            stem = owners.get((each.parent, each.name[:cut].casefold()))
+            if stem is not None:
+                yield each, stem, each.name[cut:]
+                break
+
+
+def rename_back(folder: Path) -> int:
+    """Take the last numbering of a folder back; how many files got their names again."""
+    records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
+    for record in reversed(records):
+        try:
+            said = read_json_object(record)
+            pairs = [(folder / new, folder / old) for old, new in said["files"]]
+            found = enumerate(_where_now(pairs, said["first"]))
+            there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
+        except (ProblemsError, OSError, ValueError, KeyError, TypeError):
+            continue
+        going = {now for _, now, _ in there}
+        taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
+        if taken:
+            fix = "rename or move that file, then try again; nothing was renamed"
+            what, code = "Another file has the original name", "tools.earlier-name-taken"
+            raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
+        _rename(there, folder, _COMING)
+        atomic.remove(record)
+        with suppress(OSError):
+            record.parent.rmdir()
+            record.parent.parent.rmdir()
+        return len(there)
+    fix = "choose a folder whose files were renamed in place"
+    raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
+
+
+def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
+    """(where a file is, its earlier name) for (new name, earlier name), also after a numbering that was cut off.
+
+    All files go to names on the way, in order, and then all to their new ones. So as long as the first is on its way the
+    others are so too or have not left; once it has arrived the others have too or are on their way. The way back likewise.
+    """
+    going = _where_after_going(pairs, first)
+    backs = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
+    begun = [os.path.lexists(back) for back in backs]
+    if not any(begun):
+        return going
+    rest = [now for now, _ in going] if begun[0] else [old for _, old in pairs]
+    return [(back if on else now, old) for back, on, now, (_, old) in zip(backs, begun, rest, pairs, strict=True)]
+
+
+def _where_after_going(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
+    stages = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
+    if os.path.lexists(stages[0]):
+        return [(stage if os.path.lexists(stage) else old, old) for stage, (_, old) in zip(stages, pairs, strict=True)]
+    if not any(map(os.path.lexists, stages)) and _state(pairs[0][1]) == list(first):
+        return [(old, old) for _, old in pairs]  # it was cut off before the first file
+    return [(stage if os.path.lexists(stage) else new, old) for stage, (new, old) in zip(stages, pairs, strict=True)]
+
+
+def _state(path: Path) -> list[int]:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
+    """Written before the first file changes its name."""
+    names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
+    base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-numbers"
+    place, number = base, 1
+    while place.exists():
+        number += 1
+        place = base.with_name(f"{base.name}-{number:04d}")
+    try:
+        atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
+    except OSError as error:
+        what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
+        fix = "check the folder's permissions"
+        raise ProblemsError.one(what, printable(place), fix, "tools.record-unwritable") from error
+    return place / RECORD
+
+
+def _stage(new: Path, number: int, prefix: str) -> Path:
+    return new.with_name(f"{prefix}{number:06d}{new.suffix}")
+
+
+def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
+    """(number, from, to) each, by names that nobody has: new names may be old ones of others. After an error all is as before."""
+    done: list[tuple[Path, Path]] = []
+    steps = [(source, _stage(target, number, prefix)) for number, source, target in moves]
+    steps = [(source, stage) for source, stage in steps if source != stage]
+    steps += [(_stage(target, number, prefix), target) for number, _, target in moves]
+    try:
+        for source, target in steps:
+            atomic.replace(source, target)
+            done.append((source, target))
+    except OSError as error:
+        for source, target in reversed(done):
+            with suppress(OSError):
+                atomic.replace(target, source)
+        if record is not None:
+            atomic.remove_folder(record.parent)
+        what = f"A file could not be renamed ({error.strerror or error}); all files keep their names"
+        where = printable(error.filename or folder)
+        fix = "close programs that use it, and try again"
+        raise ProblemsError.one(what, where, fix, "tools.rename-failed") from error

@@ -1,0 +1,13 @@
+"""A numbering of files in place taken back."""
+
+from __future__ import annotations
+
+from core.record.context import JobContext, Outcome
+from core.settings.tools.images import UndoNumberSettings
+from core.tools.images.folders import FolderPlan
+from core.tools.images.number import rename_back
+
+
+def do(settings: UndoNumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
+    count = rename_back(plan.folder)
+    return Outcome(lines=[f"{count} files have their original names again"], facts={"renamed": count})

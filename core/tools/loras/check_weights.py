@@ -1,0 +1,190 @@
+"""The weights of a file checked: NaN, inf, far too large, untrained; and norms by layer, as heat maps by block."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.image_info import listed
+from core.formats.detect import identify
+from core.formats.models import sd_keys
+from core.formats.models.overflow import largest
+from core.formats.tensors.reading import TensorFile
+from core.networks.adapter_file import load_lora
+from core.networks.block_weights import SLOTS, slot_of_key
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError, at_setting
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
+from core.settings.tools.weights import CheckWeightsSettings
+from core.tools.files import file_of
+from core.tools.loras.base_model import check_base_model, model_of
+from core.tools.loras.drawing import check_png, save_png
+from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
+from core.tools.plans import FilePlan
+from core.tools.shown import table
+
+FIELD = "check_weights.file"
+MOST_ROWS = 20
+SHOWN_NAMES = 8
+
+
+def plan(settings: CheckWeightsSettings, workspace: Workspace) -> FilePlan:
+    path = file_of(settings.file, workspace, FIELD)
+    if path.is_dir():
+        what, fix = f"{display_path(path)} is a folder", "choose a file in it"
+        raise ProblemsError.one(what, FIELD, fix, "tools.is-a-folder")
+    try:
+        identify(path)
+    except ProblemsError as error:
+        problems = at_setting(FIELD, error.problems)
+        if error.codes == ["model.unknown-file"]:
+            problems = [replace(problems[0], fix="choose a .safetensors, .ckpt, .pt or .bin file")]
+        raise ProblemsError(problems) from None
+    check_base_model(settings.base_model, path, workspace, "check_weights.base_model")
+    check_png(settings.png, "check_weights.png")
+    return FilePlan(f"check the weights of {display_path(path)}", path)
+
+
+def do(settings: CheckWeightsSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    path = plan.path
+    context.stage(f"reading {path.name}")
+    is_lora = identify(path).kind == "lora"
+    lines, facts = _of_lora(path, settings, context) if is_lora else _of_model(path, context)
+    lines += save_png(facts["shown"], settings.png)
+    return Outcome(lines=lines, facts=facts)
+
+
+# -- LoRAs
+
+
+def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+    from core.tools.loras.layers import open_layers, place_of
+    from core.tools.loras.weight_maps import layer_maps, root_of_squares
+
+    health = inspect_lora(path, context.cancel)
+    if any(name.endswith("alpha") for name in health["not_finite"]):  # no layer can be read with it
+        return _unmeasured(health)
+    try:
+        layers, unread = open_layers(load_lora(path), model_of(settings.base_model, path, context), context.cancel)
+    except ProblemsError as error:
+        if settings.base_model or error.codes != ["tools.no-layers"]:
+            raise
+        return _unmeasured(health, [f"norms are not shown: {error.problems[0].what}"])
+    norms, damaged = {}, set(health["not_finite"]) | set(health["too_large"])
+    for number, layer in enumerate(layers):
+        context.check()
+        context.stage("computing norms", number, len(layers))
+        norms[layer.name] = layer.norm()
+    whole = root_of_squares([norm for norm in norms.values() if math.isfinite(norm)])
+    untrained = set(health["untrained"])
+    notes = {place_of(name): "untrained" for name in untrained}
+    notes |= {place_of(layer.name): "damaged" for layer in layers if not math.isfinite(norms[layer.name])}
+    finite = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
+    shown = layer_maps("Norm of the change", finite, root_of_squares, notes=notes)
+    order = sorted(layers, key=lambda layer: -norms[layer.name] if math.isfinite(norms[layer.name]) else -math.inf)
+    rows = [[each.name, each.kind, each.rank, norms[each.name]] for each in order[:MOST_ROWS]]
+    shown.append(table(f"Layers with the largest change, of {len(layers)}", ["Layer", "Kind", "Rank", "Norm"], rows))
+    lines = _damage(health["not_finite"], health["too_large"])
+    if untrained:
+        lines.append(f"no effect (untrained): {listed(sorted(untrained), SHOWN_NAMES)}")
+    lines.append(
+        f"norm of the whole change: {whole:.4g} in {count(len(layers), 'layer')}; largest weight {health['largest']:.4g}"
+    )
+    lines += [f"not measured without the base model: {listed(unread, SHOWN_NAMES)}"] if unread else []
+    lines += _by_block(finite)
+    facts = {
+        "norms": finite,
+        "norm": whole,
+        "damaged": sorted(damaged),
+        "untrained": sorted(untrained),
+        "unread": unread,
+    }
+    return lines, facts | {"shown": shown}
+
+
+def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
+    """What is found where no layer's change can be computed."""
+    facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
+    facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
+    return [*_damage(health["not_finite"], health["too_large"]), *lines], facts
+
+
+def _by_block(norms: dict[str, float]) -> list[str]:
+    from core.tools.loras.layers import PARTS, columns_of, place_of
+
+    squares: defaultdict[str, float] = defaultdict(float)
+    for name, norm in norms.items():
+        part, _, column = place_of(name)
+        squares[column if part == PARTS["unet"] else part] += norm * norm
+    blocks = columns_of(PARTS["unet"], set(squares))
+    texts = [part for part in PARTS.values() if part in squares]
+    each = [f"{name} {math.sqrt(squares[name]):.3g}" for name in (*texts, *blocks)]
+    return [f"norm by block: {', '.join(each)}"] if each else []
+
+
+def _damage(not_finite: list[str], too_large: list[str]) -> list[str]:
+    lines = [f"DAMAGED: NaN or infinity in {listed(not_finite, SHOWN_NAMES)}"] if not_finite else []
+    lines += [f"DAMAGED: values above {FAR_TOO_LARGE:,.0f} in {listed(too_large, SHOWN_NAMES)}"] if too_large else []
+    return lines or ["no NaN, infinite or very large values"]
+
+
+# -- other model files
+
+
+def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+    from core.tools.loras.weight_maps import maps, mean
+
+    kind = identify(path)
+    not_finite, too_large, zero, sizes, numbers, weights = [], [], [], {}, [], 0
+    with TensorFile(path) as file:
+        for number, (name, entry) in enumerate(file.entries.items()):
+            context.check()
+            context.stage("reading weights", number, len(file.entries))
+            value = file.read(name)
+            if not value.is_floating_point() or not value.numel():
+                continue
+            weights += value.numel()
+            sizes[name] = largest(value)
+            if not math.isfinite(sizes[name]):
+                not_finite.append(name)
+                continue
+            too_large += [name] if sizes[name] > FAR_TOO_LARGE else []
+            zero += [name] if sizes[name] == 0 else []
+            where = _place_in_model(name, kind.family)
+            if where is not None and len(entry.shape) > 1:
+                numbers.append((where, float(value.float().square().mean().sqrt())))
+    shown = maps("Root mean square of the weights", numbers, mean)
+    finite = {name: size for name, size in sizes.items() if math.isfinite(size)}
+    order = sorted(finite, key=lambda name: -finite[name])
+    shown.append(table("Largest values", ["Tensor", "Largest"], [[name, finite[name]] for name in order[:MOST_ROWS]]))
+    lines = _damage(not_finite, too_large)
+    lines += [f"all zero: {listed(zero, SHOWN_NAMES)}"] if zero else []
+    lines.append(
+        f"{kind}: {weights:,} numbers in {count(len(sizes), 'tensor')}; the largest is {max(finite.values(), default=0):.4g}"
+    )
+    damaged = sorted({*not_finite, *too_large})
+    return lines, {"damaged": damaged, "zero": zero, "largest": max(finite.values(), default=0.0), "shown": shown}
+
+
+def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
+    """Where a weight stands in a map; None for the VAE, biases and all else."""
+    from core.tools.loras.layers import OTHER, place
+
+    if not name.endswith("weight"):
+        return None
+    if name.startswith(sd_keys.UNET_PREFIX):
+        path = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family or "sd1")
+        return place("unet", path.removesuffix(".weight"), SLOTS[slot_of_key(name, family)])
+    for part, prefixes in (("text_encoder", sd_keys.CLIP_PREFIXES), ("text_encoder_2", sd_keys.OPEN_CLIP_PREFIXES)):
+        prefix = prefixes.get(family or "", "\0")
+        if name.startswith(prefix):
+            own = part if traits_of(family).two_encoders else "text_encoder"
+            found = place(own, name.removeprefix(prefix).removesuffix(".weight"), "")
+            return found if found[2] != OTHER else None
+    return None

@@ -1,0 +1,119 @@
+"""Two LoRAs compared layer by layer: cosine of their changes, and the norm of their difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.detect import FAMILY_NAMES, identify
+from core.networks.adapter_file import load_finite
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.weights import CompareLorasSettings
+from core.tools.files import lora_of
+from core.tools.loras.base_model import check_base_model, check_measurable, model_of
+from core.tools.loras.drawing import check_png, save_png
+from core.tools.shown import table
+
+if TYPE_CHECKING:
+    from core.tools.loras.layers import Layer
+
+GROUP = "compare_loras"
+MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The two LoRAs."""
+
+    one: Path
+    other: Path
+
+    def __str__(self) -> str:
+        return f"compare {display_path(self.one)} with {display_path(self.other)}"
+
+
+def plan(settings: CompareLorasSettings, workspace: Workspace) -> Plan:
+    one, other = _files(settings, workspace)
+    check_base_model(settings.base_model, one, workspace, f"{GROUP}.base_model")
+    for lora in (one, other):
+        check_measurable(settings.base_model, lora, f"{GROUP}.base_model")
+    check_png(settings.png, f"{GROUP}.png")
+    return Plan(one, other)
+
+
+def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Path]:
+    problems: list[Problem] = []
+    one = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
+    other = collected(problems, lora_of, settings.other, workspace, f"{GROUP}.other")
+    raise_if_errors(problems)
+    assert one is not None and other is not None
+    families = [identify(path).family for path in (one, other)]
+    if None not in families and families[0] != families[1]:
+        names = [FAMILY_NAMES[str(each)] for each in families]
+        what = f"The first LoRA is for {names[0]}, the second for {names[1]}"
+        raise ProblemsError.one(what, f"{GROUP}.other", f"choose one for {names[0]}", "tools.other-family")
+    return one, other
+
+
+def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
+    """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
+    from core.tools.loras.layers import open_layers
+    from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
+
+    files = (plan.one, plan.other)
+    model = model_of(settings.base_model, plan.one, context)
+    ours, theirs = (
+        {layer.name: layer for layer in open_layers(load_finite(path), model, context.cancel)[0]} for path in files
+    )
+    common = [name for name in ours if name in theirs]
+    if not common:
+        what, fix = "These LoRAs change no layer in common", "compare LoRAs of one family"
+        raise ProblemsError.one(what, f"{GROUP}.other", fix, "tools.no-common-layers")
+    found = {}
+    for number, name in enumerate(common):
+        context.check()
+        context.stage("comparing layers", number, len(common))
+        found[name] = _compared(ours[name], theirs[name])
+    cosines = {name: each["cosine"] for name, each in found.items() if each["cosine"] is not None}
+    differences = {name: each["difference"] for name, each in found.items()}
+    whole = {key: root_of_squares([each[key] for each in found.values()]) for key in ("first", "second", "difference")}
+    product = sum(each["product"] for each in found.values())
+    cosine = product / (whole["first"] * whole["second"]) if whole["first"] * whole["second"] else None
+    shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
+    shown += layer_maps("Norm of the difference", differences, root_of_squares)
+    shown.append(_table(found))
+    alone = [(len(ours) - len(common), files[0].name), (len(theirs) - len(common), files[1].name)]
+    told = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
+    lines = [
+        f"cosine {told} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
+        f"norms {whole['first']:.4g} and {whole['second']:.4g}; norm of the difference {whole['difference']:.4g}",
+        *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
+        *save_png(shown, settings.png),
+    ]
+    return Outcome(lines=lines, facts={"cosine": cosine, **whole, "layers": found, "shown": shown})
+
+
+def _compared(one: Layer, other: Layer) -> dict[str, Any]:
+    a, b = one.change().flatten().double(), other.change().flatten().double()
+    if a.numel() != b.numel():
+        fix = "compare LoRAs of one family"
+        raise ProblemsError.one(
+            f"{one.name} has another size in the two LoRAs", f"{GROUP}.other", fix, "tools.other-size"
+        )
+    first, second, product = float(a.norm()), float(b.norm()), float(a @ b)
+    cosine = max(-1.0, min(1.0, product / (first * second))) if first and second else None
+    difference = float((a - b).norm())
+    return {"cosine": cosine, "difference": difference, "first": first, "second": second, "product": product}
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    order = sorted(found, key=lambda name: -found[name]["difference"])[:MOST_ROWS]
+    keys = ("cosine", "difference", "first", "second")
+    rows = [[name, *(found[name][key] for key in keys)] for name in order if math.isfinite(found[name]["difference"])]
+    return table("Layers that differ most", ["Layer", "Cosine", "Difference", "First", "Second"], rows)

@@ -1,0 +1,216 @@
+"""LoRA files under the names of another program, or of a network type that every program reads: one, or a folder of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.families.locate import model_path
+from core.formats.detect import identify
+from core.formats.models.checkpoint import Checkpoint, open_checkpoint
+from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.writer import type_named
+from core.networks.adapter_file import (
+    LoraFile,
+    load_lora,
+    lora_outline,
+    peft_layers,
+    save_diffusers,
+    save_lora,
+    to_kohya,
+)
+from core.networks.misread import misread_problems
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, problems_at
+from core.record.regular import impossible_path
+from core.record.units import count, size_words
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.readers import PROGRAMS
+from core.settings.tools.model_files import ConvertLoraSettings
+from core.tools.files import file_of, files_below
+from core.tools.loras.base_model import check_base_model
+from core.tools.loras.headers import BYTES
+from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
+from core.tools.written import output_file, output_problems
+
+FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
+SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
+LAYOUTS = {"kohya": "kohya", "diffusers": "peft"}  # the layout of files that have these names already
+MOST_TOLD = 20
+
+
+@dataclass
+class Plan:
+    """What would be written. names: of the layers, as the page shows the choice; base: the base model; files: (LoRA, its copy);
+    left_out: a line for each other file of the folder; size: in bytes."""
+
+    names: str
+    base: Checkpoint | None = None
+    files: list[tuple[Path, Path]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    size: int = 0
+
+    def __str__(self) -> str:
+        converted = f"convert {count(len(self.files), 'LoRA')} to {self.names}, {size_words(self.size)}"
+        return converted + (f"; {count(len(self.left_out), 'other file')} left out" if self.left_out else "")
+
+
+def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Write a copy of each LoRA. Of a folder, a file that cannot be converted is left out and said."""
+    left_out, written = list(plan.left_out), []
+    for number, (source, target) in enumerate(plan.files, 1):
+        context.check()
+        context.stage(f"converting {source.name}", number, len(plan.files))
+        try:
+            left_out += _converted(source, target, plan.base, settings, context)
+            written.append(target)
+        except ProblemsError as error:
+            if len(plan.files) == 1:
+                raise
+            left_out.append(f"left out {display_path(source)}: {error.problems[0].what}")
+    lines = [f"Saved: {display_path(target)}" for target in written]
+    for each in (lines, left_out):
+        if len(each) > MOST_TOLD:
+            each[MOST_TOLD:] = [f"and {len(each) - MOST_TOLD} more"]
+    facts = {"file": str(written[0])} if written else {}
+    return Outcome(lines=[*lines, *left_out], facts=facts | {"files": [str(target) for target in written]})
+
+
+def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
+    """By the headers. Raises ProblemsError with all that is wrong."""
+    source = file_of(settings.file, workspace, FILE)
+    found = Plan(settings.label("names"), _base_model(settings, workspace))
+    if source.is_dir():
+        _plan_folder(found, source, settings, workspace)
+    else:
+        _plan_file(found, source, settings, workspace)
+    twice = [target for target, times in Counter(target for _, target in found.files).items() if times > 1]
+    problems = [_twice(target) for target in twice]
+    inputs = [each for each, _ in found.files]
+    for _, target in found.files:
+        problems += output_problems(target, inputs if len(inputs) == 1 else (), found.size, OUTPUT)
+    if problems:
+        raise ProblemsError(problems)
+    return found
+
+
+def _base_model(settings: ConvertLoraSettings, workspace: Workspace) -> Checkpoint | None:
+    if not settings.base_model or settings.network_type == "unchanged":
+        return None
+
+    path = model_path(settings.base_model, workspace, MODEL)
+    with problems_at(MODEL):
+        return open_checkpoint(path)
+
+
+def _plan_file(plan: Plan, source: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
+    with problems_at(FILE):
+        unchanged = _is_unchanged(source, settings)
+    if unchanged:
+        what, fix = f"{display_path(source)} is as it would be converted", "choose other names, a type or a precision"
+        raise ProblemsError.one(what, FILE, fix, "tools.nothing-to-convert")
+    plan.size = _bytes_of(source, plan.base, settings, workspace)
+    plan.files = [(source, output_file(settings.output, source.with_name(_name(source, settings)), ""))]
+
+
+def _twice(target: Path) -> Problem:
+    what = f"Two LoRAs of the folder would become {display_path(target)}"
+    return Problem(what, FILE, "rename one of them", code="tools.output-twice")
+
+
+def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, workspace: Workspace) -> None:
+    out = resolve_path(settings.output) if settings.output else folder
+    if out.suffix.lower() in SUFFIXES or os.path.isfile(out):
+        what, fix = f"'{settings.output}' is not a folder, and there are several LoRAs", "name a folder"
+        raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
+    if (problem := impossible_path(out, OUTPUT)) is not None:
+        raise ProblemsError([problem])
+    for file in files_below(folder, SUFFIXES):
+        shown = file.relative_to(folder)
+        try:
+            if identify(file).kind != "lora":
+                plan.left_out.append(f"left out {shown}: it is not a LoRA")
+            elif _is_unchanged(file, settings):
+                plan.left_out.append(f"left out {shown}: it is as it would be converted")
+            else:
+                plan.size += _bytes_of(file, plan.base, settings, workspace)
+                plan.files.append((file, (out / shown).with_name(_name(file, settings))))
+        except ProblemsError as error:
+            plan.left_out.append(f"left out {shown}: {error.problems[0].what}")
+    if not plan.files:
+        what = f"The folder {display_path(folder)} has no LoRA to convert"
+        more = f": {plan.left_out[0]}" if plan.left_out else ""
+        raise ProblemsError.one(what + more, FILE, "choose a LoRA or another folder", "tools.no-loras")
+
+
+def _is_unchanged(file: Path, settings: ConvertLoraSettings) -> bool:
+    """Whether it has the names and the network type already, and no precision is asked for."""
+    if settings.save_precision is not None or identify(file).layout != LAYOUTS.get(settings.names):
+        return False
+    return settings.network_type == "unchanged" or is_plain(lora_outline(file), settings.network_type)
+
+
+def _name(file: Path, settings: ConvertLoraSettings) -> str:
+    """`fox.safetensors` -> `fox_diffusers.safetensors`, and that -> `fox_kohya.safetensors`; of another network type `fox_lora`, of
+    another precision `fox_bf16`."""
+    stem, names = file.stem, settings.names.partition("_")[0]
+    if identify(file).layout != LAYOUTS.get(settings.names):
+        stem = f"{stem.removesuffix('_kohya').removesuffix('_diffusers')}_{names}"
+    added = [settings.network_type if settings.network_type != "unchanged" else None, settings.save_precision]
+    return "_".join([stem, *filter(None, added)]) + ".safetensors"
+
+
+def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings, workspace: Workspace) -> int:
+    """About how many bytes its copy will have. Raises ProblemsError if its header tells that it cannot be converted."""
+    with problems_at(FILE):
+        lora = lora_outline(file)
+    if settings.names != "kohya":
+        _refuse_losses(lora, settings)
+    if settings.network_type != "unchanged":
+        check_base_model(settings.base_model, file, workspace, MODEL)
+        return plain_bytes(lora, base, settings)
+    with problems_at(FILE):
+        if settings.names != "kohya":
+            list(peft_layers(lora))
+    width = 4 if settings.names == "diffusers_folded" else 0
+    width = BYTES[settings.save_precision] if settings.save_precision else width
+    return sum(each.numel() * (width or ITEM_BYTES[str(each.dtype)]) for each in lora.tensors.values())
+
+
+def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
+    """Raises ProblemsError for what diffusers' names would lose."""
+    if settings.network_type == "full":
+        what, fix = "diffusers and PEFT have no names for a full difference", "choose the type LoRA, or kohya's names"
+        raise ProblemsError.one(what, "convert_lora.network_type", fix, "lora.no-diffusers-names")
+    norms = len(lora.beside_in_use)
+    if norms and not settings.drop_norms:
+        what = f"diffusers has no names for {count(norms, 'tensor')} of trained norm layers and biases, which would be lost"
+        fix = "keep kohya's names, or turn convert_lora.drop_norms on"
+        raise ProblemsError.one(what, "convert_lora.names", fix, "lora.norms-lost")
+
+
+def _converted(
+    source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
+) -> list[str]:
+    """Write one. Returns what there is to say about it, such as what was left out."""
+    lora, lines = load_lora(source), list[str]()
+    dtype = type_named(settings.save_precision) if settings.save_precision else None
+    if settings.network_type != "unchanged":
+        from core.tools.loras.making import precision_of
+
+        dtype = precision_of(lora, settings.save_precision)
+        lora, lines = made_plain(lora, base, settings, context)
+    if settings.names == "kohya":
+        save_lora(target, *to_kohya(lora), dtype)
+    else:
+        save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
+    if settings.names == "kohya":
+        lines += [problem.what for problem in misread_problems(lora, PROGRAMS)]
+    kept = lora.beside_in_use if settings.names == "kohya" else {}
+    left = [name for name, place in zip(lora.left_out, lora.beside, strict=True) if place not in kept]
+    if left:
+        named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+        lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {named}")
+    return [f"{source.name}: {line}" for line in lines]

@@ -1,0 +1,215 @@
+"""A LoRA from the difference of two checkpoints, which are read layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import HashMemo, model_hashes
+from core.formats.lora.metadata import version_metadata
+from core.formats.lora.names import place_of_layer
+from core.formats.model_spec import model_spec_of
+from core.formats.models.checkpoint import Checkpoint, Place, open_checkpoint
+from core.formats.models.overflow import largest, no_numbers
+from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.writer import type_named
+from core.networks.adapter_file import save_lora, with_convolutions
+from core.networks.layer_list import layers_of
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
+from core.settings.tools.loras import ExtractLoraSettings
+from core.tools.files import model_file
+from core.tools.loras.headers import BYTES, bytes_of, has_large_kernel, refuse_device
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+GROUP = "extract_lora"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that both models have. name: kohya's; shape: of the LoRA's layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    original: Place
+    tuned: Place
+
+
+@dataclass(frozen=True)
+class Plan:
+    original: Checkpoint
+    tuned: Checkpoint
+    family: str
+    layers: Sequence[_Layer]
+    target: Path
+
+    def __str__(self) -> str:
+        layers = f"{count(len(self.layers), 'layer')} of {FAMILY_NAMES[self.family]}"
+        return f"extract {layers} into {display_path(self.target)}"
+
+
+def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
+    """All that can be known from headers. Raises ProblemsError for all that is wrong."""
+    problems: list[Problem] = []
+    for name in ("device", "load_original_model_to", "load_tuned_model_to"):
+        collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
+    models = [collected(problems, _opened, settings, name, workspace) for name in ("model_org", "model_tuned")]
+    original, tuned = models
+    raise_if_errors(problems)
+    assert original is not None and tuned is not None
+    one, other = original.kind.family, tuned.kind.family
+    if one != other or one is None:
+        names = [FAMILY_NAMES.get(each or "", "of unknown family") for each in (one, other)]
+        what = f"The original is {names[0]}, the tuned model {names[1]}"
+        raise ProblemsError.one(what, f"{GROUP}.model_tuned", "choose two models of one family", "tools.other-family")
+    if original.path.samefile(tuned.path):
+        raise _no_difference("The original and the tuned model are the same file")
+    layers = list(_layers(settings, original, tuned, one))
+    target = output_file(settings.output, tuned.path, "_lora")
+    width = BYTES[settings.save_precision or "fp32"]
+    size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
+    raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
+    return Plan(original, tuned, one, layers, target)
+
+
+def _no_difference(what: str) -> ProblemsError:
+    fix = "choose the base as the original and its fine-tuned model as tuned"
+    return ProblemsError.one(what, f"{GROUP}.model_tuned", fix, "extract.no-difference")
+
+
+def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
+    path = model_file(getattr(settings, name), workspace, f"{GROUP}.{name}")
+    with problems_at(f"{GROUP}.{name}"):
+        found = open_checkpoint(path)
+    if found.kind.kind != "checkpoint" or "unet" not in found.parts:
+        what = f"{display_path(path)} is not a checkpoint but: {found.kind}"
+        raise ProblemsError.one(what, f"{GROUP}.{name}", "choose a checkpoint", "merge.not-a-checkpoint")
+    return found
+
+
+def _layers(
+    settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
+) -> Iterator[_Layer]:
+    """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
+    where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
+    for model in (original, tuned):
+        layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
+    for layer in layers.values():
+        if layer.outer or (layer.residual and settings.conv_dim is None):
+            continue
+        part, path = place_of_layer(layer.name) or ("", "")
+        key = f"{path}.weight"
+        mine, theirs = (own.parts[part].places.get(key) if part in own.parts else None for own in (original, tuned))
+        if mine is None or theirs is None:
+            what = f"One of the models has no {part}.{key}"
+            raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
+        shapes = [[side for side in place.entry.shape if side != 1] for place in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            what = f"The models differ in the size of {part}.{key}"
+            raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
+        yield _Layer(layer.name, mine.entry.shape, mine, theirs)
+
+
+def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Decompose each layer's difference and write the LoRA."""
+    import torch
+
+    from core.tools.loras.making import lora_tensors
+    from core.tools.loras.svd import CLAMP, decompose, in_groups
+
+    quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
+    tensors, kept, changed = dict[str, Any](), list[float](), False
+    with OpenFiles() as files, torch.no_grad():
+        layers = _worth(settings, plan, files, context)
+        shapes, by_name = {layer.name: layer.shape for layer in layers}, {layer.name: layer for layer in layers}
+        for names in in_groups(shapes):
+            changes = {name: _difference(settings, by_name[name], files).flatten(1) for name in names}
+            for name, parts in decompose(changes, settings.device, settings.compatibility):
+                context.check()
+                context.stage("extracting", len(kept), len(layers))
+                rank = settings.conv_dim if has_large_kernel(shapes[name]) and settings.conv_dim else settings.dim
+                rank = min(rank, len(parts.s))
+                kept.append(parts.kept(rank))
+                changed = changed or bool(parts.s.any())
+                tensors |= lora_tensors(name, *parts.cut(rank, quantile), rank, shapes[name])
+    if not changed:
+        raise _no_difference("The models differ in no weight that the LoRA would change")
+    metadata = _metadata(settings, plan, context)
+    if traits_of(plan.family).convolutions_in_loras:
+        tensors = with_convolutions(tensors)  # as sd-scripts has them
+    save_lora(plan.target, tensors, metadata, type_named(settings.save_precision or "fp32"))
+    without = len(plan.layers) - len(layers)
+    lines = [f"{count(len(layers), 'layer')} extracted"]
+    lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
+    lines.append(f"kept norm of the difference: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
+    facts = {"file": str(plan.target), "layers": len(layers), "kept": min(kept)}
+    return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
+
+
+def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
+    """All layers, without those of the text encoders where none of them differs by more than `min_diff`."""
+    text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
+    for number, layer in enumerate(text):
+        context.check()
+        context.stage("comparing text encoders", number, len(text))
+        if float(_difference(settings, layer, files).abs().max()) > settings.min_diff:
+            return list(plan.layers)
+    return [layer for layer in plan.layers if not layer.name.startswith("lora_te")]
+
+
+def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> Tensor:
+    """tuned - original, float32, in the layer's shape. Raises ProblemsError for NaN and infinite weights."""
+    original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
+    tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
+    found = (tuned.to(original.device) - original).view(layer.shape)
+    if no_numbers({layer.name: largest(found)}):
+        place = layer.original if no_numbers({layer.name: largest(original)}) else layer.tuned
+        what, fix = f"{place.name} has NaN or infinite values", "download this model again"
+        raise ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
+    return found
+
+
+def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor:
+    import torch
+
+    lazy = files.lazy(place)
+    return lazy.cast(type_named(precision) if precision else None).read().to(torch.float32)
+
+
+def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
+    """As sd-scripts writes it, with the original as the base model of the LoRA."""
+    prediction = plan.tuned.kind.prediction
+    about = {
+        **version_metadata(plan.family, prediction),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(settings.dim),
+        "ss_network_alpha": str(float(settings.dim)),
+    }
+    if settings.conv_dim:
+        args = {"conv_dim": str(settings.conv_dim), "conv_alpha": str(float(settings.conv_dim))}
+        about["ss_network_args"] = json.dumps(args)
+    if settings.no_metadata:
+        return about
+    memo = HashMemo(context.workspace.private / "hashes.json")
+    for model in (plan.original, plan.tuned):
+        context.stage(f"hashing {model.path.name}")
+        hashes = model_hashes(model.path, memo, context.cancel)
+        if model is plan.original:
+            about |= {"ss_sd_model_name": model.path.name}
+            about |= dict(zip(("ss_sd_model_hash", "ss_new_sd_model_hash"), hashes, strict=True))
+        else:
+            about["ss_training_comment"] = f"extracted from {model.path.name}, {hashes[1]}"
+    side = traits_of(plan.family).resolution
+    return about | model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side)

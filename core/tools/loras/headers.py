@@ -1,0 +1,113 @@
+"""What tools that make LoRAs know by the headers of LoRA files: shapes and sizes, without torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.sources.image_info import listed
+from core.formats.lora.names import BIAS, group_by_module
+from core.formats.lora.recognition import CONVOLUTION
+from core.formats.tensors.entry import ITEM_BYTES
+from core.networks.adapter_file import PEFT_METADATA, LoraFile, lora_outline
+from core.networks.kinds import kind_of_keys
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = 3
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def refuse_device(device: str, where: str) -> None:
+    """Raises ProblemsError where the GPU is asked for and there is none."""
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ProblemsError.one("No CUDA GPU is found", where, "choose the CPU", "tools.no-gpu")
+
+
+def without_weights(path: Path, where: str) -> LoraFile:
+    """A LoRA by its header, whose layers' changes are all known without a base model. Raises ProblemsError for others."""
+    lora = lora_outline(path)
+    unknown, _ = _by_knowledge(lora)
+    if unknown:
+        title, names = next(iter(unknown.items()))
+        what = f"{path.name} has layers of {title}, whose change depends on the base model: {', '.join(names[:SHOWN])}"
+        fix = "make it a LoRA with the tool Convert LoRAs and its base model"
+        raise ProblemsError([Problem(what, where, fix, code="tools.needs-base-model")])
+    return lora
+
+
+def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
+    """(title of a kind -> its layers whose change depends on the base model, how many others there are)"""
+    unknown: dict[str, list[str]] = {}
+    modules = group_by_module(lora.tensors)
+    for name, tensors in modules.items():
+        kind = kind_of_keys(tensors)
+        if kind is None or kind.weight_shape(tensors) is None:
+            unknown.setdefault(kind.title if kind is not None else "an unknown kind", []).append(name)
+    return unknown, len(modules) - sum(map(len, unknown.values()))
+
+
+def kinds_without_shape(path: Path) -> tuple[list[str], int]:
+    """(titles of the kinds whose layers' change depends on the base model, how many other layers the file has)"""
+    unknown, others = _by_knowledge(lora_outline(path))
+    return sorted(unknown), others
+
+
+def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """The shape of the weight that a layer changes, as its kind tells it; None where its change depends on the weight."""
+    kind = kind_of_keys(tensors)
+    return kind.weight_shape(tensors) if kind is not None else None
+
+
+def beside_of(lora: LoraFile) -> dict[str, Tensor]:
+    """The changes of biases and norm layers, by key: of a full difference's biases too."""
+    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.beside_in_use
+
+
+def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
+    """Names what is left out of a LoRA that is made of another: whole biases (PEFT's `bias`), which are not changes of a base model's.
+
+    more   what else
+    """
+    names = [*(key for key in lora.beside if key not in lora.beside_in_use), *more]
+    what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
+    return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
+
+
+def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a layer's weight; LyCORIS' products hold the kernels of 3x3 convolutions flattened, so the name tells them."""
+    flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
+    return (shape[0], shape[1] // 9, 3, 3) if flat else shape
+
+
+def has_large_kernel(shape: tuple[int, ...]) -> bool:
+    return any(side != 1 for side in shape[2:])
+
+
+def kept_metadata(lora: LoraFile) -> dict[str, str]:
+    """A file's metadata without what describes its old tensors and names."""
+    gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
+    return {key: value for key, value in lora.metadata.items() if key not in gone}
+
+
+def item_bytes(lora: LoraFile, precision: str | None) -> int:
+    """Bytes of a number in the dtype that is asked for, else in that of the file's matrices. lora: its outline"""
+    own = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    return BYTES[precision] if precision else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
+
+
+def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
+    """About what a LoRA file of these layers takes. width: bytes of a number"""
+    numbers = 0
+    for shape in shapes:
+        into = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)
+        numbers += (shape[0] + into) * min(conv_rank if has_large_kernel(shape) else rank, shape[0], into)
+    return numbers * width

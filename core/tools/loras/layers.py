@@ -1,0 +1,156 @@
+"""The layers of a LoRA file of any registered kind, each with its change of the weight: for tools that measure and compare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from core.families import family
+from core.families.targets import Target
+from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
+from core.networks.adapter import Adapter, as_weight
+from core.networks.adapter_file import LoraFile
+from core.networks.block_weights import SLOTS, slot_of
+from core.networks.kinds import kind_of_keys
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+from core.tools.loras.headers import weight_shape
+
+if TYPE_CHECKING:
+    from core.families.components import Components
+
+OTHER = "other"
+# What stands before a layer's own place in its block.
+IN_BLOCK = re.compile(
+    r".*(?:transformer_blocks|attentions|resnets|layers|resblocks)\.\d+\.|.*(?=(?:down|up)samplers\.)"
+)
+TEXT_LAYER = re.compile(r"\b(?:layers|resblocks)\.(\d+)\.")
+PARTS = {"unet": "U-Net", "text_encoder": "Text encoder", "text_encoder_2": "Second text encoder"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a file. kind: the title of its network kind."""
+
+    name: str
+    kind: str
+    adapter: Adapter
+
+    @property
+    def rank(self) -> int:
+        return self.adapter.rank
+
+    def change(self) -> Tensor:
+        """Float32, in the layer's shape; kernels may be flattened where no base model is given."""
+        try:
+            return self.adapter.delta()
+        except TypeError:  # it turns or scales the weight
+            weight = as_weight(self.adapter.module.weight).float()
+            return self.adapter.merged(weight) - weight
+
+    def norm(self) -> float:
+        """Frobenius norm of the change; of a LoRA by its factors, which is quick."""
+        plain = self.adapter.factors() is not None
+        return float(self.adapter.norm() if plain else self.change().norm())
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """up [out, r] with the scale multiplied in, and down [r, in]; None for a change of another kind."""
+        factors = self.adapter.factors()
+        if factors is None:
+            return None
+        up, down = factors
+        return up * (self.adapter.alpha / self.adapter.rank), down
+
+
+def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:
+    """(layers by name, names of those that cannot be read without the base model). Raises ProblemsError for a file without any."""
+    modules = group_by_module(lora.tensors)
+    with torch.no_grad():
+        layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
+    if not layers:
+        path = lora.path or Path()
+        kinds = sorted({kind.title for name, tensors in modules.items() if (kind := kind_of_keys(tensors, name))})
+        what = f"{path.name} ({', '.join(kinds) or 'of an unknown type'}) has no layer that can be measured "
+        what += "with this model" if model else "without its base model"
+        fix = "choose the base model that it was trained on"
+        raise ProblemsError.one(what, display_path(path), fix, "tools.no-layers")
+    known = {layer.name for layer in layers}
+    return layers, [name for name in modules if name not in known]
+
+
+def layers_of(
+    modules: Mapping[str, Mapping[str, Tensor]], model: Components | None, cancel: CancelToken
+) -> Iterator[Layer]:
+    """The layers whose change is known, with a model or without."""
+    targets = {} if model is None else {target.name: target for target in _targets(model)}
+    for file_name, tensors in modules.items():
+        cancel.check()
+        kind, name = kind_of_keys(tensors, file_name), layer_name(file_name)
+        if kind is None or kind.flaw(name, tensors):
+            continue
+        target = targets.get(name) or (
+            None if kind.needs_base_weight or model is not None else _stand_in(name, tensors)
+        )
+        adapter = kind.from_tensors(target, tensors) if target is not None else None
+        if adapter is not None and (model is not None or _has_delta(adapter)):
+            yield Layer(file_name, kind.title, adapter)
+
+
+def _targets(model: Components) -> Iterator[Target]:
+    for part in (*model.text_encoders, model.denoiser):
+        if part is not None:
+            yield from family(model.family).layers(part)
+
+
+def _has_delta(adapter: Adapter) -> bool:
+    """Whether its change is known without the weight; those of other kinds turn or scale it."""
+    return type(adapter).delta is not Adapter.delta
+
+
+def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
+    """A layer of the shape that these tensors change, whose weight is never read."""
+    shape = weight_shape(tensors)
+    return target_with(name, torch.empty(shape), BIAS in tensors) if shape is not None else None
+
+
+def target_with(name: str, weight: Tensor, bias: bool) -> Target:
+    """A layer that is no part of a model: its weight, and a bias of no values if it has one."""
+    out, into, *kernel = weight.shape
+    shape = (into, out, tuple(kernel)) if kernel else (into, out)
+    module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    if bias:
+        module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
+    return Target(name, path="", parent=module, attribute="", module=module)
+
+
+# -- where a layer stands in a map of its part
+
+
+def place_of(name: str) -> tuple[str, str, str]:
+    """(part, row, column) of a layer by its name in kohya's files: `lora_unet_down_blocks_1_attentions_0_proj_in` ->
+    ("U-Net", "proj_in", "IN04"). Columns of text encoders are their layers."""
+    part, path = module_path(name) or ("unet", name)
+    slot = slot_of(name) if part == "unet" else None
+    return place(part, path, SLOTS[slot] if slot else OTHER)
+
+
+def place(part: str, path: str, column: str) -> tuple[str, str, str]:
+    """The same of a module's path; column: of the U-Net's blocks."""
+    if part != "unet":
+        found = TEXT_LAYER.search(path)
+        column = found[1] if found else OTHER
+    return PARTS[part], IN_BLOCK.sub("", path), column
+
+
+def columns_of(part: str, columns: set[str]) -> list[str]:
+    """In the order of the model; `other` last."""
+    order = [*SLOTS, OTHER] if part == PARTS["unet"] else [*map(str, range(100)), OTHER]
+    return [column for column in order if column in columns]

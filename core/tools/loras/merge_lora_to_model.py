@@ -1,0 +1,272 @@
+"""LoRAs merged into a checkpoint file to file: each changed weight is read, changed in fp32 and written; the model is never built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite, prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.sources.image_info import listed
+from core.formats.hashes import legacy_hash
+from core.formats.lora.names import BIAS, group_by_module, place_beside, place_of_layer
+from core.formats.models.checkpoint import Place
+from core.formats.models.conversion import TooLarge
+from core.formats.models.overflow import beyond, largest
+from core.formats.models.whole_model import States
+from core.formats.tensors.lazy import LazyTensor, in_pieces
+from core.formats.tensors.writer import WEIGHTS_HASH
+from core.networks.adapter_file import load_finite
+from core.networks.kinds import kind_of_keys
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.convert_model import ConvertModelSettings
+from core.settings.tools.loras import MergeLoraToModelSettings
+from core.tools.files import model_file
+from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
+from core.tools.merges import merge_record
+from core.tools.models import convert_model
+from core.tools.models.convert_model import named_form
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+GROUP = "merge_lora_to_model"
+SHOWN = 5
+ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """copy: the conversion that the merge is"""
+
+    copy: convert_model.Plan
+    loras: Sequence[Chosen]
+
+    def __str__(self) -> str:
+        return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
+
+
+def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
+    problems: list[Problem] = []
+    path = collected(problems, model_file, settings.file, workspace, f"{GROUP}.file")
+    copy = None
+    if path is not None:
+        form = named_form(settings.output, path)
+        conversion = ConvertModelSettings(
+            file=settings.file, output=settings.output, save_precision=settings.save_precision, save_model_as=form
+        )
+        copy = collected(
+            problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
+        )
+    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    if copy is not None:
+        for lora in loras:
+            problems += lora.other_family(copy.family, f"{GROUP}.models")
+            problems += [] if problems else _without_layers(lora, copy)
+    raise_if_errors(problems)
+    assert copy is not None
+    return Plan(copy, loras)
+
+
+def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
+    places = {part: own.places for part, own in copy.parts.items()}
+    found = [place for name in lora.layers if (place := place_of_layer(name)) is not None]
+    if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
+        return []
+    what = f"The LoRA {lora.path.name} matches no layer of this model"
+    fix = "use it with the model it was trained on, or one of the same size"
+    return [Problem(what, f"{GROUP}.models", fix, code="lora.no-matching-layers")]
+
+
+def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Write the copy with every LoRA's changes."""
+    merging = _Merging(plan, context)
+    # Without the hash of all weights, which takes longer than the merge.
+    kept = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.facts, metadata=kept | _metadata(plan, context))
+    outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
+    lines = [f"{count(len(merging.merged), 'layer')} changed"]
+    for path, names in merging.left_out.items():
+        lines.append(f"layers of {path.name} that this model does not have, left out: {listed(names, SHOWN)}")
+    left = {path.name: len(names) for path, names in merging.left_out.items()}
+    return replace(outcome, lines=[*lines, *outcome.lines], facts={**outcome.facts, "left_out": left})
+
+
+def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
+    """modelspec, and what was merged. The model's hash is the short one, which reads no 7 GB."""
+    source = plan.copy.source.path
+    inputs, loras = as_recipe(plan.loras, context)
+    first = (source, "" if source.is_dir() else legacy_hash(source))
+    recipe = {"method": "loras", "model": source.name, "loras": loras}
+    return {"modelspec.title": plan.copy.target.stem, **merge_record([first, *inputs], recipe)}
+
+
+class _Merging:
+    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: changed layers; left_out: by file."""
+
+    def __init__(self, plan: Plan, context: JobContext):
+        self.plan, self.context = plan, context
+        self.merged: set[tuple[str, str]] = set()
+        self.left_out: dict[Path, list[str]] = {}
+
+    def changed(self, states: States) -> States:
+        """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
+        found = {part: dict(state) for part, state in states.items()}
+        for lora in self.plan.loras:
+            self.context.stage(f"reading {lora.path.name}")
+            read = load_finite(lora.path)
+            layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
+            if read.bundled:
+                self.left_out.setdefault(lora.path, []).extend(read.bundled)
+            for name in layers | beside:
+                self.context.check()
+                place = place_of_layer(name)
+                state = found.get(place[0]) if place is not None else None
+                if place is None or state is None or f"{place[1]}.weight" not in state:
+                    self.left_out.setdefault(lora.path, []).append(name)
+                    continue
+                change = _Change(name, layers.get(name, {}), lora.strength(name), lora.path)
+                if change.tensors:
+                    self._change(state, place, change)
+                for key, value in beside.get(name, {}).items():
+                    self._add(state, place, change, key, value)
+        return found
+
+    def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
+        part, path = place
+        weight, bias = f"{path}.weight", f"{path}.bias"
+        before = state[weight]
+        made = change.sums if change.is_product(before.shape, bias in state) else change.weight
+        places = self.plan.copy.parts[part].places
+        self.merged.add(place)
+        state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
+        if bias in state and change.has_bias:
+            old = state[bias]
+            state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
+
+    def _add(
+        self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
+    ) -> None:
+        """What lies next to a layer: the change of its bias, or of a norm layer."""
+        found = place_beside(f"{change.name}.{key}")
+        before = state.get(found[1]) if found is not None else None
+        if found is None or before is None or prod(before.shape) != value.numel():
+            self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
+            return
+        self.merged.add(place)
+        made = partial(change.added, before, value)
+        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], made)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One layer of a LoRA: its name, its tensors, how strong it is."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    strength: float
+    path: Path
+
+    @property
+    def has_bias(self) -> bool:
+        return BIAS in self.tensors
+
+    def _adapter(self, weight: Tensor):
+        from core.tools.loras.layers import target_with
+
+        kind = kind_of_keys(self.tensors, self.name)
+        assert kind is not None
+        adapter = kind.from_tensors(target_with(self.name, weight, self.has_bias), self.tensors)
+        if adapter is not None:
+            adapter.multiplier = self.strength
+        return adapter
+
+    def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
+        """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
+        import torch
+
+        adapter = self._adapter(torch.empty(shape, device="meta"))
+        if adapter is None or (self.has_bias and not bias):
+            what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
+            fix = "use it with the model it was trained on, or one of the same size"
+            raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
+        return adapter.factors() is not None and self.strength != 0
+
+    def weight(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The changed weight in `dtype`, computed in fp32, as one piece."""
+        import torch
+
+        with torch.no_grad():
+            given = before.fetch(torch.float32)
+            made = _cast(self._adapter(given).merged(given) if self.strength else given, dtype)
+        yield made.view(-1)
+
+    def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the processor's cache."""
+        import torch
+
+        adapter = self._adapter(torch.empty(1).expand(before.shape))
+        up, down = adapter.factors()
+        columns, first = down.shape[1], 0
+        step = max(1, ROWS_NUMBERS // columns)
+        for piece in before.pieces(torch.float32, step * columns):
+            for part in piece.view(-1, columns).split(step):
+                rows = slice(first, first := first + len(part))
+                part.addmm_(up[rows], down, alpha=adapter.strength)
+                yield _cast(part, dtype).view(-1)
+
+    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor]:
+        """The changed bias of a weight of this shape, as one piece."""
+        import torch
+
+        with torch.no_grad():
+            delta = self._adapter(torch.zeros(shape)).bias_delta()
+            made = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+        yield made.view(-1)
+
+    def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """A tensor with a change of all its numbers, as one piece."""
+        import torch
+
+        given = before.fetch(torch.float32)
+        yield _cast(given + value.to(given).view_as(given) * self.strength, dtype).view(-1)
+
+    def explained(
+        self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
+    ) -> LazyTensor:
+        """A changed tensor. Reading it raises ProblemsError for values that are none in the file, by tensor and file."""
+
+        def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
+            try:
+                yield from made(dtype)
+            except _Unfit:
+                raise self._unfit(before, place) from None
+
+        return in_pieces(before.dtype, before.shape, cut)
+
+    def _unfit(self, before: LazyTensor, place: Place) -> ProblemsError:
+        if not all(isfinite(largest(piece)) for piece in before.pieces()):
+            what, fix = f"{place.name} has NaN or infinite values", "download the model again"
+            return ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
+        what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
+        fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
+        return TooLarge.one(what, f"{GROUP}.save_precision", fix, "merge.overflow")
+
+
+class _Unfit(Exception):
+    """A value is NaN or infinite in the dtype of the copy."""
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 tensor in another dtype. Raises _Unfit for NaN, inf and what the dtype cannot hold."""
+    size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
+    if not isfinite(size) or beyond({"": size}, dtype):
+        raise _Unfit
+    return value.to(dtype).contiguous()

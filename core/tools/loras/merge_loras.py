@@ -1,0 +1,247 @@
+"""LoRAs merged into one: by concatenation, by singular values, or plainly; any kind whose change is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.lora.metadata import version_metadata
+from core.formats.lora.names import group_by_module
+from core.formats.model_spec import model_spec_of
+from core.networks.adapter_file import LoraFile, save_lora
+from core.networks.kinds import kind_named, kind_of_keys
+from core.networks.kinds.lora import sizes_as_metadata
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, collected, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.model import traits_of
+from core.settings.tools.loras import MergeLorasSettings
+from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
+from core.tools.loras.headers import (
+    beside_of,
+    bytes_of,
+    has_large_kernel,
+    item_bytes,
+    left_out_lines,
+    refuse_device,
+    weight_shape,
+    with_kernel,
+    without_weights,
+)
+from core.tools.merges import merge_record
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.tools.loras.sums import Term
+
+GROUP = "merge_loras"
+USUAL_RANK = 4  # sd-scripts' new_rank
+
+
+@dataclass(frozen=True)
+class Plan:
+    """loras: in order; target: the new file; family: of the LoRAs, None where no file says it; method: how they are merged"""
+
+    loras: Sequence[Chosen]
+    target: Path
+    family: str | None
+    method: str
+
+    def __str__(self) -> str:
+        return f"merge {count(len(self.loras), 'LoRA')} by {self.method} into {display_path(self.target)}"
+
+
+def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
+    problems, where = list[Problem](), f"{GROUP}.models"
+    collected(problems, refuse_device, settings.device, f"{GROUP}.device")
+    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    family = next((each.family for each in loras if each.family is not None), None)
+    for each in loras:
+        problems += each.other_family(family, where) if family is not None else []
+    files = [collected(problems, without_weights, each.path, where) for each in loras]
+    raise_if_errors(problems)
+    known = [file for file in files if file is not None]
+    problems += _misfits(settings, known, [each.path for each in loras])
+    raise_if_errors(problems)
+    target = output_file(settings.output, loras[0].path, "_merged")
+    shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
+    ranks = sum(_highest_rank(file) for file in known)
+    rank = settings.new_rank or ranks if settings.method == "svd" else ranks
+    width = item_bytes(known[0], settings.save_precision)
+    size = bytes_of([each for each in shapes.values() if each is not None], rank, rank, width)
+    raise_if_errors(output_problems(target, [each.path for each in loras], size, f"{GROUP}.output"))
+    return Plan(loras, target, family, settings.method)
+
+
+def _highest_rank(file: LoraFile) -> int:
+    layers = group_by_module(file.tensors).values()
+    return max((kind.size(layer).rank for layer in layers if (kind := kind_of_keys(layer)) is not None), default=1)
+
+
+def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
+    """Layers that the method cannot add up, by their shapes."""
+    where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
+    for file, path in zip(files, paths, strict=True):
+        for name, layer in group_by_module(file.tensors).items():
+            rank = lora.size(layer).rank if lora.holds(layer) else None
+            if rank is None and settings.method != "svd":
+                what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
+                return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
+            given = with_kernel(name, weight_shape(layer) or ())
+            shape = tuple(side for side in given if side != 1)
+            first = known.setdefault(name, (shape, rank, path))
+            if first[0] != shape:
+                what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
+                return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
+            if settings.method == "plain" and first[1] != rank:
+                what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
+                return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
+        for key, value in beside_of(file).items():
+            first = known.setdefault(key, (value.numel(), path))
+            if first[0] != value.numel():
+                what = f"{path.name} and {first[1].name} change other weights: {key} has {value.numel()} and {first[0]} numbers"
+                return [Problem(what, where, "merge LoRAs of one family", code="merge.other-shape")]
+    return []
+
+
+def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Merge every layer that one of the LoRAs has, and write the new file."""
+    import torch
+
+    from core.tools.loras.making import layers_by_name, lora_tensors, precision_of
+    from core.tools.loras.sums import shuffled
+
+    read, terms, shapes = [], dict[str, list[Any]](), dict[str, tuple[int, ...]]()
+    for given in plan.loras:
+        context.stage(f"reading {given.path.name}")
+        lora, layers = layers_by_name(given.path, context.cancel)
+        read.append(lora)
+        for name, layer in layers.items():
+            terms.setdefault(name, []).append(_term(layer, given))
+            shapes.setdefault(name, _shape(layer))
+    tensors: dict[str, Tensor] = {}
+    kept: list[float] = []
+    for name, (up, down, alpha) in _merged(settings, terms, shapes, kept):
+        context.check()
+        context.stage("merging", len(tensors) // 3, len(terms))
+        if settings.shuffle:
+            up, down = shuffled(up, down, settings.seed, name)
+        tensors |= lora_tensors(name, up, down, alpha, shapes[name])
+    theirs = settings.compatibility == "sd-scripts"
+    dtype = torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
+    metadata = _metadata(settings, plan, read, terms, tensors, context)
+    for lora, given in zip(read, plan.loras, strict=True):
+        for key, value in beside_of(lora).items():
+            change = value.float() * given.strength(key.partition(".")[0])
+            tensors[key] = tensors[key] + change.view_as(tensors[key]) if key in tensors else change
+    save_lora(plan.target, tensors, metadata, dtype)
+    names = ", ".join(given.path.name for given in plan.loras)
+    lines = [f"{count(len(terms), 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
+    if kept:
+        lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
+    lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
+    facts = {"file": str(plan.target), "layers": len(terms), "kept": min(kept, default=1.0)}
+    return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
+
+
+def _term(layer: Any, given: Chosen) -> Term:
+    from core.tools.loras.making import change_of
+    from core.tools.loras.sums import Term
+    from core.tools.loras.svd import Product
+
+    change, _ = change_of(layer)
+    weight = given.block_weight(layer.name)
+    if isinstance(change, Product):
+        return Term(given.ratio, weight, layer.adapter.alpha, change)
+    return Term(given.ratio, weight, 1.0, None, change)
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    from core.tools.loras.making import shape_of_weight
+
+    return shape_of_weight(layer)
+
+
+def _merged(
+    settings: MergeLorasSettings,
+    terms: Mapping[str, list[Term]],
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: list[float],
+) -> Any:
+    """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
+    from core.tools.loras import sums as lora_sums
+    from core.tools.loras.svd import CLAMP, decompose
+
+    theirs = settings.compatibility == "sd-scripts"
+    if settings.method != "svd":
+        ways = {
+            ("concat", False): lora_sums.concatenated,
+            ("concat", True): lora_sums.concatenated_as_sd_scripts,
+            ("plain", False): lora_sums.averaged,
+            ("plain", True): lora_sums.averaged_as_sd_scripts,
+        }
+        yield from ((name, ways[settings.method, theirs](each)) for name, each in terms.items())
+        return
+    sums = {name: lora_sums.whole(each) for name, each in terms.items()}
+    highest = max((term.rank for each in terms.values() for term in each if term.factors is not None), default=16)
+    rank = settings.new_rank or (USUAL_RANK if theirs else highest)
+    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
+    for name, parts in decompose(sums, settings.device, settings.compatibility):
+        wanted = (settings.new_conv_rank or rank) if has_large_kernel(shapes[name]) else rank
+        cut = min(wanted, len(parts.s))
+        kept.append(parts.kept(cut))
+        yield name, (*parts.cut(cut, quantile), float(cut))
+
+
+def _metadata(
+    settings: MergeLorasSettings,
+    plan: Plan,
+    read: Sequence[LoraFile],
+    terms: Mapping[str, list[Term]],
+    tensors: Mapping[str, Tensor],
+    context: JobContext,
+) -> dict[str, str]:
+    said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
+    about = version_metadata(plan.family)
+    about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
+    theirs = settings.compatibility == "sd-scripts"
+    about |= _sizes_of_sd_scripts(settings, terms) if theirs else sizes_as_metadata(tensors)
+    if settings.no_metadata:
+        return about
+    return about | _record(settings, plan, read[0].metadata, context)
+
+
+def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
+    """modelspec, and what was merged."""
+    prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
+    side = traits_of(plan.family).resolution
+    spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
+    inputs, loras = as_recipe(plan.loras, context)
+    how = {"method": settings.method, "compatibility": settings.compatibility, "loras": loras}
+    return spec | merge_record(inputs, how)
+
+
+def _sizes_of_sd_scripts(settings: MergeLorasSettings, terms: Mapping[str, list[Term]]) -> dict[str, str]:
+    """merge_lora tells the sizes of the first file with each layer, svd_merge_lora what was asked for."""
+    if settings.method == "svd":
+        rank = settings.new_rank or USUAL_RANK
+        conv = settings.new_conv_rank or rank
+        args = f'{{"conv_dim": {conv}, "conv_alpha": {conv}}}'
+        return {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(rank),
+            "ss_network_alpha": str(rank),
+            "ss_network_args": args,
+        }
+    ranks = {each[0].rank for each in terms.values()}
+    alphas = {each[0].alpha for each in terms.values()}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop()}" if len(alphas) == 1 else "Dynamic",
+    }

@@ -1,0 +1,209 @@
+"""Networks of any kind as a plain LoRA or a full difference: what every program reads. A change that depends on the model's weights
+is found with them, layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.sources.image_info import listed
+from core.formats.lora.names import BIAS, group_by_module, layer_name, place_of_layer
+from core.formats.lora.recognition import POINTWISE
+from core.formats.models.checkpoint import Checkpoint, Place
+from core.formats.tensors.lazy import OpenFiles
+from core.networks.adapter_file import PROJECTION, LoraFile
+from core.networks.kinds import kind_of_keys
+from core.networks.kinds.lora import sizes_as_metadata
+from core.record.context import JobContext
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+from core.settings.model import traits_of
+from core.settings.tools.model_files import ConvertLoraSettings
+from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from core.networks.adapter import Adapter
+
+MODEL, FULL = "convert_lora.base_model", "diff"
+ENOUGH = 0.95  # of the change's norm; below it the tool names the ways to keep more
+SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
+
+
+def is_plain(lora: LoraFile, network_type: str) -> bool:
+    """Whether all layers are of this type already: the settings' types are kinds' names."""
+    layers = group_by_module(lora.tensors).items()
+    found = [kind_of_keys(layer, name) for name, layer in layers]
+    return all(kind is not None and kind.name == network_type for kind in found)
+
+
+def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """(the shape of the weight by each layer's name in the file, layers that the base model lacks). lora: also its outline. Raises
+    ProblemsError where the base model is needed, or is another."""
+    shapes, needing, lacking = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
+    for name, tensors in group_by_module(lora.tensors).items():
+        kind, place = kind_of_keys(tensors, name), _place(base, name)
+        own = kind.weight_shape(tensors) if kind is not None else None
+        if place is not None:
+            if own is not None and prod(own) != prod(place.entry.shape):
+                raise _other_size(lora, name)
+            shapes[name] = place.entry.shape
+        elif own is not None:
+            shapes[name] = _whole_shape(name, own, lora.family)
+        elif base is None:
+            needing.setdefault(kind.title if kind is not None else "an unknown kind", name)
+        else:
+            lacking.append(name)
+    path = display_path(lora.path) if lora.path else "The LoRA"
+    if needing:
+        what = f"The change of {' and '.join(needing)} in {path} depends on the base model"
+        raise ProblemsError.one(what, MODEL, "choose the model that it was trained on", "tools.needs-base-model")
+    if not shapes:
+        what, fix = f"{path} matches no layer of this model", "choose the model that it was trained on"
+        raise ProblemsError.one(what, MODEL, fix, "lora.no-matching-layers")
+    return shapes, lacking
+
+
+def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
+    """About how many bytes the result has. lora: its outline"""
+    shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
+    if settings.network_type == "full":
+        return sum(map(prod, shapes)) * width
+    return bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
+
+
+def _place(base: Checkpoint | None, name: str) -> Place | None:
+    """Where the base model has the weight of a layer."""
+    part, path = place_of_layer(name) or ("", "")
+    own = base.parts.get(part) if base is not None else None
+    return own.places.get(f"{path}.weight") if own is not None else None
+
+
+def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
+    """The shape that the model's weight has, where the layer's tensors may be flat: as its name and family tell it."""
+    flat = with_kernel(name, shape)
+    projection = PROJECTION.match(f"{name}.") is not None
+    if projection and family is not None and traits_of(family).linear_projections:
+        return flat[:2]
+    return (*flat, 1, 1) if len(flat) == 2 and (projection or POINTWISE.search(name)) else flat
+
+
+def _other_size(lora: LoraFile, name: str) -> ProblemsError:
+    what = f"The LoRA {lora.path.name if lora.path else ''} does not fit this model: {name} has another size"
+    return ProblemsError.one(what, MODEL, "choose the model that it was trained on", "lora.other-size")
+
+
+def made_plain(
+    lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
+) -> tuple[LoraFile, list[str]]:
+    """(the file as plain layers in fp32, what there is to say about it)."""
+    import torch
+
+    from core.tools.loras.svd import in_groups
+
+    shapes, lacking = layer_shapes(lora, base)
+    modules = group_by_module(lora.tensors)
+    tensors, kept, done = dict[str, Any](), dict[str, tuple[float, float]](), 0
+    with OpenFiles() as files, torch.no_grad():
+        for names in in_groups(shapes):
+            context.check()
+            context.stage("computing the changes", done, len(shapes))
+            adapters = {name: _adapter(lora, name, modules[name], shapes[name], base, files) for name in names}
+            made = _full if settings.network_type == "full" else _low_rank
+            tensors |= made(adapters, shapes, settings, kept)
+            done += len(names)
+    beside = dict(lora.beside) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
+    left_out = lora.left_out + tuple(key for key in beside if key not in lora.beside)
+    family = lora.family or (base.kind.family if base is not None else None)
+    found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
+    return replace(found, beside=beside, left_out=left_out), _about(kept, lacking)
+
+
+def _adapter(
+    lora: LoraFile,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    shape: tuple[int, ...],
+    base: Checkpoint | None,
+    files: OpenFiles,
+) -> Adapter:
+    """The change of one layer, with the model's weight where it depends on it."""
+    import torch
+
+    from core.tools.loras.layers import target_with
+
+    kind, place = kind_of_keys(tensors, name), _place(base, name)
+    assert kind is not None
+    reads = kind.weight_shape(tensors) is None
+    weight = files.lazy(place).read().float().view(shape) if reads and place is not None else torch.empty(shape)
+    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), tensors)
+    if adapter is None:
+        raise _other_size(lora, name)
+    return adapter
+
+
+def _full(
+    adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], settings: ConvertLoraSettings, kept: Any
+) -> dict[str, torch.Tensor]:
+    """Each layer's change in the shape of its weight."""
+    from core.tools.loras.layers import Layer
+
+    changes = ((name, Layer(name, "", adapter).change()) for name, adapter in adapters.items())
+    return {f"{layer_name(name)}.{FULL}": change.view(shapes[name]).clone() for name, change in changes}
+
+
+def _low_rank(
+    adapters: Mapping[str, Adapter],
+    shapes: Mapping[str, tuple[int, ...]],
+    settings: ConvertLoraSettings,
+    kept: dict[str, tuple[float, float]],
+) -> dict[str, torch.Tensor]:
+    """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
+    from core.tools.loras.layers import Layer
+    from core.tools.loras.making import lora_tensors
+    from core.tools.loras.svd import decompose
+
+    tensors, changes = dict[str, Any](), dict[str, Any]()
+    for name, adapter in adapters.items():
+        factors = adapter.factors()
+        if factors is not None:
+            tensors |= lora_tensors(layer_name(name), *factors, adapter.alpha, shapes[name])
+        else:
+            changes[name] = Layer(name, "", adapter).change().flatten(1)
+    for name, parts in decompose(changes):
+        wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shapes[name]) else settings.new_rank
+        rank = min(wanted, len(parts.s))
+        tensors |= lora_tensors(layer_name(name), *parts.cut(rank), rank, shapes[name])
+        kept[name] = parts.kept(rank), float(parts.s.double().norm())
+    return tensors
+
+
+def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
+    """The file's own, with the new sizes and what it was made of."""
+    layers = group_by_module(lora.tensors).items()
+    titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
+    kept = {key: value for key, value in kept_metadata(lora).items() if key not in SIZES}
+    told = f"converted from {' and '.join(titles)}"
+    comment = "; ".join(filter(None, (told, kept.get("ss_training_comment", ""))))
+    full = {"ss_network_args": json.dumps({"algo": "full"})}
+    sizes = full if settings.network_type == "full" else sizes_as_metadata(tensors)
+    return kept | sizes | {"ss_training_comment": comment}
+
+
+def _about(kept: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
+    lines = []
+    if lacking:
+        lines.append(f"layers that this model does not have, left out: {listed(lacking, SHOWN)}")
+    if kept:
+        size = sum(norm**2 for _, norm in kept.values()) or 1.0
+        whole = (sum((share * norm) ** 2 for share, norm in kept.values()) / size) ** 0.5
+        weakest = min(kept, key=lambda name: kept[name][0])
+        lines.append(f"kept norm: {whole:.1%} of the whole, {kept[weakest][0]:.1%} of the weakest layer ({weakest})")
+        if whole < ENOUGH:
+            lines.append("a higher new rank keeps more, a full difference all")
+    return lines

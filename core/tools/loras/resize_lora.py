@@ -1,0 +1,180 @@
+"""LoRAs of lower rank: each layer's change by its largest singular values, as many as the rank or a rule asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import LoraFile, save_lora
+from core.networks.kinds.lora import sizes_as_metadata
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, collected, raise_if_errors
+from core.record.units import size_words
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.loras import ResizeLoraSettings
+from core.tools.files import lora_of
+from core.tools.loras.headers import (
+    beside_of,
+    bytes_of,
+    has_large_kernel,
+    item_bytes,
+    kept_metadata,
+    left_out_lines,
+    refuse_device,
+    weight_shape,
+    without_weights,
+)
+from core.tools.plans import FilePlan
+from core.tools.shown import table
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+GROUP = "resize_lora"
+NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
+SHARE_METHODS = ("sv_fro", "sv_cumulative")
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A layer's kind and rank before, its new rank, the share of its norm that is kept, and that norm."""
+
+    name: str
+    kind: str
+    old: int
+    new: int
+    kept: float
+    norm: float
+
+
+def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
+    problems = _method_problems(settings)
+    collected(problems, refuse_device, settings.device, f"{GROUP}.device")
+    path = collected(problems, lora_of, settings.file, workspace, f"{GROUP}.file")
+    lora = collected(problems, without_weights, path, f"{GROUP}.file") if path is not None else None
+    raise_if_errors(problems)
+    assert path is not None and lora is not None
+    target = output_file(
+        settings.output, path, f"_rank{settings.new_rank}" if not settings.dynamic_method else "_resized"
+    )
+    shapes = [shape for layer in group_by_module(lora.tensors).values() if (shape := weight_shape(layer)) is not None]
+    width = item_bytes(lora, settings.save_precision)
+    size = bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
+    raise_if_errors(output_problems(target, [path], size, f"{GROUP}.output"))
+    return FilePlan(f"resize {display_path(path)} into {display_path(target)}", path, target)
+
+
+def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
+    where, method, given = f"{GROUP}.dynamic_param", settings.dynamic_method, settings.dynamic_param
+    if method is not None and given is None:
+        fix = "enter for example 0.9" if method in SHARE_METHODS else "enter for example 5"
+        return [Problem("The dynamic method has no parameter", where, fix, code="resize.no-parameter")]
+    if method in SHARE_METHODS and given is not None and given > 1:
+        what = f"The share to keep is {given:g}"
+        return [Problem(what, where, "use a number from 0 to 1", code="resize.bad-parameter")]
+    if method == "sv_ratio" and given is not None and given < 1:
+        return [Problem(f"The ratio is {given:g}", where, "use 1 or more", code="resize.bad-parameter")]
+    return []
+
+
+def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Resize every layer and write the new file."""
+    from core.tools.loras.making import (
+        change_of,
+        layers_by_name,
+        lora_tensors,
+        precision_of,
+        shape_of_weight,
+    )
+    from core.tools.loras.svd import decompose
+
+    path, target = plan.path, plan.target
+    context.stage(f"reading {path.name}")
+    lora, layers = layers_by_name(path, context.cancel)
+    changes = {name: change_of(layer) for name, layer in layers.items()}
+    whole = {name: change for name, (change, _) in changes.items()}
+    tensors, resized = dict[str, Any](), list[Resized]()
+    for name, parts in decompose(whole, settings.device, settings.compatibility):
+        context.check()
+        context.stage("resizing", len(resized), len(layers))
+        shape, old = shape_of_weight(layers[name]), layers[name].rank
+        rank = _rank(parts.s, _cap(settings, shape), settings)
+        tensors |= lora_tensors(name, *parts.cut(rank), changes[name][1] * rank, shape)
+        norm = float(parts.s.double().norm()) * changes[name][1]
+        resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
+    metadata = _metadata(settings, lora, tensors)
+    tensors |= {**beside_of(lora), **lora.bundled}
+    precision = settings.save_precision or ("fp32" if settings.compatibility == "sd-scripts" else None)
+    save_lora(target, tensors, metadata, precision_of(lora, precision))
+    outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
+    return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
+
+
+def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
+    """The highest rank of a layer; sd-scripts counts 1x1 convolutions among the others."""
+    conv = len(shape) > 2 if settings.compatibility == "sd-scripts" else has_large_kernel(shape)
+    return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
+
+
+def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings) -> int:
+    """The new rank by the singular values [k], descending."""
+    theirs = settings.compatibility == "sd-scripts"
+    if float(values[0]) <= NOTHING:
+        return 1
+    if settings.dynamic_method is None or settings.dynamic_param is None:
+        return min(cap, len(values))
+    needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param)
+    if theirs:
+        needed = min(max(needed, 1), len(values) - 1) + 1
+    return min(max(needed, 1), cap, len(values))
+
+
+def needed_rank(values: Tensor, method: str, parameter: float) -> int:
+    """sv_ratio: how many are larger than the first / parameter; sv_cumulative: the fewest whose share of the sum is at least the
+    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared)."""
+    if method == "sv_ratio":
+        return int((values > values[0] / parameter).sum())
+    sizes, share = (values.square(), parameter**2) if method == "sv_fro" else (values, parameter)
+    return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1
+
+
+def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """The file's own, with the new sizes and a comment in the words of sd-scripts."""
+    metadata = lora.metadata
+    sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
+    old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
+    comment = metadata.get("ss_training_comment", "")
+    said = f"dimension is resized from {old} to {new}"
+    if settings.dynamic_method:
+        said = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
+    return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
+
+
+def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
+    shares, ranks = [each.kept for each in resized], [each.new for each in resized]
+    whole = sum((each.kept * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
+    rows = [[each.name, each.kept, each.kind, each.old, each.new] for each in resized]
+    ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+    sizes = [path.stat().st_size for path in (source, target)]
+    lines = [
+        f"{len(resized)} layers, now of rank {ends}",
+        f"kept norm: {whole**0.5:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
+        *_about_kinds({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
+        f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
+    ]
+    shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
+    facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
+    facts |= {"kept": {each.name: each.kept for each in resized}, "kept_norm": whole**0.5}
+    return Outcome(lines=lines, facts=facts)
+
+
+def _about_kinds(others: set[str], larger: bool) -> list[str]:
+    """Ranks of other kinds say nothing of a LoRA's, and their files are smaller at the same detail."""
+    if not others:
+        return []
+    grown = ", and the file is larger than before" if larger else ""
+    return [f"{', '.join(sorted(others))} became a LoRA: its rank before is none of a LoRA{grown}"]

@@ -1,0 +1,145 @@
+"""The singular values of a LoRA's change, and which rank keeps how much of each layer's norm."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from core.networks.adapter_file import load_finite
+from core.record.context import JobContext, Outcome
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.weights import SingularValuesSettings
+from core.tools.files import lora_of
+from core.tools.loras.base_model import check_base_model, check_measurable, model_of
+from core.tools.loras.drawing import check_png, save_png
+from core.tools.plans import FilePlan
+from core.tools.shown import curves, table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.tools.loras.layers import Layer
+
+GROUP = "singular_values"
+USUAL_RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+NOTHING = 1e-6  # of the largest singular value: rounding
+MOST_ROWS = 20
+
+
+def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
+    path = lora_of(settings.file, workspace, f"{GROUP}.file")
+    check_base_model(settings.base_model, path, workspace, f"{GROUP}.base_model")
+    check_measurable(settings.base_model, path, f"{GROUP}.base_model")
+    check_png(settings.png, f"{GROUP}.png")
+    return FilePlan(f"compute the singular values of {display_path(path)}", path)
+
+
+def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
+    from core.tools.loras.layers import open_layers
+    from core.tools.loras.weight_maps import layer_maps
+
+    model = model_of(settings.base_model, plan.path, context)
+    layers, unread = open_layers(load_finite(plan.path), model, context.cancel)
+    values = {}
+    for number, layer in enumerate(layers):
+        context.check()
+        context.stage("computing singular values", number, len(layers))
+        found = values_of(layer)
+        if len(found) and float(found[0]) > 0:
+            values[layer.name] = found
+    if not values:
+        return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
+    kept = {name: _kept(each) for name, each in values.items()}
+    needed = {name: _needed(each, settings.keep) for name, each in kept.items()}
+    longest = max(len(each) for each in values.values())
+    recommended = _usual(_quantile(sorted(needed.values()), 0.9))
+    whole = _kept_together(values, longest)
+    shown = [
+        _kept_curves(kept, whole, longest),
+        _value_curves(values, longest),
+        *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
+        _largest_ranks(layers, needed),
+    ]
+    share = whole[min(recommended, longest) - 1]
+    lines = [
+        f"rank {recommended} keeps {settings.keep:.0%} of the norm of nine layers in ten, and {share:.1%} of the whole",
+        f"each layer: {min(needed.values())} to {max(needed.values())}; for all of them rank {max(needed.values())}",
+        "kept norm by rank: " + ", ".join(f"{r}: {whole[r - 1]:.1%}" for r in USUAL_RANKS if r <= longest),
+        *([f"{count(len(unread), 'layer')} not measured without the base model"] if unread else []),
+        *save_png(shown, settings.png),
+    ]
+    facts = {"recommended_rank": recommended, "needed": needed, "kept": [round(float(each), 6) for each in whole]}
+    return Outcome(lines=lines, facts=facts | {"shown": shown})
+
+
+def values_of(layer: Layer) -> Tensor:
+    """The singular values of its change, descending, without those that are rounding. Of a LoRA they are those of the r x r
+    matrix between the QR factors of up and down."""
+    import torch
+
+    factors = layer.factors()
+    if factors is None:
+        found = torch.linalg.svdvals(layer.change().flatten(1).double())
+    else:
+        up, down = (each.double() for each in factors)
+        found = torch.linalg.svdvals(torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
+    return found[found > NOTHING * found[0]] if len(found) else found
+
+
+def _kept(values: Tensor) -> list[float]:
+    squares = values.square()
+    return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
+
+
+def _kept_together(values: dict[str, Tensor], longest: int) -> list[float]:
+    """Of the whole LoRA where every layer keeps its first k."""
+    import torch
+
+    squares = torch.zeros(longest, dtype=torch.float64)
+    for each in values.values():
+        squares[: len(each)] += each.square().cpu()
+    return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
+
+
+def _needed(kept: list[float], keep: float) -> int:
+    return next((rank for rank, share in enumerate(kept, 1) if share >= keep - 1e-9), len(kept))
+
+
+def _usual(rank: int) -> int:
+    """The next rank that people use."""
+    return next((each for each in USUAL_RANKS if each >= rank), rank)
+
+
+def _quantile(ordered: list[Any], share: float) -> Any:
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _kept_curves(kept: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
+    by_rank = [sorted(each[min(rank, len(each)) - 1] for each in kept.values()) for rank in range(1, longest + 1)]
+    lines = {
+        "all layers together": whole,
+        "median layer": [_quantile(each, 0.5) for each in by_rank],
+        "weakest layer in ten": [_quantile(each, 0.1) for each in by_rank],
+    }
+    return curves("Kept norm by rank", "rank", "kept norm", range(1, longest + 1), lines)
+
+
+def _value_curves(values: dict[str, Tensor], longest: int) -> dict[str, Any]:
+    """The share of the first singular value; None where no layer has so many."""
+    shares = [(each / each[0]).tolist() for each in values.values()]
+    by_index = [sorted(each[n] for each in shares if len(each) > n) for n in range(longest)]
+    lines = {
+        "median layer": [_quantile(each, 0.5) for each in by_index],
+        "flattest layer in ten": [_quantile(each, 0.9) for each in by_index],
+        "steepest layer in ten": [_quantile(each, 0.1) for each in by_index],
+    }
+    return curves("Singular values, of the first", "number", "share", range(1, longest + 1), lines, log=True)
+
+
+def _largest_ranks(layers: list[Layer], needed: dict[str, int]) -> dict[str, Any]:
+    ranks = {layer.name: layer.rank for layer in layers}
+    order = sorted(needed, key=lambda name: -needed[name])[:MOST_ROWS]
+    rows = [[name, ranks[name], needed[name]] for name in order]
+    return table("Layers that need the highest rank", ["Layer", "Rank", "Needed"], rows)

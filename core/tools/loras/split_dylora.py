@@ -1,0 +1,115 @@
+"""A DyLoRA cut into LoRAs of its lower ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+from core.networks.adapter_file import load_finite, lora_outline, save_lora
+from core.networks.kinds import kind_named
+from core.networks.kinds.lora import size, sizes_as_metadata
+from core.record import atomic
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.loras import SplitDyloraSettings
+from core.tools.files import lora_of
+from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUP = "split_dylora"
+LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain LoRA
+
+
+@dataclass(frozen=True)
+class Plan:
+    """path: the DyLoRA; targets: the new file of each rank"""
+
+    path: Path
+    targets: dict[int, Path]
+
+    def __str__(self) -> str:
+        return f"cut {display_path(self.path)} into ranks {', '.join(map(str, self.targets))}"
+
+
+def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
+    path = lora_of(settings.model, workspace, f"{GROUP}.model")
+    layers = group_by_module(lora_outline(path).tensors)
+    lora = kind_named("lora")
+    other = next((name for name, layer in layers.items() if not lora.holds(layer)), None)
+    if other is not None:
+        what = f"{path.name} is not a DyLoRA: {other} is a layer of another network type"
+        raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
+    highest = max(lora.size(layer).rank for layer in layers.values())
+    ranks = range(settings.unit, highest, settings.unit)
+    if not ranks:
+        what = f"The unit is {settings.unit}, the rank {highest}: there is no lower rank"
+        raise ProblemsError.one(what, f"{GROUP}.unit", "use the unit it was trained with", "split.no-rank")
+    whole = output_file(settings.output, path, "")
+    targets = {rank: whole.with_name(f"{whole.stem}-{rank:04d}{whole.suffix}") for rank in ranks}
+    size = path.stat().st_size
+    found: list[Problem] = []
+    for rank, target in targets.items():
+        found += output_problems(
+            target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
+        )
+    if found:
+        raise ProblemsError(found)
+    return Plan(path, targets)
+
+
+def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
+    from core.tools.loras.making import precision_of
+
+    path, targets = plan.path, plan.targets
+    lora = load_finite(path)
+    if lora.metadata.get("ss_network_module") == LORA_MODULE:
+        what = f"{path.name} was trained as a LoRA, not as a DyLoRA: its first ranks are no better than others"
+        fix = "lower its rank with resize_lora"
+        context.warn(Problem(what, f"{GROUP}.model", fix, "warning", code="split.not-a-dylora"))
+    old, comment = lora.metadata.get("ss_network_dim", "unknown"), lora.metadata.get("ss_training_comment", "")
+    written: list[Path] = []
+    try:
+        for number, (rank, target) in enumerate(targets.items()):
+            context.check()
+            context.stage(f"rank {rank}", number, len(targets))
+            tensors = cut(lora.tensors, rank, keep_alpha=settings.compatibility == "sd-scripts")
+            said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
+            sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
+            tensors |= {**beside_of(lora), **lora.bundled}
+            save_lora(target, tensors, {**kept_metadata(lora), **sizes, **said}, precision_of(lora, None))
+            written.append(target)
+    except BaseException:
+        for target in written:
+            atomic.remove(target)
+        raise
+    lines = [f"{count(len(written), 'LoRA')} of rank {', '.join(map(str, targets))}"]
+    lines += [f"Saved: {display_path(target)}" for target in written]
+    lines += left_out_lines(lora)
+    return Outcome(lines=lines, facts={"file": str(written[0]), "files": [str(target) for target in written]})
+
+
+def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
+    """The first ranks of each layer; alpha shrinks with the rank, so that each keeps the strength that it has in the whole.
+
+    keep_alpha  as sd-scripts, whose files get stronger the lower their rank is
+    """
+    import torch
+
+    found = {}
+    for name, layer in group_by_module(tensors).items():
+        own = size(layer)
+        here = min(rank, own.rank)
+        alpha = own.alpha if keep_alpha else own.alpha * here / own.rank
+        found[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
+        found[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
+        found[f"{name}.{ALPHA}"] = torch.tensor(alpha)
+    return found

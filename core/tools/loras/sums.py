@@ -1,0 +1,125 @@
+"""Sums of LoRAs' layers: concatenated, averaged, or as one change to decompose. Pure mathematics on tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.record.draws import generator
+from core.tools.loras.svd import Product
+
+
+@dataclass(frozen=True)
+class Term:
+    """One LoRA's layer in a sum: strength * (alpha / r) * up [out, r] @ down [r, in]. strength: ratio * block_weight.
+
+    other   the change [out, in] of a kind without factors, with its scale; then up, down and alpha are unused
+    """
+
+    ratio: float
+    block_weight: float
+    alpha: float
+    factors: Product | None = None
+    other: Tensor | None = None
+
+    @property
+    def strength(self) -> float:
+        return self.ratio * self.block_weight
+
+    @property
+    def rank(self) -> int:
+        assert self.factors is not None
+        return len(self.factors.down)
+
+
+Layer = tuple[Tensor, Tensor, float]  # up, down, alpha
+
+
+def concatenated(terms: Sequence[Term]) -> Layer:
+    """Exactly the sum, with a scale of 1: each |strength * alpha / r| by its root in both matrices, the sign in down."""
+    ups, downs = [], []
+    for term in terms:
+        assert term.factors is not None
+        size = term.strength * term.alpha / term.rank
+        root = math.sqrt(abs(size))
+        ups.append(term.factors.up * root)
+        downs.append(term.factors.down * math.copysign(root, size))
+    down = torch.cat(downs)
+    return torch.cat(ups, 1), down, float(len(down))
+
+
+def averaged(terms: Sequence[Term]) -> Layer:
+    """(sum |w_i| U_i)(sum w_i D_i) / sum |w_i|, w_i = strength_i * sqrt(alpha_i / alpha_1): the exact sum of LoRAs that are equal
+    and of one alone; others add products of one LoRA's up with another's down."""
+    up, down, alpha = _summed_factors(terms, squared=False)
+    weights = sum(abs(term.strength) for term in terms)
+    return up, down / weights if weights else down, alpha
+
+
+def averaged_as_sd_scripts(terms: Sequence[Term]) -> Layer:
+    """The same without the division, so that the change is quadratic in the ratios; block weights multiply both matrices."""
+    return _summed_factors(terms, squared=True)
+
+
+def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
+    first = next(
+        (term for term in terms if term.alpha), terms[0]
+    )  # an alpha of 0 has no effect, and no measure of others
+    assert first.factors is not None
+    up, down = torch.zeros_like(first.factors.up), torch.zeros_like(first.factors.down)
+    for term in terms:
+        assert term.factors is not None
+        to_up, to_down = _scales(term, first.alpha, squared)
+        up += term.factors.up * to_up
+        down += term.factors.down * to_down
+    return up, down, first.alpha
+
+
+def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
+    """Of up and down; the sign of alphas that differ in theirs is down's. both: as sd-scripts, whose block weights do not turn
+    the sign."""
+    relative = term.alpha / alpha if alpha else 0.0
+    to_up = math.sqrt(abs(relative))
+    to_down = math.copysign(to_up, relative)
+    if both:
+        return abs(term.ratio) * to_up * term.block_weight, term.ratio * to_down * term.block_weight
+    return abs(term.strength) * to_up, term.strength * to_down
+
+
+def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
+    """Without the growth of the rank in alpha: two LoRAs at 1 come out at half strength each."""
+    first = terms[0]
+    ups, downs = [], []
+    for term in terms:
+        assert term.factors is not None
+        to_up, to_down = _scales(term, first.alpha, both=True)
+        ups.append(term.factors.up * to_up)
+        downs.append(term.factors.down * to_down)
+    return torch.cat(ups, 1), torch.cat(downs), first.alpha
+
+
+def whole(terms: Sequence[Term]) -> Product | Tensor:
+    """The sum as a change to decompose: by its factors where all have them and that is less than the matrix."""
+    if all(term.factors is not None for term in terms):
+        up, down, _ = concatenated(terms)
+        return Product(up, down)
+    found: Tensor | None = None
+    for term in terms:
+        if term.factors is not None:
+            change = term.factors.up @ term.factors.down * (term.alpha / term.rank)
+        else:
+            assert term.other is not None
+            change = term.other
+        found = change * term.strength if found is None else found + change * term.strength
+    assert found is not None
+    return found
+
+
+def shuffled(up: Tensor, down: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """The ranks in a random order, drawn by the layer's name."""
+    order = torch.randperm(len(down), generator=generator(seed, "merge_loras", name))
+    return up[:, order], down[order]

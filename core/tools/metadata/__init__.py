@@ -1,0 +1,1 @@
+"""Tools on fine-tuning metadata (JSON files of captions and tags)."""

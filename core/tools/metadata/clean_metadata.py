@@ -1,0 +1,156 @@
+"""Tags and captions of a metadata JSON cleaned, as clean_captions_and_tags does (reference: datasets, section 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.dataset.captions.encodings import decode_text
+from core.dataset.captions.history import content_of
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import listed
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
+from core.record.regular import read_regular
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, typed_path
+from core.settings.tools.metadata import CleanMetadataSettings
+from core.tools.metadata.files import Entries, entries_of, one_line, output_of, saved_words, write_entries
+from core.tools.metadata.rules import (
+    NeverSettles,
+    Replacement,
+    TagRules,
+    clean_tags,
+    clean_tags_as_sd_scripts,
+    cleaner_of_captions,
+    endless,
+    read_replacements,
+)
+
+MAX_LIST_BYTES = 1 << 20
+Clean = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """out: the file to write; source: the one to clean"""
+
+    out: Path
+    source: Path
+    replacements: list[Replacement]
+
+    def __str__(self) -> str:
+        replacements = count(len(self.replacements), "replacement")
+        return f"clean {display_path(self.source)} with {replacements} into {display_path(self.out)}"
+
+
+@dataclass
+class Cleaned:
+    """What cleaning changes. changes: (key, tags or caption, before, after); without: entries without it."""
+
+    changes: list[tuple[str, str, str, str]] = field(default_factory=list)
+    without: dict[str, int] = field(default_factory=lambda: {"tags": 0, "caption": 0})
+
+    def changed(self, name: str) -> int:
+        return sum(each[1] == name for each in self.changes)
+
+
+def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Clean every entry, then write the file; a preview shows changes in its place."""
+    out, held = plan.out, content_of(plan.out)
+    entries, advice = entries_of(plan.source)
+    cleaned = _clean(entries, _cleaners(settings, plan.replacements), plan.source, context)
+    facts = {
+        "entries": len(entries),
+        "changed": {name: cleaned.changed(name) for name in cleaned.without},
+        "without": cleaned.without,
+        "problems": [problem.to_dict() for problem in advice],
+    }
+    lines = [str(problem) for problem in advice]
+    for key, name, before, after in cleaned.changes[: settings.preview or 0]:
+        lines += [f"{printable(key)}, {name}", f"  before: {one_line(before)}", f"  after:  {one_line(after)}"]
+    tags, captions = cleaned.changed("tags"), cleaned.changed("caption")
+    sentence = f"tags of {tags:,} and captions of {captions:,} of {count(len(entries), 'entry', 'entries')} changed"
+    without = [f"{number:,} have no {name}" for name, number in cleaned.without.items() if number]
+    sentence += f" ({', '.join(without)})" if without else ""
+    if settings.preview is not None:
+        return Outcome(lines=[*lines, f"{sentence}; nothing was written"], facts=facts)
+    id = write_entries(context, "Clean metadata", out, held, entries)
+    lines.append(f"{sentence}; {saved_words(out, id, held is not None)}")
+    return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
+
+
+def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
+    """Clean the entries in place. Raises ProblemsError, with nothing changed on disk."""
+    wrong = [
+        f"{name} of {key}"
+        for key, entry in entries.items()
+        for name in cleaners
+        if not isinstance(entry.get(name), str | None)
+    ]
+    if wrong:
+        what = f"{count(len(wrong), 'value')} of the metadata file are not text: {listed(wrong)}"
+        raise ProblemsError.one(what, printable(source), "fix or remove them", "metadata.invalid-values")
+    cleaned = Cleaned()
+    for done, (key, entry) in enumerate(entries.items(), 1):
+        context.check()
+        context.stage("cleaning", done, len(entries))
+        for name, clean in cleaners.items():
+            before = entry.get(name)
+            if before is None:
+                cleaned.without[name] += 1
+                continue
+            try:
+                entry[name] = clean(before)
+            except NeverSettles as error:
+                raise _never_ends(error.replacement, f"{printable(source)}, caption of {printable(key)}") from None
+            if entry[name] != before:
+                cleaned.changes.append((key, name, before, entry[name]))
+    return cleaned
+
+
+def _cleaners(settings: CleanMetadataSettings, replacements: list[Replacement]) -> dict[str, Clean]:
+    rules = TagRules(
+        settings.clean_underscores, settings.clean_ratings, settings.clean_people, settings.clean_contained
+    )
+    by_word = settings.clean_rules == "words"
+    of_tags = clean_tags if by_word else clean_tags_as_sd_scripts
+    return {"tags": lambda text: of_tags(text, rules), "caption": cleaner_of_captions(replacements, by_word)}
+
+
+# ---- the settings
+
+
+def plan(settings: CleanMetadataSettings, workspace: Workspace) -> Plan:
+    out, source, problems = output_of(settings, "clean_metadata")
+    if source is None and not problems:
+        what, fix = "No metadata file is given", "choose the metadata file to clean"
+        problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
+    replacements, wrong = _replacements(settings)
+    problems += wrong
+    for each in endless(replacements, settings.clean_rules == "words"):
+        problems += _never_ends(each, "clean_metadata.replacements").problems
+    raise_if_errors(problems)
+    return Plan(out, source or out, replacements)
+
+
+def _replacements(settings: CleanMetadataSettings) -> tuple[list[Replacement], list[Problem]]:
+    lines = [
+        (f"clean_metadata.replacements, line {number}", line) for number, line in enumerate(settings.replacements, 1)
+    ]
+    file, unread = typed_path(settings.replacements_file), []
+    if file is not None:
+        try:
+            text = decode_text(read_regular(file, MAX_LIST_BYTES)).text
+            lines += [(f"{printable(file)}, line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
+        except ProblemsError as error:
+            unread = at_setting("clean_metadata.replacements_file", error.problems)
+    found, wrong = read_replacements(lines)
+    return found, [*unread, *wrong]
+
+
+def _never_ends(each: Replacement, where: str) -> ProblemsError:
+    what = f"The replacement {each} never ends: its result is replaced again"
+    fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
+    return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

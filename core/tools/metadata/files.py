@@ -1,0 +1,173 @@
+"""What the tools for fine-tuning metadata share: their files and folders, checked, read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.captions.history import Change, History, only_one_writes
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, split_label
+from core.dataset.sources.image_info import listed
+from core.dataset.sources.metadata import read_values
+from core.dataset.sources.walk import File, walk
+from core.record.allowed import may_reach
+from core.record.cancel import CancelToken
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, at_setting, unwritten
+from core.record.regular import MissingFile, check_regular
+from core.record.units import count
+from core.record.workspace import display_path, typed_path
+from core.settings.tools.metadata import MetadataOutputSettings
+
+# Captions written under these would replace images, caches and metadata.
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of a folder. path: absolute, as sd-scripts lists it with --full_path."""
+
+    path: Path
+    file: File
+
+    @property
+    def caption_base(self) -> str:
+        """Path without extension: what images with the same caption file have in common."""
+        return os.path.splitext(self.path)[0]
+
+
+# ---- settings
+
+
+def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
+    """(the file to write, the one to start from or None for an empty one, problems)."""
+    out, source = typed_path(settings.out_json), typed_path(settings.in_json)
+    where = f"{tool}.out_json"
+    if out is None:
+        fix = "enter a file, such as outputs/meta.json"
+        return Path(), source, [Problem("No metadata file is given", where, fix, code="metadata.no-file-given")]
+    problems = []
+    if out.suffix.lower() != ".json" or "\0" in str(out):
+        fix = "use a name that ends in .json"
+        problems.append(Problem("The metadata file is not a .json", where, fix, code="metadata.not-json-name"))
+    elif out.is_dir():
+        fix = "choose a file in it"
+        what = f"The metadata file '{printable(out)}' is a folder"
+        problems.append(Problem(what, where, fix, code="metadata.is-folder"))
+    if source is None and os.path.lexists(out):
+        source = out
+    elif source is not None:
+        problems += source_problems(source, tool)
+    return out, source, problems
+
+
+def source_problems(path: Path, tool: str) -> list[Problem]:
+    """Why a metadata file cannot be read, as far as that can be seen from outside."""
+    where = f"{tool}.in_json"
+    try:
+        check_regular(path)
+    except MissingFile:
+        fix = "check the path, or choose another file"
+        what = f"The metadata file '{printable(path)}' does not exist"
+        return [Problem(what, where, fix, code="metadata.missing-file")]
+    except ProblemsError as error:
+        return at_setting(where, error.problems)
+    return []
+
+
+def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Problem]]:
+    """Existing folders, each once, in the given order."""
+    folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
+    if not folders:
+        fix = "choose the folders with the images"
+        return [], [Problem("No folder is chosen", f"{tool}.folders", fix, code="tools.no-folder-chosen")]
+    fix = "check the spelling, or choose another folder"
+    missing = [
+        Problem(
+            f"The image folder '{printable(path)}' does not exist", f"{tool}.folders", fix, code="tools.no-such-folder"
+        )
+        for path in folders
+        if not os.path.isdir(path)
+    ]
+    return folders, missing
+
+
+# ---- images
+
+
+def images_in(
+    folders: Sequence[Path], recursive: bool, extensions: Sequence[str], cancel: CancelToken
+) -> tuple[list[Image], list[Problem]]:
+    """The images of each folder, in sd-scripts' order (by the parts of their paths), each once, without masks; and advice.
+    extensions: of caption files."""
+    found: dict[Path, Image] = {}
+    problems: list[Problem] = []
+    endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))
+    for folder in folders:
+        walked = walk(folder, cancel, endings=endings, recursive=recursive)
+        problems += walked.problems
+        images = [Image(folder / file.relative, file) for file in walked.files]
+        for image in sorted(images, key=lambda each: each.path):
+            if not split_label(image.path.stem)[1]:
+                found.setdefault(image.path, image)
+    closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
+    if closed:
+        what = (
+            f"{count(len(closed), 'image')} not accessible from a shared page: {listed([path.name for path in closed])}"
+        )
+        fix = "copy them into the folder, or open the page on the machine itself"
+        problems.append(Problem(what, printable(closed[0].parent), fix, "advice", code="metadata.no-access"))
+        for path in closed:
+            del found[path]
+    if not found:
+        names = listed([str(folder) for folder in folders])
+        raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")
+    return list(found.values()), problems
+
+
+# ---- the file
+
+
+def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
+    """A metadata file's entries with all that they hold, and advice. Raises ProblemsError."""
+    values, advice = read_values(path)
+    wrong = [key for key, value in values.items() if not isinstance(value, dict)]
+    if wrong:
+        what = f"{count(len(wrong), 'entry', 'entries')} of the metadata file are not objects: {listed(wrong)}"
+        fix = 'use the form {"name": {"caption": "..."}, ...}'
+        raise ProblemsError.one(what, printable(path), fix, "metadata.invalid-values")
+    return values, advice
+
+
+def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
+    """Write the file as sd-scripts writes it, over what it held before the work. Returns the id by which it is undone, ""
+    when nothing changed. Raises ProblemsError for one that holds something else by now."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        kept = "nothing was changed"
+        raise unwritten(error, "The metadata file could not be written", printable(path), kept) from error
+    with only_one_writes(context):
+        done = History(context.workspace.captions).apply(
+            title, [Change(path, before, json.dumps(entries, indent=2).encode())]
+        )
+    if done.changed_since:
+        what, fix = "Another program changed the metadata file in the meantime; nothing was written", "run it again"
+        raise ProblemsError.one(what, printable(path), fix, "metadata.changed-since")
+    return done.id
+
+
+def saved_words(path: Path, id: str, existed: bool) -> str:
+    """What became of the file, in one clause."""
+    if not id:
+        return f"{display_path(path)} is unchanged"
+    return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"
+
+
+def one_line(text: str) -> str:
+    """A text as it is listed."""
+    return printable(text).replace("\n", "\\n")

@@ -1,0 +1,177 @@
+"""Caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
+(reference: datasets, sections 6.1 and 6.2). The same input gives the same bytes; where they end with an error, the images
+are named."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.dataset.captions.files import read_caption_file
+from core.dataset.captions.history import content_of
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
+from core.dataset.sources.image_info import ImageInfo, listed
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.metadata import MergeCaptionsSettings, MergeSettings, MergeTagsSettings
+from core.tools.metadata.files import (
+    Image,
+    entries_of,
+    folders_of,
+    images_in,
+    one_line,
+    output_of,
+    saved_words,
+    write_entries,
+)
+
+# The settings of a tool -> its name, what an entry gets from a file, the setting that names its extension
+TOOLS: dict[type[MergeSettings], tuple[str, str, str]] = {
+    MergeCaptionsSettings: ("merge_captions", "caption", "caption_extension"),
+    MergeTagsSettings: ("merge_tags", "tags", "tags_extension"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """out: the file to write; source: the one to start from, None for an empty one; name: of what an entry gets"""
+
+    tool: str
+    name: str
+    extension_setting: str
+    extension: str
+    out: Path
+    source: Path | None
+    folders: list[Path]
+
+    def __str__(self) -> str:
+        folders = count(len(self.folders), "folder")
+        return f"merge the {self.extension} files of {folders} into {display_path(self.out)}"
+
+
+@dataclass
+class Read:
+    """Texts by key, and what was left out. empty: files without a text; missing: images without a file."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    missing: list[Image] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
+    tool, name, extension_setting = TOOLS[type(settings)]
+    out, source, problems = output_of(settings, tool)
+    folders, unfound = folders_of(settings.folders, tool)
+    problems += unfound
+    if settings.recursive and not settings.full_path:
+        what = "Subfolders need full paths: names without a folder could refer to several images"
+        remedy = f"{tool}.full_path"
+        problems.append(
+            Problem(what, f"{tool}.recursive", f"turn on {remedy}", code="metadata.recursive-needs-full-path")
+        )
+    raise_if_errors(problems)
+    return Plan(tool, name, extension_setting, getattr(settings, extension_setting), out, source, folders)
+
+
+def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
+    out, source, extension = plan.out, plan.source, plan.extension
+    before = content_of(out)
+    entries, advice = entries_of(source) if source is not None else ({}, [])
+    images, unopened = images_in(plan.folders, settings.recursive, [extension], context.cancel)
+    read = _read(keys_of(images, settings.full_path, plan.tool), extension, context)
+    if not read.texts:
+        raise _no_captions(read, plan)
+    added = sum(key not in entries for key in read.texts)
+    for key, text in read.texts.items():
+        entries.setdefault(key, {})[plan.name] = text
+    lines = [f"{printable(image.path)} has no {extension} file" for image in read.missing]
+    facts = {
+        "images": len(images),
+        "merged": len(read.texts),
+        "added": added,
+        "entries": len(entries),
+        "missing": [printable(image.path) for image in read.missing],
+        "empty": read.empty,
+    }
+    problems = limited([*advice, *unopened, *read.problems])
+    facts["problems"] = [problem.to_dict() for problem in problems]
+    lines += [str(problem) for problem in problems]
+    sentence = f"{len(read.texts):,} of {count(len(images), 'image')} merged, {added:,} of them new"
+    if read.empty:
+        sentence += f"; {len(read.empty):,} with an empty file"
+    if settings.preview is not None:
+        shown = [f"{printable(key)}: {one_line(text)}" for key, text in list(read.texts.items())[: settings.preview]]
+        return Outcome(lines=[*shown, *lines, f"{sentence}; nothing was written"], facts=facts)
+    id = write_entries(context, "Merge into metadata", out, before, entries)
+    lines.append(f"{sentence}; {saved_words(out, id, before is not None)}")
+    return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
+
+
+def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Read:
+    """The text of each image, in their order. A file that cannot be read is left out and named."""
+    read = Read()
+    for done, (key, image) in enumerate(keys.items(), 1):
+        context.check()
+        context.stage("reading captions", done, len(keys))
+        file = image.file
+        info = ImageInfo("", file.relative, file.path, 0, 0, file.bytes, file.mtime_ns, sidecars=file.sidecars)
+        caption = read_caption_file(info, extension)
+        if caption.source in ("file", "blank"):
+            read.texts[key] = caption.text
+        if caption.source == "blank":
+            read.empty.append(printable(image.path))
+        elif caption.problem is not None:
+            read.problems.append(caption.problem)
+        elif caption.source == "none":
+            read.missing.append(image)
+    return read
+
+
+def _no_captions(read: Read, plan: Plan) -> ProblemsError:
+    """Where other caption files lie there, they are probably meant."""
+    extension = plan.extension
+    if not read.missing:
+        return ProblemsError(limited(read.problems))
+    endings = [os.path.splitext(name)[1].lower() for image in read.missing for name in image.file.sidecars]
+    others = Counter(ending for ending in endings if ending in CAPTION_EXTENSIONS and ending != extension.lower())
+    fix = "choose other folders, or write captions first"
+    if others:
+        ending, number = others.most_common(1)[0]
+        fix = f"set {plan.tool}.{plan.extension_setting} to {ending}, which {number:,} of them have"
+    what = f"None of {count(len(read.missing), 'image')} has a {extension} file"
+    where = printable(read.missing[0].path.parent)
+    return ProblemsError([Problem(what, where, fix, code="metadata.no-captions"), *read.problems])
+
+
+def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Image]:
+    """Each image by its key: full path, or name without extension. Raises ProblemsError for keys that cannot be."""
+    keys: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        keys[str(image.path) if full_path else image.path.stem].append(image)
+    problems: list[Problem] = []
+    shared = [f"{key} ({listed([str(each.path) for each in same], 3)})" for key, same in keys.items() if len(same) > 1]
+    if shared:
+        what = f"{count(len(shared), 'name')} would refer to several images: {listed(shared, 3)}"
+        fix = f"turn on {tool}.full_path, or rename the images"
+        problems.append(Problem(what, f"{tool}.folders", fix, code="metadata.shared-key"))
+    unwritable = [key for key in keys if not key.isascii() and not _is_unicode(key)]
+    if unwritable:
+        what = f"{count(len(unwritable), 'name')} cannot be written to JSON, since it is not valid UTF-8: {listed(unwritable, 3)}"
+        fix = "rename these files or folders"
+        problems.append(Problem(what, f"{tool}.folders", fix, code="metadata.name-not-utf8"))
+    raise_if_errors(problems)
+    return {key: same[0] for key, same in keys.items()}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,267 @@
+"""A metadata file's captions and tags into caption files next to the images.
+
+Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the
+given folders, whatever a key says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.dataset.captions.files import Beside, caption_change, caption_files
+from core.dataset.captions.history import MAX_CAPTION_BYTES, History, only_one_writes
+from core.dataset.sources.files import is_image_name, printable
+from core.dataset.sources.image_info import listed
+from core.dataset.sources.metadata import Entry, read_metadata
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
+from core.record.regular import check_regular
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, typed_path
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.named import DRIVE, leads_out
+from core.settings.tools.metadata import MetadataToCaptionsSettings
+from core.tools.metadata.files import (
+    Image,
+    folders_of,
+    images_in,
+    one_line,
+    source_problems,
+)
+
+TOOL = "metadata_to_captions"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The metadata file and the folders with the images."""
+
+    source: Path
+    folders: list[Path]
+
+    def __str__(self) -> str:
+        folders = count(len(self.folders), "folder")
+        return f"write the texts of {display_path(self.source)} next to the images of {folders}"
+
+
+def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Find the image of every entry, then write the files. A preview writes nothing."""
+    source, folders = plan.source, plan.folders
+    metadata = read_metadata(source)
+    raise_if_errors(metadata.problems)
+    extensions = [each for each in (settings.captions_to, settings.tags_to) if each]
+    images, advice = images_in(folders, settings.recursive, extensions, context.cancel)
+    found = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
+    texts = _texts(found, settings)
+    problems = [
+        *metadata.problems,
+        *advice,
+        *found.problems(source, len(metadata.entries), "advice" if texts else "error"),
+    ]
+    raise_if_errors(problems)
+    kept = [text for text in texts if settings.existing == "keep" and text.existing]
+    writing = [text for text in texts if settings.existing == "replace" or not text.existing]
+    facts: dict[str, Any] = {
+        "entries": len(metadata.entries),
+        "kept": len(kept),
+        "missing": [printable(each.key) for each in found.missing],
+        "outside": [printable(each.key) for each in found.outside],
+        "without_text": [printable(each.key) for each in found.without_text],
+        "problems": [problem.to_dict() for problem in problems],
+    }
+    lines = [f"no image for {printable(each.key)}" for each in found.missing]
+    lines += [f"outside of the folders: {printable(each.key)}" for each in found.outside]
+    lines += [str(problem) for problem in problems]
+    rest = f"; {len(kept):,} existing files kept" if kept else ""
+    if settings.preview is not None:
+        shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
+        last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
+        return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
+    beside = Beside()
+    changes = [caption_change(each.image, each.text, each.extension, beside=beside) for each in writing]
+    with only_one_writes(context):
+        done = History(context.workspace.captions).apply(
+            "Metadata to captions", changes, progress=partial(context.stage, "writing captions")
+        )
+    replaced = sum(each.old is not None and each.path in done.written for each in changes)
+    rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
+    same = sum(each.old == each.new for each in changes)
+    rest += f"; {same:,} had the same text" if same else ""
+    lines += [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
+    facts |= {"written": [str(path) for path in done.written], "undo": done.id}
+    return Outcome(lines=[*lines, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
+
+
+def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
+    source = typed_path(settings.in_json)
+    problems: list[Problem] = []
+    if source is None:
+        what, fix = "No metadata file is given", "choose a .json or .jsonl file"
+        problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
+    else:
+        problems += source_problems(source, TOOL)
+    folders, unfound = (
+        folders_of(settings.folders, TOOL) if settings.folders else ([source.parent] if source else [], [])
+    )
+    problems += unfound
+    if settings.captions_to is None and settings.tags_to is None:
+        fix = "enter an extension for captions, such as .caption, or for tags, such as .txt"
+        what = "Neither captions nor tags would be written"
+        problems.append(Problem(what, f"{TOOL}.captions_to", fix, code="metadata.nothing-to-write"))
+    raise_if_errors(problems)
+    assert source is not None
+    return Plan(source, folders)
+
+
+# ---- which image an entry means
+
+
+class ImageIndex:
+    """Finds images by a metadata file's keys."""
+
+    def __init__(self, images: Sequence[Image], folders: Sequence[Path], by_name: bool):
+        self.folders, self._match_by_name = folders, by_name
+        self._by_path: dict[str, list[Image]] = defaultdict(list)
+        self._by_stem: dict[str, list[Image]] = defaultdict(list)
+        self._by_name: dict[str, list[Image]] = defaultdict(list)
+        for image in images:
+            self._by_path[_address(image.path)].append(image)
+            self._by_stem[_address(image.caption_base)].append(image)
+            for name in {image.path.name, image.path.stem}:
+                self._by_name[name].append(image)
+
+    def find(self, key: str) -> list[Image]:
+        """By full path or path within a folder, with or without extension, then by name alone if the key is one."""
+        plain = key.replace("\\", "/")
+        places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
+        for known in (self._by_path, self._by_stem):
+            found = {image.path: image for place in places for image in known.get(place, ())}
+            if found:
+                return list(found.values())
+        if "/" in plain and not self._match_by_name:
+            return []
+        name = plain.rpartition("/")[2]
+        stem = os.path.splitext(name)[0] if is_image_name(name) else name
+        return self._by_name.get(name) or self._by_name.get(stem) or []
+
+    def is_outside(self, key: str) -> bool:
+        """Whether a key leads out of the folders: another folder or drive, or ../"""
+        whole = os.path.isabs(key) or bool(DRIVE.match(key))
+        plain = key.replace("\\", "/")
+        places = [_address(key)] if whole else [_address(folder / plain) for folder in self.folders]
+        inside = (os.path.join(_address(folder), "") for folder in self.folders)
+        return leads_out(key) and not any(place.startswith(folder) for folder in inside for place in places)
+
+
+def _address(path: Path | str) -> str:
+    return os.path.normcase(os.path.abspath(path))
+
+
+@dataclass
+class Found:
+    """matched: entries with their image. ambiguous: (entry, images) where images with different caption files fit."""
+
+    matched: list[tuple[Entry, Image]] = field(default_factory=list)
+    ambiguous: list[tuple[Entry, list[Image]]] = field(default_factory=list)
+    missing: list[Entry] = field(default_factory=list)
+    outside: list[Entry] = field(default_factory=list)
+    without_text: list[Entry] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+    not_files: list[Problem] = field(default_factory=list)
+
+    def problems(self, source: Path, total: int, level: str) -> list[Problem]:
+        """Everything that stands against writing, and what is left out. level: of what is left out."""
+        where, problems = printable(source), list(self.not_files)
+
+        def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
+            if names:
+                what = f"{len(names):,} of {count(total, 'entry', 'entries')} {what}: {listed(names, 3)}"
+                problems.append(Problem(what, where, fix, level, code=f"metadata.{code}"))
+
+        fix = "choose the folders with these images, or remove the entries"
+        say([each.key for each in self.missing], "match no image", fix, "no-image", level)
+        fix = "add their folder if captions should be written there too"
+        say([each.key for each in self.outside], "are outside of the folders", fix, "outside-folder", level)
+        several = [f"{entry.key} ({listed([str(image.path) for image in same], 3)})" for entry, same in self.ambiguous]
+        fix = "choose fewer folders, or use full paths in the metadata file"
+        say(several, "match several images", fix, "ambiguous-key", "error")
+        fix = "remove one of them: images with the same name share a caption file"
+        say(self.conflicts, "have different texts for the same file", fix, "shared-sidecar", "error")
+        say(self.too_long, "have a text of more than 1 MB", "shorten it", "text-too-long", "error")
+        fix = "add them, or choose the extension of the other text"
+        say([each.key for each in self.without_text], "have no text to write", fix, "no-text", level)
+        return problems
+
+
+def _match(entries: Sequence[Entry], index: ImageIndex) -> Found:
+    found = Found()
+    for entry in entries:
+        images = index.find(entry.key)
+        if len({image.caption_base for image in images}) > 1:
+            found.ambiguous.append((entry, images))
+        elif images:
+            found.matched.append((entry, images[0]))
+        else:
+            (found.outside if index.is_outside(entry.key) else found.missing).append(entry)
+    return found
+
+
+# ---- what is written
+
+
+@dataclass(frozen=True)
+class Text:
+    """A caption file to write. existing: whether there is one."""
+
+    image: Path
+    extension: str
+    path: Path
+    text: str
+    existing: bool
+
+
+def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
+    """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
+    captions, tags = settings.captions_to, settings.tags_to
+    asked_for = [(captions, entry.caption), (tags, entry.tags)]
+    if captions and tags and captions.casefold() == tags.casefold() and asked_for != [(captions, None), (tags, None)]:
+        asked_for = [(captions, entry.text(CaptionSettings()))]
+    for extension, text in asked_for:
+        if extension and text is not None:
+            yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _texts(found: Found, settings: MetadataToCaptionsSettings) -> list[Text]:
+    """The files to write; what stands against them is added to what was found."""
+    planned: dict[tuple[str, str], Text] = {}
+    for entry, image in found.matched:
+        texts = list(_texts_of(entry, settings))
+        if not texts:
+            found.without_text.append(entry)
+        for extension, text in texts:
+            earlier = planned.get((image.caption_base, extension))
+            if earlier is not None and earlier.text != text:
+                found.conflicts.append(entry.key)
+            if len(text.encode()) > MAX_CAPTION_BYTES - 1:
+                found.too_long.append(entry.key)
+            files = caption_files(image.path, extension, image.file.sidecars)
+            path = next((path for path in files if os.path.exists(path)), files[0])
+            existing = os.path.exists(path)
+            planned[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
+            found.not_files += _special(path) if existing and settings.existing == "replace" else []
+    return list(planned.values())
+
+
+def _special(path: Path) -> list[Problem]:
+    try:
+        check_regular(path)
+    except ProblemsError as error:
+        return errors(error.problems)
+    return []

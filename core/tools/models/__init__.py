@@ -1,0 +1,1 @@
+"""Tools on model files of any kind."""

@@ -1,0 +1,23 @@
+"""A copy of a checkpoint with another VAE."""
+
+from __future__ import annotations
+
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings
+from core.tools.files import model_file
+from core.tools.models import convert_model
+
+
+def plan(settings: BakeVaeSettings, workspace: Workspace) -> convert_model.Plan:
+    path = model_file(settings.file, workspace, "bake_vae.file")
+    if not settings.vae:
+        what, fix = "No VAE is given", "choose the VAE to bake in"
+        raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
+    values = settings.model_dump() | {"save_model_as": convert_model.named_form(settings.output, path)}
+    return convert_model.plan(ConvertModelSettings(**values), workspace, "bake_vae", "_baked")
+
+
+def do(settings: BakeVaeSettings, plan: convert_model.Plan, context: JobContext) -> Outcome:
+    return convert_model.run(plan, context)

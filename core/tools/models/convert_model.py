@@ -1,0 +1,280 @@
+"""Whole models converted between single files and diffusers folders, and to other precisions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families.layout import Layout
+from core.families.layouts import layout_of
+from core.families.locate import GENERATED, SDXL_SCALE, STAGES, check_family, model_path
+from core.families.part_shapes import known_tensors, mismatch_problems
+from core.families.trained_size import trained_size
+from core.formats.detect import FAMILY_NAMES
+from core.formats.model_spec import model_spec_of
+from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
+from core.formats.models.conversion import Conversion, convert
+from core.formats.models.extra import EMA, beside_parts, metadata_of, with_ema
+from core.formats.models.part_kinds import part_title
+from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, States, form_of
+from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
+from core.record import heap
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, at_setting, errors, problems_at, raise_if_errors
+from core.record.units import count, size_words
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.model import traits_of
+from core.settings.needs import without_effect
+from core.settings.tools.convert_model import (
+    ConvertModelSettings,
+)
+from core.tools.files import model_file
+from core.tools.models.inspect import total_bytes
+from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
+
+if TYPE_CHECKING:
+    import torch
+
+COUNTERS = ("epoch", "global_step")
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+FOLDERS = ("diffusers", "diffusers_safetensors")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read and written. size: bytes of the result; advice: what the user should know before."""
+
+    settings: ConvertModelSettings
+    source: Checkpoint
+    family: str
+    parts: dict[str, Part]
+    target: Path
+    form: Form
+    size: int
+    facts: ModelFacts
+    advice: list[Problem]
+
+    def __str__(self) -> str:
+        return f"write {display_path(self.target)}, {size_words(self.size)}"
+
+
+def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outcome:
+    return run(plan, context)
+
+
+def named_form(output: str | None, path: Path) -> Form:
+    """The format that the output's ending names, else that of the model itself."""
+    if output and not os.path.isdir(resolve_path(output)):  # also of a name that no disk can hold
+        for form in ("safetensors", "ckpt"):
+            if output.lower().endswith(ENDINGS[form]):
+                return form
+    return form_of(path)
+
+
+# ---- what would be done
+
+
+@heap.uncollected()
+def plan(
+    settings: ConvertModelSettings,
+    workspace: Workspace,
+    group: str = "convert_model",
+    ending: str = "_converted",
+    vae_may_lack: bool = False,
+) -> Plan:
+    """Everything known before the work. Raises ProblemsError with everything that is wrong.
+
+    vae_may_lack  a model without a VAE stays one; else it must be asked for (`no_vae`)
+    """
+    path = model_file(settings.file, workspace, f"{group}.file")
+    with problems_at(f"{group}.file"):
+        source, layout = open_model(path, settings.family, settings.text_projection == "kohya")
+    if vae_may_lack and "vae" not in source.parts:
+        settings = settings.model_copy(update={"no_vae": True})
+    parts, problems = chosen_parts(settings, source, layout, workspace, f"{group}.vae")
+    wrong = [each for each in errors(problems) if each.where != f"{group}.vae"]
+    problems = [*at_setting(f"{group}.file", wrong), *(each for each in problems if each not in wrong)]
+    form: Form = settings.save_model_as
+    target = output_file(settings.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
+    size = _size(settings, source, parts)
+    inputs = [path, *(part.source for part in parts.values())]
+    where = f"{group}.output"
+    problems += misnamed(target, form, where) or output_problems(target, inputs, size, where)
+    raise_if_errors(problems)
+    facts, advice = _facts(settings, source, layout, target)
+    advice += [problem for problem in problems if problem.level != "error"]
+    advice += without_effect(settings, group) if group == "convert_model" else []
+    return Plan(settings, source, layout.family, parts, target, form, size, facts, advice)
+
+
+def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Layout]:
+    guess = wanted if wanted != "auto" else "sd1"
+    source = open_checkpoint(path, guess, kohya_projection=kohya_projection)
+    if source.kind.family in STAGES and wanted == "auto":
+        wanted = str(source.kind.family)
+    return source, layout_of(check_family(source.kind, path, wanted, GENERATED))
+
+
+def chosen_parts(
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
+) -> tuple[dict[str, Part], list[Problem]]:
+    """The parts to write, and all that is wrong with them. where: the setting that names the VAE."""
+    found, problems = dict(source.parts), list[Problem]()
+    if settings.vae and not settings.no_vae:
+        try:
+            found["vae"] = open_vae(model_path(settings.vae, workspace, where))
+            problems += _other_scale(found["vae"], layout.family, where)
+        except ProblemsError as error:
+            problems += at_setting(where, error.problems)
+    names = [name for name in layout.published.parts if name != "vae" or not settings.no_vae]
+    if missing := [part_title(name) for name in names if name not in found]:
+        what = f"The model has no {' and no '.join(missing)}"
+        fix = "choose a full model"
+        if missing == ["VAE"]:
+            fix = "choose a VAE, or turn on Leave out the VAE"
+        problems.append(Problem(what, display_path(source.path), fix, code="model.missing-part"))
+    parts = {}
+    for name in names:
+        if name in found:
+            try:
+                parts[name], wrong = known_tensors(layout, found[name])
+                wrong = wrong or _left_out(found[name], parts[name])
+            except ProblemsError as error:
+                wrong = error.problems
+            problems += wrong if found[name] is source.parts.get(name) else at_setting(where, wrong)
+    if settings.ema == "use" and "unet" in parts:
+        try:
+            parts["unet"] = with_ema(parts["unet"], source, layout.family)
+        except ProblemsError as error:
+            problems += error.problems
+    if not any(problem.level == "error" for problem in problems):
+        problems += mismatch_problems(layout, parts.values(), source.path)
+    return parts, problems
+
+
+def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
+    scale = (vae.config or {}).get("scaling_factor")
+    if scale is None or (scale == SDXL_SCALE) == (traits_of(family).latent_scale == SDXL_SCALE):
+        return []
+    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[family]}'s: images would be wrong"
+    return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]
+
+
+def _left_out(found: Part, known: Part) -> list[Problem]:
+    """A single file keeps tensors that a part does not know; a folder's have no place in the result."""
+    names = sorted(found.places.keys() - known.places.keys())
+    if found.config is None or not names:
+        return []
+    what = f"The {part_title(found.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
+    return [Problem(what, str(found.source), "nothing, if images are as before", "advice", code="convert.left-out")]
+
+
+def misnamed(target: Path, form: str, where: str) -> list[Problem]:
+    """An output named as a file of another format."""
+    named = target if form in FOLDERS else target.parent
+    if named.suffix.lower() not in WEIGHT_ENDINGS or named.is_dir():
+        return []
+    what = f"The output is named as a {named.suffix} file, but the format is {_titled(form)}"
+    return [Problem(what, where, "choose the format that fits, or another name", code="convert.output-format")]
+
+
+def _titled(form: str) -> str:
+    return "a folder" if form in FOLDERS else ENDINGS[form]
+
+
+def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
+    """Bytes of the result, a few too many."""
+    item = BYTES.get(settings.save_precision or "")
+    size = sum(part.weight_bytes(item) for part in parts.values())
+    beside = beside_parts(source.path)
+    if beside is not None:
+        read = {place.name for part in source.parts.values() for place in part.places.values()}
+        for name, entry in read_header(beside)[0].items():
+            if (beside != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
+                size += (entry.stop - entry.start) // ITEM_BYTES[entry.dtype] * max(item or 0, ITEM_BYTES[entry.dtype])
+    return size + HEADER_BYTES_PER_TENSOR * sum(len(part.places) for part in parts.values())
+
+
+def _facts(
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
+) -> tuple[ModelFacts, list[Problem]]:
+    """Metadata, and what the scheduler of a folder and the marks of a file say."""
+    to_folder, from_file = settings.save_model_as in FOLDERS, source.path.is_file()
+    said = source.kind.prediction if settings.prediction == "auto" else settings.prediction
+    advice = []
+    if to_folder and from_file and said is None and layout.has_both_predictions:
+        what = "The file does not say whether the model predicts epsilon or v; the folder's scheduler says v"
+        fix = "for a model of 512 px choose the prediction type epsilon"
+        advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
+    # A file keeps its own marks; those of a folder come from its scheduler, unless the file it was made of had none.
+    marks = settings.prediction != "auto" or to_folder or (not from_file and beside_parts(source.path) is None)
+    return ModelFacts(
+        metadata=_metadata(settings, source, layout, said, target, "folder" if to_folder else "model"),
+        prediction=said if marks else None,
+        zero_terminal_snr=source.kind.zero_terminal_snr and (to_folder or marks),
+    ), advice
+
+
+def _metadata(
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
+) -> dict[str, str]:
+    if settings.no_metadata:
+        return {}
+    before = metadata_of(source)
+    if source.path.is_file() and sniff(source.path) != "safetensors":
+        before = {name: before[name] for name in COUNTERS if name in before}
+    gone = (SIZES_KEY, "format", WEIGHTS_HASH, "sshs_legacy_hash")
+    before = {name: value for name, value in before.items() if name not in gone}
+    if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
+        before["atelier_text_projection"] = "kohya"
+    title, side = target.stem if kind == "model" else target.name, _side(source, layout, said)
+    found = model_spec_of(before, layout.family, said, kind, title, side)
+    return found | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
+
+
+def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
+    """Of the images that the model is made for, in pixels. A file of SD 2.x is told by its prediction type."""
+    if layout.has_both_predictions and source.path.is_file() and said is not None:
+        return 768 if said == "v" else 512
+    return trained_size(source.path, layout.family)[0]
+
+
+# ---- done
+
+
+@heap.uncollected()
+def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
+    """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
+    settings = plan.settings
+    conversion = Conversion(
+        plan.source,
+        plan.target,
+        plan.parts,
+        plan.family,
+        plan.form,
+        layout_of(plan.family).published,
+        plan.facts,
+        dtype=dtype_of(settings.save_precision),
+        ema=settings.ema == "keep",
+        kohya_projection=settings.text_projection == "kohya",
+        variant=settings.variant or "" if plan.form in FOLDERS else "",
+    )
+    wrote = progress(context, plan.target, plan.size)
+    return saved(plan.target, plan.advice + convert(conversion, change, context.cancel, wrote), context)
+
+
+def saved(target: Path, advice: list[Problem], context: JobContext) -> Outcome:
+    """The outcome of a tool that wrote one model."""
+    for problem in advice:
+        context.warn(problem)
+    lines = [f"Saved: {display_path(target)}, {size_words(total_bytes(target))}", *map(str, advice)]
+    return Outcome(lines=lines, facts={"file": str(target), "advice": [each.code for each in advice]})
+
+
+def dtype_of(precision: str | None) -> torch.dtype | None:
+    return type_named(precision) if precision else None

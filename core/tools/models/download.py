@@ -1,0 +1,52 @@
+"""A model downloaded into the models folder."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.formats.hub import references as hub
+from core.record import atomic
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.model_files import DownloadSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is downloaded, and the models folder."""
+
+    source: hub.Source
+    models: Path
+
+    def __str__(self) -> str:
+        return f"download {self.source} into {display_path(self.models)}"
+
+
+def plan(settings: DownloadSettings, workspace: Workspace) -> Plan:
+    return Plan(hub.parse_source(settings.hub_id or ""), workspace.models)
+
+
+def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
+    source, models = plan.source, plan.models
+    context.stage("looking in the models folder")
+    if (here := hub.here(source, models, context.cancel)) is not None:
+        return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
+
+    def on_progress(done: int, total: int) -> None:
+        context.stage(f"downloading {source}", done, total, of_bytes=True)
+
+    try:
+        path = hub.download(source, models, on_progress, context.cancel)
+    finally:
+        _forget_link(str(source), context)
+    return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
+
+
+def _forget_link(shown: str, context: JobContext) -> None:
+    """A link may hold a key: once it is used, the job's file names only what was downloaded."""
+    with suppress(OSError, ProblemsError):
+        job = context.folder.job()
+        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})

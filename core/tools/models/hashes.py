@@ -1,0 +1,85 @@
+"""Hashes by which other programs know model files, of one file or of all in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.tensors.header import read_header
+from core.generation.model.library import SUFFIXES
+from core.record.cancel import CancelToken
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, at_setting
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.file_metadata import HashesSettings
+from core.tools.files import file_of, files_below
+from core.tools.models.inspect import weights_hash
+from core.tools.shown import table
+
+FIELD = "hashes.file"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files whose hashes are computed."""
+
+    files: list[Path]
+
+    def __str__(self) -> str:
+        return f"compute the hashes of {count(len(self.files), 'file')}"
+
+
+def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Of a folder, a damaged file is left out and said."""
+    files = plan.files
+    found, damaged = list[dict[str, Any]](), list[Problem]()
+    for number, path in enumerate(files):
+        context.stage(f"hashing {path.name}", number, len(files))
+        try:
+            found.append(hashes_of(path, context.cancel))
+        except ProblemsError as error:
+            damaged.append(replace(error.problems[0], where=display_path(path)))
+    if not found:
+        raise ProblemsError(at_setting(FIELD, damaged))
+    rows = [[each["path"], each["sha256"][:10], each["auto_v3"], each["legacy"], each["sha256"]] for each in found]
+    lines = []
+    for each in found:
+        lines += [each["path"], f"  SHA-256: {each['sha256']}", f"  AutoV2 (first 10 digits): {each['sha256'][:10]}"]
+        lines += [f"  AutoV3 (weights only): {each['auto_v3'] or 'none: not a safetensors file'}"]
+        lines += [f"  old model hash: {each['legacy']}"]
+        if each["changed"]:
+            lines.append("  NOT the weights that its metadata names: they were changed later")
+    left_out = [f"left out {each.where}: {each.what}" for each in damaged]
+    shown = table("Hashes", ["File", "AutoV2", "AutoV3", "Old hash", "SHA-256"], rows, copied=True)
+    brief = [f"hashes of {count(len(found), 'file')}"]
+    brief += [f"{each['path']}: NOT the weights that its metadata names" for each in found if each["changed"]]
+    facts = {"files": found, "damaged": [each.to_dict() for each in damaged], "shown": [shown]}
+    return Outcome(lines=lines + left_out, facts=facts | {"brief": brief + left_out})
+
+
+def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """legacy (8 digits), sha256, auto_v3 (the first 12 of `weights_sha256`), weights_sha256: the tensors' alone, which metadata
+    name sshs_model_hash; changed: whether the metadata name another one."""
+    weights = weights_hash(path, read_header(path)[1], cancel)
+    return {
+        "path": display_path(path),
+        "legacy": legacy_hash(path),
+        "sha256": file_sha256(path, cancel),
+        "auto_v3": (weights["sha256"] or "")[:12],
+        "weights_sha256": weights["sha256"] or "",
+        "changed": weights["as_in_metadata"] is False,
+    }
+
+
+def plan(settings: HashesSettings, workspace: Workspace) -> Plan:
+    path = file_of(settings.file, workspace, FIELD)
+    if path.is_file():
+        return Plan([path])
+    files = files_below(path, SUFFIXES)
+    if not files:
+        what, fix = f"{display_path(path)} contains no model files", "choose another folder, or a file"
+        raise ProblemsError.one(what, FIELD, fix, "tools.no-model-files")
+    return Plan(files)

@@ -1,0 +1,119 @@
+"""A safetensors file's metadata replaced: the tensors' bytes are copied as they are, and the old header can be restored."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from core.formats.tensors.header import header_with, read_header, sniff
+from core.record import atomic
+from core.record.bounded_json import MAX_BYTES, json_or_none
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError, problems_at
+from core.record.regular import open_regular
+from core.record.workspace import Workspace, display_path, real_path
+from core.tools.files import file_of
+
+CHUNK_BYTES = 1 << 22
+HEADERS = "headers"  # in the engine's private folder: replaced ones
+
+
+def check_is_safetensors(path: Path, where: str) -> None:
+    """Raises ProblemsError for a file that has no safetensors header, or a damaged one."""
+    if path.is_dir() or sniff(path) != "safetensors":
+        what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
+        raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
+    with problems_at(where):
+        read_header(path)
+
+
+def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file that a setting names. where: the setting. Raises ProblemsError for one without a whole safetensors header."""
+    path = file_of(name, workspace, where)
+    check_is_safetensors(path, where)
+    return path
+
+
+def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
+    """The header of this file with other metadata; the tensors' entries, and so their places, are the same."""
+    found = header_with(_header(path), metadata)
+    if len(found) > MAX_BYTES:
+        what = f"The metadata would take more than {MAX_BYTES // 1_000_000} MB"
+        raise ProblemsError.one(what, display_path(path), "use shorter values", "tools.metadata-too-large")
+    return found
+
+
+def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> None:
+    """Write `target`: this header, and the tensors of `path`. It may be `path` itself."""
+    with atomic.open_atomic(target) as temporary:
+        with open_regular(path) as source, open(temporary, "wb") as handle:
+            source.seek(_start(source))
+            handle.write(len(header).to_bytes(8, "little") + header)
+            while chunk := source.read(CHUNK_BYTES):
+                cancel.check()
+                handle.write(chunk)
+
+
+def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
+    """Change the file itself. The header it had is kept for `restore_header`."""
+    kept = _kept(path, workspace)
+    number = len(kept) + 1
+    before = _folder(path, workspace) / f"{number:04}.header"
+    atomic.write_bytes(before, _header(path))
+    try:
+        write_copy(path, header, path, cancel)
+    except BaseException:
+        atomic.remove(before)  # nothing was changed: there is nothing to take back
+        raise
+
+
+def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> None:
+    """Take the last change back: the file is then as it was, in every byte."""
+    latest = _kept(path, workspace)[-1]
+    write_copy(path, latest.read_bytes(), path, cancel)
+    atomic.remove(latest)
+
+
+def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
+    """Raises ProblemsError where no header is kept, or the file's tensors are not those it was of."""
+    kept = _kept(path, workspace)
+    if not kept:
+        what, fix = f"No change of {display_path(path)} is recorded", "Undo works for changes of the file itself"
+        raise ProblemsError.one(what, where, fix, "tools.nothing-to-undo")
+    if _tensors_of(kept[-1].read_bytes()) != _tensors_of(_header(path)):
+        what = f"{display_path(path)} was replaced by another file since its metadata was changed"
+        raise ProblemsError.one(what, where, "undo only the file that was changed", "tools.undo-other-file")
+
+
+def _tensors_of(header: bytes) -> Any:
+    """The entries of a header; None for one that is damaged."""
+    listing = json_or_none(header)
+    return (
+        {name: each for name, each in listing.items() if name != "__metadata__"} if isinstance(listing, dict) else None
+    )
+
+
+def _header(path: Path) -> bytes:
+    with open_regular(path) as handle:
+        stop = _start(handle)
+        handle.seek(8)
+        return handle.read(stop - 8)
+
+
+def _start(handle: BinaryIO) -> int:
+    """Where the tensors begin."""
+    handle.seek(0)
+    return 8 + int.from_bytes(handle.read(8), "little")
+
+
+def _folder(path: Path, workspace: Workspace) -> Path:
+    name = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:32]
+    return workspace.private / HEADERS / name
+
+
+def _kept(path: Path, workspace: Workspace) -> list[Path]:
+    return sorted(each for each in _folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))

@@ -1,0 +1,210 @@
+"""What a model file or folder is: kind, family, metadata, hashes, and of a LoRA its ranks and its numbers' health."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.image_info import listed
+from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.lora.names import BUNDLED, kohya_place, split_key
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.reading import TensorFile
+from core.networks.kinds import kind_of_keys
+from core.record.bounded_json import parse_json
+from core.record.cancel import CancelToken
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+from core.record.workspace import Workspace, display_path
+from core.settings.network import SIZES
+from core.settings.tools.model_files import InspectSettings
+from core.tools.files import file_of
+from core.tools.plans import FilePlan
+
+SHOWN_NAMES = 5
+FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
+
+
+def plan(settings: InspectSettings, workspace: Workspace) -> FilePlan:
+    path = file_of(settings.file, workspace, "inspect.file")
+    return FilePlan(f"inspect {display_path(path)}", path)
+
+
+def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcome:
+    context.stage(f"reading {plan.path.name}")
+    facts = inspect(plan.path, context.cancel)
+    return Outcome(lines=in_words(facts), facts=facts)
+
+
+def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """Facts about a file or folder, as JSON takes them. Raises ProblemsError for a damaged one.
+
+    path, what (in words), kind, family, layout, prediction, evidence, bytes; of a file also tensors, parameters, types,
+    sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
+    """
+    path = Path(path)
+    kind = identify(path)
+    facts: dict[str, Any] = {
+        "path": display_path(path),
+        "what": str(kind),
+        "kind": kind.kind,
+        "family": kind.family,
+        "layout": kind.layout,
+        "prediction": kind.prediction,
+        "evidence": kind.evidence,
+        "offered": kind.offered,
+        "bytes": total_bytes(path),
+    }
+    if path.is_dir():
+        facts["parts"] = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+        return facts
+    tensors, metadata = read_header(path)
+    facts["tensors"] = len(tensors)
+    facts["parameters"] = sum(math.prod(entry.shape) for entry in tensors.values())
+    facts["types"] = dict(Counter(entry.dtype for entry in tensors.values()))
+    facts["sha256"] = file_sha256(path, cancel)
+    facts["model_hash"] = legacy_hash(path)
+    facts["metadata"] = readable(metadata)
+    if kind.kind == "lora":
+        facts["lora"] = inspect_lora(path, cancel)
+        facts["weights_hash"] = weights_hash(path, metadata, cancel)
+    return facts
+
+
+def total_bytes(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata sorted by name; values that are JSON objects or lists in text are opened."""
+    return {name: _opened(metadata[name]) for name in sorted(metadata)}
+
+
+def _opened(text: str) -> Any:
+    if text[:1] in ("{", "["):
+        with suppress(ProblemsError):
+            return parse_json(text, "", finite=False)
+    return text
+
+
+def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | None = None) -> dict[str, Any]:
+    """SHA-256 of the tensors alone, and whether it is the one the metadata name; a file changed by hand shows here."""
+    if sniff(path) != "safetensors":
+        return {"sha256": None, "as_in_metadata": None}
+    with open_regular(path) as handle:
+        start = 8 + int.from_bytes(handle.read(8), "little")
+    found, told = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
+    return {"sha256": found, "as_in_metadata": None if told is None else told == found}
+
+
+def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """Ranks, alphas and the state of a LoRA's numbers, asked of the kind of each layer (core/networks/kinds).
+
+    layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers that have it
+    not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
+    untrained   layers without effect: a LoRA's up matrix is all zero      largest   the largest absolute value of the weights
+    """
+    layers: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    alphas: Counter[float] = Counter()
+    found: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
+    largest = 0.0
+    with TensorFile(path) as file:
+        for layer, names in _layers(file.entries).items():
+            if cancel is not None:
+                cancel.check()
+            tensors = {key: file.read(name) for key, name in names.items()}
+            floats = {key: value for key, value in tensors.items() if value.is_floating_point() and value.numel()}
+            peaks = {key: float(value.float().abs().max()) for key, value in floats.items()}
+            damaged = [key for key, peak in peaks.items() if not math.isfinite(peak)]
+            found["not_finite"] += [names[key] for key in damaged]
+            kind = kind_of_keys(tensors, layer)
+            if kind is None or kind.flaw(layer, tensors):
+                continue
+            layers["text_encoder" if layer.startswith("lora_te") else "unet"] += 1
+            size = kind.size(tensors)
+            if kind.uses & SIZES:
+                ranks[size.rank] += 1
+            if "alpha" in tensors:
+                alphas[size.alpha] += 1
+            weights = {key: peak for key, peak in peaks.items() if key != "alpha" and key not in damaged}
+            largest = max(largest, *weights.values(), 0.0)
+            found["too_large"] += [names[key] for key, peak in weights.items() if peak > FAR_TOO_LARGE]
+            if not damaged and kind.idle(tensors):
+                found["untrained"].append(layer)
+    counts = {"layers": dict(layers), "ranks": dict(sorted(ranks.items())), "alphas": dict(sorted(alphas.items()))}
+    return {**counts, **found, "largest": largest}
+
+
+def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """{layer: {key as in kohya's files: the tensor's name}}, of the files of every program."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if name.startswith(BUNDLED):
+            continue
+        layer, key = kohya_place(name, None)
+        found.setdefault(layer or split_key(name)[0], {})[key] = name
+    return found
+
+
+def in_words(facts: Mapping[str, Any]) -> list[str]:
+    """The facts as lines for people; the last ones are the metadata."""
+    lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
+    if not facts["offered"]:
+        lines.append("recognized; not offered: nothing here uses files of this kind")
+    if facts["family"] is not None:
+        lines.append(f"family: {FAMILY_NAMES[facts['family']]}")
+    if facts["prediction"] is not None:
+        lines.append(f"prediction type: {facts['prediction']}")
+    if "parts" in facts:
+        return [*lines, f"parts: {', '.join(facts['parts'])}"]
+    types = ", ".join(f"{name} x {count}" for name, count in facts["types"].items())
+    lines.append(f"tensors: {facts['tensors']:,} with {facts['parameters']:,} parameters ({types})")
+    lines.append(
+        f"SHA-256: {facts['sha256']} (model hash {facts['sha256'][:10]}, old model hash {facts['model_hash']})"
+    )
+    if "lora" in facts:
+        lines += _lora_lines(facts["lora"], facts["weights_hash"])
+    lines += [f"{name}: {_short(value)}" for name, value in facts["metadata"].items()] or ["metadata: none"]
+    return lines
+
+
+def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]:
+    layers = ", ".join(f"{count} of {part.replace('_', ' ')}" for part, count in lora["layers"].items())
+    lines = [f"layers: {layers or 'none of a known kind'}"]
+    for title, name in (("rank", "ranks"), ("alpha", "alphas")):
+        values = lora[name]
+        if values:
+            several = len(values) > 1
+            each = [f"{value:g} in {count} layers" if several else f"{value:g}" for value, count in values.items()]
+            lines.append(f"{title}: {', '.join(each)}")
+    if hashed["sha256"]:
+        told = {
+            None: "",
+            True: ", as in the metadata",
+            False: ", NOT as in the metadata: the weights were changed later",
+        }
+        lines.append(f"hash of the weights: {hashed['sha256']}{told[hashed['as_in_metadata']]}")
+    for name, words in (
+        ("not_finite", "DAMAGED: NaN or infinity in"),
+        ("too_large", "DAMAGED: values above 10,000 in"),
+        ("untrained", "no effect (untrained):"),
+    ):
+        if lora[name]:
+            lines.append(f"{words} {listed(lora[name], SHOWN_NAMES)}")
+    if not lora["not_finite"] and not lora["too_large"]:
+        lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 500 else text[:500] + " ..."

@@ -1,0 +1,289 @@
+"""Checkpoints merged file to file: every tensor is read from each model, mixed in fp32 and written, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.sources.image_info import listed
+from core.families.trained_size import trained_size
+from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import HashMemo, model_hashes
+from core.formats.model_spec import architecture, implementation
+from core.formats.models import sd_keys
+from core.formats.models.checkpoint import SIZES_KEY
+from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
+from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
+from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
+from core.record import atomic
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.blocks import has_nine_blocks
+from core.settings.needs import without_effect
+from core.settings.tools.merge_models import MergeModelsSettings
+from core.tools.files import model_file
+from core.tools.merges import merge_record, ratios_of
+from core.tools.models.opened import Opened, opened
+from core.tools.written import output_file, output_problems, progress
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP = "merge_models"
+SHOWN_KEYS = 5
+
+_Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """models: in order, their tensors still to be read from `files`; weights: key -> one factor per model, whose sum is that of the
+    ratios; mixed: the keys that change; skipped: what is wrong with keys -> keys"""
+
+    models: Sequence[Opened]
+    target: Path
+    weights: Callable[[str], Sequence[float]]
+    mixed: Sequence[str]
+    skipped: Mapping[str, Sequence[str]]
+    files: OpenFiles
+
+    def __str__(self) -> str:
+        return f"merge {count(len(self.models), 'model')} into {display_path(self.target)}"
+
+
+def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
+    """Merge, and write the file with a record of what it is made of."""
+    for problem in without_effect(settings, GROUP):
+        context.warn(problem)
+    memo = HashMemo(context.workspace.private / "hashes.json")
+    with plan.files:
+        metadata = _metadata(settings, plan, memo, context)
+        tensors = _merged(plan, PRECISIONS.get(settings.saving_precision or ""))
+        atomic.remove_leftovers(plan.target.parent)  # they may be filling the disk
+        wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
+        with atomic.open_atomic(plan.target) as temporary:
+            write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
+            plan.files.close()  # before the file is put in place: Windows cannot replace an open one
+    lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
+    for words, keys in plan.skipped.items():
+        lines.append(f"{words}: {listed(keys, len(keys) if settings.show_skipped else SHOWN_KEYS)}")
+    lines.append(f"Saved: {display_path(plan.target)}")
+    skipped = {words: len(keys) for words, keys in plan.skipped.items()}
+    return Outcome(lines=lines, facts={"file": str(plan.target), "merged": len(plan.mixed), "skipped": skipped})
+
+
+# -- planned: all that can be wrong, from headers
+
+
+def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
+    problems, files = list[Problem](), OpenFiles()  # which opens none before a tensor is read
+    models = _opened(settings, workspace, files, problems)
+    if not problems:
+        problems += _misfits(models)
+    weights = _weights(settings, models, problems)
+    raise_if_errors(problems)
+    assert weights is not None
+    first = models[0]
+    target = output_file(settings.output, first.path, "_merged")
+    paths = [model.path for model in models]
+    size = file_bytes(
+        {key: tensor.cast(PRECISIONS.get(settings.saving_precision or "")) for key, tensor in first.tensors.items()}
+    )
+    raise_if_errors(output_problems(target, paths, size, f"{GROUP}.output"))
+    floats = [model.floats for model in models]
+    skipped: dict[str, list[str]] = {}
+    for model, own in zip(models[1:], floats[1:], strict=True):
+        if lacking := sorted(floats[0].keys() - own.keys()):
+            skipped[f"not in {model.path.name}, so taken from the first model"] = lacking
+        if more := sorted(own.keys() - floats[0].keys()):
+            skipped[f"only in {model.path.name}, so left out"] = more
+    return Plan(models, target, weights, _mixed_keys(settings, floats), skipped, files)
+
+
+def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
+    """The keys of the first model that change: those that another has too; of a difference, that both others have."""
+    enough = all if settings.method == "add_difference" else any
+    scaled = settings.compatibility == "sd-scripts"  # also what the first model has alone
+    return [
+        key
+        for key in floats[0]
+        if (not settings.unet_only or key.startswith(sd_keys.UNET_PREFIX))
+        and (scaled or enough(key in own for own in floats[1:]))
+    ]
+
+
+def _opened(
+    settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
+) -> list[Opened]:
+    where, models = f"{GROUP}.models", list[Opened]()
+    wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
+    least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
+    if not least <= len(settings.models) <= most:
+        what = f"{count(len(settings.models), 'model')} given"
+        problems.append(Problem(what, where, f"give {words}, one per line", code="merge.model-count"))
+    if settings.method == "sigmoid" and not 0 <= settings.multiplier <= 1:
+        what = f"The multiplier of a sigmoid is {settings.multiplier:g}"
+        problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
+    for name in settings.models:
+        model = collected(
+            problems, lambda name=name: opened(model_file(name, workspace, where), files, workspace, where)
+        )
+        models += [model] if model is not None else []
+    return models
+
+
+def _misfits(models: Sequence[Opened]) -> list[Problem]:
+    """Models of other families, predictions or sizes cannot be mixed."""
+    where, first, found = f"{GROUP}.models", models[0], list[Problem]()
+    for model in models[1:]:
+        one, other = first.kind, model.kind
+        names = f"{model.path.name} is {other}, {first.path.name} is {one}"
+        if (one.family, one.variant) != (other.family, other.variant):
+            fix = f"merge models of one family, such as {FAMILY_NAMES.get(one.family or '', 'SD 1.x')}"
+            found.append(Problem(names, where, fix, code="merge.other-family"))
+            continue
+        if None not in (one.prediction, other.prediction) and one.prediction != other.prediction:
+            what = f"{model.path.name} predicts {other.prediction}, {first.path.name} {one.prediction}"
+            fix = "merge models of one prediction type"
+            found.append(Problem(what, where, fix, code="merge.other-prediction"))
+        common = first.floats.keys() & model.floats.keys()
+        differing = [key for key in sorted(common) if first.tensors[key].shape != model.tensors[key].shape]
+        if differing:
+            key = differing[0]
+            shapes = f"{list(model.tensors[key].shape)} and {list(first.tensors[key].shape)}"
+            what = f"{model.path.name} and {first.path.name} differ in the shape of {key}: {shapes}"
+            fix = "merge models of the same size"
+            found.append(Problem(what, where, fix, code="merge.other-shape"))
+    return found
+
+
+# -- how much of each model
+
+
+def _weights(
+    settings: MergeModelsSettings, models: Sequence[Opened], problems: list[Problem]
+) -> Callable[[str], Sequence[float]] | None:
+    """Key -> the factor of each model there."""
+    family = models[0].kind.family if models else None
+    ratios = _ratios(settings, problems)
+    blocks = _blocks(settings, family, problems)
+    if problems:
+        return None
+
+    def factor(key: str) -> float:
+        """The multiplier at a key."""
+        given = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
+        return given * given * (3 - 2 * given) if settings.method == "sigmoid" else given
+
+    def weights(key: str) -> Sequence[float]:
+        if settings.method == "add_difference":
+            return 1.0, factor(key), -factor(key)
+        if settings.method == "weighted_sum" and blocks is None:
+            return ratios
+        return 1 - factor(key), factor(key)
+
+    return weights
+
+
+def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[float]:
+    """Of the weighted sum, scaled to a sum of 1 but with sd-scripts' compatibility."""
+    models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
+    text = settings.ratios if settings.method == "weighted_sum" else ""
+    given = ratios_of(text, len(settings.models), "model", where, problems)
+    if given is None:
+        return [1 / models] * models
+    if settings.compatibility == "sd-scripts":
+        return given
+    if abs(sum(given)) < 1e-6:
+        what, fix = "The ratios add up to 0", "use ratios whose sum is 1, or the method add difference"
+        problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
+    return [ratio / (sum(given) or 1) for ratio in given]
+
+
+def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
+    """The multiplier of each slot of SLOTS; None where all are the same. Lists without BASE take the plain one for it."""
+    text, where = settings.block_weights.strip(), f"{GROUP}.block_weights"
+    if not text:
+        return None
+    if settings.method != "add_difference" and len(settings.models) != 2:
+        what, fix = "Block weights are for two models, or for add difference", "leave them empty, or give two models"
+        problems.append(Problem(what, where, fix, code="merge.block-weights"))
+        return None
+    base, sdxl = settings.even_multiplier, has_nine_blocks(family)
+    if text.count(",") + 1 == len(WITHOUT_BASE[sdxl]):
+        text = f"{base}, {text}"
+    named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all
+    try:
+        given = block_weights(text, sdxl)
+        return tuple(value if slot in named else base for slot, value in zip(SLOTS, given, strict=True))
+    except ValueError as error:
+        fix = f"write {'12, 19, 20' if sdxl else '17, 25'} or 26 numbers, or a preset"
+        problems.append(Problem(str(error), where, fix, code="merge.block-weights"))
+        return None
+
+
+# -- merged
+
+
+def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
+    first, floats = plan.models[0], [model.floats for model in plan.models]
+    found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
+    for key in plan.mixed:
+        holders = [model if key in own else first for model, own in zip(plan.models, floats, strict=True)]
+        parts = [
+            (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
+        ]
+        found[key] = in_pieces(found[key].dtype, found[key].shape, partial(_mixed, key, parts))
+    return found
+
+
+def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
+    """The weighted sum in fp32, cast last, in pieces. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+    import torch
+
+    for pieces in zip(*(part.pieces(torch.float32, numbers) for _, _, part in parts), strict=True):
+        mixed = pieces[0].mul_(parts[0][0])
+        for (weight, _, _), piece in zip(parts[1:], pieces[1:], strict=True):
+            mixed.add_(piece, alpha=weight)
+        yield _checked(key, parts, mixed, dtype)
+
+
+def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    sizes = {key: largest(mixed)}
+    if no_numbers(sizes):
+        damaged = [path for _, path, part in parts if not_finite({key: part.read()})]
+        what, fix = f"{key} has NaN or infinite values", "download this model again; check_weights lists all damage"
+        where = ", ".join(dict.fromkeys(map(display_path, damaged))) or f"{GROUP}.ratios"
+        raise ProblemsError.one(what, where, fix, "weights.not-finite")
+    if beyond(sizes, dtype):
+        what, fix = f"Values of {key} are too large for the precision of the file", "save as bf16 or fp32"
+        raise ProblemsError.one(what, f"{GROUP}.saving_precision", fix, "merge.overflow")
+    return mixed.to(dtype)
+
+
+def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
+    """modelspec, and what was merged."""
+    first, inputs = plan.models[0], list[tuple[Path, str]]()
+    for number, model in enumerate(plan.models):
+        context.stage(f"hashing {model.path.name}", number, len(plan.models))
+        inputs.append((model.path, model_hashes(model.path, memo, context.cancel)[1]))
+    chosen = ("method", "ratios", "multiplier", "block_weights", "unet_only")
+    recipe = {name: getattr(settings, name) for name in chosen} | {"models": [sha256 for _, sha256 in inputs]}
+    family, prediction = first.kind.family or "", first.kind.prediction
+    kept = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
+    spec = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture(family, prediction or "epsilon"),
+        "modelspec.implementation": implementation(family, "model"),
+        "modelspec.title": plan.target.stem,
+        "modelspec.resolution": "{}x{}".format(*trained_size(first.path, family or "auto")),
+    }
+    if prediction is not None:
+        spec["modelspec.prediction_type"] = prediction
+    return kept | spec | merge_record(inputs, recipe)
