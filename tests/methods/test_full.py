@@ -1,10 +1,18 @@
 """Which block of the U-Net a weight is in."""
 
+from pathlib import Path
+
 import pytest
 
 from core.families import family
+from core.methods import MethodInputs
 from core.methods.full import block_of_weight, block_trainables
+from core.networks.files import NetworkFiles
 from core.settings.blocks import COUNTS
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.methods import spec_of
+from tests.models import tiny_folder
 
 # Numbers as sd-scripts counts them: embeddings, on the way down, the middle, on the way up, the last layer.
 PLACES = {
@@ -48,3 +56,14 @@ def test_every_weight_is_in_one_block_and_no_block_is_empty(name):
     assert [trainable.rate for trainable in trainables] == list(range(COUNTS[name]))
     found = [id(weight) for trainable in trainables for weight in trainable.parameters]
     assert sorted(found) == sorted(id(weight) for weight in unet.parameters())
+
+
+def test_block_rates_are_of_the_u_net_alone(tmp_path):
+    blocks = ",".join(["1e-6"] * 9 + ["1e-3"] + ["1e-6"] * 15)
+    method = {"kind": "dreambooth", "train_text_encoder": "yes", "block_lr": blocks}
+    job = build(TrainJob, {"method": method, "optimizer": {"learning_rate": 2e-5}})
+    full = spec_of(job).make(MethodInputs(job, None, 0, Path(), None, NetworkFiles()))
+    model = family("sd1").load(tiny_folder("sd1", tmp_path / "tiny"))
+    parts = {each.name or each.part: [id(weight) for weight in each.parameters] for each in full.build(model)}
+    assert set(parts) == {"text_encoder", *(f"unet_block{number}" for number in range(25))}
+    assert sorted(parts["text_encoder"]) == sorted(id(weight) for weight in model.text_encoders[0].parameters())
