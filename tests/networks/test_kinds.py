@@ -511,8 +511,9 @@ def batches_of(case, count, processes):
 @pytest.fixture(scope="module")
 def together(make_job, tmp_path_factory, request):
     """{kind: the folder of its run}, of the kinds that are tested now, all trained by the same two processes."""
-    place, tests = tmp_path_factory.mktemp("together"), request.session.items
-    names = [test.callspec.params["case"] for test in tests if "together" in getattr(test, "fixturenames", ())]
+    place = tmp_path_factory.mktemp("together")
+    here = [item for item in request.session.items if item.path == request.path]
+    names = [item.callspec.params["case"] for item in here if "together" in item.fixturenames]
     listed = [{"name": name, "job": to_values(make_job(**batches_of(name, 2, 2)))} for name in names]
     (place / "cases.json").write_text(json.dumps(listed))
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

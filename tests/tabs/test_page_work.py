@@ -256,7 +256,7 @@ def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, 
     tab.keyboard.press("Tab")
     tab.keyboard.type("owl")
     offered = tab.locator("#gen-add [data-act=add]").filter(has_text="owl")
-    expect(tab.locator("#gen-add [data-act=add]")).to_have_count(1)
+    expect(tab.locator("#gen-add [data-act=add]:visible")).to_have_count(1)
     offered.press("Enter")
     row = tab.locator("#gen-loras li").filter(has_text="owl")
     row.locator("input[type=range]").press("ArrowLeft")

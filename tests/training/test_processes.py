@@ -43,6 +43,7 @@ from core.training.start import run_training
 from tests.models import tiny_folder
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+APART = 6e-5  # of weights: what Adam makes of gradients near 0 that are rounded in another order (docs/architecture.md)
 QUIET = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
@@ -118,7 +119,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(train, together):
     assert told == pytest.approx(alone.losses(), rel=1e-5) and len(told) == 10
     one, two = load_file(alone.file()), load_file(both / "checkpoints" / "t.safetensors")
     assert one.keys() == two.keys()
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < APART
     # The table of losses holds the images of both.
     table, shared = (json.loads((folder / "watch.json").read_text()) for folder in (alone.folder.path, both))
     assert by_image(shared) == pytest.approx(by_image(table), rel=1e-4) and len(by_image(table)) == 5
@@ -134,7 +135,7 @@ def test_what_follows_control_images_is_trained_alike_by_two_processes(train, to
     one, two = load_file(alone.file()), load_file(both / "checkpoints" / "t.safetensors")
     # a shift of all keys changes no attention: what trains it is rounding, of which Adam makes steps
     apart = {key: float((one[key] - two[key]).abs().max()) for key in one if not key.endswith("attn1_to_k.up.0.bias")}
-    assert max(apart.values()) < 1e-5, max(apart, key=apart.get)
+    assert max(apart.values()) < APART, max(apart, key=apart.get)
 
 
 def by_image(table):

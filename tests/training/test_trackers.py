@@ -274,7 +274,8 @@ def test_tensorboard_says_that_the_disk_is_full_and_writes_again_once_it_is_not(
     tracker.close()
     assert len(said) == 2
     shown = read_board(tmp_path / "20260102-030405_t" / "logs").Scalars("loss")
-    assert (shown[0].step, shown[-1].step) == (1, 601) and 600 not in [each.step for each in shown]
+    steps = [each.step for each in shown]  # of two files, which a quick machine begins in one second
+    assert (min(steps), max(steps)) == (1, 601) and 600 not in steps
 
 
 def test_a_folder_that_takes_no_files_is_told_before_a_writer_begins(tmp_path):
