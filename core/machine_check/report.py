@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from core import __version__
 from core.machine_check.item import FAILED, OK, SKIPPED, WORDS, Finding, Item
 from core.record.secrets import mask
 from core.record.workspace import PROJECT, Workspace
@@ -45,6 +46,7 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
     report = {
         "kind": KIND,
         "version": VERSION,
+        "atelier": __version__,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device or "unknown",
         "seconds": round(seconds, 1),

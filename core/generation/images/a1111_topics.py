@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from core import __version__
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, uses_in
 from core.generation.images.a1111_rows import ROWS, by_own_names, read_own, written_own, written_rows
@@ -27,7 +28,7 @@ from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
-PROGRAM = "Atelier"  # as the block's version
+PROGRAM = "Atelier"  # the first word of the block's version
 MOST_NAMED = 100  # settings in one note
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 LABELS = SAMPLER_LABELS | {"pndm": "PLMS"}  # A1111's
@@ -100,7 +101,7 @@ class Reading:
     @property
     def of_us(self) -> bool:
         """Whether this program wrote it."""
-        return self.pairs.get("Version") == PROGRAM
+        return self.pairs.get("Version", "").partition(" ")[0] == PROGRAM
 
 
 @dataclass(frozen=True)
@@ -351,7 +352,7 @@ def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     pairs: dict[str, Any] = dict.fromkeys((*FIRST, *(row.key for row in ROWS), *FILES))
     for topic in TOPICS:
         pairs |= topic.written(job, hashes)
-    return pairs | {"Version": PROGRAM}
+    return pairs | {"Version": f"{PROGRAM} {__version__}"}
 
 
 def read_pairs(reading: Reading) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core import __version__
 from core.diffusion.samplers import schedules_of
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.a1111_rows import ROWS, by_own_names
@@ -79,7 +80,7 @@ def test_the_a1111_block_has_the_published_form():
     assert lines[-1] == (
         "Steps: 12, Sampler: DPM++ 2M, Schedule type: Uniform, CFG scale: 4.25, Seed: 4294967295, Size: 192x128, "
         "Model hash: ababababab, Model: starter, Clip skip: 2, RNG: CPU, "
-        'Lora hashes: "glyph: cdcdcdcdcdcd", prediction: epsilon, Version: Atelier'
+        f'Lora hashes: "glyph: cdcdcdcdcdcd", prediction: epsilon, Version: Atelier {__version__}'
     )
 
 
@@ -299,6 +300,7 @@ def test_noise_is_the_gpus_where_a1111_names_none_and_other_programs_texts_do_no
         (", RNG: CPU, Version: v1.10.1", "cpu"),
         (", Version: ComfyUI", "cpu"),
         (", Version: Atelier", "cpu"),  # of before it was written
+        (f", Version: Atelier {__version__}", "cpu"),
     ):
         assert from_a1111_text(block + more).job.start_noise.noise_source == source, more
 
