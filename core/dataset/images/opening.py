@@ -42,7 +42,7 @@ from core.settings.dataset.dataset import DatasetSettings
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.Image$")  # advice for programmers
 # Pillow refuses a PNG whose text chunk is above 1 MB. Programs that generate images store whole workflows there.
-MAX_TEXT = 64 << 20
+MAX_TEXT = 48 << 20  # twice that and more is taken while it is decoded
 MAX_CHUNKS = 10_000  # that hold no pixels: text, and one for each frame of an animation
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 LARGE_PIXELS = 32 << 20  # 134 MB as RGB; larger images are decoded one at a time
