@@ -41,11 +41,6 @@ STOP = """() => {
     faults.push("is under " + top.outerHTML.slice(0, 80));
   return {name: name(node), faults};
 }"""
-OFF = "is not on the screen"
-ON_SCREEN = """() => {
-  const box = document.activeElement.getBoundingClientRect();
-  return !!document.elementFromPoint(box.left + box.width / 2, box.top + Math.min(box.height / 2, 40));
-}"""
 LEFT = "() => walk.wanted.filter((each) => each.isConnected && !walk.seen.has(each)).map(walk.name)"
 
 
@@ -58,10 +53,6 @@ def walk(tab: Any, most: int = 300) -> list[str]:
         stop = tab.evaluate(STOP)
         if stop is None:
             break
-        if OFF in stop["faults"]:
-            tab.wait_for_timeout(400)  # the browser may still be scrolling there
-            if tab.evaluate(ON_SCREEN):
-                stop["faults"].remove(OFF)
         stops += 1
         faults += [f"{stop['name']} {fault}" for fault in stop["faults"]]
     assert stops > 3, "the walk did not begin"
