@@ -1,5 +1,6 @@
 """The guides say what happens: their examples are run, and what they print is what the guides show."""
 
+import ast
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from core.record import allowed
 from core.record.workspace import PROJECT
 from core.tasks import tasks
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
+from tests.test_architecture import ORDER, PLACE
 
 # they register something: tests/seams runs them in processes of their own
 APART = {"extending.md", "extending_images.md", "extending_networks.md"}
@@ -64,28 +66,29 @@ def test_every_option_of_prepare_train_and_bench_is_in_the_page_of_the_command_l
         assert f"python webui.py {under} {name}" in page if under else f"python webui.py {name}" in page, name
 
 
-def test_every_file_of_the_largest_folders_stands_in_its_room_once():
-    text = (DOCS / "architecture.md").read_text("utf-8").partition("### Rooms")[2].partition("\n## ")[0]
-    named = []
-    for room, files in re.findall(r"^\| `([\w/]+)` \| (.*) \|$", text, re.M):
-        named += [f"{room}/{name}" for name in re.findall(r"`(\w+)`", files)]
-    core = PROJECT / "core"
-    folders = (
-        "dataset",
-        "generation",
-        "training",
-        "captioning/sentences",
-        "captioning/source",
-        "captioning/tagger",
-        "settings",
-        "formats",
-    )
-    found = [path.relative_to(core) for folder in folders for path in (core / folder).rglob("*.py")]
-    found += [path.relative_to(PROJECT) for path in (PROJECT / "tabs").rglob("*.py")]
-    assert sorted(named) == sorted(path.with_suffix("").as_posix() for path in found if path.stem != "__init__")
+def test_the_picture_of_the_rooms_is_the_order_of_imports():
+    picture = (DOCS / "architecture.md").read_text("utf-8").split("```")[1]
+    rows = [line[:50].split() for line in picture.splitlines()]
+    rooms = [[word for word in row if word in PLACE] for row in rows]
+    assert [sorted(row) for row in rooms if row][::-1] == [sorted(names) for names in ORDER if names != ["cli"]]
+    assert "core/cli" in picture.partition("machine_check")[0]
+
+
+def test_the_table_of_the_rooms_names_every_folder_once():
+    rows = re.findall(r"^\| (`[^|]*`) \|", (DOCS / "architecture.md").read_text("utf-8"), re.M)
+    named = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    assert sorted(named) == sorted([*(f"core/{name}" for name in PLACE), "tabs", "workshop"])
+
+
+def test_every_file_says_in_its_first_line_what_is_in_it():
+    for folder in ("core", "tabs", "workshop"):
+        for path in sorted((PROJECT / folder).rglob("*.py")):
+            first = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+            assert len(first) > 10, path
 
 
 def test_links_between_the_guides_lead_somewhere():
-    for path in [PROJECT / "README.md", *DOCS.glob("*.md")]:
+    beside = [PROJECT / folder / "README.md" for folder in ("", "core/training", "core/formats", "tabs")]
+    for path in [*beside, *DOCS.glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:\s]+)\)", path.read_text("utf-8")):
             assert (path.parent / link).exists(), f"{path.name}: {link}"

@@ -1,6 +1,8 @@
 """Samples while training: prompts with options of their own, long ones, and nothing trained changes by them."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load, load_file
 
 from core.generation.sample import loop
-from core.training.loop.samples import prompts_of
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
+from core.training.loop.samples import Samples, prompts_of
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
@@ -110,3 +113,33 @@ def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_chan
     assert kept == pytest.approx(plain, rel=1e-5) and heavy != pytest.approx(plain, rel=1e-3)
     first, second = load(files[0]), load(files[1])
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("control_images", [True, False])
+def test_the_images_without_the_control_model_are_made_once_and_only_of_such_a_method(monkeypatch, control_images):
+    """Control image and image without it stand before the first samples; with the model untrained, and never again."""
+    image, kept, control = Image.new("RGB", (8, 8)), [], torch.zeros(3, 8, 8).numpy()
+    method = SimpleNamespace(
+        traits=SimpleNamespace(control_images=control_images), set_strength=lambda strength: None,
+        sampling=nullcontext, untrained=lambda: nullcontext(kept.append("untrained")),
+    )  # fmt: skip
+    passes = SimpleNamespace(
+        job=SimpleNamespace(method=method), method=method, without_chance=nullcontext,
+        precision=SimpleNamespace(compute=torch.float32, trainable=torch.float32), components=None,
+    )  # fmt: skip
+    monkeypatch.setattr(Samples, "_generate", lambda samples, prompt, given: image)
+    monkeypatch.setattr(Samples, "_control_of", lambda samples, prompt: control if control_images else None)
+    monkeypatch.setattr(Samples, "_keep", lambda samples, image, name, step, index, prompt: kept.append((step, index)))
+    samples = Samples(
+        [SimpleNamespace(prompt=text) for text in "ab"],
+        SimpleNamespace(need=lambda: None),
+        passes,
+        SimpleNamespace(stage=lambda text: None),
+        SimpleNamespace(image=lambda *given: None),
+        None,
+        compiled=True,
+    )
+    samples.generate(0)
+    samples.generate(3)
+    pairs = [entry for index in range(2) for entry in ((CONTROL_IMAGE, index), "untrained", (WITHOUT_CONTROL, index))]
+    assert kept == (pairs if control_images else []) + [(0, 0), (0, 1), (3, 0), (3, 1)]

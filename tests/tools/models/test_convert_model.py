@@ -25,7 +25,7 @@ from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.record.cancel import Cancelled, CancelToken
-from core.record.workspace import Workspace
+from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.tools.models.convert_model import plan
@@ -233,6 +233,22 @@ def test_ema_weights_are_used_or_dropped(tmp_path, files):
     save_file(source, tmp_path / "holes.safetensors", read_header(files("sd1"))[1])
     with refused("model.incomplete-ema", "conv_out.bias"):
         convert(tmp_path / "holes.safetensors", tmp_path / "none.safetensors", ema="use")
+
+
+@pytest.mark.parametrize("layout", ["single_file", "diffusers"])
+def test_a_vae_with_a_damaged_tensor_is_written_and_named_and_a_good_one_says_nothing(tmp_path, layout):
+    name = "decoder.conv_out.bias"
+    shutil.copytree(PROJECT / "models" / "starter" / "vae", tmp_path / "vae")
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    options = {"layout": layout, "family": "sd1"}
+    assert use("extract_vae", tmp_path / "vae", **options, output=str(tmp_path / "good"))[1] == []
+    tensors = load_file(file)
+    tensors[name][0] = float("nan")
+    save_file(tensors, file)
+    damaged, advice = use("extract_vae", tmp_path / "vae", **options, output=str(tmp_path / "damaged"))
+    assert advice == ["weights.not-finite"]
+    stored = read_part(open_vae(damaged))
+    assert [key for key in stored if stored[key].isnan().any()] == [name]
 
 
 @pytest.mark.slow
