@@ -85,14 +85,14 @@ def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, 
     """What a scheduler is told about the model. `steps_offset` acts with the "leading" spacing, and where sd-scripts'
     generator begins with an image."""
     known = inspect.signature(kind.__init__).parameters
-    told = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
-    told |= {"steps_offset": 1} if "steps_offset" in known else {}
+    config = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
+    config |= {"steps_offset": 1} if "steps_offset" in known else {}
     if not zero_terminal_snr or "rescale_betas_zero_snr" in known:
-        told |= {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
-        return told | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
+        config |= {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
+        return config | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
     table = schedule_in_force(True).double()
     table[-1] = TINY
-    return told | {"trained_betas": [float(1 - table[0]), *(1 - table[1:] / table[:-1]).tolist()]}
+    return config | {"trained_betas": [float(1 - table[0]), *(1 - table[1:] / table[:-1]).tolist()]}
 
 
 def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
@@ -239,13 +239,15 @@ def make_sampler(
     levels = known.own if schedule == "own" and not (program and known.scheduler) else schedule
     stretched = zero_terminal_snr and program != "trainer"
     if known.algorithm and levels in LEVELS:
-        told = DIFFUSERS_PREDICTION[prediction]
-        return k.KDiffusion(known.algorithm, levels, told, stretched, known.order, known.brownian, known.skips)
+        prediction_type = DIFFUSERS_PREDICTION[prediction]
+        return k.KDiffusion(
+            known.algorithm, levels, prediction_type, stretched, known.order, known.brownian, known.skips
+        )
     sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
-    theirs, config = AS_PROGRAM[program], config_of(sampler)
+    changes, config = AS_PROGRAM[program], config_of(sampler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
-        theirs = theirs | {"timestep_spacing": "leading"}  # also of a stretched schedule
-    if own := {key: value for key, value in theirs.items() if key in config}:
+        changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
+    if own := {key: value for key, value in changes.items() if key in config}:
         sampler.register_to_config(**own)
     return sampler if schedule == "own" else _at_levels(sampler, schedule, stretched)
 

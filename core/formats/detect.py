@@ -280,8 +280,8 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
         width = input_width(tensors, name, reader["key"]) if reader is not None else None
         if width in CONTEXT_FAMILY:
             return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
-    if (told := _told_family(metadata)) is not None:
-        return told
+    if (stated := _stated_family(metadata)) is not None:
+        return stated
     for name in tensors:  # for a LoRA of the text encoder only, its width decides
         reader = TEXT_READER.search(name)
         width = input_width(tensors, name, reader["key"]) if reader is not None else None
@@ -290,7 +290,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     return None, _first_keys(tensors)
 
 
-def _told_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+def _stated_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
     """(family, evidence) by the metadata that trainers write."""
     version = metadata.get("ss_base_model_version", "")
     for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
@@ -338,8 +338,8 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
     if "controlnet_cond_embedding.conv_in.weight" in tensors:
         context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
         read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
-        told = _told_family(metadata) or (None, "")
-        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else read or told[0]
+        stated = _stated_family(metadata) or (None, "")
+        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else read or stated[0]
         variant = "union" if "task_embedding" in tensors else None
         return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding", variant)
     bare = "input_hint_block.0.weight" in tensors  # kohya's trainer leaves the prefix out
@@ -348,8 +348,8 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
     prefix = "" if bare else "control_model."
     context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
     read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
-    told = _told_family(metadata) or (None, "")
-    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else read or told[0]
+    stated = _stated_family(metadata) or (None, "")
+    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else read or stated[0]
     variant = "Control-LoRA" if "lora_controlnet" in tensors else "difference" if "difference" in tensors else None
     return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
 

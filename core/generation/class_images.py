@@ -109,13 +109,13 @@ def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
 
 def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
     """The job that generates the images, size and seed left open."""
-    asked = job.class_images
+    settings = job.class_images
     generate = GenerateSettings(
         prompt=plan.prompt,
-        negative_prompt=asked.negative_prompt,
-        steps=asked.steps,
-        guidance_scale=asked.guidance_scale,
-        sampler=asked.sampler,
+        negative_prompt=settings.negative_prompt,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        sampler=settings.sampler,
         prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, parsed as in training
     )
     return GenerateJob(
@@ -136,17 +136,17 @@ def settings_of(
 ) -> dict[str, Any]:
     """What all images of a folder have in common, by the names of class_plan.TITLES. Manifests of earlier versions lack
     prompt_weights and zero_terminal_snr, so their "no" is None."""
-    asked = base.generate
-    weighs = asked.prompt_weights and any(
-        runs_of(text) != [(text, 1.0)] for text in (asked.prompt, asked.negative_prompt)
+    settings = base.generate
+    weighs = settings.prompt_weights and any(
+        runs_of(text) != [(text, 1.0)] for text in (settings.prompt, settings.negative_prompt)
     )
     return {
-        "prompt": asked.prompt,
-        "negative_prompt": asked.negative_prompt,
+        "prompt": settings.prompt,
+        "negative_prompt": settings.negative_prompt,
         "seed": job.class_images.seed,
-        "sampler": asked.sampler,
-        "steps": asked.steps,
-        "guidance_scale": asked.guidance_scale,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
         "clip_skip": job.model.clip_skip,
         "prediction": job.model.prediction,
         "model": hashes.model,

@@ -94,23 +94,23 @@ class Manifest:
 
 def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
     """What the job requests, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
-    asked, dataset = job.class_images, job.dataset
+    settings, dataset = job.class_images, job.dataset
     problems: list[Problem] = []
-    word = (asked.class_word or first_class_word(dataset) or "").strip()
-    if not word and "{class}" in asked.prompt + asked.caption:
+    word = (settings.class_word or first_class_word(dataset) or "").strip()
+    if not word and "{class}" in settings.prompt + settings.caption:
         fix = "set class_images.class_word to what the subject is, such as dog"
-        if "{class}" not in asked.prompt:
+        if "{class}" not in settings.prompt:
             fix += ", or write class_images.caption without {class}"
         what = "The regularization images have no class"
         problems.append(Problem(what, "class_images.class_word", fix, code="class-images.no-class"))
-    prompt = asked.prompt.replace("{class}", word).strip()
+    prompt = settings.prompt.replace("{class}", word).strip()
     if not prompt:
         what = "The prompt of the regularization images is empty"
         problems.append(Problem(what, "class_images.prompt", "write a prompt", code="class-images.no-prompt"))
-    if has_tags(prompt + asked.negative_prompt):
+    if has_tags(prompt + settings.negative_prompt):
         what, fix = "Regularization images are generated without LoRAs", "remove <lora:...> from the prompt"
         problems.append(Problem(what, "class_images.prompt", fix, code="class-images.lora"))
-    folder = class_folder(asked.folder, word or prompt, workspace)
+    folder = class_folder(settings.folder, word or prompt, workspace)
     problems += _folder_problems(folder, dataset)
     report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)
     if not report.placed:
@@ -123,8 +123,8 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
     for (width, height), (_, shown) in report.buckets.items():
         size = (max(width, SMALLEST_SIDE), max(height, SMALLEST_SIDE))
         views[size] = views.get(size, 0) + shown
-    number = asked.number or min(max(sum(views.values()), 1), MOST_BY_ITSELF)
-    caption = asked.caption.replace("{class}", word).replace("{prompt}", prompt).strip()
+    number = settings.number or min(max(sum(views.values()), 1), MOST_BY_ITSELF)
+    caption = settings.caption.replace("{class}", word).replace("{prompt}", prompt).strip()
     return ClassPlan(folder, word, prompt, caption, number, views)
 
 

@@ -220,11 +220,11 @@ class Maker:
         states = {during: self._states_of(self.words, batch, during) for during in dict.fromkeys(passes)}
         made, before = Made(), 0
         for stage, during in zip(stages, passes, strict=True):
-            told = _from(before, on_step)
+            progress = _from(before, on_step)
             done = (
-                self._refined(stage, during, batch, made, told)
+                self._refined(stage, during, batch, made, progress)
                 if stage.refines
-                else self._stage(stage, during, batch, states[during], made, told)
+                else self._stage(stage, during, batch, states[during], made, progress)
             )
             made.latents.append(done)
             before += steps_of(stage)
@@ -324,9 +324,9 @@ class Maker:
             return None
         if stage.begins == "made latents":
             height, width = self.kind.latent_shape(stage.size)[1:]
-            way = upscaler_of(job).latents
-            assert way is not None
-            return way(made.latents[-1], (height, width))
+            upscale = upscaler_of(job).latents
+            assert upscale is not None
+            return upscale(made.latents[-1], (height, width))
         if stage.begins == "image":
             assert made.canvas is not None
             images = [made.canvas.shown] * len(batch)

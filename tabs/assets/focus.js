@@ -44,7 +44,16 @@
   addEventListener("focusin", ({target}) => {
     const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
     focused = inside ? {node: target, name: nameOf(target), inside: inside.id} : null;
+    if (target.matches(":focus-visible")) showWhole(target);
   }, true);
+  /** Scroll the rows around a control until it is seen whole: browsers leave one alone whose edge is in sight. */
+  const showWhole = (node) => {
+    for (let row = node.parentElement; row; row = row.parentElement) {
+      if (row.scrollWidth <= row.clientWidth || getComputedStyle(row).overflowX !== "auto") continue;
+      const inner = node.getBoundingClientRect(), outer = row.getBoundingClientRect();
+      row.scrollLeft += Math.max(0, inner.right - outer.right) || Math.min(0, inner.left - outer.left);
+    }
+  };
   addEventListener("pointerdown", ({target}) => { if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
 
   /** A list that is drawn anew keeps the keyboard where it was. */

@@ -128,15 +128,15 @@ class Controls:
         path = resolve_path(str(image))
         if not self.page.roots.holds(path) or not path.is_file():
             return ""
-        asked = ControlUse.model_validate(use)
+        control = ControlUse.model_validate(use)
         sides = form.sides(values, self.page.project.job, self.page.workspace)
         changed = [path.stat().st_mtime_ns]
         try:
-            if asked.preprocessor == BY_MODEL:
-                model = checked_model(asked.hint_model, self.page.workspace, NETS).file
+            if control.preprocessor == BY_MODEL:
+                model = checked_model(control.hint_model, self.page.workspace, NETS).file
                 self.page.roots.check(model, "Model")
                 changed.append(model.stat().st_mtime_ns)
-            url = _hint(path, tuple(changed), asked, sides, self.page.workspace).result(PREVIEW_SECONDS)
+            url = _hint(path, tuple(changed), control, sides, self.page.workspace).result(PREVIEW_SECONDS)
         except ProblemsError as error:
             return f'<p class="field-error">{esc(error.problems[0].what)}</p>'
         except TimeoutError:
@@ -191,21 +191,21 @@ def _place(number: int, use: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=16)
 def _hint(
-    path: Path, changed: tuple[int, ...], asked: ControlUse, size: tuple[int, int], workspace: Workspace
+    path: Path, changed: tuple[int, ...], use: ControlUse, size: tuple[int, int], workspace: Workspace
 ) -> Future[str]:
     """The address of what a ControlNet would see of an image at this size: a preprocessor makes another one at a smaller size.
     changed: when image and model did"""
     found: Future[str] = Future()
 
     def hinted(image: Image.Image) -> Image.Image:
-        if asked.preprocessor == "none":
+        if use.preprocessor == "none":
             return image
         with HintMaker(workspace, NETS, CancelToken()) as maker:
-            return Image.fromarray(maker.make(np.array(image), asked))
+            return Image.fromarray(maker.make(np.array(image), use))
 
     def make() -> None:
         try:
-            made = placed(opened(path, CONTROL), asked.fit, size, None, hinted)
+            made = placed(opened(path, CONTROL), use.fit, size, None, hinted)
             made.thumbnail((PREVIEW, PREVIEW))
             found.set_result(png_address(made))
         except Exception as error:  # shown where the preview would be

@@ -121,7 +121,7 @@ class Shelf:
 
     # -- the tick
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
         """For the tick: a version that changes when the script should reload the list, and the progress of a copy."""
         return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
 
@@ -142,20 +142,20 @@ class Shelf:
 
     # -- questions
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request of the script; errors are answered as `problems`, and nothing was changed then."""
         try:
-            act = self._acts.get(str(asked.get("act")))
-            return act(asked) if act else {}
+            act = self._acts.get(str(request.get("act")))
+            return act(request) if act else {}
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
-    def _list(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         """The names that match the filter, newest first, and the tiles of the first ones."""
         version, gallery = self.follow(), self.gallery
-        if asked.get("whole") is True:  # a page was opened: a full scan finds overwritten files
+        if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
-        found = gallery.found(wanted_of(asked))
+        found = gallery.found(wanted_of(request))
         lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
         twins = {gallery.twin(shot.name) for shot in lately}
         strip = [shot.name for shot in lately if shot.name not in twins][:STRIP]
@@ -173,9 +173,9 @@ class Shelf:
             "days": sorted(gallery.days().items(), reverse=True)[:MOST_DAYS],
         }
 
-    def _tiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _tiles(self, request: dict[str, Any]) -> dict[str, Any]:
         found = {}
-        for name in names_of(asked, MOST_TILES):
+        for name in names_of(request, MOST_TILES):
             try:
                 found[name] = self._tile(name)
             except ProblemsError:  # gone: the next list leaves it out
@@ -193,9 +193,9 @@ class Shelf:
             "stars": self.gallery.stars(name),
         }
 
-    def _open(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Everything the viewer shows of an image."""
-        shot = self.shot(str(asked.get("name")))
+        shot = self.shot(str(request.get("name")))
         base, other = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
         return {
@@ -224,14 +224,14 @@ class Shelf:
 
     # -- changes
 
-    def _set_stars(self, asked: dict[str, Any]) -> dict[str, Any]:
-        number = asked.get("stars")
-        names = names_of(asked, MOST_TILES)
+    def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
+        number = request.get("stars")
+        names = names_of(request, MOST_TILES)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
         return {"stars": {name: self.gallery.stars(name) for name in names}}
 
-    def _trash(self, asked: dict[str, Any]) -> dict[str, Any]:
-        names = names_of(asked, MOST_COPIED)
+    def _trash(self, request: dict[str, Any]) -> dict[str, Any]:
+        names = names_of(request, MOST_COPIED)
         token = self.gallery.put_away(names)
         return {"token": token, "said": f"{count(len(names), 'image')} moved to the trash"}
 
@@ -242,22 +242,22 @@ class Shelf:
                 return {"token": each.token, "said": f"{count(len(each.images), 'image')} moved to the trash"}
         return None
 
-    def _back(self, asked: dict[str, Any]) -> dict[str, Any]:
-        names = self.gallery.put_back(str(asked.get("token")))
+    def _back(self, request: dict[str, Any]) -> dict[str, Any]:
+        names = self.gallery.put_back(str(request.get("token")))
         return {"names": names, "said": f"{count(len(names), 'image')} restored"}
 
     # -- a dataset of them
 
-    def _train(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start copying the named images, or those that match the filter, into a new folder of Dataset."""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
-        names = names_of(asked, MOST_COPIED) or [
-            shot.name for shot in self.gallery.found(wanted_of(asked))[:MOST_COPIED]
+        names = names_of(request, MOST_COPIED) or [
+            shot.name for shot in self.gallery.found(wanted_of(request))[:MOST_COPIED]
         ]
         images = [(self.gallery.shot(name).path, self.gallery.facts(name).prompt) for name in names]
-        name = " ".join(str(asked.get("folder", "")).split()) or "generated"
+        name = " ".join(str(request.get("folder", "")).split()) or "generated"
         self._copying = self.page.engine.light(self._copy, images, name, title="Copying images", kind="copies")
         return {"copy": self._copy_state()}
 
@@ -273,21 +273,21 @@ class Shelf:
         self.page.reading.want()
         return f"{count(len(images), 'image')} copied to {shown}"
 
-    def _cancel(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._copying is not None:
             self._copying.cancel()
         return {}
 
 
-def wanted_of(asked: dict[str, Any]) -> Wanted:
+def wanted_of(request: dict[str, Any]) -> Wanted:
     """The filter that the script sent."""
-    texts = {name: str(asked.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
-    stars = asked.get("stars")
+    texts = {name: str(request.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
+    stars = request.get("stars")
     return Wanted(**texts, stars=stars if isinstance(stars, int) else 0)
 
 
-def names_of(asked: dict[str, Any], most: int) -> list[str]:
-    names = asked.get("names")
+def names_of(request: dict[str, Any], most: int) -> list[str]:
+    names = request.get("names")
     return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
 
 
@@ -299,22 +299,22 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
     """An image's settings as HTML, or why they are not known."""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
-    asked = job.generate
+    settings = job.generate
     rows = [
-        ("Prompt", esc(asked.prompt) or "<i>empty</i>"),
-        ("Negative", esc(asked.negative_prompt)),
-        ("Size", f"{asked.width} × {asked.height}" if asked.width and asked.height else ""),
-        ("Steps", f"{asked.steps}"),
-        ("Sampler", esc(SAMPLER_LABELS.get(asked.sampler, asked.sampler))),
-        ("Guidance", "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}"),
-        ("Seed", "" if asked.seed is None else str(asked.seed)),
+        ("Prompt", esc(settings.prompt) or "<i>empty</i>"),
+        ("Negative", esc(settings.negative_prompt)),
+        ("Size", f"{settings.width} × {settings.height}" if settings.width and settings.height else ""),
+        ("Steps", f"{settings.steps}"),
+        ("Sampler", esc(SAMPLER_LABELS.get(settings.sampler, settings.sampler))),
+        ("Guidance", "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}"),
+        ("Seed", "" if settings.seed is None else str(settings.seed)),
         ("Model", esc(job.model.base_model) if record.source == "atelier" else ""),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{_strengths(use)}</b>" for use in asked.loras)),
-        ("Embeddings", "<br>".join(esc(text) for text in asked.embeddings)),
-        ("Zero terminal SNR", "on" if asked.zero_terminal_snr == "on" else ""),
-        ("Prompt weights", "" if asked.prompt_weights else "off"),
+        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{_strengths(use)}</b>" for use in settings.loras)),
+        ("Embeddings", "<br>".join(esc(text) for text in settings.embeddings)),
+        ("Zero terminal SNR", "on" if settings.zero_terminal_snr == "on" else ""),
+        ("Prompt weights", "" if settings.prompt_weights else "off"),
     ]
     in_use = _in_use(job)
     for entry in declared(GenerateJob):

@@ -394,5 +394,5 @@ def of_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
     written_there = form.kept_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
-    asked = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(written_there))
-    submit(page, asked.job, run=name, notes=asked.notes)
+    grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(written_there))
+    submit(page, grid.job, run=name, notes=grid.notes)

@@ -65,13 +65,13 @@ class Painting:
         self._acts = {"mask": self._mask, "mask save": self._save_mask, "regions": self._regions}
         self._acts["regions save"] = self._save_regions
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request of the script, whose image, mask and map are as typed; errors are answered as `problems`."""
         try:
-            act = self._acts.get(str(asked.get("act", "")))
+            act = self._acts.get(str(request.get("act", "")))
             if act is None:
                 raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
-            return act(asked)
+            return act(request)
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
@@ -116,26 +116,26 @@ class Painting:
 
     # -- what the script asks
 
-    def _mask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        path = self._image(asked)
+    def _mask(self, request: dict[str, Any]) -> dict[str, Any]:
+        path = self._image(request)
         size = _upright(path)
         note, start = "Paint what should be generated again.", ""
-        if asked.get("mask"):
-            there = self._file(asked["mask"], MASK)
+        if request.get("mask"):
+            there = self._file(request["mask"], MASK)
             mask = opened(there, MASK)
             start = png_address(fitted(mask, size, "resize"))
             note = f"Starts from {printable(there.name)}, which stays as it is."
             note += "" if mask.size == size else " It is resized to the image."
         return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
 
-    def _save_mask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        path = self._image(asked)
-        mask = decoded_png(png_bytes(asked.get("png"), MASK), _upright(path), MASK).getchannel("R")
+    def _save_mask(self, request: dict[str, Any]) -> dict[str, Any]:
+        path = self._image(request)
+        mask = decoded_png(png_bytes(request.get("png"), MASK), _upright(path), MASK).getchannel("R")
         return self._saved(mask, f"{path.stem[:60]}_mask", "mask_path", "Mask")
 
-    def _regions(self, asked: dict[str, Any]) -> dict[str, Any]:
-        size, path = self._canvas(asked)
-        parts = parts_of(str(asked.get("prompt", "")))
+    def _regions(self, request: dict[str, Any]) -> dict[str, Any]:
+        size, path = self._canvas(request)
+        parts = parts_of(str(request.get("prompt", "")))
         names = [short(part, 40) for part in parts[:MOST_REGIONS]] if len(parts) > 1 else []
         number = max(len(names), FEWEST)
         # Up to three are the channels of sd-scripts' masks, more are its color codes.
@@ -144,8 +144,8 @@ class Painting:
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."
-        if asked.get("map"):
-            there = self._file(asked["map"], MAP)
+        if request.get("map"):
+            there = self._file(request["map"], MAP)
             start = png_address(opened(there, MAP).resize(size, Image.Resampling.NEAREST))
             note = f"Starts from {printable(there.name)}, which stays as it is."
         if path is not None:
@@ -157,21 +157,21 @@ class Painting:
         listed = [{"color": color, "name": name} for color, name in zip(colors, names, strict=True)]
         return REGION_WORDS | {"note": note, "mask": start, "image": image, "colors": listed}
 
-    def _save_regions(self, asked: dict[str, Any]) -> dict[str, Any]:
-        size, _ = self._canvas(asked)
-        found = decoded_png(png_bytes(asked.get("png"), MAP), size, MAP)
+    def _save_regions(self, request: dict[str, Any]) -> dict[str, Any]:
+        size, _ = self._canvas(request)
+        found = decoded_png(png_bytes(request.get("png"), MAP), size, MAP)
         answer = self._saved(found, "regions", "region_map", "Regions")
-        number = len(parts_of(str(asked.get("prompt", ""))))
+        number = len(parts_of(str(request.get("prompt", ""))))
         codes = str(min(number, MOST_REGIONS)) if number > FEWEST else ""
         return answer | {"fields": answer["fields"] | {"network_regional_mask_max_color_codes": codes}}
 
     # -- files
 
-    def _image(self, asked: dict[str, Any]) -> Path:
-        if not asked.get("image"):
+    def _image(self, request: dict[str, Any]) -> Path:
+        if not request.get("image"):
             what, fix = "There is no initial image to paint over", "choose or drop one first"
             raise ProblemsError.one(what, IMAGE, fix, "paint.no-image")
-        return self._file(asked["image"], IMAGE)
+        return self._file(request["image"], IMAGE)
 
     def _file(self, text: Any, where: str) -> Path:
         path = self.page.roots.check(str(text), where)
@@ -184,10 +184,10 @@ class Painting:
             )
         return path
 
-    def _canvas(self, asked: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
+    def _canvas(self, request: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
         """(size of the regions, the initial image below them)"""
-        if asked.get("image"):
-            path = self._image(asked)
+        if request.get("image"):
+            path = self._image(request)
             return _upright(path), path
         size = form.sides(self._values(), self.page.project.job, self.page.workspace)
         raise_if_errors([wrong] if (wrong := too_large(size, MAP)) else [])

@@ -51,23 +51,23 @@ class PromptBox:
         self._asked: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "look": self._look,
             "complete": self._complete,
-            "history": lambda asked: {"entries": self.history.entries()},
+            "history": lambda request: {"entries": self.history.entries()},
             "import": self._import,
         }
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One question of the script."""
-        look = self._asked.get(str(asked.get("act")))
+        look = self._asked.get(str(request.get("act")))
         try:
-            return look(asked) if look is not None else {}
+            return look(request) if look is not None else {}
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     # -- what is said while typing
 
-    def _look(self, asked: dict[str, Any]) -> dict[str, Any]:
-        values, text = self._form.load(), _text(asked.get("text"))
-        negative = asked.get("name") == "negative_prompt"
+    def _look(self, request: dict[str, Any]) -> dict[str, Any]:
+        values, text = self._form.load(), _text(request.get("text"))
+        negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
         ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
         known = replace(
@@ -105,9 +105,9 @@ class PromptBox:
                 continue  # said at the start
         return found
 
-    def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """Completions. kind: "lora", "wildcard" or "word"; `length` is the number of characters that they replace."""
-        kind, value = str(asked.get("kind")), _text(asked.get("value"))[:200]
+        kind, value = str(request.get("kind")), _text(request.get("value"))[:200]
         looks = {"lora": self._loras, "wildcard": self._wildcards}
         if kind in looks:
             return {"options": looks[kind](value)[:OPTIONS], "length": len(value)}
@@ -176,9 +176,9 @@ class PromptBox:
         write_styles(self.page.workspace, styles)
         self._before = [*self._before[-20:], (done, before)]
 
-    def _import(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _import(self, request: dict[str, Any]) -> dict[str, Any]:
         """Styles of A1111's styles.csv; those of names that exist already replace them, and Undo restores them."""
-        new = {style.name: style for style in styles_of_csv(_text(asked.get("text")))}
+        new = {style.name: style for style in styles_of_csv(_text(request.get("text")))}
         self._change(f"Imported {len(new)} styles", [*(read_styles(self.page.workspace) | new).values()])
         return {"said": f"Imported {len(new)} styles"}
 

@@ -267,10 +267,10 @@ class Sending:
 
     # -- larger
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the dialog of Upscale offers for an image; errors are answered as `problems`."""
         try:
-            shot, known = self._found(str(asked.get("name")))
+            shot, known = self._found(str(request.get("name")))
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
         now = self._fields.load()

@@ -41,7 +41,9 @@ STOP = """() => {
     faults.push("is under " + top.outerHTML.slice(0, 80));
   return {name: name(node), faults};
 }"""
-LEFT = "() => walk.wanted.filter((each) => each.isConnected && !walk.seen.has(each)).map(walk.name)"
+# What was there at the start and is still shown: a button that the answer of the server hides meanwhile is none.
+LEFT = """() => walk.wanted.filter((each) => each.isConnected && each.checkVisibility() && !each.disabled && !walk.seen.has(each))
+  .map(walk.name)"""
 
 
 def walk(tab: Any, most: int = 300) -> list[str]:

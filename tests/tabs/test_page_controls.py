@@ -51,7 +51,7 @@ def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium
     expect(tab.locator("#gen-control_net")).to_have_value("")
     tab.locator("#gen-control_net").fill("nowhere")
     tab.keyboard.press("Tab")
-    expect(tab.get_by_text("The ControlNet 'nowhere' does not exist")).to_be_visible()
+    expect(tab.get_by_text("No ControlNet 'nowhere'")).to_be_visible()
     tab.locator("#gen-control_net").fill(str(page.workspace.runs / "one/checkpoints/edges.safetensors"))
     tab.keyboard.press("Tab")
     row = group.locator("li.net")

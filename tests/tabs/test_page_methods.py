@@ -57,6 +57,7 @@ def test_what_a_method_needs_is_one_press_away_and_a_group_that_is_off_shows_its
     tab.locator("#method-needs").get_by_role("button", name="Prior preservation").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
     choose(tab, "method.kind", "ControlNet:")
+    assert until(lambda: server_value(served, "method.kind") == "controlnet")
     for name in ("a", "b"):
         image(tmp_path / "set" / f"{name}.png", caption=f"caption {name}")
         image(tmp_path / "control" / f"{name}.png", color="white")

@@ -61,18 +61,22 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert sum("best" in note for note in content.axis("x").notes) == 1
     grid = grid_of(begun.job(), workspace)
     assert len(grid.cells) == 14 and sum(part.loads for part in grid.parts) == 1  # the base model once a prompt
-    asked_of = {cell.place: cell.request.job.generate for cell in grid.cells}
-    assert {asked_of[x, y, 0].seed for x, y in ((0, 0), (1, 0), (2, 2))} == {5}
-    assert (asked_of[1, 0, 1].negative_prompt, asked_of[1, 0, 1].guidance_scale, asked_of[1, 0, 1].seed) == (
+    requests_and_notes = {cell.place: cell.request.job.generate for cell in grid.cells}
+    assert {requests_and_notes[x, y, 0].seed for x, y in ((0, 0), (1, 0), (2, 2))} == {5}
+    assert (
+        requests_and_notes[1, 0, 1].negative_prompt,
+        requests_and_notes[1, 0, 1].guidance_scale,
+        requests_and_notes[1, 0, 1].seed,
+    ) == (
         "red",
         2,
         9,
     )
-    assert asked_of[1, 0, 1].prompt == "a {bee}"
-    assert [use.strength for use in asked_of[2, 1, 0].loras] == [0.8]
+    assert requests_and_notes[1, 0, 1].prompt == "a {bee}"
+    assert [use.strength for use in requests_and_notes[2, 1, 0].loras] == [0.8]
 
     run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
-    assert begun.made() == set(asked_of)
+    assert begun.made() == set(requests_and_notes)
     sample = next(each for each in facts["samples"] if (each["step"], each["index"]) == (4, 0))
     assert np.abs(pixels(sample["file"]) - pixels(begun.cell((2, 2, 0)))).max() <= 1, "the run's own sample"
     first = next(each for each in facts["samples"] if (each["step"], each["index"]) == (0, 1))

@@ -34,7 +34,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-def asked_of(sample: SamplePrompt) -> dict:
+def requests_and_notes(sample: SamplePrompt) -> dict:
     """The settings of Generate that stand for a sample."""
     return {
         "prompt": sample.prompt,
@@ -56,7 +56,7 @@ def same_images(training, store, model=None, **used):
     job = training.job
     for line, sample in zip(samples, prompts_of(job, Path(job.model.base_model)), strict=True):
         values = {
-            "generate": asked_of(sample) | {"prompt_weights": job.samples.prompt_weights} | used,
+            "generate": requests_and_notes(sample) | {"prompt_weights": job.samples.prompt_weights} | used,
             "model": job.model.model_dump() | (model or {}),
             "prompts": {"dynamic_prompts": False},
             "memory": job.memory.model_dump(),

@@ -81,7 +81,7 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
         seed=1,
         masks={BEAR.key: torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])},
         fresh=FreshViews(Loader(), threads=1, ahead=4),
-        anew={FOX.key},
+        uncached={FOX.key},
         encode=encode,
         encode_at_once=2,
     )

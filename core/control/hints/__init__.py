@@ -56,9 +56,9 @@ def preprocessors() -> dict[str, Preprocessor]:
     return PREPROCESSORS
 
 
-def make_hint(image: ndarray, asked: HintSettings) -> ndarray:
+def make_hint(image: ndarray, settings: HintSettings) -> ndarray:
     """The control image of an image, both RGB uint8 [H, W, 3]."""
-    return preprocessors()[asked.preprocessor].make(image, asked)
+    return preprocessors()[settings.preprocessor].make(image, settings)
 
 
 def black_hints(names: Sequence[str], where: str) -> Problem:

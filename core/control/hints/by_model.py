@@ -90,14 +90,14 @@ class HintMaker:
         self._workspace, self._where, self._cancel = workspace, where, cancel
         self._models: dict[str, HintModel | PoseModel] = {}
 
-    def make(self, image: np.ndarray, asked: AnyHintSettings) -> np.ndarray:
+    def make(self, image: np.ndarray, settings: AnyHintSettings) -> np.ndarray:
         """The control image of an image, both RGB uint8 [H, W, 3]. Raises ProblemsError."""
-        if asked.preprocessor != BY_MODEL:
-            return make_hint(image, asked)
-        if asked.hint_model not in self._models:
-            found = checked_model(asked.hint_model, self._workspace, self._where)
-            self._models[asked.hint_model] = open_model(found, [CPU], "cpu", self._cancel)
-        return self._models[asked.hint_model].make(image)
+        if settings.preprocessor != BY_MODEL:
+            return make_hint(image, settings)
+        if settings.hint_model not in self._models:
+            found = checked_model(settings.hint_model, self._workspace, self._where)
+            self._models[settings.hint_model] = open_model(found, [CPU], "cpu", self._cancel)
+        return self._models[settings.hint_model].make(image)
 
     def __enter__(self) -> Self:
         return self

@@ -12,25 +12,25 @@ from core.settings.hints import HintSettings
 _TAN_22 = 0.4142135623730951
 
 
-def canny_lines(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def canny_lines(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """cv2.Canny of Pillow's gray levels: 255 on edges, 0 elsewhere."""
-    return as_rgb(_white(canny(gray_levels(image).astype(np.float32), asked.edge_low, asked.edge_high)))
+    return as_rgb(_white(canny(gray_levels(image).astype(np.float32), settings.edge_low, settings.edge_high)))
 
 
-def soft_edges(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """The size of the gradient of the blurred gray image; a step of 255 / `edge_gain` levels is white at its middle.
 
     A step of h levels, smoothed by a Gaussian of deviation s, rises by h / (s sqrt(2 pi)) a pixel at most.
     """
-    dx, dy = _sobel(gaussian(gray_levels(image).astype(np.float32), asked.edge_blur))
+    dx, dy = _sobel(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
     rise = np.hypot(dx, dy) / 8  # the kernel's sum times the two pixels that it spans
-    return as_rgb(to_levels(rise * (asked.edge_gain * asked.edge_blur * math.sqrt(2 * math.pi))))
+    return as_rgb(to_levels(rise * (settings.edge_gain * settings.edge_blur * math.sqrt(2 * math.pi))))
 
 
-def scribble(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def scribble(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """Canny edges of the blurred gray image, as lines of `line_width`."""
-    gray = np.rint(gaussian(gray_levels(image).astype(np.float32), asked.edge_blur))
-    return as_rgb(_white(_thick(canny(gray, asked.edge_low, asked.edge_high), asked.line_width)))
+    gray = np.rint(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
+    return as_rgb(_white(_thick(canny(gray, settings.edge_low, settings.edge_high), settings.line_width)))
 
 
 def _white(mask: np.ndarray) -> np.ndarray:

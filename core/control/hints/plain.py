@@ -13,26 +13,26 @@ from core.settings.hints import HintSettings
 DEVIATIONS = 4  # of a Gaussian, to either side; what is left out is 6e-5 of it
 
 
-def grayscale(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def grayscale(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """Levels as Pillow's L (0.299, 0.587, 0.114), in all three channels."""
     return as_rgb(gray_levels(image))
 
 
-def inverted(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def inverted(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """Black lines on white become white lines on black."""
     return 255 - image
 
 
-def blurred(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def blurred(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """A Gaussian of `blur_radius` on each channel."""
-    smooth = [gaussian(image[..., channel].astype(np.float32), asked.blur_radius) for channel in range(3)]
+    smooth = [gaussian(image[..., channel].astype(np.float32), settings.blur_radius) for channel in range(3)]
     return to_levels(np.stack(smooth, axis=2))
 
 
-def tiled(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def tiled(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """Smaller by `tile_factor` (area averaging), and back (bicubic): ControlNet 1.1's tile resample, at the image's size."""
     height, width = image.shape[:2]
-    small = (max(1, round(width / asked.tile_factor)), max(1, round(height / asked.tile_factor)))
+    small = (max(1, round(width / settings.tile_factor)), max(1, round(height / settings.tile_factor)))
     coarse = resize(Image.fromarray(image), small, "area")
     return np.asarray(resize(coarse, (width, height), "bicubic"))
 

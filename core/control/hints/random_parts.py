@@ -13,20 +13,20 @@ GRID = 256  # pixels between two random numbers of the shuffle
 SIDES = (0.1, 0.5)  # of a masked part, as a share of the image's
 
 
-def shuffled(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def shuffled(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """ControlNet 1.1's content shuffle: each pixel is taken from a place that a smooth random field names, so that colors
     stay and shapes do not."""
     height, width = image.shape[:2]
-    dice = np.random.default_rng(address(asked.hint_seed, "hint.shuffle"))
+    dice = np.random.default_rng(address(settings.hint_seed, "hint.shuffle"))
     x = _smooth_field(height, width, dice) * (width - 1)
     y = _smooth_field(height, width, dice) * (height - 1)
     return _taken_at(image, x, y)
 
 
-def masked(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+def masked(image: np.ndarray, settings: HintSettings) -> np.ndarray:
     """The image with at least `mask_share` of it black: boxes and ellipses, each of 10 to 50% of the sides."""
     hint = image.copy()
-    hint[random_mask(image.shape[0], image.shape[1], asked.mask_share, asked.hint_seed)] = 0
+    hint[random_mask(image.shape[0], image.shape[1], settings.mask_share, settings.hint_seed)] = 0
     return hint
 
 

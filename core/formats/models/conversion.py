@@ -63,7 +63,7 @@ class Conversion:
 
 
 def convert(
-    asked: Conversion,
+    conversion: Conversion,
     change: Callable[[States], States] | None = None,
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
@@ -75,52 +75,56 @@ def convert(
     wrote     told the bytes of each tensor that was written
     returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
-    atomic.remove_leftovers(asked.target.parent)  # they may be filling the disk
+    atomic.remove_leftovers(conversion.target.parent)  # they may be filling the disk
     damaged: list[str] = []
     with OpenFiles() as files:
-        states = _states(asked, files)
+        states = _states(conversion, files)
         states = change(states) if change is not None else states
-        if asked.dtype is not None:
+        if conversion.dtype is not None:
             # Few models hold values that a dtype cannot: only those are read twice.
             with suppress(_NotFinite, TooLarge):
-                model = _model(asked, files, cast_states(states, asked.dtype), asked.dtype)
-                WRITERS[asked.form](replace(model, see=_refuse, cancel=cancel, wrote=wrote), asked.target)
+                model = _model(conversion, files, cast_states(states, conversion.dtype), conversion.dtype)
+                WRITERS[conversion.form](replace(model, see=_refuse, cancel=cancel, wrote=wrote), conversion.target)
                 return []
-        states, dtype, advice = _cast(states, asked.dtype, asked.target)
-        model = _model(asked, files, states, dtype)
-        WRITERS[asked.form](replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote), asked.target)
-    return advice + _damage(damaged, asked.source.path)
+        states, dtype, advice = _cast(states, conversion.dtype, conversion.target)
+        model = _model(conversion, files, states, dtype)
+        WRITERS[conversion.form](
+            replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote), conversion.target
+        )
+    return advice + _damage(damaged, conversion.source.path)
 
 
-def in_one_file(asked: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+def in_one_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The tensors as stored, still to be read, and the metadata that a model has as a single file."""
-    model = _model(asked, files, _states(asked, files), None)
-    return one_file(model), {**asked.facts.metadata, **other_sizes(model.configs, asked.published)}
+    model = _model(conversion, files, _states(conversion, files), None)
+    return one_file(model), {**conversion.facts.metadata, **other_sizes(model.configs, conversion.published)}
 
 
-def _configs(asked: Conversion) -> dict[str, dict[str, Any]]:
-    return {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
+def _configs(conversion: Conversion) -> dict[str, dict[str, Any]]:
+    return {name: part.config_after(conversion.published.config(name)) for name, part in conversion.parts.items()}
 
 
-def _states(asked: Conversion, files: OpenFiles) -> States:
-    configs = _configs(asked)
-    return {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
+def _states(conversion: Conversion, files: OpenFiles) -> States:
+    configs = _configs(conversion)
+    return {name: part_state(part, configs[name], files) for name, part in conversion.parts.items()}
 
 
-def _model(asked: Conversion, files: OpenFiles, states: States, dtype: torch.dtype | None) -> Model:
+def _model(conversion: Conversion, files: OpenFiles, states: States, dtype: torch.dtype | None) -> Model:
     """What is written, still to be read. dtype: of what the model has besides these."""
     return Model(
-        asked.family,
+        conversion.family,
         states,
-        _configs(asked),
-        asked.published,
-        asked.source,
-        asked.facts,
+        _configs(conversion),
+        conversion.published,
+        conversion.source,
+        conversion.facts,
         files,
-        survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema),
-        asked.kohya_projection,
+        survivors(
+            conversion.source, states, files, conversion.family, dtype, conversion.facts.prediction, ema=conversion.ema
+        ),
+        conversion.kohya_projection,
         keeps_extra=True,
-        variant=asked.variant,
+        variant=conversion.variant,
     )
 
 

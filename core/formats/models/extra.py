@@ -108,8 +108,8 @@ def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, Lazy
 
 def ema_names(name: str, family: str) -> tuple[str, str]:
     """Where files keep the average of a U-Net's tensor, by diffusers' name: CompVis' without dots, others with them."""
-    theirs = sd_keys.unet_to_ldm(name, family)
-    return EMA_UNET + theirs.replace(".", ""), f"{EMA_UNET}.{theirs}"
+    ldm = sd_keys.unet_to_ldm(name, family)
+    return EMA_UNET + ldm.replace(".", ""), f"{EMA_UNET}.{ldm}"
 
 
 def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
@@ -118,10 +118,10 @@ def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
     entries: Mapping[str, TensorEntry] = read_header(file)[0] if file is not None else {}
     places = {}
     for name, place in unet.places.items():
-        for theirs in ema_names(name, family):
-            entry = entries.get(theirs)
+        for ldm in ema_names(name, family):
+            entry = entries.get(ldm)
             if file is not None and entry is not None and entry.shape == place.entry.shape:
-                places[name] = Place(file, theirs, entry)
+                places[name] = Place(file, ldm, entry)
     missing = [name for name in unet.places if name not in places]
     if not places:
         what, fix = "The model has no EMA weights", "choose another setting for EMA weights, or a file with them"

@@ -32,19 +32,19 @@ def onnxruntime(providers: Sequence[str] = ()) -> Any:
     return library
 
 
-def providers_for(asked: str, device: str, available: Sequence[str], where: str = "tag.provider") -> list[str]:
+def providers_for(provider: str, device: str, available: Sequence[str], where: str = "tag.provider") -> list[str]:
     """Provider names to ask for, the CPU as the last. Raises ProblemsError for one that is not installed.
 
     device   of the job ("cuda:1"): automatic takes CUDA and ROCm only where torch has a GPU
     where    the setting that asks
     """
-    names = PROVIDERS if asked == "auto" else {asked: PROVIDERS[asked]}
+    names = PROVIDERS if provider == "auto" else {provider: PROVIDERS[provider]}
     on_gpu = device.startswith("cuda")
     for kind, candidates in names.items():
         found = next((name for name in candidates if name in available), None)
-        if found is not None and (asked != "auto" or kind not in ("cuda", "rocm") or on_gpu):
+        if found is not None and (provider != "auto" or kind not in ("cuda", "rocm") or on_gpu):
             return [CPU] if found == CPU else [found, CPU]
-    what = f"onnxruntime has no execution provider for '{asked}'; it has {', '.join(available)}"
+    what = f"onnxruntime has no execution provider for '{provider}'; it has {', '.join(available)}"
     fix = "choose automatic, or install that build of onnxruntime"
     raise ProblemsError.one(what, where, fix, "tagger.no-provider")
 

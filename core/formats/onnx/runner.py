@@ -26,9 +26,9 @@ class Runner:
         self._folder = folder
         self._session: Any = None
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            return self._open(**asked["open"]) if "open" in asked else self._run(**asked["run"])
+            return self._open(**request["open"]) if "open" in request else self._run(**request["run"])
         except Exception as error:  # onnxruntime has an exception class for each status
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 

@@ -106,7 +106,10 @@ def in_pieces(
 ) -> LazyTensor:
     """A tensor that is made piece by piece."""
     return LazyTensor(
-        type_name(dtype), shape, lambda asked: gathered(cut(asked, PIECE_BYTES // asked.itemsize), asked, shape), cut
+        type_name(dtype),
+        shape,
+        lambda wanted: gathered(cut(wanted, PIECE_BYTES // wanted.itemsize), wanted, shape),
+        cut,
     )
 
 

@@ -41,10 +41,10 @@ class DeepShrink(Hook):
         self._timestep, self._full = float(at.timestep), at.latents.shape[-2:]
 
     def _in_effect(self, depth: int) -> bool:
-        asked, t = self._settings, self._timestep
-        first = t >= asked.ds_timesteps_1
-        return (depth == asked.ds_depth_1 and first) or (
-            depth == asked.ds_depth_2 and not first and t >= asked.ds_timesteps_2
+        settings, t = self._settings, self._timestep
+        first = t >= settings.ds_timesteps_1
+        return (depth == settings.ds_depth_1 and first) or (
+            depth == settings.ds_depth_2 and not first and t >= settings.ds_timesteps_2
         )
 
     @contextmanager

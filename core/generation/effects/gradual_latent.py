@@ -18,10 +18,10 @@ STEP = 8  # sides in latents are multiples of it
 
 def hook_of(making: Making) -> Hook | None:
     """If a start timestep is set and the sampler supports it."""
-    asked = making.job.gradual_latent
-    if asked.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
+    settings = making.job.gradual_latent
+    if settings.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
         return None
-    return GradualLatent(asked, as_generator(making.job))
+    return GradualLatent(settings, as_generator(making.job))
 
 
 class GradualLatent(Hook):
@@ -50,15 +50,15 @@ class GradualLatent(Hook):
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         size = self._next_size(at)
-        way = at.sampler
-        if way.step_index is None:
-            way._init_step_index(at.timestep)
-        sigma, after = way.sigmas[way.step_index], way.sigmas[way.step_index + 1]
-        clean = _clean(way.config.prediction_type, at.latents, output, sigma)
+        scheduler = at.sampler
+        if scheduler.step_index is None:
+            scheduler._init_step_index(at.timestep)
+        sigma, after = scheduler.sigmas[scheduler.step_index], scheduler.sigmas[scheduler.step_index + 1]
+        clean = _clean(scheduler.config.prediction_type, at.latents, output, sigma)
         up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
         down = (after**2 - up**2).sqrt()
         slope = (at.latents - clean) / sigma
-        way._step_index += 1
+        scheduler._step_index += 1
         target_x = self._unsharp is None or self._unsharp[3]
         if size is None or target_x:
             made = at.latents + slope * (down - sigma)
@@ -72,11 +72,11 @@ class GradualLatent(Hook):
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
         """(height, width) that this step enlarges the latents to; None to keep their size."""
-        asked, last = self._settings, at.index == at.steps - 1 and not self._late
-        begun = float(at.timestep) < (asked.gradual_latent_timesteps or 0)
+        settings, last = self._settings, at.index == at.steps - 1 and not self._late
+        begun = float(at.timestep) < (settings.gradual_latent_timesteps or 0)
         size = None
-        if self._ratio < 1 and (last or (begun and self._since >= asked.gradual_latent_every_n_steps)):
-            self._ratio = 1.0 if last else min(self._ratio + asked.gradual_latent_ratio_step, 1.0)
+        if self._ratio < 1 and (last or (begun and self._since >= settings.gradual_latent_every_n_steps)):
+            self._ratio = 1.0 if last else min(self._ratio + settings.gradual_latent_ratio_step, 1.0)
             height, width = (max(int(side * self._ratio) // STEP * STEP, min(STEP, side)) for side in self._full)
             size = self._full if last else (height, width)
             self._since = 0

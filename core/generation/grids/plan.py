@@ -25,7 +25,7 @@ from core.generation.grids.axes import (
 from core.generation.grids.folder import GridFolder, Place, require_writable
 from core.generation.plan.files import model_problems
 from core.generation.plan.initial import with_initial_images
-from core.generation.plan.plan import Plan, asked_of, plan_for
+from core.generation.plan.plan import Plan, plan_for, requests_and_notes
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
 from core.record.allowed import may_reach
@@ -162,7 +162,7 @@ def _request(
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis])
     try:
-        requests, own = asked_of(cell, workspace)
+        requests, own = requests_and_notes(cell, workspace)
     except ProblemsError as error:
         notes += error.problems
         return None
@@ -212,17 +212,17 @@ def _when(axis: Axis) -> int:
 def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
     """The job with a value of an axis applied."""
     name, _, lora = axis.setting.partition(":")
-    asked = job.generate
+    settings = job.generate
     if name == PROMPT_SR:
         search = axis.values[0].value
-        texts = {each: getattr(asked, each).replace(search, value) for each in ("prompt", "negative_prompt")}
-        return job.model_copy(update={"generate": asked.model_copy(update=texts)})
+        texts = {each: getattr(settings, each).replace(search, value) for each in ("prompt", "negative_prompt")}
+        return job.model_copy(update={"generate": settings.model_copy(update=texts)})
     if name == SIZE:
         sides = {"width": value[0], "height": value[1]}
-        return job.model_copy(update={"generate": asked.model_copy(update=sides)})
+        return job.model_copy(update={"generate": settings.model_copy(update=sides)})
     if name in (LORA, STRENGTH):
-        uses = _with_file(asked.loras, value) if name == LORA else _with_strength(asked.loras, lora, value)
-        return job.model_copy(update={"generate": asked.model_copy(update={"loras": uses})})
+        uses = _with_file(settings.loras, value) if name == LORA else _with_strength(settings.loras, lora, value)
+        return job.model_copy(update={"generate": settings.model_copy(update={"loras": uses})})
     if name in (CONTROL, WEIGHT):
         given = job.controls
         nets = _with_net(given.nets, value) if name == CONTROL else _with_weight(given.nets, value)
@@ -298,18 +298,18 @@ def _model_key(job: GenerateJob) -> str:
 
 
 def _files_key(job: GenerateJob) -> str:
-    asked = job.generate
-    merged = asked.network_merge, asked.network_merge_n_models, asked.network_pre_calc
+    settings = job.generate
+    merged = settings.network_merge, settings.network_merge_n_models, settings.network_pre_calc
     nets = sorted(use.file for use in job.controls.used)
-    return f"{sorted(use.file for use in asked.loras)} {asked.embeddings} {merged} {nets}"
+    return f"{sorted(use.file for use in settings.loras)} {settings.embeddings} {merged} {nets}"
 
 
 def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
     order: dict[str, list[Cell]] = {}
     for cell in cells:
         free = {"prompt": "", "negative_prompt": "", "seed": None, "variation_seed": None}
-        asked = cell.request.job.generate.model_copy(update=free)
-        plain = cell.request.job.model_copy(update={"generate": asked})
+        settings = cell.request.job.generate.model_copy(update=free)
+        plain = cell.request.job.model_copy(update={"generate": settings})
         order.setdefault(plain.model_dump_json(), []).append(cell)
     return [cell for alike in order.values() for cell in alike]
 

@@ -28,11 +28,11 @@ JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of programs that are not known; no pr
 def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
     """A1111's `parameters` block: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs. What A1111 has no
     name for has our own."""
-    asked = job.generate
-    tags = "".join(f" {tag_of(use, asked.steps)}" for use in asked.loras)
-    lines = [asked.prompt + tags]
-    if asked.negative_prompt:
-        lines.append(f"Negative prompt: {asked.negative_prompt}")
+    settings = job.generate
+    tags = "".join(f" {tag_of(use, settings.steps)}" for use in settings.loras)
+    lines = [settings.prompt + tags]
+    if settings.negative_prompt:
+        lines.append(f"Negative prompt: {settings.negative_prompt}")
     pairs = written_pairs(job, hashes)
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value not in (None, "")))
     return "\n".join(lines)

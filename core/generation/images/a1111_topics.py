@@ -120,10 +120,10 @@ class Topic:
 
 
 def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    asked = job.generate
+    settings = job.generate
     return {
-        "Sampler": LABELS[asked.sampler],
-        "Schedule type": _schedule_label(asked.sampler, asked.schedule_type),
+        "Sampler": LABELS[settings.sampler],
+        "Schedule type": _schedule_label(settings.sampler, settings.schedule_type),
     }
 
 
@@ -176,10 +176,10 @@ def _schedule(reading: Reading, sampler: str, schedule: str) -> str | None:
 
 
 def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    asked = job.generate
-    weights = (asked.prompt_weights, asked.emb_normalize_mode if asked.prompt_weights else "none")
+    settings = job.generate
+    weights = (settings.prompt_weights, settings.emb_normalize_mode if settings.prompt_weights else "none")
     name = next(name for name, known in EMPHASES.items() if known == weights)
-    return {"Emphasis": name if name != "Original" and _brackets(asked.prompt, asked.negative_prompt) else None}
+    return {"Emphasis": name if name != "Original" and _brackets(settings.prompt, settings.negative_prompt) else None}
 
 
 def _read_emphasis(reading: Reading) -> None:
@@ -237,14 +237,14 @@ def _read_size(reading: Reading) -> None:
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     """A1111's names for hires fix. Its size and steps are those of the first stage."""
-    hires, asked = job.hires, job.generate
+    hires, settings = job.hires, job.generate
     if hires.highres_fix_scale is None:
         return {}
     first, second = stages_of(job)[:2]
-    found: dict[str, Any] = {"Steps": first.steps, "Hires steps": asked.steps, "highres_fix_steps": None}
+    found: dict[str, Any] = {"Steps": first.steps, "Hires steps": settings.steps, "highres_fix_steps": None}
     if hires.highres_fix_scale > 1:
         found |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
-    elif asked.width and asked.height:
+    elif settings.width and settings.height:
         found |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
     file = hires.highres_fix_upscaler_file
     names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))

@@ -89,18 +89,18 @@ def read_facts(path: Path) -> Facts:
 
 def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
     """The facts of a job of one image, without its size. Model names in other programs' images are not used."""
-    asked = job.generate
+    settings = job.generate
     return Facts(
-        seed=asked.seed,
-        prompt=asked.prompt[:LONGEST],
-        negative=asked.negative_prompt[:LONGEST],
+        seed=settings.seed,
+        prompt=settings.prompt[:LONGEST],
+        negative=settings.negative_prompt[:LONGEST],
         model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
-        loras=tuple(Path(use.file).stem for use in asked.loras),
-        sampler=asked.sampler,
+        loras=tuple(Path(use.file).stem for use in settings.loras),
+        sampler=settings.sampler,
         source=source,
         own=own_words(job),
         pair=pair_key(job),
-        plain=not (asked.loras or asked.embeddings),
+        plain=not (settings.loras or settings.embeddings),
         kin=pair_key(job, MODELS_OWN, "model"),
     )
 

@@ -181,7 +181,7 @@ def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> Gener
     def portable(path: str | Path | None) -> str | None:
         return portable_name(path, workspace) if path else None
 
-    asked, groups = job.generate, dict[str, Any]()
+    settings, groups = job.generate, dict[str, Any]()
     for entry in declared(GenerateJob):  # files of packages' settings too
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
@@ -197,13 +197,13 @@ def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> Gener
         nets.append(use.model_copy(update=own))
     generate = {
         "count": 1,
-        "loras": [use.model_copy(update={"file": portable(sources.loras[use.file])}) for use in asked.loras],
+        "loras": [use.model_copy(update={"file": portable(sources.loras[use.file])}) for use in settings.loras],
         "embeddings": [word.setting(workspace) for word in sources.embeddings],
-        "zero_terminal_snr": "on" if asked.zero_terminal_snr == "on" else "off",
+        "zero_terminal_snr": "on" if settings.zero_terminal_snr == "on" else "off",
     }
     groups |= {
         "controls": job.controls.model_copy(update={"nets": nets, "control_image": None}),
-        "generate": asked.model_copy(update=generate),
+        "generate": settings.model_copy(update=generate),
         "model": job.model.model_copy(update={"base_model": portable(sources.model), "vae": portable(sources.vae)}),
     }
     return job.model_copy(update=groups)

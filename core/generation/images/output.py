@@ -60,14 +60,14 @@ def save_image(
 
 def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> bytes:
     """The file's content with the settings of the image. kind: "png", "jpeg" or "webp" """
-    content, asked = BytesIO(), job.output
+    content, settings = BytesIO(), job.output
     if kind == "png":
         image.save(content, format="PNG", pnginfo=png_info(job, hashes))
     elif kind == "jpeg":
-        image.save(content, "JPEG", quality=asked.image_quality, subsampling=0, exif=exif_of(job, hashes))
+        image.save(content, "JPEG", quality=settings.image_quality, subsampling=0, exif=exif_of(job, hashes))
     else:
-        lossless = asked.webp_lossless
-        quality = 100 if lossless else asked.image_quality
+        lossless = settings.webp_lossless
+        quality = 100 if lossless else settings.image_quality
         image.save(content, "WEBP", lossless=lossless, quality=quality, exact=lossless, exif=exif_of(job, hashes))
     return content.getvalue()
 
@@ -84,18 +84,18 @@ def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int
 
 def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
     """One part of a path with its fields filled in, without separators."""
-    asked = job.generate
+    settings = job.generate
     values = {
         "date": time.strftime("%Y-%m-%d", now),
         "time": time.strftime("%H%M%S", now),
-        "seed": asked.seed,
-        "prompt": _safe(asked.prompt)[:80].rstrip(),
+        "seed": settings.seed,
+        "prompt": _safe(settings.prompt)[:80].rstrip(),
         "model": Path(job.model.base_model).name.removesuffix(".safetensors"),
-        "sampler": asked.sampler,
-        "steps": asked.steps,
-        "cfg": "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}",
-        "width": asked.width,
-        "height": asked.height,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "cfg": "" if settings.guidance_scale is None else f"{settings.guidance_scale:g}",
+        "width": settings.width,
+        "height": settings.height,
         "number": f"{number:05d}",
     }
     return _safe(FIELD.sub(lambda found: str(values.get(found[1], "")), pattern))

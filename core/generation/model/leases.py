@@ -43,8 +43,8 @@ def leased(
     for problem in problems:
         reports.warn(problem)
     reports.stage("loading the model")
-    asked = job.generation_memory
-    store.budget = None if asked.keep_models_gb is None else int(asked.keep_models_gb * 2**30)
+    settings = job.generation_memory
+    store.budget = None if settings.keep_models_gb is None else int(settings.keep_models_gb * 2**30)
     parts = Parts(job.memory, sources, device)
     parts.use_device()
     parts.offload = offload
@@ -59,7 +59,7 @@ def leased(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
         vae.vae.to(parts.rests)
-        stack.enter_context(_sliced(vae, parts, asked.vae_slices, reports))
+        stack.enter_context(_sliced(vae, parts, settings.vae_slices, reports))
         if parts.rests != device:
             stack.enter_context(vae_visits(vae.vae, device))
         encoders = _encoders(parts, store, stack, **own)
@@ -110,8 +110,8 @@ def refiners_of(
                 loaded.denoiser.to(device)  # an earlier job may have left it in RAM
             encoders = _encoders(parts, store, stack, **own)
             refiner = replace(loaded, text_encoders=encoders, device=device)
-            theirs = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
-            texts = kept_texts(job, theirs, store, device, workspace, LorasInUse())
+            of_refiner = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
+            texts = kept_texts(job, of_refiner, store, device, workspace, LorasInUse())
             yield refiner, Words(refiner, {}, set(), texts)
 
     return lease

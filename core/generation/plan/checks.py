@@ -80,21 +80,26 @@ def _of_masks(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
-    asked, kind = job.generate, kind_of(job.generate.guidance)
-    off = asked.guidance_scale is not None and asked.guidance_scale <= 1
-    unused = {"negative_scale": asked.negative_scale is not None, "guidance": kind.name != "classic" and not kind.alone}
+    settings, kind = job.generate, kind_of(job.generate.guidance)
+    off = settings.guidance_scale is not None and settings.guidance_scale <= 1
+    unused = {
+        "negative_scale": settings.negative_scale is not None,
+        "guidance": kind.name != "classic" and not kind.alone,
+    }
     for name in [name for name, used in unused.items() if off and used]:
-        what = f"{asked.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
+        what = f"{settings.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
         yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
-    if asked.negative_scale is not None and not kind.negative_scale:
+    if settings.negative_scale is not None and not kind.negative_scale:
         what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
         yield Problem(what, "generate.negative_scale", fix, code="guidance.negative-scale")
-    if asked.guidance_start >= asked.guidance_end:
+    if settings.guidance_start >= settings.guidance_end:
         what, fix = "Guidance begins after its end", "make the start smaller than the end"
         yield Problem(what, "generate.guidance_start", fix, code="guidance.range")
-    part = asked.guidance_start > 0 or asked.guidance_end < 1
+    part = settings.guidance_start > 0 or settings.guidance_end < 1
     if has_regions(job) and (kind.layers is not None or part):
-        name = "guidance" if kind.layers is not None else "guidance_start" if asked.guidance_start else "guidance_end"
+        name = (
+            "guidance" if kind.layers is not None else "guidance_start" if settings.guidance_start else "guidance_end"
+        )
         what = kind.title if kind.layers is not None else "Guidance in part of the steps"
         what += " cannot be used with regions"
         yield Problem(what, f"generate.{name}", "turn one of them off", code="guidance.regions")
@@ -137,15 +142,15 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
 
 def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
     """Problems of the names and the folder of the images, before anything is loaded."""
-    asked = job.output
+    settings = job.output
     for setting in ("folder_pattern", "file_pattern"):
-        for field in FIELD.findall(getattr(asked, setting)):
+        for field in FIELD.findall(getattr(settings, setting)):
             if field not in KNOWN:
                 near = difflib.get_close_matches(field.casefold(), KNOWN, 1)
                 fix = f"write [{near[0]}]" if near else f"use {', '.join(f'[{name}]' for name in KNOWN)}"
                 what = f"There is no field [{field[:40]}] for names"
                 yield Problem(what, f"output.{setting}", fix, code="output.unknown-field")
-    if asked.use_original_file_name and not job.image_to_image.image_path:
+    if settings.use_original_file_name and not job.image_to_image.image_path:
         what, fix = "There is no initial image whose name could be used", "choose one, or turn the setting off"
         yield Problem(what, "output.use_original_file_name", fix, "advice", code="output.no-original")
     folder = root_of(job, workspace)

@@ -166,25 +166,25 @@ def _words_in(
 
 def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:
     """Problems of one image's prompts, size and sampler with a model of the family; None: not known."""
-    asked = job.generate
+    settings = job.generate
     yield from weight_problems(job)
-    found = [schedule_problem(asked.sampler, asked.schedule_type, "generate.schedule_type")]
+    found = [schedule_problem(settings.sampler, settings.schedule_type, "generate.schedule_type")]
     if family_name:
         yield from size_problems(job, FAMILIES[family_name].size_step)
         if not has_loras:  # one may have been trained for another objective
-            found.append(sampler_problem(asked.sampler, family(family_name).objective, "generate.sampler"))
+            found.append(sampler_problem(settings.sampler, family(family_name).objective, "generate.sampler"))
     if any(stage.run is not None for stage in stages_of(job)):
-        found.append(noise_problem(asked.sampler, "generate.sampler"))
+        found.append(noise_problem(settings.sampler, "generate.sampler"))
     yield from (problem for problem in found if problem is not None)
 
 
 def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
     """Sides that are not multiples of `step`, as models of the family need."""
     for side in ("width", "height"):
-        asked = getattr(job.generate, side) or step
-        if asked % step:
+        length = getattr(job.generate, side) or step
+        if length % step:
             what = f"Images of this model's family have sides that are multiples of {step}"
-            yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
+            yield Problem(what, f"generate.{side}", f"use {length // step * step}", code="generate.size-step")
 
 
 def lora_problems(jobs: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
@@ -221,5 +221,5 @@ def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
 
 def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
     """Whether zero terminal SNR is used: as set, or with "auto" if one of the files is marked."""
-    asked = job.generate.zero_terminal_snr
-    return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
+    choice = job.generate.zero_terminal_snr
+    return bool(marked_files(job, sources)) if choice == "auto" else choice == "on"

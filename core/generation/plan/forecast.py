@@ -133,13 +133,13 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
 
 def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
     """How many images a batch will have at least: on a GPU as many as fit, if the number is left open."""
-    asked = job.generate
-    if asked.batch_size is not None:
-        return min(asked.batch_size, asked.count)
+    settings = job.generate
+    if settings.batch_size is not None:
+        return min(settings.batch_size, settings.count)
     if differentiates(job):
         return 1
     fits = CPU_LATENT_PIXELS * latent_pixels**2 // prod(sides) if device.startswith("cpu") else 1
-    return max(1, min(asked.count, MAX_AT_ONCE, fits))
+    return max(1, min(settings.count, MAX_AT_ONCE, fits))
 
 
 def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
@@ -159,12 +159,12 @@ def _of_diffusers(parts: Parts) -> bool:
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
     """As set; "auto" is the fastest that fits into the GPU's memory, with the refiner where there is one."""
-    asked = job.generation_memory
+    settings = job.generation_memory
     if not parts.device.startswith("cuda"):
         return "off"
-    if asked.offload != "auto":
-        return asked.offload
-    needs, sliced = needs_of(job, parts), (asked.vae_slices or STRIPS) > 1
+    if settings.offload != "auto":
+        return settings.offload
+    needs, sliced = needs_of(job, parts), (settings.vae_slices or STRIPS) > 1
     others = [needs_of(job, each) for each in refiners]
     room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
     ways: list[Offload] = ["off", "parts"]

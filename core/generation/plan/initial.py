@@ -70,8 +70,8 @@ def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int,
 
 def blur_of(job: GenerateJob) -> int:
     """Radius of the mask blur in pixels: as set, else A1111's default, or 0 with sd-scripts compatibility."""
-    asked = job.image_to_image.mask_blur
-    return (0 if as_generator(job) else BLUR) if asked is None else asked
+    blur = job.image_to_image.mask_blur
+    return (0 if as_generator(job) else BLUR) if blur is None else blur
 
 
 def read_mask(given: ImageToImageSettings, size: tuple[int, int]) -> Image:

@@ -40,17 +40,17 @@ class Plan:
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """The plan of a job. Raises ProblemsError with all problems of prompts, settings and files."""
     problems: list[Problem] = []
-    asked = collected(problems, asked_of, job, workspace)
-    if asked is not None:
-        requests, notes = asked
+    both = collected(problems, requests_and_notes, job, workspace)
+    if both is not None:
+        requests, notes = both
         return plan_for(job, requests, workspace, notes)
     empty = {"generate": job.generate.model_copy(update={"prompt": "", "negative_prompt": ""})}
     rest = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
-    collected(problems, plan_for, rest, asked_of(rest, workspace)[0], workspace)
+    collected(problems, plan_for, rest, requests_and_notes(rest, workspace)[0], workspace)
     raise ProblemsError(dict.fromkeys(problems))
 
 
-def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
+def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
     """The images of a job and advice about its prompts, with the styles, wildcards and embeddings of this machine."""
     words, styles = word_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
     return requests_of(job, partial(wildcard_lines, workspace), words, styles)
@@ -107,9 +107,11 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
     """What the task `generate` would do, for --check. Raises ProblemsError."""
     plan = plan_of(job, workspace)
     raise_if_errors(model_problems(plan.sources))
-    asked = plan.requests[0].job.generate
-    kind = "" if asked.guidance == "classic" else f" ({asked.guidance})"
-    lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}{kind}"]
+    settings = plan.requests[0].job.generate
+    kind = "" if settings.guidance == "classic" else f" ({settings.guidance})"
+    lines = [
+        f"{count(len(plan.requests), 'image')} with {settings.sampler}, guidance {settings.guidance_scale:g}{kind}"
+    ]
     kinds: dict[str, int] = {}
     for request in plan.requests:
         for line in described(request.job):

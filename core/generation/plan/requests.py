@@ -48,11 +48,11 @@ class Request:
 
     @property
     def variation(self) -> Variation | None:
-        asked = self.job.generate
-        if not asked.variation_strength:
+        settings = self.job.generate
+        if not settings.variation_strength:
             return None
-        assert asked.variation_seed is not None
-        return Variation(asked.variation_seed, asked.variation_strength)
+        assert settings.variation_seed is not None
+        return Variation(settings.variation_seed, settings.variation_strength)
 
 
 def requests_of(
@@ -118,14 +118,14 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
     """(the prompts, not yet parsed; the setting they are from)"""
-    asked = job.prompts
-    if asked.from_file and asked.from_module:
+    settings = job.prompts
+    if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
         raise ProblemsError.one(what, MODULE, fix, "prompts.two-sources")
-    if asked.from_module:
+    if settings.from_module:
         found, where = module_entries(job), MODULE
-    elif asked.from_file:
-        found, where = read_entries(resolve_path(asked.from_file), FILE), FILE
+    elif settings.from_file:
+        found, where = read_entries(resolve_path(settings.from_file), FILE), FILE
     else:
         return [job.generate.prompt], PROMPT
     kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
@@ -139,11 +139,11 @@ class _Seeds:
     variation strength that of the variation is counted up instead, as in A1111."""
 
     def __init__(self, job: GenerateJob, prompts: int):
-        asked = job.generate
-        self.first = secrets.randbelow(FRESH_SEEDS) if asked.seed is None else asked.seed
+        settings = job.generate
+        self.first = secrets.randbelow(FRESH_SEEDS) if settings.seed is None else settings.seed
         self._same, self._turn_seed = job.prompts.iter_same_seed, 0
         self._drawn = self._draws(job, prompts)
-        other = secrets.randbelow(FRESH_SEEDS) if asked.variation_seed is None else asked.variation_seed
+        other = secrets.randbelow(FRESH_SEEDS) if settings.variation_seed is None else settings.variation_seed
         self._varied = ((other + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
@@ -229,10 +229,10 @@ def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
 
 def merged_first(job: GenerateJob) -> int:
     """How many of the LoRAs are merged for the whole job, the first ones: prompts do not change their strengths."""
-    asked = job.generate
-    if asked.network_merge_n_models is not None:
-        return min(asked.network_merge_n_models, len(asked.loras))
-    return len(asked.loras) if asked.network_merge else 0
+    settings = job.generate
+    if settings.network_merge_n_models is not None:
+        return min(settings.network_merge_n_models, len(settings.loras))
+    return len(settings.loras) if settings.network_merge else 0
 
 
 def merged_of(job: GenerateJob, loras: int) -> int:

@@ -61,20 +61,20 @@ def sampling_steps(job: GenerateJob) -> int:
 
 def _base_stages(job: GenerateJob) -> list[Stage]:
     """Those of the base model."""
-    asked, hires, given = job.generate, job.hires, job.image_to_image
-    size = asked.width or 0, asked.height or 0
+    settings, hires, given = job.generate, job.hires, job.image_to_image
+    size = settings.width or 0, settings.height or 0
     begins: Begins = "image" if given.image_path else "noise"
     strength = given.strength if given.image_path else None
     scale = hires.highres_fix_scale
     if scale is None:
-        run = _run_of(job, asked.steps, strength)
-        return [Stage(size, asked.steps, run, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
+        run = _run_of(job, settings.steps, strength)
+        return [Stage(size, settings.steps, run, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     again: Begins = "made latents" if through_latents(job) else "made image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
-    steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else asked.steps)
+    steps = hires.highres_fix_steps or (HIRES_STEPS if as_generator(job) else settings.steps)
     return [
         Stage(
             small,
@@ -146,64 +146,64 @@ def _scaled(side: int, scale: float, step: int) -> int:
     return max(int(side * scale + 0.5) // step, 1) * step
 
 
-def _sizes(asked: SizeSettings, scale: float) -> Mapping[str, Sizes]:
+def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
     """SDXL's sizes where one is set: those that are not are the image's own (0 here, see `Stage.sizes_of`)."""
-    if asked == SizeSettings():
+    if settings == SizeSettings():
         return {}
 
     def at(number: int | None) -> int:
         return int((number or 0) * scale + 0.5)
 
-    height, width = at(asked.original_height), at(asked.original_width)
-    away = at(asked.original_height_negative) or height, at(asked.original_width_negative) or width
-    crop = at(asked.crop_top), at(asked.crop_left)
+    height, width = at(settings.original_height), at(settings.original_width)
+    away = at(settings.original_height_negative) or height, at(settings.original_width_negative) or width
+    crop = at(settings.crop_top), at(settings.crop_left)
     return {side: (*((height, width) if side == POSITIVE else away), *crop, 0, 0) for side in SIDES}
 
 
 def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
     """How a job's images are sampled. prediction: of the model, where the settings leave it open"""
-    asked = job.generate
+    settings = job.generate
     kohya = as_generator(job)
     return Sampling(
-        sampler=asked.sampler,
-        guidance_scale=asked.guidance_scale or 0.0,
-        negative_scale=asked.negative_scale,
-        guidance_rescale=asked.guidance_rescale,
-        guidance_kind=asked.guidance,
+        sampler=settings.sampler,
+        guidance_scale=settings.guidance_scale or 0.0,
+        negative_scale=settings.negative_scale,
+        guidance_rescale=settings.guidance_rescale,
+        guidance_kind=settings.guidance,
         guidance_settings=own_settings(job),
-        guidance_range=(asked.guidance_start, asked.guidance_end),
+        guidance_range=(settings.guidance_start, settings.guidance_end),
         prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
-        zero_terminal_snr=asked.zero_terminal_snr == "on",
-        schedule=asked.schedule_type,
+        zero_terminal_snr=settings.zero_terminal_snr == "on",
+        schedule=settings.schedule_type,
         program="generator" if kohya else "",
-        one_level_up=kohya and not asked.force_scheduler_zero_steps_offset,
+        one_level_up=kohya and not settings.force_scheduler_zero_steps_offset,
         start_noise=start_noise_of(job),
         device_noise=job.start_noise.noise_source == "device",
     )
 
 
 def start_noise_of(job: GenerateJob) -> StartNoise:
-    asked = job.start_noise
+    settings = job.start_noise
     return StartNoise(
-        pyramid_prob=asked.pyramid_noise_prob or 0.0,
-        pyramid_discount=asked.pyramid_noise_discount_range,
-        offset_prob=asked.noise_offset_prob or 0.0,
-        offset=asked.noise_offset_range,
+        pyramid_prob=settings.pyramid_noise_prob or 0.0,
+        pyramid_discount=settings.pyramid_noise_discount_range,
+        offset_prob=settings.noise_offset_prob or 0.0,
+        offset=settings.noise_offset_range,
         chance=Random,
     )
 
 
 def reading_of(job: GenerateJob, family_name: str) -> Reading:
     """How the job's prompts are read."""
-    asked, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
+    settings, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
     # Programs of the page have 1 as the usual value, for SDXL too; sd-scripts' generator takes it at its word.
     layer = skip if kohya or skip is None else max(skip, PENULTIMATE)
     return Reading(
         clip_skip=skip,
-        weighted=asked.prompt_weights,
-        normalize=asked.emb_normalize_mode,
-        multiples=asked.max_embeddings_multiples or (1 if kohya else None),
-        as_trained=asked.long_prompts == "trained",
+        weighted=settings.prompt_weights,
+        normalize=settings.emb_normalize_mode,
+        multiples=settings.max_embeddings_multiples or (1 if kohya else None),
+        as_trained=settings.long_prompts == "trained",
         layer=layer if traits_of(family_name).penultimate else None,
     )
 
@@ -226,8 +226,8 @@ def _own_share(job: GenerateJob, stage: Stage) -> str:
     """ "16 of " where it does not run all steps."""
     if stage.switch_at is None:
         return "" if stage.run in (None, stage.steps) else f"{stage.run} of "
-    way = sampling_of(job, "epsilon")
+    sampling = sampling_of(job, "epsilon")
     before = replace(stage, begins="noise")
     run = whole_steps(stage)
-    base = round(run * own_steps(way, before) / own_steps(way, replace(before, switch_at=None)))
+    base = round(run * own_steps(sampling, before) / own_steps(sampling, replace(before, switch_at=None)))
     return f"{run - base if stage.refines else base} of "

@@ -212,7 +212,7 @@ def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
 
 
 def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Known, ways: Ways) -> Iterator[Finding]:
-    told: dict[str, list[Problem]] = {}
+    unclear: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
         if ways.negative:
@@ -225,9 +225,9 @@ def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: K
             what = f"Prompt: there are more than {MOST_TAGS} LoRAs"
             problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
-            if tag.name not in told:
-                told[tag.name] = _not_one(known.lora, tag.name)
-            problems = told[tag.name]
+            if tag.name not in unclear:
+                unclear[tag.name] = _not_one(known.lora, tag.name)
+            problems = unclear[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
 
 

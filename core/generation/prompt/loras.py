@@ -124,21 +124,21 @@ def _strength(text: str, body: str) -> float:
 
 def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     """`job` with the LoRAs of its prompt among its LoRAs, and no longer in the prompt. Raises ProblemsError."""
-    asked = job.generate
+    settings = job.generate
     problems: list[Problem] = []
-    prompt, tags = asked.prompt, list[LoraTag]()
+    prompt, tags = settings.prompt, list[LoraTag]()
     try:
-        prompt, tags = without_tags(asked.prompt)
+        prompt, tags = without_tags(settings.prompt)
     except ValueError as error:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
-    if has_tags(asked.negative_prompt):
+    if has_tags(settings.negative_prompt):
         problems.append(Problem(IN_NEGATIVE, "generate.negative_prompt", TO_PROMPT, code="prompt.lora-in-negative"))
     if problems:
         raise ProblemsError(problems)
     if not tags:
         return job
-    changes = {"prompt": prompt, "loras": [*asked.loras, *(use_of(tag, asked.steps) for tag in tags)]}
-    return job.model_copy(update={"generate": asked.model_copy(update=changes)})
+    changes = {"prompt": prompt, "loras": [*settings.loras, *(use_of(tag, settings.steps) for tag in tags)]}
+    return job.model_copy(update={"generate": settings.model_copy(update=changes)})
 
 
 def use_of(tag: LoraTag, steps: int) -> LoraUse:

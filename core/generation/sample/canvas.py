@@ -92,8 +92,8 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
     import torch
     from PIL import Image as pillow
 
-    way = pillow.Resampling.BILINEAR if smooth else pillow.Resampling.BOX
-    small = image.resize((shape[2], shape[1]), way)
+    resampling = pillow.Resampling.BILINEAR if smooth else pillow.Resampling.BOX
+    small = image.resize((shape[2], shape[1]), resampling)
     return torch.from_numpy(np.array(small, dtype=np.float32) / 255)[None, None]
 
 

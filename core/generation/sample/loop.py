@@ -211,8 +211,8 @@ def noises_of(
     others = [each and replace(each, seed=(each.seed + stage.another) % SEEDS) for each in variations]
     drawn: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
     if sampling.device_noise:
-        theirs = sampling.program == "generator" and model.module is not None
-        dtype = next(model.module.parameters()).dtype if theirs else None
+        sd_scripts = sampling.program == "generator" and model.module is not None
+        dtype = next(model.module.parameters()).dtype if sd_scripts else None
         drawn = device, None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
     return [
         ImageNoise(seed, shape, draws, sampling.start_noise, *drawn, variation=other)
@@ -283,13 +283,13 @@ def denoise(
     width, height = stage.size
     assert not (width % model.family.latent_pixels or height % model.family.latent_pixels), "sizes are multiples"
     device = states.positive.context.device
-    way = sampling.scheduler()
-    way.set_timesteps(stage.steps, device=device)
+    scheduler = sampling.scheduler()
+    scheduler.set_timesteps(stage.steps, device=device)
     with torch.no_grad(), ExitStack() as around:
-        first, now = _begin(way, stage, noises, sampling, latents, device)
-        left, own = way.timesteps[first:], own_part(way, stage, first)
+        first, now = _begin(scheduler, stage, noises, sampling, latents, device)
+        left, own = scheduler.timesteps[first:], own_part(scheduler, stage, first)
         steps = steps_of(stage)
-        at = Moment(way, noises, own.start, len(left), way.timesteps[0], now)
+        at = Moment(scheduler, noises, own.start, len(left), scheduler.timesteps[0], now)
         read = _Reads(model, states, stage, sampling, len(noises), control)
         for hook in hooks:
             around.enter_context(hook.around())
@@ -359,30 +359,30 @@ def steps_of(stage: Stage) -> int:
     return run - before if stage.refines else before
 
 
-def own_part(way: Any, stage: Stage, first: int) -> range:
+def own_part(scheduler: Any, stage: Stage, first: int) -> range:
     """Which of the image's evaluations are the stage's own, counted from `first`.
 
     The refiner begins at the first timestep below the share of noise that is left, as in diffusers (`denoising_end`,
     `denoising_start`), but never within a step that evaluates twice.
     """
-    count = len(way.timesteps) - first
+    count = len(scheduler.timesteps) - first
     if stage.switch_at is None:
         return range(count)
-    known = config_of(way).get("num_train_timesteps", TIMESTEPS)
-    before = int((way.timesteps >= round(known - stage.switch_at * known)).sum())
-    switch = max(before - before % getattr(way, "order", 1) - first, 0)
+    known = config_of(scheduler).get("num_train_timesteps", TIMESTEPS)
+    before = int((scheduler.timesteps >= round(known - stage.switch_at * known)).sum())
+    switch = max(before - before % getattr(scheduler, "order", 1) - first, 0)
     return range(switch, count) if stage.refines else range(switch)
 
 
 def own_steps(sampling: Sampling, stage: Stage) -> int:
     """How many evaluations a stage has with its sampler: 0 where the refiner takes over too early or too late."""
-    way = sampling.scheduler()
-    way.set_timesteps(stage.steps)
-    return len(own_part(way, stage, _places(way, stage, sampling)[0]))
+    scheduler = sampling.scheduler()
+    scheduler.set_timesteps(stage.steps)
+    return len(own_part(scheduler, stage, _places(scheduler, stage, sampling)[0]))
 
 
 def _begin(
-    way: Any,
+    scheduler: Any,
     stage: Stage,
     noises: Sequence[ImageNoise],
     sampling: Sampling,
@@ -392,31 +392,31 @@ def _begin(
     """(the first evaluation of the image, the latents for the first one of the stage)"""
     import torch
 
-    first, noised = _places(way, stage, sampling)
-    begins = first + own_part(way, stage, first).start
-    told = stage.refines or (stage.run is not None and sampling.program != "generator")
-    if told and hasattr(way, "set_begin_index"):
-        way.set_begin_index(begins)
+    first, noised = _places(scheduler, stage, sampling)
+    begins = first + own_part(scheduler, stage, first).start
+    starts_late = stage.refines or (stage.run is not None and sampling.program != "generator")
+    if starts_late and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begins)
     if stage.refines:
         assert latents is not None, "a refiner continues latents"
         return first, latents.to(device)
     if stage.run is None:
-        return first, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
+        return first, (torch.stack([noise.start for noise in noises]) * start_scale(scheduler)).to(device)
     assert latents is not None, "only noise begins without latents"
     if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
     noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
-    return first, noise * start_scale(way) if stage.anew else add_noise(way, latents, noise, noised)
+    return first, noise * start_scale(scheduler) if stage.anew else add_noise(scheduler, latents, noise, noised)
 
 
-def _places(way: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
+def _places(scheduler: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
     """(the first evaluation of the image, the one whose noise an initial image is given)"""
     if stage.run is None:
         return 0, 0
     if sampling.program != "generator":
-        first = (stage.steps - stage.run) * getattr(way, "order", 1)
-        return first, min(first, len(way.timesteps) - 1)
-    offset = config_of(way).get("steps_offset", 0) if sampling.one_level_up else 0
+        first = (stage.steps - stage.run) * getattr(scheduler, "order", 1)
+        return first, min(first, len(scheduler.timesteps) - 1)
+    offset = config_of(scheduler).get("steps_offset", 0) if sampling.one_level_up else 0
     noised = min(stage.run + offset, stage.steps)
     return max(stage.steps - noised + offset, 0), -max(noised, 1)
 

@@ -34,7 +34,7 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer ca
 
 
 def encoded_each_time(placed: Placed, where: str) -> bool:
-    """Whether the image is encoded anew each time it is used. where: the setting memory.cache_latents."""
+    """Whether the image is encoded again each time it is used. where: the setting memory.cache_latents."""
     return where == "off" or is_varied(placed.concept.images)
 
 
@@ -43,14 +43,14 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
-    anew = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
+    uncached = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
     cache = latent_cache(inputs, kept, writes=on_disk(inputs))
-    fill(inputs, models, cache, kept, keep_vae=bool(anew))
-    if anew:
-        inputs.context.say(f"{len(anew)} images are encoded at each step")
+    fill(inputs, models, cache, kept, keep_vae=bool(uncached))
+    if uncached:
+        inputs.context.say(f"{len(uncached)} images are encoded at each step")
         inputs.context.stage("loading the VAE")
         models.vae()
-    decoders, encoded = decode_threads(device), {placed.key for placed in anew}
+    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
     measured = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
@@ -65,8 +65,8 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         fresh=FreshViews(
             _loader(seed_of, encoded, control_source(inputs)), decoders, ahead=2 * decoders + 2 * _largest_batch(images)
         ),
-        anew=encoded,
-        encode=encoder(inputs, models) if anew else None,
+        uncached=encoded,
+        encode=encoder(inputs, models) if uncached else None,
         encode_at_once=memory.vae_batch_size,
         latent_pixels=inputs.family.latent_pixels,
         validation_seed=measured,
@@ -192,14 +192,14 @@ def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str)
 
 
 def _loader(
-    seed_of: Callable[[int], int], anew: Collection[tuple[str, ...]], control_of: ControlSource
+    seed_of: Callable[[int], int], uncached: Collection[tuple[str, ...]], control_of: ControlSource
 ) -> Callable[[Placed, int, int], Shown]:
-    """seed_of: (epoch) -> the seed of its views. anew: of the images whose pixels are needed; of others the control image is."""
+    """seed_of: (epoch) -> the seed of its views. uncached: of the images whose pixels are needed; of others the control image is."""
 
     def load(placed: Placed, epoch: int, repeat: int) -> Shown:
         view = draw_view(placed, seed_of(epoch), epoch, repeat)
         control = control_of(placed, view)
-        if placed.key not in anew:
+        if placed.key not in uncached:
             return Shown(control=control)
         return Shown(
             load_pixels(placed.image.path, view, images=placed.concept.images), load_mask(placed, view), control

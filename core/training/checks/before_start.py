@@ -186,8 +186,8 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         )
         for (wrong, own), several in found.items()
     ]
-    asked = job.method.class_caption if job.method.prior == "model" else None
-    wrong = wrong_weight(asked or "")
+    caption = job.method.class_caption if job.method.prior == "model" else None
+    wrong = wrong_weight(caption or "")
     if wrong:
         what = f"In the class caption, {wrong}"
         problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))

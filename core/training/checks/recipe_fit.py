@@ -39,8 +39,8 @@ def nearest(recipes: Iterable[Preset], wanted: Preset, family: str, gpu: int | N
     """The recipe of a family that is most like another one: the same method and optimizer, fitting VRAM."""
 
     def distance(each: Preset) -> tuple[bool, ...]:
-        mine, theirs = each.stated(), wanted.stated()
-        return (not fits(each, gpu), *(mine.get(path) != theirs.get(path) for path in ALIKE))
+        own, other = each.stated(), wanted.stated()
+        return (not fits(each, gpu), *(own.get(path) != other.get(path) for path in ALIKE))
 
     found = [each for each in recipes if each.kind == "recipe" and each.family == family]
     return min(found, key=lambda each: (distance(each), abs(each.vram_gb - wanted.vram_gb)), default=None)

@@ -105,11 +105,11 @@ class ModelPrior:
         """
         import torch
 
-        asked = [class_caption(self._job, placed) for placed, _ in batch.items]
-        if not all(asked):  # regularization images of folders without a word: what they show counts 0 here
-            asked = [caption or next(iter(self._untrained)) for caption in asked]
-        before = join_texts([self._untrained[caption] for caption in asked])
-        now = states(asked) if self._trains else before
+        captions = [class_caption(self._job, placed) for placed, _ in batch.items]
+        if not all(captions):  # regularization images of folders without a word: what they show counts 0 here
+            captions = [caption or next(iter(self._untrained)) for caption in captions]
+        before = join_texts([self._untrained[caption] for caption in captions])
+        now = states(captions) if self._trains else before
         device, weight = before.context.device, self._job.dataset.prior_loss_weight
         counts = [weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items]
         return loss(

@@ -1,4 +1,4 @@
-"""What feeds a step: latents from the cache or encoded anew; text states from the cache or, while the text encoder
+"""What feeds a step: latents from the cache or encoded at each step; text states from the cache or, while the text encoder
 trains, from itself."""
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Latents:
     """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
 
     held        posteriors by `Side.key`; others are `read`
-    fresh       control images, and the views of images that are encoded at each step, `anew`, with what encodes a batch
+    fresh       control images, and the views of images that are encoded at each step, `uncached`, with what encodes a batch
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
     into_model  what makes the model's latents of the VAE's own, set when the model is loaded
@@ -98,7 +98,7 @@ class Latents:
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         fresh: FreshViews | None = None,
-        anew: Collection[tuple[str, ...]] = (),
+        uncached: Collection[tuple[str, ...]] = (),
         encode: Encode | None = None,
         encode_at_once: int = 1,
         latent_pixels: int = 8,
@@ -111,7 +111,7 @@ class Latents:
         self._held, self._read, self._seed, self._mode = held, read, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
-        self._fresh, self._anew, self._encode, self._at_once = fresh, frozenset(anew), encode, encode_at_once
+        self._fresh, self._uncached, self._encode, self._at_once = fresh, frozenset(uncached), encode, encode_at_once
         self._latent_pixels = latent_pixels
 
     def expect(self, epoch: int, items: Iterable[Item]) -> None:
@@ -127,12 +127,12 @@ class Latents:
 
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
         shown = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
-        anew = self._encoded(shown)
+        uncached = self._encoded(shown)
         latents: list[Tensor] = []
         masks: list[Tensor | None] = []
         for index, (placed, repeat) in enumerate(items):
-            if index in anew:
-                posterior, mask = anew[index]
+            if index in uncached:
+                posterior, mask = uncached[index]
                 mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
             else:
                 mirrored = views[index].flip
@@ -169,7 +169,7 @@ class Latents:
         return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
     def _decodes(self, placed: Placed) -> bool:
-        return placed.key in self._anew or placed.image.control is not None
+        return placed.key in self._uncached or placed.image.control is not None
 
     def _decoded(self, placed: Placed, epoch: int, repeat: int) -> Shown:
         if self._fresh is None or not self._decodes(placed):

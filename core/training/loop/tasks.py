@@ -44,9 +44,9 @@ class Tasks:
         self._validate_epochs = every(job.validation.validate_every_n_epochs)
         if not validation.by_hand:  # what finds the best checkpoint is measured at each save
             self._validate_steps = self._validate_epochs = None
-        asked = bool(self._validate_steps or self._validate_epochs)
-        self._validates_first = asked or (validation.ranks and 0 not in validation.left_out)
-        self._validates_last = asked or (validation.ranks and total not in validation.left_out)
+        periodic = bool(self._validate_steps or self._validate_epochs)
+        self._validates_first = periodic or (validation.ranks and 0 not in validation.left_out)
+        self._validates_last = periodic or (validation.ranks and total not in validation.left_out)
         self._last_backup = time.monotonic()
         self._validated_at = -1
         self._told, self._journal = Told(), Tail(run.context.folder.journal_file)

@@ -85,12 +85,12 @@ def begin(run: Run, states: States) -> None:
             folder = find_state(settings.resume, context.workspace)
         states.use(folder)
         context.say(f"Starting from the training state of step {run.state.step}: {display_path(folder)}")
-    asked = first_step(run.job, run.plan)
-    if asked is not None:
-        if settings.resume and asked != run.state.step:
-            words = f"The training state is from step {run.state.step}; training starts at step {asked}, as set"
+    start = first_step(run.job, run.plan)
+    if start is not None:
+        if settings.resume and start != run.state.step:
+            words = f"The training state is from step {run.state.step}; training starts at step {start}, as set"
             context.say(words, "warning")
-        run.state.step = asked
+        run.state.step = start
     raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
     run.state.begun = run.state.step
 

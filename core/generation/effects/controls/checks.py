@@ -20,8 +20,8 @@ from core.settings.job import GenerateJob
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
     """Of one image's settings, before files are looked for."""
-    asked = job.controls
-    for use in asked.used:
+    settings = job.controls
+    for use in settings.used:
         name = Path(use.file).name
         if not use.image:
             fix = "choose one, or set one for all"
@@ -29,8 +29,8 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
         if use.start_at >= use.end_at:
             what = f"{name} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
             yield Problem(what, NETS, "use a later end, or turn it off", code="controls.step-range")
-    if not asked.used:
-        if asked.control_image and not job.perceptual.compares_images:
+    if not settings.used:
+        if settings.control_image and not job.perceptual.compares_images:
             what, fix = "The control image has no effect: there is no ControlNet", "add a ControlNet, or remove it"
             yield Problem(what, "controls.control_image", fix, "advice", code="controls.image-alone")
         return
@@ -62,16 +62,16 @@ def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     files: dict[str, list[Path]] = {}
     found = []
     for number, job in enumerate(jobs):
-        asked = job.controls
-        nets = [use for use in asked.nets if use.enabled]
-        shared = _turn(asked.control_image, number, files, _dealt_to(job))
+        settings = job.controls
+        nets = [use for use in settings.nets if use.enabled]
+        shared = _turn(settings.control_image, number, files, _dealt_to(job))
         rest = iter(shared if len(shared) > 1 else ())
         images = [next(iter(_turn(use.image, number, files)), None) if use.image else next(rest, None) for use in nets]
         own = {
             "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
             "control_image": shared[0] if shared else None,
         }
-        found.append(job.model_copy(update={"controls": asked.model_copy(update=own)}))
+        found.append(job.model_copy(update={"controls": settings.model_copy(update=own)}))
     return found
 
 

@@ -122,17 +122,17 @@ def vgg_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
     """Of one image's settings, before files are looked for."""
-    asked = job.perceptual
-    if asked.compares_images and not (asked.guide_image or job.controls.control_image):
+    settings = job.perceptual
+    if settings.compares_images and not (settings.guide_image or job.controls.control_image):
         what, fix = "CLIP image and VGG16 guidance need a guide image", "choose one, or set their scales to 0"
         yield Problem(what, GUIDE, fix, code="perceptual.no-image")
-    if asked.guide_image and not asked.compares_images:
+    if settings.guide_image and not settings.compares_images:
         what, fix = "The guide image has no effect: its guidance scales are 0", "raise one, or remove the image"
         yield Problem(what, GUIDE, fix, "advice", code="perceptual.image-alone")
-    if asked.clip_prompt and not asked.clip_guidance_scale:
+    if settings.clip_prompt and not settings.clip_guidance_scale:
         what, fix = "The CLIP prompt has no effect: the CLIP guidance scale is 0", "raise it, or remove the CLIP prompt"
         yield Problem(what, "perceptual.clip_prompt", fix, "advice", code="perceptual.prompt-alone")
-    if not asked.used:
+    if not settings.used:
         return
     if has_regions(job):
         what, fix = "CLIP and VGG guidance cannot be used with regions", "turn one of them off"
@@ -158,9 +158,9 @@ def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     """The jobs of images with one guide image each: those of a folder in turn. Raises ProblemsError."""
     found, read = [], set()
     for number, job in enumerate(jobs):
-        asked = job.perceptual
-        text = asked.guide_image or job.controls.control_image
-        if not asked.compares_images or not text:
+        settings = job.perceptual
+        text = settings.guide_image or job.controls.control_image
+        if not settings.compares_images or not text:
             found.append(job)
             continue
         files = image_files(text, GUIDE)
@@ -168,6 +168,6 @@ def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
         if file not in read:
             opened(file, GUIDE)
             read.add(file)
-        own = asked.model_copy(update={"guide_image": str(file)})
+        own = settings.model_copy(update={"guide_image": str(file)})
         found.append(job.model_copy(update={"perceptual": own}))
     return found

@@ -72,24 +72,24 @@ class Perceptual(Hook):
 
     def _measured(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
         """The distances of each image with their scales; the models are lent until the stack ends."""
-        making, asked = self._making, self._making.job.perceptual
+        making, settings = self._making, self._making.job.perceptual
         device, lend = making.components.device, making.lend
         assert lend is not None, "what has CLIP or VGG guidance lends their models"
         shared: list[tuple[float, Measure]] = []
-        if asked.uses_clip:
+        if settings.uses_clip:
             clip = Clip(stack.enter_context(lend(clip_name(making.job), partial(Clip.load, device=device))))
-        if asked.compares_images:
-            image = opened(resolve_path(asked.guide_image or ""), GUIDE)
-            if asked.clip_image_guidance_scale:
-                shared.append((asked.clip_image_guidance_scale, clip.to_image(image)))
-            if asked.vgg16_guidance_scale:
+        if settings.compares_images:
+            image = opened(resolve_path(settings.guide_image or ""), GUIDE)
+            if settings.clip_image_guidance_scale:
+                shared.append((settings.clip_image_guidance_scale, clip.to_image(image)))
+            if settings.vgg16_guidance_scale:
                 vgg = Vgg16(stack.enter_context(lend(vgg_name(making.job), partial(Vgg16.load, device=device))))
-                distance = vgg.to_image(image, asked.vgg16_guidance_layer, making.stage.size)
-                shared.append((asked.vgg16_guidance_scale, distance))
-        if not asked.clip_guidance_scale:
+                distance = vgg.to_image(image, settings.vgg16_guidance_layer, making.stage.size)
+                shared.append((settings.vgg16_guidance_scale, distance))
+        if not settings.clip_guidance_scale:
             return [shared] * len(making.prompts)
-        texts = [asked.clip_prompt or _plain(each, making.job.generate.prompt_weights) for each in making.prompts]
-        return [[(asked.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
+        texts = [settings.clip_prompt or _plain(each, making.job.generate.prompt_weights) for each in making.prompts]
+        return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
         root = root_alpha_bar(at.sampler, at.timestep)
