@@ -14,7 +14,7 @@ VOCABULARY = Path(__file__).resolve().parent / "sd1" / "configs" / "tokenizer" /
 
 
 @lru_cache(maxsize=1)
-def _tokenizer() -> Tokenizer:
+def clip_tokenizer() -> Tokenizer:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(VOCABULARY))
@@ -23,12 +23,12 @@ def _tokenizer() -> Tokenizer:
 @lru_cache(maxsize=50_000)
 def count_tokens(caption: str) -> int:
     """Content tokens, without BOS and EOS. One window holds 75."""
-    return len(_tokenizer().encode(caption).ids) - 2
+    return len(clip_tokenizer().encode(caption).ids) - 2
 
 
 def cut_at(caption: str, tokens: int) -> tuple[str, str]:
     """(what is read, what is cut off) of a caption of which `tokens` content tokens are read."""
-    offsets = _tokenizer().encode(caption).offsets[1:-1]
+    offsets = clip_tokenizer().encode(caption).offsets[1:-1]
     if len(offsets) <= tokens:
         return caption, ""
     end = offsets[tokens][0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.captioning.identifiers import propose, read_tokenizer
+from core.captioning.identifiers import propose
 from core.dataset.sources.files import printable
 from core.dataset.sources.walk import Walk, unused_files
 from core.imports.importers import endings
@@ -419,7 +419,7 @@ class Desk:
         if arg.isdecimal() and int(arg[:8]) < len(entries):
             seed = self._proposed.get(int(arg), (0, []))[0] + 1
             taken = [entry.identifier for entry in entries if entry.identifier]
-            self._proposed[int(arg)] = (seed, propose(read_tokenizer(), PROPOSED, seed, taken))
+            self._proposed[int(arg)] = (seed, propose(PROPOSED, seed, taken))
 
     def _hold(self, arg: str, wanted: bool) -> None:
         """Keep one image for validation, or let it train again."""

@@ -1,4 +1,4 @@
-"""What a word is to CLIP's vocabulary, which is shipped; a small vocabulary of another kind stands next to it."""
+"""What a word is to CLIP's vocabulary, which is shipped."""
 
 from __future__ import annotations
 
@@ -6,34 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import Metaspace
 
-from core.captioning.identifiers import (
-    RARE_FROM,
-    about,
-    candidates,
-    has_a_meaning,
-    identifier_note,
-    propose,
-    read_tokenizer,
-)
+from core.captioning.identifiers import RARE_FROM, has_a_meaning, identifier_note, propose, word_facts
+from core.families.token_count import clip_tokenizer
 from core.record.workspace import PROJECT
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return read_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def other():
-    """A vocabulary that marks words in front, as T5's does: 'dog' frequent, 'ndc' and 'kts' rare."""
-    words = [f"\u2581{word}" for word in ("the", "dog", "a", "cat", "in", "on", "of", "it", "ndc", "kts")]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="\u2581the"))
-    tokenizer.pre_tokenizer = Metaspace()
-    return tokenizer
 
 
 # Ids are those of CLIP's published vocabulary: dog 1929, sks 48136, of 49408.
@@ -51,20 +27,19 @@ def other():
         ("", 0, [], False, False),
     ],
 )
-def test_a_word_is_cut_as_clip_cuts_it(clip, word, tokens, pieces, known, common):
-    facts = about(word, clip)
-    assert (facts.tokens, facts.pieces, facts.known, facts.common) == (tokens, pieces, known, common)
-    assert facts.advice.endswith(".")
+def test_a_word_is_cut_as_clip_cuts_it(word, tokens, pieces, known, common):
+    facts = word_facts(word)
+    assert (len(facts.tokens), facts.tokens, facts.rank is not None, facts.common) == (tokens, pieces, known, common)
+    assert identifier_note(word).endswith(".")
 
 
-def test_transformers_tokenizers_tell_the_same(clip):
+def test_transformers_tokenizer_cuts_the_same():
     from transformers import CLIPTokenizer
 
     folder = PROJECT / "models" / "starter" / "tokenizer"
-    theirs = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    reference = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     for word in ("sks", "dog", "zwx", "redfox", "sks dog", ""):
-        assert about(word, theirs) == about(word, clip)
-    assert propose(theirs, 5, 1) == propose(clip, 5, 1)
+        assert [token.removesuffix("</w>") for token in reference.tokenize(word)] == word_facts(word).tokens
 
 
 @pytest.mark.parametrize(
@@ -86,34 +61,21 @@ def test_a_person_is_told_in_a_sentence(word, parts):
     assert all(part in note for part in parts), note
 
 
-def test_proposals_are_rare_single_tokens_without_a_meaning(clip):
-    words = propose(clip, 1000, seed=1)
+def test_proposals_are_rare_single_tokens_without_a_meaning():
+    words = propose(1000, seed=1)
     assert len(words) >= 80 and len(set(words)) == len(words)
-    vocabulary = clip.get_vocab()
+    vocabulary = clip_tokenizer().get_vocab()
     for word in words:
         assert vocabulary[word + "</w>"] >= RARE_FROM * len(vocabulary)
         assert 3 <= len(word) <= 4 and not has_a_meaning(word)
-        facts = about(word, clip)
-        assert facts.known and not facts.common and "good" in identifier_note(word, clip)
+        facts = word_facts(word)
+        assert facts.rank is not None and not facts.common and "good" in identifier_note(word)
 
 
-def test_the_same_seed_proposes_the_same_and_what_is_taken_is_not_proposed(clip):
-    first = propose(clip, 5, seed=3)
-    assert len(first) == 5 and propose(clip, 5, seed=3) == first and propose(clip, 5, seed=4) != first
-    assert not set(propose(clip, 1000, seed=3, taken=[word.upper() for word in first])) & set(first)
-
-
-def test_several_tokenizers_must_all_know_a_word(clip, other):
-    assert candidates(other) == ["kts", "ndc"]
-    assert sorted(propose([clip, other], 10, seed=1)) == ["kts", "ndc"] == sorted(propose([other, clip], 10, seed=1))
-    assert about("ndc", [clip, other]).known
-    facts = about("zwx", [other, clip])
-    assert (facts.tokens, facts.known) == (2, False)
-    assert about("cat", [clip, other]).common
-
-
-def test_a_vocabulary_without_such_words_proposes_none():
-    assert propose(Tokenizer(BPE({"a": 0, "b": 1}, [])), 3, seed=1) == []
+def test_the_same_seed_proposes_the_same_and_what_is_taken_is_not_proposed():
+    first = propose(5, seed=3)
+    assert len(first) == 5 and propose(5, seed=3) == first and propose(5, seed=4) != first
+    assert not set(propose(1000, seed=3, taken=[word.upper() for word in first])) & set(first)
 
 
 def test_no_torch_is_loaded():

@@ -4,7 +4,7 @@ import pytest
 
 from core.captioning.captioners import Tally
 from core.captioning.filters import Facts, test_of
-from core.captioning.identifiers import about, propose, read_tokenizer
+from core.captioning.identifiers import propose, word_facts
 from core.captioning.sentences.cleaning import plain, repetition, without_repetition
 from core.captioning.sentences.describing import FLORENCE_TASKS
 from core.captioning.sentences.profiles import profile_of, wanted
@@ -17,6 +17,7 @@ from core.captioning.tagger.profile import PROFILES
 from core.captioning.tagger.tags import Label, mcut, threshold_of
 from core.captioning.undoing import caption_history
 from core.dataset.captions.history import Change, History
+from core.families.token_count import clip_tokenizer
 from core.record.workspace import Workspace
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.captioning.tagger import TagSettings
@@ -188,14 +189,14 @@ def test_a_filter_has_2000_letters():
 
 
 def test_rare_words_come_from_the_last_quarter_of_the_vocabulary_and_common_ones_from_its_first_half():
-    tokenizer, ids = read_tokenizer(), read_tokenizer().get_vocab()
-    for word in propose(tokenizer, 20, 1):
+    ids = clip_tokenizer().get_vocab()
+    for word in propose(20, 1):
         assert ids[f"{word}</w>"] >= 0.75 * len(ids)
     of_half = sorted((n, word) for word, n in ids.items() if word.endswith("</w>") and word[:-4].isascii())
     below = [word[:-4] for n, word in of_half if n < 0.5 * len(ids) and word[:-4].isalpha()][-1]
     above = next(word[:-4] for n, word in of_half if n >= 0.5 * len(ids) and word[:-4].isalpha())
-    assert about(below, tokenizer).common and not about(above, tokenizer).common and about(above, tokenizer).known
-    assert len(propose(tokenizer, 20, 1)) == 20 and propose(tokenizer, 1, 1) == propose(tokenizer, 20, 1)[:1]
+    assert word_facts(below).common and not word_facts(above).common and word_facts(above).rank is not None
+    assert len(propose(20, 1)) == 20 and propose(1, 1) == propose(20, 1)[:1]
 
 
 @pytest.mark.parametrize(("changes", "listed"), [(30, 30), (31, 30)])
