@@ -182,10 +182,10 @@ register(
     tool(
         "caption_history",
         CaptionHistorySettings,
-        later("core.captioning.undoing", "caption_history"),
+        later("core.captioning.bulk", "caption_history"),
         title="Caption history",
         about="list the latest changes of captions, or undo one",
-        check=later("core.captioning.undoing", "check_history"),
+        check=later("core.captioning.bulk", "check_history"),
         lane="light",
         reads=lambda asked: not asked.undo,
         card=None,

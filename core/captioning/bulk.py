@@ -1,12 +1,15 @@
-"""The captions of many images changed as one: chosen by a filter, planned, shown as a difference, written with one undo."""
+"""The captions of many images changed as one: chosen by a filter, planned, shown as a difference, written with one undo; and
+the history of such changes."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from core.captioning.combining import comparable
@@ -14,7 +17,7 @@ from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, Caption, caption_change
-from core.dataset.captions.history import Change, History, only_one_writes
+from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
@@ -23,9 +26,11 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.captioning.edits import EDITS, CaptionEditSettings
+from core.settings.captioning.edits import EDITS, CaptionEditSettings, CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob
 
+LISTED = 30  # changes of the history
+LAST = "last"
 ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a report of the dataset and its check answer
 
 
@@ -133,7 +138,7 @@ def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str,
     return [each for each in counts if comparable(each[0]) != wanted][:most]
 
 
-# ---- the task
+# ---- the task edit_captions
 
 
 def check_edits(job: CaptionEditJob, workspace: Workspace) -> str:
@@ -188,3 +193,46 @@ def items_of(job: CaptionEditJob) -> list[Item]:
 def _tokens(row: Row) -> int:
     """Of the longest possible caption, as the report of a dataset counts them."""
     return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)
+
+
+# ---- the task caption_history
+
+
+def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str:
+    """The check before a start. Raises ProblemsError for a change that is not kept."""
+    history = History(workspace.captions)
+    if not settings.undo:
+        return count(sum(1 for _ in history.entries()), "change")
+    return f"Would undo: {_line(history, _entry(history, settings.undo))}"
+
+
+def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Outcome:
+    """List the latest changes, newest first, or undo one: files that hold something else by now are left alone."""
+    history = History(context.workspace.captions)
+    if not settings.undo:
+        entries = list(islice(history.entries(), LISTED))
+        return Outcome(
+            lines=[_line(history, entry) for entry in entries] or ["No changes"], facts={"changes": len(entries)}
+        )
+    with only_one_writes(context):
+        entry = _entry(history, settings.undo)
+        done = history.undo(entry.id)
+    left = [f"{printable(path)} has changed since and was left unchanged" for path in done.changed_since]
+    lines = [f"Undone: {_line(history, entry)}", *left, f"{count(len(done.written), 'caption')} restored"]
+    return Outcome(lines=lines, facts={"written": len(done.written), "left": len(done.changed_since)})
+
+
+def _entry(history: History, number: str) -> Entry:
+    """The newest change for 'last', else the one with this number. Raises ProblemsError."""
+    entry = next((each for each in history.entries() if number in (LAST, each.id)), None)
+    if entry is None:
+        fix = "run caption_history without a number to list the changes"
+        raise ProblemsError.one("This caption change does not exist", "caption_history.undo", fix, "caption.no-change")
+    return entry
+
+
+def _line(history: History, entry: Entry) -> str:
+    files, done = entry.about.get("files"), history.count(entry.id)
+    part = f"at most {done:,} of " if isinstance(files, int) and done < files else ""  # it was interrupted
+    many = f", {part}{count(files, 'caption')}" if isinstance(files, int) else ""
+    return f"{entry.id}  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(entry.at))}  {entry.title}{many}"

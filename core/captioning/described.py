@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.captioning.combining import combined
 from core.dataset.captions.files import as_file
+from core.dataset.sources.files import printable
 from core.record.problems import Problem
 from core.settings.caption import CaptioningSettings
 
@@ -52,3 +54,8 @@ class Described:
     @classmethod
     def of(cls, given: str | Described) -> Described:
         return cls(given) if isinstance(given, str) else given
+
+
+def skipped(path: Path, what: str, fix: str, code: str) -> Described:
+    """No caption for an image, and why."""
+    return Described("", Problem(what, printable(path), fix, "advice", code=code))

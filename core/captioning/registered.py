@@ -7,9 +7,9 @@ from functools import partial
 
 from core import extensions, tasks
 from core.captioning.captioner import captioner
-from core.captioning.tagger.profile import PROFILES
+from core.captioning.sentences.profiles import PROFILES as SENTENCES
+from core.captioning.tagger.profile import PROFILES as TAGGERS
 from core.settings.base import Settings
-from core.settings.captioning import sentences as models
 from core.settings.captioning.sources import ImageTextSettings, NamesSettings, SidecarSettings
 from core.settings.captioning.tagger import RetagSettings, TagSettings
 from core.settings.growth import add_choice
@@ -17,12 +17,6 @@ from core.settings.growth import add_choice
 TAGGING = "core.captioning.tagger.tagging"
 DESCRIBING = "core.captioning.sentences.describing"
 RUN = extensions.later("core.captioning.captioners", "run_captioner")
-
-
-def _sentences(name: str, settings: type[Settings], title: str, about: str) -> None:
-    describe = extensions.later(DESCRIBING, name)
-    ready = partial(extensions.later(DESCRIBING, "check_sentences"), name)
-    tasks.register(captioner(name, settings, describe, title=title, about=about, ready=ready, rows=True))
 
 
 def _from_text(name: str, module: str, settings: type[Settings], title: str, about: str) -> None:
@@ -34,7 +28,7 @@ def _from_text(name: str, module: str, settings: type[Settings], title: str, abo
     tasks.register(replace(task, run=lambda job, context: RUN(name, title, partial(describe, job), job, context)))
 
 
-for _name, _profile in PROFILES.items():
+for _name, _profile in TAGGERS.items():
     for _settings in (TagSettings, RetagSettings):
         add_choice(_settings, "repo_id", _name, _profile.title)
 
@@ -64,10 +58,18 @@ tasks.register(
         button="Write tags",
     )
 )
-_sentences("blip", models.BlipSettings, "BLIP captions", "describe images with BLIP or BLIP-2")
-_sentences("git_caption", models.GitSettings, "GIT captions", "describe images with GIT")
-_sentences("florence", models.FlorenceSettings, "Florence-2 captions", "describe images with Florence-2")
-_sentences("vlm", models.VlmSettings, "Vision-language captions", "describe images with a vision-language model")
+for _row in SENTENCES.values():
+    tasks.register(
+        captioner(
+            _row.task,
+            _row.settings,
+            partial(extensions.later(DESCRIBING, "describe"), _row.task),
+            title=_row.title,
+            about=_row.about,
+            ready=partial(extensions.later(DESCRIBING, "check_sentences"), _row.task),
+            rows=True,
+        )
+    )
 _from_text("caption_names", "names", NamesSettings, "From names", "caption images by file and folder names")
 _from_text(
     "caption_sidecars", "sidecars", SidecarSettings, "From sidecar JSON", "caption images from JSON next to them"

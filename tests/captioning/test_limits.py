@@ -2,12 +2,13 @@
 
 import pytest
 
+from core.captioning.bulk import caption_history
 from core.captioning.captioners import Tally
 from core.captioning.filters import Facts, test_of
 from core.captioning.identifiers import propose, word_facts
 from core.captioning.sentences.cleaning import plain, repetition, without_repetition
-from core.captioning.sentences.describing import FLORENCE_TASKS
-from core.captioning.sentences.profiles import profile_of, wanted
+from core.captioning.sentences.folder import wanted
+from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
 from core.captioning.tag_lists import Known, TagList, read_tag_list
 from core.captioning.tagger import kept as kept_module
 from core.captioning.tagger import sd_scripts
@@ -15,7 +16,6 @@ from core.captioning.tagger.kept import Folder, Kept
 from core.captioning.tagger.labels import read_csv
 from core.captioning.tagger.profile import PROFILES
 from core.captioning.tagger.tags import Label, mcut, threshold_of
-from core.captioning.undoing import caption_history
 from core.dataset.captions.history import Change, History
 from core.families.token_count import clip_tokenizer
 from core.record.workspace import Workspace

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.captioning.sentences.profiles import (
-    CONFIG,
-    INDEX,
-    NEEDS,
-    PICKLED,
-    SMALL,
-    TEMPLATES,
-    WEIGHTS,
-    Profile,
-    profile_of,
-    wanted,
-)
+from core.captioning.sentences.profiles import Profile, profile_of
 from core.formats.hub import references as hub
 from core.formats.tensors.header import read_header, sniff
 from core.record.allowed import may_reach
@@ -31,6 +21,19 @@ from core.record.units import size_words
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.captioning.sentences import CaptionModelSettings
 
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# What a model needs besides config and weights -> the files it can be in, one of each set complete.
+NEEDS = {
+    "the image processor": (("preprocessor_config.json",), ("processor_config.json",)),
+    "the tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",)),
+}
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+SMALL = re.compile(r"[\w.-]+\.(json|txt|jinja)")
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+_OTHER_INDEX = re.compile(r".*\.(bin|msgpack|h5)\.index\.json")
+PICKLED = re.compile(r".*\.(bin|pt|pth|pkl|ckpt)")
 MAX_CONFIG_BYTES = 16_000_000
 MAX_TOKENIZER_BYTES = 200_000_000  # of Gemma: 33 MB
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")  # read by the tokenizers library, in Rust
@@ -251,3 +254,10 @@ def fetch_missing(found: Found, asked: CaptionModelSettings, context: JobContext
         what, fix = f"'{found.id}' has no weights as safetensors", "choose a model that has them"
         raise ProblemsError.one(what, found.setting, fix, "captioner.pickle")
     hub.download_files(found.id, names, found.folder, on_progress, context.cancel)
+
+
+def wanted(names: Iterable[str]) -> list[str]:
+    """Of a repository's files those to download. config.json comes last: without it a folder is not complete."""
+    small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
+    chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])
+    return [*(name for name in chosen if name != CONFIG), *(name for name in chosen if name == CONFIG)]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,15 +35,15 @@ SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """An image with what the model is asked about it.
 
-    key     addresses its random draws            prompt  "" for none
+    path    its name addresses the random draws   prompt  "" for none
     system  before the prompt, for chat models    start   the beginning of the answer, for chat models
     """
 
     image: Image.Image
-    key: str
+    path: Path
     prompt: str = ""
     system: str = ""
     start: str = ""
@@ -65,13 +66,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @torch.inference_mode()
-def answers(loaded: Loaded, asked: Sequence[Asked], settings: CaptionGenerationSettings, attempt: int) -> list[Answer]:
+def answers(
+    loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int
+) -> list[Answer]:
     """The answer to each. attempt: 1 for the second one to the same images."""
-    inputs, texts = _inputs(loaded, asked, settings)
+    inputs, texts = _inputs(loaded, queries, settings)
     prompt = Prompt()
     processors: list[Any] = [prompt]
     if settings.decoding == "sample":
-        processors.append(AddressedSampling(settings, [each.key for each in asked], attempt, prompt))
+        processors.append(AddressedSampling(settings, [each.path.name for each in queries], attempt, prompt))
     thinking = getattr(settings, "thinking_tokens", None) or 0
     mark = loaded.tokenizer.encode(CLOSED, add_special_tokens=False)
     budgets: list[Any] = [AnswerBudget(mark, settings.max_new_tokens, prompt)] if thinking else []
@@ -119,14 +122,14 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 
 
 def _inputs(
-    loaded: Loaded, asked: Sequence[Asked], settings: CaptionGenerationSettings
+    loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
     """What the model is given, on its device, and the texts."""
-    images: list[Any] = [each.image for each in asked]
-    texts = [each.prompt for each in asked]
+    images: list[Any] = [each.image for each in queries]
+    texts = [each.prompt for each in queries]
     given: dict[str, Any] = {"return_tensors": "pt"}
     if loaded.chat:
-        texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in asked]
+        texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in queries]
         images = [[image] for image in images]
         bos = loaded.tokenizer.bos_token  # most templates write it, and the tokenizer would add a second one
         given |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
@@ -141,11 +144,11 @@ def _typed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 
-def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
+def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     """The conversation by the model's template, up to where the answer begins, with the answer's first words.
     Raises ProblemsError for a template that does not take it."""
     system, prompt, start = (
-        _without_marks(loaded.processor, text) for text in (asked.system, asked.prompt, asked.start)
+        _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
     talk: list[dict[str, Any]] = []
     talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []

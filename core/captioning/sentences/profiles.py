@@ -1,25 +1,106 @@
-"""Which models each captioner takes, by the model_type of their config, and the files that they need."""
+"""The captioners that write sentences, a row each, and what each asks its model about an image. Loads no torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.captioning.combining import pattern_problems, removed
+from core.record.problems import Problem
+from core.settings.base import Settings
+from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, PERSON, PLACEHOLDERS, TOGGLES
+from core.settings.captioning.sentences import BlipSettings, FlorenceSettings, GitSettings, VlmSettings
+
+if TYPE_CHECKING:
+    from core.captioning.report import Row
+
+Texts = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A captioner: its task, what it is called, and the model types it takes (all of them native in transformers).
+    """A captioner.
 
-    chat  its prompts go through the chat template of the model
+    types   the model_type of the configs that it takes, all of them native in transformers
+    chat    its prompts go through the model's chat template
+    texts   (settings, facts of the image) -> the `prompt`, `system` and `start` of a query (generating.py)
+    finish  (caption, settings) -> the caption to write
+    check   problems of its own settings
     """
 
     task: str
     title: str
+    about: str
+    settings: type[Settings]
     types: tuple[str, ...]
     chat: bool = False
+    texts: Callable[[Any, Texts], Texts] = lambda settings, facts: {}
+    finish: Callable[[str, Any], str] = lambda caption, settings: caption
+    check: Callable[[Any], list[Problem]] = lambda settings: []
 
 
+# ---- the prompt of vision-language models
+
+_NAME = re.compile(r"\{([A-Za-z_]+)\}")
+_WITH_NAMES = ("prompt", "caption_start", "person_name")  # settings in which names stand in braces
+
+
+def facts_of(row: Row) -> Texts:
+    """The values of the names in braces for an image."""
+    return {
+        "tags": " ".join(row.caption.text.split()) if row.caption.source in ("file", "metadata") else "",
+        "name": row.image.path.stem,
+        "folder": row.image.words or row.image.path.parent.name,
+        "trigger": row.settings.trigger_word or "",
+    }
+
+
+def filled(text: str, facts: Mapping[str, str]) -> str:
+    """The text with the names in braces replaced, once: what replaces them is not looked at again."""
+    return _NAME.sub(lambda found: facts.get(found[1], found[0]), text)
+
+
+def prompt_of(settings: VlmSettings, facts: Mapping[str, str]) -> str:
+    """The prompt for one image."""
+    if settings.prompt.strip():
+        return filled(settings.prompt, facts)
+    length = "" if settings.caption_length == "any" else f"{LENGTHS[settings.caption_length]} "
+    words = "" if settings.caption_words is None else f" in {settings.caption_words} words or less"
+    sentences = [CAPTION_TYPES[settings.caption_type][1].format(length=length, words=words)]
+    person = filled(settings.person_name, facts).strip()
+    sentences += [PERSON.format(person=person)] if person else []
+    sentences += [sentence for name, (_, sentence) in TOGGLES.items() if getattr(settings, name)]
+    return " ".join(sentences)
+
+
+def prompt_problems(settings: VlmSettings) -> list[Problem]:
+    """Names in braces that stand for nothing."""
+    fix = f"use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
+    return [
+        Problem(f"{{{name}}} is not a known name", f"vlm.{setting}", fix, code="captioner.unknown-name")
+        for setting in _WITH_NAMES
+        for name in sorted(set(_NAME.findall(getattr(settings, setting))) - set(PLACEHOLDERS))
+    ]
+
+
+def _chat_texts(settings: VlmSettings, facts: Texts) -> Texts:
+    start = filled(settings.caption_start, facts)
+    return {"prompt": prompt_of(settings, facts), "system": settings.system_prompt, "start": start}
+
+
+# ---- the table
+
+
+def _without_invented_writing(caption: str, settings: GitSettings) -> str:
+    for pattern in settings.remove_words:
+        caption = removed(pattern, caption)
+    return " ".join(caption.split())
+
+
+# The whole prompt: Florence-2 takes nothing else.
+FLORENCE_TASKS = {"brief": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "more-detailed": "<MORE_DETAILED_CAPTION>"}
 # Without those whose processors need packages that are not here: gemma3n and gemma4 (timm, audio), mistral3 (torchvision).
 CHAT = (
     "aya_vision cohere2_vision gemma3 glm4v glm4v_moe granite4_vision idefics2 idefics3 internvl lfm2_vl llava llava_next"
@@ -28,34 +109,45 @@ CHAT = (
 PROFILES = {
     profile.task: profile
     for profile in (
-        Profile("blip", "BLIP", ("blip", "blip-2")),
-        Profile("git_caption", "GIT", ("git",)),
-        Profile("florence", "Florence-2", ("florence2",)),
-        Profile("vlm", "Vision-language model", tuple(CHAT.split()), chat=True),
+        Profile(
+            "blip",
+            "BLIP captions",
+            "describe images with BLIP or BLIP-2",
+            BlipSettings,
+            ("blip", "blip-2"),
+            texts=lambda settings, facts: {"prompt": settings.prompt.strip()},
+        ),
+        Profile(
+            "git_caption",
+            "GIT captions",
+            "describe images with GIT",
+            GitSettings,
+            ("git",),
+            finish=_without_invented_writing,
+            check=lambda settings: pattern_problems(settings.remove_words, "git_caption.remove_words"),
+        ),
+        Profile(
+            "florence",
+            "Florence-2 captions",
+            "describe images with Florence-2",
+            FlorenceSettings,
+            ("florence2",),
+            texts=lambda settings, facts: {"prompt": FLORENCE_TASKS[settings.detail]},
+        ),
+        Profile(
+            "vlm",
+            "Vision-language captions",
+            "describe images with a vision-language model",
+            VlmSettings,
+            tuple(CHAT.split()),
+            chat=True,
+            texts=_chat_texts,
+            check=prompt_problems,
+        ),
     )
 }
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-# What a model needs besides config and weights -> the files it can be in, one of each set complete.
-NEEDS = {
-    "the image processor": (("preprocessor_config.json",), ("processor_config.json",)),
-    "the tokenizer": (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",)),
-}
-TEMPLATES = ("chat_template.jinja", "chat_template.json")
-SMALL = re.compile(r"[\w.-]+\.(json|txt|jinja)")
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-_OTHER_INDEX = re.compile(r".*\.(bin|msgpack|h5)\.index\.json")
-PICKLED = re.compile(r".*\.(bin|pt|pth|pkl|ckpt)")
 
 
 def profile_of(model_type: str) -> Profile | None:
     """The captioner that takes a model type."""
     return next((profile for profile in PROFILES.values() if model_type in profile.types), None)
-
-
-def wanted(names: Iterable[str]) -> list[str]:
-    """Of a repository's files those to download. config.json comes last: without it a folder is not complete."""
-    small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
-    chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])
-    return [*(name for name in chosen if name != CONFIG), *(name for name in chosen if name == CONFIG)]

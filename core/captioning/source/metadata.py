@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
-from core.captioning.described import Described
-from core.captioning.source.result import described, skipped
+from core.captioning.described import Described, skipped
+from core.captioning.source.result import described
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable

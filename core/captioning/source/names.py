@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.captioning.combining import parts_of, pattern_problems
-from core.captioning.described import Described
-from core.captioning.source.result import described, skipped
+from core.captioning.described import Described, skipped
+from core.captioning.source.result import described
 from core.dataset.captions.words import name_words, number_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of

@@ -5,17 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.captioning.described import Described
+from core.captioning.described import Described, skipped
 from core.dataset.sources.files import printable
-from core.record.problems import Problem
 
 LONGEST = 100_000  # characters: no caption has that many
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-
-
-def skipped(path: Path, what: str, fix: str, code: str) -> Described:
-    return Described("", Problem(what, printable(path), fix, "advice", code=code))
 
 
 def described(path: Path, text: str, nothing: Described) -> Described:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.captioning.described import Described
-from core.captioning.source.result import described, skipped
+from core.captioning.described import Described, skipped
+from core.captioning.source.result import described
 from core.dataset.captions.words import tag_words
 from core.dataset.sources.files import printable
 from core.record.bounded_json import read_json

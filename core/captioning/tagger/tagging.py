@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core.captioning.decoding import batches, decoded_ahead
-from core.captioning.described import Described
+from core.captioning.described import Described, skipped
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
@@ -155,8 +155,7 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, ask
     tagged = form(scored)
     if not tagged.tags and asked.compatibility == "none":
         fix = "lower the threshold, or write its caption by hand"
-        what = f"No tag of {printable(path.name)} reaches the threshold"
-        return Described("", Problem(what, printable(path), fix, "advice", code="tagger.no-tags"))
+        return skipped(path, f"No tag of {printable(path.name)} reaches the threshold", fix, "tagger.no-tags")
     counted = tagged.tags if asked.frequency_tags else ()
     join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
     own = asked.caption_separator

@@ -23,7 +23,7 @@ from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
 from core.captioning.sentences.folder import Found
 from core.captioning.sentences.generating import AddressedSampling, Answer, AnswerBudget, Prompt
-from core.captioning.sentences.profiles import PROFILES
+from core.captioning.sentences.profiles import FLORENCE_TASKS, PROFILES
 from core.dataset.images.opening import BrokenImage
 from core.engine.engine import Engine
 from core.generation.model import store
@@ -50,8 +50,8 @@ def scripted(monkeypatch):
         asked = []
 
         def answers(model, images, settings, attempt):
-            asked.append((attempt, [each.key for each in images]))
-            return [Answer(said[each.key][attempt], cut) for each in images]
+            asked.append((attempt, [each.path.name for each in images]))
+            return [Answer(said[each.path.name][attempt], cut) for each in images]
 
         monkeypatch.setattr(generating, "answers", answers)
         return asked
@@ -157,7 +157,7 @@ def test_the_prompt_reaches_the_model_and_is_not_part_of_the_caption(caption, mo
 
 
 @pytest.mark.slow(but=("brief-<CAPTION>",))
-@pytest.mark.parametrize(("detail", "token"), describing.FLORENCE_TASKS.items())
+@pytest.mark.parametrize(("detail", "token"), FLORENCE_TASKS.items())
 def test_florence_is_told_its_task_alone(caption, monkeypatch, detail, token):
     seen, answers = [], generating.answers
     monkeypatch.setattr(generating, "answers", lambda m, asked, *more: seen.extend(asked) or answers(m, asked, *more))
@@ -272,7 +272,7 @@ def test_a_second_attempt_differs_from_the_first(models, decoding):
     found = Found(PROFILES["vlm"], models("llava"), None)
     asked = VlmSettings(decoding=decoding, precision="fp32", **LONG)
     model = loading.load(found, asked, "cpu")
-    image = generating.Asked(Image.new("RGB", (32, 32)), "a.png", "a fox")
+    image = generating.Query(Image.new("RGB", (32, 32)), Path("a.png"), "a fox")
     first, second = (generating.answers(model, [image], asked, attempt)[0].text for attempt in (0, 1))
     assert first != second
 
@@ -297,7 +297,7 @@ def test_answers_are_cleaned_before_they_are_written(caption, scripted):
 
 def test_an_answer_that_ends_by_itself_was_not_cut(models):
     model = loading.load(Found(PROFILES["florence"], models("florence"), None), VlmSettings(precision="fp32"), "cpu")
-    image = generating.Asked(Image.new("RGB", (64, 64), (250, 250, 250)), "a", "<CAPTION>")
+    image = generating.Query(Image.new("RGB", (64, 64), (250, 250, 250)), Path("a"), "<CAPTION>")
     free = generating.answers(model, [image], VlmSettings(decoding="greedy", max_new_tokens=12), 0)[0]
     forced = generating.answers(
         model, [image], VlmSettings(decoding="greedy", max_new_tokens=12, min_new_tokens=12), 0
@@ -318,7 +318,7 @@ def test_memory_that_runs_out_halves_the_batch_and_skips_an_image_that_is_too_la
 
     def short_of_memory(model, asked, *more):
         sizes.append(len(asked))
-        if len(asked) > 1 or asked[0].key == "b.png":
+        if len(asked) > 1 or asked[0].path.name == "b.png":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return answers(model, asked, *more)
 
@@ -372,7 +372,7 @@ def test_words_are_packed_and_what_looks_at_images_is_not(models, precision, kin
     kinds = {name: type(module).__name__ for name, module in model.model.named_modules()}
     packed = {name for name, each in kinds.items() if each == kind}
     assert packed and all("language_model" in name for name in packed)
-    asked = generating.Asked(Image.new("RGB", (32, 32)), "a.png", "a fox")
+    asked = generating.Query(Image.new("RGB", (32, 32)), Path("a.png"), "a fox")
     settings = VlmSettings(decoding="greedy", max_new_tokens=3, min_new_tokens=3)
     assert len(generating.answers(model, [asked], settings, 0)[0].text.split()) == 3
 
@@ -459,7 +459,7 @@ def test_the_device_is_the_jobs_unless_the_cpu_is_asked_for(folder, models, monk
     monkeypatch.setattr(describing, "load", load)
     row = SimpleNamespace(image=SimpleNamespace(path=folder / "a.png"))
     with pytest.raises(ProblemsError, match="enough"):
-        next(describing.vlm([row], asked, context))
+        next(describing.describe("vlm", [row], asked, context))
     assert given == [used]
 
 

@@ -11,7 +11,8 @@ import struct
 import pytest
 from safetensors.torch import load_file, save_file
 
-from core.captioning.sentences import loading, profiles
+from core.captioning.sentences import folder as model_folder
+from core.captioning.sentences import loading
 from core.captioning.sentences.folder import weight_files
 from core.formats.hub import references as hub
 from core.generation.model.library import list_loras, list_models, list_vaes
@@ -312,6 +313,6 @@ def test_config_comes_last_so_that_an_interrupted_download_is_not_taken_for_whol
         "chat_template.jinja",
         "model-00002-of-00002.safetensors",
     ]
-    found = profiles.wanted(listed)
+    found = model_folder.wanted(listed)
     assert found[-1] == "config.json" and not {"pytorch_model.bin.index.json", "onnx/model.onnx", "a.gguf"} & set(found)
     assert len(found) == 7

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.captioning.sentences.prompts import filled, prompt_of, prompt_problems
+from core.captioning.sentences.profiles import filled, prompt_of, prompt_problems
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, TOGGLES
 from core.settings.captioning.sentences import VlmSettings
 
