@@ -15,7 +15,7 @@ from pathlib import Path
 from core.captioning.combining import comparable
 from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, fields_in, test_of
-from core.captioning.report import Row, caption_report
+from core.captioning.report import Row, rows_of
 from core.dataset.captions.files import Beside, Caption, caption_change
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
@@ -23,11 +23,11 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, raise_if_errors
+from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.captioning.edits import EDITS, CaptionEditSettings, CaptionHistorySettings
-from core.settings.job import CaptionEditJob, CaptionJob
+from core.settings.job import CaptionEditJob
 
 LISTED = 30  # changes of the history
 LAST = "last"
@@ -179,14 +179,9 @@ def items_of(job: CaptionEditJob) -> list[Item]:
         fix = "use it in the list of the Captions tab, or filter by width: and height:"
         what = f"'{unknown[0]}:' is known only on the page"
         raise ProblemsError.one(what, "edit_captions.filter", fix, "filter.only-on-page")
-    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
-    raise_if_errors(report.problems)
-    if not report.rows:
-        fix = "choose a folder with images on Dataset"
-        raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
     return [
         item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in asked else 0)
-        for row in report.rows
+        for row in rows_of(job)
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.described import Described, with_scores
-from core.captioning.report import Row, caption_report
+from core.captioning.report import Row, rows_of
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
@@ -25,12 +25,11 @@ from core.dataset.sources.metadata import read_values
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors, unwritten
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
 from core.settings.captioning.tagger import TagTextSettings
-from core.settings.job import CaptionJob
 from core.settings.presets.files import to_values
 
 NONE_MISSING = (
@@ -113,7 +112,8 @@ def run_captioner(
     if (file := typed_path(job.captioning.output_path)) is not None:
         tally.file = file
         kind = "tags" if isinstance(own, TagTextSettings) else "caption"
-        captions = _texts(described(_rows(job)), job, tally)
+        captions = {row: text for row, _, text in _to_write(described(_rows(job)), job, tally)}
+        tally.written = len(captions)
         with only_one_writes(context):
             write_one_file(file, kind, captions, title, about, context.workspace)
     else:
@@ -140,25 +140,22 @@ def _write_each(
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
-        for row, said in described(list(files)):
-            new = said.joined(_own(row), job.captioning)
-            tally.empty += not new and not said.means_empty
-            if new or said.means_empty:
-                result = opened.write([replace(files[row], new=said.as_file(new))])
-                tally.written += len(result.written)
-                tally.edited += len(result.changed_since)
+        for row, said, text in _to_write(described(list(files)), job, tally):
+            result = opened.write([replace(files[row], new=said.as_file(text))])
+            tally.written += len(result.written)
+            tally.edited += len(result.changed_since)
 
 
-def _texts(described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally) -> dict[Row, str]:
-    """The caption of each image, which gets none where nothing was found to say."""
-    texts = {}
+def _to_write(
+    described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally
+) -> Iterator[tuple[Row, Described, str]]:
+    """Each image with the caption to write; without those where nothing was found to say, which are counted."""
     for row, said in described:
         text = said.joined(_own(row), job.captioning)
-        tally.empty += not text and not said.means_empty
         if text or said.means_empty:
-            texts[row] = text
-    tally.written = len(texts)
-    return texts
+            yield row, said, text
+        else:
+            tally.empty += 1
 
 
 def _described(
@@ -183,32 +180,27 @@ def _described(
 def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
     """The caption file of each image as it is now, to be written over what was read of it; without those that are done.
     One that cannot be read, or that two images share, is named and skipped."""
-    beside = Beside()
+    beside, taken = Beside(), set[Path]()
     files: dict[Row, Change] = {}
-    taken: set[Path] = set()
     for row in rows:
-        try:
-            file = _file_of(row, beside)
-            if file.path in taken:
-                raise _shared(row)
-        except ProblemsError as error:
-            tally.failed += [replace(each, level="advice") for each in error.problems]
-            continue
-        taken.add(file.path)
-        if file.path not in done:
+        problems: list[Problem] = []
+        file = collected(problems, _file_of, row, beside, taken)
+        tally.failed += [replace(each, level="advice") for each in problems]
+        if file is not None and file.path not in done:
             files[row] = file
     return files
 
 
-def _file_of(row: Row, beside: Beside) -> Change:
+def _file_of(row: Row, beside: Beside, taken: set[Path]) -> Change:
+    """taken: the files of other images, to which this one is added. Raises ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # there is a file that is no caption
-    return caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
-
-
-def _shared(row: Row) -> ProblemsError:
-    what = f"{printable(row.image.path.name)} shares its caption file with another image"
-    return ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")
+    file = caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
+    if file.path in taken:
+        what = f"{printable(row.image.path.name)} shares its caption file with another image"
+        raise ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")
+    taken.add(file.path)
+    return file
 
 
 def _own(row: Row) -> str:
@@ -240,30 +232,19 @@ def _line(previewed: dict[str, Any]) -> str:
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
     """The check before a start. Raises ProblemsError with what is wrong in the dataset and what the captioner lacks."""
     problems: list[Problem] = []
-    rows: list[Row] = []
-    try:
-        rows = _rows(job)
-    except ProblemsError as error:
-        problems += error.problems
-    try:
-        if ready is not None:
-            ready(getattr(job, name), workspace)
-    except ProblemsError as error:
-        problems += error.problems
+    rows = collected(problems, _rows, job) or []
+    if ready is not None:
+        collected(problems, ready, getattr(job, name), workspace)
     raise_if_errors(problems)
     return f"{count(len(rows), 'image')} to caption"
 
 
 def _rows(job: CaptionerJob) -> list[Row]:
-    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files=True)
     bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
     bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
-    raise_if_errors([*report.problems, *bad])
-    if not report.rows:
-        fix = "choose a folder with images on Dataset"
-        raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
+    rows = rows_of(job, of_files=True, problems=bad)
     everything = job.captioning.output_path is not None
-    return [row for row in report.rows if everything or _asks(row, job.captioning.existing)][: job.captioning.preview]
+    return [row for row in rows if everything or _asks(row, job.captioning.existing)][: job.captioning.preview]
 
 
 def _asks(row: Row, existing: str) -> bool:
@@ -290,25 +271,24 @@ def write_counts(counts: Counter[str], name: str, workspace: Workspace) -> Path:
     return path
 
 
-SETTING = "captioning.output_path"
-
-
 def path_problems(text: str) -> list[Problem]:
     """Why captions cannot be written to such a file, as far as that can be seen before."""
     path = typed_path(text)
+    what, fix = "", "choose a new name, or a file with captions, which is replaced"
     if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
-        fix = "use a name that ends in .json or .jsonl"
-        return [Problem("The caption file is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
-    if path.is_dir():
-        fix = "choose a file in it"
-        return [Problem(f"The caption file '{printable(path)}' is a folder", SETTING, fix, code="captioning.one-file")]
+        what, fix = "The caption file is neither .json nor .jsonl", "use a name that ends in .json or .jsonl"
+    elif path.is_dir():
+        what, fix = f"The caption file '{printable(path)}' is a folder", "choose a file in it"
+    elif path.exists() and not _holds_captions(path):
+        what = f"The file '{printable(path)}' exists, and holds something other than captions"
+    return [Problem(what, "captioning.output_path", fix, code="captioning.one-file")] if what else []
+
+
+def _holds_captions(path: Path) -> bool:
     try:
-        others = not all(isinstance(entry, dict) for entry in read_values(path)[0].values()) if path.exists() else False
+        return all(isinstance(entry, dict) for entry in read_values(path)[0].values())
     except ProblemsError:
-        others = True
-    fix = "choose a new name, or a file with captions, which is replaced"
-    what = f"The file '{printable(path)}' exists, and holds something other than captions"
-    return [Problem(what, SETTING, fix, code="captioning.one-file")] if others else []
+        return False
 
 
 def write_one_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,11 +13,12 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.settings.caption import CaptionerJob
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts
 from core.settings.dataset.validation import ValidationSettings
-from core.settings.job import CaptionJob
+from core.settings.job import CaptionEditJob, CaptionJob
 
 NO_FILE = {"words": "no file", "none": "no file", "metadata": "from the metadata"}
 
@@ -70,6 +72,16 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
         rows.append(Row(image, caption, settings))
     said = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *said])
+
+
+def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
+    """The images of the job's dataset, of which there must be some. Raises ProblemsError, also for `problems` found before."""
+    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
+    raise_if_errors([*report.problems, *problems])
+    if not report.rows:
+        fix = "choose a folder with images on Dataset"
+        raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
+    return report.rows
 
 
 def _written(row: Row, text: str, beside: Beside) -> Change:

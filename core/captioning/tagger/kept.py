@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -219,14 +219,26 @@ def _block(images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> bytes
     return "".join(f"{json.dumps(line)}\n" for line in (head, *lines)).encode()
 
 
-class Keeper:
-    """Gathers the scores of a run, and writes them folder by folder."""
+class KeptScores:
+    """The scores of a model, folder by folder of images: found, and those of a run gathered and written.
 
-    def __init__(self, workspace: Workspace, model: str, thresholds: dict[str, float]):
-        self._workspace, self._model, self._thresholds = workspace, model, thresholds
+    thresholds   of the model by category, written with the scores
+    """
+
+    def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):
+        self._workspace, self._model, self._thresholds = workspace, model, thresholds or {}
         self._waiting: dict[Path, dict[str, Kept]] = {}
         self._folders: dict[Path, Folder] = {}
         self.waiting = 0
+
+    def _folder(self, images: Path) -> Folder:
+        if images not in self._folders:
+            self._folders[images] = Folder(self._workspace, self._model, images)
+        return self._folders[images]
+
+    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+        """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
+        return self._folder(image.parent).find(image)
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
         with suppress(OSError):  # an image that was moved away meanwhile
@@ -237,13 +249,8 @@ class Keeper:
     def write(self) -> None:
         """What was added until now. Raises ProblemsError."""
         for images, added in sorted(self._waiting.items()):
-            if images not in self._folders:
-                self._folders[images] = Folder(self._workspace, self._model, images)
-            folder = self._folders[images]
-            try:
+            with _unwritten(folder := self._folder(images)):
                 folder.append(added, self._thresholds)
-            except OSError as error:
-                raise _not_kept(error, folder) from error
         self._waiting.clear()
         self.waiting = 0
 
@@ -251,26 +258,14 @@ class Keeper:
         """Write the rest, and make files smaller that are mostly outdated. Raises ProblemsError."""
         self.write()
         for folder in self._folders.values():
-            try:
+            with _unwritten(folder):
                 folder.compact()
-            except OSError as error:
-                raise _not_kept(error, folder) from error
 
 
-def _not_kept(error: OSError, folder: Folder) -> ProblemsError:
-    what = "The scores of the tagged images cannot be kept"
-    return unwritten(error, what, str(folder.path), "captions written so far are kept")
-
-
-class Shelf:
-    """Finds the kept scores of images, folder by folder."""
-
-    def __init__(self, workspace: Workspace, model: str):
-        self._workspace, self._model = workspace, model
-        self._folders: dict[Path, Folder] = {}
-
-    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
-        """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
-        if image.parent not in self._folders:
-            self._folders[image.parent] = Folder(self._workspace, self._model, image.parent)
-        return self._folders[image.parent].find(image)
+@contextmanager
+def _unwritten(folder: Folder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "The scores of the tagged images cannot be kept"
+        raise unwritten(error, what, str(folder.path), "captions written so far are kept") from error

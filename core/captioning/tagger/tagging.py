@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,15 @@ from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described, skipped
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
-from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
+from core.captioning.tagger.kept import KeptScores, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
-from core.captioning.tagger.sd_scripts import joining
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
 from core.formats.onnx.process import ModelGone
 from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.captioning.tagger import RetagSettings, TagSettings, TagTextSettings
@@ -40,83 +38,76 @@ def model_key(found: Found) -> str:
 # ---- before a start
 
 
-def check_tag(asked: TagSettings, workspace: Workspace) -> None:
+def check_tag(settings: TagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
-
-    def files() -> None:
-        if not downloads(found, asked):
-            check_files(found)
-
-    def provider() -> None:
-        if asked.provider != "auto":
-            providers_for(asked.provider, "", onnxruntime().get_available_providers())
-
-    found = find(asked, workspace)
-    _all_of(partial(formatter, asked, found.profile.thresholds), provider, files)
+    found, problems = find(settings, workspace), list[Problem]()
+    collected(problems, formatter, settings, found.profile.thresholds)
+    if settings.provider != "auto":
+        collected(problems, lambda: providers_for(settings.provider, "", onnxruntime().get_available_providers()))
+    if not downloads(found, settings):
+        collected(problems, check_files, found)
+    raise_if_errors(problems)
 
 
-def check_retag(asked: RetagSettings, workspace: Workspace) -> None:
+def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError for lists that cannot be used, and where nothing is kept."""
-
-    def scores() -> None:
-        if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
-            what, fix = f"There are no kept scores of the tagger {found.title}", "run Tag images first"
-            raise ProblemsError.one(what, "retag", fix, "tagger.no-scores")
-
-    found = find(asked, workspace)
-    _all_of(partial(formatter, asked, found.profile.thresholds), scores)
-
-
-def _all_of(*checks: Callable[[], object]) -> None:
-    problems: list[Problem] = []
-    for check in checks:
-        try:
-            check()
-        except ProblemsError as error:
-            problems += error.problems
+    found, problems = find(settings, workspace), list[Problem]()
+    collected(problems, formatter, settings, found.profile.thresholds)
+    if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
+        what, fix = f"There are no kept scores of the tagger {found.title}", "run Tag images first"
+        problems.append(Problem(what, "retag", fix, code="tagger.no-scores"))
     raise_if_errors(problems)
 
 
 # ---- tag
 
 
-def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iterator[Described]:
+def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[Described]:
     """The tags of each image by the model, its scores kept."""
     if not images:
         return
-    found = find(asked, context.workspace)
-    fetch_missing(found, asked, context)
+    found = find(settings, context.workspace)
+    fetch_missing(found, settings, context)
     check_files(found)
     context.stage(f"loading {found.title}")
-    form = formatter(asked, found.profile.thresholds)
-    with Tagger(found, asked, context) as tagger, closing(_keeper(found, context)) as keeper:
-        _say_how(tagger, asked, context)
-        prepare = preparing(found.profile, tagger.size, asked.compatibility)
-        batch_size = tagger.batch or asked.batch_size
-        for batch in batches(decoded_ahead(images, prepare, asked.decode_threads, batch_size), batch_size):
+    thresholds = found.profile.thresholds
+    form, scores = formatter(settings, thresholds), KeptScores(context.workspace, model_key(found), thresholds)
+    with Tagger(found, settings, context) as tagger, closing(scores):
+        _say_provider(tagger, settings, context)
+        _warn_of_ignored(settings, context)
+        prepare = preparing(found.profile, tagger.size, settings.compatibility)
+        batch_size = tagger.batch or settings.batch_size
+        for batch in batches(decoded_ahead(images, prepare, settings.decode_threads, batch_size), batch_size):
             context.check()
             for path, scored in _scores(tagger, batch):
                 if not isinstance(scored, Problem):
-                    keeper.add(path, scored)
-                    if keeper.waiting >= KEPT_AT_ONCE:
-                        keeper.write()
-                yield _described(path, scored, form, asked)
+                    scores.add(path, scored)
+                    if scores.waiting >= KEPT_AT_ONCE:
+                        scores.write()
+                yield _described(path, scored, form, settings)
 
 
-def _keeper(found: Found, context: JobContext) -> Keeper:
-    return Keeper(context.workspace, model_key(found), found.profile.thresholds)
-
-
-def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
+def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
     context.say(f"{tagger.found.title} runs on {words_of(tagger.provider)}")
     if tagger.provider != tagger.wanted:
         fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
         text = f"onnxruntime cannot use {words_of(tagger.wanted)} here, so the tagger runs on the CPU"
         context.say(text, "warning", fix)
-    elif tagger.provider == CPU and asked.provider == "auto" and context.device.startswith("cuda"):
+    elif tagger.provider == CPU and settings.provider == "auto" and context.device.startswith("cuda"):
         text = "The installed onnxruntime has no GPU support, so the tagger runs on the CPU"
         context.say(text, "warning", "run ./launch.sh update")
-    if unused := ignored(asked):
+
+
+def ignored(settings: TagTextSettings) -> list[str]:
+    """The titles of settings that are set, and that sd-scripts 0.9 does not have."""
+    if settings.compatibility == "none":
+        return []
+    declared = [Declared(name, "", name, type(settings).model_fields[name]) for name in sd_scripts.UNKNOWN]
+    return [entry.title for entry in declared if getattr(settings, entry.name) != entry.default]
+
+
+def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
+    if unused := ignored(settings):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
 
 
@@ -148,52 +139,54 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return [*_run(tagger, images[:half]), *_run(tagger, images[half:])]
 
 
-def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, asked: TagTextSettings) -> Described:
+def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, settings: TagTextSettings) -> Described:
     """An image without a tag is skipped: an empty caption would be trained. sd-scripts writes it."""
     if isinstance(scored, Problem):
         return Described("", scored)
-    tagged = form(scored)
-    if not tagged.tags and asked.compatibility == "none":
+    tagged, as_sd_scripts, separator = form(scored), settings.compatibility != "none", settings.caption_separator
+    if not tagged.tags and not as_sd_scripts:
         fix = "lower the threshold, or write its caption by hand"
         return skipped(path, f"No tag of {printable(path.name)} reaches the threshold", fix, "tagger.no-tags")
-    counted = tagged.tags if asked.frequency_tags else ()
-    join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
-    own = asked.caption_separator
-    separator = "" if own == type(asked).model_fields["caption_separator"].default else own
-    return Described(tagged.text, None, tagged.scored, counted, not tagged.tags, separator, join)
+    return Described(
+        tagged.text,
+        scored=tagged.scored,
+        counted=tagged.tags if settings.frequency_tags else (),
+        means_empty=not tagged.tags,
+        separator="" if separator == type(settings).model_fields["caption_separator"].default else separator,
+        join=sd_scripts.joining(tagged, separator) if as_sd_scripts else None,
+    )
 
 
 # ---- retag
 
 
-def retag(images: Sequence[Path], asked: RetagSettings, context: JobContext) -> Iterator[Described]:
+def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[Described]:
     """The same captions from kept scores, with these settings."""
-    if unused := ignored(asked):
-        context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
-    for path, scored, form in _kept(images, asked, context.workspace):
+    _warn_of_ignored(settings, context)
+    for path, scored, form in _kept(images, settings, context.workspace):
         context.check()
-        yield _described(path, scored, form, asked)
+        yield _described(path, scored, form, settings)
 
 
 def preview(
-    images: Sequence[Path], asked: TagTextSettings, workspace: Workspace
+    images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
     """What the settings make of the kept scores: for a page that shows it while a person moves a threshold."""
-    for path, scored, form in _kept(images, asked, workspace):
+    for path, scored, form in _kept(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else form(scored)
 
 
 def _kept(
-    images: Sequence[Path], asked: TagTextSettings, workspace: Workspace
+    images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
-    found = find(asked, workspace)
-    shelf = Shelf(workspace, model_key(found))
+    found = find(settings, workspace)
+    scores = KeptScores(workspace, model_key(found))
     forms: dict[str, Format] = {}
     for path in images:
-        kept, thresholds = shelf.find(path)
+        kept, thresholds = scores.find(path)
         thresholds = thresholds or found.profile.thresholds
         by = str(sorted(thresholds.items()))
-        form = forms[by] if by in forms else forms.setdefault(by, formatter(asked, thresholds))
+        form = forms[by] if by in forms else forms.setdefault(by, formatter(settings, thresholds))
         try:
             outdated = kept is not None and kept.stamp != stamp_of(path)
         except OSError:
@@ -215,11 +208,3 @@ def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format
     if options.compatibility == "none":
         return Formatter(options, defaults)
     return sd_scripts.formatter(options)
-
-
-def ignored(options: TagTextSettings) -> list[str]:
-    """The titles of settings that are set, and that sd-scripts 0.9 does not have."""
-    if options.compatibility == "none":
-        return []
-    declared = [Declared(name, "", name, type(options).model_fields[name]) for name in sd_scripts.UNKNOWN]
-    return [entry.title for entry in declared if getattr(options, entry.name) != entry.default]

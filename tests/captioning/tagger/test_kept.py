@@ -5,7 +5,7 @@ import os
 import pytest
 
 from core.captioning.tagger import kept as module
-from core.captioning.tagger.kept import Folder, Keeper, Shelf
+from core.captioning.tagger.kept import Folder, KeptScores
 from core.captioning.tagger.tags import Label
 from core.record.workspace import Workspace
 from tests.refusals import refused
@@ -27,7 +27,7 @@ def workspace(tmp_path):
 def keep(workspace, folder, close=True, **scores):
     """Add the score of one tag for each image, "x" for its label."""
     folder.mkdir(exist_ok=True)
-    keeper = Keeper(workspace, "m", THRESHOLDS)
+    keeper = KeptScores(workspace, "m", THRESHOLDS)
     for name, value in scores.items():
         (folder / f"{name}.png").touch()
         keeper.add(folder / f"{name}.png", [(Label(f"tag of {name}", "general"), value)])
@@ -37,7 +37,7 @@ def keep(workspace, folder, close=True, **scores):
 
 def found(workspace, folder, *names):
     """{name: score} of the images that are kept."""
-    shelf, scores = Shelf(workspace, "m"), {}
+    shelf, scores = KeptScores(workspace, "m"), {}
     for name in names:
         one, _ = shelf.find(folder / f"{name}.png")
         if one is not None:
@@ -59,10 +59,10 @@ def test_a_file_from_before_blocks_is_read_and_added_to(tmp_path, workspace):
     path = Folder(workspace, "m", tmp_path / "set").path
     path.parent.mkdir(parents=True)
     path.write_text(FORMER)
-    one, thresholds = Shelf(workspace, "m").find(tmp_path / "set" / "old.png")
+    one, thresholds = KeptScores(workspace, "m").find(tmp_path / "set" / "old.png")
     assert (one.stamp, one.scored, thresholds) == ((1, 2), OLD, {"general": 0.3})
     keep(workspace, tmp_path / "set", a=0.1)
-    one, thresholds = Shelf(workspace, "m").find(tmp_path / "set" / "old.png")
+    one, thresholds = KeptScores(workspace, "m").find(tmp_path / "set" / "old.png")
     assert one.scored == OLD and thresholds == THRESHOLDS, "thresholds are those of the last run"
 
 
@@ -113,7 +113,7 @@ def test_a_file_of_something_else_is_said_and_can_be_added_to(tmp_path, workspac
     path.parent.mkdir(parents=True)
     path.write_text(bad)
     with refused("tagger.bad-scores"):
-        Shelf(workspace, "m").find(tmp_path / "set" / "a.png")
+        KeptScores(workspace, "m").find(tmp_path / "set" / "a.png")
     keep(workspace, tmp_path / "set", a=0.1)
     assert found(workspace, tmp_path / "set", "a") == {"a": 0.1}
 
