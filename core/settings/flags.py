@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from core.record.bounded_json import parse_json
-from core.record.problems import MOST, Problem, ProblemsError
+from core.record.problems import MOST, Problem
 from core.settings.base import Declared, Settings, declared, item_of, item_settings, settings_called
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.presets.networks import network_problem
+from core.settings.values import value_typed
 
-MAX_VALUES = 10_000  # in one flag
 HELP_WIDTH = 110
 SHORT = {"generate.loras": "--lora FILE:STRENGTH"}  # options of commands that are quicker to write
 NETWORK = ("network_module", "network_args")
@@ -71,7 +69,7 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
                     problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
                     continue
                 text, index = words[index], index + 1
-            value = coerce(entry, text)
+            value = value_typed(entry, text)
             if (wrong := _no_items(entry, value)) is not None:
                 problems.append(wrong)
                 continue
@@ -109,73 +107,6 @@ def _no_items(entry: Declared, value: Any) -> Problem | None:
     fix = f"write {short}--{entry.path} '{json.dumps([{first: given}], ensure_ascii=False)}'"
     what = f"--{entry.path} takes a list of objects, not {given[:60]}"
     return Problem(what, "command line", fix, code="flags.no-objects")
-
-
-def coerce(entry: Declared, text: str) -> Any:
-    """What a typed word means for this setting; what fits nothing stays text, and the check then refuses it."""
-    if text == "null" or (text == "" and entry.optional):
-        return None
-    kind = entry.kind
-    if kind != "text" and text.count(",") > MAX_VALUES:
-        return text
-    if entry.widget == "sizes":
-        return _sizes(text)
-    if kind == "arguments":
-        return _arguments(text)
-    if kind == "text" or (kind == "choice" and all(isinstance(choice, str) for choice in entry.choices)):
-        return text
-    try:
-        value = _json(text)
-    except ValueError:
-        value = None
-    if value is None and kind in ("pair", "list") and "," in text:
-        parts = [part.strip() for part in text.split(",")]
-        return [_number(part) for part in parts] if kind == "pair" else parts
-    if value is None:
-        value = _number(text)
-    if kind == "list" and not isinstance(value, list):
-        return [text]
-    if kind == "int" and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _json(text: str) -> Any:
-    """ValueError for what is no JSON, or more of it than a setting takes."""
-    try:
-        return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
-    except ProblemsError as error:
-        raise ValueError(str(error)) from None
-
-
-def _arguments(text: str) -> Any:
-    """JSON, or sd-scripts' name=value words with blanks between them: "weight_decay=0.1 betas=0.9,0.99"."""
-    try:
-        return _json(text)
-    except ValueError:
-        try:
-            return shlex.split(text)
-        except ValueError:  # a quotation mark that is not closed
-            return text
-
-
-def _sizes(text: str) -> Any:
-    """Sizes: JSON, or 768,512x768 with a comma between sizes and x between width and height."""
-    try:
-        value = _json(text)
-    except ValueError:
-        parts = [part.strip().lower().split("x") for part in text.split(",")]
-        return [_number(part[0]) if len(part) == 1 else [_number(side.strip()) for side in part] for part in parts]
-    return value if isinstance(value, list) else [value]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _unknown(path: str, known: dict[str, Declared], method: str, nearest: bool) -> Problem:

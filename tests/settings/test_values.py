@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from core import extensions, tasks
 from core.record.units import number_text
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from core.settings.values import BadText, text_of, value_from
+from core.settings.values import CODECS, BadText, text_of, value_from, value_typed
 
 FIELDS = {entry.path: entry for entry in declared(TrainJob)}
 
@@ -32,6 +35,88 @@ def test_every_default_survives_the_way_through_its_widget():
         value = value_of(TrainJob(), entry.path)
         back = value_from(entry, text_of(entry, value))
         assert build(TrainJob, {entry.group: {entry.name: back}}) == TrainJob(), entry.path
+
+
+def every_setting():
+    """(group's model, declaration) of every setting of every task, each once."""
+    extensions.load()
+    found = {}
+    for task in tasks.tasks().values():
+        for entry in declared(task.job):
+            found.setdefault(entry.path, (task.job.model_fields[entry.group].annotation, entry))
+    return list(found.values())
+
+
+EVERY = every_setting()
+SIZES = [512, [512, 768]]
+ARGUMENTS = {
+    "a": 0.5,
+    "betas": [0.9, 0.99],
+    "one": [1],
+    "on": True,
+    "text": "linear",
+    "number as text": "1",
+    "none": None,
+}
+EXAMPLES = {  # kind or widget -> values, besides the default, the choices and the bounds
+    "bool": [True, False], "int": [1, 7, 2**53 + 1], "float": [0.1, 1e-5, 1.0, 2.5e-8], "text": ["a fox", "1", "null point"],
+    "span": [100, 0.1, "12.5%"], "pair": [*SIZES, [0.25, 0.75], 0.5], "list": [[], ["a", "b c"], ["one"]],
+    "sizes": [SIZES, [768], []], "arguments": [{}, ARGUMENTS],
+}  # fmt: skip
+
+
+def examples(group, entry):
+    """The values that a setting takes, as JSON: {name: value} of a preset."""
+    values = [entry.default, *entry.choices, *entry.bounds.values(), *EXAMPLES.get(entry.kind, [])]
+    values += [None] if entry.optional else []
+    for value in EXAMPLES["sizes"] if entry.widget == "sizes" else values:
+        try:
+            made = group.model_validate_json(json.dumps({entry.name: value}, default=dict), strict=True)
+        except ValueError:
+            continue
+        yield made, to_values(made)[entry.name]
+
+
+@pytest.mark.parametrize(("group", "entry"), EVERY, ids=[entry.path for _, entry in EVERY])
+def test_every_value_of_every_setting_survives_the_way_through_its_field_and_the_command_line(group, entry):
+    """Folders, LoRAs and ControlNets have cards, and their lists are JSON on the command line."""
+    found, cards = list(examples(group, entry)), entry.widget in ("sources", "loras", "controls")
+    assert found and entry.kind in CODECS
+    for made, value in found:
+        by_field = value_from(entry, text_of(entry, value if entry.kind != "bool" else made.__dict__[entry.name]))
+        text = value if isinstance(value, str) else json.dumps(value)
+        for back in [value_typed(entry, text)] if cards else [by_field, value_typed(entry, text)]:
+            assert group.model_validate_json(json.dumps({entry.name: back}), strict=True) == made, (value, back)
+
+
+@pytest.mark.parametrize(
+    ("path", "word", "value"),
+    [
+        ("optimizer.learning_rate", "0,0001", 1e-4),
+        ("memory.text_cache_bytes", "1.5 GB", 1610612736),
+        ("dataset.resolution", "512x768", [512, 768]),
+        ("dataset.resolution", "512,768", [512, 768]),
+        ("schedule.seed", "18446744073709551615", 2**64 - 1),
+        ("schedule.seed", "null", None),
+        ("optimizer.text_encoder_lr", "0,0001", "0,0001"),  # two numbers, or one? the check refuses it
+        ("network.alpha", "1,000", "1,000"),
+        ("network.rank", "2.5", 2.5),
+        ("network.train_unet", "True", True),
+        ("samples.sample_prompts", "a fox, a tree", ["a fox", "a tree"]),
+        ("samples.sample_prompts", '["a fox, red"]', ["a fox, red"]),
+        ("optimizer.optimizer_args", "betas=0.9,0.99 decouple=True", ["betas=0.9,0.99", "decouple=True"]),
+        ("optimizer.optimizer_args", "a='b", "a='b"),
+        ("captions.max_token_length", "150", 150),
+        ("captions.caption_prefix", "1", "1"),
+    ],
+)
+def test_words_of_the_command_line_become_values(path, word, value):
+    found = value_typed(FIELDS[path], word)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_field_keeps_every_digit_of_a_seed():
+    assert value_from(FIELDS["schedule.seed"], "9007199254740993") == 2**53 + 1
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import number_text
 from core.settings.base import Declared, declared
 from core.settings.check import build
-from core.settings.flags import coerce
 from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, GridJob
 from core.settings.samples import ALSO_CALLED
+from core.settings.values import value_typed
 
 LETTERS = ("x", "y", "z")
 PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
@@ -297,9 +297,7 @@ def _typed(entry: Declared, text: str) -> Any:
         return None
     if entry.kind == "list":
         return [] if plain == NONE else [each.strip() for each in text.split(";") if each.strip()]
-    if entry.kind == "pair":
-        return coerce(entry, re.sub(r"\s*[x;]\s*", ",", text))
-    return coerce(entry, text)
+    return value_typed(entry, text)
 
 
 def _near_choice(entry: Declared, text: str) -> str:
