@@ -39,42 +39,40 @@ def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Callable[[Sub
     return lambda subject: _by_lines(subject.text, settings, change)
 
 
+_TAGS_NEEDED, _TEXT_NEEDED = {"tags": "one or more tags"}, {"tags": "a text"}
+_NEEDED = {  # change -> {setting that must be filled in: what it is}
+    "add": _TAGS_NEEDED,
+    "remove": _TAGS_NEEDED,
+    "front": _TAGS_NEEDED,
+    "prefix": _TEXT_NEEDED,
+    "suffix": _TEXT_NEEDED,
+    "separator": {"new_separator": "the new separator"},
+    "replace": {"find": "a text to find"},
+}
+
+
 def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
     """What is missing from the settings, or wrong."""
+
+    def problem(what: str, name: str, fix: str, code: str) -> Problem:
+        return Problem(what, f"edit_captions.{name}", fix, code=f"edit.{code}")
+
     found: list[Problem] = []
-
-    def need(name: str, what: str) -> None:
-        if not str(getattr(settings, name)).strip():
-            where, fix = f"edit_captions.{name}", "fill in this field"
-            found.append(Problem(f"Enter {what}", where, fix, code="edit.incomplete"))
-
     if not settings.separator.strip():
-        what, fix = "A separator cannot consist of spaces only", 'use ", "'
-        found.append(Problem(what, "edit_captions.separator", fix, code="edit.blank-separator"))
-    if settings.edit in ("add", "remove", "front", "prefix", "suffix"):
-        need("tags", "one or more tags" if settings.edit in ("add", "remove", "front") else "a text")
-    if settings.edit == "add" and settings.place == "after":
-        need("after", "the tag to add after")
-    if settings.edit == "separator":
-        need("new_separator", "the new separator")
-    if settings.edit == "replace":
-        need("find", "a text to find")
-        if settings.match == "regex":
-            places = "edit_captions.find", "edit_captions.replace_with"
-            found += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
+        found += [problem("A separator cannot consist of spaces only", "separator", 'use ", "', "blank-separator")]
+    after = {"after": "the tag to add after"} if settings.edit == "add" and settings.place == "after" else {}
+    for name, what in (_NEEDED.get(settings.edit, {}) | after).items():
+        if not getattr(settings, name).strip():
+            found.append(problem(f"Enter {what}", name, "fill in this field", "incomplete"))
+    if settings.edit == "replace" and settings.match == "regex":
+        places = "edit_captions.find", "edit_captions.replace_with"
+        found += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
     if settings.edit == "imply":
         if not settings.implications:
             fix = "write one, such as: blue dress -> dress"
-            found.append(
-                Problem("Enter one or more implications", "edit_captions.implications", fix, code="edit.incomplete")
-            )
+            found.append(problem("Enter one or more implications", "implications", fix, "incomplete"))
         found += [
-            Problem(
-                f"'{line}' is not an implication",
-                "edit_captions.implications",
-                "write: blue dress -> dress",
-                code="edit.bad-rule",
-            )
+            problem(f"'{line}' is not an implication", "implications", "write: blue dress -> dress", "bad-rule")
             for line in settings.implications
             if line.strip() and _rule(line) is None
         ]

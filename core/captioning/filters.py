@@ -10,6 +10,7 @@ is:missing  is:empty  is:captioned
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -146,13 +147,13 @@ class _Reader:
         tests = [self._and()]
         while self._take("|"):
             tests.append(self._and())
-        return tests[0] if len(tests) == 1 else lambda facts: any(test(facts) for test in tests)
+        return lambda facts: any(test(facts) for test in tests)
 
     def _and(self) -> Test:
         tests = [self._not()]
         while self._take("&") or (self._at < len(self.signs) and self.signs[self._at][0] not in ("|", ")")):
             tests.append(self._not())
-        return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
+        return lambda facts: all(test(facts) for test in tests)
 
     def _not(self) -> Test:
         self._depth += 1
@@ -224,14 +225,8 @@ def _sign_and_number(value: str) -> tuple[str, float]:
 
 
 def _compared(read: Callable[[Facts], float], sign: str, number: float) -> Test:
-    tests: dict[str, Test] = {
-        ">": lambda facts: read(facts) > number,
-        ">=": lambda facts: read(facts) >= number,
-        "<": lambda facts: read(facts) < number,
-        "<=": lambda facts: read(facts) <= number,
-        "=": lambda facts: read(facts) == number,
-    }
-    return tests[sign]
+    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}[sign]
+    return lambda facts: compare(read(facts), number)
 
 
 def _day(value: str) -> Test:

@@ -35,6 +35,8 @@ def free_memory() -> None:
     with suppress(RuntimeError, AttributeError):
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+        elif torch is not None and torch.backends.mps.is_available():
+            torch.mps.empty_cache()
     give_back()
 
 

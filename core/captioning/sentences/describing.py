@@ -22,6 +22,7 @@ from core.dataset.images.opening import open_decoded
 from core.dataset.sources.files import printable
 from core.families.token_count import count_tokens
 from core.record.context import JobContext
+from core.record.memory import free_memory, is_out_of_memory
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.captioning.sentences import BlipSettings, FlorenceSettings, GitSettings, VlmSettings
@@ -132,15 +133,14 @@ class Writer:
 
     def _answers(self, queries: Sequence[Query], attempt: int) -> Sequence[Answer | None]:
         """None for an image alone that does not fit into memory."""
-        from core.captioning.sentences.generating import answers, is_out_of_memory
-        from core.generation.model.store import empty_device_cache
+        from core.captioning.sentences.generating import answers
 
         try:
             return answers(self._model, queries, self._settings, attempt)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        empty_device_cache()  # outside of the handler: the error holds what the model computed
+        free_memory()  # outside of the handler: the error holds what the model computed
         if len(queries) == 1:
             return [None]
         self.most = max(1, len(queries) // 2)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +247,7 @@ def fetch_missing(found: Found, asked: CaptionModelSettings, context: JobContext
     else:
         return
 
-    def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {found.title}", done, total, of_bytes=True)
+    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
 
     names = wanted(hub.file_names(found.id, found.folder))
     if not any(name.endswith(".safetensors") for name in names):

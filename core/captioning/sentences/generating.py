@@ -58,13 +58,6 @@ class Answer:
     opened: bool = False
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Also of a CPU and of Apple's GPU, whose errors have no class of their own."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in str(error) or "not enough memory" in str(error))
-    )
-
-
 @torch.inference_mode()
 def answers(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.sentences.folder import Found, weight_files
 from core.formats.tensors.header import read_header
 from core.record import machine
+from core.record.memory import free_memory
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.sentences import CaptionModelSettings
 
@@ -53,13 +53,10 @@ def precision_problems(task: str, asked: CaptionModelSettings) -> list[Problem]:
 @contextmanager
 def freed() -> Iterator[None]:
     """What was loaded inside is out of memory afterwards."""
-    from core.generation.model.store import empty_device_cache
-
     try:
         yield
     finally:
-        gc.collect()
-        empty_device_cache()
+        free_memory()
 
 
 def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
 from core.captioning.described import Described, skipped
-from core.captioning.source.result import described
+from core.captioning.source.result import described, first_object
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
@@ -30,6 +30,7 @@ from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
 from core.settings.captioning.sources import ImageTextSettings
 
+T = TypeVar("T")
 LONGEST_JSON, MAX_VALUES = 8_000_000, 200_000  # a large workflow has 1 MB
 PNG_TEXT = "png."
 _LORA = re.compile(r" ?<(?:lora|lyco|lycoris|hypernet):[^<>]*>", re.IGNORECASE)
@@ -40,6 +41,14 @@ _XP = {"title": 0x9C9B, "comment": 0x9C9C, "keywords": 0x9C9E, "subject": 0x9C9F
 _IPTC = {"title": (2, 5), "keywords": (2, 25), "caption": (2, 120)}
 # What cameras write as the description of every image.
 _OF_CAMERAS = re.compile(r"(OLYMPUS|MINOLTA|KONICA MINOLTA) DIGITAL CAMERA|SONY DSC|SAMSUNG( CAMERA P\w+)?")
+
+
+def _or(default: T, read: Callable[[], T]) -> T:
+    """What `read` returns; the default for damaged data, for which Pillow raises a dozen kinds of errors."""
+    try:
+        return read()
+    except Exception:
+        return default
 
 
 class ImageTexts:
@@ -54,17 +63,11 @@ class ImageTexts:
 
     @cached_property
     def exif(self) -> Image.Exif:
-        try:
-            return Image.Image.getexif(self.image)  # the PNG reader's own decodes the image
-        except Exception:  # damaged EXIF raises a dozen kinds of errors
-            return Image.Exif()
+        return _or(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's own decodes the image
 
     @cached_property
     def comment(self) -> str:
-        try:
-            return user_comment(self.exif)
-        except Exception:  # the same
-            return ""
+        return _or("", lambda: user_comment(self.exif))
 
     @cached_property
     def xmp(self) -> dict[str, list[str]]:
@@ -73,17 +76,11 @@ class ImageTexts:
 
     @cached_property
     def iptc(self) -> dict[tuple[int, int], Any]:
-        try:
-            return IptcImagePlugin.getiptcinfo(self.image) or {}  # type: ignore[arg-type]
-        except Exception:  # damaged records raise SyntaxError, ValueError, struct.error ...
-            return {}
+        return _or({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
         """A text of EXIF; Pillow reads it as Latin-1, most programs write UTF-8."""
-        try:
-            text = self.exif.get(tag, "")
-        except Exception:  # damaged values
-            return ""
+        text = _or("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
         with suppress(UnicodeError):
@@ -92,9 +89,8 @@ class ImageTexts:
 
     def xp_text(self, name: str) -> str:
         """A text that Windows Explorer writes: UTF-16 in bytes."""
-        with suppress(Exception):
-            return bytes(self.exif.get(_XP[name], b"")).decode("utf-16-le", errors="replace").partition("\0")[0]
-        return ""
+        raw = _or(b"", lambda: bytes(self.exif.get(_XP[name], b"")))
+        return raw.decode("utf-16-le", errors="replace").partition("\0")[0]
 
     def iptc_texts(self, name: str) -> list[str]:
         values = self.iptc.get(_IPTC[name], [])
@@ -130,8 +126,8 @@ def _a1111(texts: ImageTexts) -> str:
     """The prompt of `parameters`, or of a comment with A1111's line of settings. SwarmUI and Fooocus write JSON there."""
     block = texts.png.get("parameters", "")
     if block.lstrip().startswith("{"):
-        content = _object(texts.json("parameters"))
-        return _string(_object(content.get("sui_image_params", content)).get("prompt"))
+        content = first_object(texts.json("parameters"))
+        return _string(first_object(content.get("sui_image_params", content)).get("prompt"))
     if len(block) > LONGEST_TEXT:
         raise _too_long(block)
     return a1111_parts(block)[0] if block else _of_comment(texts)[0]
@@ -148,7 +144,7 @@ def _of_comment(texts: ImageTexts) -> tuple[str, str]:
 def _comfyui(texts: ImageTexts) -> list[str]:
     """Of the graph that ran, else of the workflow; WebP files have them as camera maker and model."""
     exif = dict(text.partition(":")[::2] for text in (texts.exif_text(_MODEL), texts.exif_text(_MAKE)))
-    found = positive_prompts(_object(texts.json("prompt", exif.get("prompt", ""))))
+    found = positive_prompts(first_object(texts.json("prompt", exif.get("prompt", ""))))
     return found or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
 
 
@@ -157,14 +153,9 @@ def _novelai(texts: ImageTexts) -> str:
 
 
 def _invokeai(texts: ImageTexts) -> str:
-    prompt = _string(_object(texts.json("invokeai_metadata")).get("positive_prompt"))
-    older = _object(_object(texts.json("sd-metadata")).get("image")).get("prompt") if not prompt else None
-    return prompt or _string(older) or _string(_object(older).get("prompt"))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, dict) else {}
+    prompt = _string(first_object(texts.json("invokeai_metadata")).get("positive_prompt"))
+    older = first_object(first_object(texts.json("sd-metadata")).get("image")).get("prompt") if not prompt else None
+    return prompt or _string(older) or _string(first_object(older).get("prompt"))
 
 
 def _string(value: Any) -> str:
@@ -243,8 +234,7 @@ def _texts_in(path: Path, asked: ImageTextSettings, separator: str) -> tuple[lis
     problems: list[Problem] = []
     with open_image(path) as image:
         if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
-            with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
-                image.load()
+            _or(None, image.load)  # type: ignore[arg-type]
         texts = ImageTexts(image)
         for field in fields_of(asked):
             try:

@@ -1,9 +1,10 @@
-"""What a found text becomes: a caption, or the reason why there is none."""
+"""What captions from text share: from a text to a caption, or the reason why there is none; objects of JSON files."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from core.captioning.described import Described, skipped
 from core.dataset.sources.files import printable
@@ -25,3 +26,9 @@ def described(path: Path, text: str, nothing: Described) -> Described:
         what = f"The name of {printable(path.name)} is not valid Unicode"
         return skipped(path, what, "rename the file or its folder", "source.not-unicode")
     return Described(text)
+
+
+def first_object(value: Any) -> dict[str, Any]:
+    """A JSON object, or the first one of a list, as exports hold a single post; {} for anything else."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.captioning.described import Described, skipped
-from core.captioning.source.result import described
+from core.captioning.source.result import described, first_object
 from core.dataset.captions.words import tag_words
 from core.dataset.sources.files import printable
 from core.record.bounded_json import read_json
@@ -68,9 +68,9 @@ def tags_in(content: Any, asked: SidecarSettings) -> list[str]:
     """The tags at the first key that has any, each once."""
     for key in _lines(asked.sidecar_keys):
         *way, last = key.split(".")
-        post = _object(content)
+        post = first_object(content)
         for name in way:
-            post = _object(post.get(name))
+            post = first_object(post.get(name))
         if tags := _in_order(_by_category(post, last, asked), asked):
             return tags
     return []
@@ -78,12 +78,6 @@ def tags_in(content: Any, asked: SidecarSettings) -> list[str]:
 
 def _lines(values: Sequence[str]) -> list[str]:
     return [value.strip() for value in values if value.strip()]
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    """An object, or the first one of a list: exports may hold a list of one post."""
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, dict) else {}
 
 
 def _by_category(post: Mapping[str, Any], key: str, asked: SidecarSettings) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from core.captioning.tagger import labels as tables
@@ -141,8 +142,7 @@ def _download(found: Found, names: Sequence[str], into: Path, context: JobContex
 
     owner, name = found.profile.repo.split("/")
 
-    def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {found.title}", done, total, of_bytes=True)
+    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
 
     hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 

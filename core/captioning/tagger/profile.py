@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -111,44 +111,45 @@ WD = (
     _wd("wd-v1-4-vit-tagger", "WD 1.4 ViT v1", 373),
     _wd("wd-v1-4-convnext-tagger", "WD 1.4 ConvNeXt v1", 389),
 )
-HALF: Numbers = (0.5, 0.5, 0.5)
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+RGB: dict[str, Any] = {"layout": "NCHW", "channels": "RGB", "scale": "1"}
 CL = tuple(
     Profile(
         title=f"cl_tagger {version}",
         repo="cella110n/cl_tagger",
-        model=f"cl_tagger_{version.replace('.', '_')}/{file}",
-        labels=f"cl_tagger_{version.replace('.', '_')}/tag_mapping.json",
+        model=f"{folder}/{file}",
+        labels=f"{folder}/tag_mapping.json",
         label_kind="mapping",
-        layout="NCHW",
-        scale="1",
-        mean=HALF,
-        std=HALF,
+        **RGB | HALF | {"channels": "BGR"},
         sigmoid=True,
         thresholds={"general": 0.55, "character": 0.6},
         license="Apache-2.0",
         megabytes=1400,
     )
-    for version, file in (("1.02", "model.onnx"), ("1.01", "model_optimized.onnx"))
+    for version, folder, file in (
+        ("1.02", "cl_tagger_1_02", "model.onnx"),
+        ("1.01", "cl_tagger_1_01", "model_optimized.onnx"),
+    )
 )
+_CAMIE: dict[str, Any] = RGB | {
+    "label_kind": "mapping",
+    "size": 512,
+    "resample": "lanczos",
+    "sigmoid": True,
+    "license": "GPL-3.0",
+}
 CAMIE = (
     Profile(
         title="Camie v2",
         repo="Camais03/camie-tagger-v2",
         model="camie-tagger-v2.onnx",
         labels="camie-tagger-v2-metadata.json",
-        label_kind="mapping",
-        layout="NCHW",
-        size=512,
-        channels="RGB",
-        scale="1",
+        **_CAMIE,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         pad_color=(124, 116, 104),
-        resample="lanczos",
         output=1,  # the refined of its two heads
-        sigmoid=True,
         thresholds={"general": 0.5, "character": 0.6},
-        license="GPL-3.0",
         megabytes=797,
     ),
     Profile(
@@ -156,52 +157,37 @@ CAMIE = (
         repo="Camais03/camie-tagger",
         model="model_initial.onnx",
         labels="model_initial_metadata.json",
-        label_kind="mapping",
-        layout="NCHW",
-        size=512,
-        channels="RGB",
-        scale="1",
+        **_CAMIE,
         pad_color=(0, 0, 0),
-        resample="lanczos",
-        sigmoid=True,
         thresholds={"general": 0.35, "character": 0.6},
-        license="GPL-3.0",
         megabytes=864,
     ),
 )
-PIXAI = (
-    Profile(
-        title="PixAI 0.9",
-        repo="deepghs/pixai-tagger-v0.9-onnx",
-        layout="NCHW",
-        channels="RGB",
-        scale="1",
-        mean=HALF,
-        std=HALF,
-        pad="stretch",
-        resample="bilinear",
-        output="prediction",
-        thresholds={"general": 0.3, "character": 0.85},
-        license="Apache-2.0",
-        megabytes=1271,
-    ),
+PIXAI = Profile(
+    title="PixAI 0.9",
+    repo="deepghs/pixai-tagger-v0.9-onnx",
+    **RGB | HALF,
+    pad="stretch",
+    resample="bilinear",
+    output="prediction",
+    thresholds={"general": 0.3, "character": 0.85},
+    license="Apache-2.0",
+    megabytes=1271,
 )
-DEEPDANBOORU = (
-    Profile(
-        title="DeepDanbooru",
-        repo="skytnt/deepdanbooru_onnx",
-        model="deepdanbooru.onnx",
-        labels="",
-        label_kind="metadata",
-        size=512,
-        channels="RGB",
-        scale="1",
-        pad="edge",
-        resample="area",
-        thresholds={"general": 0.5},
-        license="MIT",
-        megabytes=640,
-    ),
+DEEPDANBOORU = Profile(
+    title="DeepDanbooru",
+    repo="skytnt/deepdanbooru_onnx",
+    model="deepdanbooru.onnx",
+    labels="",
+    label_kind="metadata",
+    size=512,
+    channels="RGB",
+    scale="1",
+    pad="edge",
+    resample="area",
+    thresholds={"general": 0.5},
+    license="MIT",
+    megabytes=640,
 )
 
 
@@ -210,4 +196,4 @@ def _key(profile: Profile) -> str:
     return "/".join(part for part in (profile.repo, str(PurePosixPath(profile.model).parent).strip(".")) if part)
 
 
-PROFILES = {_key(profile): profile for profile in (*WD, *CL, *CAMIE, *PIXAI, *DEEPDANBOORU)}
+PROFILES = {_key(profile): profile for profile in (*WD, *CL, *CAMIE, PIXAI, DEEPDANBOORU)}

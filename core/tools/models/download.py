@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from core.formats.hub import references as hub
@@ -35,8 +36,7 @@ def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
     if (here := hub.here(source, models, context.cancel)) is not None:
         return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
 
-    def on_progress(done: int, total: int) -> None:
-        context.stage(f"downloading {source}", done, total, of_bytes=True)
+    on_progress = partial(context.stage, f"downloading {source}", of_bytes=True)
 
     try:
         path = hub.download(source, models, on_progress, context.cancel)

@@ -26,7 +26,7 @@ from core.captioning.sentences.generating import AddressedSampling, Answer, Answ
 from core.captioning.sentences.profiles import FLORENCE_TASKS, PROFILES
 from core.dataset.images.opening import BrokenImage
 from core.engine.engine import Engine
-from core.generation.model import store
+from core.record import memory
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.captioning.prompts import CAPTION_TYPES, TOGGLES
@@ -387,10 +387,10 @@ def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monk
         return made
 
     monkeypatch.setattr(describing, "load", noted)
-    alive, empty = [], store.empty_device_cache
-    monkeypatch.setattr(store, "empty_device_cache", lambda: alive.append(models[-1]() is not None) or empty())
+    alive, empty = [], memory.give_back
+    monkeypatch.setattr(memory, "give_back", lambda: alive.append(models[-1]() is not None) or empty())
     caption("blip", **LONG)
-    assert alive == [False], "it is gone before the device's cache is emptied"
+    assert alive == [False], "it is gone before memory is returned"
     monkeypatch.setattr(generating, "answers", lambda *given: (_ for _ in ()).throw(ValueError("stop")))
     with pytest.raises(ValueError):
         caption("blip", **LONG)

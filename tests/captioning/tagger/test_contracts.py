@@ -165,7 +165,7 @@ def test_pixai(tmp_path):
     series = {"4": '"[""gems""]"'}
     rows = "\n".join(f"{name},{code},{series.get(code, '')}" for name, code, *_ in LABELS)
     (folder / "selected_tags.csv").write_text(f"name,category,ips\n{rows}\n")
-    tagger = load(PIXAI[0], folder, tmp_path)
+    tagger = load(PIXAI, folder, tmp_path)
     assert scores_of(tagger, tmp_path)["blue_sky"] == pytest.approx(float(sigmoid(8 - 4)) / 2, abs=1e-5)
     assert tagger.labels[-1].series == ("gems",)
     Image.new("RGB", (100, 10), "white").save(tmp_path / "wide.png")
@@ -177,7 +177,7 @@ def test_deepdanbooru(tmp_path):
     folder = tmp_path / "m"
     names = ["rating:safe" if name == "general" else name for name in NAMES]
     write_model(folder / "deepdanbooru.onnx", scale=1, metadata={"tags": repr(names)}, size="side")
-    tagger = load(DEEPDANBOORU[0], folder, tmp_path)
+    tagger = load(DEEPDANBOORU, folder, tmp_path)
     assert tagger.size == (512, 512) and tagger.labels[0] == Label("rating:safe", "rating")
     assert scores_of(tagger, tmp_path)["blue_sky"] == pytest.approx(float(sigmoid(4)), abs=1e-5)
     image = Image.new("RGB", (90, 30), "red")
