@@ -15,7 +15,7 @@ from core import tasks
 from core.record import machine
 from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import Problem, ProblemsError, collected, errors
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
@@ -166,10 +166,7 @@ def split_options(
             free.append((word, before))
     _sort_free(free, options, preset_allowed, task)
     for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
-        try:
-            allow(name)
-        except ProblemsError as error:
-            options.problems += error.problems
+        collected(options.problems, allow, name)
     return options
 
 
@@ -287,19 +284,7 @@ def job_from(task: str, options: Options) -> Settings:
     problems = list(options.problems)
     below: dict[str, Any] = {}
     if options.preset is not None:
-        try:
-            preset = read(preset_path(options.preset, options.workspace()))
-            if not _fits(preset.task, task):
-                what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
-                problems.append(Problem(what, options.preset, fix, code="cli.preset-of-another-task"))
-            else:
-                options.advice += preset.notes
-                options.preset_read = preset
-                below = {
-                    name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields
-                }
-        except ProblemsError as error:
-            problems += error.problems
+        below = collected(problems, _of_preset, task, options) or {}
     if options.argument is not None:
         path = tasks.named(task).argument
         below = merge(below, {path.partition(".")[0]: REPLACED.get(path, {})})
@@ -307,13 +292,22 @@ def job_from(task: str, options: Options) -> Settings:
         below = merge(below, _dataset_config(options, problems))
     above, wrong = read_flags(model, options.settings, below.get("method", {}).get("kind", ""))
     problems += wrong
-    try:
-        job = build(model, merge(below, _from_here(model, above)), "command line")
-    except ProblemsError as error:
-        problems += error.problems
-    if problems:
+    job = collected(problems, build, model, merge(below, _from_here(model, above)), "command line")
+    if job is None or problems:
         raise ProblemsError(problems)
     return job
+
+
+def _of_preset(task: str, options: Options) -> dict[str, Any]:
+    """The values of the preset that the task has. Raises ProblemsError."""
+    preset = read(preset_path(str(options.preset), options.workspace()))
+    if not _fits(preset.task, task):
+        what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
+        raise ProblemsError.one(what, str(options.preset), fix, "cli.preset-of-another-task")
+    options.advice += preset.notes
+    options.preset_read = preset
+    known = tasks.named(task).job.model_fields
+    return {name: values for name, values in to_values(apply(preset)).items() if name in known}
 
 
 def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
