@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.captioning.combining import comparable
-from core.captioning.edits import Subject, editor
+from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
 from core.dataset.captions.files import Beside, Caption, caption_change
@@ -95,21 +95,13 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
     An image without a caption begins with an empty one: the words of its folder are not its tags.
     """
-    change = editor(settings, (_own_text(each.facts) for each in items))
+    change = editor(settings, (each.facts.own_text for each in items))
     plan = (
-        Edited(
-            each,
-            _own_text(each.facts),
-            change(Subject(_own_text(each.facts), each.facts.name, each.facts.folder)).strip(),
-        )
+        Edited(each, own := each.facts.own_text, change(own, each.facts.name, each.facts.folder).strip())
         for each in items
         if not each.fixed
     )
     return [each for each in plan if each.after != each.before]
-
-
-def _own_text(facts: Facts) -> str:
-    return "" if facts.missing else facts.text
 
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:

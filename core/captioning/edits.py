@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import Protocol
 
 from core.captioning.combining import comparable, parts_of, pattern_problems
 from core.dataset.captions.words import name_words, tag_words
@@ -14,29 +14,26 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.edits import CaptionEditSettings
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A caption to change, and what names can become one."""
-
-    text: str
-    name: str = ""
-    folder: str = ""
+class Edit(Protocol):
+    def __call__(self, text: str, name: str = "", folder: str = "") -> str:
+        """The changed caption. name, folder: of the image file, which can become its caption."""
 
 
-def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Callable[[Subject], str]:
+def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
     """The function that makes this change to a caption. Raises ProblemsError where the settings are not complete.
 
     texts   of all chosen captions, for orders by frequency
     """
-    problems = edit_problems(settings)
-    if problems:
+    if problems := edit_problems(settings):
         raise ProblemsError(problems)
-    if settings.edit == "replace" and settings.match != "tag":
-        return _replaced(settings)
-    if settings.edit in _TEXTS:
-        return lambda subject: _TEXTS[settings.edit](subject, settings)
-    change = _TAGS[settings.edit](settings, texts)
-    return lambda subject: _by_lines(subject.text, settings, change)
+    if settings.edit in _NAMES:
+        words_of = _NAMES[settings.edit]
+        return lambda text, name="", folder="": words_of(name, folder) or text
+    if settings.edit in _TEXTS and (settings.edit != "replace" or settings.match != "tag"):
+        change = _TEXTS[settings.edit](settings)
+    else:
+        change = _by_lines(settings, _TAGS[settings.edit](settings, texts))
+    return lambda text, name="", folder="": change(text)
 
 
 _TAGS_NEEDED, _TEXT_NEEDED = {"tags": "one or more tags"}, {"tags": "a text"}
@@ -90,7 +87,7 @@ def _tags(text: str, settings: CaptionEditSettings) -> Tags:
     return parts_of(text, settings.separator)
 
 
-def _by_lines(text: str, settings: CaptionEditSettings, change: Change) -> str:
+def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], str]:
     """Each line is a caption of its own; one that does not change keeps its spelling to the letter."""
 
     def changed(line: str) -> str:
@@ -98,12 +95,14 @@ def _by_lines(text: str, settings: CaptionEditSettings, change: Change) -> str:
         after = change(list(before))
         return line if after == before else settings.separator.join(after)
 
-    return _each_line(text, changed)
+    return _each_line(changed)
 
 
-def _each_line(text: str, change: Callable[[str], str]) -> str:
+def _each_line(change: Callable[[str], str]) -> Callable[[str], str]:
     """Each line changed; a blank one stays, unless there is no other."""
-    return "\n".join(change(line) if line.strip() or not text.strip() else line for line in text.split("\n"))
+    return lambda text: "\n".join(
+        change(line) if line.strip() or not text.strip() else line for line in text.split("\n")
+    )
 
 
 def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
@@ -226,50 +225,48 @@ _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {
 _BOUND = r"(?:(?<![\w-])|(?![\w-]))"  # where no word goes on, a hyphenated one neither
 
 
-def _replaced(settings: CaptionEditSettings) -> Callable[[Subject], str]:
+def _replaced(settings: CaptionEditSettings) -> Callable[[str], str]:
     if settings.match == "text":
-        return lambda subject: subject.text.replace(settings.find, settings.replace_with)
+        return lambda text: text.replace(settings.find, settings.replace_with)
     pattern = Pattern(settings.find, "edit_captions.find")
-    return lambda subject: pattern.replaced(subject.text, settings.replace_with)
+    return lambda text: pattern.replaced(text, settings.replace_with)
 
 
-def _separated(subject: Subject, settings: CaptionEditSettings) -> str:
+def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
     """With the new separator; a line of one tag stays as it is."""
 
     def change(line: str) -> str:
         return settings.new_separator.join(tags) if len(tags := _tags(line, settings)) > 1 else line
 
-    return _each_line(subject.text, change)
+    return _each_line(change)
 
 
-def _joined(subject: Subject, settings: CaptionEditSettings) -> str:
-    return settings.separator.join(
-        line.strip().strip(settings.separator.strip()) for line in subject.text.split("\n") if line.strip()
-    )
+def _joined(settings: CaptionEditSettings) -> Callable[[str], str]:
+    mark = settings.separator.strip()
+    return lambda text: settings.separator.join(line.strip().strip(mark) for line in text.split("\n") if line.strip())
 
 
-def _fixed(before: bool) -> Callable[[Subject, CaptionEditSettings], str]:
+def _fixed(settings: CaptionEditSettings) -> Callable[[str], str]:
     """A prefix or suffix at each line that has it not yet, as whole words: "fox" does not begin "foxglove"."""
+    fixed, before = settings.tags.strip(), settings.edit == "prefix"
+    pattern = re.compile(rf"{re.escape(fixed)}{_BOUND}" if before else rf"{_BOUND}{re.escape(fixed)}\Z")
+    has = pattern.match if before else pattern.search
 
-    def of(subject: Subject, settings: CaptionEditSettings) -> str:
-        text = settings.tags.strip()
-        there = re.compile(rf"{re.escape(text)}{_BOUND}" if before else rf"{_BOUND}{re.escape(text)}\Z")
-        has = there.match if before else there.search
+    def change(line: str) -> str:
+        both = (fixed, line) if before else (line, fixed)
+        return line if has(line) else settings.separator.join(part for part in both if part)
 
-        def change(line: str) -> str:
-            both = (text, line) if before else (line, text)
-            return line if has(line) else settings.separator.join(part for part in both if part)
-
-        return _each_line(subject.text, change)
-
-    return of
+    return _each_line(change)
 
 
-_TEXTS: dict[str, Callable[[Subject, CaptionEditSettings], str]] = {
-    "prefix": _fixed(before=True),
-    "suffix": _fixed(before=False),
+_TEXTS: dict[str, Callable[[CaptionEditSettings], Callable[[str], str]]] = {
+    "replace": _replaced,
+    "prefix": _fixed,
+    "suffix": _fixed,
     "separator": _separated,
     "one_line": _joined,
-    "file_name": lambda subject, settings: name_words(subject.name.rpartition(".")[0]) or subject.text,
-    "folder_name": lambda subject, settings: name_words(subject.folder) or subject.text,
+}
+_NAMES: dict[str, Callable[[str, str], str]] = {
+    "file_name": lambda name, folder: name_words(name.rpartition(".")[0]),
+    "folder_name": lambda name, folder: name_words(folder),
 }

@@ -42,6 +42,11 @@ class Facts:
     found: Collection[str] = field(default_factory=tuple)
     separator: str = ","
 
+    @property
+    def own_text(self) -> str:
+        """The caption of its file, "" without one."""
+        return "" if self.missing else self.text
+
     @cached_property
     def spellings(self) -> dict[str, str]:
         """Each tag in its comparable form, and as it is written."""

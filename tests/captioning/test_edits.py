@@ -10,7 +10,7 @@ from PIL import Image
 from core import tasks
 from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable, parts_of
-from core.captioning.edits import Subject, edit_problems, editor
+from core.captioning.edits import edit_problems, editor
 from core.captioning.filters import Facts
 from core.dataset.captions.history import History
 from core.dataset.captions.words import KAOMOJI
@@ -24,7 +24,7 @@ TEXT = "red fox, long_hair, snow, red fox"
 
 
 def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
-    return editor(CaptionEditSettings(**settings), [text])(Subject(text, name, folder))
+    return editor(CaptionEditSettings(**settings), [text])(text, name, folder)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_blank_line_stays_blank_unless_it_is_all_there_is(settings):
 
 def test_frequency_counts_the_tags_of_every_line():
     order = {"edit": "sort", "order": "frequency"}
-    assert editor(CaptionEditSettings(**order), ["a, b\nb"])(Subject("a, b")) == "b, a"
+    assert editor(CaptionEditSettings(**order), ["a, b\nb"])("a, b") == "b, a"
 
 
 def test_the_length_of_a_list_does_not_multiply_with_the_tags_of_a_caption():
@@ -105,7 +105,7 @@ def test_the_length_of_a_list_does_not_multiply_with_the_tags_of_a_caption():
     for each in settings:
         change, began = editor(each, []), time.monotonic()
         for _ in range(50):
-            change(Subject(text))
+            change(text)
         assert time.monotonic() - began < 1, "5 s and more where each tag is compared with each of the list"
 
 
