@@ -166,13 +166,13 @@ def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[Edited]:
 
 def items_of(job: CaptionEditJob) -> list[Item]:
     """The images of the job's dataset. Raises ProblemsError."""
-    asked = fields_in(job.edit_captions.filter)
-    if unknown := sorted(asked & ONLY_ON_PAGE):
+    fields = fields_in(job.edit_captions.filter)
+    if unknown := sorted(fields & ONLY_ON_PAGE):
         fix = "use it in the list of the Captions tab, or filter by width: and height:"
         what = f"'{unknown[0]}:' is known only on the page"
         raise ProblemsError.one(what, "edit_captions.filter", fix, "filter.only-on-page")
     return [
-        item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in asked else 0)
+        item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in fields else 0)
         for row in rows_of(job)
     ]
 

@@ -77,8 +77,8 @@ class Tally:
 
     def stopped(self) -> Outcome:
         """What a run has written that was cancelled."""
-        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; start again to resume"
-        return Outcome("stopped", [said], {"images": self.images, "written": self.written})
+        message = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; start again to resume"
+        return Outcome("stopped", [message], {"images": self.images, "written": self.written})
 
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
@@ -108,7 +108,9 @@ def run_captioner(
 
     if job.captioning.preview is not None:
         rows = _rows(job)
-        return tally.outcome(job.captioning.existing, [_previewed(row, said, job) for row, said in described(rows)])
+        return tally.outcome(
+            job.captioning.existing, [_previewed(row, caption, job) for row, caption in described(rows)]
+        )
     if (file := typed_path(job.captioning.output_path)) is not None:
         tally.file = file
         kind = "tags" if isinstance(own, TagTextSettings) else "caption"
@@ -140,8 +142,8 @@ def _write_each(
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
-        for row, said, text in _to_write(described(list(files)), job, tally):
-            result = opened.write([replace(files[row], new=said.as_file(text))])
+        for row, caption, text in _to_write(described(list(files)), job, tally):
+            result = opened.write([replace(files[row], new=caption.as_file(text))])
             tally.written += len(result.written)
             tally.edited += len(result.changed_since)
 
@@ -150,10 +152,10 @@ def _to_write(
     described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally
 ) -> Iterator[tuple[Row, Described, str]]:
     """Each image with the caption to write; without those where nothing was found to say, which are counted."""
-    for row, said in described:
-        text = said.joined(_own(row), job.captioning)
-        if text or said.means_empty:
-            yield row, said, text
+    for row, caption in described:
+        text = caption.joined(_own(row), job.captioning)
+        if text or caption.means_empty:
+            yield row, caption, text
         else:
             tally.empty += 1
 
@@ -161,18 +163,18 @@ def _to_write(
 def _described(
     given: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, Described]]:
-    """Each image with what is said of it, but for those that could not be described; with progress, and a place to pause or
+    """Each image with its caption, without those that could not be described; with progress, and a place to pause or
     stop after each."""
     tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
     for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
-        said = Described.of(each)
-        tally.counts.update(said.counted)
-        if said.problem is not None:
-            tally.failed.append(said.problem)
-            context.warn(said.problem)
+        caption = Described.of(each)
+        tally.counts.update(caption.counted)
+        if caption.problem is not None:
+            tally.failed.append(caption.problem)
+            context.warn(caption.problem)
         else:
-            yield row, said
+            yield row, caption
         context.stage("captioning", number, len(rows))
         context.check()
 
@@ -208,16 +210,16 @@ def _own(row: Row) -> str:
     return row.caption.text if row.caption.source == "file" else ""
 
 
-def _previewed(row: Row, said: Described, job: CaptionerJob) -> dict[str, Any]:
+def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any]:
     """What a preview shows of an image. The caption is "" where it is nothing but its tags."""
-    before, after = _own(row), said.joined(_own(row), job.captioning)
-    names = (said.separator or job.captioning.separator).join(name for name, _ in said.scored)
+    before, after = _own(row), caption.joined(_own(row), job.captioning)
+    names = (caption.separator or job.captioning.separator).join(name for name, _ in caption.scored)
     return {
         "image": str(row.image.path),
         "name": str(row.image.relative),
-        "caption": "" if said.scored and after == names else after,
+        "caption": "" if caption.scored and after == names else after,
         "before": before if before != after else "",
-        "tags": [list(each) for each in said.scored],
+        "tags": [list(each) for each in caption.scored],
     }
 
 

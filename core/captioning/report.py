@@ -70,8 +70,8 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
         one = of_files and image.given is None
         caption = read_caption_file(image, settings.caption_extension) if one else read_caption(image, settings)
         rows.append(Row(image, caption, settings))
-    said = [row.caption.problem for row in rows if row.caption.problem is not None]
-    return CaptionReport(rows, [*found.problems, *said])
+    problems = [row.caption.problem for row in rows if row.caption.problem is not None]
+    return CaptionReport(rows, [*found.problems, *problems])
 
 
 def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:

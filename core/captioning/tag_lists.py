@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from core.captioning.combining import comparable
 from core.dataset.captions.encodings import decode_text
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import read_regular
 from core.record.workspace import Workspace
 
@@ -69,10 +69,7 @@ def _read_all(files: tuple[tuple[Path, int, int], ...]) -> tuple[TagList, list[P
     known: list[Known] = []
     problems: list[Problem] = []
     for path, *_ in files:
-        try:
-            known += read_tag_list(path)
-        except ProblemsError as error:
-            problems += error.problems
+        known += collected(problems, read_tag_list, path) or []
     return TagList(known), problems
 
 

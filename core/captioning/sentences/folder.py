@@ -60,9 +60,9 @@ class Found:
         return f"{self.profile.task}.model"
 
 
-def find(profile: Profile, asked: CaptionModelSettings, workspace: Workspace) -> Found:
+def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> Found:
     """The model that the settings name, whether or not its files are there. Raises ProblemsError."""
-    text = asked.model
+    text = settings.model
     where = f"{profile.task}.model"
     if not text:
         fix = "choose a folder, or owner/name of the Hugging Face Hub"
@@ -235,9 +235,9 @@ def _of_weights(path: Path) -> list[Problem]:
     return []
 
 
-def fetch_missing(found: Found, asked: CaptionModelSettings, context: JobContext) -> None:
+def fetch_missing(found: Found, settings: CaptionModelSettings, context: JobContext) -> None:
     """Download what is missing or damaged, if the settings say so. Raises ProblemsError."""
-    if not asked.download or found.id is None:
+    if not settings.download or found.id is None:
         return
     try:
         check(found)

@@ -42,9 +42,9 @@ class Loaded:
         return self.processor.tokenizer
 
 
-def precision_problems(task: str, asked: CaptionModelSettings) -> list[Problem]:
+def precision_problems(task: str, settings: CaptionModelSettings) -> list[Problem]:
     """What the precision needs and this machine lacks."""
-    if asked.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
+    if settings.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
         what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
         return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
     return []
@@ -59,7 +59,7 @@ def freed() -> Iterator[None]:
         free_memory()
 
 
-def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:
+def load(found: Found, settings: CaptionModelSettings, device: str) -> Loaded:
     """The model of a checked folder. Raises ProblemsError."""
     import transformers
 
@@ -67,15 +67,15 @@ def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:
         try:
             processor = _processor(found)
             _check_size(found)
-            dtype = _dtype(asked.precision, device)
-            placed = {"device_map": {"": device}} if asked.precision in ("8bit", "4bit") else {}
+            dtype = _dtype(settings.precision, device)
+            placed = {"device_map": {"": device}} if settings.precision in ("8bit", "4bit") else {}
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 found.folder,
                 dtype=dtype,
                 use_safetensors=True,
                 low_cpu_mem_usage=True,
                 output_loading_info=True,
-                quantization_config=_quantization(asked.precision, dtype),
+                quantization_config=_quantization(settings.precision, dtype),
                 **placed,
                 **NO_CODE,
             )

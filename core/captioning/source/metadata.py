@@ -24,7 +24,7 @@ from core.generation.images.comfyui import graph_of, positive_prompts
 from core.generation.images.metadata import user_comment
 from core.record.bounded_json import parse_json
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
@@ -187,14 +187,14 @@ FIELDS: dict[str, Callable[[ImageTexts], str | list[str]]] = PROMPTS | {
 # ---- the captioner
 
 
-def fields_of(asked: ImageTextSettings) -> list[str]:
-    return [field.strip() for field in asked.text_fields if field.strip()]
+def fields_of(settings: ImageTextSettings) -> list[str]:
+    return [field.strip() for field in settings.text_fields if field.strip()]
 
 
-def check(asked: ImageTextSettings, workspace: Workspace) -> None:
+def check(settings: ImageTextSettings, workspace: Workspace) -> None:
     """Raises ProblemsError for fields that do not exist, and for none."""
     where, fix = "caption_metadata.text_fields", f"use {', '.join(FIELDS)} or {PNG_TEXT}NAME"
-    fields = fields_of(asked)
+    fields = fields_of(settings)
     problems = [
         Problem(f"There is no field '{field}'", where, fix, code="metadata.unknown-field")
         for field in fields
@@ -206,19 +206,19 @@ def check(asked: ImageTextSettings, workspace: Workspace) -> None:
 
 
 def describe(
-    job: CaptionerJob, images: Sequence[Path], asked: ImageTextSettings, context: JobContext
+    job: CaptionerJob, images: Sequence[Path], settings: ImageTextSettings, context: JobContext
 ) -> Iterator[Described]:
     """The text inside each image."""
-    check(asked, context.workspace)
+    check(settings, context.workspace)
     for path in images:
-        yield _described(path, asked, job.captioning.separator)
+        yield _described(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, asked: ImageTextSettings, separator: str) -> Described:
+def _described(path: Path, settings: ImageTextSettings, separator: str) -> Described:
     name = printable(path.name)
     nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")
     try:
-        found, problems = _texts_in(path, asked, separator)
+        found, problems = _texts_in(path, settings, separator)
     except (BrokenImage, ProblemsError) as error:
         why = error.problems[0].what if isinstance(error, ProblemsError) else error
         return skipped(path, f"The image {name} {why}", "replace or remove it", "image.unreadable")
@@ -228,7 +228,7 @@ def _described(path: Path, asked: ImageTextSettings, separator: str) -> Describe
     return described(path, separator.join(dict.fromkeys(found)), nothing)
 
 
-def _texts_in(path: Path, asked: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
+def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
     """The text of the first field that has one, or those of all; and what could not be read."""
     found: list[str] = []
     problems: list[Problem] = []
@@ -236,33 +236,29 @@ def _texts_in(path: Path, asked: ImageTextSettings, separator: str) -> tuple[lis
         if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
             _or(None, image.load)  # type: ignore[arg-type]
         texts = ImageTexts(image)
-        for field in fields_of(asked):
-            try:
-                text = _text_of(texts, field, asked, separator)
-            except ProblemsError as error:
-                problems += error.problems
-                continue
+        for field in fields_of(settings):
+            text = collected(problems, _text_of, texts, field, settings, separator) or ""
             found += [text] if text.strip(" ,\n") else []
-            if found and asked.combine == "first":
+            if found and settings.combine == "first":
                 break
     return found, problems
 
 
-def _text_of(texts: ImageTexts, field: str, asked: ImageTextSettings, separator: str) -> str:
+def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separator: str) -> str:
     if field not in FIELDS:
         return texts.png.get(field.removeprefix(PNG_TEXT), "")
     value = FIELDS[field](texts)
     text = value if isinstance(value, str) else separator.join(each.strip() for each in value if each.strip())
     if len(text) > LONGEST_TEXT:
         raise _too_long(text)
-    return plain_prompt(text, asked) if field in PROMPTS else text
+    return plain_prompt(text, settings) if field in PROMPTS else text
 
 
-def plain_prompt(prompt: str, asked: ImageTextSettings) -> str:
+def plain_prompt(prompt: str, settings: ImageTextSettings) -> str:
     """A prompt without LoRA tags and weights, where settings ask for it."""
-    if asked.remove_loras and _LORA.search(prompt):
+    if settings.remove_loras and _LORA.search(prompt):
         prompt = re.sub(r",(?: ?,)+", ",", _LORA.sub("", prompt))
-    if asked.remove_weights:
+    if settings.remove_weights:
         with suppress(ValueError):  # weights that no program reads stay
             prompt = "".join(text for text, _ in runs_of(prompt))
     return prompt

@@ -26,35 +26,35 @@ FIELDS = ("name", "folder", "number", "words")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
-def check(asked: NamesSettings, workspace: Workspace) -> None:
+def check(settings: NamesSettings, workspace: Workspace) -> None:
     """Raises ProblemsError for a pattern or an expression that cannot be used."""
-    problems = pattern_problems([asked.expression], "caption_names.expression")
-    if not asked.pattern.strip():
+    problems = pattern_problems([settings.expression], "caption_names.expression")
+    if not settings.pattern.strip():
         what, fix = "The pattern is empty", "write one, such as {name}"
         problems.append(Problem(what, "caption_names.pattern", fix, code="names.no-pattern"))
     if not problems:
-        known = [*FIELDS, *Pattern(asked.expression, "caption_names.expression").groups]
+        known = [*FIELDS, *Pattern(settings.expression, "caption_names.expression").groups]
         fix = (
             f"use {', '.join('{' + name + '}' for name in known)}, or name a group of the regular expression like that"
         )
         problems += [
             Problem(f"The pattern has an unknown {{{name}}}", "caption_names.pattern", fix, code="names.unknown-field")
-            for name in dict.fromkeys(_FIELD.findall(asked.pattern))
+            for name in dict.fromkeys(_FIELD.findall(settings.pattern))
             if name not in known
         ]
     raise_if_errors(problems)
 
 
 def describe(
-    job: CaptionerJob, images: Sequence[Path], asked: NamesSettings, context: JobContext
+    job: CaptionerJob, images: Sequence[Path], settings: NamesSettings, context: JobContext
 ) -> Iterator[Described]:
     """The pattern filled in for each image."""
-    check(asked, context.workspace)
+    check(settings, context.workspace)
     context.stage("reading names")
     places = _places(job)
-    expression = Pattern(asked.expression, "caption_names.expression")
+    expression = Pattern(settings.expression, "caption_names.expression")
     for path in images:
-        yield _described(path, *places.get(path, (path.name, "")), asked, expression, job.captioning.separator)
+        yield _described(path, *places.get(path, (path.name, "")), settings, expression, job.captioning.separator)
 
 
 def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
@@ -71,16 +71,16 @@ def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
 
 
 def _described(
-    path: Path, relative: str, words: str, asked: NamesSettings, expression: Pattern, separator: str
+    path: Path, relative: str, words: str, settings: NamesSettings, expression: Pattern, separator: str
 ) -> Described:
     match = expression.first(relative)
     if match is None:
         what = f"The regular expression does not match {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
-    values = {name: _words(text, asked) for name, text in names.items()}
+    values = {name: _words(text, settings) for name, text in names.items()}
     values = {"number": number_of(path.stem), "words": words} | values
-    used = _FIELD.findall(asked.pattern)
+    used = _FIELD.findall(settings.pattern)
     nothing = skipped(
         path,
         f"The name {printable(path.name)} leaves no text for a caption",
@@ -89,9 +89,11 @@ def _described(
     )
     if used and not any(values[name] for name in used):
         return nothing
-    text = _FIELD.sub(lambda field: values[field[1]], asked.pattern)
+    text = _FIELD.sub(lambda field: values[field[1]], settings.pattern)
     return described(path, separator.join(parts_of(text, separator)), nothing)
 
 
-def _words(text: str, asked: NamesSettings) -> str:
-    return name_words(text, leading=asked.leading_numbers, trailing=asked.trailing_numbers, replaced=asked.replaced)
+def _words(text: str, settings: NamesSettings) -> str:
+    return name_words(
+        text, leading=settings.leading_numbers, trailing=settings.trailing_numbers, replaced=settings.replaced
+    )

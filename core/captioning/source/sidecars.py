@@ -27,23 +27,23 @@ CATEGORIES = frozenset(
 )
 
 
-def check(asked: SidecarSettings, workspace: Workspace) -> None:
+def check(settings: SidecarSettings, workspace: Workspace) -> None:
     """Raises ProblemsError where no key is given."""
-    if not _lines(asked.sidecar_keys):
+    if not _lines(settings.sidecar_keys):
         fix = "write one per line, such as tags"
         raise ProblemsError.one("No keys are given", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
 
 
 def describe(
-    job: CaptionerJob, images: Sequence[Path], asked: SidecarSettings, context: JobContext
+    job: CaptionerJob, images: Sequence[Path], settings: SidecarSettings, context: JobContext
 ) -> Iterator[Described]:
     """The tags in each image's JSON file, as settings order them."""
-    check(asked, context.workspace)
+    check(settings, context.workspace)
     for path in images:
-        yield _described(path, asked, job.captioning.separator)
+        yield _described(path, settings, job.captioning.separator)
 
 
-def _described(path: Path, asked: SidecarSettings, separator: str) -> Described:
+def _described(path: Path, settings: SidecarSettings, separator: str) -> Described:
     """By `a.png.json`, else by `a.json`: the first that has a text."""
     files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
     fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
@@ -59,19 +59,19 @@ def _described(path: Path, asked: SidecarSettings, separator: str) -> Described:
             continue
         what, fix = f"{printable(file.name)} has none of the keys", "add the key of its text to the keys"
         nothing = skipped(file, what, fix, "sidecar.no-text")
-        if tags := tags_in(content, asked):
+        if tags := tags_in(content, settings):
             return described(path, separator.join(tags), nothing)
     return nothing
 
 
-def tags_in(content: Any, asked: SidecarSettings) -> list[str]:
+def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
     """The tags at the first key that has any, each once."""
-    for key in _lines(asked.sidecar_keys):
+    for key in _lines(settings.sidecar_keys):
         *way, last = key.split(".")
         post = first_object(content)
         for name in way:
             post = first_object(post.get(name))
-        if tags := _in_order(_by_category(post, last, asked), asked):
+        if tags := _in_order(_by_category(post, last, settings), settings):
             return tags
     return []
 
@@ -80,24 +80,24 @@ def _lines(values: Sequence[str]) -> list[str]:
     return [value.strip() for value in values if value.strip()]
 
 
-def _by_category(post: Mapping[str, Any], key: str, asked: SidecarSettings) -> dict[str, list[str]]:
+def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -> dict[str, list[str]]:
     """{category: tags} of `tags_general` ... next to the key and of lists inside it; "" for tags without one."""
     value = post.get(key)
-    known = CATEGORIES.union(_lines(asked.category_order), _lines(asked.excluded_categories))
+    known = CATEGORIES.union(_lines(settings.category_order), _lines(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
     groups |= value if isinstance(value, dict) else {}
-    found = {category: _divided(each, key, asked.input_separator) for category, each in groups.items()}
+    found = {category: _divided(each, key, settings.input_separator) for category, each in groups.items()}
     grouped = {tag for tags in found.values() for tag in tags}
-    rest = [tag for tag in _divided(value, key, asked.input_separator) if tag not in grouped]
+    rest = [tag for tag in _divided(value, key, settings.input_separator) if tag not in grouped]
     return found | {"": rest}
 
 
-def _in_order(found: Mapping[str, list[str]], asked: SidecarSettings) -> list[str]:
-    first, excluded = _lines(asked.category_order), _lines(asked.excluded_categories)
+def _in_order(found: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
+    first, excluded = _lines(settings.category_order), _lines(settings.excluded_categories)
     order = dict.fromkeys([*first, *(name for name in found if name), ""])
     chosen = [name for name in order if name in found and name not in excluded]
     tags = [html.unescape(tag) for name in chosen for tag in found[name]]  # Gelbooru escapes them
-    return list(dict.fromkeys(map(tag_words, tags) if asked.remove_underscore else tags))
+    return list(dict.fromkeys(map(tag_words, tags) if settings.remove_underscore else tags))
 
 
 def _divided(value: Any, key: str, separator: str) -> list[str]:

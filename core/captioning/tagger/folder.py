@@ -55,17 +55,17 @@ class Found:
         return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
 
 
-def find(asked: TagTextSettings, workspace: Workspace) -> Found:
+def find(settings: TagTextSettings, workspace: Workspace) -> Found:
     """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
-    given = asked.model_dir
+    given = settings.model_dir
     if not given:
-        profile = PROFILES[asked.repo_id]
+        profile = PROFILES[settings.repo_id]
         return Found(profile, workspace.captioners / profile.folder_name, own=False)
     named = not leads_out(given) and os.path.isdir(workspace.captioners / given)
     folder = workspace.captioners / given if named else resolve_path(given)
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
         fix = "choose the folder with model.onnx and selected_tags.csv"
-        where = f"{'tag' if isinstance(asked, TagSettings) else 'retag'}.model_dir"
+        where = f"{'tag' if isinstance(settings, TagSettings) else 'retag'}.model_dir"
         what = f"The model folder '{folder}' does not exist"
         raise ProblemsError.one(what, where, fix, "tagger.no-folder")
     if os.path.lexists(folder / FILE):
@@ -113,13 +113,13 @@ def read_labels(found: Found, metadata: str) -> list[Label]:
             return tables.read_metadata(metadata, found.model)
 
 
-def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None:
+def fetch_missing(found: Found, settings: TagSettings, context: JobContext) -> None:
     """Download what is missing or damaged, or everything, if the settings say so."""
-    if found.own and asked.force_download:
+    if found.own and settings.force_download:
         context.say("'Download again' has no effect with a model folder", "warning")
-    if not downloads(found, asked):
+    if not downloads(found, settings):
         return
-    if not asked.force_download:
+    if not settings.force_download:
         _download(found, _lacking(found), found.folder, context)
         return
     new = found.folder / NEW
@@ -130,9 +130,9 @@ def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None
     atomic.remove_folder(new)
 
 
-def downloads(found: Found, asked: TagSettings) -> bool:
+def downloads(found: Found, settings: TagSettings) -> bool:
     """Whether a start may download files."""
-    return (asked.download or asked.force_download) and not found.own
+    return (settings.download or settings.force_download) and not found.own
 
 
 def _download(found: Found, names: Sequence[str], into: Path, context: JobContext) -> None:

@@ -28,23 +28,23 @@ class Tagger(OfProcess):
     size    (width, height) of its input       batch   images it takes at once; None for any number
     """
 
-    def __init__(self, found: Found, asked: TagSettings, context: JobContext):
+    def __init__(self, found: Found, settings: TagSettings, context: JobContext):
         self.found, self.profile = found, found.profile
-        wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers())
+        wanted = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
         self._model = ModelProcess(found.model, wanted, context.device, context.cancel, self._refused)
         self.provider, self.wanted = self._model.provider, wanted[0]
         try:
-            self._load(asked)
+            self._load(settings)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, asked: TagSettings) -> None:
+    def _load(self, settings: TagSettings) -> None:
         self.labels: list[Label] = read_labels(self.found, self._model.tags)
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
-        self.batch, self.size = self._input(asked.batch_size)
+        self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
-        self._model.room(self.batch or asked.batch_size, self._shape)
+        self._model.room(self.batch or settings.batch_size, self._shape)
         self._try()
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 
 from core.record import atomic
 from core.record.bounded_json import parse_json
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import MissingFile, read_regular
 from core.settings.base import Declared, Settings, declared, group_shown, value_of
 from core.settings.check import build, shorten
@@ -220,10 +220,7 @@ def read(path: Path) -> Preset:
         raise
     preset = parse(raw, str(path))
     found = _outside_a_recipe(preset, str(path))
-    try:
-        build(JOBS[preset.task], preset.values, str(path))
-    except ProblemsError as error:
-        found += error.problems
+    collected(found, build, JOBS[preset.task], preset.values, str(path))
     if found:
         raise ProblemsError(found)
     return preset
