@@ -54,8 +54,21 @@ class Tally:
     table: Path | None = None  # the file with all counts, where they are too many to list
 
     def keep_counts(self, name: str, workspace: Workspace) -> None:
-        if len(self.counts) > LISTED:
-            self.table = write_counts(self.counts, name, workspace)
+        """Write all counts, the most frequent first, into a new file of the outputs folder, where they are too many to list.
+        Raises ProblemsError."""
+        if len(self.counts) <= LISTED:
+            return
+        text = io.StringIO(newline="")
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["tag", "images"])
+        rows.writerows(self.counts.most_common())
+        path = workspace.outputs / "tags" / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.csv"
+        try:
+            atomic.write_text(path, text.getvalue())
+        except OSError as error:
+            what = "The table of tags cannot be written"
+            raise unwritten(error, what, str(path), "the captions are written") from error
+        self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
         """existing: the choice of which images are captioned; previews: what a preview shows of each image."""
@@ -259,20 +272,6 @@ def _fingerprint(job: CaptionerJob) -> str:
     return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_counts(counts: Counter[str], name: str, workspace: Workspace) -> Path:
-    """Write all of them, the most frequent first, into a new file of the outputs folder. Raises ProblemsError."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["tag", "images"])
-    rows.writerows(counts.most_common())
-    path = workspace.outputs / "tags" / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.csv"
-    try:
-        atomic.write_text(path, text.getvalue())
-    except OSError as error:
-        raise unwritten(error, "The table of tags cannot be written", str(path), "the captions are written") from error
-    return path
-
-
 def path_problems(text: str) -> list[Problem]:
     """Why captions cannot be written to such a file, as far as that can be seen before."""
     path = typed_path(text)
@@ -302,25 +301,14 @@ def write_one_file(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritten(error, "The captions cannot be written", printable(path), "nothing was changed") from error
-    form = _lines if path.suffix.lower() == ".jsonl" else _object
-    new = form(captions, kind).encode("utf-8", "backslashreplace")
-    done = History(workspace.captions).apply(title, [Change(path, content_of(path), new)], about=about)
-    if done.changed_since:
+    entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
+    if path.suffix.lower() == ".jsonl":
+        lines = ({"image_path": image, "caption": text, "image_size": size} for image, text, size in entries)
+        new = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    else:
+        by_image = {image: {kind: text, "image_size": size} for image, text, size in entries}
+        new = json.dumps(by_image, indent=2, ensure_ascii=False) + "\n"
+    change = Change(path, content_of(path), new.encode("utf-8", "backslashreplace"))
+    if History(workspace.captions).apply(title, [change], about=about).changed_since:
         what = "Another program changed the caption file in the meantime; nothing was written"
         raise ProblemsError.one(what, printable(path), "start again", "captioning.one-file-changed")
-
-
-def _object(captions: Mapping[Row, str], kind: str) -> str:
-    entries = {str(row.image.path): {kind: text, "image_size": _size(row)} for row, text in captions.items()}
-    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
-
-
-def _lines(captions: Mapping[Row, str], kind: str) -> str:
-    entries = (
-        {"image_path": str(row.image.path), "caption": text, "image_size": _size(row)} for row, text in captions.items()
-    )
-    return "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries)
-
-
-def _size(row: Row) -> list[int]:
-    return [row.image.width, row.image.height]
