@@ -209,29 +209,22 @@ class Formatter:
         if self.options.order == "score":
             tags = sorted(tags, key=lambda tag: -(tag.score or 0))
         named = {self.key(tag.name): tag for tag in tags}
-        front = []
+        front: dict[str, Tag] = {}
         for name in self.first:
-            tag = named.pop(self.key(name), None)
-            if tag is None and self.options.insert_always_first and self.key(name):
-                tag = Tag(name, "general", None)
-            front += [tag] if tag is not None else []
-        rest = list(named.values())
-        ends = ("first", "last")
-        best = {end: [self._taken(rest, kind) for kind in BEST if self.places[kind] == end] for end in ends}
+            key = self.key(name)
+            if key in named:
+                front[key] = named.pop(key)
+            elif self.options.insert_always_first and key and key not in front:
+                front[key] = Tag(name, "general", None)
+
+        def at(place: str, categories: Sequence[str]) -> list[Tag]:
+            chosen = [category for category in categories if self.places[category] == place]
+            return [tag for category in chosen for tag in named.values() if tag.category == category]
+
+        rest = [tag for tag in named.values() if tag.category not in BEST]
         if self.options.character_tags_first:
             rest.sort(key=lambda tag: tag.category != "character")
-        begin = [tag for tags in best["first"] for tag in tags]
-        end = [tag for tags in reversed(best["last"]) for tag in tags]
-        return [*begin, *self._each_once(front), *rest, *end]
-
-    @staticmethod
-    def _taken(rest: list[Tag], category: str) -> list[Tag]:
-        found = [tag for tag in rest if tag.category == category]
-        rest[:] = [tag for tag in rest if tag.category != category]
-        return found
-
-    def _each_once(self, tags: list[Tag]) -> list[Tag]:
-        return list({self.key(tag.name): tag for tag in reversed(tags)}.values())[::-1]
+        return [*at("first", BEST), *front.values(), *rest, *at("last", BEST[::-1])]
 
     def written(self, tags: Sequence[Tag]) -> Tagged:
         names = [self.display(tag.name) for tag in tags]
