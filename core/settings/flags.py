@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import textwrap
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -38,42 +39,38 @@ def read_flags(model: type[Settings], words: list[str], method: str = "") -> tup
     values: dict[str, Any] = {}
     of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
     words, problems = _switched(words, known)
-    index = 0
-    while index < len(words):
-        word, index = words[index], index + 1
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
         if not word.startswith("--"):
             fix = "write settings as --group.name value"
             problems.append(Problem(f"'{word}' is not an option", "command line", fix, code="flags.stray-word"))
             continue
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known
-        path = path[3:] if negated else path
-        entry = known.get(path)
-        takes_next = index < len(words) and not words[index].startswith("--")
+        entry = known.get(path.removeprefix("no-") if negated else path)
+        following = rest[0] if rest and not rest[0].startswith("--") else None
         if path in NETWORK and "network.kind" in known:
-            end = next((at for at in range(index, len(words)) if words[at].startswith("--")), len(words))
-            of_network[path], index = [*filter(None, [text]), *words[index:end]], end
-            continue
-        if entry is None:
+            of_network[path] = [text] if text else []
+            while rest and not rest[0].startswith("--"):
+                of_network[path].append(rest.popleft())
+        elif entry is None:
             problems.append(_unknown(path, known, method, nearest=len(problems) < MOST))
-            index += 1 if takes_next and not equals else 0
-            continue
-        if negated:
-            value: Any = False
-        elif not equals and entry.kind == "bool" and not (takes_next and words[index].lower() in ("true", "false")):
-            value = True
+            if following is not None and not equals:
+                rest.popleft()
+        elif negated:
+            values.setdefault(entry.group, {})[entry.name] = False
+        elif entry.kind == "bool" and not equals and (following or "").lower() not in ("true", "false"):
+            values.setdefault(entry.group, {})[entry.name] = True
+        elif following is None and not equals:
+            fix = f"write --{path} VALUE"
+            problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
         else:
-            if not equals:
-                if not takes_next:
-                    fix = f"write --{path} VALUE"
-                    problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
-                    continue
-                text, index = words[index], index + 1
-            value = value_typed(entry, text)
+            value = value_typed(entry, text if equals else rest.popleft())
             if (wrong := _no_items(entry, value)) is not None:
                 problems.append(wrong)
-                continue
-        values.setdefault(entry.group, {})[entry.name] = value
+            else:
+                values.setdefault(entry.group, {})[entry.name] = value
     if of_network:
         module = "".join(of_network.get("network_module", [])) or None
         problems.append(network_problem(module, of_network.get("network_args", []), known))

@@ -16,7 +16,7 @@ from core.formats.tensors.header import read_header, sniff
 from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import check_regular
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -83,14 +83,14 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
 
 def check(found: Found) -> None:
     """Raises ProblemsError with all that is wrong with a model's files: of another kind, missing, damaged, unsafe."""
-    problems = _of_kind(found) or _missing(found)
-    if problems:
-        raise ProblemsError(problems)
+    _check_kind(found)
+    _check_complete(found)
+    problems: list[Problem] = []
     for path in sorted(found.folder.iterdir()):
         if path.name in TOKENIZER_FILES or SMALL.fullmatch(path.name):
-            problems += _of_small_file(path)
-    if not problems:
-        problems += [problem for file in weight_files(found.folder) for problem in _of_weights(file)]
+            collected(problems, _check_small_file, path)
+    for file in [] if problems else weight_files(found.folder):
+        collected(problems, _check_weights, file)
     if problems:
         raise ProblemsError(problems)
 
@@ -108,16 +108,12 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def _missing(found: Found) -> list[Problem]:
-    """What is not there, as one problem."""
-    folder = found.folder
+def _check_complete(found: Found) -> None:
+    folder, where = found.folder, display_path(found.folder)
     if not folder.is_dir():
         what = f"The model {found.title} is not downloaded"
-        return [Problem(what, display_path(folder), *_get(found), code="captioner.no-files")]
-    try:
-        weights = weight_files(folder)
-    except ProblemsError as error:
-        return error.problems
+        raise ProblemsError([Problem(what, where, *_get(found), code="captioner.no-files")])
+    weights = weight_files(folder)
     lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
     lacks += [file.name for file in weights if not file.is_file()]
     for what, sets in NEEDS.items():
@@ -129,14 +125,14 @@ def _missing(found: Found) -> list[Problem]:
     if pickled and not any(file.is_file() for file in weights):
         what = f"The weights are a pickle ({pickled[0]}), which can run code when it is read"
         fix = f"get {WEIGHTS} of the model, or another model that has it"
-        return [Problem(what, display_path(folder), fix, code="captioner.pickle")]
+        raise ProblemsError.one(what, where, fix, "captioner.pickle")
     if (folder / "adapter_config.json").exists():
         what, fix = "The folder contains an adapter, not a complete model", "choose a complete model"
-        return [Problem(what, display_path(folder), fix, code="captioner.adapter")]
-    if not lacks:
-        return []
-    what = f"The model {found.title} is incomplete: {', '.join(lacks)} {'are' if len(lacks) > 1 else 'is'} missing"
-    return [Problem(what, display_path(folder), *_get(found), code="captioner.incomplete")]
+        raise ProblemsError.one(what, where, fix, "captioner.adapter")
+    if lacks:
+        verb = "are" if len(lacks) > 1 else "is"
+        what = f"The model {found.title} is incomplete: {', '.join(lacks)} {verb} missing"
+        raise ProblemsError([Problem(what, where, *_get(found), code="captioner.incomplete")])
 
 
 def _get(found: Found) -> tuple[str, str, str]:
@@ -159,26 +155,21 @@ def _has_template(folder: Path) -> bool:
         return True  # told as damaged
 
 
-def _of_small_file(path: Path) -> list[Problem]:
+def _check_small_file(path: Path) -> None:
     """Readable within limits, and of plain data: `auto_map` names code that a library would run."""
-    try:
-        size = check_regular(path).st_size
-        most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
-        if size > most:
-            what = f"The file is larger than the limit of {size_words(most)}"
-            return [Problem(what, str(path), AGAIN, code="captioner.too-large")]
-        if path.suffix != ".json" or path.name in TOKENIZER_FILES:
-            return []
-        values = read_json_object(path, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
-    except ProblemsError as error:
-        return error.problems
-    if path.name == INDEX:
-        return []
-    if any(key == "auto_map" and value for key, value in _pairs(values)):
+    most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
+    if check_regular(path).st_size > most:
+        what = f"The file is larger than the limit of {size_words(most)}"
+        raise ProblemsError.one(what, str(path), AGAIN, "captioner.too-large")
+    if path.suffix != ".json" or path.name in TOKENIZER_FILES:
+        return
+    values = read_json_object(path, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    if path.name != INDEX and any(key == "auto_map" and value for key, value in _pairs(values)):
         what = "The model needs its own code (auto_map), which is never run"
         fix = "choose a conversion without it, such as florence-community/Florence-2-large for Florence-2"
-        return [Problem(what, str(path), fix, code="captioner.remote-code")]
-    return _of_numbers(path, values) if path.name == CONFIG else []
+        raise ProblemsError.one(what, str(path), fix, "captioner.remote-code")
+    if path.name == CONFIG:
+        _check_numbers(path, values)
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
@@ -192,47 +183,41 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _pairs(each)
 
 
-def _of_numbers(path: Path, values: dict[str, Any]) -> list[Problem]:
-    """Sizes that no model has: a library would build modules of them before it looks at the weights."""
+def _check_numbers(path: Path, values: dict[str, Any]) -> None:
+    """No sizes that no model has: a library would build modules of them before it looks at the weights."""
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
             if type(number) is int and abs(number) > (MOST_LAYERS if layers else MOST):
                 what = f"The config's {key[:100]} is invalid: {str(number)[:50]}"
-                return [Problem(what, str(path), AGAIN, code="captioner.bad-config")]
-    return []
+                raise ProblemsError.one(what, str(path), AGAIN, "captioner.bad-config")
 
 
-def _of_kind(found: Found) -> list[Problem]:
+def _check_kind(found: Found) -> None:
+    where = found.folder / CONFIG
     try:
-        values = read_json_object(found.folder / CONFIG, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+        values = read_json_object(where, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
     except ProblemsError:  # missing or damaged, which is told with the other files
-        return []
+        return
     kind = values.get("model_type")
-    where = str(found.folder / CONFIG)
     if kind not in found.profile.types:
         other = profile_of(kind) if isinstance(kind, str) else None
         what = f"The captioner {found.profile.title} does not support this model ({str(kind)[:100]})"
         fix = f"use the captioner {other.title}" if other else f"choose one of: {', '.join(found.profile.types)}"
-        return [Problem(what, where, fix, code="captioner.other-kind")]
+        raise ProblemsError.one(what, str(where), fix, "captioner.other-kind")
     packed = values.get("quantization_config")
     method = packed.get("quant_method") if isinstance(packed, dict) else None
     if packed and method != "bitsandbytes":
         what = f"The weights are packed with {str(method)[:50]}, which is not supported"
         fix = "choose the model's plain weights, with precision 4-bit if memory is short"
-        return [Problem(what, where, fix, code="captioner.packed")]
-    return []
+        raise ProblemsError.one(what, str(where), fix, "captioner.packed")
 
 
-def _of_weights(path: Path) -> list[Problem]:
-    try:
-        if sniff(path) == "pickle":
-            what, fix = "The file is a pickle, which can run code when it is read", "get the model as safetensors"
-            return [Problem(what, str(path), fix, code="captioner.pickle")]
-        read_header(path)
-    except ProblemsError as error:
-        return error.problems
-    return []
+def _check_weights(path: Path) -> None:
+    if sniff(path) == "pickle":
+        what, fix = "The file is a pickle, which can run code when it is read", "get the model as safetensors"
+        raise ProblemsError.one(what, str(path), fix, "captioner.pickle")
+    read_header(path)
 
 
 def fetch_missing(found: Found, settings: CaptionModelSettings, context: JobContext) -> None:
@@ -247,12 +232,11 @@ def fetch_missing(found: Found, settings: CaptionModelSettings, context: JobCont
     else:
         return
 
-    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
-
     names = wanted(hub.file_names(found.id, found.folder))
     if not any(name.endswith(".safetensors") for name in names):
         what, fix = f"'{found.id}' has no weights as safetensors", "choose a model that has them"
         raise ProblemsError.one(what, found.setting, fix, "captioner.pickle")
+    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
     hub.download_files(found.id, names, found.folder, on_progress, context.cancel)
 
 

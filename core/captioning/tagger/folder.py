@@ -15,7 +15,7 @@ from core.formats.onnx.file import check_onnx
 from core.formats.onnx.profile import FILE, read_profile
 from core.record import atomic
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import check_regular
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.captioning.tagger import TagSettings, TagTextSettings
@@ -143,18 +143,16 @@ def _download(found: Found, names: Sequence[str], into: Path, context: JobContex
     owner, name = found.profile.repo.split("/")
 
     on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
-
     hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 
 
 def _lacking(found: Found) -> list[str]:
-    names = list(found.missing)
-    for name in found.profile.wanted:
-        try:
-            if name == found.profile.model and name not in names:
-                check_onnx(found.model)
-            elif name == found.profile.labels and name not in names:
-                read_labels(found, "")
-        except ProblemsError:
-            names.append(name)
-    return names
+    """The files that are missing or damaged."""
+    problems: list[Problem] = []
+    checks = {
+        found.profile.model: partial(check_onnx, found.model),
+        found.profile.labels: partial(read_labels, found, ""),
+    }
+    present = [name for name in found.profile.wanted if name not in found.missing]
+    damaged = [name for name in present if name in checks and collected(problems, checks[name]) is None]
+    return [*found.missing, *damaged]
