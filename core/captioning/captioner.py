@@ -6,7 +6,7 @@ Each captioner is a task of its own: the dataset's folders and caption settings,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial
 from typing import Any
@@ -15,12 +15,11 @@ from pydantic import Field, create_model
 
 from core import extensions, tasks
 from core.captioning.described import Described
-from core.record.context import JobContext
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.caption import CaptionerJob, CaptioningSettings
 
-Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
+Describe = Callable[..., Iterator[str | Described]]
 Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
     "captioners",
@@ -47,6 +46,7 @@ def captioner(
     ready: Ready | None = None,
     existing: str = "missing",
     rows: bool = False,
+    with_job: bool = False,
     **about: Any,
 ) -> tasks.Task:
     """The task of a captioner.
@@ -56,6 +56,7 @@ def captioner(
     ready     (own settings, workspace): raises ProblemsError for what the captioner lacks, before anything begins
     existing  what it does with captions that are there unless the job says otherwise
     rows      `describe` is given each image as a `Row` (report.py), with its caption and settings, in place of its path
+    with_job  `describe` is given the job before the images, for its separator and folders
     about     the other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
@@ -79,7 +80,7 @@ def captioner(
         name,
         title,
         job=job,
-        run=lambda job, context: run(name, title, describe, job, context, rows),
+        run=lambda job, context: run(name, title, partial(describe, job) if with_job else describe, job, context, rows),
         check=check,
         reads=lambda job: job.captioning.preview is not None,
         **given,

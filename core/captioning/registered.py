@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from core import extensions, tasks
 from core.captioning.captioner import captioner
 from core.captioning.sentences.profiles import PROFILES as SENTENCES
 from core.captioning.tagger.profile import PROFILES as TAGGERS
-from core.settings.base import Settings
 from core.settings.captioning.sources import ImageTextSettings, NamesSettings, SidecarSettings
 from core.settings.captioning.tagger import RetagSettings, TagSettings
 from core.settings.growth import add_choice
 
 TAGGING = "core.captioning.tagger.tagging"
 DESCRIBING = "core.captioning.sentences.describing"
-RUN = extensions.later("core.captioning.captioners", "run_captioner")
-
-
-def _from_text(name: str, module: str, settings: type[Settings], title: str, about: str) -> None:
-    """`describe` of these modules takes the job before what all captioners are given: they use its separator and folders."""
-    describe, check = (
-        extensions.later(f"core.captioning.source.{module}", function) for function in ("describe", "check")
-    )
-    task = captioner(name, settings, describe, title=title, about=about, ready=check, lane="light")
-    tasks.register(replace(task, run=lambda job, context: RUN(name, title, partial(describe, job), job, context)))
-
+# Captions from names, JSON files and metadata: task, module, settings, title, about
+SOURCES = (
+    ("caption_names", "names", NamesSettings, "From names", "caption images by file and folder names"),
+    ("caption_sidecars", "sidecars", SidecarSettings, "From sidecar JSON", "caption images from JSON next to them"),
+    ("caption_metadata", "metadata", ImageTextSettings, "From image metadata", "caption images from prompts, EXIF, XMP and IPTC"),
+)  # fmt: skip
 
 for _name, _profile in TAGGERS.items():
     for _settings in (TagSettings, RetagSettings):
@@ -70,14 +63,10 @@ for _row in SENTENCES.values():
             rows=True,
         )
     )
-_from_text("caption_names", "names", NamesSettings, "From names", "caption images by file and folder names")
-_from_text(
-    "caption_sidecars", "sidecars", SidecarSettings, "From sidecar JSON", "caption images from JSON next to them"
-)
-_from_text(
-    "caption_metadata",
-    "metadata",
-    ImageTextSettings,
-    "From image metadata",
-    "caption images from prompts, EXIF, XMP and IPTC",
-)
+for _task, _module, _of_source, _title, _about in SOURCES:
+    _describe, _check = (
+        extensions.later(f"core.captioning.source.{_module}", _function) for _function in ("describe", "check")
+    )
+    tasks.register(
+        captioner(_task, _of_source, _describe, title=_title, about=_about, ready=_check, lane="light", with_job=True)
+    )
