@@ -14,7 +14,7 @@ from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described, skipped
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
-from core.captioning.sentences.folder import Found, check, fetch_missing, find
+from core.captioning.sentences.folder import ModelFiles, check, fetch_missing, find
 from core.captioning.sentences.loading import Loaded, freed, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES, Profile, facts_of
 from core.dataset.images.colors import WHITE
@@ -58,23 +58,23 @@ def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context
     """The caption of each row, in order."""
     if not rows:
         return
-    found = find(PROFILES[task], settings, context.workspace)
-    fetch_missing(found, settings, context)
-    check(found)
+    files = find(PROFILES[task], settings, context.workspace)
+    fetch_missing(files, settings, context)
+    check(files)
     _warn_of_unused(settings, context)
-    context.stage(f"loading {found.title}")
+    context.stage(f"loading {files.title}")
     with freed():
-        yield from _captions(rows, found, settings, context)
+        yield from _captions(rows, files, settings, context)
 
 
 def _captions(
-    rows: Sequence[Row], found: Found, settings: SentenceSettings, context: JobContext
+    rows: Sequence[Row], files: ModelFiles, settings: SentenceSettings, context: JobContext
 ) -> Iterator[Described]:
     """The model lives as long as this does."""
     from core.captioning.sentences.generating import Query
 
-    model = load(found, settings, context.device if settings.device == "auto" else "cpu")
-    writer = Writer(model, found.profile, settings)
+    model = load(files, settings, context.device if settings.device == "auto" else "cpu")
+    writer = Writer(model, files.profile, settings)
     prepare = partial(prepared, side=settings.max_image_side)
     images = decoded_ahead((row.image.path for row in rows), prepare, settings.decode_threads, settings.batch_size)
     rest = iter(rows)
@@ -82,7 +82,7 @@ def _captions(
         context.check()
         of_batch = [(next(rest), image) for _, image in batch]
         queries = [
-            Query(image, row.image.path, **found.profile.texts(settings, facts_of(row)))
+            Query(image, row.image.path, **files.profile.texts(settings, facts_of(row)))
             for row, image in of_batch
             if not isinstance(image, Problem)
         ]

@@ -44,7 +44,7 @@ AGAIN = "download the model again"
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """A model's folder. id: where it can be downloaded from, None for a folder of one's own."""
 
     profile: Profile
@@ -60,7 +60,7 @@ class Found:
         return f"{self.profile.task}.model"
 
 
-def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> Found:
+def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> ModelFiles:
     """The model that the settings name, whether or not its files are there. Raises ProblemsError."""
     text = settings.model
     where = f"{profile.task}.model"
@@ -74,22 +74,22 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
     inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
     for folder in (resolve_path(text), *inside):
         if may_reach(folder) and os.path.isdir(folder):  # false, not an error, for an invalid name
-            return Found(profile, folder, hub_id if folder.is_relative_to(workspace.captioners) else None)
+            return ModelFiles(profile, folder, hub_id if folder.is_relative_to(workspace.captioners) else None)
     if hub_id is None:
         fix = f"choose a folder below {display_path(workspace.captioners)}, or owner/name of the Hugging Face Hub"
         raise ProblemsError.one(f"The model '{text}' does not exist", where, fix, "captioner.not-found")
-    return Found(profile, workspace.captioners / hub_id.folder_name, hub_id)
+    return ModelFiles(profile, workspace.captioners / hub_id.folder_name, hub_id)
 
 
-def check(found: Found) -> None:
+def check(files: ModelFiles) -> None:
     """Raises ProblemsError with all that is wrong with a model's files: of another kind, missing, damaged, unsafe."""
-    _check_kind(found)
-    _check_complete(found)
+    _check_kind(files)
+    _check_complete(files)
     problems: list[Problem] = []
-    for path in sorted(found.folder.iterdir()):
+    for path in sorted(files.folder.iterdir()):
         if path.name in TOKENIZER_FILES or SMALL.fullmatch(path.name):
             collected(problems, _check_small_file, path)
-    for file in [] if problems else weight_files(found.folder):
+    for file in [] if problems else weight_files(files.folder):
         collected(problems, _check_weights, file)
     if problems:
         raise ProblemsError(problems)
@@ -108,18 +108,18 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def _check_complete(found: Found) -> None:
-    folder, where = found.folder, display_path(found.folder)
+def _check_complete(files: ModelFiles) -> None:
+    folder, where = files.folder, display_path(files.folder)
     if not folder.is_dir():
-        what = f"The model {found.title} is not downloaded"
-        raise ProblemsError([Problem(what, where, *_get(found), code="captioner.no-files")])
+        what = f"The model {files.title} is not downloaded"
+        raise ProblemsError([Problem(what, where, *_get(files), code="captioner.no-files")])
     weights = weight_files(folder)
     lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
     lacks += [file.name for file in weights if not file.is_file()]
     for what, sets in NEEDS.items():
         if not any(all((folder / name).is_file() for name in names) for names in sets):
             lacks.append(f"{sets[0][0]} ({what})")
-    if found.profile.chat and not _has_template(folder):
+    if files.profile.chat and not _has_template(folder):
         lacks.append(f"{TEMPLATES[0]} (the chat template)")
     pickled = sorted(path.name for path in folder.iterdir() if PICKLED.fullmatch(path.name))
     if pickled and not any(file.is_file() for file in weights):
@@ -131,16 +131,16 @@ def _check_complete(found: Found) -> None:
         raise ProblemsError.one(what, where, fix, "captioner.adapter")
     if lacks:
         verb = "are" if len(lacks) > 1 else "is"
-        what = f"The model {found.title} is incomplete: {', '.join(lacks)} {verb} missing"
-        raise ProblemsError([Problem(what, where, *_get(found), code="captioner.incomplete")])
+        what = f"The model {files.title} is incomplete: {', '.join(lacks)} {verb} missing"
+        raise ProblemsError([Problem(what, where, *_get(files), code="captioner.incomplete")])
 
 
-def _get(found: Found) -> tuple[str, str, str]:
+def _get(files: ModelFiles) -> tuple[str, str, str]:
     """fix, level and remedy of a problem with missing files."""
-    if found.id is None:
+    if files.id is None:
         return "copy the missing files into the folder", "error", ""
-    by_hand = f"download the files from https://{hub.HUB}/{found.id} into the folder by hand"
-    return f"turn on 'Download if missing', or {by_hand}", "error", f"{found.profile.task}.download"
+    by_hand = f"download the files from https://{hub.HUB}/{files.id} into the folder by hand"
+    return f"turn on 'Download if missing', or {by_hand}", "error", f"{files.profile.task}.download"
 
 
 def _has_template(folder: Path) -> bool:
@@ -193,17 +193,17 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
                 raise ProblemsError.one(what, str(path), AGAIN, "captioner.bad-config")
 
 
-def _check_kind(found: Found) -> None:
-    where = found.folder / CONFIG
+def _check_kind(files: ModelFiles) -> None:
+    where = files.folder / CONFIG
     try:
         values = read_json_object(where, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
     except ProblemsError:  # missing or damaged, which is told with the other files
         return
     kind = values.get("model_type")
-    if kind not in found.profile.types:
+    if kind not in files.profile.types:
         other = profile_of(kind) if isinstance(kind, str) else None
-        what = f"The captioner {found.profile.title} does not support this model ({str(kind)[:100]})"
-        fix = f"use the captioner {other.title}" if other else f"choose one of: {', '.join(found.profile.types)}"
+        what = f"The captioner {files.profile.title} does not support this model ({str(kind)[:100]})"
+        fix = f"use the captioner {other.title}" if other else f"choose one of: {', '.join(files.profile.types)}"
         raise ProblemsError.one(what, str(where), fix, "captioner.other-kind")
     packed = values.get("quantization_config")
     method = packed.get("quant_method") if isinstance(packed, dict) else None
@@ -220,24 +220,24 @@ def _check_weights(path: Path) -> None:
     read_header(path)
 
 
-def fetch_missing(found: Found, settings: CaptionModelSettings, context: JobContext) -> None:
+def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: JobContext) -> None:
     """Download what is missing or damaged, if the settings say so. Raises ProblemsError."""
-    if not settings.download or found.id is None:
+    if not settings.download or files.id is None:
         return
     try:
-        check(found)
+        check(files)
     except ProblemsError as error:
         if not {"captioner.no-files", "captioner.incomplete"} & set(error.codes):
             raise
     else:
         return
 
-    names = wanted(hub.file_names(found.id, found.folder))
+    names = wanted(hub.file_names(files.id, files.folder))
     if not any(name.endswith(".safetensors") for name in names):
-        what, fix = f"'{found.id}' has no weights as safetensors", "choose a model that has them"
-        raise ProblemsError.one(what, found.setting, fix, "captioner.pickle")
-    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
-    hub.download_files(found.id, names, found.folder, on_progress, context.cancel)
+        what, fix = f"'{files.id}' has no weights as safetensors", "choose a model that has them"
+        raise ProblemsError.one(what, files.setting, fix, "captioner.pickle")
+    on_progress = partial(context.stage, f"downloading {files.title}", of_bytes=True)
+    hub.download_files(files.id, names, files.folder, on_progress, context.cancel)
 
 
 def wanted(names: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.captioning.sentences.folder import Found, weight_files
+from core.captioning.sentences.folder import ModelFiles, weight_files
 from core.formats.tensors.header import read_header
 from core.record import machine
 from core.record.memory import free_memory
@@ -59,18 +59,18 @@ def freed() -> Iterator[None]:
         free_memory()
 
 
-def load(found: Found, settings: CaptionModelSettings, device: str) -> Loaded:
+def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Loaded:
     """The model of a checked folder. Raises ProblemsError."""
     import transformers
 
     with _quiet(transformers):
         try:
-            processor = _processor(found)
-            _check_size(found)
+            processor = _processor(files)
+            _check_size(files)
             dtype = _dtype(settings.precision, device)
             placed = {"device_map": {"": device}} if settings.precision in ("8bit", "4bit") else {}
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-                found.folder,
+                files.folder,
                 dtype=dtype,
                 use_safetensors=True,
                 low_cpu_mem_usage=True,
@@ -82,19 +82,19 @@ def load(found: Found, settings: CaptionModelSettings, device: str) -> Loaded:
         except ProblemsError:
             raise
         except MemoryError as error:
-            raise _refused(found, "does not fit into memory") from error
+            raise _refused(files, "does not fit into memory") from error
         except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
-            raise _refused(found, f"cannot be loaded: {_first_line(error)}") from error
+            raise _refused(files, f"cannot be loaded: {_first_line(error)}") from error
     if lacking := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
-        raise _refused(found, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
+        raise _refused(files, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
     if not placed:
         model.to(device)
-    return Loaded(model.eval(), processor, device, dtype, found.profile.chat)
+    return Loaded(model.eval(), processor, device, dtype, files.profile.chat)
 
 
-def _refused(found: Found, why: str) -> ProblemsError:
+def _refused(files: ModelFiles, why: str) -> ProblemsError:
     fix = "download it again, choose another model, or a smaller precision if memory is short"
-    return ProblemsError.one(f"The model {found.title} {why}", str(found.folder), fix, "captioner.not-loaded")
+    return ProblemsError.one(f"The model {files.title} {why}", str(files.folder), fix, "captioner.not-loaded")
 
 
 def _first_line(error: Exception) -> str:
@@ -138,22 +138,22 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
     return None
 
 
-def _check_size(found: Found) -> None:
+def _check_size(files: ModelFiles) -> None:
     """Refuse a config that describes a far larger model than its weights are: the rest would be filled with chance."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(found.folder, **NO_CODE)
+    config = AutoConfig.from_pretrained(files.folder, **NO_CODE)
     if getattr(config, "quantization_config", None) is not None:
         return
     with torch.device("meta"):
         described = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
-    stored = sum(prod(entry.shape) for file in weight_files(found.folder) for entry in read_header(file)[0].values())
+    stored = sum(prod(entry.shape) for file in weight_files(files.folder) for entry in read_header(file)[0].values())
     if described > 2 * stored:
-        raise _refused(found, f"has {stored:,} weights, but its config describes {described:,}")
+        raise _refused(files, f"has {stored:,} weights, but its config describes {described:,}")
 
 
-def _processor(found: Found) -> Any:
+def _processor(files: ModelFiles) -> Any:
     """The processor for still images.
 
     What prepares videos is left out where transformers would ask for torchvision: no image passes through it.
@@ -163,11 +163,11 @@ def _processor(found: Found) -> Any:
     from transformers.utils import is_torchvision_available
 
     kind = processor_class_from_name(
-        PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(found.folder, **NO_CODE).model_type]
+        PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(files.folder, **NO_CODE).model_type]
     )
     names = kind.get_attributes()
     if "video_processor" not in names or is_torchvision_available():
-        return AutoProcessor.from_pretrained(found.folder, **NO_CODE)
+        return AutoProcessor.from_pretrained(files.folder, **NO_CODE)
     if kind.__name__ == "SmolVLMProcessor":
         from transformers.models.smolvlm import processing_smolvlm as module
 
@@ -177,7 +177,7 @@ def _processor(found: Found) -> Any:
         def check_argument_for_proper_class(self, name: str, given: Any) -> Any:
             return None if name == "video_processor" else super().check_argument_for_proper_class(name, given)
 
-    described, _ = kind.get_processor_dict(found.folder, local_files_only=True)
+    described, _ = kind.get_processor_dict(files.folder, local_files_only=True)
     loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-    parts = [loaders[name].from_pretrained(found.folder, **NO_CODE) if name in loaders else None for name in names]
+    parts = [loaders[name].from_pretrained(files.folder, **NO_CODE) if name in loaders else None for name in names]
     return ForImages.from_args_and_dict(parts, described)

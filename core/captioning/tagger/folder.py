@@ -34,7 +34,7 @@ FOREIGN = {
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """A tagger and its folder. own: the person's folder, not one below models/captioners."""
 
     profile: Profile
@@ -55,12 +55,12 @@ class Found:
         return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
 
 
-def find(settings: TagTextSettings, workspace: Workspace) -> Found:
+def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
     """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
     given = settings.model_dir
     if not given:
         profile = PROFILES[settings.repo_id]
-        return Found(profile, workspace.captioners / profile.folder_name, own=False)
+        return ModelFiles(profile, workspace.captioners / profile.folder_name, own=False)
     named = not leads_out(given) and os.path.isdir(workspace.captioners / given)
     folder = workspace.captioners / given if named else resolve_path(given)
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
@@ -69,90 +69,90 @@ def find(settings: TagTextSettings, workspace: Workspace) -> Found:
         what = f"The model folder '{folder}' does not exist"
         raise ProblemsError.one(what, where, fix, "tagger.no-folder")
     if os.path.lexists(folder / FILE):
-        return Found(read_profile(folder / FILE, Profile, FIX, "tagger.bad-profile"), folder, own=True)
+        return ModelFiles(read_profile(folder / FILE, Profile, FIX, "tagger.bad-profile"), folder, own=True)
     known = next((each for each in PROFILES.values() if each.folder_name == folder.name), Profile())
-    return Found(known, folder, own=True)
+    return ModelFiles(known, folder, own=True)
 
 
-def check_files(found: Found) -> None:
+def check_files(files: ModelFiles) -> None:
     """Raises ProblemsError where files are missing, incomplete or damaged."""
-    if found.missing:
-        raise ProblemsError([_missing(found)])
-    for name in found.profile.wanted:
-        check_regular(found.folder / name)
-    check_onnx(found.model)
-    if found.profile.labels:
-        read_labels(found, "")
+    if files.missing:
+        raise ProblemsError([_missing(files)])
+    for name in files.profile.wanted:
+        check_regular(files.folder / name)
+    check_onnx(files.model)
+    if files.profile.labels:
+        read_labels(files, "")
 
 
-def _missing(found: Found) -> Problem:
-    names, verb = " and ".join(found.missing), "are" if len(found.missing) > 1 else "is"
-    where = display_path(found.folder)
-    foreign = next((what for name, what in FOREIGN.items() if (found.folder / name).exists()), "")
-    source = found.profile.page if found.profile.repo else "the model's page"
+def _missing(files: ModelFiles) -> Problem:
+    names, verb = " and ".join(files.missing), "are" if len(files.missing) > 1 else "is"
+    where = display_path(files.folder)
+    foreign = next((what for name, what in FOREIGN.items() if (files.folder / name).exists()), "")
+    source = files.profile.page if files.profile.repo else "the model's page"
     if foreign:
         what = f"The folder contains {foreign}, which onnxruntime cannot run"
         return Problem(what, where, f"download {names} from {source} into it", code="tagger.tensorflow")
-    what = f"The tagger {found.title} is incomplete: {names} {verb} missing"
+    what = f"The tagger {files.title} is incomplete: {names} {verb} missing"
     fix = f"download {names} from {source} into the folder"
-    if found.own:
+    if files.own:
         return Problem(what, where, fix, code="tagger.no-model")
-    fix = f"turn on 'Download if missing' ({found.profile.megabytes:,} MB, {found.profile.license}), or {fix}"
+    fix = f"turn on 'Download if missing' ({files.profile.megabytes:,} MB, {files.profile.license}), or {fix}"
     return Problem(what, where, fix, remedy=DOWNLOAD, code="tagger.no-model")
 
 
-def read_labels(found: Found, metadata: str) -> list[Label]:
+def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
     """The label of each output. metadata: the model's own list, for those that have no file."""
-    path = found.folder / found.profile.labels
-    match found.profile.label_kind:
+    path = files.folder / files.profile.labels
+    match files.profile.label_kind:
         case "csv":
             return tables.read_csv(path)
         case "mapping":
             return tables.read_mapping(path)
         case _:
-            return tables.read_metadata(metadata, found.model)
+            return tables.read_metadata(metadata, files.model)
 
 
-def fetch_missing(found: Found, settings: TagSettings, context: JobContext) -> None:
+def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext) -> None:
     """Download what is missing or damaged, or everything, if the settings say so."""
-    if found.own and settings.force_download:
+    if files.own and settings.force_download:
         context.say("'Download again' has no effect with a model folder", "warning")
-    if not downloads(found, settings):
+    if not downloads(files, settings):
         return
     if not settings.force_download:
-        _download(found, _lacking(found), found.folder, context)
+        _download(files, _lacking(files), files.folder, context)
         return
-    new = found.folder / NEW
-    _download(found, found.profile.wanted, new, context)
-    for name in found.profile.wanted:
-        (found.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        atomic.replace(new / name, found.folder / name)
+    new = files.folder / NEW
+    _download(files, files.profile.wanted, new, context)
+    for name in files.profile.wanted:
+        (files.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(new / name, files.folder / name)
     atomic.remove_folder(new)
 
 
-def downloads(found: Found, settings: TagSettings) -> bool:
+def downloads(files: ModelFiles, settings: TagSettings) -> bool:
     """Whether a start may download files."""
-    return (settings.download or settings.force_download) and not found.own
+    return (settings.download or settings.force_download) and not files.own
 
 
-def _download(found: Found, names: Sequence[str], into: Path, context: JobContext) -> None:
+def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
     if not names:
         return
     from core.formats.hub import references as hub
 
-    owner, name = found.profile.repo.split("/")
+    owner, name = files.profile.repo.split("/")
 
-    on_progress = partial(context.stage, f"downloading {found.title}", of_bytes=True)
+    on_progress = partial(context.stage, f"downloading {files.title}", of_bytes=True)
     hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 
 
-def _lacking(found: Found) -> list[str]:
+def _lacking(files: ModelFiles) -> list[str]:
     """The files that are missing or damaged."""
     problems: list[Problem] = []
     checks = {
-        found.profile.model: partial(check_onnx, found.model),
-        found.profile.labels: partial(read_labels, found, ""),
+        files.profile.model: partial(check_onnx, files.model),
+        files.profile.labels: partial(read_labels, files, ""),
     }
-    present = [name for name in found.profile.wanted if name not in found.missing]
+    present = [name for name in files.profile.wanted if name not in files.missing]
     damaged = [name for name in present if name in checks and collected(problems, checks[name]) is None]
-    return [*found.missing, *damaged]
+    return [*files.missing, *damaged]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.captioning.tagger.folder import Found, read_labels
+from core.captioning.tagger.folder import ModelFiles, read_labels
 from core.captioning.tagger.labels import NOTHING
 from core.captioning.tagger.tags import Label, Scored
 from core.formats.onnx.file import MAX_INPUT, batch_too_large, outputs_too_many
@@ -28,10 +28,10 @@ class Tagger(OfProcess):
     size    (width, height) of its input       batch   images it takes at once; None for any number
     """
 
-    def __init__(self, found: Found, settings: TagSettings, context: JobContext):
-        self.found, self.profile = found, found.profile
+    def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):
+        self.files, self.profile = files, files.profile
         wanted = providers_for(settings.provider, context.device, onnxruntime().get_available_providers())
-        self._model = ModelProcess(found.model, wanted, context.device, context.cancel, self._refused)
+        self._model = ModelProcess(files.model, wanted, context.device, context.cancel, self._refused)
         self.provider, self.wanted = self._model.provider, wanted[0]
         try:
             self._load(settings)
@@ -40,7 +40,7 @@ class Tagger(OfProcess):
             raise
 
     def _load(self, settings: TagSettings) -> None:
-        self.labels: list[Label] = read_labels(self.found, self._model.tags)
+        self.labels: list[Label] = read_labels(self.files, self._model.tags)
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
@@ -113,9 +113,9 @@ class Tagger(OfProcess):
         """The labels with a score worth keeping, in the order of the table."""
         values = values[: len(self.labels)]
         kept = np.flatnonzero((values >= FLOOR) | self.always)
-        found = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
-        return [(label, score) for label, score in found if label is not NOTHING]
+        scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
+        return [(label, score) for label, score in scores if label is not NOTHING]
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
-        return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, f"tagger.{end}")
+        return ProblemsError.one(f"The tagger {self.files.title} {why}", str(self.files.model), fix, f"tagger.{end}")

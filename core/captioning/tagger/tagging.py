@@ -12,7 +12,7 @@ import numpy as np
 from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described, skipped
 from core.captioning.tagger import sd_scripts
-from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
+from core.captioning.tagger.folder import ModelFiles, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.kept import KeptScores, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.session import Tagger
@@ -30,9 +30,9 @@ KEPT_AT_ONCE = 500  # images whose scores wait to be written
 Prepared = np.ndarray | Problem
 
 
-def model_key(found: Found) -> str:
+def model_key(files: ModelFiles) -> str:
     """What the scores of a model are kept under."""
-    return str(found.folder) if found.own else f"{found.profile.repo}/{found.profile.model}"
+    return str(files.folder) if files.own else f"{files.profile.repo}/{files.profile.model}"
 
 
 # ---- before a start
@@ -40,21 +40,21 @@ def model_key(found: Found) -> str:
 
 def check_tag(settings: TagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
-    found, problems = find(settings, workspace), list[Problem]()
-    collected(problems, formatter, settings, found.profile.thresholds)
+    files, problems = find(settings, workspace), list[Problem]()
+    collected(problems, formatter, settings, files.profile.thresholds)
     if settings.provider != "auto":
         collected(problems, lambda: providers_for(settings.provider, "", onnxruntime().get_available_providers()))
-    if not downloads(found, settings):
-        collected(problems, check_files, found)
+    if not downloads(files, settings):
+        collected(problems, check_files, files)
     raise_if_errors(problems)
 
 
 def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError for lists that cannot be used, and where nothing is kept."""
-    found, problems = find(settings, workspace), list[Problem]()
-    collected(problems, formatter, settings, found.profile.thresholds)
-    if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
-        what, fix = f"There are no kept scores of the tagger {found.title}", "run Tag images first"
+    files, problems = find(settings, workspace), list[Problem]()
+    collected(problems, formatter, settings, files.profile.thresholds)
+    if not any(place_of(workspace, model_key(files)).glob("*.jsonl")):
+        what, fix = f"There are no kept scores of the tagger {files.title}", "run Tag images first"
         problems.append(Problem(what, "retag", fix, code="tagger.no-scores"))
     raise_if_errors(problems)
 
@@ -66,16 +66,16 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     """The tags of each image by the model, its scores kept."""
     if not images:
         return
-    found = find(settings, context.workspace)
-    fetch_missing(found, settings, context)
-    check_files(found)
-    context.stage(f"loading {found.title}")
-    thresholds = found.profile.thresholds
-    form, scores = formatter(settings, thresholds), KeptScores(context.workspace, model_key(found), thresholds)
-    with Tagger(found, settings, context) as tagger, closing(scores):
+    files = find(settings, context.workspace)
+    fetch_missing(files, settings, context)
+    check_files(files)
+    context.stage(f"loading {files.title}")
+    thresholds = files.profile.thresholds
+    form, scores = formatter(settings, thresholds), KeptScores(context.workspace, model_key(files), thresholds)
+    with Tagger(files, settings, context) as tagger, closing(scores):
         _say_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
-        prepare = preparing(found.profile, tagger.size, settings.compatibility)
+        prepare = preparing(files.profile, tagger.size, settings.compatibility)
         batch_size = tagger.batch or settings.batch_size
         for batch in batches(decoded_ahead(images, prepare, settings.decode_threads, batch_size), batch_size):
             context.check()
@@ -88,7 +88,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
 
 
 def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
-    context.say(f"{tagger.found.title} runs on {words_of(tagger.provider)}")
+    context.say(f"{tagger.files.title} runs on {words_of(tagger.provider)}")
     if tagger.provider != tagger.wanted:
         fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
         text = f"onnxruntime cannot use {words_of(tagger.wanted)} here, so the tagger runs on the CPU"
@@ -112,9 +112,9 @@ def _warn_of_ignored(settings: TagTextSettings, context: JobContext) -> None:
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:
-    found = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
+    results = iter(_run(tagger, [values for _, values in batch if not isinstance(values, Problem)]))
     for path, values in batch:
-        result = values if isinstance(values, Problem) else next(found)
+        result = values if isinstance(values, Problem) else next(results)
         if isinstance(result, Problem):
             yield path, replace(result, where=printable(path))
         elif not np.isfinite(result).all():
@@ -179,12 +179,12 @@ def preview(
 def _kept(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
-    found = find(settings, workspace)
-    scores = KeptScores(workspace, model_key(found))
+    files = find(settings, workspace)
+    scores = KeptScores(workspace, model_key(files))
     forms: dict[str, Format] = {}
     for path in images:
         kept, thresholds = scores.find(path)
-        thresholds = thresholds or found.profile.thresholds
+        thresholds = thresholds or files.profile.thresholds
         by = str(sorted(thresholds.items()))
         form = forms[by] if by in forms else forms.setdefault(by, formatter(settings, thresholds))
         try:

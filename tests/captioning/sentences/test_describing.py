@@ -21,7 +21,7 @@ from core import tasks
 from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
-from core.captioning.sentences.folder import Found
+from core.captioning.sentences.folder import ModelFiles
 from core.captioning.sentences.generating import AddressedSampling, Answer, AnswerBudget, Prompt
 from core.captioning.sentences.profiles import FLORENCE_TASKS, PROFILES
 from core.dataset.images.opening import BrokenImage
@@ -269,7 +269,7 @@ def test_a_repetition_is_generated_once_more_and_cut_if_it_stays(caption, script
 
 @pytest.mark.parametrize("decoding", ["greedy", "sample"])
 def test_a_second_attempt_differs_from_the_first(models, decoding):
-    found = Found(PROFILES["vlm"], models("llava"), None)
+    found = ModelFiles(PROFILES["vlm"], models("llava"), None)
     asked = VlmSettings(decoding=decoding, precision="fp32", **LONG)
     model = loading.load(found, asked, "cpu")
     image = generating.Query(Image.new("RGB", (32, 32)), Path("a.png"), "a fox")
@@ -296,7 +296,9 @@ def test_answers_are_cleaned_before_they_are_written(caption, scripted):
 
 
 def test_an_answer_that_ends_by_itself_was_not_cut(models):
-    model = loading.load(Found(PROFILES["florence"], models("florence"), None), VlmSettings(precision="fp32"), "cpu")
+    model = loading.load(
+        ModelFiles(PROFILES["florence"], models("florence"), None), VlmSettings(precision="fp32"), "cpu"
+    )
     image = generating.Query(Image.new("RGB", (64, 64), (250, 250, 250)), Path("a"), "<CAPTION>")
     free = generating.answers(model, [image], VlmSettings(decoding="greedy", max_new_tokens=12), 0)[0]
     forced = generating.answers(
@@ -367,7 +369,7 @@ def test_precision_is_the_dtype_of_the_weights(caption, monkeypatch, precision, 
 @pytest.mark.slow(but=("4bit-Linear4bit",))
 @pytest.mark.parametrize(("precision", "kind"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
 def test_words_are_packed_and_what_looks_at_images_is_not(models, precision, kind):
-    found = Found(PROFILES["vlm"], models("wide"), None)
+    found = ModelFiles(PROFILES["vlm"], models("wide"), None)
     model = loading.load(found, VlmSettings(precision=precision), "cpu")
     kinds = {name: type(module).__name__ for name, module in model.model.named_modules()}
     packed = {name for name, each in kinds.items() if each == kind}

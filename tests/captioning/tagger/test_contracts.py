@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core import extensions
-from core.captioning.tagger.folder import Found, check_files, find
+from core.captioning.tagger.folder import ModelFiles, check_files, find
 from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, FIX, PIXAI, PROFILES, WD, Profile
@@ -30,7 +30,7 @@ KINDS = {"9": "rating", "0": "general", "4": "character"}
 
 
 def load(profile, folder, tmp_path):
-    return Tagger(Found(profile, folder, True), TagSettings(), surroundings(Workspace(tmp_path / "out")))
+    return Tagger(ModelFiles(profile, folder, True), TagSettings(), surroundings(Workspace(tmp_path / "out")))
 
 
 def scores_of(tagger, folder, color="red"):
@@ -135,7 +135,7 @@ def test_cl_tagger(tmp_path):
     write_model(folder / CL[0].model, layout="NCHW", scale=0.5, logits=True, outputs=len(LABELS))
     table = {str(n): {"tag": name, "category": KINDS[code]} for n, (name, code, *_) in enumerate(LABELS) if n != 7}
     (folder / CL[0].labels).write_text(json.dumps(table))
-    check_files(Found(CL[0], folder, True))
+    check_files(ModelFiles(CL[0], folder, True))
     found = scores_of(load(CL[0], folder, tmp_path), tmp_path)
     assert found["red_hair"] == pytest.approx(float(sigmoid(8 * 0.5 - 4)), abs=1e-5)
     assert "solo" not in found and "" not in found
@@ -362,7 +362,7 @@ def test_a_gpu_build_that_falls_back_is_said(tmp_path, monkeypatch):
     folder = wd_folder(tmp_path / "m")
     context = surroundings(Workspace(tmp_path / "out"))
     monkeypatch.setattr(session, "providers_for", lambda *words: [CUDA, CPU])
-    tagger = Tagger(Found(WD[0], folder, True), TagSettings(), context)
+    tagger = Tagger(ModelFiles(WD[0], folder, True), TagSettings(), context)
     assert (tagger.wanted, tagger.provider) == (CUDA, CPU)
     assert said(tagger, "auto", context) == ["info", "warning"]
 
@@ -376,7 +376,7 @@ def said(tagger, provider, context):
 
 def test_a_library_without_gpu_support_beside_a_gpu_is_said(tmp_path):
     context = surroundings(Workspace(tmp_path / "out"))
-    tagger = Tagger(Found(WD[0], wd_folder(tmp_path / "m"), True), TagSettings(provider="cpu"), context)
+    tagger = Tagger(ModelFiles(WD[0], wd_folder(tmp_path / "m"), True), TagSettings(provider="cpu"), context)
     assert said(tagger, "auto", context) == ["info"]
     context.device = "cuda"
     assert said(tagger, "auto", context) == ["info", "warning"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.captioning.tagger.folder import Found
+from core.captioning.tagger.folder import ModelFiles
 from core.captioning.tagger.profile import WD
 from core.captioning.tagger.session import Tagger
 from core.formats.onnx import process
@@ -44,7 +44,7 @@ def started(monkeypatch):
 
 
 def load(folder, context):
-    return Tagger(Found(WD[0], folder, True), TagSettings(), context)
+    return Tagger(ModelFiles(WD[0], folder, True), TagSettings(), context)
 
 
 @pytest.mark.slow
