@@ -6,18 +6,15 @@ import sys
 from pathlib import Path
 
 from core.cli.main import DONE
-from core.cli.options import OWN, not_understood, split_options
+from core.cli.options import OWN, split_options
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from workshop.bench.run import CASE, PARTS, known_part, run_bench, table
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, OWN["bench"], preset_allowed=False)
-    problems = [
-        *options.problems,
-        *(not_understood(word) for word in options.settings),
-    ]
+    options = split_options(words, OWN["bench"], job=False)
+    problems = list(options.problems)
     only = options.values.get("only")
     if only is not None and not known_part(only):
         fix = f"use one of {', '.join(PARTS)}, or a single case such as {CASE}sd15_lora"

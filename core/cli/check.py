@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
-from core.cli.options import OWN, not_understood, split_options
+from core.cli.options import OWN, split_options
 from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
 from core.record import atomic, machine
@@ -17,13 +17,9 @@ from core.record.problems import ProblemsError, unwritten
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, OWN["check"], preset_allowed=False)
-    problems = [
-        *options.problems,
-        *(not_understood(word) for word in options.settings),
-    ]
-    if problems:
-        raise ProblemsError(problems)
+    options = split_options(words, OWN["check"], job=False)
+    if options.problems:
+        raise ProblemsError(options.problems)
     device = options.values.get("device", "")
     if device:
         machine.check_device(device, look=False)  # whether it is there is what the check finds out

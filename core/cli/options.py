@@ -145,11 +145,9 @@ class Options:
         return self.values.get("device") or machine.default_device()
 
 
-def split_options(
-    words: list[str], known: dict[str, tuple[str, str]], preset_allowed: bool = True, task: str = ""
-) -> Options:
-    """Sort words into free-standing options, one preset, what the task takes, and `--group.name` settings. Problems are
-    collected."""
+def split_options(words: list[str], known: dict[str, tuple[str, str]], job: bool = True, task: str = "") -> Options:
+    """Sort words into free-standing options and, of a command that runs a job, one preset, what the task takes, and
+    `--group.name` settings. Problems are collected."""
     options, free, rest = Options(), list[tuple[str, str]](), deque(words)
     before = ""  # the setting that the last word ended
     while rest:
@@ -164,7 +162,8 @@ def split_options(
             _take_setting(word, rest, options)
         else:
             free.append((word, before))
-    _sort_free(free, options, preset_allowed, task)
+    _sort_free(free, options, job, task)
+    options.problems += [] if job else [not_understood(word) for word in options.settings]
     for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
         collected(options.problems, allow, name)
     return options

@@ -7,14 +7,15 @@ import os
 import re
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
-from core.cli.options import PAGE, commands, not_understood, split_options
+from core.cli.options import PAGE, commands, split_options
 from core.record import machine
 from core.record.heap import uncollected
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import open_home
 
 AUTH_VARIABLE = "ATELIER_AUTH"
@@ -22,13 +23,12 @@ HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, PAGE, preset_allowed=False)
+    options = split_options(words, PAGE, job=False)
     command = next((word for word in words if word in commands()), "")
     if command and (options.problems or options.settings):
         what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
         raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
     problems = list(options.problems)
-    problems += [not_understood(word) for word in options.settings]
     port = options.values.get("port", "7860")
     if not (str(port).isdigit() and 1 <= int(port) <= 65535):
         problems.append(
@@ -43,10 +43,7 @@ def run(words: list[str]) -> int:
             fix = "write name or name:port, without http:// and without a path"
             problems.append(Problem(f"--host {name} is not a host name", "command line", fix, code="cli.bad-host"))
     if "device" in options.values:
-        try:
-            machine.check_device(options.values["device"], look=False)
-        except ProblemsError as error:
-            problems += error.problems
+        collected(problems, partial(machine.check_device, look=False), options.values["device"])
     if problems:
         raise ProblemsError(problems)
 
