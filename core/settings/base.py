@@ -299,8 +299,8 @@ class Declared:
 
     @cached_property
     def kind(self) -> str:
-        """ "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "span" (steps, a part or a
-        percentage of the run) or "arguments" (names with values)."""
+        """ "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "object" (of JSON), "span" (steps, a
+        part or a percentage of the run) or "arguments" (names with values)."""
         if self.widget in ("span", "arguments"):
             return str(self.widget)
         if self.choices:
@@ -311,6 +311,8 @@ class Declared:
             return "pair"
         if list in origins:
             return "list"
+        if dict in origins:
+            return "object"
         for plain, name in ((bool, "bool"), (float, "float"), (int, "int")):
             if plain in origins:
                 return name

@@ -136,6 +136,7 @@ def allowed(entry: Declared, empty: str = "leave it empty") -> str:
         "text": "text in quotes",
         "pair": "one number or two",
         "list": "a list",
+        "object": 'a JSON object, such as {"name": 1}',
         "span": "a number of steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)",
         "arguments": "names with values, such as d_coef=2",
     }

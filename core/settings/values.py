@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.record.bounded_json import parse_json
+from core.record.bounded_json import json_or_none, parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count, number_text, period_words
 from core.settings.base import Declared, Settings, every
@@ -200,6 +200,14 @@ def _sizes(entry: Declared, text: str) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _object(entry: Declared, text: str) -> dict[str, Any]:
+    value = json_or_none(text.strip() or "{}")
+    if isinstance(value, dict):
+        return value
+    what, fix = f"{entry.title} is not a JSON object", 'write {"name": value}, or leave it empty'
+    raise BadText(Problem(what, entry.path, fix, code="settings.bad-json"))
+
+
 def _arguments(text: str) -> Any:
     """sd-scripts' name=value words with blanks between them: "weight_decay=0.1 betas=0.9,0.99"."""
     try:
@@ -260,6 +268,7 @@ CODECS = {
         lambda entry, text: [_numbers(entry, line) for line in text.splitlines() if line.strip()],
         _sizes,
     ),
+    "object": Codec(lambda entry, value: json.dumps(value, ensure_ascii=False) if value else "", _object),
     "arguments": Codec(
         lambda entry, value: arguments_text(value), _lines, lambda entry, text: _json_or(_arguments, text)
     ),

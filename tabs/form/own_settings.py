@@ -6,13 +6,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from core.record.bounded_json import json_or_none
 from core.record.problems import ProblemsError
-from core.settings.base import Declared, Settings, union_members
+from core.settings.base import Declared, Settings
 from core.settings.check import allowed
 from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.elsewhere import ELSEWHERE
@@ -53,15 +52,9 @@ def _browses(entry: Declared) -> str:
     return "folder" if entry.widget == "folder" or entry.kind == "list" else "any"
 
 
-def _is_json(entry: Declared) -> bool:
-    return any((get_origin(member) or member) is dict for member in union_members(entry.info.annotation))
-
-
 def _text(entry: Declared, value: Any) -> str:
     if isinstance(value, str):  # the value of a text, or what a person wrote in vain
         return value
-    if _is_json(entry):
-        return json.dumps(value, ensure_ascii=False) if value else ""
     return str(text_of(entry, value))
 
 
@@ -79,7 +72,7 @@ def choices(entry: Declared) -> list[tuple[str, Any]]:
 
 def has_lines(entry: Declared) -> bool:
     """Whether what is written takes several lines."""
-    return entry.kind in ("list", "arguments") or entry.widget in ("lines", "sizes", "prompt") or _is_json(entry)
+    return entry.kind in ("list", "arguments", "object") or entry.widget in ("lines", "sizes", "prompt")
 
 
 def control(entry: Declared, value: Any, about: str, *, common: Any = NOT_OWN, empty: str = "", only: str = "") -> str:
@@ -216,8 +209,6 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         if known is None:
             raise refused(entry, text)
         return known
-    if _is_json(entry):
-        return _read_json(entry, stripped)
     try:
         return value_from(entry, text)
     except BadText as error:
@@ -228,14 +219,6 @@ def refused(entry: Declared, text: str) -> ProblemsError:
     """What is said of a text that this setting cannot have."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
     return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
-
-
-def _read_json(entry: Declared, text: str) -> Any:
-    value = json_or_none(text or "{}")
-    if not isinstance(value, dict):
-        what = f"{entry.title} is not a JSON object"
-        raise ProblemsError.one(what, entry.title, 'write {"name": value}, or leave it empty', "settings.bad-json")
-    return value
 
 
 def in_words(names: Iterable[str], source: Source) -> str:
