@@ -8,7 +8,7 @@ import pytest
 
 from core import extensions, tasks
 from core.record.units import number_text
-from core.settings.base import declared, value_of
+from core.settings.base import declared, item_of, item_settings, value_of
 from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
@@ -38,12 +38,13 @@ def test_every_default_survives_the_way_through_its_widget():
 
 
 def every_setting():
-    """(group's model, declaration) of every setting of every task, each once."""
+    """(group's model, declaration) of every setting of every task and of its folders and LoRAs, each once."""
     extensions.load()
     found = {}
     for task in tasks.tasks().values():
         for entry in declared(task.job):
             found.setdefault(entry.path, (task.job.model_fields[entry.group].annotation, entry))
+            found |= {item.path: (item_of(entry), item) for item in item_settings(entry)}
     return list(found.values())
 
 
@@ -61,20 +62,30 @@ ARGUMENTS = {
 EXAMPLES = {  # kind or widget -> values, besides the default, the choices and the bounds
     "bool": [True, False], "int": [1, 7, 2**53 + 1], "float": [0.1, 1e-5, 1.0, 2.5e-8], "text": ["a fox", "1", "null point"],
     "span": [100, 0.1, "12.5%"], "pair": [*SIZES, [0.25, 0.75], 0.5], "list": [[], ["a", "b c"], ["one"]],
-    "sizes": [SIZES, [768], []], "arguments": [{}, ARGUMENTS],
+    "sizes": [SIZES, [768], []], "object": [{}, {"a": [1, "ä"], "b": {"c": None}}], "arguments": [{}, ARGUMENTS],
 }  # fmt: skip
 
 
 def examples(group, entry):
     """The values that a setting takes, as JSON: {name: value} of a preset."""
-    values = [entry.default, *entry.choices, *entry.bounds.values(), *EXAMPLES.get(entry.kind, [])]
+    values = [
+        *([] if entry.info.is_required() else [entry.default]),
+        *entry.choices,
+        *entry.bounds.values(),
+        *EXAMPLES.get(entry.kind, []),
+    ]
     values += [None] if entry.optional else []
     for value in EXAMPLES["sizes"] if entry.widget == "sizes" else values:
         try:
-            made = group.model_validate_json(json.dumps({entry.name: value}, default=dict), strict=True)
+            made = with_value(group, entry, value)
         except ValueError:
             continue
-        yield made, to_values(made)[entry.name]
+        yield made, json.loads(json.dumps(getattr(made, entry.name), default=to_values))
+
+
+def with_value(group, entry, value):
+    needed = {name: "x" for name, info in group.model_fields.items() if info.is_required()}
+    return group.model_validate_json(json.dumps(needed | {entry.name: value}, default=dict), strict=True)
 
 
 @pytest.mark.parametrize(("group", "entry"), EVERY, ids=[entry.path for _, entry in EVERY])
@@ -83,10 +94,10 @@ def test_every_value_of_every_setting_survives_the_way_through_its_field_and_the
     found, cards = list(examples(group, entry)), entry.widget in ("sources", "loras", "controls")
     assert found and entry.kind in CODECS
     for made, value in found:
-        by_field = value_from(entry, text_of(entry, value if entry.kind != "bool" else made.__dict__[entry.name]))
+        by_field = value_from(entry, text_of(entry, value))
         text = value if isinstance(value, str) else json.dumps(value)
         for back in [value_typed(entry, text)] if cards else [by_field, value_typed(entry, text)]:
-            assert group.model_validate_json(json.dumps({entry.name: back}), strict=True) == made, (value, back)
+            assert with_value(group, entry, back) == made, (value, back)
 
 
 @pytest.mark.parametrize(
