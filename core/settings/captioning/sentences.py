@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import create_model
+
 from core.settings.base import Settings, kohya_setting, setting
 from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, TOGGLES
 
@@ -62,12 +64,6 @@ def _new_tokens(default: int, kohya: str = "") -> Any:
     return setting(
         default, within=(1, 4096), title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help
     )
-
-
-def _added(name: str) -> Any:
-    """A sentence that can be added to the prompt."""
-    title, sentence = TOGGLES[name]
-    return setting(False, title=title, help=f"Adds to the prompt: {sentence}")
 
 
 class CaptionModelSettings(Settings):
@@ -271,7 +267,7 @@ class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, Capti
     max_new_tokens: int = _new_tokens(1024)
 
 
-class VlmPromptSettings(Settings):
+class _PromptSettings(Settings):
     """What a vision-language model is asked."""
 
     caption_type: Literal[tuple(CAPTION_TYPES)] = setting(  # type: ignore[valid-type]
@@ -329,22 +325,17 @@ class VlmPromptSettings(Settings):
         costs="speed",
         help="For reasoning models: maximum tokens of thinking, in addition to the answer. The thinking is never written.",
     )
-    only_changeable_traits: bool = _added("only_changeable_traits")
-    lighting: bool = _added("lighting")
-    camera_angle: bool = _added("camera_angle")
-    watermark: bool = _added("watermark")
-    jpeg_artifacts: bool = _added("jpeg_artifacts")
-    camera_details: bool = _added("camera_details")
-    keep_pg: bool = _added("keep_pg")
-    no_resolution: bool = _added("no_resolution")
-    quality: bool = _added("quality")
-    composition: bool = _added("composition")
-    no_text: bool = _added("no_text")
-    depth_of_field: bool = _added("depth_of_field")
-    light_sources: bool = _added("light_sources")
-    no_hedging: bool = _added("no_hedging")
-    rating: bool = _added("rating")
-    only_important: bool = _added("only_important")
+
+
+VlmPromptSettings: Any = create_model(
+    "VlmPromptSettings",
+    __base__=_PromptSettings,
+    __doc__=_PromptSettings.__doc__,
+    **{
+        name: (bool, setting(False, title=title, help=f"Adds to the prompt: {sentence}"))
+        for name, (title, sentence) in TOGGLES.items()
+    },
+)
 
 
 class VlmSettings(CaptionCleaningSettings, CaptionGenerationSettings, VlmPromptSettings, CaptionModelSettings):
