@@ -1,5 +1,4 @@
-"""The captions of many images changed as one: chosen by a filter, planned, shown as a difference, written with one undo; and
-the history of such changes."""
+"""The tasks `edit_captions` and `caption_history`: edit the captions of many images with one undo, list and undo such edits."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Edited:
-    """A caption before and after."""
+    """A caption before and after an edit."""
 
     item: Item
     before: str
@@ -91,7 +90,7 @@ def chosen(items: Sequence[Item], expression: str) -> list[Item]:
 
 
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
-    """What a change would do to these captions; only those that would differ. Raises ProblemsError.
+    """The captions that an edit would change, with the new text. Raises ProblemsError.
 
     An image without a caption begins with an empty one: the words of its folder are not its tags.
     """
@@ -124,7 +123,7 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
-    """The tags that most often stand in a caption with this one."""
+    """The most frequent tags of the captions that have this tag."""
     wanted = comparable(tag)
     counts = tag_counts((item for item in items if wanted in item.facts.tags), most + 1)
     return [each for each in counts if comparable(each[0]) != wanted][:most]
@@ -178,7 +177,7 @@ def items_of(job: CaptionEditJob) -> list[Item]:
 
 
 def _tokens(row: Row) -> int:
-    """Of the longest possible caption, as the report of a dataset counts them."""
+    """Tokens of the longest possible caption, as the report of a dataset counts them."""
     return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)
 
 
@@ -186,7 +185,7 @@ def _tokens(row: Row) -> int:
 
 
 def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError for a change that is not kept."""
+    """The check before a start. Raises ProblemsError for an unknown change."""
     history = History(workspace.captions)
     if not settings.undo:
         return count(sum(1 for _ in history.entries()), "change")

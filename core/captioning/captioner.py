@@ -1,4 +1,4 @@
-"""What writes captions by looking at images: a settings model and a function, registered by one line.
+"""A captioner: a settings model and a function from images to captions, registered by one line.
 
 Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
 (core/settings/caption.py), and a group of its own. What is the same for all of them stands in captioners.py.

@@ -1,5 +1,5 @@
-"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and how its
-captions are joined with those that are there and written."""
+"""What all captioners share: which images are captioned, progress, pause, preview, skipped images, and how new captions are
+joined with existing ones and written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LISTED = 200  # tags and skipped images in the outcome
 
 @dataclass
 class Tally:
-    """What became of the images of a job."""
+    """Counts and problems of a captioning job, and the outcome made of them."""
 
     images: int = 0
     written: int = 0
@@ -89,7 +89,7 @@ class Tally:
         return Outcome(lines=[*lines, *self._lines(), f"{described} captioned; {last}"], facts=facts)
 
     def stopped(self) -> Outcome:
-        """What a run has written that was cancelled."""
+        """The outcome of a cancelled run."""
         message = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; start again to resume"
         return Outcome("stopped", [message], {"images": self.images, "written": self.written})
 
@@ -112,7 +112,7 @@ class Tally:
 def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
-    """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
+    """Caption the images that the job asks for and write each caption as soon as it is there. A preview writes nothing."""
     tally, about, own = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
@@ -164,7 +164,7 @@ def _write_each(
 def _to_write(
     described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally
 ) -> Iterator[tuple[Row, Described, str]]:
-    """Each image with the caption to write; without those where nothing was found to say, which are counted."""
+    """(image, its new caption, the text to write); images without any text are counted and left out."""
     for row, caption in described:
         text = caption.joined(_own(row), job.captioning)
         if text or caption.means_empty:
@@ -219,7 +219,7 @@ def _file_of(row: Row, beside: Beside, taken: set[Path]) -> Change:
 
 
 def _own(row: Row) -> str:
-    """The caption of the image's own file."""
+    """The caption in the image's caption file, "" without one."""
     return row.caption.text if row.caption.source == "file" else ""
 
 
@@ -263,7 +263,7 @@ def _rows(job: CaptionerJob) -> list[Row]:
 
 
 def _asks(row: Row, existing: str) -> bool:
-    """Whether an image is described. Captions from metadata files are not changed."""
+    """Whether an image gets a new caption. Captions from metadata files are not changed."""
     without = ("words", "none") if existing == "keep" else ("words", "none", "blank")
     return row.caption.source in without if existing in ("keep", "missing") else row.caption.source != "metadata"
 

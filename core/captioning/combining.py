@@ -1,4 +1,4 @@
-"""What becomes of a captioner's text: cleaned, and joined with the caption that is there. Pure functions."""
+"""Clean a captioner's text and join it with the existing caption. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images opened by threads that are ahead of the model that looks at them."""
+"""Images opened by threads while the model works on earlier ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
 
 
 def batches(prepared: Iterable[tuple[Path, T | Problem]], size: int) -> Iterator[list[tuple[Path, T | Problem]]]:
-    """Lists with `size` images, and those between them that cannot be read."""
+    """Batches of `size` readable images, with the unreadable ones between them."""
     batch: list[tuple[Path, T | Problem]] = []
     for each in prepared:
         batch.append(each)

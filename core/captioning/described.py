@@ -1,4 +1,4 @@
-"""What a captioner yields for an image where the caption alone does not say it."""
+"""What a captioner yields for an image when there is more to say than the caption."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Described:
     scored   (tag, score) of a tagger, shown by a preview
     counted  what the outcome counts over all images: the tags
     means_empty   an empty caption is to be written
-    separator   what divides its parts, "" for the job's separator
-    join     its own way to be joined with the caption that is there, and then written letter by letter
+    separator   between its parts; "" is the job's separator
+    join     joins it with the existing caption in place of the job's settings; the result is written letter by letter
     """
 
     text: str
@@ -48,7 +48,7 @@ class Described:
         return combined(existing, self.text, settings, self.separator)
 
     def as_file(self, caption: str) -> bytes:
-        """What is written of a joined caption."""
+        """The bytes of the caption file for a joined caption."""
         return as_file(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod

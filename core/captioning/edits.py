@@ -129,7 +129,7 @@ def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """In the order in which they are given; those that are not there are not added."""
+    """The tags at the front in the given order; tags that a caption lacks are not added."""
     forms = dict.fromkeys(comparable(tag) for tag in _tags(settings.tags, settings))
     place = {form: number for number, form in enumerate(forms)}
     return lambda tags: sorted(tags, key=lambda tag: place.get(comparable(tag), len(place)))
@@ -157,7 +157,7 @@ def _once(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Until nothing more follows. Implications may chain; each tag's are applied once, so those that go round end where they began."""
+    """Apply implications until nothing changes. Those of each tag are applied once, so circles end."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
     of: dict[str, list[int]] = {}
     for number, (there, implied, _) in enumerate(rules):
@@ -176,7 +176,7 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
-    """Each rule applied once, where what it asks for is still there."""
+    """Apply each rule once if its first tag is still there."""
     here = {comparable(tag) for tag in tags}
     for there, implied, instead in rules:
         before, after = comparable(there), comparable(implied)
@@ -233,7 +233,7 @@ def _replaced(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
-    """With the new separator; a line of one tag stays as it is."""
+    """Replace the separator; a line of one tag does not change."""
 
     def change(line: str) -> str:
         return settings.new_separator.join(tags) if len(tags := _tags(line, settings)) > 1 else line

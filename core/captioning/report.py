@@ -1,4 +1,4 @@
-"""What the captions of a dataset are: counts, what is missing, what was read in another encoding; and writing missing ones."""
+"""The task `caption`: report the captions of a dataset (counts, missing ones, other encodings) and write missing ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row:
     settings: CaptionSettings
 
     def text(self) -> str:
-        """What is trained of it where chance changes nothing."""
+        """The caption as it is trained without random changes, as a line of the report."""
         trained = plain_caption(self.caption.text, self.settings, self.image.words)
         why = NO_FILE.get(self.caption.source)
         return f"{self.image.relative}: {trained}" + (f"   ({why})" if why else "")

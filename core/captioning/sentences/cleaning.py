@@ -22,7 +22,7 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab":
 
 
 def without_thinking(answer: str, opened: bool) -> str:
-    """What follows the thinking; "" where it never ended. opened: the prompt itself began it."""
+    """The answer after the thinking; "" if the thinking never ended. opened: the prompt itself began it."""
     _, closed, rest = answer.rpartition(CLOSED)
     if closed:
         return rest.strip()
@@ -58,7 +58,7 @@ def plain(text: str) -> str:
 
 
 def without_openers(text: str, openers: Sequence[str]) -> str:
-    """Without phrases at the start, one after another; what then begins has a capital where the text had one."""
+    """The text without openers at its start; it begins with a capital letter if it did before."""
     capital = text[:1].isupper()
     rest, before = text, None
     while rest != before:
@@ -76,7 +76,7 @@ def to_sentence_end(text: str) -> str:
 
 
 def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
-    """As many whole sentences as have at most so many tokens; of a single longer one as many parts or words."""
+    """The longest beginning within so many tokens: whole sentences, else parts between commas, else words."""
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):
@@ -87,7 +87,7 @@ def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 
 def repetition(text: str) -> int | None:
-    """Where a phrase begins to repeat that stands REPEATS times in a row: the end of its first occurrence."""
+    """The end of the first occurrence of a phrase that is repeated REPEATS times in a row; None without one."""
     words = [(found.group().casefold(), found.end()) for found in re.finditer(r"\S+", text)]
     plain_words = [word.strip(".,;:!?") for word, _ in words]
     for start in range(len(words)):
@@ -111,12 +111,10 @@ def missing_words(text: str, required: Sequence[str]) -> list[str]:
 
 
 def with_words(text: str, required: Sequence[str]) -> str:
-    """With the missing ones at the end, separated by commas."""
-    return (
-        ", ".join([part for part in (text.rstrip(" ."),) if part] + missing)
-        if (missing := missing_words(text, required))
-        else text
-    )
+    """The caption with the missing ones of the required words at the end, separated by commas."""
+    if not (missing := missing_words(text, required)):
+        return text
+    return ", ".join([*filter(None, [text.rstrip(" .")]), *missing])
 
 
 def _contains(text: str, word: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a captioner's model lies, what is wrong with its files before a library reads them, and how they come."""
+"""A captioner's model folder: found, checked before a library reads it, downloaded."""
 
 from __future__ import annotations
 

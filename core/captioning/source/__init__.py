@@ -1,1 +1,1 @@
-"""Captions that come from elsewhere than a model."""
+"""Captions from names, JSON files and the metadata of images."""

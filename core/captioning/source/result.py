@@ -1,4 +1,4 @@
-"""What captions from text share: from a text to a caption, or the reason why there is none; objects of JSON files."""
+"""What captions from text share: the caption of a text, or why there is none; objects of JSON files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def described(path: Path, text: str, nothing: Described) -> Described:
-    """The caption of an image. nothing: what is said where the text is blank."""
+    """The caption of an image. nothing: the result for a blank text."""
     if len(text) > LONGEST:
         what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
         return skipped(path, what, "write its caption by hand", "source.too-long")

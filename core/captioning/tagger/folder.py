@@ -1,4 +1,4 @@
-"""Where a tagger's files lie, what is missing there, and how they come."""
+"""A tagger's folder: found, checked, downloaded."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Place:
 
 @dataclass
 class Index:
-    """Where everything is in a file. images: by their names as JSON. lines: how many have scores, outdated ones included."""
+    """Positions in a file. images: by their names as JSON. lines: number of lines with scores, outdated ones included."""
 
     stamp: Stamp
     images: dict[bytes, Place] = field(default_factory=dict)

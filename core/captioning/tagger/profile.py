@@ -1,5 +1,4 @@
-"""What a tagger asks for: its files, what its input must look like, what its output means. A person's own folder can hold one
-as profile.json."""
+"""Taggers as rows: files, input and output of each. A folder with another tagger can describe it in profile.json."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _chosen(
 
 
 def joining(tagged: Tagged, separator: str) -> Join:
-    """How its tags become those of a file. What it has no option for is done as for all captioners."""
+    """Joins tags with an existing caption as sd-scripts does; settings that it lacks work as for all captioners."""
 
     def join(existing: str, settings: CaptioningSettings) -> str:
         if settings.existing in ("prepend", "line") or settings.prefix or settings.suffix or settings.remove_words:

@@ -1,4 +1,4 @@
-"""A tagger that is loaded: its model in a process of its own, its contract checked, on the GPU where it can be."""
+"""A loaded tagger: its model in its own process, on the GPU if possible, its inputs and outputs checked."""
 
 from __future__ import annotations
 

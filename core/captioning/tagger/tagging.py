@@ -31,7 +31,7 @@ Prepared = np.ndarray | Problem
 
 
 def model_key(files: ModelFiles) -> str:
-    """What the scores of a model are kept under."""
+    """The name under which a model's scores are kept."""
     return str(files.folder) if files.own else f"{files.profile.repo}/{files.profile.model}"
 
 
@@ -171,7 +171,7 @@ def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
-    """What the settings make of the kept scores: for a page that shows it while a person moves a threshold."""
+    """The tags that the settings make of kept scores, for a page that shows them while a threshold is moved."""
     for path, scored, form in _kept(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else form(scored)
 

@@ -158,7 +158,7 @@ class Formatter:
                 yield Tag(label.name, label.category, score, label.series)
 
     def key(self, name: str) -> str:
-        """What two ways to write a tag have in common: case, underscores, spaces and escapes do not count."""
+        """The form in which two spellings of a tag are equal: case, underscores, spaces and escapes do not count."""
         name = name.strip().casefold().replace("\\(", "(").replace("\\)", ")")
         return name if name in KAOMOJI else " ".join(self.spaced(name).replace("_", " ").split())
 
@@ -176,14 +176,14 @@ class Formatter:
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None
 
     def once(self, tags: Sequence[Tag]) -> list[Tag]:
-        """The first of those that are one tag. One made of separators alone cannot be written."""
+        """Each tag once, as it comes first; without tags that consist of separators alone."""
         first: dict[str, Tag] = {}
         for tag in tags:
             first.setdefault(self.key(tag.name), tag)
         return [tag for key, tag in first.items() if key]
 
     def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
-        """Without those whose words stand side by side in another tag of the category: hair in long hair."""
+        """The tags without those whose words are part of another tag of the category: hair in long hair."""
         words = {tag.name: f" {self.key(tag.name)} " for tag in tags}
         others = {
             category: [words[tag.name] for tag in tags if tag.category == category]
