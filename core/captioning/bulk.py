@@ -34,13 +34,12 @@ ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a repor
 
 
 @dataclass(frozen=True)
-class Item:
-    """An image with its caption. extension: of its caption file, as in `caption_change`; fixed: its caption comes from a
-    metadata file, which is not changed here."""
+class Item(Facts):
+    """An image whose caption can be edited. extension: of its caption file, as in `caption_change`; fixed: its caption comes
+    from a metadata file, which is not changed here."""
 
-    path: Path
-    extension: str
-    facts: Facts
+    path: Path = Path()
+    extension: str = "auto"
     fixed: bool = False
 
 
@@ -54,14 +53,14 @@ class Edited:
 
     @property
     def line(self) -> str:
-        return f"{self.item.facts.name}: {self.before or '(none)'}  ->  {self.after or '(empty)'}"
+        return f"{self.item.name}: {self.before or '(none)'}  ->  {self.after or '(empty)'}"
 
 
 def item_of(
     image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", found: tuple[str, ...] = ()
 ) -> Item:
     """The item of an image. extension: as in `caption_change`; bucket and found: what is known after the images were read."""
-    facts = Facts(
+    return Item(
         name=printable(image.relative.rpartition("/")[2]),
         folder=printable(image.path.parent.name),
         text=caption.text,
@@ -72,8 +71,10 @@ def item_of(
         bucket=bucket,
         changed=_changed(caption.path),
         found=found,
+        path=image.path,
+        extension=extension,
+        fixed=caption.source == "metadata",
     )
-    return Item(image.path, extension, facts, fixed=caption.source == "metadata")
 
 
 def _changed(path: Path) -> float:
@@ -86,7 +87,7 @@ def _changed(path: Path) -> float:
 def chosen(items: Sequence[Item], expression: str) -> list[Item]:
     """The items that a filter takes. Raises ProblemsError."""
     test = test_of(expression)
-    return [each for each in items if test(each.facts)]
+    return [each for each in items if test(each)]
 
 
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
@@ -94,9 +95,9 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
     An image without a caption begins with an empty one: the words of its folder are not its tags.
     """
-    change = editor(settings, (each.facts.own_text for each in items))
+    change = editor(settings, (each.own_text for each in items))
     plan = (
-        Edited(each, own := each.facts.own_text, change(own, each.facts.name, each.facts.folder).strip())
+        Edited(each, each.own_text, change(each.own_text, each.name, each.folder).strip())
         for each in items
         if not each.fixed
     )
@@ -116,7 +117,7 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
     """The most frequent tags as they are mostly spelled, with the number of captions that have each."""
     spelled: dict[str, Counter[str]] = {}
     for each in items:
-        for tag, spelling in each.facts.spellings.items():
+        for tag, spelling in each.spellings.items():
             spelled.setdefault(tag, Counter())[spelling] += 1
     found = [(max(counts, key=lambda each: counts[each]), counts.total()) for counts in spelled.values()]
     return sorted(found, key=lambda each: -each[1])[:most]
@@ -125,7 +126,7 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
     """The most frequent tags of the captions that have this tag."""
     wanted = comparable(tag)
-    counts = tag_counts((item for item in items if wanted in item.facts.tags), most + 1)
+    counts = tag_counts((item for item in items if wanted in item.tags), most + 1)
     return [each for each in counts if comparable(each[0]) != wanted][:most]
 
 

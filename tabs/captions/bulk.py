@@ -102,7 +102,7 @@ class Bulk:
         if order not in ORDERS or ORDERS[order] is None:
             return rows
         items, key = self.items(), ORDERS[order]
-        return sorted(rows, key=lambda row: key(items[row.key].facts) if row.key in items else 0)  # type: ignore[misc]
+        return sorted(rows, key=lambda row: key(items[row.key]) if row.key in items else 0)  # type: ignore[misc]
 
     def filtered(self, rows: Sequence[Row], find: str) -> list[Row]:
         """The rows that a text or an expression takes. Raises ProblemsError for an expression that is not complete."""
@@ -137,7 +137,7 @@ class Bulk:
         """All tags with their counts, of the newest report."""
         with self._lock:
             if self._counted[0] is not self._items:
-                own = (each for each in items if not each.facts.missing)  # the words of a folder are not tags
+                own = (each for each in items if not each.missing)  # the words of a folder are not tags
                 self._counted = (self._items, tag_counts(own, 1 << 30))
             return self._counted[1]
 
@@ -271,7 +271,7 @@ def _difference(each: Edited) -> str:
         else:
             parts += [f"<{tag}>{esc(text)}</{tag}>" for tag, text in (("del", gone), ("ins", new)) if text]
     cut = " …" if max(map(len, texts)) > same + LONGEST_SHOWN else ""
-    return f"<li><b>{esc(each.item.facts.name)}</b> {''.join(parts)}{cut}</li>"
+    return f"<li><b>{esc(each.item.name)}</b> {''.join(parts)}{cut}</li>"
 
 
 def _found(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -11,7 +11,6 @@ from core import tasks
 from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable, parts_of
 from core.captioning.edits import edit_problems, editor
-from core.captioning.filters import Facts
 from core.dataset.captions.history import History
 from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
@@ -155,7 +154,7 @@ def test_a_change_made_twice_changes_nothing_more_and_loses_no_tag_unasked(tags,
 
 
 def items(*texts):
-    return [Item(None, "auto", Facts(f"{number}.png", "set", text, False)) for number, text in enumerate(texts)]
+    return [Item(f"{number}.png", "set", text, False) for number, text in enumerate(texts)]
 
 
 def test_tags_are_counted_once_a_caption_in_their_usual_spelling():
@@ -230,8 +229,8 @@ def test_captions_in_metadata_are_not_touched(folder, tmp_path):
 
 
 def test_a_caption_that_changed_since_it_was_planned_stays(folder):
-    item = Item(folder / "a.png", "auto", Facts("a.png", "set", "fox, snow", False))
-    missing = Item(folder / "c.png", "auto", Facts("c.png", "set", "set", True))
+    item = Item("a.png", "set", "fox, snow", False, path=folder / "a.png")
+    missing = Item("c.png", "set", "set", True, path=folder / "c.png")
     plan = planned([item, missing], CaptionEditSettings(edit="add", tags="ice"))
     (folder / "a.txt").write_text("typed meanwhile")
     (folder / "c.txt").write_text("new")
