@@ -149,10 +149,9 @@ def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobC
 def _lacking(files: ModelFiles) -> list[str]:
     """The files that are missing or damaged."""
     problems: list[Problem] = []
-    checks = {
-        files.profile.model: partial(check_onnx, files.model),
-        files.profile.labels: partial(read_labels, files, ""),
-    }
-    present = [name for name in files.profile.wanted if name not in files.missing]
-    damaged = [name for name in present if name in checks and collected(problems, checks[name]) is None]
-    return [*files.missing, *damaged]
+    lacking = list(files.missing)
+    if files.profile.model not in lacking and collected(problems, check_onnx, files.model) is None:
+        lacking.append(files.profile.model)
+    if files.profile.labels not in ("", *lacking) and collected(problems, read_labels, files, "") is None:
+        lacking.append(files.profile.labels)
+    return lacking

@@ -327,15 +327,11 @@ class _PromptSettings(Settings):
     )
 
 
-VlmPromptSettings: Any = create_model(
-    "VlmPromptSettings",
-    __base__=_PromptSettings,
-    __doc__=_PromptSettings.__doc__,
-    **{
-        name: (bool, setting(False, title=title, help=f"Adds to the prompt: {sentence}"))
-        for name, (title, sentence) in TOGGLES.items()
-    },
-)
+_added: Any = {
+    name: (bool, setting(False, title=title, help=f"Adds to the prompt: {sentence}"))
+    for name, (title, sentence) in TOGGLES.items()
+}
+VlmPromptSettings: Any = create_model("VlmPromptSettings", __base__=_PromptSettings, **_added)
 
 
 class VlmSettings(CaptionCleaningSettings, CaptionGenerationSettings, VlmPromptSettings, CaptionModelSettings):
