@@ -18,7 +18,7 @@ from core.networks.kinds.lora import sizes_as_metadata
 from core.record.bounded_json import json_or_none
 from core.record.workspace import Workspace
 from core.tools.models.header_edit import _tensors_of
-from tabs.form.own_settings import FIELDS, _read_json
+from tabs.form.own_settings import SOURCE, read
 from tabs.generate.sending import _chosen
 from tests.dataset.test_look import listed
 from tests.refusals import refused
@@ -92,6 +92,6 @@ def test_settings_in_images_are_ignored_and_those_typed_are_refused():
     with pytest.raises(ValueError):
         read_own(pair, DEEP)
     with refused("settings.bad-json"):
-        _read_json(next(iter(FIELDS.values())), DEEP)
+        read(SOURCE["custom_attributes"], DEEP)
     with refused("upscale.bad-choice"):
         _chosen(DEEP)
