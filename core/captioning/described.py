@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from core.dataset.sources.files import printable
 from core.record.problems import Problem
 from core.settings.caption import CaptioningSettings
 
+LONGEST = 100_000  # characters: no caption has that many
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 Scores = tuple[tuple[str, float | None], ...]
 Join = Callable[[str, CaptioningSettings], str]  # (caption of the file, settings) -> caption to write
 
@@ -59,3 +63,17 @@ class Described:
 def skipped(path: Path, what: str, fix: str, code: str) -> Described:
     """No caption for an image, and why."""
     return Described("", Problem(what, printable(path), fix, "advice", code=code))
+
+
+def from_text(path: Path, text: str, nothing: Described) -> Described:
+    """The caption that a text from elsewhere makes, or why it makes none. nothing: the result for a blank text."""
+    if len(text) > LONGEST:
+        what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
+        return skipped(path, what, "write its caption by hand", "source.too-long")
+    text = " ".join(_CONTROL.sub(" ", text).split())
+    if not text.strip(" ,"):
+        return nothing
+    if _HALF_PAIR.search(text):
+        what = f"The name of {printable(path.name)} is not valid Unicode"
+        return skipped(path, what, "rename the file or its folder", "source.not-unicode")
+    return Described(text)

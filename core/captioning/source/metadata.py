@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from PIL import Image, IptcImagePlugin
 
 from core.captioning.combining import parts_of
-from core.captioning.described import Described, skipped
-from core.captioning.source.result import described, first_object
+from core.captioning.described import Described, from_text, skipped
+from core.captioning.source.sidecars import first_object
 from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
@@ -225,7 +225,7 @@ def _described(path: Path, settings: ImageTextSettings, separator: str) -> Descr
     if problems and not found:
         first = problems[0]
         return skipped(path, f"{name}: {first.what}", first.fix or "write its caption by hand", first.code)
-    return described(path, separator.join(dict.fromkeys(found)), nothing)
+    return from_text(path, separator.join(dict.fromkeys(found)), nothing)
 
 
 def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:

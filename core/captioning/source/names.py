@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.captioning.combining import parts_of, pattern_problems
-from core.captioning.described import Described, skipped
-from core.captioning.source.result import described
+from core.captioning.described import Described, from_text, skipped
 from core.dataset.captions.words import name_words, number_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of
@@ -90,7 +89,7 @@ def _described(
     if used and not any(values[name] for name in used):
         return nothing
     text = _FIELD.sub(lambda field: values[field[1]], settings.pattern)
-    return described(path, separator.join(parts_of(text, separator)), nothing)
+    return from_text(path, separator.join(parts_of(text, separator)), nothing)
 
 
 def _words(text: str, settings: NamesSettings) -> str:

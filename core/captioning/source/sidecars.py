@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.captioning.described import Described, skipped
-from core.captioning.source.result import described, first_object
+from core.captioning.described import Described, from_text, skipped
 from core.dataset.captions.words import tag_words
 from core.dataset.sources.files import printable
 from core.record.bounded_json import read_json
@@ -60,7 +59,7 @@ def _described(path: Path, settings: SidecarSettings, separator: str) -> Describ
         what, fix = f"{printable(file.name)} has none of the keys", "add the key of its text to the keys"
         nothing = skipped(file, what, fix, "sidecar.no-text")
         if tags := tags_in(content, settings):
-            return described(path, separator.join(tags), nothing)
+            return from_text(path, separator.join(tags), nothing)
     return nothing
 
 
@@ -78,6 +77,12 @@ def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
 
 def _lines(values: Sequence[str]) -> list[str]:
     return [value.strip() for value in values if value.strip()]
+
+
+def first_object(value: Any) -> dict[str, Any]:
+    """A JSON object, or the first one of a list, as exports hold a single post; {} for anything else."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, dict) else {}
 
 
 def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -> dict[str, list[str]]:
