@@ -19,7 +19,7 @@ NAMES = sorted(set(commands()) - {"check", "bench", "download"})
 NUMBERS = ["-1", "nan", "inf", "1e400", "9" * 400, "0x10", "1_0", "", "\u0663"]
 WORDS = ["", " ", "a\0b", "half \ud83d", "x" * 255, "x/" * 3000, "/dev/null", "-", "**/**", "[" * 3000, "~nobody/x"]
 FILES = [f"{name}.{ending}" for name in ("empty", "noise") for ending in ("safetensors", "json", "png", "toml", "txt")]
-CHECKED = ("train", "prepare", "generate", "grid", "class_images")  # for minutes without --check
+CHECKED = ("train", "prepare", "generate", "grid", "class_images", "make_pairs")  # for minutes without --check
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from core.record.run_folder import list_runs, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
 
 IMAGES = PROJECT / "models" / "starter" / "images"
-LONGER = [pytest.param(method, 4, marks=pytest.mark.slow) for method in ("lora", "fine_tune")]
+LONGER = [pytest.param("lora", 3, marks=pytest.mark.slow), pytest.param("fine_tune", 2, marks=pytest.mark.slow)]
 SMALL = "--dataset.resolution 64 --network.rank 2 --network.conv_rank null --samples.sample_prompts [] --logging.log_with none".split()
 
 

@@ -20,7 +20,6 @@ LIMITS = {
     "sd15 by layers": ("layers", 1.2),
     "sdxl fp8, auto, 6 GB": ("off", 6.0),
     "sdxl auto, 8 GB": ("parts", 6.0),
-    "sdxl auto, 4 GB": ("layers", 0.8),
     "sdxl 32 strips": ("layers", 0.7),
 }
 

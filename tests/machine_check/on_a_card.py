@@ -28,7 +28,7 @@ from tests.card.runs import context, fill_caches
 from tests.card.watched import card
 from tests.models import tiny_folder
 
-SWITCHES = ("checkpointing", "adamw8bit", "all")  # each takes half a minute or more
+SWITCHES = ("checkpointing", "adamw8bit")  # each takes half a minute or more
 ANSWERS = {
     "max_memory_allocated": lambda *_: 1 << 30,
     "set_sync_debug_mode": lambda *_: None,
