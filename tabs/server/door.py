@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse
 
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
-from tabs.server.traffic import LOGIN, UPLOAD, GivenUp
+from tabs.server.gate import UPLOAD, GivenUp
+from tabs.server.limits import LOGIN
 
 CALL = "/gradio_api/run/predict"
 FORMS = (UPLOAD, LOGIN)
