@@ -7,28 +7,41 @@ import json
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse
 
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 from tabs.server.gate import UPLOAD, GivenUp
-from tabs.server.limits import LOGIN
+from tabs.server.limits import LOGIN, Meter
 
 CALL = "/gradio_api/run/predict"
 FORMS = (UPLOAD, LOGIN)
-LINES = 20  # a minute
+LINES = Meter(20 / 60, 20)  # printed about refusals
 MOST_VALUES = 100_000
 MOST_TEXT = 1 << 20  # characters of one field
-KEYS = {"data", "event_data", "fn_index", "session_hash", "trigger_id"}
-SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+", re.DOTALL)  # as Gradio stores it: the hash of the content and the name
 _unfit: ContextVar[list[str] | None] = ContextVar("unfit", default=None)
+
+
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Call(BaseModel):
+    """The call of a listener as the page's own script makes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    data: list[Any]
+    fn_index: Number
+    session_hash: str = Field(pattern=f"^{SESSION.pattern}$")
+    trigger_id: Number | None = None
+    event_data: dict[str, Any] | None = None
 
 
 class Wrong(Exception):
@@ -58,7 +71,6 @@ class Door:
 
     def __init__(self, app: Any, blocks: Callable[[], gr.Blocks], say: Callable[[str], Any] = print):
         self.app, self.blocks, self.say = app, blocks, say
-        self._said: deque[float] = deque()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == CALL:
@@ -126,11 +138,8 @@ class Door:
 
     def _tell(self, scope: Any, why: str) -> None:
         """One line, and at most a few in a minute."""
-        now = time.monotonic()
-        while self._said and self._said[0] < now - 60:
-            self._said.popleft()
-        if len(self._said) < LINES:
-            self._said.append(now)
+        if LINES.has_room(1):
+            LINES.add(1)
             self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
 
 
@@ -183,22 +192,19 @@ def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
         said = parse_json(body, "the message", max_values=MOST_VALUES)
     except ProblemsError as error:
         raise Wrong(error.problems[0].what) from None
-    if not isinstance(said, dict) or not KEYS >= set(said):
-        raise Wrong("it is no call of a listener")
-    number, data = said.get("fn_index"), said.get("data")
-    fn = blocks.fns.get(number) if _is_whole(number) else None
+    try:
+        call = Call.model_validate(said)
+    except ValidationError as error:
+        raise Wrong(f"it is no call of a listener: {error.errors()[0]['loc']}") from None
+    fn = blocks.fns.get(call.fn_index)
     if fn is None or fn.fn is None:
         raise Wrong("there is no such listener")
-    if not (isinstance(said.get("session_hash"), str) and SESSION.fullmatch(said["session_hash"])):
-        raise Wrong("session_hash is not the name of a session")
-    if not (said.get("trigger_id") is None or _is_whole(said["trigger_id"])):
-        raise Wrong("trigger_id is no number")
-    if not isinstance(data, list) or len(data) != len(fn.inputs):
+    if len(call.data) != len(fn.inputs):
         raise Wrong(f"{fn.name} takes {len(fn.inputs)} values")
-    for block, value in zip(fn.inputs, data, strict=True):
+    for block, value in zip(fn.inputs, call.data, strict=True):
         if not fits(block, value):
             raise Wrong(f"{type(value).__name__} for a {type(block).__name__} of {fn.name}")
-    if not _is_event(said.get("event_data")):
+    if _names_a_file(call.event_data):
         raise Wrong(f"event_data of {fn.name}")
     return said
 
@@ -231,19 +237,8 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("path"), str) and isinstance(value.get("meta"), dict)
 
 
-def _is_event(value: Any) -> bool:
-    """What a script tells with its event: named values, and no files, which Gradio would look for."""
-    rest = [{} if value is None else value]
-    while rest:
-        each = rest.pop()
-        if isinstance(each, dict):
-            if "path" in each:
-                return False
-            rest += each.values()
-        elif isinstance(each, list):
-            rest += each
-    return value is None or isinstance(value, dict)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+def _names_a_file(value: Any) -> bool:
+    """Whether an event's named values hold a file anywhere, which Gradio would look for; no script of the page sends one."""
+    if isinstance(value, dict):
+        return "path" in value or any(map(_names_a_file, value.values()))
+    return isinstance(value, list) and any(map(_names_a_file, value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 import secrets
 import time
@@ -47,7 +48,7 @@ class Meter:
 
     per_second: float
     most: float
-    most_running: float
+    most_running: float = math.inf
     clock: Callable[[], float] = time.monotonic
     running: int = 0
     _spent: float = 0.0
