@@ -13,10 +13,12 @@ from typing import Annotated, Any
 
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
+from tabs.server.delivery import send_answer, whole_answer
 from tabs.server.gate import UPLOAD, GivenUp
 from tabs.server.limits import LOGIN, Meter
 
@@ -81,51 +83,49 @@ class Door:
             await self.app(scope, receive, send)
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        body = await _whole(receive)
-        if body is None:  # the browser has left
-            return
+        body = await Request(scope, receive).body()
         try:
             body = with_uploads(check(body, self.blocks()), self._folder()) or body
         except Wrong as error:
             await self._refuse(scope, str(error), receive, send)
             return
-        unfit: list[str] = []
         rest = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Any:
             return rest.pop() if rest else await receive()
 
-        async def heard(message: Any) -> None:
-            if unfit and message["type"] == "http.response.start" and message["status"] == 500:
-                message = message | {"status": 422}
-                self._tell(scope, unfit[0])
-            await send(message)
-
+        unfit: list[str] = []
         token = _unfit.set(unfit)
         try:
-            await self.app(scope, again, heard)
+            answer = await whole_answer(self.app, scope, again, send)
         finally:
             _unfit.reset(token)
+        if answer is None:
+            return
+        start, content = answer
+        if unfit and start["status"] == 500:
+            start["status"] = 422
+            self._tell(scope, unfit[0])
+        await send_answer(send, start, content)
 
     async def _form(self, scope: Any, receive: Any, send: Any) -> None:
-        """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take."""
-        began = False
-
-        async def heard(message: Any) -> None:
-            nonlocal began
-            began = True
-            await send(message)
-
+        """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take. A browser gets the
+        names of its uploads by their paths in the folder."""
         try:
-            upload = scope["path"].rstrip("/") == UPLOAD
-            await self.app(scope, receive, _without_folder(heard, self._folder()) if upload else heard)
-        except GivenUp:
+            answer = await whole_answer(self.app, scope, receive, send)
+        except (GivenUp, ClientDisconnect):
             raise
         except Exception as error:
-            if began:
-                raise
             why = str(error) if isinstance(error, OSError) else type(error).__name__
             await self._refuse(scope, why, receive, send, 507 if isinstance(error, OSError) else 400)
+            return
+        if answer is None:
+            return
+        start, content = answer
+        if scope["path"] == UPLOAD and start["status"] == 200:
+            names = [name.removeprefix(self._folder()).replace(os.sep, "/") for name in json.loads(content)]
+            content = json.dumps(names).encode()
+        await send_answer(send, start, content)
 
     def _folder(self) -> str:
         """Where Gradio puts uploads; a browser gets and sends only what is below it."""
@@ -141,40 +141,6 @@ class Door:
         if LINES.has_room(1):
             LINES.add(1)
             self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
-
-
-async def _whole(receive: Any) -> bytes | None:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-def _without_folder(send: Any, folder: str) -> Any:
-    """Sends the list of uploaded files by their paths in the folder."""
-    began: list[Any] = []
-    body = bytearray()
-
-    async def sent(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            began.append(message)
-            return
-        body.extend(message.get("body", b""))
-        if message.get("more_body"):
-            return
-        start, content = began.pop(), bytes(body)
-        if start["status"] == 200:
-            names = [name.removeprefix(folder).replace(os.sep, "/") for name in json.loads(content)]
-            content = json.dumps(names).encode()
-        headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-        await send(start | {"headers": [*headers, (b"content-length", str(len(content)).encode())]})
-        await send({"type": "http.response.body", "body": content})
-
-    return sent
 
 
 def with_uploads(said: dict[str, Any], folder: str) -> bytes | None:
