@@ -70,19 +70,14 @@ class Links:
             if not isinstance(asked, dict):
                 return PlainTextResponse("Send a JSON object.", 400)
             GUEST.set(request.scope.get("guest", ""))  # of this request's task alone
-            return await run_in_threadpool(said, asked)
-
-        def said(asked: dict[str, Any]) -> Response:
-            try:
-                return guarded(lambda: _response(fn(asked)), f"atelier/{name}")
-            except ProblemsError as error:
-                return _response({"problems": [problem.to_dict() for problem in error.problems]})
+            return await run_in_threadpool(_guarded, name, lambda: _response(fn(asked)))
 
         self._answers.append(Route(f"/atelier/{name}", answered, methods=["POST"]))
 
     def routes(self) -> list[Route]:
-        files = {"file": self._file, "thumb": self._thumb}
-        return [*(Route(f"/atelier/{name}", _in_words(name, fn)) for name, fn in files.items()), *self._answers]
+        file = Route("/atelier/file", lambda request: _guarded("file", lambda: self._file(request), 500))
+        thumb = Route("/atelier/thumb", lambda request: _guarded("thumb", lambda: self._thumb(request), 500))
+        return [file, thumb, *self._answers]
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
@@ -111,12 +106,7 @@ class Links:
             return path
         if path.suffix.lower() in SHOWN_BY_BROWSERS:
             return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_headers(request))
-        return FileResponse(
-            path,
-            media_type="application/octet-stream",
-            filename=path.name,
-            headers={"X-Content-Type-Options": "nosniff"},
-        )
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     def _thumb(self, request: Request) -> Response:
         path = self._allowed(request)
@@ -133,14 +123,12 @@ class Links:
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 
-def _in_words(name: str, fn: Callable[[Request], Response]) -> Callable[[Request], Response]:
-    def answered(request: Request) -> Response:
-        try:
-            return guarded(lambda: fn(request), f"atelier/{name}")
-        except ProblemsError as error:
-            return PlainTextResponse(error.problems[0].what, 500)
-
-    return answered
+def _guarded(name: str, fn: Callable[[], Response], status: int = 200) -> Response:
+    """What `fn` returns; every error as `problems`, with this status."""
+    try:
+        return guarded(fn, f"atelier/{name}")
+    except ProblemsError as error:
+        return JSONResponse({"problems": [problem.to_dict() for problem in error.problems]}, status, UNKEPT)
 
 
 def _response(found: dict[str, Any] | str) -> Response:
@@ -160,4 +148,4 @@ def _version(path: str | os.PathLike) -> str:
 
 def _headers(request: Request) -> dict[str, str]:
     keep = f"private, max-age={DAY}" if request.query_params.get("v") else "no-store"
-    return {"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}
+    return {"Cache-Control": keep}
