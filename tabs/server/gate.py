@@ -86,12 +86,10 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         key = self.limits.key_of(Request(scope))
-        send = _guarded(send, closes=not key)  # a stranger asks once with each connection
         meters = self.limits.take(scope["method"], scope["path"], key, _address(scope))
+        refusal = self.refusal(scope, key) if meters else _refuse(503, "The page is busy. Try again in a moment.", 2)
+        send = _guarded(send, closes=not key or refusal is not None)  # a stranger asks once with each connection
         try:
-            refusal = (
-                self.refusal(scope, key) if meters else _refuse(503, "The page is busy. Try again in a moment.", 2)
-            )
             if refusal is None:
                 await self._let_in(scope, receive, send, key)
             else:
@@ -108,11 +106,11 @@ class Gate:
         if len(host) != 1 or not self.hosts.admits(host[0], arrived_at):
             shown = host[0][:100] if host else ""
             fix = "Open the address printed at startup, or start with --host NAME."
-            return _closing(403, f"This page does not answer under the name '{shown}'. {fix}")
+            return PlainTextResponse(f"This page does not answer under the name '{shown}'. {fix}", 403)
         if not self._from_here(method, headers, host[0]):
-            return _closing(403, "Requests from other sites are refused.")
+            return PlainTextResponse("Requests from other sites are refused.", 403)
         if not USED.fullmatch(path):
-            return _closing(404, "There is no such address.")
+            return PlainTextResponse("There is no such address.", 404)
         # Messages, but for the login itself, and files: they only take room while nobody is logged in.
         private = path.startswith("/atelier/") or not (method in SAFE_METHODS or path.rstrip("/") == LOGIN)
         if not key and (path.startswith(OPEN_ENDED) or (private and self.limits.logins() is not None)):
@@ -135,9 +133,8 @@ class Gate:
         cookie, guests = f"atelier-guest-{port}", closed and self.shared
         browser = Request(scope).cookies.get(cookie, "")
         scope["guest"] = _guest(browser or key) if key and guests and not self.limits.is_owner(key) else ""
-        if (
-            guests and path == "/" and not browser
-        ):  # who logs in again is the same guest, with the same share of the queue
+        # Who logs in again is the same guest, with the same share of the queue.
+        if guests and path == "/" and not browser:
             send = _with_cookie(send, f"{cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; Max-Age={YEAR}")
         if path.startswith(OPEN_ENDED):
             await self.app(scope, receive, send)
@@ -269,10 +266,6 @@ def _address(scope: Any) -> str:
 def _guest(secret: str) -> str:
     """What a guest is called: nothing by which another one could pass for them."""
     return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
-
-
-def _closing(status: int, words: str) -> PlainTextResponse:
-    return PlainTextResponse(words, status, {"Connection": "close"})
 
 
 def _refuse(status: int, words: str, retry_after: int | None = None) -> JSONResponse:
