@@ -125,10 +125,6 @@ def _gated(gate: Callable[[Any], Gate], kinds: Callable[[], frozenset[str]], non
     return lifespan
 
 
-def _kinds(blocks: gr.Blocks) -> frozenset[str]:
-    return frozenset(block.get_block_name() for block in blocks.blocks.values())
-
-
 def launch(
     page: Page,
     *,
@@ -158,6 +154,9 @@ def launch(
     def gate(app: Any) -> Gate:
         return Gate(app, hosts, limits, page.workspace.private, shared=page.shared)
 
+    def kinds() -> frozenset[str]:
+        return frozenset(block.get_block_name() for block in blocks.blocks.values())
+
     serve_at = functools.partial(
         blocks.launch,
         server_name=host,
@@ -178,7 +177,7 @@ def launch(
         head=f'{piece("outline")}<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
-            "lifespan": _gated(gate, functools.partial(_kinds, blocks), nonce),
+            "lifespan": _gated(gate, kinds, nonce),
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
