@@ -18,7 +18,7 @@ import brotli  # type: ignore[import-untyped]
 from starlette.datastructures import Headers, MutableHeaders
 
 from tabs.server.frontend import Pack, pack, with_nonce
-from tabs.server.gate import SCRIPTS
+from tabs.server.gate import PAGE_POLICY
 
 TEXTS = (
     "text/html",
@@ -75,13 +75,13 @@ class Delivery:
         if kept := self._pages.get(page):
             await self._deliver(scope, dict(kept[0]), kept[1], send)
             return
-        answer = await whole_answer(self.app, scope, receive, send, _is_text)
+        answer = await buffered_response(self.app, scope, receive, send, _is_text)
         if answer is None:
             return
         start, body = answer
         if _is_page(scope, start):
             body = with_nonce((await self._pack_of_page()).into(body), self.nonce)
-            MutableHeaders(scope=start)["Content-Security-Policy"] = SCRIPTS.format(self.nonce)
+            MutableHeaders(scope=start)["Content-Security-Policy"] = PAGE_POLICY.format(self.nonce)
             self._keep(page, dict(start), body)
         await self._deliver(scope, start, body, send)
 
@@ -108,7 +108,7 @@ class Delivery:
             body = await self._pack(body, way)
             headers["Content-Encoding"] = way
             headers.add_vary_header("Accept-Encoding")
-        await send_answer(send, start | {"headers": headers.raw}, body)
+        await send_response(send, start | {"headers": headers.raw}, body)
 
     async def _pack_of_page(self) -> Pack:
         """Gradio's files in few (tabs/server/frontend.py), made once."""
@@ -125,7 +125,7 @@ class Delivery:
         return self._packed[key]
 
 
-async def whole_answer(
+async def buffered_response(
     app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
 ) -> tuple[Any, bytes] | None:
     """The first message of an answer with its whole body, of which nothing is sent yet; None if it is not wanted, and sent."""
@@ -145,7 +145,7 @@ async def whole_answer(
     return None if start is None else (start, bytes(body))
 
 
-async def send_answer(send: Any, start: Any, body: bytes) -> None:
+async def send_response(send: Any, start: Any, body: bytes) -> None:
     MutableHeaders(scope=start)["Content-Length"] = str(len(body))
     await send(start)
     await send({"type": "http.response.body", "body": body})

@@ -18,13 +18,13 @@ from starlette.responses import JSONResponse
 
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
-from tabs.server.delivery import send_answer, whole_answer
-from tabs.server.gate import UPLOAD, GivenUp
-from tabs.server.limits import LOGIN, Meter
+from tabs.server.delivery import buffered_response, send_response
+from tabs.server.gate import UPLOAD, RequestAborted
+from tabs.server.limits import LOGIN, RateLimit
 
 CALL = "/gradio_api/run/predict"
 FORMS = (UPLOAD, LOGIN)
-LINES = Meter(20 / 60, 20)  # printed about refusals
+LINES = RateLimit(20 / 60, 20)  # printed about refusals
 MOST_VALUES = 100_000
 MOST_TEXT = 1 << 20  # characters of one field
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -97,7 +97,7 @@ class Door:
         unfit: list[str] = []
         token = _unfit.set(unfit)
         try:
-            answer = await whole_answer(self.app, scope, again, send)
+            answer = await buffered_response(self.app, scope, again, send)
         finally:
             _unfit.reset(token)
         if answer is None:
@@ -106,14 +106,14 @@ class Door:
         if unfit and start["status"] == 500:
             start["status"] = 422
             self._tell(scope, unfit[0])
-        await send_answer(send, start, content)
+        await send_response(send, start, content)
 
     async def _form(self, scope: Any, receive: Any, send: Any) -> None:
         """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take. A browser gets the
         names of its uploads by their paths in the folder."""
         try:
-            answer = await whole_answer(self.app, scope, receive, send)
-        except (GivenUp, ClientDisconnect):
+            answer = await buffered_response(self.app, scope, receive, send)
+        except (RequestAborted, ClientDisconnect):
             raise
         except Exception as error:
             why = str(error) if isinstance(error, OSError) else type(error).__name__
@@ -125,7 +125,7 @@ class Door:
         if scope["path"] == UPLOAD and start["status"] == 200:
             names = [name.removeprefix(self._folder()).replace(os.sep, "/") for name in json.loads(content)]
             content = json.dumps(names).encode()
-        await send_answer(send, start, content)
+        await send_response(send, start, content)
 
     def _folder(self) -> str:
         """Where Gradio puts uploads; a browser gets and sends only what is below it."""
@@ -138,7 +138,7 @@ class Door:
 
     def _tell(self, scope: Any, why: str) -> None:
         """One line, and at most a few in a minute."""
-        if LINES.has_room(1):
+        if LINES.allows(1):
             LINES.add(1)
             self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
 

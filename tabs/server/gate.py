@@ -25,37 +25,40 @@ from tabs.server.hosts import Hosts
 from tabs.server.limits import LOGIN, Delays, Limits
 
 SAFE_METHODS = ("GET", "HEAD")
-FRAMED = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
-GUARDS = {
+FRAME_POLICY = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
+SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
-    "Content-Security-Policy": FRAMED + "script-src 'self'",
+    "Content-Security-Policy": FRAME_POLICY + "script-src 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-# Of the page itself: only its own scripts run, which carry the nonce; Gradio makes functions of the texts that it calls `js`.
-SCRIPTS = FRAMED + "script-src 'self' blob: 'unsafe-eval' 'nonce-{}'; script-src-attr 'none'"
+# Policy of the page itself: only scripts with the nonce run. Gradio needs unsafe-eval for its `js` arguments.
+PAGE_POLICY = FRAME_POLICY + "script-src 'self' blob: 'unsafe-eval' 'nonce-{}'; script-src-attr 'none'"
 UPLOAD = "/gradio_api/upload"
-USED = re.compile(  # of the addresses that Gradio answers: no queue, no API docs, no files by path, no server functions
+ALLOWED_PATHS = re.compile(  # what the page needs of Gradio: no queue, no API docs, no files by path, no server functions
     r"/|/(config|login|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?|/pwa_icon(/(192|512))?|/(assets|static|atelier)/[ -~]{1,200}"
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"
 )
-OPEN_ENDED = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")  # streams
-OPENS = ("/", "/atelier/pulse")  # with the page, or a tick of one that was open as the server started again
-SILENCE = 20.0  # seconds without a byte of a message that is still arriving
-ARRIVAL = 60.0  # seconds until a message that is no upload has arrived
-MOST_LOGIN = 16 << 10  # bytes
-MOST_MESSAGE = 8 << 20  # bytes of a message that is no upload
-MOST_SHARED = 4 << 30  # bytes of one upload to a shared page
-MOST_SHARED_HOUR = 16 << 30  # bytes that one address uploads in an hour
-SPARE = 1 << 30  # bytes that stay free on the disk
+STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
+ENTRY_PATHS = (
+    "/",
+    "/atelier/pulse",
+)  # where a browser gets a session: the page, or the tick of one open during a restart
+READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body
+BODY_TIMEOUT = 60.0  # seconds for a whole body, except uploads
+MAX_LOGIN_BYTES = 16 << 10
+MAX_BODY_BYTES = 8 << 20  # except uploads
+MAX_UPLOAD_BYTES = 4 << 30  # to a shared page
+MAX_HOURLY_UPLOAD_BYTES = 16 << 30  # of one address to a shared page
+RESERVED_DISK_BYTES = 1 << 30
 YEAR = 365 * 24 * 3600
 
 
-class GivenUp(Exception):
-    """A message of which no more is read: it is too large, or too slow."""
+class RequestAborted(Exception):
+    """The rest of a body is not read: it is too large or too slow."""
 
-    def __init__(self, status: int, words: str):
-        super().__init__(words)
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
         self.status = status
 
 
@@ -73,9 +76,10 @@ class Gate:
         delays: Delays | None = None,
         say: Callable[[str], Any] = print,
     ):
+        """folder: its disk takes the uploads."""
         self.app, self.hosts, self.limits, self.folder, self.shared, self.say = app, hosts, limits, folder, shared, say
         self.delays = delays or Delays()
-        self._uploaded: dict[str, deque[list[float]]] = defaultdict(deque)
+        self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -85,40 +89,43 @@ class Gate:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
-        key = self.limits.key_of(Request(scope))
-        meters = self.limits.take(scope["method"], scope["path"], key, _address(scope))
-        refusal = self.refusal(scope, key) if meters else _refuse(503, "The page is busy. Try again in a moment.", 2)
-        send = _guarded(send, closes=not key or refusal is not None)  # a stranger asks once with each connection
+        session = self.limits.session_of(Request(scope))
+        limits = self.limits.acquire(scope["method"], scope["path"], session, _address(scope))
+        refusal = (
+            self.refusal(scope, session) if limits else _refuse(503, "The page is busy. Try again in a moment.", 2)
+        )
+        # Requests without a session do not keep their connection.
+        send = _with_security_headers(send, close=not session or refusal is not None)
         try:
             if refusal is None:
-                await self._let_in(scope, receive, send, key)
+                await self._dispatch(scope, receive, send, session)
             else:
                 await refusal(scope, receive, send)
         finally:
-            for meter in meters:
-                meter.running -= 1
+            for limit in limits:
+                limit.active -= 1
 
-    def refusal(self, scope: Any, key: str) -> Response | None:
-        """The answer to a request that is not for this page, or from nobody who may ask it; None for others."""
+    def refusal(self, scope: Any, session: str) -> Response | None:
+        """The response to a request for another host, from another site, for an unknown path, or without a login; else None."""
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         host = headers.getlist("host")
-        arrived_at = str((scope.get("server") or ("",))[0])
-        if len(host) != 1 or not self.hosts.admits(host[0], arrived_at):
-            shown = host[0][:100] if host else ""
+        server_address = str((scope.get("server") or ("",))[0])
+        if len(host) != 1 or not self.hosts.admits(host[0], server_address):
+            name = host[0][:100] if host else ""
             fix = "Open the address printed at startup, or start with --host NAME."
-            return PlainTextResponse(f"This page does not answer under the name '{shown}'. {fix}", 403)
-        if not self._from_here(method, headers, host[0]):
+            return PlainTextResponse(f"This page does not answer under the name '{name}'. {fix}", 403)
+        if not self._same_site(method, headers, host[0]):
             return PlainTextResponse("Requests from other sites are refused.", 403)
-        if not USED.fullmatch(path):
+        if not ALLOWED_PATHS.fullmatch(path):
             return PlainTextResponse("There is no such address.", 404)
-        # Messages, but for the login itself, and files: they only take room while nobody is logged in.
+        # Gradio protects the page itself, and shows the form of the login there.
         private = path.startswith("/atelier/") or not (method in SAFE_METHODS or path.rstrip("/") == LOGIN)
-        if not key and (path.startswith(OPEN_ENDED) or (private and self.limits.logins() is not None)):
+        if not session and (path.startswith(STREAMS) or (private and self.limits.logins() is not None)):
             return _refuse(401, "Not authenticated")
         return None
 
-    def _from_here(self, method: str, headers: Headers, host: str) -> bool:
-        """Whether the page itself asks, or no browser does. A link on another site may lead here: that reads nothing."""
+    def _same_site(self, method: str, headers: Headers, host: str) -> bool:
+        """Whether the page itself sends this, or no browser does. A link on another site may lead here: that reads nothing."""
         origins = headers.getlist("origin")
         if origins:
             return len(origins) == 1 and self.hosts.is_own_site(origins[0], host)
@@ -127,30 +134,31 @@ class Gate:
         document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         return method in SAFE_METHODS and document
 
-    async def _let_in(self, scope: Any, receive: Any, send: Any, key: str) -> None:
-        path, port, closed = scope["path"], scope["server"][1], self.limits.logins() is not None
-        scope["logged_in"] = bool(key) or not closed
-        cookie, guests = f"atelier-guest-{port}", closed and self.shared
+    async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
+        path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
+        scope["logged_in"] = bool(session) or not has_login
+        cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared
         browser = Request(scope).cookies.get(cookie, "")
-        scope["guest"] = _guest(browser or key) if key and guests and not self.limits.is_owner(key) else ""
+        is_guest = session and has_guests and not self.limits.is_owner(session)
+        scope["guest"] = _guest_name(browser or session) if is_guest else ""
         # Who logs in again is the same guest, with the same share of the queue.
-        if guests and path == "/" and not browser:
+        if has_guests and path == "/" and not browser:
             send = _with_cookie(send, f"{cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; Max-Age={YEAR}")
-        if path.startswith(OPEN_ENDED):
+        if path.startswith(STREAMS):
             await self.app(scope, receive, send)
         elif scope["method"] == "POST" and path.rstrip("/") == LOGIN:
             await self._login(scope, receive, send)
         elif scope["method"] == "POST" and path == UPLOAD:
             await self._upload(scope, receive, send)
         else:
-            if path in OPENS and not key and (new := self.limits.new_key()):
+            if path in ENTRY_PATHS and not session and (new := self.limits.new_session()):
                 send = _with_cookie(send, f"atelier-{port}={new}; Path=/; HttpOnly")
-            await self._answer(scope, receive, send, MOST_MESSAGE)
+            await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
         address = _address(scope)
 
-        async def heard(message: Any) -> None:
+        async def send_counted(message: Any) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] < 400:
                     self.delays.succeeded(address)
@@ -159,80 +167,83 @@ class Gate:
             await send(message)
 
         await asyncio.sleep(self.delays.begin(address))
-        await self._answer(scope, receive, heard, MOST_LOGIN)
+        await self._forward(scope, receive, send_counted, MAX_LOGIN_BYTES)
 
     async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
         address = _address(scope)
-        said = Headers(scope=scope).get("content-length", "")
-        size = int(said) if said.isdigit() else 0
-        most, refusal = self._most(address), None
-        if size > most:
-            status = 413 if size > MOST_SHARED else 429
-            refusal = _refuse(status, f"At most {size_words(most)} can be uploaded now.", 3600)
-        elif 2 * size + SPARE > self._free():  # as it arrives, and as it is taken in
+        length = Headers(scope=scope).get("content-length", "")
+        size = int(length) if length.isdigit() else 0
+        limit, refusal = self._upload_limit(address), None
+        if size > limit:
+            status = 413 if size > MAX_UPLOAD_BYTES else 429
+            refusal = _refuse(status, f"At most {size_words(limit)} can be uploaded now.", 3600)
+        elif 2 * size + RESERVED_DISK_BYTES > self._free():  # the upload and its copy in a dataset
             refusal = _refuse(507, f"The disk has no room for {size_words(size)}.")
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        counted = [time.monotonic(), size]  # from the start: others that come meanwhile find less
-        self._uploaded[address].append(counted)
-        counted[1] = await self._answer(scope, receive, send, most, math.inf)
+        upload = [time.monotonic(), size]  # counted from the start, for concurrent uploads
+        self._uploads[address].append(upload)
+        upload[1] = await self._forward(scope, receive, send, limit, math.inf)
 
-    def _most(self, address: str) -> float:
+    def _upload_limit(self, address: str) -> float:
         """Bytes that this address may upload now."""
         if not self.shared:
-            return max(self._free() - SPARE, 0)
-        recent = self._uploaded[address]
+            return max(self._free() - RESERVED_DISK_BYTES, 0)
+        recent = self._uploads[address]
         while recent and recent[0][0] < time.monotonic() - 3600:
             recent.popleft()
-        return max(min(MOST_SHARED, MOST_SHARED_HOUR - sum(size for _, size in recent)), 0)
+        return max(min(MAX_UPLOAD_BYTES, MAX_HOURLY_UPLOAD_BYTES - sum(size for _, size in recent)), 0)
 
     def _free(self) -> int:
-        there = next(place for place in (self.folder, *self.folder.parents) if place.exists())
-        return shutil.disk_usage(there).free
+        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return shutil.disk_usage(existing).free
 
-    async def _answer(self, scope: Any, receive: Any, send: Any, most: float, arrival: float | None = None) -> int:
-        """Hand the request on; bytes that came with it."""
-        taken, began, whole = 0, False, False
-        given_up: GivenUp | None = None
-        end = time.monotonic() + (ARRIVAL if arrival is None else arrival)
+    async def _forward(
+        self, scope: Any, receive: Any, send: Any, max_bytes: float, timeout: float | None = None
+    ) -> int:
+        """Pass the request on, within limits of its body's size and duration (BODY_TIMEOUT by default). Returns the bytes received."""
+        received, started, complete = 0, False, False
+        aborted: RequestAborted | None = None
+        end = time.monotonic() + (BODY_TIMEOUT if timeout is None else timeout)
 
-        async def counted() -> Any:
-            nonlocal taken, whole, given_up
-            try:  # once it is there, what is waited for is that the browser leaves
-                message = await asyncio.wait_for(receive(), None if whole else min(SILENCE, end - time.monotonic()))
+        async def receive_limited() -> Any:
+            nonlocal received, complete, aborted
+            try:  # after the whole body, the next message is the client's disconnect
+                left = None if complete else min(READ_TIMEOUT, end - time.monotonic())
+                message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
-                given_up = GivenUp(408, "The message did not arrive in time.")
-                raise given_up from None
-            whole = not message.get("more_body", False)
-            taken += len(message.get("body", b""))
-            if taken > most:
-                given_up = GivenUp(413, "This is too large.")
-                raise given_up
+                aborted = RequestAborted(408, "The message did not arrive in time.")
+                raise aborted from None
+            complete = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > max_bytes:
+                aborted = RequestAborted(413, "This is too large.")
+                raise aborted
             return message
 
-        async def heard(message: Any) -> None:
-            nonlocal began
-            began = began or given_up is None
-            if began:  # else it is about a message that was cut off here
+        async def send_unless_aborted(message: Any) -> None:
+            nonlocal started
+            started = started or aborted is None
+            if started:
                 await send(message)
 
-        with suppress(ClientDisconnect, GivenUp):  # after the first nobody is left to answer
-            await self.app(scope, counted, heard)
-        if given_up is not None and not began:
-            await _refuse(given_up.status, str(given_up))(scope, receive, send)
-        return taken
+        with suppress(ClientDisconnect, RequestAborted):
+            await self.app(scope, receive_limited, send_unless_aborted)
+        if aborted is not None and not started:
+            await _refuse(aborted.status, str(aborted))(scope, receive, send)
+        return received
 
 
-def _guarded(send: Any, closes: bool) -> Any:
-    """Answers that no other site may frame or sniff, and cookies that it does not send along. closes: the connection ends then."""
+def _with_security_headers(send: Any, close: bool) -> Any:
+    """Also restrict cookies to this site and drop permissions for other sites. close: end the connection after the response."""
 
-    async def sent(message: Any) -> None:
+    async def send_protected(message: Any) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in GUARDS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
-            if closes:
+            if close:
                 headers["Connection"] = "close"
             message["headers"] = [
                 (name, lax(value) if name.lower() == b"set-cookie" else value)
@@ -241,34 +252,34 @@ def _guarded(send: Any, closes: bool) -> Any:
             ]
         await send(message)
 
-    return sent
+    return send_protected
 
 
 def lax(cookie: bytes) -> bytes:
-    """A Set-Cookie header whose cookie goes along with requests of this site only (and with links that lead here)."""
+    """A Set-Cookie header whose cookie is sent with requests of this site only, and with links that lead here."""
     parts = [part for part in cookie.split(b";") if not part.strip().lower().startswith(b"samesite")]
     return b";".join([*parts, b" SameSite=Lax"])
 
 
 def _with_cookie(send: Any, cookie: str) -> Any:
-    async def sent(message: Any) -> None:
+    async def send_with_cookie(message: Any) -> None:
         if message["type"] == "http.response.start":
             message = message | {"headers": [*message["headers"], (b"set-cookie", cookie.encode())]}
         await send(message)
 
-    return sent
+    return send_with_cookie
 
 
 def _address(scope: Any) -> str:
     return (scope.get("client") or ("?",))[0]
 
 
-def _guest(secret: str) -> str:
-    """What a guest is called: nothing by which another one could pass for them."""
+def _guest_name(secret: str) -> str:
+    """A name that does not give away the secret."""
     return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
 
 
-def _refuse(status: int, words: str, retry_after: int | None = None) -> JSONResponse:
-    """No more of this connection is read."""
+def _refuse(status: int, message: str, retry_after: int | None = None) -> JSONResponse:
+    """An error that ends the connection: the rest of the body is not read."""
     headers = {"Connection": "close"} | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
-    return JSONResponse({"detail": words, "error": words}, status, headers)
+    return JSONResponse({"detail": message, "error": message}, status, headers)

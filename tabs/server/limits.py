@@ -1,8 +1,8 @@
-"""How much the server takes: a table of what each source of requests may ask for, and connections that end where nothing is asked or read.
+"""Rate limits by session and address, delays after failed logins, and timeouts of connections.
 
-A source is an open page or an address. A page with a login is known by the login, one without by a cookie that a browser gets as it
-opens the page, or with the first tick after the server has started again. So a flood takes nothing from an open page, not even one
-from its own address (a share link, a proxy, this machine)."""
+A session is an open page: its login token or, without a login, a cookie set when a browser opens the page (or with the first tick
+after the server restarts). Each session has rate limits of its own, so a flood takes nothing from an open page, even one from the
+same address (a share link, a proxy, this machine)."""
 
 from __future__ import annotations
 
@@ -21,54 +21,49 @@ from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOGIN = "/login"
-FILE, OWN, CALL = (
-    1.0,
-    3.0,
-    10.0,
-)  # units: a file, a tick or other message of our own, a listener of Gradio or the page itself
-TABLE = {  # source: units that come back in each second, units at once, requests answered at once
-    "page": (40.0, 1500.0, 64),
-    "address": (5.0, 200.0, 16),
-    "addresses": (20.0, 400.0, 24),  # all together
-    "tries": (20.0, 60.0, 32),  # to log in, of one address
-    "all tries": (20.0, 60.0, 64),
+LIMITS = {  # tokens per second, burst, concurrent requests; a file costs 1 token, _cost() has the others
+    "session": (40.0, 1500.0, 64),
+    "address": (5.0, 200.0, 16),  # requests without a session
+    "all addresses": (20.0, 400.0, 24),
+    "login": (20.0, 60.0, 32),  # by address; each attempt costs 1
+    "all logins": (20.0, 60.0, 64),
 }
-BROWSERS = 8  # that have a page without a login open
-KEY = re.compile(r"atelier-\d+|access-token[\w-]*")
-AT_ONCE = 256  # connections
-SILENT = 100  # of them, those that wait for a request; beyond them the one that waits the longest ends
-PATIENCE = 20.0  # seconds for the head of a request
-STALLED = 60.0  # seconds in which nothing of an answer is read
-LONGEST_HEAD = 1 << 16  # bytes
+MAX_SESSIONS = 8  # without a login
+SESSION_COOKIE = re.compile(r"atelier-\d+|access-token[\w-]*")
+MAX_CONNECTIONS = 256
+MAX_SILENT = 100  # connections that wait for a request; when there are more, the oldest is closed
+HEAD_TIMEOUT = 20.0  # seconds for the head of a request
+WRITE_TIMEOUT = 60.0  # seconds in which a client reads nothing of a response
+MAX_HEAD_BYTES = 1 << 16
 
 
 @dataclass
-class Meter:
-    """What one source has asked for: units, and requests that are being answered."""
+class RateLimit:
+    """Token bucket with a limit of concurrent requests."""
 
-    per_second: float
-    most: float
-    most_running: float = math.inf
+    rate: float  # tokens per second
+    burst: float
+    concurrency: float = math.inf
     clock: Callable[[], float] = time.monotonic
-    running: int = 0
-    _spent: float = 0.0
-    _at: float = 0.0
+    active: int = 0  # requests
+    _used: float = 0.0
+    _updated: float = 0.0
 
-    def has_room(self, cost: float) -> bool:
+    def allows(self, cost: float) -> bool:
         now = self.clock()
-        self._spent, self._at = max(self._spent - (now - self._at) * self.per_second, 0.0), now
-        return self.running < self.most_running and self._spent + cost <= self.most
+        self._used, self._updated = max(self._used - (now - self._updated) * self.rate, 0.0), now
+        return self.active < self.concurrency and self._used + cost <= self.burst
 
     def add(self, cost: float) -> None:
-        self._spent += cost
-        self.running += 1
+        self._used += cost
+        self.active += 1
 
 
 class Limits:
-    """Which requests of one server are answered.
+    """The rate limits of one server.
 
-    logins   the tokens of those who are logged in; None: the page has no login
-    is_owner whether a token is that of the owner's login
+    logins    valid login tokens; None: the page has no login
+    is_owner  whether a token belongs to the owner's login
     """
 
     def __init__(
@@ -76,125 +71,126 @@ class Limits:
         logins: Callable[[], Container[str] | None] = lambda: None,
         is_owner: Callable[[str], bool] = lambda token: False,
     ):
-        self.logins, self.is_owner, self.table = logins, is_owner, TABLE
-        self.browsers: dict[str, Meter] = {}  # of each that opened a page without a login, the oldest first
-        self.meter = functools.lru_cache(1000)(lambda row, source: Meter(*self.table[row]))
+        self.logins, self.is_owner, self.table = logins, is_owner, LIMITS
+        self.sessions: dict[str, RateLimit] = {}  # without a login, oldest first
+        self.limit = functools.lru_cache(1000)(lambda kind, source: RateLimit(*self.table[kind]))
 
-    def key_of(self, request: Request) -> str:
-        """The login or the browser's key among the cookies; "" for a stranger."""
+    def session_of(self, request: Request) -> str:
+        """The session of a request by its cookies; "" if it has none."""
         logins = self.logins()
-        known = self.browsers if logins is None else logins
+        known = self.sessions if logins is None else logins
         cookies = request.cookies.items()
-        return next((value for name, value in cookies if KEY.fullmatch(name) and value in known), "")
+        return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in known), "")
 
-    def new_key(self) -> str:
-        """A key for a browser that opens a page without a login; "" while there are enough. An open page keeps a stream (Gradio's
-        heartbeat); who has none leaves its place."""
+    def new_session(self) -> str:
+        """A session for a browser that opens a page without a login; "" if there are MAX_SESSIONS already. An open page keeps a
+        stream (Gradio's heartbeat); a session without any request makes room for a new one."""
         if self.logins() is not None:
             return ""
-        if len(self.browsers) >= BROWSERS:
-            gone = next((key for key, meter in self.browsers.items() if not meter.running), "")
-            if not gone:
+        if len(self.sessions) >= MAX_SESSIONS:
+            closed = next((session for session, limit in self.sessions.items() if not limit.active), "")
+            if not closed:
                 return ""
-            del self.browsers[gone]
-        key = secrets.token_hex(16)
-        self.browsers[key] = Meter(*self.table["page"])
-        return key
+            del self.sessions[closed]
+        session = secrets.token_hex(16)
+        self.sessions[session] = RateLimit(*self.table["session"])
+        return session
 
-    def take(self, method: str, path: str, key: str, address: str) -> list[Meter]:
-        """The meters that count this request until its answer is sent; none: it is refused."""
+    def acquire(self, method: str, path: str, session: str, address: str) -> list[RateLimit]:
+        """The limits that count this request as active until its response is sent; empty if one of them refuses it."""
         cost = _cost(method, path)
-        if key:
-            meters = [self.browsers.get(key) or self.meter("page", key)]
+        if session:
+            limits = [self.sessions.get(session) or self.limit("session", session)]
         elif method == "POST" and path.rstrip("/") == LOGIN:
-            meters, cost = [self.meter("tries", address), self.meter("all tries", "")], 1.0
+            limits, cost = [self.limit("login", address), self.limit("all logins", "")], 1.0
         else:
-            meters = [self.meter("address", address), self.meter("addresses", "")]
-        if not all(meter.has_room(cost) for meter in meters):
+            limits = [self.limit("address", address), self.limit("all addresses", "")]
+        if not all(limit.allows(cost) for limit in limits):
             return []
-        for meter in meters:
-            meter.add(cost)
-        return meters
+        for limit in limits:
+            limit.add(cost)
+        return limits
 
 
 def _cost(method: str, path: str) -> float:
+    """Tokens: 1 for a file, 3 for the page's own messages such as the tick, 10 for the page itself and Gradio's listeners."""
     if method in ("GET", "HEAD"):
-        return CALL if path in ("/", "/config") else FILE
-    return OWN if path.startswith("/atelier/") else CALL
+        return 10.0 if path in ("/", "/config") else 1.0
+    return 3.0 if path.startswith("/atelier/") else 10.0
 
 
 @dataclass
 class Delays:
-    """How long the next try to log in from an address waits. Each counts as failed until it has succeeded, so that many at
-    once do not slip through. The right password is never refused: who fails behind the same share link only delays it."""
+    """Seconds that the next login of an address waits. Each attempt counts as failed until it succeeds, so that concurrent ones
+    wait too. The right password is never refused: others behind the same share link can only delay it."""
 
     longest: float = 8.0  # with 32 waiting at once, four guesses a second
     forgotten: float = 900.0
     clock: Callable[[], float] = time.monotonic
-    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # how often, and when last
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # count, time of the last one
 
     def begin(self, address: str) -> float:
         now = self.clock()
-        self._failed = {each: kept for each, kept in self._failed.items() if kept[1] > now - self.forgotten}
-        failed = self._failed.get(address, (0, now))[0]
-        self._failed[address] = (failed + 1, now)
-        return min(0.25 * 2 ** min(failed, 9), self.longest) if failed else 0.0
+        self._failed = {each: failed for each, failed in self._failed.items() if failed[1] > now - self.forgotten}
+        count = self._failed.get(address, (0, now))[0]
+        self._failed[address] = (count + 1, now)
+        return min(0.25 * 2 ** min(count, 9), self.longest) if count else 0.0
 
     def succeeded(self, address: str) -> None:
         self._failed.pop(address, None)
 
 
 def limit_connections(server: Any) -> None:
-    """From now on connections to this uvicorn server are limited ones."""
+    """Install the connection limits on a uvicorn server."""
     server.config.http_protocol_class = Connection
-    server.config.limit_concurrency = AT_ONCE
-    server.config.h11_max_incomplete_event_size = LONGEST_HEAD
+    server.config.limit_concurrency = MAX_CONNECTIONS
+    server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, which ends when the head of a request takes too long or nothing of an answer is read."""
+    """uvicorn's connection with timeouts for the head of a request and for a client that reads no response."""
 
-    _patience: asyncio.TimerHandle | None = None  # while the head of a request is waited for
-    _stalls: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._wait_for_head()
+        self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._wait_for_head()
+        self._update_head_timer()
 
-    def _wait_for_head(self) -> None:
+    def _update_head_timer(self) -> None:
+        """Start it while no whole head has arrived. uvicorn's own timeout ends kept connections before the first byte of another."""
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
-            self._end_patience()
-        elif self._patience is None:
-            self._patience = self.loop.call_later(PATIENCE, self.transport.close)
-            silent = [each for each in self.connections if getattr(each, "_patience", None)]
-            if len(silent) > SILENT:
-                first = min(silent, key=lambda each: each._patience.when())
-                first.transport.close()
-                first._wait_for_head()
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+            silent = [each for each in self.connections if getattr(each, "_head_timer", None)]
+            if len(silent) > MAX_SILENT:
+                oldest = min(silent, key=lambda each: each._head_timer.when())
+                oldest.transport.close()
+                oldest._stop_head_timer()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_patience()
-        self._end_stall()
+        self._stop_head_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The other side has not read what it was sent."""
         super().pause_writing()
-        self._stalls = self.loop.call_later(STALLED, self.transport.abort)
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._end_stall()
+        self._stop_write_timer()
         super().resume_writing()
 
-    def _end_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def _end_stall(self) -> None:
-        if self._stalls is not None:
-            self._stalls.cancel()
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()

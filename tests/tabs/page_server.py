@@ -62,8 +62,8 @@ class Served:
         self.blocks = launch(self.page, host="127.0.0.1", port=port, share=False, auth=auth)
         self.limits = self.blocks.app.middleware_stack.limits
         # tests ask without a browser, hundreds of times
-        self.limits.table = self.limits.table | dict.fromkeys(("address", "addresses"), (1e9, 1e9, 24))
-        self.limits.meter.cache_clear()
+        self.limits.table = self.limits.table | dict.fromkeys(("address", "all addresses"), (1e9, 1e9, 24))
+        self.limits.limit.cache_clear()
         self.url = self.blocks.local_url
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from work_parts import wait_until
 
 from tabs.server import limits as server_limits
 from tabs.server.delivery import Delivery
-from tabs.server.limits import BROWSERS, TABLE, Limits, Meter
+from tabs.server.limits import LIMITS, MAX_SESSIONS, Limits, RateLimit
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 @pytest.mark.slow
 def test_two_hundred_silent_connections_keep_nobody_out_and_end(served, idle, monkeypatch):
-    monkeypatch.setattr(server_limits, "PATIENCE", 1.5)
+    monkeypatch.setattr(server_limits, "HEAD_TIMEOUT", 1.5)
     held = idle(100) + idle(100, b"GET / HTTP/1.1\r\nHost: 127")
     began = time.monotonic()
     assert ask(served, "GET", "/theme.css")[0] == 200 and time.monotonic() - began < 20
@@ -54,7 +54,7 @@ def test_two_hundred_silent_connections_keep_nobody_out_and_end(served, idle, mo
 
 @pytest.mark.slow
 def test_a_letter_a_second_is_no_way_to_stay(served, idle, monkeypatch):
-    monkeypatch.setattr(server_limits, "PATIENCE", 1.0)
+    monkeypatch.setattr(server_limits, "HEAD_TIMEOUT", 1.0)
     (first,) = idle(1, b"G")
     head = f"GET /theme.css HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {key_of(served)}\r\n\r\n"
     (again,) = idle(1, head.encode())  # answered once, then slowly another
@@ -87,10 +87,10 @@ def test_of_too_many_the_one_that_waits_the_longest_ends(served, idle, monkeypat
     connections = served.blocks.server.server_state.connections
 
     def waiting() -> int:
-        return sum(each._patience is not None for each in list(connections))
+        return sum(each._head_timer is not None for each in list(connections))
 
     wait_until(lambda: not waiting())
-    monkeypatch.setattr(server_limits, "SILENT", 5)
+    monkeypatch.setattr(server_limits, "MAX_SILENT", 5)
     first, *_ = idle(1)
     wait_until(lambda: waiting() == 1)
     held = idle(7)
@@ -103,7 +103,7 @@ def test_of_too_many_the_one_that_waits_the_longest_ends(served, idle, monkeypat
 @pytest.mark.slow
 def test_a_long_answer_and_a_long_request_are_not_cut(served, idle, monkeypatch):
     """Only the head is waited for that long; what is being answered or sent has limits of its own."""
-    monkeypatch.setattr(server_limits, "PATIENCE", 0.5)
+    monkeypatch.setattr(server_limits, "HEAD_TIMEOUT", 0.5)
     stream = f"GET /gradio_api/heartbeat/abc HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {key_of(served)}\r\n\r\n"
     (asks,) = idle(1, stream.encode())
     (sends,) = idle(1, b"POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\n{")
@@ -114,7 +114,7 @@ def test_a_long_answer_and_a_long_request_are_not_cut(served, idle, monkeypatch)
 
 
 def test_an_answer_that_nobody_reads_is_given_up(served, monkeypatch):
-    monkeypatch.setattr(server_limits, "STALLED", 0.5)
+    monkeypatch.setattr(server_limits, "WRITE_TIMEOUT", 0.5)
     large = served.workspace.images / "large.png"
     large.parent.mkdir(parents=True, exist_ok=True)
     large.write_bytes(b"x" * (40 << 20))
@@ -138,8 +138,8 @@ def key_of(served) -> str:
 def strangers(served, monkeypatch, units: float, running: int) -> None:
     """From now on those who are not known may ask this much: of one address and all together."""
     row = (0.001, units, running)
-    monkeypatch.setattr(served.limits, "table", TABLE | {"address": row, "addresses": row})
-    served.limits.meter.cache_clear()
+    monkeypatch.setattr(served.limits, "table", LIMITS | {"address": row, "all addresses": row})
+    served.limits.limit.cache_clear()
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def reached(served, monkeypatch):
     strangers(served, monkeypatch, 30.0, 24)
     yield seen
     monkeypatch.undo()
-    served.limits.meter.cache_clear()
+    served.limits.limit.cache_clear()
 
 
 @pytest.mark.slow
@@ -223,13 +223,13 @@ def test_few_strangers_are_answered_at_once_and_open_pages_besides(served, idle,
         each.close()
     wait_until(lambda: ask(served, "GET", "/theme.css")[0] == 200)
     monkeypatch.undo()
-    served.limits.meter.cache_clear()
+    served.limits.limit.cache_clear()
 
 
 def test_of_a_page_that_holds_many_requests_the_rest_is_refused_and_other_pages_are_answered(served, idle, monkeypatch):
     """As a login whose connections would take all there are."""
     one, other = key_of(served), key_of(served)
-    monkeypatch.setattr(served.limits.browsers[one.partition("=")[2]], "most_running", 4)
+    monkeypatch.setattr(served.limits.sessions[one.partition("=")[2]], "concurrency", 4)
     head = "POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nCookie: {}\r\n\r\n{{"
     held = idle(10, head.format(one).encode())
     wait_until(lambda: sum(map(is_closed, held)) == 6)
@@ -239,12 +239,12 @@ def test_of_a_page_that_holds_many_requests_the_rest_is_refused_and_other_pages_
 
 def test_a_meter_gives_what_it_holds_and_refills():
     now = [0.0]
-    meter = Meter(per_second=2, most=10, most_running=2, clock=lambda: now[0])
+    limit = RateLimit(rate=2, burst=10, concurrency=2, clock=lambda: now[0])
 
     def takes(cost: float) -> bool:
-        if fits := meter.has_room(cost):
-            meter.add(cost)
-            meter.running -= 1
+        if fits := limit.allows(cost):
+            limit.add(cost)
+            limit.active -= 1
         return fits
 
     assert [takes(4) for _ in range(3)] == [True, True, False]
@@ -252,15 +252,15 @@ def test_a_meter_gives_what_it_holds_and_refills():
     assert takes(4) and not takes(1)
     now[0] = 1000.0
     assert takes(10) and not takes(1)
-    now[0], meter.running = 2000.0, 2
+    now[0], limit.active = 2000.0, 2
     assert not takes(1)
 
 
 def takes(limits: Limits, method: str, path: str, key: str = "", address: str = "") -> bool:
     """Whether a request that is answered at once is let in."""
-    taken = limits.take(method, path, key, address)
-    for meter in taken:
-        meter.running -= 1
+    taken = limits.acquire(method, path, key, address)
+    for limit in taken:
+        limit.active -= 1
     return bool(taken)
 
 
@@ -276,23 +276,23 @@ def test_strangers_of_one_address_leave_room_for_others_and_all_together_have_a_
 
 def test_of_the_places_for_strangers_one_address_leaves_some():
     limits = Limits()
-    assert [bool(limits.take("GET", "/theme.css", "", "10.0.0.1")) for _ in range(30)].count(True) == 16
-    assert limits.take("GET", "/theme.css", "", "10.0.0.2")
+    assert [bool(limits.acquire("GET", "/theme.css", "", "10.0.0.1")) for _ in range(30)].count(True) == 16
+    assert limits.acquire("GET", "/theme.css", "", "10.0.0.2")
 
 
 def test_tries_to_log_in_have_places_of_their_own_and_those_of_one_address_leave_some():
     limits = Limits(lambda: ())
     while takes(limits, *PAGE, address="10.0.0.1"):
         pass
-    for _ in range(TABLE["tries"][2]):
-        assert limits.take("POST", "/login/", "", "10.0.0.1")
-    assert not limits.take("POST", "/login", "", "10.0.0.1") and limits.take("POST", "/login", "", "10.0.0.2")
+    for _ in range(LIMITS["login"][2]):
+        assert limits.acquire("POST", "/login/", "", "10.0.0.1")
+    assert not limits.acquire("POST", "/login", "", "10.0.0.1") and limits.acquire("POST", "/login", "", "10.0.0.2")
 
 
 def test_an_ordinary_page_is_never_refused_and_one_that_asks_without_a_pause_is():
     limits = Limits()
     now = [0.0]
-    limits.meter("page", "a").clock = lambda: now[0]
+    limits.limit("session", "a").clock = lambda: now[0]
     for second in range(
         600
     ):  # both ticks, a change of a field and images; once a minute a person types fast for ten seconds
@@ -310,19 +310,19 @@ def test_an_ordinary_page_is_never_refused_and_one_that_asks_without_a_pause_is(
 
 
 def key_in(limits: Limits, cookie: str) -> str:
-    return limits.key_of(Request({"type": "http", "headers": [(b"cookie", cookie.encode())]}))
+    return limits.session_of(Request({"type": "http", "headers": [(b"cookie", cookie.encode())]}))
 
 
 def test_browsers_that_have_the_page_open_keep_their_places():
     limits = Limits()
-    keys = [limits.new_key() for _ in range(BROWSERS)]
-    streams = {key: limits.take("GET", "/gradio_api/heartbeat/x", key, "") for key in keys}
-    assert all(keys) and limits.new_key() == ""
-    for meter in streams[keys[3]]:  # closed
-        meter.running -= 1
-    new = limits.new_key()
+    keys = [limits.new_session() for _ in range(MAX_SESSIONS)]
+    streams = {key: limits.acquire("GET", "/gradio_api/heartbeat/x", key, "") for key in keys}
+    assert all(keys) and limits.new_session() == ""
+    for limit in streams[keys[3]]:  # closed
+        limit.active -= 1
+    new = limits.new_session()
     assert new and key_in(limits, f"atelier-7860={new}") == new
     assert key_in(limits, f"a=b; atelier-1={keys[3]}") == ""
     logged_in = Limits(lambda: {"token"})
-    assert logged_in.new_key() == "" and key_in(logged_in, "a=b; access-token-unsecure-x_Y=token") == "token"
+    assert logged_in.new_session() == "" and key_in(logged_in, "a=b; access-token-unsecure-x_Y=token") == "token"
     assert key_in(logged_in, f"atelier-1={keys[0]}; access-token-x=other") == ""

@@ -176,15 +176,15 @@ def test_who_is_not_logged_in_is_refused_before_the_message_is_read(tmp_path):
     for path in ("/gradio_api/heartbeat/x", "/gradio_api/upload_progress", "/atelier/file", "/atelier/thumb"):
         assert unread(app, scope(path, "GET")) == 401
     assert called(app, scope("/login"), b"username=a&password=b") == 200
-    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (gate.MOST_LOGIN + 1)) == 413
+    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (gate.MAX_LOGIN_BYTES + 1)) == 413
     assert called(app, scope("/", "GET")) == 200
 
 
 @pytest.mark.parametrize("path", ["/login", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("pause", [60.0, 0.05])
 def test_a_message_that_does_not_arrive_or_comes_letter_by_letter_is_given_up(tmp_path, monkeypatch, path, pause):
-    monkeypatch.setattr(gate, "SILENCE", 0.3)
-    monkeypatch.setattr(gate, "ARRIVAL", 0.5)
+    monkeypatch.setattr(gate, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(gate, "BODY_TIMEOUT", 0.5)
 
     async def reads(scope, receive, send):
         while (await receive())["more_body"]:
@@ -225,14 +225,14 @@ def test_who_leaves_in_the_middle_of_a_message_is_no_fault_of_ours(tmp_path):
 def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):
     app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == 200
-    assert called(app, scope("/gradio_api/upload", content_length=str(gate.MOST_SHARED + 1))) == 413
-    monkeypatch.setattr(gate, "MOST_SHARED", 100)
+    assert called(app, scope("/gradio_api/upload", content_length=str(gate.MAX_UPLOAD_BYTES + 1))) == 413
+    monkeypatch.setattr(gate, "MAX_UPLOAD_BYTES", 100)
     assert called(app, scope("/gradio_api/upload"), b"x" * 101) == 413  # no length was told
-    monkeypatch.setattr(gate, "MOST_SHARED_HOUR", 250)
+    monkeypatch.setattr(gate, "MAX_HOURLY_UPLOAD_BYTES", 250)
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 200
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 429
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.8"), b"x" * 90) == 200
-    monkeypatch.setattr(Gate, "_free", lambda self: gate.SPARE)
+    monkeypatch.setattr(Gate, "_free", lambda self: gate.RESERVED_DISK_BYTES)
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.7"), b"") == 507
 
 
