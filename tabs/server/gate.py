@@ -44,6 +44,8 @@ ENTRY_PATHS = (
     "/",
     "/atelier/pulse",
 )  # where a browser gets a session: the page, or the tick of one open during a restart
+REFUSAL_DELAY = 1.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
+MAX_DELAYED = 200  # refusals at once, of MAX_CONNECTIONS
 READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body
 BODY_TIMEOUT = 60.0  # seconds for a whole body, except uploads
 MAX_LOGIN_BYTES = 16 << 10
@@ -78,7 +80,7 @@ class Gate:
     ):
         """folder: its disk takes the uploads."""
         self.app, self.hosts, self.limits, self.folder, self.shared, self.say = app, hosts, limits, folder, shared, say
-        self.delays = delays or Delays()
+        self.delays, self._delayed = delays or Delays(), 0
         self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -104,6 +106,13 @@ class Gate:
         finally:
             for limit in limits:
                 limit.active -= 1
+
+    async def _busy(self) -> Response:
+        if self._delayed < MAX_DELAYED:
+            self._delayed += 1
+            await asyncio.sleep(REFUSAL_DELAY)
+            self._delayed -= 1
+        return _refuse(503, "The page is busy. Try again in a moment.", 2)
 
     def refusal(self, scope: Any, session: str) -> Response | None:
         """The response to a request for another host, from another site, for an unknown path, or without a login; else None."""

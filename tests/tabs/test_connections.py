@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.requests import Request
 from test_gate import JSON, ask
 from work_parts import wait_until
 
+from tabs.server import gate
 from tabs.server import limits as server_limits
 from tabs.server.delivery import Delivery
 from tabs.server.limits import LIMITS, MAX_SESSIONS, Limits, RateLimit
@@ -152,6 +154,7 @@ def reached(served, monkeypatch):
         await whole(delivery, scope, receive, send)
 
     monkeypatch.setattr(Delivery, "__call__", counted)
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.0)
     strangers(served, monkeypatch, 30.0, 24)
     yield seen
     monkeypatch.undo()
