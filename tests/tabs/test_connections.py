@@ -240,7 +240,22 @@ def test_of_a_page_that_holds_many_requests_the_rest_is_refused_and_other_pages_
     assert ask(served, "GET", "/theme.css", cookie=other)[0] == 200
 
 
-def test_a_meter_gives_what_it_holds_and_refills():
+def test_who_repeats_a_refused_request_at_once_is_slowed_down_and_others_are_not(served, reached, monkeypatch):
+    cookie = key_of(served)
+    while ask(served, "GET", "/theme.css")[0] == 200:
+        pass
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.5)
+    with ThreadPoolExecutor(20) as clients:
+        began = time.monotonic()
+        refused = [clients.submit(ask, served, "GET", "/theme.css") for _ in range(40)]
+        assert ask(served, "GET", "/theme.css", cookie=cookie)[0] == 200 and time.monotonic() - began < 0.5
+        assert {each.result()[0] for each in refused} == {503} and time.monotonic() - began >= 1.0
+    monkeypatch.setattr(gate, "MAX_DELAYED", 0)  # as many as are allowed wait already
+    began = time.monotonic()
+    assert ask(served, "GET", "/theme.css")[0] == 503 and time.monotonic() - began < 0.5
+
+
+def test_a_limit_gives_what_it_holds_and_refills():
     now = [0.0]
     limit = RateLimit(rate=2, burst=10, concurrency=2, clock=lambda: now[0])
 
