@@ -143,7 +143,6 @@ class Delays:
 def limit_connections(server: Any) -> None:
     """Install the connection limits on a uvicorn server."""
     server.config.http_protocol_class = Connection
-    server.config.limit_concurrency = MAX_CONNECTIONS
     server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
 
 
@@ -155,6 +154,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:  # uvicorn's own limit would refuse requests of open connections too
+            transport.close()
         self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:

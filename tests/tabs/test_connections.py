@@ -102,6 +102,19 @@ def test_of_too_many_the_one_that_waits_the_longest_ends(served, idle, monkeypat
     assert ask(served, "GET", "/theme.css")[0] == 200
 
 
+def test_connections_beyond_the_limit_are_closed_and_open_ones_are_answered(served, idle, monkeypatch):
+    request = f"GET /theme.css HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {key_of(served)}\r\n\r\n".encode()
+    (kept,) = idle(1, request)
+    assert kept.recv(12) == b"HTTP/1.1 200"
+    monkeypatch.setattr(server_limits, "MAX_CONNECTIONS", len(served.blocks.server.server_state.connections) + 2)
+    held = idle(4)
+    wait_until(lambda: sum(map(is_closed, held)) == 2)
+    _drain(kept)
+    kept.setblocking(True)
+    kept.sendall(request)
+    assert kept.recv(12) == b"HTTP/1.1 200"
+
+
 @pytest.mark.slow
 def test_a_long_answer_and_a_long_request_are_not_cut(served, idle, monkeypatch):
     """Only the head is waited for that long; what is being answered or sent has limits of its own."""
