@@ -168,7 +168,7 @@ class Connection(H11Protocol):
             self._stop_head_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
-            silent = [each for each in self.connections if getattr(each, "_head_timer", None)]
+            silent: list[Any] = [each for each in self.connections if getattr(each, "_head_timer", None)]
             if len(silent) > MAX_SILENT:
                 oldest = min(silent, key=lambda each: each._head_timer.when())
                 oldest.transport.close()
