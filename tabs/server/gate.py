@@ -93,9 +93,7 @@ class Gate:
             return
         session = self.limits.session_of(Request(scope))
         limits = self.limits.acquire(scope["method"], scope["path"], session, _address(scope))
-        refusal = (
-            self.refusal(scope, session) if limits else _refuse(503, "The page is busy. Try again in a moment.", 2)
-        )
+        refusal = self.refusal(scope, session) if limits else await self._busy()
         # Requests without a session do not keep their connection.
         send = _with_security_headers(send, close=not session or refusal is not None)
         try:
