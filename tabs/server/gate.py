@@ -44,7 +44,7 @@ ENTRY_PATHS = (
     "/",
     "/atelier/pulse",
 )  # where a browser gets a session: the page, or the tick of one open during a restart
-REFUSAL_DELAY = 1.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
+REFUSAL_DELAY = 2.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
 MAX_DELAYED = 200  # refusals at once, of MAX_CONNECTIONS
 READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body
 BODY_TIMEOUT = 60.0  # seconds for a whole body, except uploads

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOGIN = "/login"
-LIMITS = {  # tokens per second, burst, concurrent requests; a file costs 1 token, _cost() has the others
+LIMITS = {  # tokens per second, burst, concurrent requests; _cost() says what a request takes
     "session": (40.0, 1000.0, 64),
     "address": (5.0, 200.0, 16),  # requests without a session
     "all addresses": (20.0, 400.0, 24),
@@ -113,10 +113,8 @@ class Limits:
 
 
 def _cost(method: str, path: str) -> float:
-    """Tokens: 1 for a file, 3 for the page's own messages such as the tick, 10 for the page itself and Gradio's listeners."""
-    if method in ("GET", "HEAD"):
-        return 10.0 if path in ("/", "/config") else 1.0
-    return 3.0 if path.startswith("/atelier/") else 10.0
+    """Tokens: 1 for a file (about 1 ms of CPU time), 10 for the page itself and every message (15 ms)."""
+    return 1.0 if method in ("GET", "HEAD") and path not in ("/", "/config") else 10.0
 
 
 @dataclass
