@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from core.families.type_speed import EQUAL
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place, absent
 from core.machine_check.system import REINSTALL
 from core.record import machine
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, errors
 from core.record.units import memory_words
 from core.setup.facts import machine_facts
 
@@ -133,26 +133,37 @@ def gemm_rate(dtype: str, device: str, repeats: int) -> float:
 
     Where that would take longer than `PATIENCE`, products of [512, 512] are measured instead.
     """
-    took = _fastest(SMALL, dtype, device, 1)
+    took = _product_seconds(SMALL, dtype, device, 1)
     if took * (LARGE / SMALL) ** 3 * (repeats + 1) > PATIENCE:
         return 2 * SMALL**3 / took
-    return 2 * LARGE**3 / _fastest(LARGE, dtype, device, repeats)
+    return 2 * LARGE**3 / _product_seconds(LARGE, dtype, device, repeats)
 
 
-def _fastest(size: int, dtype: str, device: str, repeats: int) -> float:
-    """Seconds of the fastest of `repeats` products after a warm-up."""
+def _product_seconds(size: int, dtype: str, device: str, repeats: int) -> float:
     import torch
 
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    best = float("inf")
-    for number in range(repeats + 1):
+    return fastest(lambda: torch.mm(a, b), device, repeats)
+
+
+def fastest(run: Callable[[], Any], device: str, repeats: int) -> float:
+    """Seconds of the fastest of `repeats` runs after a warm-up."""
+    taken = []
+    for _ in range(repeats + 1):
         wait(device)
-        started = time.perf_counter()
-        torch.mm(a, b)
+        begun = time.perf_counter()
+        run()
         wait(device)
-        if number:
-            best = min(best, time.perf_counter() - started)
-    return best
+        taken.append(time.perf_counter() - begun)
+    return min(taken[1:])
+
+
+def wait(device: str) -> None:
+    """Wait until the GPU has finished its queued work."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def product_error(dtype: torch.dtype, device: str) -> float:
@@ -230,34 +241,24 @@ def attention(place: Place) -> Finding:
 
 
 def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
-    """The fastest of a few runs, forward and backward; the first one warms up."""
+    """Seconds of the fastest of a few runs, forward and backward."""
     import warnings
 
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    taken = []
-    for _ in range(REPEATS):
-        wait(place.device)
-        begun = time.perf_counter()
-        q.requires_grad_()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
-            scaled_dot_product_attention(q, k, v).float().sum().backward()
-        wait(place.device)
-        taken.append(time.perf_counter() - begun)
-        if not bool(torch.isfinite(q.grad).all()):
-            raise RuntimeError("the gradient is not finite")
+    q.requires_grad_()
+
+    def run() -> None:
         q.grad = None
-    return min(taken)
+        scaled_dot_product_attention(q, k, v).float().sum().backward()
 
-
-def wait(device: str) -> None:
-    """Wait until the GPU has finished its queued work."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
+        seconds = fastest(run, place.device, REPEATS)
+    if not bool(torch.isfinite(q.grad).all()):
+        raise RuntimeError("the gradient is not finite")
+    return seconds
 
 
 def xformers(place: Place) -> Finding:
@@ -334,10 +335,7 @@ def compiler(place: Place) -> Finding:
     from core.settings.memory import MemorySettings
 
     facts: dict[str, Any] = {"triton": version("triton") if _installed("triton") else None}
-    wrong = [
-        each for each in compile_problems(MemorySettings(torch_compile=True), place.device) if each.level == "error"
-    ]
-    if wrong:
+    if wrong := errors(compile_problems(MemorySettings(torch_compile=True), place.device)):
         return Finding(ABSENT, "", wrong[0].what, f"{wrong[0].fix}; torch.compile is optional", facts)
     begun = time.perf_counter()
     try:

@@ -42,17 +42,10 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
         count = prod(value.shape)
         scale, shift = _spread(key, count, value.shape)
         cut = pattern[place % PERIOD :][: min(count, PERIOD)]
-        state[key] = _tiled((cut * scale + shift).to(dtype), count).reshape(value.shape)
+        tile = (cut * scale + shift).to(dtype)
+        state[key] = tile.repeat(-(-count // len(tile)))[:count].clone().reshape(value.shape)
         place += count
     return state
-
-
-def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
-    """The pattern repeated to `count` elements."""
-    tiled = torch.empty(count, dtype=pattern.dtype)
-    for start in range(0, count, len(pattern)):
-        tiled[start : start + len(pattern)] = pattern[: count - start]
-    return tiled
 
 
 def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from core.record import machine
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
+from core.record.problems import errors
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
 from core.record.workspace import PROJECT, Workspace
@@ -206,8 +207,7 @@ def look(name: str, place: Place) -> Finding:
 
     case = CASES[name]
     job = build(TrainJob, case.values())
-    cannot = [each for each in memory_problems(job.memory, place.device) if each.level == "error"]
-    if cannot:
+    if cannot := errors(memory_problems(job.memory, place.device)):
         return absent(cannot[0].what, cannot[0].fix)
     trained = train(case.values(), place)
     off = difference(trained.losses, recorded()["losses"][case.series])

@@ -1,10 +1,10 @@
-"""TensorBoard as Monitor starts it: it answers under this machine's own names only, as the page does (tabs/server/gate.py)."""
+"""TensorBoard as Monitor starts it: it answers under this machine's own names only, as the page does (tabs/server/hosts.py)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tabs.server.gate import Hosts
+from tabs.server.hosts import Hosts
 
 
 def only_here(app: Any) -> Any:

@@ -32,13 +32,14 @@ from tabs.form import fields as form
 from tabs.form import own_settings, task_settings
 from tabs.form.project import Project
 from tabs.pieces import ASSETS, piece
-from tabs.server import connections, pulse
+from tabs.server import pulse
 from tabs.server.delivery import Delivery
 from tabs.server.door import Checked, Door
-from tabs.server.gate import LOOPBACK, Gate, Hosts
+from tabs.server.gate import Gate
+from tabs.server.hosts import LOOPBACK, Hosts
+from tabs.server.limits import Limits, limit_connections
 from tabs.server.links import Links
 from tabs.server.safety import Roots
-from tabs.server.traffic import Traffic
 from tabs.theme import theme
 
 FIRST_SCRIPT = "base.js"
@@ -106,10 +107,8 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
             port = chosen + 1 if chosen + 1 < 65536 else port
 
 
-def _gated(
-    page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], limits: connections.Limits, nonce: str
-) -> Callable[[Any], Any]:
-    """The server's lifespan: puts gate and limits before everything, before the first request is read."""
+def _gated(gate: Callable[[Any], Gate], kinds: Callable[[], frozenset[str]], nonce: str) -> Callable[[Any], Any]:
+    """The server's lifespan: puts the gate before everything, before the first request is read."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -120,21 +119,10 @@ def _gated(
             Middleware(Delivery, kinds, lambda: not app.get_blocks().share, nonce),
             Middleware(Door, app.get_blocks),
         ]
-        traffic = Middleware(
-            Traffic,
-            page.workspace.private,
-            shared=page.shared,
-            limits=limits,
-        )
-        app.user_middleware.insert(0, traffic)
-        app.middleware_stack = Gate(app.build_middleware_stack(), hosts)
+        app.middleware_stack = gate(app.build_middleware_stack())
         yield
 
     return lifespan
-
-
-def _kinds(blocks: gr.Blocks) -> frozenset[str]:
-    return frozenset(block.get_block_name() for block in blocks.blocks.values())
 
 
 def launch(
@@ -160,8 +148,15 @@ def launch(
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     blocks, nonce = build(page), secrets.token_urlsafe(16)
     is_owner = (lambda token: blocks.app.tokens.get(token) == owner[0]) if owner else (lambda token: False)
-    limits = connections.Limits(lambda: blocks.app.tokens if auth else None, is_owner)
+    limits = Limits(lambda: blocks.app.tokens if auth else None, is_owner)
     hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
+
+    def gate(app: Any) -> Gate:
+        return Gate(app, hosts, limits, page.workspace.private, shared=page.shared)
+
+    def kinds() -> frozenset[str]:
+        return frozenset(block.get_block_name() for block in blocks.blocks.values())
+
     serve_at = functools.partial(
         blocks.launch,
         server_name=host,
@@ -182,15 +177,14 @@ def launch(
         head=f'{piece("outline")}<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
-            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits, nonce),
+            "lifespan": _gated(gate, kinds, nonce),
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
         },
     )
     _at_a_free_port(serve_at, host, port)
-    connections.limit(blocks.server, limits)
-    page.links.logged_in = limits.lets_in
+    limit_connections(blocks.server)
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
     return blocks

@@ -18,7 +18,7 @@ import brotli  # type: ignore[import-untyped]
 from starlette.datastructures import Headers, MutableHeaders
 
 from tabs.server.frontend import Pack, pack, with_nonce
-from tabs.server.gate import SCRIPTS
+from tabs.server.gate import PAGE_POLICY
 
 TEXTS = (
     "text/html",
@@ -75,28 +75,15 @@ class Delivery:
         if kept := self._pages.get(page):
             await self._deliver(scope, dict(kept[0]), kept[1], send)
             return
-        start: Any = None
-        body = bytearray()
-
-        async def heard(message: Any) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                if _is_text(message):
-                    start = message
-                    return
-            elif start is not None:
-                body.extend(message.get("body", b""))
-                if not message.get("more_body"):
-                    whole = bytes(body)
-                    if _is_page(scope, start):
-                        whole = with_nonce((await self._pack_of_page()).into(whole), self.nonce)
-                        MutableHeaders(scope=start)["Content-Security-Policy"] = SCRIPTS.format(self.nonce)
-                        self._keep(page, dict(start), whole)
-                    await self._deliver(scope, start, whole, send)
-                return
-            await send(message)
-
-        await self.app(scope, receive, heard)
+        answer = await buffered_response(self.app, scope, receive, send, _is_text)
+        if answer is None:
+            return
+        start, body = answer
+        if _is_page(scope, start):
+            body = with_nonce((await self._pack_of_page()).into(body), self.nonce)
+            MutableHeaders(scope=start)["Content-Security-Policy"] = PAGE_POLICY.format(self.nonce)
+            self._keep(page, dict(start), body)
+        await self._deliver(scope, start, body, send)
 
     def _keep(self, page: tuple[str | None, ...], start: Any, whole: bytes) -> None:
         """Gradio takes 80 ms to write the page, which is the same each time."""
@@ -121,9 +108,7 @@ class Delivery:
             body = await self._pack(body, way)
             headers["Content-Encoding"] = way
             headers.add_vary_header("Accept-Encoding")
-        headers["Content-Length"] = str(len(body))
-        await send(start | {"headers": headers.raw})
-        await send({"type": "http.response.body", "body": body})
+        await send_response(send, start | {"headers": headers.raw}, body)
 
     async def _pack_of_page(self) -> Pack:
         """Gradio's files in few (tabs/server/frontend.py), made once."""
@@ -138,6 +123,32 @@ class Delivery:
             while len(self._packed) > KEPT:
                 self._packed.popitem(last=False)
         return self._packed[key]
+
+
+async def buffered_response(
+    app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
+) -> tuple[Any, bytes] | None:
+    """The first message of an answer with its whole body, of which nothing is sent yet; None if it is not wanted, and sent."""
+    start: Any = None
+    body = bytearray()
+
+    async def heard(message: Any) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start" and wanted(message):
+            start = message
+        elif start is None:
+            await send(message)
+        else:
+            body.extend(message.get("body", b""))
+
+    await app(scope, receive, heard)
+    return None if start is None else (start, bytes(body))
+
+
+async def send_response(send: Any, start: Any, body: bytes) -> None:
+    MutableHeaders(scope=start)["Content-Length"] = str(len(body))
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
 
 
 def _page_of(scope: Any) -> tuple[str | None, ...]:

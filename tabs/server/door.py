@@ -7,27 +7,43 @@ import json
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
-from tabs.server.traffic import LOGIN, UPLOAD, GivenUp
+from tabs.server.delivery import buffered_response, send_response
+from tabs.server.gate import UPLOAD, RequestAborted
+from tabs.server.limits import LOGIN, RateLimit
 
 CALL = "/gradio_api/run/predict"
 FORMS = (UPLOAD, LOGIN)
-LINES = 20  # a minute
+LINES = RateLimit(20 / 60, 20)  # printed about refusals
 MOST_VALUES = 100_000
 MOST_TEXT = 1 << 20  # characters of one field
-KEYS = {"data", "event_data", "fn_index", "session_hash", "trigger_id"}
-SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 UPLOADED = re.compile(r"[0-9a-f]{64}/[^/\\]+", re.DOTALL)  # as Gradio stores it: the hash of the content and the name
 _unfit: ContextVar[list[str] | None] = ContextVar("unfit", default=None)
+
+
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Call(BaseModel):
+    """The call of a listener as the page's own script makes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    data: list[Any]
+    fn_index: Number
+    session_hash: str = Field(pattern=f"^{SESSION.pattern}$")
+    trigger_id: Number | None = None
+    event_data: dict[str, Any] | None = None
 
 
 class Wrong(Exception):
@@ -57,7 +73,6 @@ class Door:
 
     def __init__(self, app: Any, blocks: Callable[[], gr.Blocks], say: Callable[[str], Any] = print):
         self.app, self.blocks, self.say = app, blocks, say
-        self._said: deque[float] = deque()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == CALL:
@@ -68,51 +83,49 @@ class Door:
             await self.app(scope, receive, send)
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        body = await _whole(receive)
-        if body is None:  # the browser has left
-            return
+        body = await Request(scope, receive).body()
         try:
             body = with_uploads(check(body, self.blocks()), self._folder()) or body
         except Wrong as error:
             await self._refuse(scope, str(error), receive, send)
             return
-        unfit: list[str] = []
         rest = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Any:
             return rest.pop() if rest else await receive()
 
-        async def heard(message: Any) -> None:
-            if unfit and message["type"] == "http.response.start" and message["status"] == 500:
-                message = message | {"status": 422}
-                self._tell(scope, unfit[0])
-            await send(message)
-
+        unfit: list[str] = []
         token = _unfit.set(unfit)
         try:
-            await self.app(scope, again, heard)
+            answer = await buffered_response(self.app, scope, again, send)
         finally:
             _unfit.reset(token)
+        if answer is None:
+            return
+        start, content = answer
+        if unfit and start["status"] == 500:
+            start["status"] = 422
+            self._tell(scope, unfit[0])
+        await send_response(send, start, content)
 
     async def _form(self, scope: Any, receive: Any, send: Any) -> None:
-        """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take."""
-        began = False
-
-        async def heard(message: Any) -> None:
-            nonlocal began
-            began = True
-            await send(message)
-
+        """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take. A browser gets the
+        names of its uploads by their paths in the folder."""
         try:
-            upload = scope["path"].rstrip("/") == UPLOAD
-            await self.app(scope, receive, _without_folder(heard, self._folder()) if upload else heard)
-        except GivenUp:
+            answer = await buffered_response(self.app, scope, receive, send)
+        except (RequestAborted, ClientDisconnect):
             raise
         except Exception as error:
-            if began:
-                raise
             why = str(error) if isinstance(error, OSError) else type(error).__name__
             await self._refuse(scope, why, receive, send, 507 if isinstance(error, OSError) else 400)
+            return
+        if answer is None:
+            return
+        start, content = answer
+        if scope["path"] == UPLOAD and start["status"] == 200:
+            names = [name.removeprefix(self._folder()).replace(os.sep, "/") for name in json.loads(content)]
+            content = json.dumps(names).encode()
+        await send_response(send, start, content)
 
     def _folder(self) -> str:
         """Where Gradio puts uploads; a browser gets and sends only what is below it."""
@@ -125,46 +138,9 @@ class Door:
 
     def _tell(self, scope: Any, why: str) -> None:
         """One line, and at most a few in a minute."""
-        now = time.monotonic()
-        while self._said and self._said[0] < now - 60:
-            self._said.popleft()
-        if len(self._said) < LINES:
-            self._said.append(now)
+        if LINES.allows(1):
+            LINES.add(1)
             self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
-
-
-async def _whole(receive: Any) -> bytes | None:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-def _without_folder(send: Any, folder: str) -> Any:
-    """Sends the list of uploaded files by their paths in the folder."""
-    began: list[Any] = []
-    body = bytearray()
-
-    async def sent(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            began.append(message)
-            return
-        body.extend(message.get("body", b""))
-        if message.get("more_body"):
-            return
-        start, content = began.pop(), bytes(body)
-        if start["status"] == 200:
-            names = [name.removeprefix(folder).replace(os.sep, "/") for name in json.loads(content)]
-            content = json.dumps(names).encode()
-        headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-        await send(start | {"headers": [*headers, (b"content-length", str(len(content)).encode())]})
-        await send({"type": "http.response.body", "body": content})
-
-    return sent
 
 
 def with_uploads(said: dict[str, Any], folder: str) -> bytes | None:
@@ -182,22 +158,19 @@ def check(body: bytes, blocks: gr.Blocks) -> dict[str, Any]:
         said = parse_json(body, "the message", max_values=MOST_VALUES)
     except ProblemsError as error:
         raise Wrong(error.problems[0].what) from None
-    if not isinstance(said, dict) or not KEYS >= set(said):
-        raise Wrong("it is no call of a listener")
-    number, data = said.get("fn_index"), said.get("data")
-    fn = blocks.fns.get(number) if _is_whole(number) else None
+    try:
+        call = Call.model_validate(said)
+    except ValidationError as error:
+        raise Wrong(f"it is no call of a listener: {error.errors()[0]['loc']}") from None
+    fn = blocks.fns.get(call.fn_index)
     if fn is None or fn.fn is None:
         raise Wrong("there is no such listener")
-    if not (isinstance(said.get("session_hash"), str) and SESSION.fullmatch(said["session_hash"])):
-        raise Wrong("session_hash is not the name of a session")
-    if not (said.get("trigger_id") is None or _is_whole(said["trigger_id"])):
-        raise Wrong("trigger_id is no number")
-    if not isinstance(data, list) or len(data) != len(fn.inputs):
+    if len(call.data) != len(fn.inputs):
         raise Wrong(f"{fn.name} takes {len(fn.inputs)} values")
-    for block, value in zip(fn.inputs, data, strict=True):
+    for block, value in zip(fn.inputs, call.data, strict=True):
         if not fits(block, value):
             raise Wrong(f"{type(value).__name__} for a {type(block).__name__} of {fn.name}")
-    if not _is_event(said.get("event_data")):
+    if _names_a_file(call.event_data):
         raise Wrong(f"event_data of {fn.name}")
     return said
 
@@ -230,19 +203,8 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("path"), str) and isinstance(value.get("meta"), dict)
 
 
-def _is_event(value: Any) -> bool:
-    """What a script tells with its event: named values, and no files, which Gradio would look for."""
-    rest = [{} if value is None else value]
-    while rest:
-        each = rest.pop()
-        if isinstance(each, dict):
-            if "path" in each:
-                return False
-            rest += each.values()
-        elif isinstance(each, list):
-            rest += each
-    return value is None or isinstance(value, dict)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+def _names_a_file(value: Any) -> bool:
+    """Whether an event's named values hold a file anywhere, which Gradio would look for; no script of the page sends one."""
+    if isinstance(value, dict):
+        return "path" in value or any(map(_names_a_file, value.values()))
+    return isinstance(value, list) and any(map(_names_a_file, value))

@@ -1,150 +1,138 @@
-"""What is checked of every request before anything answers it: the host it names, and the site it comes from.
-
-A web site can point its own name at 127.0.0.1 (DNS rebinding), and any site can send a form here. So the page answers only
-under its own names, and only to itself: requests from other sites get nothing, with or without a login.
-"""
+"""What is checked of every request before anything answers it: how many come (limits.py), the host it names and the site it comes
+from (hosts.py), whether the page uses that address, the login, and what it may bring. What asks for more gets a plain answer at once."""
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
+import hashlib
+import math
 import re
-import socket
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import secrets
+import shutil
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)\.?(?::(\d{1,5}))?", re.IGNORECASE)
-DEFAULT_PORTS = {"http": "80", "https": "443"}
+from core.record.units import size_words
+from tabs.server.hosts import Hosts
+from tabs.server.limits import LOGIN, Delays, Limits
+
 SAFE_METHODS = ("GET", "HEAD")
-FRAMED = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
-GUARDS = {
+FRAME_POLICY = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'; "
+SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
-    "Content-Security-Policy": FRAMED + "script-src 'self'",
+    "Content-Security-Policy": FRAME_POLICY + "script-src 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-# Of the page itself: only its own scripts run, which carry the nonce; Gradio makes functions of the texts that it calls `js`.
-SCRIPTS = FRAMED + "script-src 'self' blob: 'unsafe-eval' 'nonce-{}'; script-src-attr 'none'"
-USED = re.compile(  # of the addresses that Gradio answers: no queue, no API docs, no files by path, no server functions
+# Policy of the page itself: only scripts with the nonce run. Gradio needs unsafe-eval for its `js` arguments.
+PAGE_POLICY = FRAME_POLICY + "script-src 'self' blob: 'unsafe-eval' 'nonce-{}'; script-src-attr 'none'"
+UPLOAD = "/gradio_api/upload"
+ALLOWED_PATHS = re.compile(  # what the page needs of Gradio: no queue, no API docs, no files by path, no server functions
     r"/|/(config|login|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?|/pwa_icon(/(192|512))?|/(assets|static|atelier)/[ -~]{1,200}"
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"
 )
+STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
+ENTRY_PATHS = (
+    "/",
+    "/atelier/pulse",
+)  # where a browser gets a session: the page, or the tick of one open during a restart
+REFUSAL_DELAY = 2.0  # seconds until a 503: clients that repeat a refused request at once take less CPU time
+MAX_DELAYED = 200  # refusals at once, of MAX_CONNECTIONS
+READ_TIMEOUT = 20.0  # seconds without a byte of an unfinished body
+BODY_TIMEOUT = 60.0  # seconds for a whole body, except uploads
+MAX_LOGIN_BYTES = 16 << 10
+MAX_BODY_BYTES = 8 << 20  # except uploads
+MAX_UPLOAD_BYTES = 4 << 30  # to a shared page
+MAX_HOURLY_UPLOAD_BYTES = 16 << 30  # of one address to a shared page
+RESERVED_DISK_BYTES = 1 << 30
+YEAR = 365 * 24 * 3600
 
 
-def host_and_port(authority: str) -> tuple[str, str] | None:
-    """("name", "port" or "") of a Host header or of an origin behind its scheme, in lower case; None for anything else."""
-    found = _AUTHORITY.fullmatch(authority)
-    if found is None:
-        return None
-    name, port = found.group(1).lower().strip("[]"), found.group(2) or ""
-    if ":" in name or name.replace(".", "").isdigit():
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return None
-        name = str(getattr(address, "ipv4_mapped", None) or address)
-    return name, port
+class RequestAborted(Exception):
+    """The rest of a body is not read: it is too large or too slow."""
 
-
-def machine_names() -> set[str]:
-    """What this machine is called in its network."""
-    name = socket.gethostname().lower().rstrip(".")
-    return {name, f"{name.split('.')[0]}.local"} if host_and_port(name) else set()
-
-
-@dataclass
-class Hosts:
-    """The names under which the page answers.
-
-    listens  others in the network may come: the address that a request arrived at counts too, and the machine's name
-    named    further ones, as given by --host: a name, or a name with its port
-    share    the address of the share link, "" while there is none
-    """
-
-    listens: bool = False
-    named: Iterable[str] = ()
-    share: Callable[[], str] = lambda: ""
-    _own: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._own = LOOPBACK | (machine_names() if self.listens else set())
-
-    def admits(self, authority: str, arrived_at: str = "") -> bool:
-        """Whether a request that names this host is for this page."""
-        asked = host_and_port(authority)
-        if asked is None:
-            return False
-        if asked[0] in self._own or any(_fits(asked, given) for given in self._given()):
-            return True
-        address = arrived_at.partition("%")[0]  # without the network card of a link-local address
-        return self.listens and host_and_port(f"[{address}]" if ":" in address else address) == (asked[0], "")
-
-    def is_own_site(self, origin: str, authority: str) -> bool:
-        """Whether an Origin header is this page's: the host that is asked, or one that stands before it (a proxy)."""
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            return False
-        site = host_and_port(parts.netloc) if parts.scheme in DEFAULT_PORTS else None
-        if site is None or parts.path or parts.query:
-            return False
-        usual = DEFAULT_PORTS[parts.scheme]
-        asked = host_and_port(authority)
-        same = asked is not None and (site[0], site[1] or usual) == (asked[0], asked[1] or usual)
-        bare = (site[0], "" if site[1] == usual else site[1])
-        return same or any(bare == given for given in self._given())
-
-    def _given(self) -> list[tuple[str, str]]:
-        share = urlsplit(self.share() or "").netloc
-        return [found for text in (*self.named, share) if text and (found := host_and_port(text))]
-
-
-def _fits(asked: tuple[str, str], given: tuple[str, str]) -> bool:
-    """A name that was given without a port holds at every port."""
-    return asked == given or (not given[1] and asked[0] == given[0])
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
 
 
 class Gate:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: Any, hosts: Hosts):
-        self.app, self.hosts = app, hosts
+    def __init__(
+        self,
+        app: Any,
+        hosts: Hosts,
+        limits: Limits,
+        folder: Path,
+        *,
+        shared: bool,
+        delays: Delays | None = None,
+        say: Callable[[str], Any] = print,
+    ):
+        """folder: its disk takes the uploads."""
+        self.app, self.hosts, self.limits, self.folder, self.shared, self.say = app, hosts, limits, folder, shared, say
+        self.delays, self._delayed = delays or Delays(), 0
+        self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        refusal = self.refusal(scope)
-        if refusal is None and scope["type"] == "http":
-            await self.app(scope, receive, _guarded(send))
-        elif scope["type"] == "http":
-            await refusal(scope, receive, _guarded(send))
-        else:  # the page uses no WebSocket
+        if scope["type"] != "http":  # the page uses no WebSocket
             await receive()
             await send({"type": "websocket.close", "code": 1008})
+            return
+        session = self.limits.session_of(Request(scope))
+        limits = self.limits.acquire(scope["method"], scope["path"], session, _address(scope))
+        refusal = self.refusal(scope, session) if limits else await self._busy()
+        # Requests without a session do not keep their connection.
+        send = _with_security_headers(send, close=not session or refusal is not None)
+        try:
+            if refusal is None:
+                await self._dispatch(scope, receive, send, session)
+            else:
+                await refusal(scope, receive, send)
+        finally:
+            for limit in limits:
+                limit.active -= 1
 
-    def refusal(self, scope: Any) -> Any:
-        """The answer to a request that is not for this page, or None."""
-        headers = Headers(scope=scope)
+    async def _busy(self) -> Response:
+        if self._delayed < MAX_DELAYED:
+            self._delayed += 1
+            await asyncio.sleep(REFUSAL_DELAY)
+            self._delayed -= 1
+        return _refuse(503, "The page is busy. Try again in a moment.", 2)
+
+    def refusal(self, scope: Any, session: str) -> Response | None:
+        """The response to a request for another host, from another site, for an unknown path, or without a login; else None."""
+        headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         host = headers.getlist("host")
-        arrived_at = str((scope.get("server") or ("",))[0])
-        if len(host) != 1 or not self.hosts.admits(host[0], arrived_at):
-            shown = host[0][:100] if host else ""
+        server_address = str((scope.get("server") or ("",))[0])
+        if len(host) != 1 or not self.hosts.admits(host[0], server_address):
+            name = host[0][:100] if host else ""
             fix = "Open the address printed at startup, or start with --host NAME."
-            return PlainTextResponse(f"This page does not answer under the name '{shown}'. {fix}", 403)
-        if not self._from_here(scope["method"] if scope["type"] == "http" else "GET", headers, host[0]):
+            return PlainTextResponse(f"This page does not answer under the name '{name}'. {fix}", 403)
+        if not self._same_site(method, headers, host[0]):
             return PlainTextResponse("Requests from other sites are refused.", 403)
-        if not USED.fullmatch(scope["path"]):
+        if not ALLOWED_PATHS.fullmatch(path):
             return PlainTextResponse("There is no such address.", 404)
+        # Gradio protects the page itself, and shows the form of the login there.
+        private = path.startswith("/atelier/") or not (method in SAFE_METHODS or path.rstrip("/") == LOGIN)
+        if not session and (path.startswith(STREAMS) or (private and self.limits.logins() is not None)):
+            return _refuse(401, "Not authenticated")
         return None
 
-    def _from_here(self, method: str, headers: Headers, host: str) -> bool:
-        """Whether the page itself asks, or no browser does. A link on another site may lead here: that reads nothing."""
+    def _same_site(self, method: str, headers: Headers, host: str) -> bool:
+        """Whether the page itself sends this, or no browser does. A link on another site may lead here: that reads nothing."""
         origins = headers.getlist("origin")
         if origins:
             return len(origins) == 1 and self.hosts.is_own_site(origins[0], host)
@@ -153,15 +141,117 @@ class Gate:
         document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         return method in SAFE_METHODS and document
 
+    async def _dispatch(self, scope: Any, receive: Any, send: Any, session: str) -> None:
+        path, port, has_login = scope["path"], scope["server"][1], self.limits.logins() is not None
+        scope["logged_in"] = bool(session) or not has_login
+        cookie, has_guests = f"atelier-guest-{port}", has_login and self.shared
+        browser = Request(scope).cookies.get(cookie, "")
+        is_guest = session and has_guests and not self.limits.is_owner(session)
+        scope["guest"] = _guest_name(browser or session) if is_guest else ""
+        # Who logs in again is the same guest, with the same share of the queue.
+        if has_guests and path == "/" and not browser:
+            send = _with_cookie(send, f"{cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; Max-Age={YEAR}")
+        if path.startswith(STREAMS):
+            await self.app(scope, receive, send)
+        elif scope["method"] == "POST" and path.rstrip("/") == LOGIN:
+            await self._login(scope, receive, send)
+        elif scope["method"] == "POST" and path == UPLOAD:
+            await self._upload(scope, receive, send)
+        else:
+            if path in ENTRY_PATHS and not session and (new := self.limits.new_session()):
+                send = _with_cookie(send, f"atelier-{port}={new}; Path=/; HttpOnly")
+            await self._forward(scope, receive, send, MAX_BODY_BYTES)
 
-def _guarded(send: Any) -> Any:
-    """Answers that no other site may frame or sniff, and cookies that it does not send along."""
+    async def _login(self, scope: Any, receive: Any, send: Any) -> None:
+        address = _address(scope)
 
-    async def sent(message: Any) -> None:
+        async def send_counted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] < 400:
+                    self.delays.succeeded(address)
+                else:
+                    self.say(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
+            await send(message)
+
+        await asyncio.sleep(self.delays.begin(address))
+        await self._forward(scope, receive, send_counted, MAX_LOGIN_BYTES)
+
+    async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
+        address = _address(scope)
+        length = Headers(scope=scope).get("content-length", "")
+        size = int(length) if length.isdigit() else 0
+        limit, refusal = self._upload_limit(address), None
+        if size > limit:
+            status = 413 if size > MAX_UPLOAD_BYTES else 429
+            refusal = _refuse(status, f"At most {size_words(limit)} can be uploaded now.", 3600)
+        elif 2 * size + RESERVED_DISK_BYTES > self._free():  # the upload and its copy in a dataset
+            refusal = _refuse(507, f"The disk has no room for {size_words(size)}.")
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        upload = [time.monotonic(), size]  # counted from the start, for concurrent uploads
+        self._uploads[address].append(upload)
+        upload[1] = await self._forward(scope, receive, send, limit, math.inf)
+
+    def _upload_limit(self, address: str) -> float:
+        """Bytes that this address may upload now."""
+        if not self.shared:
+            return max(self._free() - RESERVED_DISK_BYTES, 0)
+        recent = self._uploads[address]
+        while recent and recent[0][0] < time.monotonic() - 3600:
+            recent.popleft()
+        return max(min(MAX_UPLOAD_BYTES, MAX_HOURLY_UPLOAD_BYTES - sum(size for _, size in recent)), 0)
+
+    def _free(self) -> int:
+        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return shutil.disk_usage(existing).free
+
+    async def _forward(
+        self, scope: Any, receive: Any, send: Any, max_bytes: float, timeout: float | None = None
+    ) -> int:
+        """Pass the request on, within limits of its body's size and duration (BODY_TIMEOUT by default). Returns the bytes received."""
+        received, started, complete = 0, False, False
+        aborted: RequestAborted | None = None
+        end = time.monotonic() + (BODY_TIMEOUT if timeout is None else timeout)
+
+        async def receive_limited() -> Any:
+            nonlocal received, complete, aborted
+            try:  # after the whole body, the next message is the client's disconnect
+                left = None if complete else min(READ_TIMEOUT, end - time.monotonic())
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                aborted = RequestAborted(408, "The message did not arrive in time.")
+                raise aborted from None
+            complete = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > max_bytes:
+                aborted = RequestAborted(413, "This is too large.")
+                raise aborted
+            return message
+
+        async def send_unless_aborted(message: Any) -> None:
+            nonlocal started
+            started = started or aborted is None
+            if started:
+                await send(message)
+
+        with suppress(ClientDisconnect, RequestAborted):
+            await self.app(scope, receive_limited, send_unless_aborted)
+        if aborted is not None and not started:
+            await _refuse(aborted.status, str(aborted))(scope, receive, send)
+        return received
+
+
+def _with_security_headers(send: Any, close: bool) -> Any:
+    """Also restrict cookies to this site and drop permissions for other sites. close: end the connection after the response."""
+
+    async def send_protected(message: Any) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in GUARDS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
+            if close:
+                headers["Connection"] = "close"
             message["headers"] = [
                 (name, lax(value) if name.lower() == b"set-cookie" else value)
                 for name, value in message["headers"]
@@ -169,10 +259,34 @@ def _guarded(send: Any) -> Any:
             ]
         await send(message)
 
-    return sent
+    return send_protected
 
 
 def lax(cookie: bytes) -> bytes:
-    """A Set-Cookie header whose cookie goes along with requests of this site only (and with links that lead here)."""
+    """A Set-Cookie header whose cookie is sent with requests of this site only, and with links that lead here."""
     parts = [part for part in cookie.split(b";") if not part.strip().lower().startswith(b"samesite")]
     return b";".join([*parts, b" SameSite=Lax"])
+
+
+def _with_cookie(send: Any, cookie: str) -> Any:
+    async def send_with_cookie(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message["headers"], (b"set-cookie", cookie.encode())]}
+        await send(message)
+
+    return send_with_cookie
+
+
+def _address(scope: Any) -> str:
+    return (scope.get("client") or ("?",))[0]
+
+
+def _guest_name(secret: str) -> str:
+    """A name that does not give away the secret."""
+    return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
+
+
+def _refuse(status: int, message: str, retry_after: int | None = None) -> JSONResponse:
+    """An error that ends the connection: the rest of the body is not read."""
+    headers = {"Connection": "close"} | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
+    return JSONResponse({"detail": message, "error": message}, status, headers)

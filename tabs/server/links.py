@@ -2,14 +2,13 @@
 
 The page shows images that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders)
 is not used for them. An address holds the path and a signature made with a secret of this server: only paths that the
-page itself handed out are served, only to someone who is logged in, and only inside the open folders.
+page itself handed out are served, only to someone who is logged in (gate.py), and only inside the open folders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import mimetypes
 import os
 import secrets
@@ -33,7 +32,6 @@ from tabs.server.safety import Roots
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 DAY = 24 * 3600
-LARGEST_BODY = 8 << 20
 UNKEPT = {"Cache-Control": "no-store"}
 UNREADABLE = (  # stands in for an image that is broken; gray that can be read on light and on dark
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><text x="60" y="64" text-anchor="middle"'
@@ -42,12 +40,11 @@ UNREADABLE = (  # stands in for an image that is broken; gray that can be read o
 
 
 class Links:
-    """Makes the addresses and answers them. `logged_in(request)` is set when the server starts."""
+    """Makes the addresses and answers them."""
 
     def __init__(self, roots: Roots, thumbs: Path):
         self.roots, self.thumbs = roots, thumbs
         self._secret = secrets.token_bytes(32)
-        self.logged_in = lambda request: False
         self._answers: list[Route] = []
 
     def file_url(self, path: str | os.PathLike) -> str:
@@ -63,36 +60,24 @@ class Links:
         error is answered as `problems`."""
 
         async def answered(request: Request) -> Response:
-            if not self.logged_in(request):
-                return PlainTextResponse("Log in first.", 401)
             # Another site's form cannot send this type, and its script would have to ask first.
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return PlainTextResponse("Send JSON.", 415)
-            body = bytearray()
-            async for part in request.stream():
-                body += part
-                if len(body) > LARGEST_BODY:
-                    return PlainTextResponse("That is too large.", 413)
             try:
-                asked = json.loads(bytes(body))
+                asked = await request.json()
             except (ValueError, RecursionError):
                 asked = None
             if not isinstance(asked, dict):
                 return PlainTextResponse("Send a JSON object.", 400)
             GUEST.set(request.scope.get("guest", ""))  # of this request's task alone
-            return await run_in_threadpool(said, asked)
-
-        def said(asked: dict[str, Any]) -> Response:
-            try:
-                return guarded(lambda: _response(fn(asked)), f"atelier/{name}")
-            except ProblemsError as error:
-                return _response({"problems": [problem.to_dict() for problem in error.problems]})
+            return await run_in_threadpool(_guarded, name, lambda: _response(fn(asked)))
 
         self._answers.append(Route(f"/atelier/{name}", answered, methods=["POST"]))
 
     def routes(self) -> list[Route]:
-        files = {"file": self._file, "thumb": self._thumb}
-        return [*(Route(f"/atelier/{name}", _in_words(name, fn)) for name, fn in files.items()), *self._answers]
+        file = Route("/atelier/file", lambda request: _guarded("file", lambda: self._file(request), 500))
+        thumb = Route("/atelier/thumb", lambda request: _guarded("thumb", lambda: self._thumb(request), 500))
+        return [file, thumb, *self._answers]
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
@@ -106,8 +91,6 @@ class Links:
 
     def _allowed(self, request: Request) -> Path | Response:
         """The path that is asked for, or the refusal."""
-        if not self.logged_in(request):
-            return PlainTextResponse("Log in first.", 401)
         asked = dict(parse_qsl(request.url.query, errors="surrogateescape"))
         path, size, key = asked.get("path", ""), asked.get("size", ""), asked.get("key", "")
         signed = hmac.compare_digest(key.encode("utf-8", "surrogatepass"), self._sign(path, size).encode())
@@ -123,12 +106,7 @@ class Links:
             return path
         if path.suffix.lower() in SHOWN_BY_BROWSERS:
             return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_headers(request))
-        return FileResponse(
-            path,
-            media_type="application/octet-stream",
-            filename=path.name,
-            headers={"X-Content-Type-Options": "nosniff"},
-        )
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     def _thumb(self, request: Request) -> Response:
         path = self._allowed(request)
@@ -145,14 +123,12 @@ class Links:
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 
-def _in_words(name: str, fn: Callable[[Request], Response]) -> Callable[[Request], Response]:
-    def answered(request: Request) -> Response:
-        try:
-            return guarded(lambda: fn(request), f"atelier/{name}")
-        except ProblemsError as error:
-            return PlainTextResponse(error.problems[0].what, 500)
-
-    return answered
+def _guarded(name: str, fn: Callable[[], Response], status: int = 200) -> Response:
+    """What `fn` returns; every error as `problems`, with this status."""
+    try:
+        return guarded(fn, f"atelier/{name}")
+    except ProblemsError as error:
+        return JSONResponse({"problems": [problem.to_dict() for problem in error.problems]}, status, UNKEPT)
 
 
 def _response(found: dict[str, Any] | str) -> Response:
@@ -172,4 +148,4 @@ def _version(path: str | os.PathLike) -> str:
 
 def _headers(request: Request) -> dict[str, str]:
     keep = f"private, max-age={DAY}" if request.query_params.get("v") else "no-store"
-    return {"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}
+    return {"Cache-Control": keep}

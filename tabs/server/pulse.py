@@ -6,13 +6,14 @@ several times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.record.problems import ProblemsError
 from tabs.form.messages import form_part, names
 from tabs.monitor import tab as monitor
+from tabs.server import guard
 from tabs.server.browsers import Browser, packed, signed, unpack
 from tabs.server.door import SESSION
 from tabs.train.starts import START
@@ -50,14 +51,11 @@ def build(page: Page) -> None:
 def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> str:
     """`answer`; a mistake of ours is told once, not once a second."""
     try:
-        return answer(page, asked, browser)
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}"
-        if words not in page.troubles:
-            page.troubles.add(words)
-            traceback.print_exc()
+        return guard.guarded(lambda: answer(page, asked, browser), "pulse")
+    except ProblemsError as error:
+        words = error.problems[0].what
         text = "The status cannot be shown; training continues. See the terminal for details."
-        said = {"id": words, "kind": "error", "title": "The page has an error", "text": f"{text} ({words})"}
+        said = {"id": words, "kind": "error", "title": "The page has an error", "text": f"{text} {words}."}
         news = signed(said)
         known = asked.get("have")
         return "" if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})

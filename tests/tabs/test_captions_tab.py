@@ -424,11 +424,17 @@ def test_the_address_is_answered_to_those_who_are_logged_in_and_to_json_alone(de
     from starlette.applications import Starlette
     from starlette.testclient import TestClient
 
+    from tabs.server.gate import Gate
+    from tabs.server.hosts import Hosts
+    from tabs.server.limits import Limits
+
     links = desk.page.links
     links.answer("captions", desk.answer)
-    client = TestClient(Starlette(routes=links.routes()))
+    app, folder = Starlette(routes=links.routes()), desk.page.workspace.private
+    gate = Gate(app, Hosts(named=("testserver",)), Limits(lambda: {"sesame"}), folder, shared=False)
+    client = TestClient(gate)
     assert client.post("/atelier/captions", json={"act": "shelf"}).status_code == 401
-    links.logged_in = lambda request: True
+    client.cookies.set("access-token-x", "sesame")
     assert client.post("/atelier/captions", json={"act": "shelf"}).json()["chain"]
     assert client.post("/atelier/captions", content="{}", headers={"content-type": "text/plain"}).status_code == 415
     for body, status in (("[]", 400), ("{", 400), ("[" * 100_000, 400), ('"' + "x" * (9 << 20) + '"', 413)):

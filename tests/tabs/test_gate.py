@@ -13,7 +13,9 @@ import pytest
 from work_parts import finished
 
 from core.record.problems import ProblemsError
-from tabs.server.gate import Gate, Hosts, host_and_port, lax
+from tabs.server.gate import Gate, lax
+from tabs.server.hosts import Hosts, host_and_port
+from tabs.server.limits import Limits
 
 
 def ask(served, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, bytes, dict]:
@@ -181,7 +183,7 @@ def test_a_web_socket_is_closed():
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/", "headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 1)}
-    finished(Gate(None, Hosts())(scope, receive, send))
+    finished(Gate(None, Hosts(), Limits(), Path(), shared=False)(scope, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

@@ -60,7 +60,6 @@ def test_any_error_of_a_listener_is_said_in_words_and_logged_with_its_cause(page
 
 def test_any_error_of_an_address_is_answered_in_words(page, capsys):
     links = page.links
-    links.logged_in = lambda request: True
 
     def fails(asked):
         raise {"value": ValueError, "os": OSError, "deep": RecursionError}[asked["kind"]]("half \ud83d")

@@ -14,22 +14,29 @@ from starlette.requests import Request
 from test_gate import JSON, ask
 from work_parts import finished, wait_until
 
-from tabs.server import traffic
-from tabs.server.connections import Limits
-from tabs.server.traffic import Delays, Traffic
+from tabs.server import gate
+from tabs.server.gate import Gate
+from tabs.server.hosts import Hosts
+from tabs.server.limits import LIMITS, Delays, Limits
 
 TOKEN = "access-token-unsecure-x=sesame"
 
 
 def scope(path: str, method: str = "POST", address: str = "10.0.0.9", **headers: str) -> dict:
+    headers = {"host": "localhost"} | headers
     listed = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     found = {"type": "http", "path": path, "method": method, "headers": listed, "client": (address, 1)}
     return found | {"server": ("127.0.0.1", 7860)}
 
 
-def shared(app, folder, **more) -> Traffic:
+def unshared(app, folder, **more) -> Gate:
+    """Without a login."""
+    return Gate(app, Hosts(), Limits(), folder, **{"shared": False} | more)
+
+
+def shared(app, folder, **more) -> Gate:
     """With a login."""
-    return Traffic(app, folder, shared=True, limits=Limits(lambda: {"sesame"}), **more)
+    return Gate(app, Hosts(), Limits(lambda: {"sesame"}), folder, shared=True, **more)
 
 
 def called(app, request: dict, body: bytes = b"") -> int:
@@ -70,7 +77,7 @@ def test_a_guest_is_a_browser_whatever_its_login_and_the_owner_is_none(tmp_path)
             return {"type": "http.request", "body": b"", "more_body": False}
 
         cookies.clear()
-        finished(Traffic(app, tmp_path, shared=shared, limits=limits)(scope("/", "GET", cookie=words), receive, send))
+        finished(Gate(app, Hosts(), limits, tmp_path, shared=shared)(scope("/", "GET", cookie=words), receive, send))
         return seen.pop()
 
     assert guest("one", "a") == guest("two", "a") != guest("one", "b") and not cookies
@@ -132,7 +139,7 @@ def cookie_of(app, path: str = "/", **headers: str) -> str:
 
 
 def test_a_browser_that_opens_a_page_without_a_login_is_known_from_then_on_and_may_keep_a_stream(tmp_path):
-    app = Traffic(answering(200), tmp_path, shared=False, limits=Limits())
+    app = unshared(answering(200), tmp_path)
     given = cookie_of(app)
     assert given and not cookie_of(app, cookie=given), "given once"
     assert not cookie_of(app, "/theme.css") and not cookie_of(
@@ -163,21 +170,21 @@ def unread(app, request: dict) -> int:
 
 def test_who_is_not_logged_in_is_refused_before_the_message_is_read(tmp_path):
     app = shared(answering(200), tmp_path)
-    for path in ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/run/x", "/atelier/captions"):
+    for path in ("/gradio_api/startup-events", "/gradio_api/upload", "/gradio_api/run/predict", "/atelier/captions"):
         assert unread(app, scope(path, content_length="60000000")) == 401
         assert called(app, scope(path, cookie=TOKEN), b"{}") == 200
-    for path in ("/gradio_api/heartbeat/x", "/gradio_api/upload_progress"):
+    for path in ("/gradio_api/heartbeat/x", "/gradio_api/upload_progress", "/atelier/file", "/atelier/thumb"):
         assert unread(app, scope(path, "GET")) == 401
     assert called(app, scope("/login"), b"username=a&password=b") == 200
-    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (traffic.MOST_LOGIN + 1)) == 413
+    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (gate.MAX_LOGIN_BYTES + 1)) == 413
     assert called(app, scope("/", "GET")) == 200
 
 
-@pytest.mark.parametrize("path", ["/login", "/gradio_api/run/x"])
+@pytest.mark.parametrize("path", ["/login", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("pause", [60.0, 0.05])
 def test_a_message_that_does_not_arrive_or_comes_letter_by_letter_is_given_up(tmp_path, monkeypatch, path, pause):
-    monkeypatch.setattr(traffic, "SILENCE", 0.3)
-    monkeypatch.setattr(traffic, "ARRIVAL", 0.5)
+    monkeypatch.setattr(gate, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(gate, "BODY_TIMEOUT", 0.5)
 
     async def reads(scope, receive, send):
         while (await receive())["more_body"]:
@@ -216,23 +223,23 @@ def test_who_leaves_in_the_middle_of_a_message_is_no_fault_of_ours(tmp_path):
 
 
 def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):
-    app = Traffic(answering(200), tmp_path, shared=True, limits=Limits())
+    app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == 200
-    assert called(app, scope("/gradio_api/upload", content_length=str(traffic.MOST_SHARED + 1))) == 413
-    monkeypatch.setattr(traffic, "MOST_SHARED", 100)
+    assert called(app, scope("/gradio_api/upload", content_length=str(gate.MAX_UPLOAD_BYTES + 1))) == 413
+    monkeypatch.setattr(gate, "MAX_UPLOAD_BYTES", 100)
     assert called(app, scope("/gradio_api/upload"), b"x" * 101) == 413  # no length was told
-    monkeypatch.setattr(traffic, "MOST_SHARED_HOUR", 250)
+    monkeypatch.setattr(gate, "MAX_HOURLY_UPLOAD_BYTES", 250)
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 200
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 429
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.8"), b"x" * 90) == 200
-    monkeypatch.setattr(Traffic, "_free", lambda self: traffic.SPARE)
+    monkeypatch.setattr(Gate, "_free", lambda self: gate.RESERVED_DISK_BYTES)
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.7"), b"") == 507
 
 
 @pytest.mark.parametrize(("free", "status"), [(20, 200), (19, 507)])
 def test_an_upload_takes_twice_its_room_next_to_what_stays_free(tmp_path, monkeypatch, free, status):
-    monkeypatch.setattr(Traffic, "_free", lambda self: (1 << 30) + free)
-    app = Traffic(answering(200), tmp_path, shared=True, limits=Limits())
+    monkeypatch.setattr(Gate, "_free", lambda self: (1 << 30) + free)
+    app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == status
 
 
@@ -253,7 +260,7 @@ def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch
     from page_server import Served
 
     monkeypatch.setattr(
-        traffic, "Delays", partial(Delays, longest=0.5)
+        gate, "Delays", partial(Delays, longest=0.5)
     )  # how long each waits is told by its own clock above
     page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
     try:
@@ -278,14 +285,15 @@ def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch
         page.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/gradio_api/run/x"])
+@pytest.mark.parametrize("path", ["/", "/gradio_api/run/predict"])
 def test_a_fault_of_our_own_stays_one(tmp_path, path):
-    app = Traffic(answering(500), tmp_path, shared=False, limits=Limits())
+    app = unshared(answering(500), tmp_path)
     assert called(app, scope(path)) == 500
 
 
 @pytest.mark.slow
-def test_an_ordinary_page_is_never_refused_while_a_job_runs(served, visit):
+def test_an_ordinary_page_is_never_refused_while_a_job_runs(served, visit, monkeypatch):
+    monkeypatch.setattr(served.limits, "table", served.limits.table | {"session": LIMITS["session"]})
     served.engine.step_seconds = 60.0
     seen = visit()
     answers: list[int] = []

@@ -72,7 +72,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture
 def asked(page, monkeypatch):
-    monkeypatch.setattr(door, "LINES", 10**9)
+    monkeypatch.setattr(door.LINES, "burst", 10**9)
     return Asked(page.blocks.server_port)
 
 

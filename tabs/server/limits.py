@@ -1,0 +1,195 @@
+"""Rate limits by session and address, delays after failed logins, and timeouts of connections.
+
+A session is an open page: its login token or, without a login, a cookie set when a browser opens the page (or with the first tick
+after the server restarts). Each session has rate limits of its own, so a flood takes nothing from an open page, even one from the
+same address (a share link, a proxy, this machine)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import re
+import secrets
+import time
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LOGIN = "/login"
+LIMITS = {  # tokens per second, burst, concurrent requests; _cost() says what a request takes
+    "session": (40.0, 1000.0, 64),
+    "address": (5.0, 200.0, 16),  # requests without a session
+    "all addresses": (20.0, 400.0, 24),
+    "login": (20.0, 60.0, 32),  # by address; each attempt costs 1
+    "all logins": (20.0, 60.0, 64),
+}
+MAX_SESSIONS = 8  # without a login
+SESSION_COOKIE = re.compile(r"atelier-\d+|access-token[\w-]*")
+MAX_CONNECTIONS = 256
+MAX_SILENT = 100  # connections that wait for a request; when there are more, the oldest is closed
+HEAD_TIMEOUT = 20.0  # seconds for the head of a request
+WRITE_TIMEOUT = 60.0  # seconds in which a client reads nothing of a response
+MAX_HEAD_BYTES = 1 << 16
+
+
+@dataclass
+class RateLimit:
+    """Token bucket with a limit of concurrent requests."""
+
+    rate: float  # tokens per second
+    burst: float
+    concurrency: float = math.inf
+    clock: Callable[[], float] = time.monotonic
+    active: int = 0  # requests
+    _used: float = 0.0
+    _updated: float = 0.0
+
+    def allows(self, cost: float) -> bool:
+        now = self.clock()
+        self._used, self._updated = max(self._used - (now - self._updated) * self.rate, 0.0), now
+        return self.active < self.concurrency and self._used + cost <= self.burst
+
+    def add(self, cost: float) -> None:
+        self._used += cost
+        self.active += 1
+
+
+class Limits:
+    """The rate limits of one server.
+
+    logins    valid login tokens; None: the page has no login
+    is_owner  whether a token belongs to the owner's login
+    """
+
+    def __init__(
+        self,
+        logins: Callable[[], Container[str] | None] = lambda: None,
+        is_owner: Callable[[str], bool] = lambda token: False,
+    ):
+        self.logins, self.is_owner, self.table = logins, is_owner, LIMITS
+        self.sessions: dict[str, RateLimit] = {}  # without a login, oldest first
+        self.limit = functools.lru_cache(1000)(lambda kind, source: RateLimit(*self.table[kind]))
+
+    def session_of(self, request: Request) -> str:
+        """The session of a request by its cookies; "" if it has none."""
+        logins = self.logins()
+        known = self.sessions if logins is None else logins
+        cookies = request.cookies.items()
+        return next((value for name, value in cookies if SESSION_COOKIE.fullmatch(name) and value in known), "")
+
+    def new_session(self) -> str:
+        """A session for a browser that opens a page without a login; "" if there are MAX_SESSIONS already. An open page keeps a
+        stream (Gradio's heartbeat); a session without any request makes room for a new one."""
+        if self.logins() is not None:
+            return ""
+        if len(self.sessions) >= MAX_SESSIONS:
+            closed = next((session for session, limit in self.sessions.items() if not limit.active), "")
+            if not closed:
+                return ""
+            del self.sessions[closed]
+        session = secrets.token_hex(16)
+        self.sessions[session] = RateLimit(*self.table["session"])
+        return session
+
+    def acquire(self, method: str, path: str, session: str, address: str) -> list[RateLimit]:
+        """The limits that count this request as active until its response is sent; empty if one of them refuses it."""
+        cost = _cost(method, path)
+        if session:
+            limits = [self.sessions.get(session) or self.limit("session", session)]
+        elif method == "POST" and path.rstrip("/") == LOGIN:
+            limits, cost = [self.limit("login", address), self.limit("all logins", "")], 1.0
+        else:
+            limits = [self.limit("address", address), self.limit("all addresses", "")]
+        if not all(limit.allows(cost) for limit in limits):
+            return []
+        for limit in limits:
+            limit.add(cost)
+        return limits
+
+
+def _cost(method: str, path: str) -> float:
+    """Tokens: 1 for a file (about 1 ms of CPU time), 10 for the page itself and every message (15 ms)."""
+    return 1.0 if method in ("GET", "HEAD") and path not in ("/", "/config") else 10.0
+
+
+@dataclass
+class Delays:
+    """Seconds that the next login of an address waits. Each attempt counts as failed until it succeeds, so that concurrent ones
+    wait too. The right password is never refused: others behind the same share link can only delay it."""
+
+    longest: float = 8.0  # with 32 waiting at once, four guesses a second
+    forgotten: float = 900.0
+    clock: Callable[[], float] = time.monotonic
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # count, time of the last one
+
+    def begin(self, address: str) -> float:
+        now = self.clock()
+        self._failed = {each: failed for each, failed in self._failed.items() if failed[1] > now - self.forgotten}
+        count = self._failed.get(address, (0, now))[0]
+        self._failed[address] = (count + 1, now)
+        return min(0.25 * 2 ** min(count, 9), self.longest) if count else 0.0
+
+    def succeeded(self, address: str) -> None:
+        self._failed.pop(address, None)
+
+
+def limit_connections(server: Any) -> None:
+    """Install the connection limits on a uvicorn server."""
+    server.config.http_protocol_class = Connection
+    server.config.h11_max_incomplete_event_size = MAX_HEAD_BYTES
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection with timeouts for the head of a request and for a client that reads no response."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:  # uvicorn's own limit would refuse requests of open connections too
+            transport.close()
+        self._update_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._update_head_timer()
+
+    def _update_head_timer(self) -> None:
+        """Start it while no whole head has arrived. uvicorn's own timeout ends kept connections before the first byte of another."""
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+            silent: list[Any] = [each for each in self.connections if getattr(each, "_head_timer", None)]
+            if len(silent) > MAX_SILENT:
+                oldest = min(silent, key=lambda each: each._head_timer.when())
+                oldest.transport.close()
+                oldest._stop_head_timer()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
