@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.generation.images.a1111_rows import ROWS
@@ -12,13 +12,19 @@ from core.generation.images.a1111_topics import Reading, read_hashes, read_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
 from core.generation.prompt.loras import LoraTag, tag_of, use_of, without_tags
+from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 
 LONGEST_TEXT = 200_000  # characters of A1111's whole block
 
-# One `Name: value` of A1111's settings; a value with commas or colons is in double quotes, escaped as in JSON.
-PAIR = re.compile(r"""(\w[\w \-/().+&']{0,80}+):[ \t]*("(?:\\[\s\S]|[^\\"])*+"(?=[ \t]*(?:,|\n|\Z))|[^,\n]*)""")
+# One `Name: value` of A1111's settings; a value with commas or colons is in double quotes, escaped as in JSON, or is JSON itself.
+NAME = re.compile(r"(\w[\w \-/().+&']{0,80}+):[ \t]*")
+VALUE = re.compile(r'"(?:\\[\s\S]|[^\\"])*+"(?=[ \t]*(?:,|\n|\Z))|[^,\n]*')
+AFTER = re.compile(r"[ \t]*(?:,|\n|\Z)")
+KNOWN = frozenset({*(row.key for row in ROWS), "Size", "Sampler", "Schedule type", "Model", "Model hash", "Version"})
+WEIGHTED = re.compile(r"\s*([^:,]{1,200}+):\s*(-?\d{1,3}(?:\.\d{1,6})?)(?=,|$)")  # of Fooocus: "ink: 0.5"
+OF_EXTRAS = "Postprocess "  # how the names of A1111's Extras tab begin
 JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of programs that are not known; no prompt begins so
 
 
@@ -49,31 +55,56 @@ def _quoted(value: Any) -> str:
 def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
     """(prompt, negative prompt, settings) of A1111's block; without a line of settings there are none."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
-    at = next((number for number in reversed(range(len(lines))) if _begins(lines, number)), len(lines))
+    at = _begin(lines)
     start = next((number for number, line in enumerate(lines[:at]) if line.startswith("Negative prompt:")), at)
     prompt = "\n".join(lines[:start]).strip()
     negative = "\n".join(lines[start:at]).removeprefix("Negative prompt:").strip()
     return prompt, negative, _pairs("\n".join(lines[at:]))
 
 
-def _begins(lines: Sequence[str], number: int) -> bool:
-    """Whether the settings begin with this line: others follow it where a value has line breaks."""
-    if not PAIR.match(lines[number].lstrip()):
-        return False
-    found, last = _pairs(lines[number]), number == len(lines) - 1
-    if len(found) >= 3:
-        return last or "Steps" in found
-    return last and ("Steps" in found or (len(found) == 2 and found.keys() <= {row.key for row in ROWS} | {"Size"}))
+def _begin(lines: Sequence[str]) -> int:
+    """Where the settings begin: others follow that line where a value has line breaks; at the end if there are none."""
+    end, last = len(lines), len(lines) - 1
+    said = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
+    numbered = (number for number in reversed(said) if len(said[number]) >= 3 and _counts(said[number]))
+    if (first := next(numbered, None)) is not None:
+        return first
+    found = said.get(last, {})
+    named = found.keys() & KNOWN
+    known = _counts(found) or (len(found) == 2 == len(named)) or (len(found) > 2 and named - {"Steps"})
+    return last if known or (found and all(name.startswith(OF_EXTRAS) for name in found)) else end
+
+
+def _counts(found: Mapping[str, str]) -> bool:
+    return found.get("Steps", "")[:1].isdigit()
 
 
 def _pairs(line: str) -> dict[str, str]:
     """Of several with one name the first, since what comes later may be a part of another's value."""
-    line, _, resources = line.partition("Civitai resources:")  # JSON, the last but one
     found: dict[str, str] = {}
-    for name, value in PAIR.findall(line):
-        found.setdefault(name.strip(), _unquoted(value))
-    others = set(re.findall(r'"type":\s*"(\w+)"', resources)) - {"checkpoint"}
-    return found | ({"Civitai resources": ", ".join(sorted(others))} if others else {})
+    decoder, at, whole = json.JSONDecoder(), 0, True
+    while name := NAME.search(line, at):
+        value = VALUE.match(line, name.end())
+        text, at = (_unquoted(value[0]), value.end()) if value else ("", name.end())
+        if whole and line[name.end() : name.end() + 1] in ("{", "["):
+            try:
+                end = decoder.raw_decode(line, name.end())[1]
+                text, at = (line[name.end() : end], end) if AFTER.match(line, end) else (text, at)
+            except (ValueError, RecursionError):
+                whole = False  # each attempt may read to the end
+        found.setdefault(name[1].strip(), text)
+    return found
+
+
+def _resources(pairs: Mapping[str, str]) -> list[str]:
+    """What an image of Civitai was made with besides its model: "LoRA Ink 0.8"."""
+    listed = json_or_none(pairs.get("Civitai resources", ""))
+    rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [
+        " ".join(str(each[key]) for key in ("type", "modelName", "weight") if each.get(key) is not None)
+        for each in rows
+        if each.get("type") != "checkpoint"
+    ]
 
 
 def _unquoted(value: str) -> str:
@@ -85,17 +116,21 @@ def _unquoted(value: str) -> str:
     return value.strip()
 
 
-def from_a1111_text(text: str) -> ImageRecord:
-    """A1111's block as settings. What is not read is noted, never dropped silently."""
+def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
+    """A1111's block as settings. What is not read is noted, never dropped silently. processed: what was done to the finished image"""
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))
     if not pairs and (not re.search(r"\w", prompt + negative) or JSON.match(prompt)):
         return ImageRecord(reason="This image contains a text, but no generation settings that are known here.")
     tags: list[LoraTag] = []
-    reading = Reading(pairs, "a1111")
+    reading = Reading(pairs, "a1111", [*_resources(pairs), *_pairs(processed)])
     try:
         prompt, tags = without_tags(prompt)
+        tags += [
+            LoraTag(name, float(weight), float(weight))
+            for name, weight in WEIGHTED.findall(pairs.get("Lora weights", ""))
+        ]
     except ValueError as error:
         reading.note(f"The prompt was not changed: {error}", "bad-lora")
     return _record(reading, prompt, negative, tags)

@@ -107,6 +107,7 @@ def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
 
 
 GIVEN = "image_to_image"
+NO_VAE = ("automatic", "none", "default", "default (model)", "baked vae", "auto")  # the model's own
 ROWS = (
     _number("Steps", "generate.steps"),
     _number("CFG scale", "generate.guidance_scale"),
@@ -117,7 +118,7 @@ ROWS = (
         "VAE",
         "model.vae",
         lambda path: Path(path).name,
-        lambda text: None if text in ("Automatic", "None") else text,
+        lambda text: None if text.casefold() in NO_VAE else text,
     ),
     _number("Clip skip", "model.clip_skip"),
     _number(
@@ -144,7 +145,7 @@ ROWS = (
     Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner),
     _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
     _words("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
-    _words("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device"}),
+    _words("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device", "cuda": "device"}),
     Row("Guidance", "generate.guidance", lambda name: None if name == "classic" else str(name), _guidance),
 )
 _HAVE_ROWS = frozenset(row.path for row in ROWS)

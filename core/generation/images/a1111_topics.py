@@ -18,6 +18,7 @@ from core import __version__
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, uses_in
 from core.generation.images.a1111_rows import ROWS, by_own_names, read_own, written_own, written_rows
+from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import hires_sizes, stages_of
 from core.generation.plan.upscalers import UPSCALERS, upscaler_of
@@ -30,7 +31,7 @@ from core.settings.samples import SAMPLER_LABELS, sampler_name
 
 PROGRAM = "Atelier"  # the first word of the block's version
 MOST_NAMED = 100  # settings in one note
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+SIZE = re.compile(r"(\d{1,5})\s*[x\u00d7]\s*(\d{1,5})")
 LABELS = SAMPLER_LABELS | {"pndm": "PLMS"}  # A1111's
 # What "Automatic" is with A1111's samplers, where it is not our own schedule, which is "Uniform" there.
 AUTOMATIC = {
@@ -52,7 +53,16 @@ SILENT = frozenset({
     "Version", "Model", "Model hash", "VAE hash", "Hashes", "Lora hashes", "TI hashes", "TI", "Batch size", "Batch pos",
     "User", "Created Date", "Civitai metadata", "Wildcard prompt", "Wildcard negative prompt", "Template",
     "Negative Template", "Time taken", "Hires prompt template", "Hires negative prompt template", "Refiner hash",
+    "App", "Backend", "Pipeline", "Operations", "Batch", "Raw prompt", "Raw negative prompt", "Metadata Scheme", "Base Model hash",
+    "Lora weights", "Civitai resources",
 })  # fmt: skip
+# Names of SD.Next and Fooocus for A1111's and ours.
+OTHER_NAMES = {
+    "Base Model": "Model",
+    "Scheduler": "Schedule type",
+    "Variation strength": "Variation seed strength",
+    "CFG rescale": "guidance_rescale",
+}
 HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
 
@@ -67,7 +77,8 @@ class Reading:
         self.notes: list[Problem] = []
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
         # A1111 and Forge; others write its text too, with their own ways of making images
-        self.of_a1111 = source == "a1111" and bool(re.match(r"[vf]?\d|neo|$", pairs.get("Version", "")))
+        theirs = "App" not in pairs and re.match(r"[vf]?\d|neo|$", pairs.get("Version", ""))  # SD.Next has a hash there
+        self.of_a1111 = source == "a1111" and bool(theirs)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
         self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
@@ -150,6 +161,9 @@ def _read_sampler(reading: Reading) -> None:
     labels = LABELS.items() | SAMPLER_LABELS.items()
     by_label = {text.lower(): own for own, text in labels} | {own: own for own in LABELS}
     sampler = by_label.get(sampler_name(name.lower()))
+    if sampler is None and label == label.lower():  # nodes of ComfyUI write its own names
+        name, kind = names_of(label, schedule)
+        sampler, schedule = by_label.get(name), kind or schedule
     if sampler is None:
         reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler")
         return
@@ -368,7 +382,10 @@ def read_pairs(reading: Reading) -> dict[str, Any]:
 
 
 def _former_names(reading: Reading) -> None:
-    """Names of A1111's older versions and of Forge."""
+    """Names of A1111's older versions, of Forge and of programs that write A1111's text too."""
+    for name, known in OTHER_NAMES.items():
+        if name in reading.left and known not in reading.pairs:
+            reading.pairs[known] = reading.left[known] = reading.take(name)
     if (first := reading.take("First pass size")) and SIZE.fullmatch(first):
         reading.left |= {"Hires resize": reading.left.get("Size", ""), "Size": first} if first != "0x0" else {}
     if "VAE" not in reading.left and "Module 2" not in reading.left and "Module 1" in reading.left:

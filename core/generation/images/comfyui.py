@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from core.generation.images.record import ForeignSettings
+from core.generation.prompt.loras import LoraTag, without_tags
 
 Graph = Mapping[str, Any]  # {id: {"class_type": ..., "inputs": {name: value, or [id, output] for a link}}}
 # Inputs that carry a text or a conditioning: of CLIPTextEncode and its relatives, of combining and joining nodes, of
@@ -16,9 +17,15 @@ _CARRIES = re.compile(
     r"populated_text|wildcard_text|t5xxl|clip_[lg]|(text|string|prompt|value|positive|conditioning)(_?([a-z]|\d+|to|from))?"
 )
 _GUIDED = "BasicGuider"  # takes a conditioning without calling it positive
-LINKED = ("noise", "guider", "sampler", "sigmas")  # from where custom samplers have their settings
+PIPES = ("pipe", "basic_pipe", "sdxl_tuple")  # by which nodes hand on model, prompts and latents together
+LINKED = ("noise", "guider", "sampler", "sigmas", *PIPES)  # from where samplers have their settings
+MODELS = ("model", "model1", "MODEL", "lora_stack", "optional_lora_stack")
 TEXTS, NUMBERS = ("text", "prompt", "string", "value"), ("value", "seed", "noise_seed", "int", "float", "number")
+SIDES = (("width", "height"), ("empty_latent_width", "empty_latent_height"))
+CLIP_LAYERS = ("stop_at_clip_layer", "clip_skip", "base_clip_skip")
 SEPARATORS = ("delimiter", "separator")
+EMPTY, REPLACES = "ConditioningZeroOut", "StringReplace"
+NO_TEXT = ("model", "clip", "vae", "image", "pixels", "samples", "latent")
 MOST_SAMPLERS, MOST_NODES, DEEPEST, LONGEST = 100, 50, 100, 200_001  # that are looked at
 # Nodes that are a sampler or a scheduler by their kind.
 IMPLIED = {
@@ -31,14 +38,39 @@ IMPLIED = {
     "SamplerDPMPP_SDE": {"sampler_name": "dpmpp_sde"},
     "SamplerLMS": {"sampler_name": "lms"},
 }
-# Nodes that are read, and those that only hold, join, show or save something; all others are named.
+# Nodes that are read.
 _KNOWN = re.compile(
     r"KSampler(Advanced|Select)?|SamplerCustom(Advanced)?|RandomNoise|CFGGuider|BasicGuider|BasicScheduler"
     r"|CheckpointLoader(Simple)?|UNETLoader|(Dual)?CLIPLoader|VAE(Loader|Decode|DecodeTiled)|LoraLoader(ModelOnly)?"
-    r"|Empty.*Latent.*|CLIPTextEncode(SDXL)?|CLIPSetLastLayer|Power Lora Loader.*|Reroute.*|Note.*"
-    r"|.*(Preview|Save|Show|Display|Primitive|String|Text|Prompt|Seed|Int|Float|Concat).*",
+    r"|Empty.*Latent.*|CLIPTextEncode(SDXL)?|CLIPSetLastLayer|ConditioningZeroOut|Power Lora Loader.*|Reroute.*|Note.*"
+    r"|(CR )?(Apply )?LoRA Stack(er)?|Lora Loader.*|Efficient Loader|Eff\. Loader SDXL|KSampler.*\(Eff.*\)|(To|From)BasicPipe"
+    r"|easy (fullLoader|comfyLoader|preSampling|kSampler)|ttN pipe(Loader|KSampler).*|ImpactKSamplerBasicPipe|KSampler Config.*"
+    r"|StringReplace",
     re.IGNORECASE,
 )
+# Those that only hold, join, show or save something; all others are named.
+_HOLDS = re.compile(
+    r".*(Preview|Save|Show|Display|Primitive|String|Text|Prompt|Seed|Float|Concat|Integer|(?-i:Int|INT|\bint)(Constant|\b)).*",
+    re.IGNORECASE,
+)
+# Nodes of texts that make another one of what they take.
+_CHANGES = re.compile(
+    r"replac|styl|random|wildcard|regex|trim|slic|substring|translat|llm|gpt|generat|template|format|case|interrogat|tagger|schedul"
+    r"|travel|split|extract|truncat|enhanc|expan|upsampl|edit|function",
+    re.IGNORECASE,
+)
+_CHANGES_SIZE = re.compile(r"upscal|resiz|crop|scale|outpaint|pad", re.IGNORECASE)
+# Inputs that name a LoRA, with the number of one of several, and its strengths in the model and in the text encoder.
+_LORA = re.compile(r"lora_name(_\d+)?|lora(_\d+)")
+_STRENGTHS = (
+    ("strength_model", "lora_model_strength", "model_weight", "lora_wt", "model_str", "strength"),
+    ("strength_clip", "lora_clip_strength", "clip_weight", "lora_wt", "clip_str", "strength"),
+)
+
+
+def is_graph(content: Mapping[str, Any]) -> bool:
+    """Whether JSON is a graph that ran, in part."""
+    return any(isinstance(each, dict) and "class_type" in each for each in content.values())
 
 
 def positive_prompts(graph: Graph) -> list[str]:
@@ -123,10 +155,13 @@ def _links(workflow: Mapping[str, Any]) -> dict[str, str]:
 # ---- settings
 
 
-def settings_of(nodes: Mapping[str, Any], workflow: Any = None) -> ForeignSettings | None:
+def settings_of(
+    nodes: Mapping[str, Any], workflow: Any = None, size: tuple[int, int] | None = None
+) -> ForeignSettings | None:
     """The settings of the graph that ran, or the prompt alone where no sampler is found in it; None without either.
 
     workflow   that of ComfyUI's page, where there is no graph that ran
+    size       of the image, for nodes that do not say it
     """
     graph = _Graph(nodes)
     chosen = graph.sampler()
@@ -136,22 +171,18 @@ def settings_of(nodes: Mapping[str, Any], workflow: Any = None) -> ForeignSettin
     positive = chosen.get("positive", chosen.get("conditioning"))
     negative = graph.words(chosen.get("negative"), "negative")
     settings = ForeignSettings("ComfyUI", graph.words(positive, "positive"), negative)
-    numbers = {name: graph.value(chosen.get(name), (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
+    numbers = {name: graph.value(chosen, name, (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
     settings.put({"Steps": numbers["steps"], "CFG scale": 1 if "conditioning" in chosen else numbers["cfg"]})
-    settings.put({"Seed": graph.value(chosen.get("seed", chosen.get("noise_seed")), (int,), NUMBERS)})
+    settings.put({"Seed": graph.value(chosen, "seed" if "seed" in chosen else "noise_seed", (int,), NUMBERS)})
     settings.put({"Denoising strength": numbers["denoise"] if numbers["denoise"] != 1 else None})
-    settings.sampled(*(graph.value(chosen.get(name), (str,), TEXTS) for name in ("sampler_name", "scheduler")))
-    for inputs in graph.before(chosen["latent_image"]):
-        sides = [graph.value(inputs.get(name), (int,), NUMBERS) for name in ("width", "height")]
-        if all(sides):
-            settings.put({"Size": f"{sides[0]}x{sides[1]}"})
-            break
-    for inputs in graph.before(chosen.get("model"), ("model", "model1", "MODEL")):
+    settings.sampled(*(graph.value(chosen, name, (str,), TEXTS) for name in ("sampler_name", "scheduler")))
+    settings.put({"Size": graph.size(chosen, size)})
+    for inputs in (chosen, *graph.before(chosen.get("model"), MODELS)):
         _add_model(settings, inputs)
-    for inputs in graph.before(positive):
-        layer = inputs.get("stop_at_clip_layer")
-        settings.put({"Clip skip": -layer if isinstance(layer, int) else None})
-    settings.put({"VAE": next((each["vae_name"] for each in graph.inputs.values() if "vae_name" in each), None)})
+    for inputs in (chosen, *graph.before(positive)):
+        layers = [layer for name in CLIP_LAYERS if isinstance(layer := inputs.get(name), int) and layer < 0]
+        settings.put({"Clip skip": -layers[0] if layers else None})
+    settings.put({"VAE": graph.vae()})
     settings.left = [*graph.unknown(), *(["joined prompts"] if graph.joined else [])]
     settings.left += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
     return settings
@@ -159,12 +190,46 @@ def settings_of(nodes: Mapping[str, Any], workflow: Any = None) -> ForeignSettin
 
 def _add_model(settings: ForeignSettings, inputs: Mapping[str, Any]) -> None:
     """The model, or the LoRAs, of one node."""
-    settings.add_lora(inputs.get("lora_name"), inputs.get("strength_model"), inputs.get("strength_clip"))
-    for each in inputs.values():  # of rgthree's loader
-        if isinstance(each, dict) and each.get("on"):
-            settings.add_lora(each.get("lora"), each.get("strength"), each.get("strengthTwo"))
-    names = (inputs.get(name) for name in ("ckpt_name", "unet_name"))
+    for name, value in inputs.items():
+        if found := _LORA.fullmatch(name):
+            _add_numbered(settings, inputs, value, found[1] or found[2] or "")
+        held = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
+        for each in (value, *(held if isinstance(held, list) else ())):
+            if isinstance(each, dict) and (each.get("on") or each.get("active")):  # the former of rgthree's
+                texts = each.get("strengthTwo", each.get("clipStrength"))
+                settings.add_lora(each.get("lora", each.get("name")), each.get("strength"), texts)
+    for tag in _tags(inputs.get("loras")):
+        settings.add_lora(tag.name, tag.unet, tag.text_encoder)
+    names = (inputs.get(name) for name in ("ckpt_name", "unet_name", "base_ckpt_name"))
     settings.put({"Model": next((name for name in names if isinstance(name, str)), None)})
+
+
+def _tags(text: Any) -> list[LoraTag]:
+    try:
+        return without_tags(text)[1] if isinstance(text, str) else []
+    except ValueError:
+        return []
+
+
+def _add_numbered(settings: ForeignSettings, inputs: Mapping[str, Any], name: Any, number: str) -> None:
+    """A LoRA by the inputs that have its number."""
+    count = inputs.get("lora_count")
+    beyond = isinstance(count, int) and number and int(number[1:]) > count
+    if beyond or inputs.get(f"switch{number}") == "Off":
+        return
+    advanced = inputs.get("input_mode") == "advanced"
+    unet, text = (
+        next(
+            (
+                inputs[f"{key}{number}"]
+                for key in keys
+                if f"{key}{number}" in inputs and not (advanced and key == "lora_wt")
+            ),
+            None,
+        )
+        for keys in _STRENGTHS
+    )
+    settings.add_lora(name, unet, text)
 
 
 class _Graph:
@@ -172,84 +237,124 @@ class _Graph:
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
-        self.kinds = [str(each.get("class_type", "")) for each in nodes.values() if isinstance(each, dict)]
+        self.kind_of = {name: str(each.get("class_type", "")) for name, each in nodes.items() if isinstance(each, dict)}
         self.samplers, self.joined = 0, False
         self._words: dict[tuple[str, str], str] = {}
 
     def unknown(self) -> list[str]:
         """The kinds of the nodes that are not read."""
+        kinds = dict.fromkeys(kind for kind in self.kind_of.values() if kind and kind not in IMPLIED)
         return [
-            kind for kind in dict.fromkeys(self.kinds) if kind and kind not in IMPLIED and not _KNOWN.fullmatch(kind)
+            kind
+            for kind in kinds
+            if not _KNOWN.fullmatch(kind) and (_CHANGES.search(kind) or not _HOLDS.fullmatch(kind))
         ]
 
     def sampler(self) -> dict[str, Any] | None:
         """The inputs of the sampler of the first stage, and of the nodes that give it settings; None if there is none."""
-        found = []
+        found: dict[str, dict[str, Any]] = {}
+        parts: set[str] = set()  # nodes that another sampler has its settings from
         for name in self.inputs:
+            if "latent_image" not in self.inputs[name] and not self.inputs[name].keys() & {*PIPES}:
+                continue
             inputs: dict[str, Any] = {}
-            for each in islice(self.before([name, 0], LINKED), MOST_NODES):
-                inputs = {**each, **inputs}
-            if (
-                "latent_image" in self.inputs[name]
-                and inputs.keys() & {"positive", "conditioning"}
-                and "steps" in inputs
-            ):
-                found.append(inputs)
-                self.samplers += 1
-        first = (each for each in found[:MOST_SAMPLERS] if self._is_first(each))
-        return next(first, found[0] if found else None)
+            linked = list(islice(self.upstream([name, 0], LINKED), MOST_NODES))
+            for each in linked:
+                inputs = {**self.inputs[each], **inputs}
+            sampled = "latent_image" in self.inputs[name] or "sampl" in self.kind_of[name].lower()
+            if sampled and inputs.keys() & {"positive", "conditioning"} and "steps" in inputs:
+                found[name] = inputs
+                parts.update(linked[1:])
+        samplers = [inputs for name, inputs in found.items() if name not in parts]
+        self.samplers = len(samplers)
+        first = (each for each in samplers[:MOST_SAMPLERS] if self._is_first(each))
+        return next(first, samplers[0] if samplers else None)
 
     def _is_first(self, sampler: Mapping[str, Any]) -> bool:
-        return all("latent_image" not in inputs for inputs in self.before(sampler["latent_image"]))
+        return all("latent_image" not in inputs for inputs in self.before(sampler.get("latent_image")))
 
     def node(self, link: Any) -> str | None:
         """The id of the node that a link leads to; None if it is not a link."""
         name = _linked(link)
         return name if name in self.inputs else None
 
-    def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-        """Inputs of the nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
+    def upstream(self, link: Any, names: Sequence[str] = ()) -> Iterator[str]:
+        """The nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
         seen, left = set(), [self.node(link)]
         while left:
             at = left.pop(0)
             if at is None or at in seen:
                 continue
             seen.add(at)
-            yield self.inputs[at]
+            yield at
             left += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
 
-    def value(self, given: Any, kind: tuple[type, ...], names: Sequence[str]) -> Any:
-        """A value of these types, or the nearest one upstream, by these names of inputs; None if there is none."""
+    def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+        """The inputs of those nodes."""
+        return (self.inputs[name] for name in self.upstream(link, names))
+
+    def value(self, inputs: Mapping[str, Any], name: str, kind: tuple[type, ...], names: Sequence[str]) -> Any:
+        """An input of these types, or the nearest one upstream of the same name or of these; None if there is none."""
+        given = inputs.get(name)
+        if isinstance(given, str) and int in kind and re.fullmatch(r"\d{1,20}", given):
+            return int(given)
         if isinstance(given, kind):
             return given
-        for inputs in self.before(given):
-            for name in names:
-                if isinstance(inputs.get(name), kind):
-                    return inputs[name]
+        for each in self.before(given):
+            for key in (name, f"{name}_total", *names):
+                if isinstance(each.get(key), kind):
+                    return each[key]
         return None
+
+    def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
+        """The size of the latents; of the image where no node says it and none changes it."""
+        for inputs in (sampler, *self.before(sampler.get("latent_image"))):
+            for names in SIDES:
+                sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
+                if all(sides):
+                    return f"{sides[0]}x{sides[1]}"
+        changed = self.samplers > 1 or any(map(_CHANGES_SIZE.search, self.kind_of.values()))
+        return "{}x{}".format(*image) if image and not changed else None
+
+    def vae(self) -> str | None:
+        """The VAE that a node takes."""
+        used = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
+        named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in used)
+        return next(named, None)
 
     def words(self, link: Any, side: str, depth: int = 0) -> str:
         """The text at a link: of its node, or those that the node takes, joined as it says. side: "positive" or "negative" """
+        if isinstance(link, str):
+            return link[:LONGEST]
         at = self.node(link)
-        if at is None or depth > DEEPEST:
+        if at is None or depth > DEEPEST or self.kind_of[at] == EMPTY:
             return ""
         if (at, side) in self._words:
             return self._words[at, side]
         self._words[at, side] = ""  # of a circle
         inputs = self.inputs[at]
-        named = [name for name in inputs if name in (side, f"text_{side}", f"{side}_prompt")]
-        named = named or [name for name in ("populated_text",) if name in inputs]
-        named = named or [name for name in inputs if _CARRIES.fullmatch(name)]
-        links = [name for name in inputs if _linked(inputs[name])]
-        named = named or (links if len(links) == 1 else [])  # a switch or reroute with a name of its own
-        texts = [
-            inputs[name] if isinstance(inputs[name], str) else self.words(inputs[name], side, depth + 1)
-            for name in named
-        ]
+        named = _carriers(inputs, side)
+        links = [name for name in inputs if _linked(inputs[name]) and name not in NO_TEXT]
+        texts = [self.words(inputs[name], side, depth + 1) for name in named or links]
         texts = [text for text in texts if text.strip()]
+        texts = texts if named else texts[:1]  # of a switch or reroute with names of its own
         separator = next((inputs[name] for name in SEPARATORS if isinstance(inputs.get(name), str)), None)
         if separator is None:
             texts = list(dict.fromkeys(texts))
             self.joined |= len(texts) > 1
-        self._words[at, side] = (", " if separator is None else separator.replace("\\n", "\n")).join(texts)[:LONGEST]
+        text = (", " if separator is None else separator.replace("\\n", "\n")).join(texts)
+        if self.kind_of[at] == REPLACES and all(isinstance(inputs.get(name), str) for name in ("find", "replace")):
+            text = text.replace(inputs["find"], inputs["replace"])
+        self._words[at, side] = text[:LONGEST]
         return self._words[at, side]
+
+
+def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:
+    """The inputs that carry the text of a side, where the node says which."""
+    chosen = inputs.get("select")  # of a switch
+    for names in ((side, f"text_{side}", f"{side}_prompt"), ("populated_text", "result"), (f"input{chosen}",)):
+        if named := [name for name in names if inputs.get(name)]:
+            return named
+    return [
+        name for name in inputs if _CARRIES.fullmatch(name) and (isinstance(inputs[name], str) or _linked(inputs[name]))
+    ]

@@ -1,111 +1,105 @@
-"""Reads the metadata of ComfyUI, Fooocus, NovelAI, InvokeAI, SwarmUI and sd-scripts as settings by A1111's names, within limits."""
+"""Reads the metadata of other programs than A1111 as settings by A1111's names, within limits."""
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from core.generation.images.comfyui import settings_of
+from core.generation.images.comfyui import is_graph, settings_of
+from core.generation.images.programs import (
+    BY_MARKS,
+    EASY_DIFFUSION,
+    HEIGHT,
+    INVOKEAI,
+    INVOKEAI_2,
+    LORA,
+    NEGATIVE,
+    NOVELAI,
+    PROMPT,
+    SAMPLER,
+    SCHEDULE,
+    SD_SCRIPTS,
+    SWARMUI,
+    WIDTH,
+    Program,
+    plain,
+)
 from core.generation.images.record import ForeignSettings
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
 
 LONGEST = 2_000_000  # characters of JSON
 MOST = 100_000  # values in it
-PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "sampler", "schedule", "width", "height"
-NOTHING: tuple[Any, ...] = (None, "", "None", False, 0, [], {})  # values that change nothing
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program's metadata as a table.
-
-    paths    {path in its content: A1111's name, ours, or one of the constants above}
-    silent   names in its content that do not change an image, or are read otherwise
-    """
-
-    name: str
-    paths: Mapping[str, str]
-    silent: frozenset[str] = frozenset()
-
-
-FOOOCUS = Program(
-    "Fooocus",
-    {
-        "prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": "Steps", "guidance_scale": "CFG scale", "seed": "Seed",
-        "resolution": "Size", "base_model": "Model", "clip_skip": "Clip skip", "sampler": SAMPLER, "vae": "VAE",
-        "scheduler": SCHEDULE, "refiner_model": "Refiner", "refiner_switch": "Refiner switch at",
-    },
-    frozenset({"loras", "version", "metadata_scheme", "created_by", "base_model_hash", "full_prompt", "full_negative_prompt"}),
-)  # fmt: skip
-INVOKEAI = Program(
-    "InvokeAI",
-    {
-        "positive_prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": "Steps", "cfg_scale": "CFG scale",
-        "seed": "Seed", "width": WIDTH, "height": HEIGHT, "scheduler": SCHEDULE + SAMPLER, "strength": "Denoising strength",
-        "model": "Model", "vae": "VAE", "cfg_rescale_multiplier": "guidance_rescale", "rand_device": "RNG",
-    },
-    frozenset({"loras", "app_version", "generation_mode"}),
-)  # fmt: skip
-INVOKEAI_2 = Program(
-    "InvokeAI",
-    {
-        "prompt": PROMPT, "steps": "Steps", "cfg_scale": "CFG scale", "seed": "Seed", "width": WIDTH, "height": HEIGHT,
-        "sampler": SAMPLER, "strength": "Denoising strength", "model": "Model",
-    },
-    frozenset({"type", "rand_device"}),
-)  # fmt: skip
-NOVELAI = Program(
-    "NovelAI",
-    {
-        "prompt": PROMPT, "uc": NEGATIVE, "steps": "Steps", "scale": "CFG scale", "seed": "Seed", "width": WIDTH,
-        "height": HEIGHT, "sampler": SAMPLER, "noise_schedule": SCHEDULE, "strength": "Denoising strength",
-        "cfg_rescale": "guidance_rescale",
-    },
-    frozenset({"request_type", "signed_hash", "n_samples", "version", "extra_noise_seed"}),
-)  # fmt: skip
-SWARMUI = Program(
-    "SwarmUI",
-    {
-        "prompt": PROMPT, "negativeprompt": NEGATIVE, "steps": "Steps", "cfgscale": "CFG scale", "seed": "Seed",
-        "width": WIDTH, "height": HEIGHT, "sampler": SAMPLER, "scheduler": SCHEDULE, "model": "Model", "vae": "VAE",
-    },
-    frozenset({"loras", "loraweights", "images", "aspectratio", "sidelength", "automaticvae", "swarm_version"}),
-)  # fmt: skip
-SD_SCRIPTS = Program(
-    "sd-scripts",
-    {
-        "prompt": PROMPT, "negative-prompt": NEGATIVE, "steps": "Steps", "scale": "CFG scale", "seed": "Seed",
-        "sampler": SAMPLER, "negative-scale": "negative_scale", "clip-prompt": "clip_prompt",
-        "original-width": "original_width", "original-height": "original_height", "crop-left": "crop_left",
-        "crop-top": "crop_top", "original-width-negative": "original_width_negative",
-        "original-height-negative": "original_height_negative",
-    },
-)  # fmt: skip
+NOTHING: tuple[Any, ...] = (None, "", "None", False, "False", "none", 0, [], {})  # values that change nothing
+# InvokeAI's command line, before it had JSON: "a hat [blur]" -s 50 -S 1
+_DREAM = {
+    "-s": "steps", "-S": "seed", "-W": "width", "-H": "height", "-C": "cfg_scale", "-A": "sampler", "-f": "strength",
+    "-G": "gfpgan strength", "-U": "upscale", "-I": "initial image",
+}  # fmt: skip
 
 
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings written by one of these programs; None if there are none. texts: of a PNG; comment: EXIF's UserComment"""
-    block = texts.get("parameters") or comment
-    of_novelai = "NovelAI" in (texts.get("Software", ""), texts.get("Source", "")[:7])
+    """The settings written by one of these programs; None if there are none.
+
+    texts     of a PNG; those of other formats by the same names
+    comment   EXIF's UserComment
+    """
+    blocks = [texts.get("parameters") or comment, texts.get("Comment", ""), _in_xmp(texts.get("XML:com.adobe.xmp", ""))]
     readers: list[tuple[str, Callable[[dict[str, Any]], ForeignSettings | None]]] = [
-        (block, _swarmui),
-        (block, lambda content: _read(FOOOCUS, content) if "guidance_scale" in content else None),
         (texts.get("invokeai_metadata", ""), lambda content: _read(INVOKEAI, content)),
         (texts.get("sd-metadata", ""), _invokeai_2),
-        (texts.get("Comment", "") if of_novelai else "", lambda content: _read(NOVELAI, content)),
-        (texts.get("prompt", ""), settings_of),
+        *((block, lambda content: _of_any(content, texts, size)) for block in blocks),
+        (texts.get("prompt", ""), lambda content: settings_of(content, size=size)),
         (texts.get("workflow", ""), lambda content: settings_of({}, content)),
     ]
     for text, reader in readers:
         content = _object(text) if text.lstrip()[:1] == "{" else None
         if content is not None and (found := reader(content)) is not None:
             return found
+    if dream := _dream(texts.get("Dream", "")):
+        return _invokeai_2({"image": dream})
+    names = {plain(name) for name in texts}
+    if "prompt" in names and names & {"negative_prompt", "guidance_scale", "num_inference_steps"}:
+        return _read(EASY_DIFFUSION, texts)
     if texts.get("prompt") and texts.keys() & {"seed", "steps", "scale", "sampler"}:
         return _read(SD_SCRIPTS, {name: texts[name] for name in SD_SCRIPTS.paths if name in texts}, size)
     return None
+
+
+def _of_any(content: dict[str, Any], beside: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
+    """The settings of JSON that does not say by its place which program wrote it. beside: the other texts of the image"""
+    if isinstance(own := content.get("sui_image_params"), dict):
+        return _read(SWARMUI, own)
+    if is_graph(content):  # of websites that make images with ComfyUI
+        return settings_of(content, size=size)
+    if isinstance(inner := content.get("Comment"), str):  # NovelAI's texts, as one in formats other than PNG
+        content, beside = _object(inner) or {}, content
+    of_novelai = "NovelAI" in (beside.get("Software"), str(beside.get("Source"))[:7])
+    names = {plain(name) for name in content}
+    program = next((each for each in BY_MARKS if each.marks & names), NOVELAI if of_novelai else None)
+    if program is None:
+        return None
+    return _read(program, {"prompt": beside.get("Description")} | content if program is NOVELAI else content)
+
+
+def _in_xmp(packet: str) -> str:
+    """The JSON that Draw Things keeps in the XMP of a PNG; "" for none."""
+    found = re.search(r">\s*(\{&quot;[^<]*\}|\{\"[^<]*\})\s*<", packet[:LONGEST])
+    return html.unescape(found[1]) if found else ""
+
+
+def _dream(line: str) -> dict[str, Any]:
+    """InvokeAI's command line as its JSON has it."""
+    try:
+        words = shlex.split(line[:LONGEST]) if line else []
+    except ValueError:  # a quotation mark without a partner
+        return {}
+    found: dict[str, Any] = {"prompt": words[0]} if words else {}
+    options = iter(re.findall(r"(?<!\S)(-[A-Za-z])\s*([^\s-]\S*)", line[line.rfind('"') + 1 :]))
+    return found | {_DREAM[name]: value for name, value in options if name in _DREAM}
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -121,33 +115,56 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
     """By the program's table. size: of the image, where it is not in the content"""
-    given = {ours: _name(content.get(path)) for path, ours in program.paths.items()}
+    values = {plain(name): value for name, value in content.items()}
+    given: dict[str, Any] = {}
+    for path, ours in program.paths.items():
+        value = _name(values.get(path))
+        value = program.values[ours](value) if ours in program.values else value
+        if given.get(ours) in (None, ""):
+            given[ours] = value
     both = given.pop(SCHEDULE + SAMPLER, None)
     sampler, schedule, width, height = (given.pop(name, None) for name in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
     prompt, negative = (str(given.pop(name, None) or "") for name in (PROMPT, NEGATIVE))
     settings = ForeignSettings(program.name, prompt, negative)
     settings.put(given)
     if "Size" in settings.pairs:
-        settings.pairs["Size"] = settings.pairs["Size"].strip("()").replace(", ", "x")
-    elif width or size:
+        settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
+    elif (width and height) or size:
         settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
     settings.sampled(sampler or both, schedule)
-    weights = _list(content.get("loraweights"))
-    for number, each in enumerate(_list(content.get("loras"))):
-        if isinstance(each, list) and len(each) > 1:
-            settings.add_lora(each[0], each[1])
-        elif isinstance(each, dict):
-            settings.add_lora(_name(each.get("model") or each.get("lora")), each.get("weight"))
-        elif number < len(weights):
-            settings.add_lora(each, _number(weights[number]))
-    known = program.paths.keys() | program.silent
-    settings.left = [name for name, value in content.items() if name not in known and value not in NOTHING]
+    _add_loras(settings, values)
+    settings.left = [name for name, value in content.items() if not program.reads(plain(name)) and value not in NOTHING]
     return settings
 
 
-def _swarmui(content: dict[str, Any]) -> ForeignSettings | None:
-    own = content.get("sui_image_params")
-    return _read(SWARMUI, own) if isinstance(own, dict) else None
+def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
+    """The LoRAs: as objects, as pairs, as two lists, or as "name : 0.5" each."""
+    listed = _list(values.get("loras")) or _list(values.get("lora"))
+    weights = _list(values.get("loraweights"))
+    for number, each in enumerate(listed):
+        if isinstance(each, list) and len(each) > 1:
+            settings.add_lora(each[0], each[1])
+        elif isinstance(each, dict):
+            named = each.get("model") or each.get("lora")
+            settings.add_lora(_name(named), each.get("weight"))
+        elif number < len(weights):
+            settings.add_lora(each, _number(weights[number]))
+    if listed:
+        return
+    for name, value in values.items():
+        if LORA.fullmatch(name) and isinstance(value, str):
+            file, _, weight = value.rpartition(" : ")
+            settings.add_lora(file, _number(weight))
+    names = _texts(values.get("use_lora_model") or values.get("lora_model"))
+    for file, weight in zip(names, _texts(values.get("lora_alpha") or values.get("lora_strength")), strict=False):
+        settings.add_lora(file, _number(weight))
+
+
+def _texts(value: Any) -> list[str]:
+    """Easy Diffusion's one or several: "a", ["a", "b"], or the latter as Python writes it."""
+    if isinstance(value, list):
+        return [str(each) for each in value[:100]]
+    return [each.strip(" '\"") for each in str(value or "").strip("[]").split(",")]
 
 
 def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:

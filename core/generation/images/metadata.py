@@ -37,6 +37,7 @@ EXIF_FOLDER = 0x8769
 EXIF_DESCRIPTION = 0x010E
 EXIF_CAMERA = (0x010F, 0x0110)  # maker and model
 MOST_EXIF = 65_000  # bytes
+PROCESSED = ("postprocessing", "extras")  # A1111's texts of images that its Extras tab has changed
 
 
 # -- writing
@@ -100,12 +101,15 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
         return from_foreign(foreign)
     of_camera = not any(a1111_parts(comment)[1:])  # a comment of another kind
     prompt = texts.get("prompt", "")
+    processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
     if block := texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment):
-        return from_a1111_text(block)
+        return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
         return ImageRecord(
             reason="This image contains a ComfyUI graph without a sampler or a prompt that is known here."
         )
+    if processed:
+        return ImageRecord(reason="This image contains only the settings by which a finished image was enlarged.")
     return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
 
 
@@ -121,16 +125,19 @@ def _texts(image: Any) -> dict[str, str]:
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
-    """(UserComment, where A1111 keeps its block in JPEG and WebP; our JSON; ComfyUI's graphs, which stand for the camera)"""
+    """(UserComment, where A1111 keeps its block in JPEG and WebP, or the file's own comment, where it does so in GIF; our JSON;
+    ComfyUI's graphs, which stand for the camera)"""
+    written = image.info.get("comment")
+    written = written.decode("utf-8", errors="replace") if isinstance(written, bytes) else ""
     try:
         exif = image.getexif()
         described = exif.get(EXIF_DESCRIPTION, "")
         ours = described if isinstance(described, str) and described.startswith('{"format"') else ""
         of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
         graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
-        return user_comment(exif), ours, graphs
+        return user_comment(exif) or written, ours, graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
-        return "", "", {}
+        return written, "", {}
 
 
 def user_comment(exif: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,16 +34,21 @@ SAMPLERS = {
     "euler": "euler",
     "euler_a": "euler_a",
     "euler_ancestral": "euler_a",
-    "euler_cfg_pp": "euler",
     "dpmpp_2m": "dpmsolver++",
     "dpmpp_2m_sde": "dpmsolver++_2m_sde",
     "dpmpp_sde": "dpmsolver++_sde",
     "dpmpp_2s": "dpmsingle",
     "dpmpp_2s_ancestral": "dpmsolver++_2s_a",
+    "dpmpp_2s_a": "dpmsolver++_2s_a",
     "dpmpp_3m": "dpmsolver++_3m",
     "dpmpp_3m_sde": "dpmsolver++_3m_sde",
     "dpm_2": "dpm_2",
     "dpm_2_ancestral": "dpm_2_a",
+    "dpm_2_a": "dpm_2_a",
+    "dpm2": "dpm_2",
+    "dpm2_a": "dpm_2_a",
+    "kdpm_2": "dpm_2",
+    "kdpm_2_a": "dpm_2_a",
     "uni_pc": "unipc",
     "uni_pc_bh2": "unipc",
     "unipc": "unipc",
@@ -60,6 +66,19 @@ SAMPLERS = {
 
 
 SCHEDULES = {"native": "Automatic", "sgm_uniform": "SGM uniform", "kl_optimal": "KL Optimal"}
+# Schedules at the end of a sampler's name: "dpmpp_2m_karras"; _k is Karras in InvokeAI.
+_ENDINGS = ("karras", "exponential", "sgm_uniform", "ddim_uniform", "kl_optimal", "simple", "normal", "beta")
+
+
+def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
+    """(our name of a sampler, A1111's of a schedule type) by another program's names, which may be one; unknown ones as they are."""
+    name, kind = sampler.lower(), schedule.lower()
+    if ending := next((each for each in _ENDINGS if name.endswith(f"_{each}")), ""):
+        name, kind = name.removesuffix(f"_{ending}"), ending
+    elif name.endswith("_k"):
+        name, kind = name.removesuffix("_k"), "karras"
+    name = name.removeprefix("sample_").removeprefix("k_").removesuffix("_gpu")
+    return SAMPLERS.get(name, name), SCHEDULES.get(kind, kind.replace("_", " "))
 
 
 @dataclass
@@ -82,16 +101,11 @@ class ForeignSettings:
 
     def sampled(self, sampler: Any, schedule: Any = "") -> None:
         """Add the sampler and scheduler, given by another program's names."""
-        name, kind = str(sampler or "").lower(), str(schedule or "").lower()
-        for suffix in ("karras", "exponential"):  # samplers of k-diffusion and InvokeAI
-            if name.endswith(f"_{suffix}") or (name.endswith("_k") and suffix == "karras"):
-                name, kind = name.removesuffix(f"_{suffix}").removesuffix("_k"), suffix
-        name = name.removeprefix("sample_").removeprefix("k_").removesuffix("_gpu")
-        self.put({"Sampler": SAMPLERS.get(name, name)})
-        self.put({"Schedule type": SCHEDULES.get(kind, kind.replace("_", " "))})
+        name, kind = names_of(str(sampler or ""), str(schedule or ""))
+        self.put({"Sampler": name, "Schedule type": kind})
 
     def add_lora(self, name: Any, unet: Any, text: Any = None) -> None:
         """Add a LoRA unless its name or strength is missing. The name loses folder and extension."""
         if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
-            plain = name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+            plain = re.sub(r"\.(safetensors|ckpt|pt)$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
             self.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))

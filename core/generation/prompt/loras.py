@@ -96,6 +96,8 @@ def _tag(body: str) -> LoraTag:
             blocks = text.strip()
         elif named and key == "step":
             steps = _steps(text, body)
+        elif named and key in ("start", "stop"):
+            steps = _steps(f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body)
         elif key in ORDER and key not in given:
             given[key] = _strength(text if named else part, body)
         else:
