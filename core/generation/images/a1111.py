@@ -97,14 +97,13 @@ def _pairs(line: str) -> dict[str, str]:
 
 
 def _resources(pairs: Mapping[str, str]) -> list[str]:
-    """What an image of Civitai was made with besides its model: "LoRA Ink 0.8"."""
+    """What an image of Civitai was made with besides its model: ["Civitai resources (lora Ink 0.8)"]."""
     listed = json_or_none(pairs.get("Civitai resources", ""))
     rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    return [
-        " ".join(str(each[key]) for key in ("type", "modelName", "weight") if each.get(key) is not None)
-        for each in rows
-        if each.get("type") != "checkpoint"
-    ]
+    others = [each for each in rows if each.get("type") != "checkpoint"]
+    keys = ("type", "modelName", "weight")
+    words = [" ".join(str(each[key])[:40] for key in keys if each.get(key) is not None) for each in others]
+    return [f"Civitai resources ({', '.join(words)})"] if words else []
 
 
 def _unquoted(value: str) -> str:

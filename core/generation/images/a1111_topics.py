@@ -404,7 +404,7 @@ def _note_rest(reading: Reading) -> None:
     names += [name for name in reading.more if name not in names]
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        named = ", ".join(name[:60] for name in names[:MOST_NAMED])
+        named = ", ".join(name[:100] for name in names[:MOST_NAMED])
         reading.note(f"Not available here, so the image may differ: {named}{more}", "not-read")
 
 

@@ -20,6 +20,7 @@ from core.families.word_weights import Run, read_weights
 from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
+from core.generation.prompt.notations import notations_in
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
@@ -30,7 +31,6 @@ MOST_FINDINGS = 100  # of one prompt
 MOST_WORDS = 200  # words that are compared with the names of embeddings
 COUNTED_STEPS = 8  # of a pass, whose texts' tokens are counted
 LIKE, LEAST = 0.85, 6  # similarity (difflib) and letters of a word that may be a mistyped name
-_UNKNOWN_TAG = re.compile(r"<[A-Za-z][\w-]{0,30}:[^<>]*>")
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
 # kind of a fault (word_weights.Fault) -> code, level, fix
@@ -205,9 +205,10 @@ def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
     if ways.weighted:
         yield from _of_weights(words, ways)
         yield from _of_edits(words, tags, ways)
-    for match in _UNKNOWN_TAG.finditer(words):
-        what, fix = f"'{match[0][:60]}' is not a LoRA and is read as text", "remove it, or write <lora:name:1>"
-        yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-tag"))
+    for start, end, what, fix in notations_in(words):
+        what = f"'{words[start:end][:60]}' is {what} and is read as text"
+        slug = "unknown-tag" if words[start] == "<" else "other-notation"
+        yield Finding(start, end, Problem(what, ways.where, fix, "advice", code=f"prompt.{slug}"))
     yield from _of_embeddings(words, known, ways)
 
 

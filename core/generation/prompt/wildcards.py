@@ -22,6 +22,7 @@ MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
 _FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
+_FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
 _COLONS = "\ue003"  # for "::" that is no weight
 _ESCAPED, _WIDE = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
@@ -101,7 +102,9 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
     sound: set[str] = set()
     for match in [*groups, *_FILE.finditer(placed)]:
         try:
-            if match[0].startswith("{"):
+            if several := _FROM_FILE.fullmatch(match[0]):
+                _lines_of(several, files)
+            elif match[0].startswith("{"):
                 _group(match)
             else:
                 _follow(match[1], files, (), sound)
@@ -166,9 +169,17 @@ def _shown(text: str) -> str:
     return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_WIDE, "")
 
 
-def _group(match: re.Match[str]) -> Group:
+def _lines_of(match: re.Match[str], files: Files) -> Group:
+    """{2$$__name__}: the lines of the file are the variants."""
+    group = _GROUP.fullmatch(match[0])
+    assert group is not None
+    return _group(group, files(match[1]))
+
+
+def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
+    """texts: the variants, if they are not those that are written there"""
     each, first, second, joined, rest = match.groups()
-    found, weights = _weighed(rest.split("|"))
+    found, weights = _weighed(texts or rest.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
     if low > len(found):
         raise WildcardError(f"{_shown(match[0])[:60]} asks for {low} of {len(found)} variants")
@@ -218,8 +229,9 @@ def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
     restarts them per level, but not with {e$$...}"""
     for _ in range(DEEPEST):
         by = start()
-        named = list(_FILE.finditer(text))
-        if named:
+        if several := list(_FROM_FILE.finditer(text)):
+            text = _replaced(text, several, [_lines_of(match, files).draw(by) for match in several])
+        elif named := list(_FILE.finditer(text)):
             text = _replaced(text, named, [_line_of(match[1], files, by) for match in named])
         elif matches := list(_GROUP.finditer(text)):
             drawn = [

@@ -31,7 +31,7 @@ def loras(record):
     ("more", "named"),
     [
         (', Hashes: {"model":"6ce0161689","lora:ink":"a1b2c3d4e5","embed:bad":"f0"}, Tiling: True', "Tiling"),
-        (', Civitai resources: [{"type":"lora","weight":0.8,"modelName":"Ink, v2: x"}], Eta: 0.5', "Eta, lora Ink, v2: x 0.8"),
+        (', Civitai resources: [{"type":"lora","weight":0.8,"modelName":"a,b: c"}], NGMS: 2', "NGMS, Civitai resources (lora a,b: c 0.8)"),
         (', Civitai resources: [{"type":"checkpoint","modelName":"x"}], Civitai metadata: {"a": {"b": 1}}', ""),
         (', Cutoff targets: ["red", "blue"], Cutoff weight: 0.5', "Cutoff targets, Cutoff weight"),
         (', Broken: {"a": , FreeU Version: 2', "Broken, FreeU Version"),

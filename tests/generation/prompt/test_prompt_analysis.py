@@ -86,6 +86,28 @@ def told(text, **ways):
         ("a --n b (c --w 64", [("(", "prompt.open-bracket")]),
         ("a --n <lora:b:1>", [("<lora:b:1>", "prompt.lora-in-negative")]),
         ("{a --w 64|b --w 128} c", []),
+        ("{2$$__colors__} fox", []),
+        ("{9$$__colors__} fox", [("{9$$__colors__}", "prompt.bad-wildcard")]),
+        ("<setvar[a]:b> <break>", [("<setvar[a]:b>", "prompt.unknown-tag"), ("<break>", "prompt.unknown-tag")]),
+        *(
+            (text, [(part, "prompt.other-notation")])
+            for text, part in [
+                ("${a=red} fox", "${a=red}"),
+                ("a __~colors__", "__~colors__"),
+                ("{@red|blue} fox", "{@"),
+                ("__colors(a=1)__ fox", "__colors(a=1)__"),
+                ("fox\n# in snow\nred", "# in snow"),
+                ("a 1.5::red:: fox", "1.5::red::"),
+                ("a -2::red:: fox", "-2::red::"),
+                ("a (red)1.5 fox", ")1.5"),
+                ("a (red)++, fox", ")++"),
+                ('("a", "b").and()', ").and("),
+                ("a fox AND_SALT b", "AND_SALT"),
+                ("a fox ADDCOMM b", "ADDCOMM"),
+                ("a \uff08fox\uff1a1.2\uff09", "\uff08fox\uff1a1.2\uff09"),
+            ]
+        ),
+        ("{2::red|3::blue} (fox) 18+, c++ (a)-(b) \uff08\uff09 #1 <3", []),
     ],
 )
 def test_each_fault_is_told_at_its_place(text, expected):
@@ -137,6 +159,7 @@ HOSTILE = {
     "files": "__self__" * 12_000,
     "names": "embedding:" * 9_999,
     "nearly": "easynegativ " * 8_000,
+    "notations": "__" * 16_000 + "${a" * 5_000 + "1::" * 5_000 + "\uff08a:1" * 5_000 + "<a[" * 5_000,
 }
 
 
