@@ -229,6 +229,37 @@ def test_a_caption_named_after_the_whole_file_is_read_and_saved_over(tmp_path, a
     assert [path.name for path in companions([image.path])] == ["a.png.txt"]
 
 
+def test_a_caption_named_after_the_whole_file_is_first_where_two_images_share_a_stem(tmp_path, add):
+    for name in ("a.png", "a.jpg", "b.png"):
+        add(f"set/{name}")
+    for name in ("a.txt", "a.png.txt", "b.txt", "b.png.txt"):
+        (tmp_path / "set" / name).write_text(f"of {name}", "utf-8")
+    found = look(tmp_path / "set")
+    captions = {image.relative: read_caption(image, CaptionSettings()) for image in found.images}
+    expected = {"a.jpg": "a.txt", "a.png": "a.png.txt", "b.png": "b.txt"}
+    assert {name: caption.path.name for name, caption in captions.items()} == expected
+    assert {name: caption_change(tmp_path / "set" / name, "x").path.name for name in expected} == expected
+    (unused,) = named(found, "caption.without-image")
+    assert "b.png.txt" in unused.what and "a.png.txt" not in unused.what
+
+
+def test_repeats_that_lie_too_deep_are_named(tmp_path, add):
+    """kohya_ss' projects have img, reg, model and log, of which img is the folder to choose."""
+    for name in ("img/10_fox/a.png", "reg/1_fox/b.png", "5_cat/c.png", "img/2024_summer/d.png"):
+        add(f"set/{name}")
+    (deeper,) = named(look(tmp_path / "set"), "dataset.deeper-repeats")
+    assert "img/10_fox" in deeper.what and "reg/1_fox" in deeper.what and "5_cat" not in deeper.what
+    assert "summer" not in deeper.what and deeper.fix.endswith(str(tmp_path / "set" / "img"))
+    assert not named(look(tmp_path / "set" / "img"), "dataset.deeper-repeats")
+
+
+def test_what_ai_toolkit_makes_of_the_images_is_not_trained(tmp_path, add):
+    for name in ("a.png", "_controls/a.canny.jpg", "_latent_cache/b.png"):
+        add(f"set/{name}")
+    found = look(tmp_path / "set")
+    assert names(found) == ["a.png"] and "_controls" in named(found, "dataset.ignored-names")[0].what
+
+
 def test_a_caption_of_no_image_is_named(tmp_path, add):
     add("set/a.png")
     add("set/foo_0123_0200_0080_0080.png")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of
-from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
@@ -209,7 +209,9 @@ class Beside:
                 names.setdefault(os.path.splitext(name)[0], []).append(name)
             self._folders[image.parent] = names
         names = self._folders[image.parent]
-        return names.get(os.path.splitext(image.name)[0], []) + names.get(image.name, [])  # a.txt, then a.png.txt
+        by_stem, whole = names.get(os.path.splitext(image.name)[0], []), names.get(image.name, [])
+        several = sum(map(is_image_name, by_stem)) > 1  # as in `walk`: a.txt, then a.png.txt, unless there is a.jpg
+        return whole + by_stem if several else by_stem + whole
 
 
 def caption_change(

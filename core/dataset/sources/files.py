@@ -39,9 +39,12 @@ _JUNK_FILES = "thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|icon\r|picasa
 _SYSTEM_FOLDERS = (
     "@eadir|@tmp|@sharebin|@sharesnap|@recycle|@recently-snapshot|@__thumb|#recycle|#snapshot|~snapshot|lost+found|$recycle.bin|recycler"
     "|recycled|system volume information|found.000|__macosx|network trash folder|temporary items|__pycache__|node_modules|_gsdata_"
-    "|@snapshot|@snapshots|@transcode|trashbox|$windows.~bt|$windows.~ws|ipod photo cache"
+    "|@snapshot|@snapshots|@transcode|trashbox|$windows.~bt|$windows.~ws|ipod photo cache|msocache|config.msi|windowsapps|found.001"
+    "|files_trashbin|files_versions|resource.frk|_vti_cnf|venv|site-packages"
 ).split("|")
-JUNK_NAMES = frozenset((*_JUNK_FILES, *_SYSTEM_FOLDERS, TRASH_FOLDER))
+# Where ai-toolkit keeps what it makes of the images.
+_CACHE_FOLDERS = ("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache")
+JUNK_NAMES = frozenset((*_JUNK_FILES, *_SYSTEM_FOLDERS, *_CACHE_FOLDERS, TRASH_FOLDER))
 _JUNK_BEGINNINGS = ("synofile_thumb_", "synophoto_thumb_", "@syno")
 _JUNK_ENDINGS = (".lrdata", "@synoeastream", "@synoresource")  # previews of Lightroom; attributes on Synology's drives
 _QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier", ".git", TRASH_FOLDER, *_JUNK_FILES)
@@ -49,6 +52,7 @@ _QUIET_JUNK = ("._", ".tmp-", ".ds_store", ".directory", ".nomedia", ".atelier",
 # "10_fox". A longer number is a date or a serial number, not repeats.
 _REPEATS_AND_WORDS = re.compile(r"([0-9]{1,5})_(.*)", re.DOTALL)
 MAX_REPEATS = 10000
+MANY_REPEATS = 500  # from here the number is more likely a year
 
 
 def extension(name: str) -> str:

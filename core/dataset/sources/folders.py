@@ -6,12 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.dataset.sources.files import is_folder, is_junk, printable, reachable, repeats_and_words, words_of
+from core.dataset.sources.files import (
+    MANY_REPEATS,
+    is_folder,
+    is_junk,
+    printable,
+    reachable,
+    repeats_and_words,
+    words_of,
+)
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
 from core.settings.dataset.source import Source
-
-MANY_REPEATS = 500  # from here the number in a folder's name is more likely a year
 
 
 @dataclass(frozen=True)

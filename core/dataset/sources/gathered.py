@@ -29,7 +29,7 @@ from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, lis
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.sources.painted import is_painted
-from core.dataset.sources.walk import File, Walk, headers, unused_files, walk
+from core.dataset.sources.walk import File, Walk, headers, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
@@ -126,7 +126,7 @@ class Gathered:
             inside[id] = root.inside
             partners[id] = beside_them
             taken += self._take(images, id, root, concept)
-        advice = [*unused_files(path, walks), *unused_labels(labels, concept, path)]
+        advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
         self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
         if walks and not inside:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
@@ -377,9 +377,9 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
         names = {os.path.splitext(image.relative)[0] for image in group}
         if len(names) == 1:
             code = "image.same-stem"
-            what = (
-                f"{names_of(group)} differ only in the extension: they share a caption file and may be the same image"
-            )
+            captions = {image.sidecars[:1] for image in group}
+            shared = "" if len(captions) == len(group) else ": they share a caption file"
+            what = f"{names_of(group)} differ only in the extension{shared} and may be the same image"
         else:
             code = "image.same-name-ignoring-case"
             what = f"{names_of(group)} differ only in case, so they conflict on Windows and macOS"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +14,7 @@ from pathlib import Path
 from core.dataset.images.opening import BrokenImage, read_header, reason_of
 from core.dataset.sources.files import (
     CAPTION_EXTENSIONS,
+    MANY_REPEATS,
     extension,
     has_quiet_name,
     is_folder,
@@ -24,6 +25,7 @@ from core.dataset.sources.files import (
     printable,
     reachable,
     real_kind,
+    repeats_and_words,
     without_face,
 )
 from core.dataset.sources.image_info import listed
@@ -88,7 +90,13 @@ class Walk:
 _UNUSED = (
     ("unread", "file", "cannot be read as an image", "save it as PNG to train on it", "dataset.unread-files"),
     ("ignored", "system folder or hidden file", "left out", "rename it to train on it", "dataset.ignored-names"),
-    ("orphans", "caption file", "without an image", "name it like its image, or ignore this", "caption.without-image"),
+    (
+        "orphans",
+        "caption file",
+        "that no image uses",
+        "name it like its image, or ignore this",
+        "caption.without-image",
+    ),
 )
 
 
@@ -101,6 +109,23 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
             said = f"{count(len(names), word)} {what}: {listed(names)}"
             found.append(Problem(said, printable(folder), fix, "advice", code=code))
     return found
+
+
+def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
+    """Advice where folders named <repeats>_<words> lie deeper than their repeats are read, as img/10_fox of kohya_ss' projects."""
+    inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
+    parents = dict.fromkeys(os.path.dirname(path) for path in inside)
+    deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
+    if not deeper:
+        return []
+    what = f"The repeats of {count(len(deeper), 'folder')} deeper inside are not used: {listed(deeper)}"
+    fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}"
+    return [Problem(what, printable(folder), fix, "advice", code="dataset.deeper-repeats")]
+
+
+def _has_repeats(name: str) -> bool:
+    found = repeats_and_words(name)
+    return found is not None and found[0] < MANY_REPEATS
 
 
 def note_unused(walk: Walk, path: str) -> None:
@@ -189,10 +214,13 @@ def _sort_out(
         else:
             others.append(entry)
     used: set[str] = set()
+    images = {entry.name for entry in others if is_image(entry.path, entry.name)}
+    stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
+    shared = {stem for stem, number in stems.items() if number > 1}
     for entry in others:
         name = entry.name
-        if is_image(entry.path, name):
-            found.files.append(_file(entry, folder, prefix, sidecars, used))
+        if name in images:
+            found.files.append(_file(entry, folder, prefix, sidecars, used, shared))
             continue
         found.others[extension(name) or name] += 1
         found.unread += (prefix + name,) if is_worth_naming(name) else ()
@@ -229,18 +257,25 @@ def _caption_ending(name: str, endings: Sequence[str]) -> str:
 
 
 def _file(
-    entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]], used: set[str]
+    entry: os.DirEntry,
+    folder: Path,
+    prefix: str,
+    sidecars: dict[str, list[os.DirEntry]],
+    used: set[str],
+    shared_stems: Collection[str],
 ) -> File:
-    """The image with its caption files: a.txt, else a.png.txt. used: gets their names."""
+    """The image with its caption files: a.txt, else a.png.txt, which is first where a.jpg is there too. used: gets their names."""
     relative, path = prefix + entry.name, reachable(folder / entry.name)
     stem = os.path.splitext(entry.name)[0]
     beside = sidecars.get(stem.casefold(), [])
     if len(beside) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
         beside = [each for each in beside if each.name.startswith(stem + ".")] or beside
-    endings = {extension(each.name) for each in beside}
-    beside = beside + [each for each in sidecars.get(entry.name.casefold(), []) if extension(each.name) not in endings]
-    whole = without_face(stem)
-    shared = sidecars.get(whole.casefold(), []) if whole else []
+    whole = sidecars.get(entry.name.casefold(), [])
+    first, second = (whole, beside) if stem.casefold() in shared_stems else (beside, whole)
+    endings = {extension(each.name) for each in first}
+    beside = first + [each for each in second if extension(each.name) not in endings]
+    of_face = without_face(stem)
+    shared = sidecars.get(of_face.casefold(), []) if of_face else []
     used.update(each.name for each in (*beside, *shared))
     names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
     found = _stat(entry)
