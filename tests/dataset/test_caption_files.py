@@ -69,6 +69,10 @@ def test_captions_in_other_encodings_are_read_and_said(tmp_path, encoding, text,
         ("привет мир, лес".encode("utf-16-le"), "привет мир, лес", "utf-16-le"),
         ("あいう, え".encode("utf-16-be"), "あいう, え", "utf-16-be"),
         ("cat".encode("utf-16-le"), "cat", "utf-16-le"),
+        (b"\xef\xbb\xbfred fox\0", "red fox", "utf-8 with a mark"),
+        ("red fox".encode("utf-16") + b"\n", "red fox", "utf-16"),
+        ("рыжий кот".encode()[:-1], "рыжий ко", "damaged utf-8"),
+        ("un café à Zürich".encode() + b" \xff fox", "un café à Zürich  fox", "damaged utf-8"),
     ],
 )
 def test_a_stray_zero_makes_no_utf_16(data, text, encoding):

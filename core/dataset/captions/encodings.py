@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,24 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Bytes -> text. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy encodings."""
-    for mark, encoding in (
-        (b"\xef\xbb\xbf", "utf-8"),
-        (b"\xff\xfe\0\0", "utf-32"),
-        (b"\0\0\xfe\xff", "utf-32"),
-        (b"\xff\xfe", "utf-16"),
-        (b"\xfe\xff", "utf-16"),
+    """Bytes -> text without zero characters. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy
+    encodings."""
+    found = _decoded(data)
+    return replace(found, text=found.text.replace("\0", ""))
+
+
+def _decoded(data: bytes) -> Decoded:
+    for mark, encoding, width in (
+        (b"\xef\xbb\xbf", "utf-8", 1),
+        (b"\xff\xfe\0\0", "utf-32", 4),
+        (b"\0\0\xfe\xff", "utf-32", 4),
+        (b"\xff\xfe", "utf-16", 2),
+        (b"\xfe\xff", "utf-16", 2),
     ):
         if data.startswith(mark):
+            whole = data[: len(data) // width * width]  # a byte at the end is a line end of another program
             try:
-                text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+                text = whole.decode("utf-8-sig" if encoding == "utf-8" else encoding)
             except UnicodeDecodeError:
                 break
             return Decoded(text, "utf-8 with a mark" if encoding == "utf-8" else encoding)
@@ -35,7 +42,15 @@ def decode_text(data: bytes) -> Decoded:
     try:
         return Decoded(data.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
-        return _old_encoding(data)
+        return _damaged(data) or _old_encoding(data)
+
+
+def _damaged(data: bytes) -> Decoded | None:
+    """UTF-8 that was cut off or has a few wrong bytes, which are left out; None for other encodings."""
+    text = data.decode("utf-8", errors="replace")
+    wrong = text.count("\ufffd")
+    right = sum(not letter.isascii() for letter in text) - wrong
+    return Decoded(text.replace("\ufffd", ""), DAMAGED, True) if right >= MOSTLY * wrong else None
 
 
 def _with_zeros(data: bytes) -> Decoded:
@@ -59,6 +74,7 @@ def _with_zeros(data: bytes) -> Decoded:
         return decode_text(rest)
 
 
+DAMAGED, MOSTLY = "damaged utf-8", 3  # as many right letters as wrong bytes: other encodings have hardly one by chance
 STRAY_SHARE = (
     10  # at most every tenth byte: UTF-16 of Japanese tags has a zero for each comma and blank, with odd neighbors
 )
