@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
+from core.dataset.sources.files import is_junk
 from core.formats.embedding_file import bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
 from core.generation.model.index import UNREADABLE, facts_of_file, kept_index
@@ -241,7 +242,8 @@ def find_all(
     if path is not None and (meant.folders or path.is_file()):
         return [path]
     files = meant.listed(workspace) if listed is None else listed
-    end = "/" + wanted.replace("\\", "/").strip("/")
+    parts = [part for part in wanted.replace("\\", "/").split("/") if part not in ("", ".")]
+    end = "/" + "/".join(parts[1:] if parts[:1] == ["models"] else parts)
     matches = [path for label, path in files if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
     if matches and wanted:
         return list(dict.fromkeys(matches))
@@ -332,8 +334,8 @@ def _weights_below(root: Path) -> list[tuple[str, Path]]:
 
 
 def _entered(folder: str, names: list[str], root: Path) -> list[str]:
-    """The subfolders to search: without hidden ones and captioning models."""
-    shown = sorted(name for name in names if not name.startswith((".", "_")))
+    """The subfolders to search: without those of systems and captioning models."""
+    shown = sorted(name for name in names if not is_junk(name))
     return [name for name in shown if name not in (CAPTIONERS, PREPROCESSORS) or Path(folder) != root]
 
 
