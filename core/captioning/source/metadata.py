@@ -21,8 +21,9 @@ from core.dataset.sources.files import printable
 from core.families.word_weights import runs_of
 from core.generation.images.a1111 import LONGEST_TEXT, a1111_parts
 from core.generation.images.comfyui import graph_of, positive_prompts
-from core.generation.images.metadata import user_comment
-from core.record.bounded_json import parse_json
+from core.generation.images.foreign import read_foreign
+from core.generation.images.metadata import file_comment, user_comment
+from core.record.bounded_json import json_or_none, parse_json
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.regular import open_regular
@@ -33,6 +34,7 @@ from core.settings.captioning.sources import ImageTextSettings
 T = TypeVar("T")
 LONGEST_JSON, MAX_VALUES = 8_000_000, 200_000  # a large workflow has 1 MB
 PNG_TEXT = "png."
+WITH_FIELDS = ("ComfyUI", "NovelAI", "InvokeAI")
 _LORA = re.compile(r" ?<(?:lora|lyco|lycoris|hypernet):[^<>]*>", re.IGNORECASE)
 _LATE = frozenset((b"tEXt", b"zTXt", b"iTXt", b"eXIf"))
 MOST_CHUNKS = 100_000
@@ -68,6 +70,11 @@ class ImageTexts:
     @cached_property
     def comment(self) -> str:
         return _or("", lambda: user_comment(self.exif))
+
+    @cached_property
+    def written(self) -> str:
+        """UserComment, or the comment of the file itself."""
+        return self.comment or file_comment(self.image)
 
     @cached_property
     def xmp(self) -> dict[str, list[str]]:
@@ -123,22 +130,32 @@ def _too_long(text: str) -> ProblemsError:
 
 
 def _a1111(texts: ImageTexts) -> str:
-    """The prompt of `parameters`, or of a comment with A1111's line of settings. SwarmUI and Fooocus write JSON there."""
+    """The prompt of `parameters`, or of a comment with A1111's line of settings; that of programs which write JSON there or
+    elsewhere, other than those with a field of their own."""
     block = texts.png.get("parameters", "")
-    if block.lstrip().startswith("{"):
-        content = first_object(texts.json("parameters"))
-        return _string(first_object(content.get("sui_image_params", content)).get("prompt"))
     if len(block) > LONGEST_TEXT:
         raise _too_long(block)
-    return a1111_parts(block)[0] if block else _of_comment(texts)[0]
+    in_json = (block or texts.written).lstrip()[:1] == "{"
+    if block and in_json:
+        texts.json("parameters")  # raises what is wrong with it
+    elif prompt := a1111_parts(block)[0] if block else _prompt_of(texts.written):
+        return prompt
+    found = read_foreign(texts.png, texts.written, texts.image.size)
+    return found.prompt if found is not None and (in_json or found.source not in WITH_FIELDS) else ""
 
 
-def _of_comment(texts: ImageTexts) -> tuple[str, str]:
-    """(A1111's prompt, any other text) of UserComment."""
-    if len(texts.comment) > LONGEST_TEXT:
-        raise _too_long(texts.comment)
-    prompt, _, settings = a1111_parts(texts.comment)
-    return (prompt, "") if settings else ("", texts.comment)
+def _prompt_of(comment: str) -> str:
+    """A1111's prompt; "" for a comment of another kind."""
+    if len(comment) > LONGEST_TEXT:
+        raise _too_long(comment)
+    prompt, _, settings = a1111_parts(comment)
+    return prompt if settings else ""
+
+
+def _comment(texts: ImageTexts) -> str:
+    """UserComment, if it is neither A1111's text nor JSON."""
+    of_program = _prompt_of(texts.comment) or isinstance(json_or_none(texts.comment), dict)
+    return "" if of_program else texts.comment
 
 
 def _comfyui(texts: ImageTexts) -> list[str]:
@@ -176,7 +193,7 @@ FIELDS: dict[str, Callable[[ImageTexts], str | list[str]]] = PROMPTS | {
     "iptc.title": lambda texts: texts.iptc_texts("title"),
     "iptc.keywords": lambda texts: texts.iptc_texts("keywords"),
     "exif.description": lambda texts: texts.exif_text(_DESCRIPTION),
-    "exif.comment": lambda texts: _of_comment(texts)[1],
+    "exif.comment": _comment,
     "exif.xp_title": lambda texts: texts.xp_text("title"),
     "exif.xp_comment": lambda texts: texts.xp_text("comment"),
     "exif.xp_subject": lambda texts: texts.xp_text("subject"),

@@ -127,8 +127,7 @@ def _texts(image: Any) -> dict[str, str]:
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
     """(UserComment, where A1111 keeps its block in JPEG and WebP, or the file's own comment, where it does so in GIF; our JSON;
     ComfyUI's graphs, which stand for the camera)"""
-    written = image.info.get("comment")
-    written = written.decode("utf-8", errors="replace") if isinstance(written, bytes) else ""
+    written = file_comment(image)
     try:
         exif = image.getexif()
         described = exif.get(EXIF_DESCRIPTION, "")
@@ -138,6 +137,12 @@ def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
         return user_comment(exif) or written, ours, graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
         return written, "", {}
+
+
+def file_comment(image: Any) -> str:
+    """The comment of a GIF or JPEG itself, where A1111 and early Fooocus write; "" for none."""
+    written = image.info.get("comment")
+    return written.decode("utf-8", errors="replace") if isinstance(written, bytes) else ""
 
 
 def user_comment(exif: Any) -> str:

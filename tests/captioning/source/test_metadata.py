@@ -1,5 +1,6 @@
 """Captions from the text inside images, in files as other programs write them."""
 
+import json
 import struct
 import zlib
 
@@ -226,3 +227,27 @@ def test_unknown_fields_are_refused_before_the_start(place):
         place.run(METADATA, text_fields=["exif.descripton", "png.x"])
     with refused("metadata.no-fields"):
         place.run(METADATA, text_fields=[])
+
+
+GRAPH = {
+    "1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "latent_image": ["3", 0], "steps": 9}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a hat"}},
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"c": "a hat", "uc": "blur", "steps": 9},
+        {"prompt": "a hat", "num_inference_steps": 9},
+        {"sui_image_params": {"prompt": "a hat"}},
+        GRAPH,
+    ],
+)
+def test_settings_in_json_give_their_prompt_and_never_themselves(place, said):
+    text = json.dumps(said)
+    place.image("a.jpg", **exif(comment=unicode_comment(text, "utf-16-be")))
+    place.image("b.png", **png(parameters=text))
+    place.image("c.jpg", comment=text.encode())
+    assert place.run(METADATA, {"existing": "replace"}, text_fields=["a1111"]) == dict.fromkeys("abc", "a hat")
+    assert place.run(METADATA, {"existing": "replace"}, text_fields=["exif.comment"]).get("a") in (None, "a hat")
