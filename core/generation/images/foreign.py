@@ -79,7 +79,7 @@ def _of_any(content: dict[str, Any], beside: Mapping[str, Any], size: tuple[int,
         content, beside = _object(inner) or {}, content
     of_novelai = "NovelAI" in (beside.get("Software"), str(beside.get("Source"))[:7])
     names = {plain(name) for name in content}
-    program = next((each for each in BY_MARKS if each.marks & names), NOVELAI if of_novelai else None)
+    program = NOVELAI if of_novelai else next((each for each in BY_MARKS if each.marks & names), None)
     if program is None:
         return None
     return _read(program, {"prompt": beside.get("Description")} | content if program is NOVELAI else content)

@@ -137,5 +137,18 @@ SD_SCRIPTS = Program(
     },
 )  # fmt: skip
 
+# Names that many programs use, for those that are not known.
+ANOTHER = Program(
+    "Another program",
+    {
+        "prompt": PROMPT, "positive_prompt": PROMPT, "negative_prompt": NEGATIVE, "negativeprompt": NEGATIVE,
+        "steps": "Steps", "num_steps": "Steps", "cfg_scale": "CFG scale", "cfgscale": "CFG scale", "cfg": "CFG scale",
+        "scale": "CFG scale", "seed": "Seed", "width": WIDTH, "height": HEIGHT, "sampler": SAMPLER, "sampler_name": SAMPLER,
+        "scheduler": SCHEDULE, "model": "Model", "clip_skip": "Clip skip", "clipskip": "Clip skip",
+    },
+    frozenset({"loras", "version"}),
+    frozenset({"prompt", "positive_prompt"}),
+)  # fmt: skip
+
 # The programs that are known by what is in a text, which several of them write into the same places.
-BY_MARKS = (EASY_DIFFUSION, FOOOCUS, DRAW_THINGS, NOVELAI)
+BY_MARKS = (EASY_DIFFUSION, FOOOCUS, DRAW_THINGS, NOVELAI, ANOTHER)

@@ -87,8 +87,7 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     """
     hidden, files = _hidden(text), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
-    groups = [_group(match) for match in _GROUP.finditer(hidden)]
-    if not any(group.each for group in groups):
+    if not any(match[1] for match in _GROUP.finditer(hidden)):
         return [(_shown(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
     by = Random(seeds[0])
     return [(_shown(_drawn(one, lambda: by, files)), seeds[0]) for one in _in_turn(hidden)]

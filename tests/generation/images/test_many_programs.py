@@ -143,6 +143,15 @@ def test_programs_are_known_by_what_they_write_wherever_it_is(tmp_path, texts, s
     assert notes_of(record).keys() == {"other-program", "other-model", "not-read"}
 
 
+def test_json_of_a_program_that_is_not_known_gives_what_has_a_common_name(tmp_path):
+    said = {"Prompt": "a hat", "negative_prompt": "blur", "seed": 5, "width": 512, "height": 640, "cfg": 3, "odd": 1}
+    record = read(tmp_path, parameters=said | {"sampler": "dpmpp_2m"})
+    assert (
+        settings(record) == ("a hat", "blur", 5, "dpmsolver++", "512x640") and record.job.generate.guidance_scale == 3
+    )
+    assert notes_of(record)["not-read"].endswith(": odd")
+
+
 def test_novelai_has_its_prompt_next_to_its_settings_and_all_in_one_text_in_webp(tmp_path):
     record = read(tmp_path, Software="NovelAI", Description="a hat", Comment=NOVELAI)
     assert settings(record) == ("a hat", "blur", 5, "dpmsolver++", "512x640") and record.source == "novelai"

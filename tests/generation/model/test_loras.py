@@ -275,7 +275,10 @@ def test_loras_are_listed_newest_first_and_found_by_path_label_and_name(starter,
 def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(starter, tmp_path):
     space = Workspace(tmp_path / "outputs", tmp_path / "models")
     tensors = {name: value for name, value in list(random_lora(starter, conv=False).items())[:3]}
-    places = {name: space.models / "loras" / f"{name}.safetensors" for name in ("a/same", "b/same", "deep/a/other", "_mine/own")}
+    places = {
+        name: space.models / "loras" / f"{name}.safetensors"
+        for name in ("a/same", "b/same", "deep/a/other", "_mine/own")
+    }
     for age, place in enumerate(places.values()):
         save_lora(place, {key: value + age for key, value in tensors.items()}, SD1)
         os.utime(place, (1_000_000 - age, 1_000_000 - age))
