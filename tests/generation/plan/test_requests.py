@@ -198,6 +198,10 @@ def test_variants_and_lines_have_weights_as_in_dynamic_prompts():
     assert abs(drawn("__colors__")["red"] / 2000 - 0.75) < 0.05
     assert drawn("{0::a|b}").keys() == {"b"} and drawn("{2$$ and $$5::a|b|0::c}").keys() == {"a and b", "b and a"}
     assert [words for words, _ in variants("{e$$2::a|b}", [1])] == ["a", "b"]
+    assert drawn("{3::a|b}", weighted=False).keys() == {"3::a", "b"}
+    assert drawn("__colors__", weighted=False).keys() == {"3::red", "blue"}
+    with pytest.raises(WildcardError):
+        variants("{0::a|0::b}", [1])
 
 
 def test_several_lines_of_a_file_are_different_ones():
@@ -207,10 +211,6 @@ def test_several_lines_of_a_file_are_different_ones():
     drawn = [words for words, _ in variants("{2$$ and $$__x__}", range(60), files)]
     assert {tuple(sorted(words.split(" and "))) for words in drawn} == {("a", "b"), ("a", "c"), ("b", "c")}
     assert {len(words.split(", ")) for words, _ in variants("{1-3$$__x__}", range(60), files)} == {1, 2, 3}
-    assert drawn("{3::a|b}", weighted=False).keys() == {"3::a", "b"}
-    assert drawn("__colors__", weighted=False).keys() == {"3::red", "blue"}
-    with pytest.raises(WildcardError):
-        variants("{0::a|0::b}", [1])
 
 
 @pytest.mark.parametrize(
