@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,21 @@ AUTH_VARIABLE = "ATELIER_AUTH"
 HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:\d{1,5})?")
 
 
+def _near(word: str) -> str:
+    """The command that a mistyped or shortened one means; "" for none."""
+    begun = [name for name in commands() if len(word) > 2 and name.startswith(word)]
+    return next(iter(begun or get_close_matches(word, commands(), 1)), "")
+
+
 def run(words: list[str]) -> int:
     options = split_options(words, PAGE, job=False)
     command = next((word for word in words if word in commands()), "")
     if command and (options.problems or options.settings):
         what, fix = f"The command comes first: {command}", f"write webui.py {command}, then its options"
         raise ProblemsError.one(what, "command line", fix, "cli.command-not-first")
+    if words and (near := _near(words[0].lower())):
+        what, fix = f"There is no command '{words[0]}'", f"did you mean {near}?"
+        raise ProblemsError.one(what, "command line", fix, "cli.unknown-command")
     problems = list(options.problems)
     port = options.values.get("port", "7860")
     if not (str(port).isdigit() and 1 <= int(port) <= 65535):

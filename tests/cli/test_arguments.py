@@ -117,6 +117,15 @@ def test_options_before_the_command_are_told_that_it_comes_first(words, capsys):
     assert said.startswith("1 problem:") and f"webui.py {next(word for word in words if word in commands())}" in said
 
 
+@pytest.mark.parametrize(
+    ("word", "name"), [("trian", "train"), ("Train", "train"), ("gen", "generate"), ("train.py", "train")]
+)
+def test_a_command_that_is_not_there_is_answered_with_the_nearest(word, name, capsys):
+    assert main([word, "photos", "--check"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.startswith("1 problem:") and f"did you mean {name}?" in said
+
+
 @pytest.mark.parametrize(("word", "name"), [("--use_8bit_adam", "AdamW8bit"), ("--use_lion_optimizer", "Lion")])
 def test_old_switches_of_sd_scripts_choose_the_optimizer(word, name):
     assert job_of("train", word).optimizer.optimizer_type == name
