@@ -36,6 +36,7 @@ FITS = {
     "Outer Fit (Shrink to Fit)": "fill",
 }
 THRESHOLDS = ("threshold a", "threshold b")
+UNREAD, USUAL = ("hr option", "effective region mask"), (None, "", "None", "Both")
 UNIT = re.compile(r"controlnet \d+", re.IGNORECASE)
 PART = re.compile(
     r"\s*([A-Za-z][\w /]*):\s*(\([^)]*\)|[^,]*)(?:,|$)"
@@ -81,6 +82,12 @@ def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
     if uses:
         note("The control images are not in the file", "no-control-image", "choose them")
     return uses
+
+
+def unread_in(pairs: Mapping[str, str]) -> list[str]:
+    """What the units say and no setting has: the passes of hires fix that they act in, and their regions."""
+    units = enumerate(_units_in(pairs))
+    return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in USUAL]
 
 
 def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:

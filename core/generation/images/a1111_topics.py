@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from core import __version__
 from core.diffusion.samplers import schedule_problem
-from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, uses_in
+from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
 from core.generation.images.a1111_rows import ROWS, by_own_names, read_own, written_own, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
@@ -62,6 +62,8 @@ OTHER_NAMES = {
     "Scheduler": "Schedule type",
     "Variation strength": "Variation seed strength",
     "CFG rescale": "guidance_rescale",
+    "Hires scale": "Hires upscale",
+    "Hires strength": "Denoising strength",
 }
 HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
@@ -341,6 +343,7 @@ def _listed(pairs: Mapping[str, str], name: str) -> dict[str, str]:
 def _read_nets(reading: Reading) -> None:
     nets = uses_in(reading.pairs, reading.note)
     reading.put("controls.nets", [reading.valid(net, ControlUse) for net in nets])
+    reading.more = [*reading.more, *unread_in(reading.pairs)]
 
 
 # -- all

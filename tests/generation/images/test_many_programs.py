@@ -82,6 +82,20 @@ def test_nodes_of_comfyui_that_write_a1111s_text_use_comfyuis_names(name, sample
     assert (record.job.generate.sampler, record.job.generate.schedule_type) == (sampler, schedule) and not record.notes
 
 
+def test_passes_and_regions_of_a_control_net_are_named():
+    unit = "Module: canny, Model: c [0123abcd], Weight: 1, Hr Option: {}, Effective Region Mask: None"
+    for option, named in (("Both", ""), ("Low res only", "ControlNet 0 hr option")):
+        record = from_a1111_text(f'a hat\n{LINE}, ControlNet 0: "{unit.format(option)}"')
+        assert notes_of(record).get("not-read", "").partition(": ")[2] == named
+
+
+def test_hires_fix_of_sd_next_is_read():
+    record = from_a1111_text(
+        f"a hat\n{LINE}, Hires scale: 2, Hires steps: 6, Hires upscaler: Latent, Hires strength: 0.4, App: SD.Next"
+    )
+    assert (record.job.hires.highres_fix_scale, record.job.image_to_image.strength) == (2, 0.4) and not record.notes
+
+
 def test_a_sampler_that_works_otherwise_is_not_taken_for_one_of_a_like_name():
     assert "no-sampler" in notes_of(from_a1111_text("a hat\nSteps: 9, Sampler: euler_cfg_pp, Seed: 5, Size: 512x640"))
 
