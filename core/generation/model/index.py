@@ -25,7 +25,7 @@ from core.record.workspace import PROJECT, Workspace
 
 FILE = "models.json"
 UNREADABLE = "unreadable"
-SHOWN_REASON = 100
+SHOWN_REASON, LONGEST_ALIAS = 100, 200
 OF_FOLDER = ("model_index.json", "config.json")  # which tell what is in a diffusers folder: of a whole model, of a part
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 BESIDE = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp"))
@@ -38,7 +38,7 @@ class FileFacts:
 
     kind, family, variant, network, evidence    as `detect.ModelKind` has them; the kind "unreadable" has the problem in a few words
     rank    of a LoRA-like file, the largest if its layers differ     conv_rank   of its 3x3 convolutions, where it is another
-    words   of one, trigger words and frequent tags, the likeliest first
+    words   of one, trigger words and frequent tags, the likeliest first     alias   of a LoRA, by which A1111's prompts name it
     """
 
     kind: str
@@ -51,6 +51,7 @@ class FileFacts:
     rank: int | None = None
     conv_rank: int | None = None
     words: tuple[str, ...] = ()
+    alias: str = ""
 
     def as_kind(self) -> detect.ModelKind:
         """What checks of files ask, without reading the file again."""
@@ -101,7 +102,8 @@ def _found(path: Path) -> FileFacts:
     found = detect.identify_header(tensors, metadata)
     rank, conv_rank = ranks_of(tensors, found.network, metadata)
     words = trigger_words(path, metadata) if found.kind == "lora" else ()
-    return replace(_facts(found), rank=rank, conv_rank=conv_rank, words=words)
+    alias = metadata.get("ss_output_name", "")[:LONGEST_ALIAS] if found.kind == "lora" else ""
+    return replace(_facts(found), rank=rank, conv_rank=conv_rank, words=words, alias=alias)
 
 
 def _facts(found: detect.ModelKind) -> FileFacts:

@@ -231,7 +231,7 @@ def find_all(
     where: str = "",
 ) -> list[Path]:
     """All files that a name can mean: a path as in `find_file`, else a label or a file name with or without extension and
-    folders. Raises ProblemsError if there is none.
+    folders, else the one LoRA that was trained under this name. Raises ProblemsError if there is none.
 
     kind     of KINDS
     listed   as `Kind.listed` lists them; None: they are listed now
@@ -247,6 +247,12 @@ def find_all(
     matches = [path for label, path in files if wanted == _plain(label) or _plain(path.as_posix()).endswith(end)]
     if matches and wanted:
         return list(dict.fromkeys(matches))
+    if (
+        wanted
+        and (renamed := [path for _, path in files if _plain(facts_of_file(path).alias) == wanted])
+        and len(renamed) == 1
+    ):
+        return renamed
     fix = _near(wanted, files) if files else meant.none
     raise ProblemsError.one(f"No {meant.title} '{name}'", where or meant.where, fix, meant.code)
 

@@ -298,6 +298,16 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
         with pytest.raises(ProblemsError):
             find_all("lora", text, space)
     assert find_all("lora", "same", space) == [places["a/same"], places["b/same"]]
+    for name in ("v1", "v2"):
+        save_lora(
+            space.models / "loras" / f"renamed {name}.safetensors", tensors, SD1 | {"ss_output_name": f"Trained {name}"}
+        )
+        assert find_all("lora", f"trained {name}", space) == [space.models / "loras" / f"renamed {name}.safetensors"], (
+            "A1111's alias"
+        )
+    save_lora(space.models / "loras" / "copy.safetensors", tensors, SD1 | {"ss_output_name": "Trained v1"})
+    with pytest.raises(ProblemsError):
+        find_all("lora", "trained v1", space)
 
     def said(prompt):
         found = findings_of(prompt, known_in(space))
