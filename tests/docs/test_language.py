@@ -52,6 +52,7 @@ MEANT = (  # where such a word is the right one
     "a cartoon drawing -> a drawing",
     "a picture of",  # the beginning of captions that BLIP continues
     "Whole picture",  # A1111's name of an inpaint area
+    "Draw Things",  # a program
     "class picture",  # the address of random numbers, which keeps seeds valid
 )
 # Everything is to be checked; these are not clean yet.
