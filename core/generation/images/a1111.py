@@ -24,6 +24,8 @@ VALUE = re.compile(r'"(?:\\[\s\S]|[^\\"])*+"(?=[ \t]*(?:,|\n|\Z))|[^,\n]*')
 AFTER = re.compile(r"[ \t]*(?:,|\n|\Z)")
 KNOWN = frozenset({*(row.key for row in ROWS), "Size", "Sampler", "Schedule type", "Model", "Model hash", "Version"})
 WEIGHTED = re.compile(r"\s*([^:,]{1,200}+):\s*(-?\d{1,3}(?:\.\d{1,6})?)(?=,|$)")  # of Fooocus: "ink: 0.5"
+NEGATIVE = re.compile(r"\s?(Negative prompt:)", re.IGNORECASE)
+FLAT = re.compile(r"\bSteps: \d{1,4}, (?=\w[\w ]{0,30}: )")
 OF_EXTRAS = "Postprocess "  # how the names of A1111's Extras tab begin
 JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of programs that are not known; no prompt begins so
 
@@ -56,9 +58,12 @@ def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
     """(prompt, negative prompt, settings) of A1111's block; without a line of settings there are none."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     at = _begin(lines)
-    start = next((number for number, line in enumerate(lines[:at]) if line.startswith("Negative prompt:")), at)
+    if at == len(lines) and (flat := FLAT.search(text)):  # websites make one line of it
+        lines = [*NEGATIVE.sub(r"\n\1", text[: flat.start()], 1).strip().split("\n"), text[flat.start() :].strip()]
+        at = len(lines) - 1
+    start = next((number for number, line in enumerate(lines[:at]) if NEGATIVE.match(line)), at)
     prompt = "\n".join(lines[:start]).strip()
-    negative = "\n".join(lines[start:at]).removeprefix("Negative prompt:").strip()
+    negative = NEGATIVE.sub("", "\n".join(lines[start:at]), 1).strip()
     return prompt, negative, _pairs("\n".join(lines[at:]))
 
 

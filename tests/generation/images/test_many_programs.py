@@ -82,6 +82,18 @@ def test_nodes_of_comfyui_that_write_a1111s_text_use_comfyuis_names(name, sample
     assert (record.job.generate.sampler, record.job.generate.schedule_type) == (sampler, schedule) and not record.notes
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a hat, red\nNegative prompt: blur\n{LINE}, ADetailer prompt: a face\nred lips\nVersion: v1.6",
+        f"a hat, red Negative prompt: blur {LINE}",
+        f"a hat, red\n\nNegative Prompt: blur\n\n{LINE}\n\nUsed embeddings: x [ab12]",
+    ],
+)
+def test_texts_that_lost_or_gained_line_breaks_are_read(text):
+    assert settings(from_a1111_text(text)) == ("a hat, red", "blur", 5, "dpmsolver++", "512x640")
+
+
 def test_passes_and_regions_of_a_control_net_are_named():
     unit = "Module: canny, Model: c [0123abcd], Weight: 1, Hr Option: {}, Effective Region Mask: None"
     for option, named in (("Both", ""), ("Low res only", "ControlNet 0 hr option")):
