@@ -87,7 +87,7 @@ def _of_any(content: dict[str, Any], beside: Mapping[str, Any], size: tuple[int,
 
 def _in_xmp(packet: str) -> str:
     """The JSON that Draw Things keeps in the XMP of a PNG; "" for none."""
-    found = re.search(r">\s*(\{&quot;[^<]*\}|\{\"[^<]*\})\s*<", packet[:LONGEST])
+    found = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
     return html.unescape(found[1]) if found else ""
 
 
