@@ -33,6 +33,7 @@ from core.record.problems import ProblemsError
 
 LONGEST = 2_000_000  # characters of JSON
 MOST = 100_000  # values in it
+LONGEST_LINE = 10_000  # characters of a command line
 NOTHING: tuple[Any, ...] = (None, "", "None", False, "False", "none", 0, [], {})  # values that change nothing
 # InvokeAI's command line, before it had JSON: "a hat [blur]" -s 50 -S 1
 _DREAM = {
@@ -94,7 +95,7 @@ def _in_xmp(packet: str) -> str:
 def _dream(line: str) -> dict[str, Any]:
     """InvokeAI's command line as its JSON has it."""
     try:
-        words = shlex.split(line[:LONGEST]) if line else []
+        words = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # a quotation mark without a partner
         return {}
     found: dict[str, Any] = {"prompt": words[0]} if words else {}

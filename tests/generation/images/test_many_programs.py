@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import time
 
 import pytest
 from PIL import Image
@@ -189,6 +190,16 @@ def test_the_command_line_of_invokeai(tmp_path):
     record = read(tmp_path, Dream='"a hat [blur]" -s 9 -S5 -W 512 -H 640 -C 7 -A k_dpm_2 -G 0.8')
     assert settings(record) == ("a hat", "blur", 5, "dpm_2", "512x640") and record.job.generate.steps == 9
     assert notes_of(record)["not-read"].endswith(": gfpgan strength")
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + "a" * 1_900_000 + '" -s 3', "<rdf:li>{" * 200_000, ">{&quot;" * 200_000, "Steps: 1, a: [{" * 12_000]
+)
+def test_texts_made_to_be_slow_are_answered_at_once(tmp_path, text):
+    begun = time.process_time()
+    for name in ("Dream", "XML:com.adobe.xmp", "parameters"):
+        read(tmp_path, **{name: text})
+    assert time.process_time() - begun < 3
 
 
 def test_layers_that_are_skipped_are_counted_as_a1111_does(tmp_path):
