@@ -41,6 +41,9 @@ FORMATS = {
     ".jpg_large": "JPEG",
     ".jpg ": "JPEG",
     ".unheard": "WEBP",
+    ".bmp_": "BMP",
+    ".bin~": "QOI",
+    ".img": "AVIF",
 }
 
 

@@ -16,18 +16,10 @@ _COMPANIONS = frozenset(
 )
 _UNFINISHED = frozenset(".part .partial .crdownload .download .opdownload .tmp .temp .bak .old .orig".split())
 # The first bytes of images, by which those of unknown extensions ("photo.jpg_large") or none are known.
-_MARKS = (
-    (0, b"\x89PNG\r\n\x1a\n"),
-    (0, b"\xff\xd8\xff"),
-    (8, b"WEBP"),
-    (0, b"GIF8"),
-    (0, b"II*\0"),
-    (0, b"MM\0*"),
-    (4, b"ftypavif"),
-    (4, b"ftypheic"),
-    (4, b"jP  \r\n\x87\n"),
-    (0, b"\xff\x0a"),
-    (0, b"\0\0\0\x0cJXL "),
+_MARKS = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8|II\*\0|MM\0\*|BM....\0\0\0\0|qoif|\xff\x0a|\0\0\0\x0cJXL |\xff\x4f\xff\x51"
+    rb"|....jP  \r\n\x87\n|....ftyp(?:avif|avis|heic|heix|heim|mif1|msf1)",
+    re.DOTALL,
 )
 MARK_BYTES = 16
 CAPTION_EXTENSIONS = (".txt", ".caption")
@@ -115,7 +107,7 @@ def is_worth_naming(name: str) -> bool:
 
 
 def begins_like_image(start: bytes) -> bool:
-    return any(start[at : at + len(mark)] == mark for at, mark in _MARKS)
+    return _MARKS.match(start) is not None
 
 
 def _first_bytes(path: str | os.PathLike) -> bytes:
