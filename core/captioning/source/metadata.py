@@ -140,8 +140,8 @@ def _a1111(texts: ImageTexts) -> str:
         texts.json("parameters")  # raises what is wrong with it
     elif prompt := a1111_parts(block)[0] if block else _prompt_of(texts.written):
         return prompt
-    found = read_foreign(texts.png, texts.written, texts.image.size)
-    return found.prompt if found is not None and (in_json or found.source not in WITH_FIELDS) else ""
+    settings = read_foreign(texts.png, texts.written, texts.image.size)
+    return settings.prompt if settings is not None and (in_json or settings.source not in WITH_FIELDS) else ""
 
 
 def _prompt_of(comment: str) -> str:

@@ -18,8 +18,8 @@ class Decoded:
 def decode_text(data: bytes) -> Decoded:
     """Bytes -> text without zero characters. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy
     encodings."""
-    found = _decoded(data)
-    return replace(found, text=found.text.replace("\0", ""))
+    decoded = _decoded(data)
+    return replace(decoded, text=decoded.text.replace("\0", ""))
 
 
 def _decoded(data: bytes) -> Decoded:

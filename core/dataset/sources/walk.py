@@ -124,8 +124,8 @@ def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Prob
 
 
 def _has_repeats(name: str) -> bool:
-    found = repeats_and_words(name)
-    return found is not None and found[0] < MANY_REPEATS
+    parsed = repeats_and_words(name)
+    return parsed is not None and parsed[0] < MANY_REPEATS
 
 
 def note_unused(walk: Walk, path: str) -> None:

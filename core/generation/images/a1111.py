@@ -74,19 +74,19 @@ def _begin(lines: Sequence[str]) -> int:
     numbered = (number for number in reversed(said) if len(said[number]) >= 3 and _counts(said[number]))
     if (first := next(numbered, None)) is not None:
         return first
-    found = said.get(last, {})
-    named = found.keys() & KNOWN
-    known = _counts(found) or (len(found) == 2 == len(named)) or (len(found) > 2 and named - {"Steps"})
-    return last if known or (found and all(name.startswith(OF_EXTRAS) for name in found)) else end
+    pairs = said.get(last, {})
+    named = pairs.keys() & KNOWN
+    known = _counts(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
+    return last if known or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
 
 
-def _counts(found: Mapping[str, str]) -> bool:
-    return found.get("Steps", "")[:1].isdigit()
+def _counts(pairs: Mapping[str, str]) -> bool:
+    return pairs.get("Steps", "")[:1].isdigit()
 
 
 def _pairs(line: str) -> dict[str, str]:
     """Of several with one name the first, since what comes later may be a part of another's value."""
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     decoder, at, whole = json.JSONDecoder(), 0, True
     while name := NAME.search(line, at):
         value = VALUE.match(line, name.end())
@@ -97,8 +97,8 @@ def _pairs(line: str) -> dict[str, str]:
                 text, at = (line[name.end() : end], end) if AFTER.match(line, end) else (text, at)
             except (ValueError, RecursionError):
                 whole = False  # each attempt may read to the end
-        found.setdefault(name[1].strip(), text)
-    return found
+        pairs.setdefault(name[1].strip(), text)
+    return pairs
 
 
 def _resources(pairs: Mapping[str, str]) -> list[str]:

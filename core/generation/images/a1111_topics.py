@@ -79,8 +79,10 @@ class Reading:
         self.notes: list[Problem] = []
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
         # A1111 and Forge; others write its text too, with their own ways of making images
-        theirs = "App" not in pairs and re.match(r"[vf]?\d|neo|$", pairs.get("Version", ""))  # SD.Next has a hash there
-        self.of_a1111 = source == "a1111" and bool(theirs)
+        written_by_a1111 = "App" not in pairs and re.match(
+            r"[vf]?\d|neo|$", pairs.get("Version", "")
+        )  # SD.Next has a hash there
+        self.of_a1111 = source == "a1111" and bool(written_by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
         self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))

@@ -191,8 +191,8 @@ def settings_of(
 def _add_model(settings: ForeignSettings, inputs: Mapping[str, Any]) -> None:
     """The model, or the LoRAs, of one node."""
     for name, value in inputs.items():
-        if found := _LORA.fullmatch(name):
-            _add_numbered(settings, inputs, value, found[1] or found[2] or "")
+        if match := _LORA.fullmatch(name):
+            _add_numbered(settings, inputs, value, match[1] or match[2] or "")
         held = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
         for each in (value, *(held if isinstance(held, list) else ())):
             if isinstance(each, dict) and (each.get("on") or each.get("active")):  # the former of rgthree's
@@ -252,7 +252,7 @@ class _Graph:
 
     def sampler(self) -> dict[str, Any] | None:
         """The inputs of the sampler of the first stage, and of the nodes that give it settings; None if there is none."""
-        found: dict[str, dict[str, Any]] = {}
+        merged: dict[str, dict[str, Any]] = {}
         parts: set[str] = set()  # nodes that another sampler has its settings from
         for name in self.inputs:
             if "latent_image" not in self.inputs[name] and not self.inputs[name].keys() & {*PIPES}:
@@ -263,9 +263,9 @@ class _Graph:
                 inputs = {**self.inputs[each], **inputs}
             sampled = "latent_image" in self.inputs[name] or "sampl" in self.kind_of[name].lower()
             if sampled and inputs.keys() & {"positive", "conditioning"} and "steps" in inputs:
-                found[name] = inputs
+                merged[name] = inputs
                 parts.update(linked[1:])
-        samplers = [inputs for name, inputs in found.items() if name not in parts]
+        samplers = [inputs for name, inputs in merged.items() if name not in parts]
         self.samplers = len(samplers)
         first = (each for each in samplers[:MOST_SAMPLERS] if self._is_first(each))
         return next(first, samplers[0] if samplers else None)

@@ -70,26 +70,26 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     return None
 
 
-def _of_any(content: dict[str, Any], beside: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings of JSON that does not say by its place which program wrote it. beside: the other texts of the image"""
-    if isinstance(own := content.get("sui_image_params"), dict):
-        return _read(SWARMUI, own)
+def _of_any(content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
+    """The settings of JSON that does not say by its place which program wrote it. texts: the other ones of the image"""
+    if isinstance(parameters := content.get("sui_image_params"), dict):
+        return _read(SWARMUI, parameters)
     if is_graph(content):  # of websites that make images with ComfyUI
         return settings_of(content, size=size)
     if isinstance(inner := content.get("Comment"), str):  # NovelAI's texts, as one in formats other than PNG
-        content, beside = _object(inner) or {}, content
-    of_novelai = "NovelAI" in (beside.get("Software"), str(beside.get("Source"))[:7])
+        content, texts = _object(inner) or {}, content
+    of_novelai = "NovelAI" in (texts.get("Software"), str(texts.get("Source"))[:7])
     names = {plain(name) for name in content}
     program = NOVELAI if of_novelai else next((each for each in BY_MARKS if each.marks & names), None)
     if program is None:
         return None
-    return _read(program, {"prompt": beside.get("Description")} | content if program is NOVELAI else content)
+    return _read(program, {"prompt": texts.get("Description")} | content if program is NOVELAI else content)
 
 
 def _in_xmp(packet: str) -> str:
     """The JSON that Draw Things keeps in the XMP of a PNG; "" for none."""
-    found = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
-    return html.unescape(found[1]) if found else ""
+    match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
+    return html.unescape(match[1]) if match else ""
 
 
 def _dream(line: str) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def _dream(line: str) -> dict[str, Any]:
         words = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
     except ValueError:  # a quotation mark without a partner
         return {}
-    found: dict[str, Any] = {"prompt": words[0]} if words else {}
-    options = iter(re.findall(r"(?<!\S)(-[A-Za-z])\s*([^\s-]\S*)", line[line.rfind('"') + 1 :]))
-    return found | {_DREAM[name]: value for name, value in options if name in _DREAM}
+    content: dict[str, Any] = {"prompt": words[0]} if words else {}
+    options = re.findall(r"(?<!\S)(-[A-Za-z])\s*([^\s-]\S*)", line[line.rfind('"') + 1 :])
+    return content | {_DREAM[name]: value for name, value in options if name in _DREAM}
 
 
 def _object(text: str) -> dict[str, Any] | None:
