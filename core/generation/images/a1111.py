@@ -106,9 +106,8 @@ def _resources(pairs: Mapping[str, str]) -> list[str]:
     listed = json_or_none(pairs.get("Civitai resources", ""))
     rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
     others = [each for each in rows if each.get("type") != "checkpoint"]
-    keys = ("type", "modelName", "weight")
-    words = [" ".join(str(each[key])[:40] for key in keys if each.get(key) is not None) for each in others]
-    return [f"Civitai resources ({', '.join(words)})"] if words else []
+    words = (" ".join(str(each.get(key, ""))[:40] for key in ("type", "modelName", "weight")) for each in others)
+    return [f"Civitai resources ({' '.join(each.split())})" for each in words]
 
 
 def _unquoted(value: str) -> str:

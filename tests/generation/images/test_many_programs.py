@@ -33,6 +33,10 @@ def loras(record):
     [
         (', Hashes: {"model":"6ce0161689","lora:ink":"a1b2c3d4e5","embed:bad":"f0"}, Tiling: True', "Tiling"),
         (', Civitai resources: [{"type":"lora","weight":0.8,"modelName":"a,b: c"}], NGMS: 2', "NGMS, Civitai resources (lora a,b: c 0.8)"),
+        (
+            ', Civitai resources: [{"type":"lora","modelName":"a"},{"type":"embed","weight":1}]',
+            "Civitai resources (lora a), Civitai resources (embed 1)",
+        ),
         (', Civitai resources: [{"type":"checkpoint","modelName":"x"}], Civitai metadata: {"a": {"b": 1}}', ""),
         (', Cutoff targets: ["red", "blue"], Cutoff weight: 0.5', "Cutoff targets, Cutoff weight"),
         (', Broken: {"a": , FreeU Version: 2', "Broken, FreeU Version"),
