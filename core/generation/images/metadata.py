@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from core.control.hints.models import portable_model
-from core.generation.images.a1111 import JSON, a1111_parts, a1111_text, from_a1111_text, from_foreign
+from core.generation.images.a1111 import JSON, LONGEST_TEXT, a1111_parts, a1111_text, from_a1111_text, from_foreign
 from core.generation.images.foreign import read_foreign
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
@@ -91,18 +91,19 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     try:
         with open_image(path) as image:
             texts = _texts(image)
-            comment, ours, graphs = _exif_texts(image)
+            comment, description, graphs = _exif_texts(image)
             size = image.size
     except BrokenImage as error:
         return ImageRecord(reason=f"The image {error}.")
-    if CHUNK in texts or ours:
-        return _from_chunk(texts.get(CHUNK) or ours)
+    if CHUNK in texts or description.startswith('{"format"'):
+        return _from_chunk(texts.get(CHUNK) or description)
     if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
         return from_foreign(foreign)
     of_camera = not any(a1111_parts(comment)[1:])  # a comment of another kind
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
-    if block := texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment):
+    block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment)
+    if block := block or next(filter(_has_steps, (*texts.values(), description)), ""):
         return from_a1111_text(block, processed)
     if prompt or texts.get("workflow"):
         return ImageRecord(
@@ -111,6 +112,11 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     if processed:
         return ImageRecord(reason="This image contains only the settings by which a finished image was enlarged.")
     return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
+
+
+def _has_steps(text: str) -> bool:
+    """Whether a text in some other place is A1111's."""
+    return "Steps: " in text and "Steps" in a1111_parts(text[:LONGEST_TEXT])[2]
 
 
 def _texts(image: Any) -> dict[str, str]:
@@ -125,16 +131,15 @@ def _texts(image: Any) -> dict[str, str]:
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
-    """(UserComment, where A1111 keeps its block in JPEG and WebP, or the file's own comment, where it does so in GIF; our JSON;
-    ComfyUI's graphs, which stand for the camera)"""
+    """(UserComment, where A1111 keeps its block in JPEG and WebP, or the file's own comment, where it does so in GIF; the
+    description, where our JSON is; ComfyUI's graphs, which stand for the camera)"""
     written = file_comment(image)
     try:
         exif = image.getexif()
-        described = exif.get(EXIF_DESCRIPTION, "")
-        ours = described if isinstance(described, str) and described.startswith('{"format"') else ""
+        description = exif.get(EXIF_DESCRIPTION, "")
         of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
         graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
-        return user_comment(exif) or written, ours, graphs
+        return user_comment(exif) or written, description if isinstance(description, str) else "", graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
         return written, "", {}
 

@@ -136,6 +136,16 @@ def test_a_files_own_comment_is_read(tmp_path, ending):
     assert settings(read_image_metadata(tmp_path / f"x.{ending}"))[0] == "a hat"
 
 
+@pytest.mark.parametrize("name", ["Parameters", "Comment", "Description"])
+def test_a1111s_text_is_read_wherever_it_is(tmp_path, name):
+    assert settings(read(tmp_path, **{name: f"a hat\n{LINE}"}))[0] == "a hat"
+    assert read(tmp_path, **{name: "a hat. Steps: many"}).job is None
+    exif = Image.Exif()
+    exif[0x010E] = f"a hat\n{LINE}"
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.jpg", exif=exif)
+    assert settings(read_image_metadata(tmp_path / "x.jpg"))[0] == "a hat"
+
+
 # -- other programs
 
 
