@@ -16,7 +16,7 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.images.gallery import LONGEST, Gallery
-from core.generation.model.library import known_in, several_loras, tokens_of_file, wildcard_names
+from core.generation.model.library import known_in, several_files, tokens_of_file, wildcard_names
 from core.generation.model.words import find_words
 from core.generation.plan.stages import passes_of
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
@@ -72,7 +72,7 @@ class PromptBox:
         ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
         known = replace(
             known_in(self.page.workspace, self._chosen_words(values)),
-            lora=lambda name: several_loras(name, self._shelf.find(name)),
+            lora=lambda name: several_files("lora", name, self._shelf.find(name)),
         )
         found = analyze(text, known, ways)
         places = _utf16(text)

@@ -275,17 +275,18 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def several_loras(name: str, files: Sequence[Path]) -> list[Problem]:
-    """Advice where a name means several files that differ."""
-    first, others = files[0], [path for path in files[1:] if not _same(path, files[0])]
+def several_files(kind: str, name: str, files: Sequence[Path]) -> list[Problem]:
+    """Advice where a name means several files that differ. kind: of KINDS"""
+    meant, first = KINDS[kind], files[0]
+    others = [path for path in files[1:] if not _same(path, first)]
     if not others:
         return []
     shown = ", ".join(display_path(path) for path in others[:SHOWN]) + (" ..." if len(others) > SHOWN else "")
     what = (
-        f"'{name}' is {display_path(first)}, the newest of {len(others) + 1} LoRAs of this name; there is also {shown}"
+        f"'{name}' is {display_path(first)}, the first of {len(others) + 1} files of this name; there is also {shown}"
     )
-    fix = f"write the folder too, such as {others[0].parent.name}/{others[0].stem}"
-    return [Problem(what, "generate.loras", fix, "advice", code="lora.several")]
+    fix = f"write the folder too, such as {others[0].parent.name}/{others[0].stem}, or rename one"
+    return [Problem(what, meant.where, fix, "advice", code=f"{meant.code.partition('.')[0]}.several")]
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -449,10 +450,13 @@ def wildcard_names(workspace: Workspace) -> list[str]:
 
 def embedding_words(workspace: Workspace) -> dict[str, tuple[Path, str]]:
     """{name in prompts: (file, token)} of the embeddings under models/. token: of a file of several, each by its own name; else ""."""
-    found: dict[str, tuple[Path, str]] = {}
+    return {name: (path, token) for name, path, token in _embeddings(workspace)}
+
+
+def _embeddings(workspace: Workspace) -> Iterator[tuple[str, Path, str]]:
+    """(name, file, token) of them all, of which several may have one name."""
     for _, path in _files(workspace.models, "embedding"):
-        found |= {token or path.stem: (path, token) for token in tokens_of_file(path)}
-    return found
+        yield from ((token or path.stem, path, token) for token in tokens_of_file(path))
 
 
 def tokens_of_file(path: Path) -> list[str]:
@@ -471,24 +475,22 @@ def _tokens(path: Path, changed: int, size: int) -> list[str]:
 def named_embeddings(
     texts: Iterable[str], workspace: Workspace, loras: Iterable[Path] = ()
 ) -> list[tuple[str, Path, str]]:
-    """(name, file, token) of the embeddings under models/ and in LoRA files whose names are words of these texts."""
-    words = embedding_words(workspace)
-    words |= {token: (path, token) for path in loras for token in bundled_tokens(read_header(path)[0])}
-    if not words:
-        return []
+    """(name, file, token) of the embeddings under models/ and in LoRA files whose names are words of these texts. Those of LoRAs
+    replace others of their names."""
+    bundled = {token: path for path in loras for token in bundled_tokens(read_header(path)[0])}
+    words = [(token, path, token) for token, path in bundled.items()]
+    words += [each for each in _embeddings(workspace) if each[0] not in bundled]
     whole = "\n".join(texts).casefold()
-    return [
-        (word, *there)
-        for word, there in words.items()
-        if word.casefold() in whole and word_pattern([word]).search(whole)
-    ]
+    return [each for each in words if each[0].casefold() in whole and word_pattern([each[0]]).search(whole)]
 
 
 def known_in(workspace: Workspace, more: Iterable[tuple[str, Path, str]] = ()) -> Known:
     """What prompts can name. more: (name, file, token) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
     return Known(
-        files, lambda name: several_loras(name, find_all("lora", name, workspace)), word_vectors(workspace, more)
+        files,
+        lambda name: several_files("lora", name, find_all("lora", name, workspace)),
+        word_vectors(workspace, more),
     )
 
 

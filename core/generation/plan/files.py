@@ -14,7 +14,7 @@ from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
-from core.generation.model.library import find, find_all, named_embeddings, several_loras
+from core.generation.model.library import find_all, named_embeddings, several_files
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
 from core.generation.model.other_files import ControlFile, control_file, find_refiner
 from core.generation.model.sources import Sources
@@ -63,7 +63,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         for file in dict.fromkeys(each.refiner.refiner_checkpoint for each in jobs)
         if file
     }
-    controls = _controls(jobs, family_name, model, workspace, problems)
+    controls = _controls(jobs, family_name, model, workspace, problems, notes)
     words = _chosen_words(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
         words += _words_in(jobs, words, family_name, model, workspace, loras.values(), notes)
@@ -97,7 +97,7 @@ def _loras(
         if paths:
             collected(problems, problems_at(LORAS)(check_layers), paths[0], family_name or "sd1")
             found[file] = paths[0]
-            notes += several_loras(file, paths)
+            notes += several_files("lora", file, paths)
     return found
 
 
@@ -107,14 +107,16 @@ def _controls(
     model: Path | None,
     workspace: Workspace,
     problems: list[Problem],
+    notes: list[Problem],
 ) -> dict[str, ControlFile]:
-    """{name in the settings: file} of the ControlNets in use."""
+    """{name in the settings: file} of the ControlNets in use; `notes` gets advice on names that several files have."""
     found: dict[str, ControlFile] = {}
     for file in dict.fromkeys(use.file for each in jobs for use in each.controls.used):
-        path = collected(problems, find, "controlnet", file, workspace)
-        net = collected(problems, control_file, path, family_name, model) if path is not None else None
-        if net is not None:
+        paths = collected(problems, find_all, "controlnet", file, workspace)
+        net = collected(problems, control_file, paths[0], family_name, model) if paths else None
+        if paths and net is not None:
             found[file] = net
+            notes += several_files("controlnet", file, paths)
     return found
 
 
@@ -146,22 +148,26 @@ def _words_in(
     loras: Iterable[Path],
     notes: list[Problem],
 ) -> list[NewWord]:
-    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen; for those that do not fit, `notes`
-    gets advice."""
+    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several of one name the first
+    that fits; `notes` gets advice on the others that fit, and on those of which none does."""
     texts = [text for each in jobs for text in (each.generate.prompt, each.generate.negative_prompt)]
-    found: list[NewWord] = []
+    taken = {word.word.casefold() for word in chosen}
+    places = {(word.path, word.token) for word in chosen}
+    fitting: dict[str, list[NewWord]] = {}
+    unfit: dict[str, list[Problem]] = {}
     for word in (NewWord(*each) for each in named_embeddings(texts, workspace, loras)):
-        if any(
-            (word.path, word.token) == (other.path, other.token) or word.word.casefold() == other.word.casefold()
-            for other in (*chosen, *found)
-        ):
+        name = word.word.casefold()
+        if name in taken or (word.path, word.token) in places:
             continue
         try:
             check_word(word, (), family_name, model)
-            found.append(word)
+            fitting.setdefault(name, []).append(word)
         except ProblemsError as error:
-            notes += [replace(problem, level="advice") for problem in error.problems]
-    return found
+            unfit.setdefault(name, []).extend(replace(problem, level="advice") for problem in error.problems)
+    for words in fitting.values():
+        notes += several_files("embedding", words[0].word, [each.path for each in words])
+    notes += [note for name, advice in unfit.items() if name not in fitting for note in advice]
+    return [words[0] for words in fitting.values()]
 
 
 def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:

@@ -341,6 +341,29 @@ def test_an_embedding_in_a_lora_file_is_a_word_where_the_lora_is_used(workspace,
     assert np.array_equal(pixels(run_generate(job, workspace, store=store)[0]), pixels(with_word))
 
 
+def test_of_two_embeddings_of_one_name_the_one_that_fits_is_used_and_two_that_fit_are_said(workspace):
+    """Collections have the same name in a folder for each family."""
+    folder = workspace.models / "embeddings"
+    vectors = {"a_sd1": torch.ones(2, 64), "b_sd2": torch.ones(2, 80)}
+    for name, rows in vectors.items():
+        (folder / name).mkdir(parents=True)
+        save_file({"emb_params": rows}, folder / name / "brabol.safetensors")
+
+    def told():
+        sources = find_sources(job_of(prompt="a brabol"), workspace)
+        return [word.path.parent.name for word in sources.embeddings], [note.code for note in sources.notes]
+
+    assert told() == (["a_sd1"], [])
+    (folder / "a_sd1").rename(folder / "c_sd1")
+    assert told() == (["c_sd1"], [])
+    (folder / "d").mkdir()
+    save_file({"emb_params": torch.zeros(2, 64)}, folder / "d" / "brabol.safetensors")
+    assert told() == (["c_sd1"], ["embedding.several"])
+    for name in ("c_sd1", "d"):
+        (folder / name / "brabol.safetensors").unlink()
+    assert told() == ([], ["embedding.other-width"])
+
+
 def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "zunkel.pt", components)
