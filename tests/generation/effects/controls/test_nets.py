@@ -476,6 +476,19 @@ def test_what_a_net_cannot_be_combined_with_is_refused(models, hints, place, spa
     assert "controls.lllite-mode" in {note.code for note in notes}
 
 
+def test_two_nets_of_one_name_are_said(models, hints, tmp_path):
+    folder, files = models("sd1")
+    space = Workspace(tmp_path / "out", tmp_path / "models")
+    for name, file in zip("ab", files, strict=True):
+        (space.models / "controlnet" / name).mkdir(parents=True)
+        shutil.copy(file, space.models / "controlnet" / name / "net.safetensors")
+
+    def told(file):
+        return {note.code for note in plan_of(job_of(folder, [{"file": file, "image": str(hints[0])}]), space).notes}
+
+    assert "controls.several" in told("net") and "controls.several" not in told("a/net")
+
+
 def test_a_black_control_image_is_said(models, place, space):
     folder, files = models("sd1")
     Image.new("RGB", SIZE).save(place / "black.png")
