@@ -178,21 +178,22 @@ def settings_of(
     settings.sampled(*(graph.value(chosen, name, (str,), TEXTS) for name in ("sampler_name", "scheduler")))
     settings.put({"Size": graph.size(chosen, size)})
     for inputs in (chosen, *graph.before(chosen.get("model"), MODELS)):
-        _add_model(settings, inputs)
+        _add_model(settings, graph, inputs)
     for inputs in (chosen, *graph.before(positive)):
         layers = [layer for name in CLIP_LAYERS if isinstance(layer := inputs.get(name), int) and layer < 0]
         settings.put({"Clip skip": -layers[0] if layers else None})
     settings.put({"VAE": graph.vae()})
-    settings.left = [*graph.unknown(), *(["joined prompts"] if graph.joined else [])]
+    settings.left = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
     settings.left += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
     return settings
 
 
-def _add_model(settings: ForeignSettings, inputs: Mapping[str, Any]) -> None:
+def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any]) -> None:
     """The model, or the LoRAs, of one node."""
     for name, value in inputs.items():
         if match := _LORA.fullmatch(name):
-            _add_numbered(settings, inputs, value, match[1] or match[2] or "")
+            name = value if isinstance(value, dict) else graph.value(inputs, name, (str,), TEXTS)
+            _add_numbered(settings, graph, inputs, name, match[1] or match[2] or "")
         held = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
         for each in (value, *(held if isinstance(held, list) else ())):
             if isinstance(each, dict) and (each.get("on") or each.get("active")):  # the former of rgthree's
@@ -211,19 +212,19 @@ def _tags(text: Any) -> list[LoraTag]:
         return []
 
 
-def _add_numbered(settings: ForeignSettings, inputs: Mapping[str, Any], name: Any, number: str) -> None:
+def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any], name: Any, number: str) -> None:
     """A LoRA by the inputs that have its number."""
     count = inputs.get("lora_count")
     beyond = isinstance(count, int) and number and int(number[1:]) > count
     if beyond or inputs.get(f"switch{number}") == "Off":
         return
-    advanced = inputs.get("input_mode") == "advanced"
+    other = "lora_wt" if inputs.get("input_mode") == "advanced" else ""
     unet, text = (
         next(
             (
-                inputs[f"{key}{number}"]
+                graph.value(inputs, key + number, (int, float), NUMBERS)
                 for key in keys
-                if f"{key}{number}" in inputs and not (advanced and key == "lora_wt")
+                if key + number in inputs and key != other
             ),
             None,
         )
@@ -233,12 +234,12 @@ def _add_numbered(settings: ForeignSettings, inputs: Mapping[str, Any], name: An
 
 
 class _Graph:
-    """samplers: how many there are; joined: whether prompts were joined in a way of their own"""
+    """samplers: how many there are; joined: whether prompts were joined in a way of their own; missed: inputs whose value is not found"""
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
         self.kind_of = {name: str(each.get("class_type", "")) for name, each in nodes.items() if isinstance(each, dict)}
-        self.samplers, self.joined = 0, False
+        self.samplers, self.joined, self.missed = 0, False, list[str]()
         self._words: dict[tuple[str, str], str] = {}
 
     def unknown(self) -> list[str]:
@@ -304,6 +305,12 @@ class _Graph:
             for key in (name, f"{name}_total", *names):
                 if isinstance(each.get(key), kind):
                     return each[key]
+        nearest = self.inputs.get(_linked(given), {})
+        values = [value for value in nearest.values() if isinstance(value, kind) and not isinstance(value, bool)]
+        if len(values) == 1:
+            return values[0]
+        if _linked(given):
+            self.missed.append(name)
         return None
 
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:

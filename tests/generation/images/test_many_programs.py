@@ -365,6 +365,26 @@ def test_values_come_from_nodes_that_call_them_the_same(tmp_path):
     )
 
 
+def test_values_of_any_node_that_holds_one_are_read_and_those_that_are_not_found_are_named(tmp_path):
+    lora = (
+        "LoraLoader",
+        {"lora_name": ["11", 0], "strength_model": ["10", 0], "strength_clip": 1.0, "model": ["1", 0]},
+    )
+    held = {
+        "n7": lora,
+        "n9": ("An Int", {"Number": 12}),
+        "n10": ("Float", {"Strength": 0.5}),
+        "n11": ("Text", {"name": "ink"}),
+    }
+    given = SAMPLED | TAKES | {"steps": ["9", 0], "model": ["7", 0]}
+    record = read(tmp_path, prompt=nodes(n5=("KSampler", given), **held))
+    assert record.job.generate.steps == 12 and loras(record) == [("ink", 0.5)]
+    assert notes_of(record).keys() == {"other-program", "other-model"}
+    held["n9"] = ("Int Range", {"from": 5, "to": 12})
+    record = read(tmp_path, prompt=nodes(n5=("KSampler", given), **held))
+    assert notes_of(record)["not-read"].partition(": ")[2] == "steps"
+
+
 def test_a_negative_prompt_of_zeros_is_none_and_a_vae_that_nothing_takes_is_none(tmp_path):
     zeros = nodes(n3=("ConditioningZeroOut", {"conditioning": ["2", 0]}), n8=("VAELoader", {"vae_name": "x.pt"}))
     record = read(tmp_path, prompt=zeros)
