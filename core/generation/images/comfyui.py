@@ -192,8 +192,8 @@ def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, An
     """The model, or the LoRAs, of one node."""
     for name, value in inputs.items():
         if match := _LORA.fullmatch(name):
-            name = value if isinstance(value, dict) else graph.value(inputs, name, (str,), TEXTS)
-            _add_numbered(settings, graph, inputs, name, match[1] or match[2] or "")
+            file = None if isinstance(value, dict) else graph.value(inputs, name, (str,), TEXTS)
+            _add_numbered(settings, graph, inputs, file, match[1] or match[2] or "")
         held = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
         for each in (value, *(held if isinstance(held, list) else ())):
             if isinstance(each, dict) and (each.get("on") or each.get("active")):  # the former of rgthree's
