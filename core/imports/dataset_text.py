@@ -12,7 +12,6 @@ import locale
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,14 @@ from core.record.workspace import open_home, resolve_path
 MAX_BYTES, MAX_VALUES = 4_000_000, 200_000
 _FOR_TOML = (200_000, 5_000)  # characters of a text, and of a line in it
 _KEYS = "|".join(PATHS)
+_WHOLE, _CUT = r'"(?!"")((?:[^"\\\n]|\\.)*)"', r'"([^"\n]*[^"\\\n]\\)"[ \t]*'
 # key = "value" and "key": "value"; second: a string whose last backslash escapes the closing quote
 _PATH_VALUES = {
-    ".toml": (
-        re.compile(rf'\b({_KEYS})(\s*=\s*)"(?!"")((?:[^"\\\n]|\\.)*)"'),
-        re.compile(rf'\b({_KEYS})(\s*=\s*)"([^"\n]*[^"\\\n]\\)"[ \t]*(?:#[^\n]*)?$', re.MULTILINE),
-    ),
-    ".json": (
-        re.compile(rf'(?<=")({_KEYS})("\s*:\s*)"((?:[^"\\\n]|\\.)*)"'),
-        re.compile(rf'(?<=")({_KEYS})("\s*:\s*)"([^"\n]*[^"\\\n]\\)"[ \t]*[,}}]?[ \t]*$', re.MULTILINE),
-    ),
+    suffix: (re.compile(before + _WHOLE), re.compile(f"{before}{_CUT}{after}$", re.MULTILINE))
+    for suffix, before, after in (
+        (".toml", rf"\b({_KEYS})(\s*=\s*)", r"(?:#[^\n]*)?"),
+        (".json", rf'(?<=")({_KEYS})("\s*:\s*)', r"[,}]?[ \t]*"),
+    )
 }
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
 
@@ -252,12 +249,15 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
+# ---- lines
+
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'[^\']*\'')
-_COLON = re.compile(r"\s*:")
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_BLANKED = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|' + r"'''.*?'''|" + r'"(?:\\.|[^"\\\n])*"|' + r"'[^'\n]*'|#[^\n]*", re.DOTALL
+)
+_JSON_PART = re.compile(r'"(?:\\.|[^"\\])*"(?P<key>\s*:)?|(?P<opened>[\[{])')
 
 
 def nearest_line(lines: dict[str, int], path: str) -> int | None:
@@ -273,18 +273,17 @@ def toml_lines(text: str) -> dict[str, int]:
     """Tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used for them."""
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
-    table, depth, quote = "", 0, ""
-    for number, line in enumerate(text.split("\n"), 1):
-        if not quote and depth == 0:
-            header = _HEADER.match(line)
-            key = _KEY.match(line)
-            if header:
-                table = _table(_parts(header[2]), header[1] == "[[", counts)
-                lines.setdefault(table, number)
-                continue
-            if key:
-                lines.setdefault(".".join(filter(None, [table, *_parts(key[1])])), number)
-        quote, depth = _open_after(line, quote, depth)
+    table, depth = "", 0
+    without_text = _BLANKED.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for number, (line, code) in enumerate(zip(text.split("\n"), without_text.split("\n"), strict=True), 1):
+        top = depth == 0 and bool(code.strip())
+        if top and (header := _HEADER.match(line)):
+            table = _table(_parts(header[2]), header[1] == "[[", counts)
+            lines.setdefault(table, number)
+            continue
+        if top and (key := _KEY.match(line)):
+            lines.setdefault(".".join(filter(None, [table, *_parts(key[1])])), number)
+        depth = max(0, depth + sum(code.count(mark) for mark in "[{") - sum(code.count(mark) for mark in "]}"))
     return lines
 
 
@@ -304,58 +303,27 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
     return path
 
 
-def _open_after(line: str, quote: str, depth: int) -> tuple[str, int]:
-    """The quote of a multi-line string still open after this line, and the number of open brackets."""
-    while True:
-        if quote:
-            _, found, line = line.partition(quote)
-            if not found:
-                return quote, depth
-            quote = ""
-        starts = [(line.index(mark), mark) for mark in ('"""', "'''") if mark in line]
-        before, quote = (line[: min(starts)[0]], min(starts)[1]) if starts else (line, "")
-        bare = _QUOTED.sub("", before)
-        if "#" in bare:
-            bare, quote = bare.partition("#")[0], ""
-        depth = max(0, depth + sum(bare.count(mark) for mark in "[{") - sum(bare.count(mark) for mark in "]}"))
-        if not quote:
-            return "", depth
-        line = line[min(starts)[0] + 3 :]
-
-
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
     """Objects and keys of a valid JSON text, and the keys that appear twice in one object: (lines, [(path, line)])."""
     lines: dict[str, int] = {}
     twice: list[tuple[str, int]] = []
-    line_at = _line_counter(text)
-    stack: list[list] = []  # [path, "[" or "{", index, key]
-    for match in _TOKEN.finditer(text):
-        token, line = match[0], line_at(match.start())
-        if token in "{[":
-            place = _place(stack)
-            lines.setdefault(place, line)
-            stack.append([place, token, 0, ""])
-        elif token in "}]":
-            stack.pop()
-        elif token == ",":
-            stack[-1][2] += 1
-        elif token[0] == '"' and stack and stack[-1][1] == "{" and _COLON.match(text, match.end()):
-            stack[-1][3] = json.loads(token)
-            place = _place(stack)
-            if place in lines:
-                twice.append((place, line))
-            lines[place] = line
+    breaks = [match.end() for match in re.finditer("\n", text)]
+    parts = (match for match in _JSON_PART.finditer(text) if match["key"] or match["opened"])
+    numbers = (bisect_right(breaks, match.start()) + 1 for match in parts)
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, tuple | list):
+            lines.setdefault(path, next(numbers))
+        if isinstance(value, tuple):  # the keys and values of an object
+            for name, each in value:
+                key, line = f"{path}.{name}" if path else name, next(numbers)
+                twice.extend([(key, line)] if key in lines else [])
+                lines[key] = line
+                visit(each, key)
+        elif isinstance(value, list):
+            for index, each in enumerate(value):
+                visit(each, f"{path}[{index}]")
+
+    visit(json.loads(text.removeprefix("\ufeff"), object_pairs_hook=tuple), "")
     lines.pop("", None)
     return lines, twice
-
-
-def _place(stack: list[list]) -> str:
-    if not stack:
-        return ""
-    path, kind, index, key = stack[-1]
-    return f"{path}[{index}]" if kind == "[" else ".".join(filter(None, [path, key]))
-
-
-def _line_counter(text: str) -> Callable[[int], int]:
-    starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    return lambda position: bisect_right(starts, position)
