@@ -12,10 +12,10 @@ from core.imports.dataset_options import (
     CONDITIONED,
     DATASET,
     DREAMBOOTH,
-    EXPECTED,
     FINE_TUNING,
     GENERAL,
     INTERPOLATIONS,
+    KINDS,
     OPTIONS,
     REQUIRED,
     SUBSET,
@@ -170,10 +170,11 @@ def _value_fits(document: Document, option: Option, value: Any, place: str) -> b
     """Whether type and range are valid; adds a problem if not."""
     name = option.name
     if not fits(option.kind, value):
-        fix = f"write {EXPECTED[option.kind]}"
+        expected = KINDS[option.kind][1]
+        fix = f"write {expected}"
         if isinstance(value, bool) and option.kind in ("int", "number"):
-            fix = f"write {EXPECTED[option.kind]}; sd-scripts would read {shorten(value)} as {int(value)}"
-        what = f"{name} is {shorten(value)}, not {EXPECTED[option.kind].split(':')[0]}"
+            fix += f"; sd-scripts would read {shorten(value)} as {int(value)}"
+        what = f"{name} is {shorten(value)}, not {expected.split(':')[0]}"
         document.error(what, place, fix, "wrong-type")
         return False
     if refused_there(option.kind, value):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.settings.base import Declared, Settings
 from core.settings.check import allowed
@@ -33,11 +33,10 @@ IN_SUBSET = frozenset((SUBSET,))
 class Option:
     """One option.
 
-    kind      int, float (sd-scripts refuses a whole number), number, bool, text, path, size (one whole number or two),
-              range (two floats) or table
+    kind      of `KINDS`
     default   of sd-scripts
     levels    tables that allow it             methods   kinds of dataset that allow it
-    setting   our name; None: there is none and it becomes something else (role, masks, ...)
+    setting   our name, where it is another one; None: there is none and it becomes something else (role, masks, ...)
     """
 
     name: str
@@ -45,65 +44,53 @@ class Option:
     default: Any
     levels: frozenset[str] = ANYWHERE
     methods: frozenset[str] = ALL
-    setting: str | None = None
+    setting: str | None = ""
 
 
-def _options() -> dict[str, Option]:
-    def named(
-        name: str,
-        kind: str,
-        default: Any,
-        levels: frozenset[str] = ANYWHERE,
-        methods: frozenset[str] = ALL,
-        setting: str = "",
-    ) -> Option:
-        return Option(name, kind, default, levels, methods, setting or name)
-
-    listed = [
-        named("resolution", "size", None, UP_TO_DATASET),
-        named("batch_size", "int", 1, UP_TO_DATASET, setting="train_batch_size"),
-        named("enable_bucket", "bool", False, UP_TO_DATASET),
-        named("min_bucket_reso", "int", 256, UP_TO_DATASET),
-        named("max_bucket_reso", "int", 1024, UP_TO_DATASET),
-        named("bucket_reso_steps", "int", 64, UP_TO_DATASET),
-        named("bucket_no_upscale", "bool", False, UP_TO_DATASET),
-        named("network_multiplier", "float", 1.0, UP_TO_DATASET),
-        named("validation_split", "float", 0.0, UP_TO_DATASET),
-        named("validation_seed", "int", None, UP_TO_DATASET),
-        named("skip_image_resolution", "number", 0, UP_TO_DATASET),
-        named("image_dir", "path", None, IN_SUBSET, setting="folder"),
-        named("metadata_file", "path", None, IN_SUBSET, frozenset((FINE_TUNING,))),
-        named("conditioning_data_dir", "path", None, IN_SUBSET, frozenset((CONDITIONED,))),
-        Option("is_reg", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH,))),
-        named("alpha_mask", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
-        named("class_tokens", "text", None, ANYWHERE, frozenset((DREAMBOOTH,))),
-        named("caption_extension", "text", ".caption", ANYWHERE, BESIDE),
-        named("cache_info", "bool", False, ANYWHERE, BESIDE),
-        named("num_repeats", "int", 1),
-        named("shuffle_caption", "bool", False),
-        named("caption_separator", "text", ","),
-        named("keep_tokens", "int", 0),
-        named("keep_tokens_separator", "text", ""),
-        named("secondary_separator", "text", None),
-        named("enable_wildcard", "bool", False),
-        named("caption_prefix", "text", None),
-        named("caption_suffix", "text", None),
-        named("caption_dropout_rate", "number", 0),
-        named("caption_dropout_every_n_epochs", "int", 0),
-        named("caption_tag_dropout_rate", "number", 0),
-        named("token_warmup_min", "int", 1),
-        named("token_warmup_step", "number", 0),
-        named("color_aug", "bool", False),
-        named("flip_aug", "bool", False),
-        named("face_crop_aug_range", "range", None),
-        named("random_crop", "bool", False),
-        named("custom_attributes", "table", {}),
-        named("resize_interpolation", "text", None),
-    ]
-    return {option.name: option for option in listed}
-
-
-OPTIONS = _options()
+OPTIONS = {
+    option.name: replace(option, setting=option.name) if option.setting == "" else option
+    for option in (
+        Option("resolution", "size", None, UP_TO_DATASET),
+        Option("batch_size", "int", 1, UP_TO_DATASET, setting="train_batch_size"),
+        Option("enable_bucket", "bool", False, UP_TO_DATASET),
+        Option("min_bucket_reso", "int", 256, UP_TO_DATASET),
+        Option("max_bucket_reso", "int", 1024, UP_TO_DATASET),
+        Option("bucket_reso_steps", "int", 64, UP_TO_DATASET),
+        Option("bucket_no_upscale", "bool", False, UP_TO_DATASET),
+        Option("network_multiplier", "float", 1.0, UP_TO_DATASET),
+        Option("validation_split", "float", 0.0, UP_TO_DATASET),
+        Option("validation_seed", "int", None, UP_TO_DATASET),
+        Option("skip_image_resolution", "number", 0, UP_TO_DATASET),
+        Option("image_dir", "path", None, IN_SUBSET, setting="folder"),
+        Option("metadata_file", "path", None, IN_SUBSET, frozenset((FINE_TUNING,))),
+        Option("conditioning_data_dir", "path", None, IN_SUBSET, frozenset((CONDITIONED,))),
+        Option("is_reg", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH,)), None),
+        Option("alpha_mask", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
+        Option("class_tokens", "text", None, ANYWHERE, frozenset((DREAMBOOTH,))),
+        Option("caption_extension", "text", ".caption", ANYWHERE, BESIDE),
+        Option("cache_info", "bool", False, ANYWHERE, BESIDE),
+        Option("num_repeats", "int", 1),
+        Option("shuffle_caption", "bool", False),
+        Option("caption_separator", "text", ","),
+        Option("keep_tokens", "int", 0),
+        Option("keep_tokens_separator", "text", ""),
+        Option("secondary_separator", "text", None),
+        Option("enable_wildcard", "bool", False),
+        Option("caption_prefix", "text", None),
+        Option("caption_suffix", "text", None),
+        Option("caption_dropout_rate", "number", 0),
+        Option("caption_dropout_every_n_epochs", "int", 0),
+        Option("caption_tag_dropout_rate", "number", 0),
+        Option("token_warmup_min", "int", 1),
+        Option("token_warmup_step", "number", 0),
+        Option("color_aug", "bool", False),
+        Option("flip_aug", "bool", False),
+        Option("face_crop_aug_range", "range", None),
+        Option("random_crop", "bool", False),
+        Option("custom_attributes", "table", {}),
+        Option("resize_interpolation", "text", None),
+    )
+}
 PATHS = tuple(name for name, option in OPTIONS.items() if option.kind == "path")
 REQUIRED = {
     DREAMBOOTH: ("image_dir",),
@@ -120,37 +107,27 @@ INTERPOLATIONS = {
 # Names of the same options on sd-scripts' command line.
 COMMAND_LINE_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
 
-EXPECTED = {
-    "int": "a whole number",
-    "float": "a number with a decimal point, such as 1.0",
-    "number": "a number",
-    "bool": "true or false",
-    "text": "text in quotes",
-    "path": "a path in quotes",
-    "size": "a whole number, or two in brackets: [768, 1024]",
-    "range": "two numbers in brackets: [0.2, 0.6]",
-    "table": "a table: { name = value }",
+TWO = Field(min_length=2, max_length=2)
+KINDS: dict[str, tuple[Any, str]] = {  # kind -> its type, and what to write; true is not 1
+    "int": (int, "a whole number"),
+    "float": (int | float, "a number with a decimal point, such as 1.0"),  # sd-scripts refuses a whole number
+    "number": (int | float, "a number"),
+    "bool": (bool, "true or false"),
+    "text": (str, "text in quotes"),
+    "path": (str, "a path in quotes"),
+    "size": (int | Annotated[list[int], TWO], "a whole number, or two in brackets: [768, 1024]"),
+    "range": (Annotated[list[int | float], TWO], "two numbers in brackets: [0.2, 0.6]"),
+    "table": (dict, "a table: { name = value }"),
 }
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value has the type. A whole number is accepted as a float; true is not 1."""
-    whole = type(value) is int
-    number = whole or type(value) is float
-    if kind == "size":
-        return whole or (isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value))
-    if kind == "range":
-        return isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    checks = {
-        "int": whole,
-        "float": number,
-        "number": number,
-        "bool": type(value) is bool,
-        "text": isinstance(value, str),
-        "path": isinstance(value, str),
-        "table": isinstance(value, dict),
-    }
-    return checks[kind]
+    """Whether a value has the type."""
+    try:
+        TypeAdapter(KINDS[kind][0]).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def refused_there(kind: str, value: Any) -> bool:
