@@ -20,11 +20,11 @@ from core.imports.dataset_check import Dataset, check_document
 from core.imports.dataset_options import (
     CONDITIONED,
     FINE_TUNING,
+    GROUPS,
     OPTIONS,
     PATHS,
     SUBSET,
     declaration,
-    groups,
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
@@ -247,7 +247,7 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
         if grouped:
             source["batch_group"] = f"dataset {subset.dataset + 1}"
     values = {group: dict(names) for group, names in PUT_BACK.items()}
-    for group, model in groups().items():
+    for group, model in GROUPS.items():
         for name in model.model_fields:
             said = [source[name] for source in sources if name in source]
             if not said or name in OWN or name == "validation_seed":

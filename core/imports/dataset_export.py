@@ -12,21 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import toml
-
 from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, repeats_and_words, words_of
 from core.dataset.sources.folders import folder_of, roots_of, words_for
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
+    DATASET,
     DREAMBOOTH,
     FINE_TUNING,
     GENERAL,
     OPTIONS,
     SUBSET,
 )
-from core.imports.dataset_toml import dataset_json, dataset_toml, survives
+from core.imports.dataset_toml import dataset_json, dataset_toml, reads_as, survives
 from core.imports.dataset_unwritten import not_representable
 from core.record import atomic
 from core.record.image_formats import IMAGE_EXTENSIONS
@@ -41,6 +40,7 @@ from core.settings.job import TrainJob
 ALWAYS = frozenset(
     "resolution batch_size enable_bucket min_bucket_reso max_bucket_reso image_dir num_repeats caption_extension".split()
 )
+OF_DATASETS = [name for name, option in OPTIONS.items() if DATASET in option.levels and SUBSET not in option.levels]
 NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay with their folder
 
 READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two with plugins
@@ -81,7 +81,7 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     if kind == "toml":
         problems += _only_toml(config)
     text = dataset_toml(config) if kind == "toml" else dataset_json(config)
-    if kind == "toml" and not _reads_back(text, config):
+    if kind == "toml" and not reads_as(text, config):
         fix = "write a .json file, or rename folders with unusual characters"
         what = "sd-scripts could not read this dataset as TOML"
         raise ProblemsError.one(what, str(target), fix, "dataset-config.no-toml")
@@ -90,14 +90,6 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     except OSError as error:
         raise unwritten(error, "The file cannot be written", str(target)) from None
     return Exported(target, config, problems)
-
-
-def _reads_back(text: str, config: dict[str, Any]) -> bool:
-    try:
-        text.encode("utf-8")
-        return toml.loads(text) == config
-    except Exception:  # the package raises IndexError and the like
-        return False
 
 
 def _only_toml(config: dict[str, Any]) -> list[Problem]:
@@ -125,14 +117,14 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     places: dict[str, set[tuple]] = defaultdict(set)
     for concept in concepts:
         for each, variant in _resolutions(concept):
-            upper = _dataset_options(each)
-            key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
-            dataset = datasets.setdefault(key, {**upper, "subsets": []})
-            folders = _folders(each, problems)
-            dataset["subsets"] += [_subset_options(each, folder) for folder in folders]
-            problems += [lost for folder in folders for lost in _unread_captions(each, folder) if not variant]
-            if not variant:
-                places[concept.batch_group].add(key)
+            for folder in _folders(each, problems):
+                options = _options(each, folder)
+                upper = {name: options.pop(name) for name in OF_DATASETS if name in options}
+                key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
+                datasets.setdefault(key, {**upper, "subsets": []})["subsets"].append(options)
+                if not variant:
+                    problems += _unread_captions(each, folder)
+                    places[concept.batch_group].add(key)
     if any(len(keys) > 1 for keys in places.values()):
         what = "Folders that share batches here become separate datasets: sd-scripts never mixes datasets in a batch"
         fix = "give them the same resolution and buckets if they should share batches"
@@ -169,26 +161,6 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 # ---- values under sd-scripts' names
 
 
-def _dataset_options(concept: Concept) -> dict[str, Any]:
-    """Options that sd-scripts has once per dataset."""
-    images = concept.images
-    lowest, highest = _sides(images)
-    split = 1.0 if concept.role == "validation" else float(concept.validation.validation_split)
-    size = images.resolution
-    return {
-        "resolution": list(size) if isinstance(size, tuple) else size,
-        "batch_size": images.train_batch_size,
-        "enable_bucket": images.enable_bucket,
-        "min_bucket_reso": lowest,
-        "max_bucket_reso": highest,
-        "bucket_reso_steps": images.bucket_reso_steps,
-        "bucket_no_upscale": images.bucket_no_upscale,
-        "network_multiplier": float(images.network_multiplier),
-        "validation_split": split,
-        "skip_image_resolution": _number(images.skip_image_resolution),
-    }
-
-
 def _sides(images: ImageSettings) -> tuple[int, int]:
     """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
     size = images.resolution
@@ -200,16 +172,14 @@ def _sides(images: ImageSettings) -> tuple[int, int]:
     return lowest, highest
 
 
-def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
-    """Every option of one folder."""
+def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
+    """The value of every option for one folder, its dataset's included."""
     images, captions, source = concept.images, concept.captions, concept.source
-    method = method_of(concept)
-    found: dict[str, Any] = {"image_dir": folder.path or None}
-    if method == CONDITIONED:
-        found["conditioning_data_dir"] = folder.masks
-    if method == FINE_TUNING:
-        found["metadata_file"] = written_path(source.metadata_file or "")
-    found |= {
+    lowest, highest = _sides(images)
+    found: dict[str, Any] = {
+        "image_dir": folder.path or None,
+        "conditioning_data_dir": folder.masks,
+        "metadata_file": written_path(source.metadata_file or ""),
         "is_reg": concept.role == "regularization",
         "class_tokens": folder.words,
         "num_repeats": folder.repeats if source.enabled else 0,
@@ -218,14 +188,18 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "custom_attributes": source.custom_attributes | ({PRESERVE: True} if source.diff_output_preservation else {}),
         "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
         "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
+        "resolution": list(images.resolution) if isinstance(images.resolution, tuple) else images.resolution,
+        "min_bucket_reso": lowest,
+        "max_bucket_reso": highest,
+        "validation_split": 1.0 if concept.role == "validation" else float(concept.validation.validation_split),
+        "validation_seed": None,  # one for all, in [general]
     }
     for name, option in OPTIONS.items():
-        if name in found or option.levels == OPTIONS["resolution"].levels or option.kind == "path":
-            continue
-        group: Any = images if option.setting in ImageSettings.model_fields else captions
-        value = getattr(group, option.setting or name)
-        found[name] = _number(value) if option.kind == "number" else value
-    return {name: value for name, value in found.items() if method in OPTIONS[name].methods}
+        if name not in found:
+            group: Any = images if option.setting in ImageSettings.model_fields else captions
+            value = getattr(group, option.setting or name)
+            found[name] = _number(value) if option.kind == "number" else value
+    return {name: value for name, value in found.items() if method_of(concept) in OPTIONS[name].methods}
 
 
 def _number(value: float) -> int | float:

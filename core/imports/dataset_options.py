@@ -47,6 +47,11 @@ class Option:
     setting: str | None = ""
 
 
+GROUPS: Mapping[str, type[Settings]] = {  # the job's groups that a folder can override
+    "dataset": ImageSettings,
+    "captions": CaptionSettings,
+    "validation": ValidationSettings,
+}
 OPTIONS = {
     option.name: replace(option, setting=option.name) if option.setting == "" else option
     for option in (
@@ -154,7 +159,7 @@ def range_of(option: Option, value: Any) -> str:
     """What our setting allows, in words, if the value is outside it; else empty. value: as a setting."""
     if option.setting is None:
         return ""
-    model = groups().get(declaration(option.setting).group, Source)
+    model = GROUPS.get(declaration(option.setting).group, Source)
     needed = {"folder": "."} if model is Source else {}
     try:
         model.model_validate_json(json.dumps({**needed, option.setting: value}, default=str), strict=True)
@@ -165,12 +170,7 @@ def range_of(option: Option, value: Any) -> str:
 
 def declaration(setting: str) -> Declared:
     """The declaration of a setting: from the common groups, else the folder's own."""
-    for group, model in groups().items():
+    for group, model in GROUPS.items():
         if setting in model.model_fields:
             return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
     return Declared(f"sources.{setting}", "sources", setting, Source.model_fields[setting])
-
-
-def groups() -> Mapping[str, type[Settings]]:
-    """The job's groups that a folder can override."""
-    return {"dataset": ImageSettings, "captions": CaptionSettings, "validation": ValidationSettings}

@@ -29,8 +29,14 @@ def dataset_toml(config: dict[str, Any]) -> str:
 def survives(value: Any) -> bool:
     """Whether a value survives sd-scripts' TOML parser (no null, no mixed lists, ...)."""
     config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
+    return reads_as(dataset_toml(config), config)
+
+
+def reads_as(text: str, content: dict[str, Any]) -> bool:
+    """Whether sd-scripts' parser reads this content from the text, which a file in UTF-8 can hold."""
     try:
-        return toml.loads(dataset_toml(config)) == config
+        text.encode("utf-8")
+        return toml.loads(text) == content
     except Exception:  # the package raises IndexError and the like
         return False
 
@@ -50,37 +56,23 @@ def _key(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        text = repr(value)
-        return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, list):
         return "[" + ", ".join(_value(each) for each in value) + "]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(name)} = {_value(each)}" for name, each in value.items()) + " }"
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} has no form in TOML")
-    return _text(value)
+    if isinstance(value, float):
+        return repr(value) if "." in repr(value) else repr(value).replace("e", ".0e")
+    return json.dumps(value)
 
 
 def _text(text: str) -> str:
     """In single quotes, which keep backslashes; else the simplest form that sd-scripts' parser reads back."""
     literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
-    coded = (
-        '"' + "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text) + '"'
-    )
-    forms = [*literal, _basic(text), coded]
-    return next((form for form in forms if _reads_as(form, text)), forms[-1])
-
-
-def _reads_as(form: str, text: str) -> bool:
-    try:
-        return toml.loads(f"a = {form}\nb = 1\n") == {"a": text, "b": 1}
-    except Exception:  # the package raises IndexError and the like
-        return False
+    coded = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
+    forms = [*literal, _basic(text), f'"{coded}"']
+    return next((form for form in forms if reads_as(f"a = {form}\nb = 1\n", {"a": text, "b": 1})), forms[-1])
 
 
 def _basic(text: str) -> str:
