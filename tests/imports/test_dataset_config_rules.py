@@ -2,8 +2,7 @@
 
 import pytest
 
-from core.imports.dataset_check import _meant_by
-from core.imports.dataset_config import read_dataset_config
+from core.imports.dataset_config import _meant_by, read_dataset_config
 from core.imports.dataset_options import INTERPOLATIONS
 from core.record.problems import errors
 
