@@ -11,7 +11,6 @@ import difflib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +41,7 @@ from core.imports.dataset_options import (
 from core.imports.dataset_text import Document, read_document
 from core.record.bounded_json import read_json_object
 from core.record.problems import MOST, Problem, ProblemsError, errors, limited, raise_if_errors
+from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path
 from core.settings.base import declared
 from core.settings.check import build, shorten
@@ -219,10 +219,8 @@ def _dataset(
 def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str, Any]]]:
     """The elements of an array of tables."""
     if not isinstance(raw, list):
-        brackets = "[[datasets]]" if path == "datasets" else "[[datasets.subsets]]"
-        document.error(
-            f"{path} is not an array of tables", path, f"write {brackets} with double brackets", "not-an-array"
-        )
+        fix = f"write {DATASET if path == 'datasets' else SUBSET} with double brackets"
+        document.error(f"{path} is not an array of tables", path, fix, "not-an-array")
         return []
     for number, table in enumerate(raw):
         if not isinstance(table, dict):
@@ -261,8 +259,8 @@ def _check_table(document: Document, table: Mapping[str, Any], path: str, level:
             fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # the search is slow
             document.error(f"{place} is not an option of sd-scripts dataset files", place, fix, "unknown-option")
         elif level not in option.levels:
-            what = f"{name} is not allowed in {_level_words(level)}"
-            document.error(what, place, _right_level(option), "misplaced-option")
+            fix = f"move it to {' or '.join(option.levels)}"
+            document.error(f"{name} is not allowed in {level}", place, fix, "misplaced-option")
         elif level != GENERAL and method not in option.methods:
             what, fix = _WHY_NOT[name]
             document.error(what, place, fix, "wrong-dataset-kind")
@@ -304,15 +302,6 @@ def _value_fits(document: Document, option: Option, value: Any, place: str) -> b
     if wrong:
         document.error(f"{name} is {shorten(value)}", place, wrong, "value-out-of-range")
     return not wrong
-
-
-def _level_words(level: str) -> str:
-    return {GENERAL: "[general]", DATASET: "[[datasets]]", SUBSET: "[[datasets.subsets]]"}[level]
-
-
-def _right_level(option: Option) -> str:
-    tables = [_level_words(level) for level in (GENERAL, DATASET, SUBSET) if level in option.levels]
-    return f"move it to {' or '.join(tables)}"
 
 
 def _meant_by(name: str, level: str, method: str) -> str:
@@ -514,9 +503,8 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
 
 def _summary(document: Document, subsets: list[Subset]) -> None:
     """What was imported, in one sentence; and what sd-scripts needs a command line option for."""
-    datasets = Counter(subset.dataset for subset in subsets)
-    folders = f"{len(subsets)} folder" + ("" if len(subsets) == 1 else "s")
-    document.notes.insert(0, f"{folders} in {len(datasets)} dataset" + ("" if len(datasets) == 1 else "s") + ".")
+    datasets = {subset.dataset for subset in subsets}
+    document.notes.insert(0, f"{count(len(subsets), 'folder')} in {count(len(datasets), 'dataset')}.")
     if any(subset.method == CONDITIONED for subset in subsets):
         document.notes.append(
             f"'{declaration('masked_loss').title}' is on: sd-scripts uses a conditioning_data_dir only with --masked_loss."

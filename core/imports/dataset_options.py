@@ -23,10 +23,8 @@ DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
 BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are next to the images
 
-GENERAL, DATASET, SUBSET = "general", "dataset", "subset"
-UP_TO_DATASET = frozenset((GENERAL, DATASET))
-ANYWHERE = frozenset((GENERAL, DATASET, SUBSET))
-IN_SUBSET = frozenset((SUBSET,))
+GENERAL, DATASET, SUBSET = "[general]", "[[datasets]]", "[[datasets.subsets]]"
+UP_TO_DATASET, ANYWHERE, IN_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Option:
     name: str
     kind: str
     default: Any
-    levels: frozenset[str] = ANYWHERE
+    levels: tuple[str, ...] = ANYWHERE
     methods: frozenset[str] = ALL
     setting: str | None = ""
 

@@ -12,6 +12,7 @@ import locale
 import os
 import re
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,18 +103,14 @@ def _read_text(document: Document, suffix: str) -> str | None:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
         encoding = locale.getpreferredencoding(False)
         if suffix == ".json" and encoding.lower().replace("-", "") != "utf8":
-            try:
+            with suppress(UnicodeDecodeError):
                 text = data.decode(encoding).replace("\r\n", "\n")
-            except UnicodeDecodeError:
-                text = ""
-            if text:
-                document.notes.append(
-                    f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
-                )
+                note = f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
+                document.notes.append(note)
                 return text
+        line = data[: error.start].count(b"\n") + 1
         where, fix = f"{document.path}, line {line}", "save it as UTF-8 in your editor"
         document.problems.append(Problem("The file is not UTF-8 text", where, fix, code="file.not-utf8"))
         return None
@@ -181,29 +178,23 @@ def _report_path(document: Document, suffix: str, key: str, line: int, meant: st
 
 def _parse_toml(document: Document, text: str) -> None:
     """Read with sd-scripts' parser, unless the text is so long that it may take minutes; then with a TOML 1.0 parser."""
+    reason = ""
     try:
-        sound = bounded_loads(text)
-        first = ""
-    except RecursionError:
-        first = "it is nested too deeply"
-    except ValueError as error:
-        first = str(error).rstrip(".")
+        document.raw = bounded_loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
     short = len(text) <= _FOR_TOML[0] and max(map(len, text.split("\n"))) <= _FOR_TOML[1]
-    if not short and first:
-        return _broken_toml(document, first)
-    document.lines = toml_lines(text)
-    if not short:
-        document.raw = sound
-        return None
-    try:
-        document.raw = _plain(toml.loads(text))
-    except Exception as error:  # on broken text the package raises IndexError and the like
-        if first:
-            return _broken_toml(document, first)
-        document.raw = sound
-        reason = str(error).split(" (line")[0].rstrip(".").lower()
-        document.notes.append(f"sd-scripts' parser refuses this file ({reason}); it was read as TOML 1.0.")
-    return None
+    if short or not reason:
+        document.lines = toml_lines(text)
+    if short:
+        try:
+            document.raw, reason = _plain(toml.loads(text)), ""
+        except Exception as error:  # on broken text the package raises IndexError and the like
+            if not reason:
+                refused = str(error).split(" (line")[0].rstrip(".").lower()
+                document.notes.append(f"sd-scripts' parser refuses this file ({refused}); it was read as TOML 1.0.")
+    if reason:
+        _broken_toml(document, reason)
 
 
 def _broken_toml(document: Document, reason: str) -> None:
@@ -212,7 +203,7 @@ def _broken_toml(document: Document, reason: str) -> None:
     plain = reason[: place.start()].strip() if place else reason
     in_text = "in a string" in plain or "hex value" in plain
     fix = "use '...' instead of \"...\", or double each backslash" if in_text else "correct that line"
-    line, column = (int(place[1]), int(place[2])) if place else (None, None)
+    line, column = place.groups() if place else (None, None)
     what = f"The file is not valid TOML: {plain[:1].lower()}{plain[1:]}"
     _broken_text(document, what, line, column, "file.not-toml", fix)
 
@@ -236,7 +227,12 @@ def _parse_json(document: Document, text: str) -> None:
 
 
 def _broken_text(
-    document: Document, what: str, line: int | None, column: int | None, code: str, fix: str = "correct that line"
+    document: Document,
+    what: str,
+    line: int | str | None,
+    column: int | str | None,
+    code: str,
+    fix: str = "correct that line",
 ) -> None:
     place = f", line {line}" + (f", column {column}" if column else "") if line else ""
     document.problems.append(Problem(what, f"{document.path}{place}", fix, code=code))
