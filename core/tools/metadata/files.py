@@ -17,7 +17,7 @@ from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, at_setting, unwritten
+from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, typed_path
@@ -146,19 +146,10 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
 def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
     """Write the file as sd-scripts writes it, over what it held before the work. Returns the id by which it is undone, ""
     when nothing changed. Raises ProblemsError for one that holds something else by now."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        kept = "nothing was changed"
-        raise unwritten(error, "The metadata file could not be written", printable(path), kept) from error
+    change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
-        done = History(context.workspace.captions).apply(
-            title, [Change(path, before, json.dumps(entries, indent=2).encode())]
-        )
-    if done.changed_since:
-        what, fix = "Another program changed the metadata file in the meantime; nothing was written", "run it again"
-        raise ProblemsError.one(what, printable(path), fix, "metadata.changed-since")
-    return done.id
+        history = History(context.workspace.captions)
+        return history.write_file(title, change, "metadata file", "metadata.changed-since")
 
 
 def saved_words(path: Path, id: str, existed: bool) -> str:
