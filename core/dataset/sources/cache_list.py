@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.dataset.captions.files import read_caption
 from core.dataset.sources.files import printable
-from core.dataset.sources.image_info import ImageInfo, names_of
+from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.metadata import Entry
 from core.dataset.sources.walk import File
 from core.record import atomic
@@ -39,11 +39,9 @@ def compare_with_disk(
         )
         if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
             edited.append(image)
-    if not edited:
-        return []
-    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {names_of(edited)}"
+    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {{names}}"
     fix = f"delete {path.name} to read the caption files, or turn off reading it"
-    return [Problem(what, printable(path), fix, "advice", code="dataset.stale-caption-cache")]
+    return about(edited, what, fix, "dataset.stale-caption-cache", where=printable(path))
 
 
 def _same(text: str, said: str) -> bool:
