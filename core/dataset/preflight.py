@@ -197,9 +197,7 @@ def _rows(
         rows.append(replace(row, role=role, really=image.really, transparent=transparent, readable=readable))
     rows += [_row(image, [], why, counted) for image, why in found.left_out]
     for broken in found.broken:
-        key = (broken.source, broken.relative)
-        row = Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason)
-        rows.append(replace(row, readable=False))
+        rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
     order = {name: place for place, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
@@ -208,22 +206,7 @@ def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key,
     """why: the reason not to train, else empty."""
     size = (image.width, image.height)
     if not at:
-        return Row(
-            image.key,
-            image.path,
-            size,
-            None,
-            None,
-            None,
-            image.repeats,
-            "",
-            None,
-            "none",
-            None,
-            False,
-            why,
-            concept=image.concept,
-        )
+        return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)
     first = at[0]
     return Row(
         key=image.key,

@@ -33,16 +33,16 @@ class Row:
 
     key: tuple[str, str]
     path: Path
-    size: Size | None
-    bucket: Size | None
-    frame: tuple[float, float, float, float] | None
-    scale: float | None
-    repeats: int
-    caption: str
-    caption_path: Path | None
-    source: str
-    tokens: int | None
-    trains: bool
+    size: Size | None = None
+    bucket: Size | None = None
+    frame: tuple[float, float, float, float] | None = None
+    scale: float | None = None
+    repeats: int = 0
+    caption: str = ""
+    caption_path: Path | None = None
+    source: str = "none"
+    tokens: int | None = None
+    trains: bool = False
     why: str = ""
     role: str = "train"
     concept: int = 0
