@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import SENTENCES, TAGS
+from core.dataset.captions.files import SENTENCES, TAGS, lines_of
 from core.dataset.images.look import Look
 from core.dataset.sources.files import extension, printable
 
@@ -35,7 +35,7 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
     several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
     beside = Counter(ending for found in endings.values() for ending in found)
-    lines = [each for each in placed if len([line for line in each.caption.text.split("\n") if line.strip()]) > 1]
+    lines = [each for each in placed if len(lines_of(each.caption.text)) > 1]
     found = [
         _question("transparency", transparent, {}),
         _question("sidecars", several, dict(sorted(beside.items()))),

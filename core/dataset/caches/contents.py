@@ -9,7 +9,7 @@ from pathlib import Path
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import FileFacts, Memo
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_if_errors
 
 
 def content_hashes(
@@ -40,8 +40,7 @@ def file_hashes(
         for path, said in found.items()
         if isinstance(said, OSError)
     ]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return found
 
 

@@ -38,7 +38,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import View
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import file_at, headers
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.space import require_space
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class PartnerCache(ABC):
                 if progress:
                     progress(done, len(items))
         tell_damaged(self._damaged, self.warn)
-        if problems:
-            raise ProblemsError(problems)
+        raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
         tensors = read_tensors(path, self._shapes(placed), self._damaged, self.dtypes)
@@ -140,8 +139,7 @@ class PartnerCache(ABC):
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[Path]:
         sources = {path: file_at(path, path.name) for path in map(self._source, items)}
         gone = [problem_of(path, BrokenImage(file.gone)) for path, file in sources.items() if file.gone]
-        if gone:
-            raise ProblemsError(gone)
+        raise_if_errors(gone)
         hashes = file_hashes(list(sources.values()), self.memo_path, check)
         return [file_of(self.folder, self._key(placed, hashes[self._source(placed)])) for placed in items]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from core.dataset.captions.files import read_caption
+from core.dataset.captions.files import lines_of, read_caption
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.metadata import Entry
@@ -46,7 +46,7 @@ def compare_with_disk(
 
 def _same(text: str, said: str) -> bool:
     """The list holds the first line, or with choices in captions on every line that is not blank."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = lines_of(text)
     return said.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
@@ -58,7 +58,7 @@ def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSetting
     for image in images:
         caption = read_caption(image, settings).text
         if not settings.enable_wildcard:
-            caption = next((line.strip() for line in caption.split("\n") if line.strip()), "")
+            caption = next(iter(lines_of(caption)), "")
         said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
     try:
         atomic.write_json(path, said)

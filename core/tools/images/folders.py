@@ -17,7 +17,7 @@ from core.dataset.images.opening import BrokenImage, Opened
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import impossible_path
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -140,8 +140,7 @@ def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
         problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))
     if isinstance(settings, FaceSettings):
         problems += _bad_faces(settings)
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return FolderPlan(settings.tool, folder, output)
 
 
