@@ -18,12 +18,10 @@ from core.dataset.captions.files import OWN
 from core.dataset.captions.memo import captions_of
 from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.control_advice import control_advice
-from core.dataset.images.decoding import look_at_all, reasons_of
-from core.dataset.images.look import Look
+from core.dataset.images.look import Look, look_at_all, reasons_of
 from core.dataset.images.look import looks as looks_of
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.questions import questions_of
-from core.dataset.report import Report, Row
+from core.dataset.report import Report, Row, questions_of
 from core.dataset.sources.conditioning import blank_masks, mask_paths, unreadable_masks
 from core.dataset.sources.image_info import Folder, ImageInfo, Scan
 from core.dataset.sources.scan import scan_dataset

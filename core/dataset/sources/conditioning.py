@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.images.decoding import look_at_all
-from core.dataset.images.look import Look, known_looks, looks
+from core.dataset.images.look import Look, known_looks, look_at_all, looks
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
 from core.dataset.sources.image_info import ImageInfo, about, listed
