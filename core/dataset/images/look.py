@@ -58,7 +58,7 @@ def measure(image: Image.Image, transparent: bool = False) -> Look:
 
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
-    """{image key: measurements} of images decoded before (`look.look_at_all`); decodes nothing."""
+    """{image key: measurements} of images decoded before (`look_at_all`); decodes nothing."""
     known = known_looks(memo if isinstance(memo, Memo) else Memo(memo), images)
     return {image.key: known[image.path] for image in images if image.path in known}
 
