@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
-from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of, only_one_writes
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, without_face
 from core.dataset.sources.image_info import ImageInfo
+from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.settings.dataset.captions import CaptionSettings
@@ -244,6 +246,15 @@ def save_caption(
     resume   the id of an earlier save: both are undone together
     """
     return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
+
+
+def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[Done, list[str]]:
+    """Make the changes of a task as one, while no other task writes captions; and a line for each file that was left alone.
+    Raises ProblemsError."""
+    with only_one_writes(context):
+        history = History(context.workspace.captions)
+        done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))
+    return done, [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
 
 
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
