@@ -18,7 +18,7 @@ from typing import Any
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
 from core.dataset.sources.files import extension, printable
-from core.dataset.sources.image_info import about, listed
+from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
@@ -206,9 +206,8 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
             by_key[key] = entry
     found.entries = list(by_key.values())
     shown = printable(found.path)
-    if twice:
-        what = f"{count(len(twice), 'duplicate key')} in the metadata file; the last one is used: {listed(twice)}"
-        found.problems.append(Problem(what, shown, "remove the others", "advice", code="metadata.duplicate-keys"))
+    what, code = "{n} in the metadata file; the last one is used: {names}", "metadata.duplicate-keys"
+    found.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
     if wrong:
         what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
         found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, split_label
-from core.dataset.sources.image_info import listed
+from core.dataset.sources.image_info import about, listed
 from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
@@ -115,14 +115,11 @@ def images_in(
             if not split_label(image.path.stem)[1]:
                 found.setdefault(image.path, image)
     closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
-    if closed:
-        what = (
-            f"{count(len(closed), 'image')} not accessible from a shared page: {listed([path.name for path in closed])}"
-        )
-        fix = "copy them into the folder, or open the page on the machine itself"
-        problems.append(Problem(what, printable(closed[0].parent), fix, "advice", code="metadata.no-access"))
-        for path in closed:
-            del found[path]
+    what, where = "{n} not accessible from a shared page: {names}", printable(closed[0].parent) if closed else ""
+    fix = "copy them into the folder, or open the page on the machine itself"
+    problems += about([path.name for path in closed], what, fix, "metadata.no-access", where=where)
+    for path in closed:
+        del found[path]
     if not found:
         names = listed([str(folder) for folder in folders])
         raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")
