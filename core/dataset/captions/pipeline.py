@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from random import Random
+from typing import Any, NamedTuple
 
 from core.dataset.captions.files import Caption, join_texts, lines_of
 from core.dataset.captions.templates import TEMPLATES
@@ -21,31 +22,23 @@ from core.settings.dataset.captions import CaptionSettings
 JOINT = "\ufdd0"
 
 
-class Random(Protocol):
-    """The random source of the pipeline: random.Random, or a fixed one."""
-
-    def random(self) -> float: ...
-    def choice(self, seq: Sequence[Any], /) -> Any: ...
-    def shuffle(self, x: MutableSequence[Any], /) -> None: ...
-
-
-class _Still:
+class _Still(Random):
     """No randomness: everything is kept in order, and the first of several is taken."""
 
     def random(self) -> float:
         return 1.0
 
-    def choice(self, seq: Sequence[Any], /) -> Any:
+    def choice(self, seq: Sequence[Any]) -> Any:
         return seq[0]
 
-    def shuffle(self, x: MutableSequence[Any], /) -> None:
+    def shuffle(self, x: MutableSequence[Any]) -> None:
         return
 
 
 class _Longest(_Still):
     """Keeps everything and takes the longest of several."""
 
-    def choice(self, seq: Sequence[Any], /) -> Any:
+    def choice(self, seq: Sequence[Any]) -> Any:
         return max(seq, key=len)
 
 
