@@ -24,7 +24,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_imag
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
-from core.record.problems import Problem, ProblemsError, limited
+from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 
 RECORD = "put_away.json"
 _FILES = "files"
@@ -63,22 +63,12 @@ def put_away(
     """
     folder = Path(os.path.abspath(dataset_folder))
     images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    if not images:
+        fix = "select the images to move to the trash"
+        raise ProblemsError.one("No images are selected", printable(folder), fix, code="trash.nothing-selected")
+    what, fix = "The image no longer exists", "scan the folder again"
     gone = [path for path in images if not os.path.lexists(path)]
-    if gone or not images:
-        raise ProblemsError(
-            [
-                Problem("The image no longer exists", printable(path), "scan the folder again", code="image.missing")
-                for path in gone
-            ]
-            or [
-                Problem(
-                    "No images are selected",
-                    printable(folder),
-                    "select the images to move to the trash",
-                    code="trash.nothing-selected",
-                )
-            ]
-        )
+    raise_if_errors(Problem(what, printable(path), fix, code="image.missing") for path in gone)
     moved = [*images, *companions(images)]
     for path in images:
         moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
@@ -282,8 +272,7 @@ def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: 
     """Raises ProblemsError with each target of (from, to) that another file has, which does not move itself."""
     leaving = {source for source, _ in pairs}
     taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
-    if taken:
-        raise ProblemsError(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
+    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
 
 
 def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
