@@ -28,7 +28,7 @@ class _Still(Random):
     def random(self) -> float:
         return 1.0
 
-    def choice(self, seq: Sequence[Any]) -> Any:
+    def choice(self, seq: Any) -> Any:
         return seq[0]
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
@@ -38,7 +38,7 @@ class _Still(Random):
 class _Longest(_Still):
     """Keeps everything and takes the longest of several."""
 
-    def choice(self, seq: Sequence[Any]) -> Any:
+    def choice(self, seq: Any) -> Any:
         return max(seq, key=len)
 
 
