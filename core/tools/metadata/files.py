@@ -79,23 +79,6 @@ def source_problems(path: Path, tool: str) -> list[Problem]:
     return []
 
 
-def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Problem]]:
-    """Existing folders, each once, in the given order."""
-    folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
-    if not folders:
-        fix = "choose the folders with the images"
-        return [], [Problem("No folder is chosen", f"{tool}.folders", fix, code="tools.no-folder-chosen")]
-    fix = "check the spelling, or choose another folder"
-    missing = [
-        Problem(
-            f"The image folder '{printable(path)}' does not exist", f"{tool}.folders", fix, code="tools.no-such-folder"
-        )
-        for path in folders
-        if not os.path.isdir(path)
-    ]
-    return folders, missing
-
-
 # ---- images
 
 

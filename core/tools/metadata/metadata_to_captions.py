@@ -26,9 +26,9 @@ from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.named import DRIVE, leads_out
 from core.settings.tools.metadata import MetadataToCaptionsSettings
+from core.tools.files import image_folders
 from core.tools.metadata.files import (
     Image,
-    folders_of,
     images_in,
     one_line,
     source_problems,
@@ -102,7 +102,9 @@ def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
     else:
         problems += source_problems(source, TOOL)
     folders, unfound = (
-        folders_of(settings.folders, TOOL) if settings.folders else ([source.parent] if source else [], [])
+        image_folders(settings.folders, f"{TOOL}.folders")
+        if settings.folders
+        else ([source.parent] if source else [], [])
     )
     problems += unfound
     if settings.captions_to is None and settings.tags_to is None:
