@@ -185,14 +185,11 @@ def _rows(
     out = {each.image.key for each in placing.validation}
     rows = []
     for image in found.images:
-        at = places.get(image.key, [])
         held = "is held out for validation" if image.key in out else ""
         why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
-        row = _row(image, at, why, counted)
-        transparent = image.key in looks and looks[image.key].transparent
-        role = "validation" if held else row.role
-        readable = not looks[image.key].reason if image.key in looks else True
-        rows.append(replace(row, role=role, really=image.really, transparent=transparent, readable=readable))
+        row, look = _row(image, places.get(image.key, []), why, counted), looks.get(image.key, Look())
+        role, readable = "validation" if held else row.role, not look.reason
+        rows.append(replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable))
     rows += [_row(image, [], why, counted) for image, why in found.left_out]
     for broken in found.broken:
         rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
