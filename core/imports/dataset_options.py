@@ -31,18 +31,29 @@ UP_TO_DATASET, ANYWHERE, IN_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBS
 class Option:
     """One option.
 
-    kind      of `KINDS`
     default   of sd-scripts
     levels    tables that allow it             methods   kinds of dataset that allow it
     setting   our name, where it is another one; None: there is none and it becomes something else (role, masks, ...)
+    kind      of `KINDS`, where the setting's declaration does not say it
     """
 
     name: str
-    kind: str
     default: Any
     levels: tuple[str, ...] = ANYWHERE
     methods: frozenset[str] = ALL
     setting: str | None = ""
+    kind: str = ""
+
+    def completed(self) -> Option:
+        """The option with the name of its setting and the kind that it is declared with."""
+        setting = self.name if self.setting == "" else self.setting
+        if setting is None or self.kind:
+            return replace(self, setting=setting)
+        entry = declaration(setting)
+        kind = "path" if entry.names == "path" else {"pair": "size", "choice": "text"}.get(entry.kind, entry.kind)
+        if kind == "float" and type(self.default) is int:
+            kind = "number"  # sd-scripts takes whole numbers where its default is one
+        return replace(self, setting=setting, kind=kind)
 
 
 GROUPS: Mapping[str, type[Settings]] = {  # the job's groups that a folder can override
@@ -50,48 +61,58 @@ GROUPS: Mapping[str, type[Settings]] = {  # the job's groups that a folder can o
     "captions": CaptionSettings,
     "validation": ValidationSettings,
 }
+
+
+def declaration(setting: str) -> Declared:
+    """The declaration of a setting: from the common groups, else the folder's own."""
+    for group, model in GROUPS.items():
+        if setting in model.model_fields:
+            return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
+    return Declared(f"sources.{setting}", "sources", setting, Source.model_fields[setting])
+
+
 OPTIONS = {
-    option.name: replace(option, setting=option.name) if option.setting == "" else option
+    option.name: option.completed()
     for option in (
-        Option("resolution", "size", None, UP_TO_DATASET),
-        Option("batch_size", "int", 1, UP_TO_DATASET, setting="train_batch_size"),
-        Option("enable_bucket", "bool", False, UP_TO_DATASET),
-        Option("min_bucket_reso", "int", 256, UP_TO_DATASET),
-        Option("max_bucket_reso", "int", 1024, UP_TO_DATASET),
-        Option("bucket_reso_steps", "int", 64, UP_TO_DATASET),
-        Option("bucket_no_upscale", "bool", False, UP_TO_DATASET),
-        Option("network_multiplier", "float", 1.0, UP_TO_DATASET),
-        Option("validation_split", "float", 0.0, UP_TO_DATASET),
-        Option("validation_seed", "int", None, UP_TO_DATASET),
-        Option("skip_image_resolution", "number", 0, UP_TO_DATASET),
-        Option("image_dir", "path", None, IN_SUBSET, setting="folder"),
-        Option("metadata_file", "path", None, IN_SUBSET, frozenset((FINE_TUNING,))),
-        Option("conditioning_data_dir", "path", None, IN_SUBSET, frozenset((CONDITIONED,))),
-        Option("is_reg", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH,)), None),
-        Option("alpha_mask", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
-        Option("class_tokens", "text", None, ANYWHERE, frozenset((DREAMBOOTH,))),
-        Option("caption_extension", "text", ".caption", ANYWHERE, BESIDE),
-        Option("cache_info", "bool", False, ANYWHERE, BESIDE),
-        Option("num_repeats", "int", 1),
-        Option("shuffle_caption", "bool", False),
-        Option("caption_separator", "text", ","),
-        Option("keep_tokens", "int", 0),
-        Option("keep_tokens_separator", "text", ""),
-        Option("secondary_separator", "text", None),
-        Option("enable_wildcard", "bool", False),
-        Option("caption_prefix", "text", None),
-        Option("caption_suffix", "text", None),
-        Option("caption_dropout_rate", "number", 0),
-        Option("caption_dropout_every_n_epochs", "int", 0),
-        Option("caption_tag_dropout_rate", "number", 0),
-        Option("token_warmup_min", "int", 1),
-        Option("token_warmup_step", "number", 0),
-        Option("color_aug", "bool", False),
-        Option("flip_aug", "bool", False),
-        Option("face_crop_aug_range", "range", None),
-        Option("random_crop", "bool", False),
-        Option("custom_attributes", "table", {}),
-        Option("resize_interpolation", "text", None),
+        Option("resolution", None, UP_TO_DATASET),
+        Option("batch_size", 1, UP_TO_DATASET, setting="train_batch_size"),
+        Option("enable_bucket", False, UP_TO_DATASET),
+        Option("min_bucket_reso", 256, UP_TO_DATASET),
+        Option("max_bucket_reso", 1024, UP_TO_DATASET),
+        Option("bucket_reso_steps", 64, UP_TO_DATASET),
+        Option("bucket_no_upscale", False, UP_TO_DATASET),
+        Option("network_multiplier", 1.0, UP_TO_DATASET),
+        Option("validation_split", 0.0, UP_TO_DATASET),
+        Option("validation_seed", None, UP_TO_DATASET),
+        Option("skip_image_resolution", 0, UP_TO_DATASET),
+        Option("image_dir", None, IN_SUBSET, setting="folder"),
+        Option("metadata_file", None, IN_SUBSET, frozenset((FINE_TUNING,))),
+        Option("conditioning_data_dir", None, IN_SUBSET, frozenset((CONDITIONED,))),
+        Option("is_reg", False, IN_SUBSET, frozenset((DREAMBOOTH,)), None, "bool"),
+        Option("alpha_mask", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
+        Option("class_tokens", None, ANYWHERE, frozenset((DREAMBOOTH,))),
+        Option("caption_extension", ".caption", ANYWHERE, BESIDE),
+        Option("cache_info", False, ANYWHERE, BESIDE),
+        Option("num_repeats", 1),
+        Option("shuffle_caption", False),
+        Option("caption_separator", ","),
+        Option("keep_tokens", 0),
+        Option("keep_tokens_separator", ""),
+        Option("secondary_separator", None),
+        Option("enable_wildcard", False),
+        Option("caption_prefix", None),
+        Option("caption_suffix", None),
+        Option("caption_dropout_rate", 0),
+        Option("caption_dropout_every_n_epochs", 0),
+        Option("caption_tag_dropout_rate", 0),
+        Option("token_warmup_min", 1),
+        Option("token_warmup_step", 0),
+        Option("color_aug", False),
+        Option("flip_aug", False),
+        Option("face_crop_aug_range", None, kind="range"),
+        Option("random_crop", False),
+        Option("custom_attributes", {}, kind="table"),
+        Option("resize_interpolation", None),
     )
 }
 PATHS = tuple(name for name, option in OPTIONS.items() if option.kind == "path")
@@ -164,11 +185,3 @@ def range_of(option: Option, value: Any) -> str:
     except ValidationError:
         return "use " + allowed(declaration(option.setting)).split(", or leave it empty")[0]
     return ""
-
-
-def declaration(setting: str) -> Declared:
-    """The declaration of a setting: from the common groups, else the folder's own."""
-    for group, model in GROUPS.items():
-        if setting in model.model_fields:
-            return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
-    return Declared(f"sources.{setting}", "sources", setting, Source.model_fields[setting])
