@@ -252,7 +252,7 @@ _HEADER = re.compile(rf"\s*(\[\[?)\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*\]\]?\s*(?:
 _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
 # Strings, those that are not closed too, so that no character is read twice, and comments.
 _BLANKED = re.compile(
-    r'"""(?:\\.|[^\\])*?(?:"""|\Z)|' + r"'''.*?(?:'''|\Z)|" + r'"(?:\\[^\n]|[^"\\\n])*+"?|' + r"'[^'\n]*+'?|#[^\n]*",
+    r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)|' + r"'''.*?(?:'''|\Z)|" + r'"(?:\\[^\n]|[^"\\\n])*+"?|' + r"'[^'\n]*+'?|#[^\n]*",
     re.DOTALL,
 )
 _JSON_PART = re.compile(r'"(?:\\.|[^"\\])*"(?P<key>\s*:)?|(?P<opened>[\[{])')
