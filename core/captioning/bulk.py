@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from core.captioning.combining import comparable
 from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Beside, Caption, caption_change
+from core.dataset.captions.files import Beside, Caption, caption_change, write_captions
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
@@ -146,10 +145,7 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     lines = [each.line for each in plan]
     if job.edit_captions.preview or not plan:
         return Outcome(lines=[*lines, f"{count(len(plan), 'caption')} would change"], facts=_facts(len(plan), 0))
-    with only_one_writes(context):
-        history, title = History(context.workspace.captions), EDITS[job.edit_captions.edit]
-        done = history.apply(title, changes_of(plan), progress=partial(context.stage, "writing captions"))
-    left = [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
+    done, left = write_captions(context, EDITS[job.edit_captions.edit], changes_of(plan))
     return Outcome(
         lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
         facts=_facts(len(plan), len(done.written)),

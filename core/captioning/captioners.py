@@ -297,10 +297,6 @@ def write_one_file(
 ) -> None:
     """Write the captions, in a way that can be undone. kind: what they are in a .json, "tags" or "caption".
     Raises ProblemsError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritten(error, "The captions cannot be written", printable(path), "nothing was changed") from error
     entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
     if path.suffix.lower() == ".jsonl":
         lines = ({"image_path": image, "caption": text, "image_size": size} for image, text, size in entries)
@@ -309,6 +305,5 @@ def write_one_file(
         by_image = {image: {kind: text, "image_size": size} for image, text, size in entries}
         new = json.dumps(by_image, indent=2, ensure_ascii=False) + "\n"
     change = Change(path, content_of(path), new.encode("utf-8", "backslashreplace"))
-    if History(workspace.captions).apply(title, [change], about=about).changed_since:
-        what = "Another program changed the caption file in the meantime; nothing was written"
-        raise ProblemsError.one(what, printable(path), "start again", "captioning.one-file-changed")
+    code = "captioning.one-file-changed"
+    History(workspace.captions).write_file(title, change, "caption file", code, about=about)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-from core.dataset.captions.files import Beside, Caption, caption_change, read_caption, read_caption_file
-from core.dataset.captions.history import Change, History, only_one_writes
+from core.dataset.captions.files import Beside, Caption, caption_change, read_caption, read_caption_file, write_captions
+from core.dataset.captions.history import Change
 from core.dataset.captions.pipeline import plain_caption
-from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext, Outcome
@@ -100,11 +98,8 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
         readable = [row for row in report.missing if row.caption.problem is None]
         changes = [_written(row, text, beside) for row in readable]
         context.check()
-        with only_one_writes(context):
-            history = History(context.workspace.captions)
-            done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))
+        done, left = write_captions(context, "Write missing captions", changes)
         written = len(done.written)
-        lines += [f"{printable(path)} was written by another program and left unchanged" for path in done.changed_since]
-        lines.append(f"{written} captions written")
+        lines += [*left, f"{written} captions written"]
     facts = {"images": len(report.rows), "missing": len(report.missing), "written": written}
     return Outcome(lines=lines, facts=facts)

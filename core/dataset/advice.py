@@ -12,7 +12,7 @@ from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.rotation import Turn
 from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
-from core.dataset.sources.image_info import ImageInfo, listed, names_of
+from core.dataset.sources.image_info import ImageInfo, about, names_of
 from core.record.problems import Problem
 from core.record.units import count
 from core.settings.dataset.captions import LENGTHS, CaptionSettings
@@ -120,14 +120,11 @@ def _unreadable_captions(placed: Sequence[Placed]) -> list[Problem]:
 
 def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
     cut = [each.image for each in placed if counted.get(each.image.key, 0) > limit]
-    if not cut:
-        return []
-    longest = max(counted.values())
-    are = "is" if len(cut) == 1 else "are"
-    what = f"{count(len(cut), 'caption')} {are} longer than {limit} tokens (the longest has {longest}) and cut: {names_of(cut)}"
+    longest = max(counted.values(), default=0)
+    what = f"{{n}} {{is}} longer than {limit} tokens (the longest has {longest}) and cut: {{names}}"
     room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"shorten them, or raise the maximum caption length to {room}" if room > limit else "shorten them"
-    return [Problem(what, "captions.max_token_length", fix, "advice", code="dataset.long-captions")]
+    return about(cut, what, fix, "dataset.long-captions", where="captions.max_token_length", noun="caption")
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
@@ -138,56 +135,42 @@ def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[P
         if look and look.remark:
             groups[look.remark].append(each.image)
     fix = "check them; if one looks wrong, save it again or replace it"
-    found = [(remark, printable(images[0].path.parent), images) for remark, images in groups.items()]
+    what = "{n} with damaged data that was skipped (<remark>): {names}"
     return [
-        Problem(
-            f"{count(len(images), 'image')} with damaged data that was skipped ({remark}): {names_of(images)}",
-            where,
-            fix,
-            "advice",
-            code="image.damaged-data",
-        )
-        for remark, where, images in found[:MOST_REMARKS]
+        problem
+        for remark, images in list(groups.items())[:MOST_REMARKS]
+        for problem in about(images, what.replace("<remark>", remark), fix, "image.damaged-data")
     ]
 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
-    found = []
     turned = [each.image for each in placed if each.image.rotated]
-    if turned:
-        how = "is" if len(turned) == 1 else "are"
-        what = (
-            f"{count(len(turned), 'image')} {how} rotated upright according to the EXIF orientation: {names_of(turned)}"
-        )
-        fix = "no action needed; describe them upright in captions"
-        found.append(Problem(what, printable(turned[0].path.parent), fix, "advice", code="image.exif-rotation"))
+    what = "{n} {is} rotated upright according to the EXIF orientation: {names}"
+    found = about(turned, what, "no action needed; describe them upright in captions", "image.exif-rotation")
     other = [each.image for each in placed if each.image.really]
     if other:
-        names = listed([f"{image.relative} ({image.really})" for image in other])
-        has = "has" if len(other) == 1 else "have"
-        what = f"{count(len(other), 'file')} {has} an extension that does not match the image format: {names}"
-        fix = "rename them if other programs refuse them; training reads them correctly"
-        found.append(Problem(what, printable(other[0].path.parent), fix, "advice", code="image.wrong-extension"))
+        names = [f"{image.relative} ({image.really})" for image in other]
+        what = "{n} {has} an extension that does not match the image format: {names}"
+        fix, where = "rename them if other programs refuse them; training reads them correctly", other[0].path.parent
+        found += about(names, what, fix, "image.wrong-extension", where=printable(where), noun="file")
     small = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )
     if small:
         most = small[0].placement.scale
-        what = f"{len(small)} of {len(placed)} images smaller than their bucket, "
-        what += f"upscaled up to {most:.1f} times: {names_of([each.image for each in small])}"
+        what = f"{len(small)} of {len(placed)} images smaller than their bucket, upscaled up to {most:.1f} times: "
         fix = "use larger images or a lower resolution"
         if any(each.concept.images.enable_bucket for each in small):
             fix += f", or turn on '{ImageSettings.title_of('bucket_no_upscale')}'"
-        found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice", code="image.upscaled"))
+        found += about([each.image for each in small], what + "{names}", fix, "image.upscaled")
     cropped = sorted(
         (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
     )
     if cropped:
         least = cropped[0].placement.kept
-        what = f"{len(cropped)} of {len(placed)} images cropped by more than half "
-        what += f"({least:.0%} left at worst): {names_of([each.image for each in cropped])}"
+        what = f"{len(cropped)} of {len(placed)} images cropped by more than half ({least:.0%} left at worst): "
         fix = f"crop them manually, or raise '{ImageSettings.title_of('max_bucket_reso')}'"
-        found.append(Problem(what, printable(cropped[0].image.path.parent), fix, "advice", code="image.cropped"))
+        found += about([each.image for each in cropped], what + "{names}", fix, "image.cropped")
     return found
 
 
@@ -199,16 +182,15 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
             what = f"{part.pool} regularization images are not used: their batch group has no training images"
             fix = "add training images, or put both into the same batch group"
             found.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
-    unused = epochs.not_needed()
-    if unused and not found:
-        what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
-        what += f" order until there are as many as training images: {names_of([each.image for each in unused])}"
-        fix = "set compatibility to none to use all in turn, or add training images"
-        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset.regularization-unused"))
-    never = epochs.never_shown()
-    if never:
-        what = f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
-        what += names_of([each.image for each in never])
-        fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
-        found.append(Problem(what, "dataset.short_batches", fix, "advice", code="dataset.never-used"))
+    unused = [each.image for each in epochs.not_needed()] if not found else []
+    what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
+    what += " order until there are as many as training images: {names}"
+    fix, code = "set compatibility to none to use all in turn, or add training images", "dataset.regularization-unused"
+    found += about(unused, what, fix, code, where="model.compatibility")
+    never = [each.image for each in epochs.never_shown()]
+    what = (
+        f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
+    )
+    fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
+    found += about(never, what + "{names}", fix, "dataset.never-used", where="dataset.short_batches")
     return found

@@ -15,7 +15,7 @@ from core.dataset.images.colors import BLACK
 from core.dataset.images.look import Look, known_looks, laplacian_variance
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.sources.files import printable
-from core.dataset.sources.image_info import ImageInfo, names_of
+from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.walk import file_at
 from core.record.problems import Problem
@@ -41,34 +41,23 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
     alike = [(image, path) for image, path in seen if path and looks[image.key].dhash == known[path].dhash][:COMPARED]
     itself = [image for image, path in alike if image not in blank and path and _same(image, path)]
     itself = [] if _softer(itself) else itself
-    return [*_blank(blank, len(seen)), *_itself(itself, len(seen)), *_exchanged(seen)]
+    what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
+    fix = "make them again, with lower thresholds for edges, or remove these images"
+    problems = _about(blank, len(seen), what, fix, "control.blank")
+    what = f"{{n}} {'is the image itself' if len(itself) == 1 else 'are the images themselves'}: {{names}}"
+    fix = "make control images of them (Control images on Tools), or choose another folder"
+    return [*problems, *_about(itself, len(seen), what, fix, "control.is-the-image"), *_exchanged(seen)]
 
 
-def _level(found: int, seen: int) -> str:
+def _about(found: Sequence[ImageInfo], seen: int, what: str, fix: str, code: str) -> list[Problem]:
     """A training whose control images are mostly wrong learns nothing of use."""
-    return "warning" if 2 * found > seen else "advice"
+    level = "warning" if 2 * len(found) > seen else "advice"
+    where = _place(found[0]) if found else ""
+    return about(found, what, fix, code, level, where=where, noun="control image")
 
 
 def _one_color(look: Look) -> bool:
     return not look.reason and look.blur == 0 and look.border == 1
-
-
-def _blank(found: Sequence[ImageInfo], seen: int) -> list[Problem]:
-    if not found:
-        return []
-    show = "image shows" if len(found) == 1 else "images show"
-    what = f"{len(found)} control {show} nothing but one color, such as black: {names_of(found)}"
-    fix = "make them again, with lower thresholds for edges, or remove these images"
-    return [Problem(what, _place(found[0]), fix, _level(len(found), seen), code="control.blank")]
-
-
-def _itself(found: Sequence[ImageInfo], seen: int) -> list[Problem]:
-    if not found:
-        return []
-    are = "image is the image itself" if len(found) == 1 else "images are the images themselves"
-    what = f"{len(found)} control {are}: {names_of(found)}"
-    fix = "make control images of them (Control images on Tools), or choose another folder"
-    return [Problem(what, _place(found[0]), fix, _level(len(found), seen), code="control.is-the-image")]
 
 
 def _exchanged(seen: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:

@@ -18,12 +18,10 @@ from core.dataset.captions.files import OWN
 from core.dataset.captions.memo import captions_of
 from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.control_advice import control_advice
-from core.dataset.images.decoding import look_at_all, reasons_of
-from core.dataset.images.look import Look
+from core.dataset.images.look import Look, look_at_all, reasons_of
 from core.dataset.images.look import looks as looks_of
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.questions import questions_of
-from core.dataset.report import Report, Row
+from core.dataset.report import Report, Row, questions_of
 from core.dataset.sources.conditioning import blank_masks, mask_paths, unreadable_masks
 from core.dataset.sources.image_info import Folder, ImageInfo, Scan
 from core.dataset.sources.scan import scan_dataset
@@ -187,19 +185,14 @@ def _rows(
     out = {each.image.key for each in placing.validation}
     rows = []
     for image in found.images:
-        at = places.get(image.key, [])
         held = "is held out for validation" if image.key in out else ""
         why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
-        row = _row(image, at, why, counted)
-        transparent = image.key in looks and looks[image.key].transparent
-        role = "validation" if held else row.role
-        readable = not looks[image.key].reason if image.key in looks else True
-        rows.append(replace(row, role=role, really=image.really, transparent=transparent, readable=readable))
+        row, look = _row(image, places.get(image.key, []), why, counted), looks.get(image.key, Look())
+        role, readable = "validation" if held else row.role, not look.reason
+        rows.append(replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable))
     rows += [_row(image, [], why, counted) for image, why in found.left_out]
     for broken in found.broken:
-        key = (broken.source, broken.relative)
-        row = Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason)
-        rows.append(replace(row, readable=False))
+        rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
     order = {name: place for place, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
@@ -208,22 +201,7 @@ def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key,
     """why: the reason not to train, else empty."""
     size = (image.width, image.height)
     if not at:
-        return Row(
-            image.key,
-            image.path,
-            size,
-            None,
-            None,
-            None,
-            image.repeats,
-            "",
-            None,
-            "none",
-            None,
-            False,
-            why,
-            concept=image.concept,
-        )
+        return Row(image.key, image.path, size, repeats=image.repeats, why=why, concept=image.concept)
     first = at[0]
     return Row(
         key=image.key,

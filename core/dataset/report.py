@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import Length
 from core.dataset.buckets.sizes import Size
-from core.dataset.questions import Question
+from core.dataset.captions.files import SENTENCES, TAGS, lines_of
+from core.dataset.images.look import Look
+from core.dataset.sources.files import extension, printable
 from core.dataset.sources.image_info import Folder, listed
 from core.record.problems import Problem, errors
 from core.record.units import count
@@ -33,16 +37,16 @@ class Row:
 
     key: tuple[str, str]
     path: Path
-    size: Size | None
-    bucket: Size | None
-    frame: tuple[float, float, float, float] | None
-    scale: float | None
-    repeats: int
-    caption: str
-    caption_path: Path | None
-    source: str
-    tokens: int | None
-    trains: bool
+    size: Size | None = None
+    bucket: Size | None = None
+    frame: tuple[float, float, float, float] | None = None
+    scale: float | None = None
+    repeats: int = 0
+    caption: str = ""
+    caption_path: Path | None = None
+    source: str = "none"
+    tokens: int | None = None
+    trains: bool = False
     why: str = ""
     role: str = "train"
     concept: int = 0
@@ -115,3 +119,41 @@ class Report:
             "questions": [asdict(question) for question in self.questions],
             "problems": [problem.to_dict() for problem in self.problems],
         }
+
+
+EXAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to ask once. kind: "transparency", "sidecars" or "lines".
+
+    images   number of images concerned    examples   names of some
+    counts   what was found -> how many (".txt": 24, ".caption": 20)
+    """
+
+    kind: str
+    images: int
+    examples: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
+    """The questions of a dataset. placed: each image once; looks: measurements of the images decoded so far."""
+    nothing = Look()
+    transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
+    endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
+    several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
+    beside = Counter(ending for found in endings.values() for ending in found)
+    lines = [each for each in placed if len(lines_of(each.caption.text)) > 1]
+    found = [
+        _question("transparency", transparent, {}),
+        _question("sidecars", several, dict(sorted(beside.items()))),
+        _question("lines", lines, {}),
+    ]
+    return tuple(question for question in found if question.images)
+
+
+def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:
+    names = tuple(printable(each.image.relative) for each in about[:EXAMPLES])
+    return Question(kind, len(about), names, counts)

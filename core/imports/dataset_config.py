@@ -1,35 +1,47 @@
 """Reads a dataset config of sd-scripts (TOML or JSON) into the job's dataset, captions and validation groups.
 
-What a folder inherits from its dataset, [general] and sd-scripts' own defaults is resolved here and written out in
-full, so that a file means the same in both programs although some defaults differ.
+Every table is checked: which option is allowed where, of which type, in which kind of dataset. What a folder inherits from
+its dataset, [general] and sd-scripts' own defaults is resolved and written out in full, so that a file means the same in
+both programs although some defaults differ.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core.dataset.sources.metadata import MAX_BYTES, MAX_VALUES
-from core.imports.dataset_check import Dataset, check_document
 from core.imports.dataset_options import (
+    COMMAND_LINE_NAMES,
     CONDITIONED,
+    DATASET,
+    DREAMBOOTH,
     FINE_TUNING,
+    GENERAL,
+    GROUPS,
+    INTERPOLATIONS,
+    KINDS,
     OPTIONS,
     PATHS,
+    REQUIRED,
     SUBSET,
+    Option,
     declaration,
-    groups,
+    fits,
+    range_of,
+    refused_there,
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
 from core.record.bounded_json import read_json_object
-from core.record.problems import Problem, ProblemsError, errors, limited, raise_if_errors
+from core.record.problems import MOST, Problem, ProblemsError, errors, limited, raise_if_errors
+from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path
 from core.settings.base import declared
 from core.settings.check import build, shorten
@@ -59,6 +71,28 @@ PUT_BACK: dict[str, dict[str, Any]] = {
     "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
 }
 
+_WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do
+    "metadata_file": (
+        "A dataset cannot mix folders with and without a metadata_file",
+        "put them into two [[datasets]]",
+    ),
+    "conditioning_data_dir": (
+        "Either all folders of a dataset have a conditioning_data_dir or none",
+        "put the others into a separate dataset",
+    ),
+    "alpha_mask": (
+        "alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks",
+        "remove it",
+    ),
+    "is_reg": (
+        "is_reg (regularization) only works in DreamBooth datasets, without metadata or masks",
+        "remove it",
+    ),
+    "class_tokens": ("class_tokens only works in DreamBooth datasets", "remove it, or move it to [general]"),
+    "caption_extension": ("caption_extension is not allowed here: captions come from the metadata file", "remove it"),
+    "cache_info": ("cache_info is not allowed here: sizes and captions come from the metadata file", "remove it"),
+}
+
 Job = TypeVar("Job", bound=TrainJob)
 
 
@@ -82,16 +116,25 @@ class Subset:
     enabled: bool = True
 
 
+@dataclass
+class Dataset:
+    """One [[datasets]] table. given: every name in it and in [general], valid or not."""
+
+    path: str
+    method: str
+    given: frozenset[str]
+    subsets: list[Subset] = field(default_factory=list)
+
+
 def read_dataset_config(path: str | os.PathLike) -> Imported:
     """Read a dataset config. Raises nothing: all errors and advice are in `problems`."""
     document = read_document(path)
     subsets: list[Subset] = []
     if document.raw is not None:
-        general, datasets = check_document(document)
+        datasets = _datasets(document, document.raw)
         for dataset in datasets:
-            found = _resolve(dataset, general)
-            _check_dataset_values(document, dataset, found)
-            subsets += _without_twins(document, dataset, found)
+            _check_dataset_values(document, dataset)
+            subsets += _without_twins(document, dataset)
         if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
             fix = "add [[datasets.subsets]] with an image_dir"
             document.error("The file contains no folder", "datasets", fix, "no-folder")
@@ -128,25 +171,169 @@ def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-# ---- the options of each folder
+# ---- tables
 
 
-def _resolve(dataset: Dataset, general: Mapping[str, Any]) -> list[Subset]:
-    """Every folder of a dataset; precedence: subset, dataset, general, default."""
-    found = []
-    for index, own in dataset.subsets:
-        options = {}
-        for name, option in OPTIONS.items():
-            if dataset.method not in option.methods:
-                continue
-            levels = (own, dataset.values, general) if SUBSET in option.levels else (dataset.values, general)
-            options[name] = next((level[name] for level in levels if name in level), option.default)
-        found.append(Subset(dataset.number, dataset.method, f"{dataset.path}.subsets[{index}]", options))
-    return found
+def _datasets(document: Document, raw: Mapping[str, Any]) -> list[Dataset]:
+    """Every dataset. Invalid options are left out and added to the document's problems."""
+    for name in raw:
+        if name not in ("general", "datasets"):
+            near = difflib.get_close_matches(name, ["general", "datasets"], n=1)
+            fix = f"use {near[0]}" if near else "put options into [general], [[datasets]] or [[datasets.subsets]]"
+            document.error(f"'{name}' is not allowed at the top of the file", name, fix, "unknown-table")
+    general = raw.get("general", {})
+    if not isinstance(general, dict):
+        document.error("general is not a table", "general", "write [general] with the options below it", "not-a-table")
+        general = {}
+    values = _check_table(document, general, "general", GENERAL, "")
+    tables = _tables(document, raw.get("datasets", []), "datasets")
+    if not tables and "datasets" not in raw:
+        fix = "write [[datasets]], and [[datasets.subsets]] for each folder"
+        document.error("The file has no dataset", "", fix, "no-dataset")
+    return [_dataset(document, number, table, frozenset(general), values) for number, table in tables]
 
 
-def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Subset]) -> None:
+def _dataset(
+    document: Document, number: int, table: Mapping[str, Any], given: frozenset[str], general: Mapping[str, Any]
+) -> Dataset:
+    """A dataset with its folders. Precedence: subset, dataset, general (valid values), default."""
+    path = f"datasets[{number}]"
+    tables = _tables(document, table.get("subsets", []), f"{path}.subsets")
+    method = method_of(subset for _, subset in tables)
+    own = {name: value for name, value in table.items() if name != "subsets"}
+    upper = {**general, **_check_table(document, own, path, DATASET, method)}
+    dataset = Dataset(path, method, given | frozenset(table))
+    known = {name: option.default for name, option in OPTIONS.items() if method in option.methods}
+    for index, subset in tables:
+        place = f"{path}.subsets[{index}]"
+        values = upper | _check_table(document, subset, place, SUBSET, method)
+        options = {name: values.get(name, default) for name, default in known.items()}
+        dataset.subsets.append(Subset(number, method, place, options))
+        _check_required(document, subset, place, method)
+    if not tables and isinstance(table.get("subsets", []), list):
+        fix = "add [[datasets.subsets]] with an image_dir, or remove the dataset"
+        document.advise(f"{path} has no folder", path, fix, "dataset-without-folder")
+    return dataset
+
+
+def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str, Any]]]:
+    """The elements of an array of tables."""
+    if not isinstance(raw, list):
+        fix = f"write {DATASET if path == 'datasets' else SUBSET} with double brackets"
+        document.error(f"{path} is not an array of tables", path, fix, "not-an-array")
+        return []
+    for number, table in enumerate(raw):
+        if not isinstance(table, dict):
+            what = f"{path}[{number}] is {shorten(table)}, not a table"
+            document.error(what, f"{path}[{number}]", "write a table", "not-a-table")
+    return [(number, table) for number, table in enumerate(raw) if isinstance(table, dict)]
+
+
+def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
+    """The kind of a dataset, from its subsets. A mixture counts as DreamBooth, which then refuses the other keys."""
+    subsets = list(subsets)
+    if subsets and all("conditioning_data_dir" in subset for subset in subsets):
+        return CONDITIONED
+    return FINE_TUNING if subsets and all("metadata_file" in subset for subset in subsets) else DREAMBOOTH
+
+
+def _check_required(document: Document, subset: Mapping[str, Any], path: str, method: str) -> None:
+    for name in REQUIRED[method]:
+        misspelt = [key for key in subset if key not in OPTIONS and _meant_by(key, SUBSET, method) == name]
+        if name in subset and subset[name] == "":
+            document.error(f"{path} has an empty {name}", f"{path}.{name}", "set it to a folder or file", "empty-path")
+        elif name not in subset and not misspelt:
+            document.error(f"{path} has no {name}", path, f"add {name} = 'path'", "missing-path")
+
+
+# ---- one table
+
+
+def _check_table(document: Document, table: Mapping[str, Any], path: str, level: str, method: str) -> dict[str, Any]:
+    """The valid values of a table."""
+    good: dict[str, Any] = {}
+    for name, value in table.items():
+        place = f"{path}.{name}"
+        option = OPTIONS.get(name)
+        if option is None:
+            fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # the search is slow
+            document.error(f"{place} is not an option of sd-scripts dataset files", place, fix, "unknown-option")
+        elif level not in option.levels:
+            fix = f"move it to {' or '.join(option.levels)}"
+            document.error(f"{name} is not allowed in {level}", place, fix, "misplaced-option")
+        elif level != GENERAL and method not in option.methods:
+            what, fix = _WHY_NOT[name]
+            document.error(what, place, fix, "wrong-dataset-kind")
+        elif value is None:
+            document.notes.append(f"{place} is null, which counts as not set.")
+        elif _value_fits(document, option, value, place):
+            good[name] = value
+    return good
+
+
+def _value_fits(document: Document, option: Option, value: Any, place: str) -> bool:
+    """Whether type and range are valid; adds a problem if not."""
+    name = option.name
+    if not fits(option.kind, value):
+        expected = KINDS[option.kind][1]
+        fix = f"write {expected}"
+        if isinstance(value, bool) and option.kind in ("int", "number"):
+            fix += f"; sd-scripts would read {shorten(value)} as {int(value)}"
+        what = f"{name} is {shorten(value)}, not {expected.split(':')[0]}"
+        document.error(what, place, fix, "wrong-type")
+        return False
+    if refused_there(option.kind, value):
+        document.notes.append(f"{place}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
+    if name == "resize_interpolation" and value not in INTERPOLATIONS:
+        what = f"{name} is {shorten(value)}"
+        document.error(what, place, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
+        return False
+    if name == "face_crop_aug_range" and value[0] > value[1]:
+        what = f"{name} is {shorten(value)}: the first number is larger than the second"
+        document.error(what, place, "swap the two numbers", "range-reversed")
+        return False
+    if name == "num_repeats" and value < 1:
+        return True  # excludes the folder, reported with the folders
+    if name == "validation_split" and not 0 <= value <= 1:
+        what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
+        document.advise(what, place, "use 0 to 1", "validation-split-out-of-range")
+        return True
+    wrong = range_of(option, to_setting(option, value))
+    if wrong:
+        document.error(f"{name} is {shorten(value)}", place, wrong, "value-out-of-range")
+    return not wrong
+
+
+def _meant_by(name: str, level: str, method: str) -> str:
+    """The option most similar to an unknown key; empty if none is."""
+    if name in COMMAND_LINE_NAMES:
+        return COMMAND_LINE_NAMES[name]
+    known = [
+        option.name
+        for option in OPTIONS.values()
+        if level in option.levels and (level == GENERAL or method in option.methods)
+    ]
+    for names in (known, list(OPTIONS)):
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+        if near:
+            return near[0]
+    return ""
+
+
+def _unknown(name: str, level: str, method: str) -> str:
+    for entry in declared(TrainJob):
+        if name in entry.kohya_names and name not in COMMAND_LINE_NAMES:
+            return f"remove it: it is a command line option of sd-scripts, and here the setting {entry.path}"
+    near = _meant_by(name, level, method)
+    return f"use {near}" if near else "remove it"
+
+
+# ---- datasets
+
+
+def _check_dataset_values(document: Document, dataset: Dataset) -> None:
     """Rules over several options of one dataset."""
+    subsets = dataset.subsets
     if not subsets:
         return
     options = subsets[0].options
@@ -217,10 +404,10 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
     return sizes
 
 
-def _without_twins(document: Document, dataset: Dataset, subsets: list[Subset]) -> list[Subset]:
+def _without_twins(document: Document, dataset: Dataset) -> list[Subset]:
     """A folder listed twice in one dataset counts once; repeats below 1 exclude a folder."""
     kept: dict[tuple, Subset] = {}
-    for subset in subsets:
+    for subset in dataset.subsets:
         options = subset.options
         if options["num_repeats"] < 1:
             what = f"num_repeats is {options['num_repeats']}: the folder is excluded, as in sd-scripts"
@@ -247,7 +434,7 @@ def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, An
         if grouped:
             source["batch_group"] = f"dataset {subset.dataset + 1}"
     values = {group: dict(names) for group, names in PUT_BACK.items()}
-    for group, model in groups().items():
+    for group, model in GROUPS.items():
         for name in model.model_fields:
             said = [source[name] for source in sources if name in source]
             if not said or name in OWN or name == "validation_seed":
@@ -316,9 +503,8 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
 
 def _summary(document: Document, subsets: list[Subset]) -> None:
     """What was imported, in one sentence; and what sd-scripts needs a command line option for."""
-    datasets = Counter(subset.dataset for subset in subsets)
-    folders = f"{len(subsets)} folder" + ("" if len(subsets) == 1 else "s")
-    document.notes.insert(0, f"{folders} in {len(datasets)} dataset" + ("" if len(datasets) == 1 else "s") + ".")
+    datasets = {subset.dataset for subset in subsets}
+    document.notes.insert(0, f"{count(len(subsets), 'folder')} in {count(len(datasets), 'dataset')}.")
     if any(subset.method == CONDITIONED for subset in subsets):
         document.notes.append(
             f"'{declaration('masked_loss').title}' is on: sd-scripts uses a conditioning_data_dir only with --masked_loss."

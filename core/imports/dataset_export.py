@@ -5,9 +5,11 @@ What sd-scripts has no option for is reported as advice, never dropped silently.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -20,14 +22,14 @@ from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
+    DATASET,
     DREAMBOOTH,
     FINE_TUNING,
     GENERAL,
     OPTIONS,
     SUBSET,
+    declaration,
 )
-from core.imports.dataset_toml import dataset_json, dataset_toml, survives
-from core.imports.dataset_unwritten import not_representable
 from core.record import atomic
 from core.record.image_formats import IMAGE_EXTENSIONS
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -41,9 +43,22 @@ from core.settings.job import TrainJob
 ALWAYS = frozenset(
     "resolution batch_size enable_bucket min_bucket_reso max_bucket_reso image_dir num_repeats caption_extension".split()
 )
+OF_DATASETS = [name for name, option in OPTIONS.items() if DATASET in option.levels and SUBSET not in option.levels]
 NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay with their folder
 
 READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two with plugins
+
+# Settings of the job that are lost if they differ from their default.
+OF_THE_JOB = (
+    ("dataset", "dataset_class", "pass --dataset_class to sd-scripts"),
+    ("captions", "max_token_length", "pass --max_token_length (up to 225) to sd-scripts"),
+    ("dataset", "short_batches", "expect incomplete batches: sd-scripts always keeps them"),
+    ("dataset", "skip_broken", "remove broken images: sd-scripts stops at the first one"),
+)
+WITH_REGULARIZATION = (("dataset", "prior_loss_weight", "pass --prior_loss_weight to sd-scripts"),)
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     if kind == "toml":
         problems += _only_toml(config)
     text = dataset_toml(config) if kind == "toml" else dataset_json(config)
-    if kind == "toml" and not _reads_back(text, config):
+    if kind == "toml" and not reads_as(text, config):
         fix = "write a .json file, or rename folders with unusual characters"
         what = "sd-scripts could not read this dataset as TOML"
         raise ProblemsError.one(what, str(target), fix, "dataset-config.no-toml")
@@ -90,14 +105,6 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     except OSError as error:
         raise unwritten(error, "The file cannot be written", str(target)) from None
     return Exported(target, config, problems)
-
-
-def _reads_back(text: str, config: dict[str, Any]) -> bool:
-    try:
-        text.encode("utf-8")
-        return toml.loads(text) == config
-    except Exception:  # the package raises IndexError and the like
-        return False
 
 
 def _only_toml(config: dict[str, Any]) -> list[Problem]:
@@ -110,7 +117,7 @@ def _only_toml(config: dict[str, Any]) -> list[Problem]:
                     del subset["custom_attributes"][name]
                     what = f"The custom attribute '{name}' cannot be written as TOML"
                     where, fix = subset.get("image_dir", ""), "write a .json file"
-                    problems.append(Problem(what, where, fix, "advice", code="dataset-config.attribute-not-toml"))
+                    problems.append(_advice(what, where, fix, "attribute-not-toml"))
     return problems
 
 
@@ -125,18 +132,18 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     places: dict[str, set[tuple]] = defaultdict(set)
     for concept in concepts:
         for each, variant in _resolutions(concept):
-            upper = _dataset_options(each)
-            key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
-            dataset = datasets.setdefault(key, {**upper, "subsets": []})
-            folders = _folders(each, problems)
-            dataset["subsets"] += [_subset_options(each, folder) for folder in folders]
-            problems += [lost for folder in folders for lost in _unread_captions(each, folder) if not variant]
-            if not variant:
-                places[concept.batch_group].add(key)
+            for folder in _folders(each, problems):
+                options = _options(each, folder)
+                upper = {name: options.pop(name) for name in OF_DATASETS if name in options}
+                key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
+                datasets.setdefault(key, {**upper, "subsets": []})["subsets"].append(options)
+                if not variant:
+                    problems += _unread_captions(each, folder)
+                    places[concept.batch_group].add(key)
     if any(len(keys) > 1 for keys in places.values()):
         what = "Folders that share batches here become separate datasets: sd-scripts never mixes datasets in a batch"
         fix = "give them the same resolution and buckets if they should share batches"
-        problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset-config.separate-datasets"))
+        problems.append(_advice(what, "dataset.sources", fix, "separate-datasets"))
     return _tidy(list(datasets.values()), _seed(job, concepts)), problems
 
 
@@ -169,26 +176,6 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 # ---- values under sd-scripts' names
 
 
-def _dataset_options(concept: Concept) -> dict[str, Any]:
-    """Options that sd-scripts has once per dataset."""
-    images = concept.images
-    lowest, highest = _sides(images)
-    split = 1.0 if concept.role == "validation" else float(concept.validation.validation_split)
-    size = images.resolution
-    return {
-        "resolution": list(size) if isinstance(size, tuple) else size,
-        "batch_size": images.train_batch_size,
-        "enable_bucket": images.enable_bucket,
-        "min_bucket_reso": lowest,
-        "max_bucket_reso": highest,
-        "bucket_reso_steps": images.bucket_reso_steps,
-        "bucket_no_upscale": images.bucket_no_upscale,
-        "network_multiplier": float(images.network_multiplier),
-        "validation_split": split,
-        "skip_image_resolution": _number(images.skip_image_resolution),
-    }
-
-
 def _sides(images: ImageSettings) -> tuple[int, int]:
     """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
     size = images.resolution
@@ -200,16 +187,14 @@ def _sides(images: ImageSettings) -> tuple[int, int]:
     return lowest, highest
 
 
-def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
-    """Every option of one folder."""
+def _options(concept: Concept, folder: _Folder) -> dict[str, Any]:
+    """The value of every option for one folder, its dataset's included."""
     images, captions, source = concept.images, concept.captions, concept.source
-    method = method_of(concept)
-    found: dict[str, Any] = {"image_dir": folder.path or None}
-    if method == CONDITIONED:
-        found["conditioning_data_dir"] = folder.masks
-    if method == FINE_TUNING:
-        found["metadata_file"] = written_path(source.metadata_file or "")
-    found |= {
+    lowest, highest = _sides(images)
+    found: dict[str, Any] = {
+        "image_dir": folder.path or None,
+        "conditioning_data_dir": folder.masks,
+        "metadata_file": written_path(source.metadata_file or ""),
         "is_reg": concept.role == "regularization",
         "class_tokens": folder.words,
         "num_repeats": folder.repeats if source.enabled else 0,
@@ -218,14 +203,18 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "custom_attributes": source.custom_attributes | ({PRESERVE: True} if source.diff_output_preservation else {}),
         "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
         "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
+        "resolution": list(images.resolution) if isinstance(images.resolution, tuple) else images.resolution,
+        "min_bucket_reso": lowest,
+        "max_bucket_reso": highest,
+        "validation_split": 1.0 if concept.role == "validation" else float(concept.validation.validation_split),
+        "validation_seed": None,  # one for all, in [general]
     }
     for name, option in OPTIONS.items():
-        if name in found or option.levels == OPTIONS["resolution"].levels or option.kind == "path":
-            continue
-        group: Any = images if option.setting in ImageSettings.model_fields else captions
-        value = getattr(group, option.setting or name)
-        found[name] = _number(value) if option.kind == "number" else value
-    return {name: value for name, value in found.items() if method in OPTIONS[name].methods}
+        if name not in found:
+            group: Any = images if option.setting in ImageSettings.model_fields else captions
+            value = getattr(group, option.setting or name)
+            found[name] = _number(value) if option.kind == "number" else value
+    return {name: value for name, value in found.items() if method_of(concept) in OPTIONS[name].methods}
 
 
 def _number(value: float) -> int | float:
@@ -267,7 +256,7 @@ def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
         other = ".caption" if written == ".txt" else ".txt"
         what = f"sd-scripts reads one caption extension per folder, here {written}, and ignores the {other} of {listed(lost, 3)}"
         fix = f"rename these {other} files to {written}"
-        yield Problem(what, folder.path, fix, "advice", code="dataset-config.mixed-caption-extensions")
+        yield _advice(what, folder.path, fix, "mixed-caption-extensions")
 
 
 # ---- which folders
@@ -309,7 +298,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
     if others:
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
-        problems.append(Problem(what, path, "convert them to .png", "advice", code="dataset-config.unread-images"))
+        problems.append(_advice(what, path, "convert them to .png", "unread-images"))
     if not found:
         said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
         what = "The folder contains no images; it is written without subfolders"
@@ -360,3 +349,151 @@ def _left_out(name: str, value: Any) -> bool:
     if value is None or (value == "" and name == "class_tokens"):
         return True
     return name not in ALWAYS and value == OPTIONS[name].default
+
+
+# ---- what cannot be written
+
+
+def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Problem]:
+    """Advice for every setting of the job that the file cannot contain."""
+    found: list[Problem] = []
+    with_regularization = any(concept.role == "regularization" for concept in concepts)
+    for group, name, fix in OF_THE_JOB + (WITH_REGULARIZATION if with_regularization else ()):
+        model = getattr(job, group)
+        info = type(model).model_fields[name]
+        if getattr(model, name) != info.default:
+            found.append(_lost(name, f"{group}.{name}", fix, info.title))
+    if with_regularization and job.dataset.reg_balance != "kohya":
+        what = "sd-scripts uses only the first regularization images"
+        fix = "set model.compatibility to compare with it"
+        found.append(_advice(what, "model.compatibility", fix, "regularization-balance"))
+    for concept in concepts:
+        found += _of_a_folder(concept)
+    return list(dict.fromkeys(found))
+
+
+def _lost(name: str, where: str, fix: str, title: str | None = None) -> Problem:
+    """Advice that a setting is lost; its code is dataset-config.lost.<name>."""
+    what = f"'{title or declaration(name).title}' cannot be written to a dataset config of sd-scripts"
+    return _advice(what, where, fix, f"lost.{name}")
+
+
+def _advice(what: str, where: str, fix: str, slug: str) -> Problem:
+    return Problem(what, where, fix, "advice", code=f"dataset-config.{slug}")
+
+
+def _of_a_folder(concept: Concept) -> Iterator[Problem]:
+    """Advice for what a folder cannot contain, also because its kind of dataset does not support it."""
+    source, images, captions = concept.source, concept.images, concept.captions
+    masks, metadata = images.conditioning_data_dir, source.metadata_file
+    regularization = concept.role == "regularization"
+    words = source.class_tokens or source.identifier or source.class_word
+    lost = (
+        (captions.sidecars != "one", "sidecars", "join them into one caption file: sd-scripts reads only one"),
+        (captions.caption_lines != "first" and not captions.enable_wildcard, "caption_lines", "turn on wildcards to pick a random line"),
+        (captions.trigger_word is not None, "trigger_word", "write it into the captions, or use a caption prefix"),
+        (captions.caption_template != "none", "caption_template", "pass --use_object_template or --use_style_template to sd-scripts"),
+        (images.conditioning_suffix is not None, "conditioning_suffix",
+         "move the masks or control images to another folder, named as their images"),
+        (images.control_interpolation is not None and concept.control, "control_interpolation", "resize the control images yourself"),
+        (images.alpha_color != "#ffffff", "alpha_color", "fill the transparency of the images first: sd-scripts drops it"),
+        (source.samples_per_epoch is not None, "samples_per_epoch", "set repeats instead"),
+        (source.loss_weight != 1, "loss_weight", "set repeats instead"),
+        (source.validation_images, "validation_images", "put them into a separate folder with the validation role"),
+        (masks and not images.masked_loss, "masked_loss",
+         "remove the mask folder: sd-scripts would use it for ControlNet, or with --masked_loss as masks"),
+        (not masks and images.masked_loss and not images.alpha_mask, "masked_loss", "choose a mask folder"),
+        (masks and metadata, "metadata_file", "write caption files: with a mask folder sd-scripts reads only those"),
+        (masks and images.alpha_mask, "alpha_mask", "turn one of them off: sd-scripts uses the mask folder only"),
+        (regularization and (masks or metadata), "role",
+         "use regularization folders without masks and metadata: sd-scripts supports no others"),
+        (masks and words, "class_tokens", "write caption files"),
+        (metadata and source.cache_info, "cache_info", "turn it off: sd-scripts reads the metadata file"),
+    )  # fmt: skip
+    other = (
+        (not source.enabled, "disabled-folder", "The folder is disabled and written with num_repeats = 0, which excludes it",
+         "remove it from the file, or set its repeats"),
+        (images.more_resolutions, "more-resolutions", "Additional resolutions are written as additional datasets over the same folder",
+         "no action needed"),
+        (images.enable_bucket and images.bucket_reso_steps % 64, "bucket-step",
+         f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}", "use a multiple of 64 (SDXL: 32)"),
+        (masks and images.masked_loss, "masks-need-option", "sd-scripts uses masks only with a command line option",
+         "pass --masked_loss to sd-scripts"),
+        (masks and images.random_crop, "random-crop-with-masks", "sd-scripts refuses random crop with a mask folder", "turn it off"),
+    )  # fmt: skip
+    yield from (_lost(name, source.folder, fix) for applies, name, fix in lost if applies)
+    yield from (_advice(what, source.folder, fix, slug) for applies, slug, what, fix in other if applies)
+
+
+# ---- the text
+
+
+def dataset_toml(config: dict[str, Any]) -> str:
+    """[general], [[datasets]] and [[datasets.subsets]] as text."""
+    lines = ["# Dataset config of sd-scripts, for --dataset_config"]
+    if config.get("general"):
+        lines += ["", "[general]", *_table(config["general"], "general", "")]
+    for dataset in config["datasets"]:
+        own = {name: value for name, value in dataset.items() if name != "subsets"}
+        lines += ["", "[[datasets]]", *_table(own, "datasets", "")]
+        for subset in dataset["subsets"]:
+            lines += ["", "  [[datasets.subsets]]", *_table(subset, "datasets.subsets", "  ")]
+    return "\n".join(lines) + "\n"
+
+
+def survives(value: Any) -> bool:
+    """Whether a value survives sd-scripts' TOML parser (no null, no mixed lists, ...)."""
+    config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
+    return reads_as(dataset_toml(config), config)
+
+
+def reads_as(text: str, content: dict[str, Any]) -> bool:
+    """Whether sd-scripts' parser reads this content from the text, which a file in UTF-8 can hold."""
+    try:
+        text.encode("utf-8")
+        return toml.loads(text) == content
+    except Exception:  # the package raises IndexError and the like
+        return False
+
+
+def _table(values: dict[str, Any], path: str, indent: str) -> list[str]:
+    """Plain values first: anything after a sub-table's header would belong to it."""
+    lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
+    for name, value in values.items():
+        if isinstance(value, dict):
+            below = f"{path}.{_key(name)}"
+            lines += ["", f"{indent}[{below}]", *_table(value, below, indent)]
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _basic(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(each) for each in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_value(each)}" for name, each in value.items()) + " }"
+    if isinstance(value, float):
+        return repr(value) if "." in repr(value) else repr(value).replace("e", ".0e")
+    return json.dumps(value)
+
+
+def _text(text: str) -> str:
+    """In single quotes, which keep backslashes; else the simplest form that sd-scripts' parser reads back."""
+    literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
+    coded = "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text)
+    forms = [*literal, _basic(text), f'"{coded}"']
+    return next((form for form in forms if reads_as(f"a = {form}\nb = 1\n", {"a": text, "b": 1})), forms[-1])
+
+
+def _basic(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + _CONTROL.sub(lambda match: _SHORT.get(match[0], f"\\u{ord(match[0]):04x}"), text) + '"'
+
+
+def dataset_json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=True, allow_nan=False) + "\n"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.settings.base import Declared, Settings
 from core.settings.check import allowed
@@ -23,87 +23,98 @@ DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
 BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are next to the images
 
-GENERAL, DATASET, SUBSET = "general", "dataset", "subset"
-UP_TO_DATASET = frozenset((GENERAL, DATASET))
-ANYWHERE = frozenset((GENERAL, DATASET, SUBSET))
-IN_SUBSET = frozenset((SUBSET,))
+GENERAL, DATASET, SUBSET = "[general]", "[[datasets]]", "[[datasets.subsets]]"
+UP_TO_DATASET, ANYWHERE, IN_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)
 
 
 @dataclass(frozen=True)
 class Option:
     """One option.
 
-    kind      int, float (sd-scripts refuses a whole number), number, bool, text, path, size (one whole number or two),
-              range (two floats) or table
     default   of sd-scripts
     levels    tables that allow it             methods   kinds of dataset that allow it
-    setting   our name; None: there is none and it becomes something else (role, masks, ...)
+    setting   our name, where it is another one; None: there is none and it becomes something else (role, masks, ...)
+    kind      of `KINDS`, where the setting's declaration does not say it
     """
 
     name: str
-    kind: str
     default: Any
-    levels: frozenset[str] = ANYWHERE
+    levels: tuple[str, ...] = ANYWHERE
     methods: frozenset[str] = ALL
-    setting: str | None = None
+    setting: str | None = ""
+    kind: str = ""
+
+    def completed(self) -> Option:
+        """The option with the name of its setting and the kind that it is declared with."""
+        setting = self.name if self.setting == "" else self.setting
+        if setting is None or self.kind:
+            return replace(self, setting=setting)
+        entry = declaration(setting)
+        kind = "path" if entry.names == "path" else {"pair": "size", "choice": "text"}.get(entry.kind, entry.kind)
+        if kind == "float" and type(self.default) is int:
+            kind = "number"  # sd-scripts takes whole numbers where its default is one
+        return replace(self, setting=setting, kind=kind)
 
 
-def _options() -> dict[str, Option]:
-    def named(
-        name: str,
-        kind: str,
-        default: Any,
-        levels: frozenset[str] = ANYWHERE,
-        methods: frozenset[str] = ALL,
-        setting: str = "",
-    ) -> Option:
-        return Option(name, kind, default, levels, methods, setting or name)
-
-    listed = [
-        named("resolution", "size", None, UP_TO_DATASET),
-        named("batch_size", "int", 1, UP_TO_DATASET, setting="train_batch_size"),
-        named("enable_bucket", "bool", False, UP_TO_DATASET),
-        named("min_bucket_reso", "int", 256, UP_TO_DATASET),
-        named("max_bucket_reso", "int", 1024, UP_TO_DATASET),
-        named("bucket_reso_steps", "int", 64, UP_TO_DATASET),
-        named("bucket_no_upscale", "bool", False, UP_TO_DATASET),
-        named("network_multiplier", "float", 1.0, UP_TO_DATASET),
-        named("validation_split", "float", 0.0, UP_TO_DATASET),
-        named("validation_seed", "int", None, UP_TO_DATASET),
-        named("skip_image_resolution", "number", 0, UP_TO_DATASET),
-        named("image_dir", "path", None, IN_SUBSET, setting="folder"),
-        named("metadata_file", "path", None, IN_SUBSET, frozenset((FINE_TUNING,))),
-        named("conditioning_data_dir", "path", None, IN_SUBSET, frozenset((CONDITIONED,))),
-        Option("is_reg", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH,))),
-        named("alpha_mask", "bool", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
-        named("class_tokens", "text", None, ANYWHERE, frozenset((DREAMBOOTH,))),
-        named("caption_extension", "text", ".caption", ANYWHERE, BESIDE),
-        named("cache_info", "bool", False, ANYWHERE, BESIDE),
-        named("num_repeats", "int", 1),
-        named("shuffle_caption", "bool", False),
-        named("caption_separator", "text", ","),
-        named("keep_tokens", "int", 0),
-        named("keep_tokens_separator", "text", ""),
-        named("secondary_separator", "text", None),
-        named("enable_wildcard", "bool", False),
-        named("caption_prefix", "text", None),
-        named("caption_suffix", "text", None),
-        named("caption_dropout_rate", "number", 0),
-        named("caption_dropout_every_n_epochs", "int", 0),
-        named("caption_tag_dropout_rate", "number", 0),
-        named("token_warmup_min", "int", 1),
-        named("token_warmup_step", "number", 0),
-        named("color_aug", "bool", False),
-        named("flip_aug", "bool", False),
-        named("face_crop_aug_range", "range", None),
-        named("random_crop", "bool", False),
-        named("custom_attributes", "table", {}),
-        named("resize_interpolation", "text", None),
-    ]
-    return {option.name: option for option in listed}
+GROUPS: Mapping[str, type[Settings]] = {  # the job's groups that a folder can override
+    "dataset": ImageSettings,
+    "captions": CaptionSettings,
+    "validation": ValidationSettings,
+}
 
 
-OPTIONS = _options()
+def declaration(setting: str) -> Declared:
+    """The declaration of a setting: from the common groups, else the folder's own."""
+    for group, model in GROUPS.items():
+        if setting in model.model_fields:
+            return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
+    return Declared(f"sources.{setting}", "sources", setting, Source.model_fields[setting])
+
+
+OPTIONS = {
+    option.name: option.completed()
+    for option in (
+        Option("resolution", None, UP_TO_DATASET),
+        Option("batch_size", 1, UP_TO_DATASET, setting="train_batch_size"),
+        Option("enable_bucket", False, UP_TO_DATASET),
+        Option("min_bucket_reso", 256, UP_TO_DATASET),
+        Option("max_bucket_reso", 1024, UP_TO_DATASET),
+        Option("bucket_reso_steps", 64, UP_TO_DATASET),
+        Option("bucket_no_upscale", False, UP_TO_DATASET),
+        Option("network_multiplier", 1.0, UP_TO_DATASET),
+        Option("validation_split", 0.0, UP_TO_DATASET),
+        Option("validation_seed", None, UP_TO_DATASET),
+        Option("skip_image_resolution", 0, UP_TO_DATASET),
+        Option("image_dir", None, IN_SUBSET, setting="folder"),
+        Option("metadata_file", None, IN_SUBSET, frozenset((FINE_TUNING,))),
+        Option("conditioning_data_dir", None, IN_SUBSET, frozenset((CONDITIONED,))),
+        Option("is_reg", False, IN_SUBSET, frozenset((DREAMBOOTH,)), None, "bool"),
+        Option("alpha_mask", False, IN_SUBSET, frozenset((DREAMBOOTH, FINE_TUNING))),
+        Option("class_tokens", None, ANYWHERE, frozenset((DREAMBOOTH,))),
+        Option("caption_extension", ".caption", ANYWHERE, BESIDE),
+        Option("cache_info", False, ANYWHERE, BESIDE),
+        Option("num_repeats", 1),
+        Option("shuffle_caption", False),
+        Option("caption_separator", ","),
+        Option("keep_tokens", 0),
+        Option("keep_tokens_separator", ""),
+        Option("secondary_separator", None),
+        Option("enable_wildcard", False),
+        Option("caption_prefix", None),
+        Option("caption_suffix", None),
+        Option("caption_dropout_rate", 0),
+        Option("caption_dropout_every_n_epochs", 0),
+        Option("caption_tag_dropout_rate", 0),
+        Option("token_warmup_min", 1),
+        Option("token_warmup_step", 0),
+        Option("color_aug", False),
+        Option("flip_aug", False),
+        Option("face_crop_aug_range", None, kind="range"),
+        Option("random_crop", False),
+        Option("custom_attributes", {}, kind="table"),
+        Option("resize_interpolation", None),
+    )
+}
 PATHS = tuple(name for name, option in OPTIONS.items() if option.kind == "path")
 REQUIRED = {
     DREAMBOOTH: ("image_dir",),
@@ -120,37 +131,27 @@ INTERPOLATIONS = {
 # Names of the same options on sd-scripts' command line.
 COMMAND_LINE_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
 
-EXPECTED = {
-    "int": "a whole number",
-    "float": "a number with a decimal point, such as 1.0",
-    "number": "a number",
-    "bool": "true or false",
-    "text": "text in quotes",
-    "path": "a path in quotes",
-    "size": "a whole number, or two in brackets: [768, 1024]",
-    "range": "two numbers in brackets: [0.2, 0.6]",
-    "table": "a table: { name = value }",
+TWO = Field(min_length=2, max_length=2)
+KINDS: dict[str, tuple[Any, str]] = {  # kind -> its type, and what to write; true is not 1
+    "int": (int, "a whole number"),
+    "float": (int | float, "a number with a decimal point, such as 1.0"),  # sd-scripts refuses a whole number
+    "number": (int | float, "a number"),
+    "bool": (bool, "true or false"),
+    "text": (str, "text in quotes"),
+    "path": (str, "a path in quotes"),
+    "size": (int | Annotated[list[int], TWO], "a whole number, or two in brackets: [768, 1024]"),
+    "range": (Annotated[list[int | float], TWO], "two numbers in brackets: [0.2, 0.6]"),
+    "table": (dict, "a table: { name = value }"),
 }
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value has the type. A whole number is accepted as a float; true is not 1."""
-    whole = type(value) is int
-    number = whole or type(value) is float
-    if kind == "size":
-        return whole or (isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value))
-    if kind == "range":
-        return isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    checks = {
-        "int": whole,
-        "float": number,
-        "number": number,
-        "bool": type(value) is bool,
-        "text": isinstance(value, str),
-        "path": isinstance(value, str),
-        "table": isinstance(value, dict),
-    }
-    return checks[kind]
+    """Whether a value has the type."""
+    try:
+        TypeAdapter(KINDS[kind][0]).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def refused_there(kind: str, value: Any) -> bool:
@@ -177,23 +178,10 @@ def range_of(option: Option, value: Any) -> str:
     """What our setting allows, in words, if the value is outside it; else empty. value: as a setting."""
     if option.setting is None:
         return ""
-    model = groups().get(declaration(option.setting).group, Source)
+    model = GROUPS.get(declaration(option.setting).group, Source)
     needed = {"folder": "."} if model is Source else {}
     try:
         model.model_validate_json(json.dumps({**needed, option.setting: value}, default=str), strict=True)
     except ValidationError:
         return "use " + allowed(declaration(option.setting)).split(", or leave it empty")[0]
     return ""
-
-
-def declaration(setting: str) -> Declared:
-    """The declaration of a setting: from the common groups, else the folder's own."""
-    for group, model in groups().items():
-        if setting in model.model_fields:
-            return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
-    return Declared(f"sources.{setting}", "sources", setting, Source.model_fields[setting])
-
-
-def groups() -> Mapping[str, type[Settings]]:
-    """The job's groups that a folder can override."""
-    return {"dataset": ImageSettings, "captions": CaptionSettings, "validation": ValidationSettings}

@@ -12,7 +12,7 @@ import locale
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,14 @@ from core.record.workspace import open_home, resolve_path
 MAX_BYTES, MAX_VALUES = 4_000_000, 200_000
 _FOR_TOML = (200_000, 5_000)  # characters of a text, and of a line in it
 _KEYS = "|".join(PATHS)
+_WHOLE, _CUT = r'"(?!"")((?:[^"\\\n]|\\.)*)"', r'"([^"\n]*[^"\\\n]\\)"[ \t]*'
 # key = "value" and "key": "value"; second: a string whose last backslash escapes the closing quote
 _PATH_VALUES = {
-    ".toml": (
-        re.compile(rf'\b({_KEYS})(\s*=\s*)"(?!"")((?:[^"\\\n]|\\.)*)"'),
-        re.compile(rf'\b({_KEYS})(\s*=\s*)"([^"\n]*[^"\\\n]\\)"[ \t]*(?:#[^\n]*)?$', re.MULTILINE),
-    ),
-    ".json": (
-        re.compile(rf'(?<=")({_KEYS})("\s*:\s*)"((?:[^"\\\n]|\\.)*)"'),
-        re.compile(rf'(?<=")({_KEYS})("\s*:\s*)"([^"\n]*[^"\\\n]\\)"[ \t]*[,}}]?[ \t]*$', re.MULTILINE),
-    ),
+    suffix: (re.compile(before + _WHOLE), re.compile(f"{before}{_CUT}{after}$", re.MULTILINE))
+    for suffix, before, after in (
+        (".toml", rf"\b({_KEYS})(\s*=\s*)", r"(?:#[^\n]*)?"),
+        (".json", rf'(?<=")({_KEYS})("\s*:\s*)', r"[,}]?[ \t]*"),
+    )
 }
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
 
@@ -105,18 +103,14 @@ def _read_text(document: Document, suffix: str) -> str | None:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
         encoding = locale.getpreferredencoding(False)
         if suffix == ".json" and encoding.lower().replace("-", "") != "utf8":
-            try:
+            with suppress(UnicodeDecodeError):
                 text = data.decode(encoding).replace("\r\n", "\n")
-            except UnicodeDecodeError:
-                text = ""
-            if text:
-                document.notes.append(
-                    f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
-                )
+                note = f"The file is not UTF-8; it was read as {encoding}, as sd-scripts does on this machine."
+                document.notes.append(note)
                 return text
+        line = data[: error.start].count(b"\n") + 1
         where, fix = f"{document.path}, line {line}", "save it as UTF-8 in your editor"
         document.problems.append(Problem("The file is not UTF-8 text", where, fix, code="file.not-utf8"))
         return None
@@ -184,29 +178,23 @@ def _report_path(document: Document, suffix: str, key: str, line: int, meant: st
 
 def _parse_toml(document: Document, text: str) -> None:
     """Read with sd-scripts' parser, unless the text is so long that it may take minutes; then with a TOML 1.0 parser."""
+    reason = ""
     try:
-        sound = bounded_loads(text)
-        first = ""
-    except RecursionError:
-        first = "it is nested too deeply"
-    except ValueError as error:
-        first = str(error).rstrip(".")
+        document.raw = bounded_loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
     short = len(text) <= _FOR_TOML[0] and max(map(len, text.split("\n"))) <= _FOR_TOML[1]
-    if not short and first:
-        return _broken_toml(document, first)
-    document.lines = toml_lines(text)
-    if not short:
-        document.raw = sound
-        return None
-    try:
-        document.raw = _plain(toml.loads(text))
-    except Exception as error:  # on broken text the package raises IndexError and the like
-        if first:
-            return _broken_toml(document, first)
-        document.raw = sound
-        reason = str(error).split(" (line")[0].rstrip(".").lower()
-        document.notes.append(f"sd-scripts' parser refuses this file ({reason}); it was read as TOML 1.0.")
-    return None
+    if short or not reason:
+        document.lines = toml_lines(text)
+    if short:
+        try:
+            document.raw, reason = _plain(toml.loads(text)), ""
+        except Exception as error:  # on broken text the package raises IndexError and the like
+            if not reason:
+                refused = str(error).split(" (line")[0].rstrip(".").lower()
+                document.notes.append(f"sd-scripts' parser refuses this file ({refused}); it was read as TOML 1.0.")
+    if reason:
+        _broken_toml(document, reason)
 
 
 def _broken_toml(document: Document, reason: str) -> None:
@@ -215,7 +203,7 @@ def _broken_toml(document: Document, reason: str) -> None:
     plain = reason[: place.start()].strip() if place else reason
     in_text = "in a string" in plain or "hex value" in plain
     fix = "use '...' instead of \"...\", or double each backslash" if in_text else "correct that line"
-    line, column = (int(place[1]), int(place[2])) if place else (None, None)
+    line, column = place.groups() if place else (None, None)
     what = f"The file is not valid TOML: {plain[:1].lower()}{plain[1:]}"
     _broken_text(document, what, line, column, "file.not-toml", fix)
 
@@ -239,7 +227,12 @@ def _parse_json(document: Document, text: str) -> None:
 
 
 def _broken_text(
-    document: Document, what: str, line: int | None, column: int | None, code: str, fix: str = "correct that line"
+    document: Document,
+    what: str,
+    line: int | str | None,
+    column: int | str | None,
+    code: str,
+    fix: str = "correct that line",
 ) -> None:
     place = f", line {line}" + (f", column {column}" if column else "") if line else ""
     document.problems.append(Problem(what, f"{document.path}{place}", fix, code=code))
@@ -252,12 +245,17 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
+# ---- lines
+
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'[^\']*\'')
-_COLON = re.compile(r"\s*:")
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+# Strings, those that are not closed too, so that no character is read twice, and comments.
+_BLANKED = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)|' + r"'''.*?(?:'''|\Z)|" + r'"(?:\\[^\n]|[^"\\\n])*+"?|' + r"'[^'\n]*+'?|#[^\n]*",
+    re.DOTALL,
+)
+_JSON_PART = re.compile(r'"(?:\\.|[^"\\])*"(?P<key>\s*:)?|(?P<opened>[\[{])')
 
 
 def nearest_line(lines: dict[str, int], path: str) -> int | None:
@@ -273,18 +271,17 @@ def toml_lines(text: str) -> dict[str, int]:
     """Tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used for them."""
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
-    table, depth, quote = "", 0, ""
-    for number, line in enumerate(text.split("\n"), 1):
-        if not quote and depth == 0:
-            header = _HEADER.match(line)
-            key = _KEY.match(line)
-            if header:
-                table = _table(_parts(header[2]), header[1] == "[[", counts)
-                lines.setdefault(table, number)
-                continue
-            if key:
-                lines.setdefault(".".join(filter(None, [table, *_parts(key[1])])), number)
-        quote, depth = _open_after(line, quote, depth)
+    table, depth = "", 0
+    without_text = _BLANKED.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for number, (line, code) in enumerate(zip(text.split("\n"), without_text.split("\n"), strict=True), 1):
+        top = depth == 0 and bool(code.strip())
+        if top and (header := _HEADER.match(line)):
+            table = _table(_parts(header[2]), header[1] == "[[", counts)
+            lines.setdefault(table, number)
+            continue
+        if top and (key := _KEY.match(line)):
+            lines.setdefault(".".join(filter(None, [table, *_parts(key[1])])), number)
+        depth = max(0, depth + sum(code.count(mark) for mark in "[{") - sum(code.count(mark) for mark in "]}"))
     return lines
 
 
@@ -304,58 +301,27 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
     return path
 
 
-def _open_after(line: str, quote: str, depth: int) -> tuple[str, int]:
-    """The quote of a multi-line string still open after this line, and the number of open brackets."""
-    while True:
-        if quote:
-            _, found, line = line.partition(quote)
-            if not found:
-                return quote, depth
-            quote = ""
-        starts = [(line.index(mark), mark) for mark in ('"""', "'''") if mark in line]
-        before, quote = (line[: min(starts)[0]], min(starts)[1]) if starts else (line, "")
-        bare = _QUOTED.sub("", before)
-        if "#" in bare:
-            bare, quote = bare.partition("#")[0], ""
-        depth = max(0, depth + sum(bare.count(mark) for mark in "[{") - sum(bare.count(mark) for mark in "]}"))
-        if not quote:
-            return "", depth
-        line = line[min(starts)[0] + 3 :]
-
-
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
     """Objects and keys of a valid JSON text, and the keys that appear twice in one object: (lines, [(path, line)])."""
     lines: dict[str, int] = {}
     twice: list[tuple[str, int]] = []
-    line_at = _line_counter(text)
-    stack: list[list] = []  # [path, "[" or "{", index, key]
-    for match in _TOKEN.finditer(text):
-        token, line = match[0], line_at(match.start())
-        if token in "{[":
-            place = _place(stack)
-            lines.setdefault(place, line)
-            stack.append([place, token, 0, ""])
-        elif token in "}]":
-            stack.pop()
-        elif token == ",":
-            stack[-1][2] += 1
-        elif token[0] == '"' and stack and stack[-1][1] == "{" and _COLON.match(text, match.end()):
-            stack[-1][3] = json.loads(token)
-            place = _place(stack)
-            if place in lines:
-                twice.append((place, line))
-            lines[place] = line
+    breaks = [match.end() for match in re.finditer("\n", text)]
+    parts = (match for match in _JSON_PART.finditer(text) if match["key"] or match["opened"])
+    numbers = (bisect_right(breaks, match.start()) + 1 for match in parts)
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, tuple | list):
+            lines.setdefault(path, next(numbers))
+        if isinstance(value, tuple):  # the keys and values of an object
+            for name, each in value:
+                key, line = f"{path}.{name}" if path else name, next(numbers)
+                twice.extend([(key, line)] if key in lines else [])
+                lines[key] = line
+                visit(each, key)
+        elif isinstance(value, list):
+            for index, each in enumerate(value):
+                visit(each, f"{path}[{index}]")
+
+    visit(json.loads(text.removeprefix("\ufeff"), object_pairs_hook=tuple), "")
     lines.pop("", None)
     return lines, twice
-
-
-def _place(stack: list[list]) -> str:
-    if not stack:
-        return ""
-    path, kind, index, key = stack[-1]
-    return f"{path}[{index}]" if kind == "[" else ".".join(filter(None, [path, key]))
-
-
-def _line_counter(text: str) -> Callable[[int], int]:
-    starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    return lambda position: bisect_right(starts, position)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from core.dataset.sources.files import printable
 from core.families.locate import model_path
 from core.formats.detect import identify
 from core.record.allowed import may_reach
-from core.record.problems import ProblemsError, at_setting, problems_at
-from core.record.workspace import Workspace, display_path
+from core.record.problems import Problem, ProblemsError, at_setting, problems_at
+from core.record.workspace import Workspace, display_path, typed_path
 
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
@@ -65,3 +67,17 @@ def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
         fix = "choose a LoRA: a .safetensors, .ckpt or .pt file"
         raise ProblemsError.one(what, where, fix, "tools.not-a-lora")
     return path
+
+
+def image_folders(texts: Sequence[str | None], where: str) -> tuple[list[Path], list[Problem]]:
+    """The folders that a setting names, each once, in the given order; and what is wrong with it. where: the setting."""
+    folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
+    if not folders:
+        fix = "choose the folder with the images"
+        return [], [Problem("No folder is chosen", where, fix, code="tools.no-folder-chosen")]
+    fix = "check the spelling, or choose another folder"
+    return folders, [
+        Problem(f"The image folder '{printable(path)}' does not exist", where, fix, code="tools.no-such-folder")
+        for path in folders
+        if not os.path.isdir(path)
+    ]

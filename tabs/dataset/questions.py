@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.dataset.captions.files import SENTENCES, TAGS
-from core.dataset.questions import Question
+from core.dataset.report import Question
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.base import value_of

@@ -393,7 +393,7 @@ def a_slow_drive(theirs):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.dataset.sources.walk.read_header", refuse)
-        patch.setattr("core.dataset.images.decoding.open_decoded", refuse)
+        patch.setattr("core.dataset.images.look.open_decoded", refuse)
         assert seen.look().trained == 3
 
 

@@ -17,11 +17,11 @@ from core.dataset.captions.pipeline import (
     is_random,
     needs_steps,
     plain_caption,
-    training_caption,
 )
 from core.dataset.captions.templates import OBJECT, STYLE
 from core.record import draws
 from core.settings.dataset.captions import CaptionSettings
+from tests.dataset.showing import training_caption
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]
 KEY = ("folder", "a.png")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from core.dataset.buckets.sizes import Placement
-from core.dataset.caches import controls
-from core.dataset.caches.controls import ControlCache, packed, unpacked
+from core.dataset.caches import partners as controls
+from core.dataset.caches.partners import ControlCache, packed, unpacked
 from core.dataset.images.masks import load_control
 from core.dataset.images.views import View
 from core.record import machine

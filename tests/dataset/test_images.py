@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from core.dataset.buckets.sizes import Placement, plan_buckets
-from core.dataset.images.decoding import look_at_all, reasons_of
-from core.dataset.images.look import looks
+from core.dataset.images.look import look_at_all, looks, reasons_of
 from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, read_header
 from core.dataset.images.pixels import load_bucketed, load_pixels
 from core.dataset.images.resize import area_average, resize
@@ -287,9 +286,7 @@ def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypat
     first = reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
     opened = []
     real = open_decoded
-    monkeypatch.setattr(
-        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
-    )
+    monkeypatch.setattr("core.dataset.images.look.open_decoded", lambda path, **more: opened.append(path) or real(path))
     assert reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo)) == first and not opened
     os.utime(good, ns=(5, 5))
     reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
@@ -315,9 +312,7 @@ def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
     kept = len(looks(images, tmp_path / "i.sqlite"))
     opened = []
     real = open_decoded
-    monkeypatch.setattr(
-        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
-    )
+    monkeypatch.setattr("core.dataset.images.look.open_decoded", lambda path, **more: opened.append(path) or real(path))
     assert reasons_of(look_at_all(images, memo_path=tmp_path / "i.sqlite")) == {}
     assert 1 <= kept <= 8 and len(opened) == 20 - kept
 
@@ -326,9 +321,7 @@ def test_two_that_read_the_same_images_at_once_decode_each_once(tmp_path, add, m
     for index in range(40):
         add(f"fox/{index:02}.png")
     images, opened, real = found_in(tmp_path / "fox"), [], open_decoded
-    monkeypatch.setattr(
-        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
-    )
+    monkeypatch.setattr("core.dataset.images.look.open_decoded", lambda path, **more: opened.append(path) or real(path))
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(look_at_all, images, memo_path=tmp_path / "i.sqlite", threads=1) for _ in range(2)]
     assert both[0].result() == both[1].result() and len(both[0].result()) == 40

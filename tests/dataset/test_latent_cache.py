@@ -18,7 +18,7 @@ from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.files import prune
 from core.dataset.caches.latents import LatentCache
 from core.dataset.captions.files import Caption
-from core.dataset.images.decoding import look_at_all
+from core.dataset.images.look import look_at_all
 from core.dataset.images.opening import read_header
 from core.dataset.images.pixels import load_pixels
 from core.dataset.sources.image_info import ImageInfo

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from core.dataset.images.decoding import look_at_all, reasons_of
 from core.dataset.images.look import (
     Look,
     border_share,
     difference_hash,
     from_text,
     laplacian_variance,
+    look_at_all,
     looks,
     measure,
+    reasons_of,
     to_text,
 )
 from core.dataset.images.opening import read_header

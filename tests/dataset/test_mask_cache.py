@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.dataset.caches.masks import MaskCache, at_latent_size, mask_source
+from core.dataset.caches.partners import MaskCache, at_latent_size, mask_source
 from core.record.problems import ProblemsError
 from tests.damage import zero_tensors
 
@@ -29,7 +29,7 @@ def test_a_mask_is_averaged_to_latent_size_and_kept(tmp_path, add, place, cache,
     expected = torch.zeros(1, 8, 8)
     expected[..., :4] = 1
     assert torch.equal(mask, expected)
-    monkeypatch.setattr("core.dataset.caches.masks.load_mask", lambda *_: pytest.fail("it was kept"))
+    monkeypatch.setattr("core.dataset.caches.partners.load_mask", lambda *_: pytest.fail("it was kept"))
     assert torch.equal(cache().load([placed])[placed.key], expected)
 
 

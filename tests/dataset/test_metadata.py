@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import core.record.allowed as allowed
 from core.dataset.captions.files import read_caption
-from core.dataset.captions.pipeline import training_caption
 from core.dataset.sources.metadata import Entry, Finder
 from core.dataset.sources.scan import scan, scan_dataset
 from core.dataset.sources.walk import File
@@ -21,6 +20,7 @@ from core.settings.dataset.concepts import concepts
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.validation import ValidationSettings
+from tests.dataset.showing import training_caption
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from PIL import Image
 
 from core.dataset.buckets.length import advised_epochs, length_of, length_sentence
 from core.dataset.buckets.plan import Epochs
-from core.dataset.caches.contents import content_hashes
-from core.dataset.caches.fingerprint import dataset_fingerprint
+from core.dataset.caches.contents import content_hashes, dataset_fingerprint
 from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace

@@ -19,8 +19,8 @@ def _text_entry() -> bytes:
 
 
 def readers() -> Readers:
-    from core.dataset.caches.controls import SHAPES, unpacked
     from core.dataset.caches.files import BYTES, file_of, read_tensors
+    from core.dataset.caches.partners import SHAPES, unpacked
     from core.dataset.caches.texts import TextCache
     from core.diffusion.text_states import TextStates
 

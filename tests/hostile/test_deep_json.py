@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from core.dataset.doctor.images import second_look
-from core.dataset.images.decoding import look_at_all
-from core.dataset.images.look import looks
+from core.dataset.images.look import look_at_all, looks
 from core.formats.hub import catalog
 from core.formats.hub.fetch import Remote, _Transfer
 from core.formats.models.diffusers_folder import write_older_vocabulary

@@ -2,9 +2,8 @@
 
 import pytest
 
-from core.imports.dataset_check import _meant_by
-from core.imports.dataset_config import read_dataset_config
-from core.imports.dataset_options import INTERPOLATIONS
+from core.imports.dataset_config import _meant_by, read_dataset_config
+from core.imports.dataset_options import GENERAL, INTERPOLATIONS
 from core.record.problems import errors
 
 HEAD = "[[datasets]]\nresolution = 512\n"
@@ -383,7 +382,7 @@ def test_a_class_word_in_general_is_right_whatever_the_datasets_are(tmp_path):
     ],
 )
 def test_names_of_the_command_line_and_near_ones_are_told_by_their_name_in_the_file(theirs, option):
-    assert _meant_by(theirs, "general", "DreamBooth") == option
+    assert _meant_by(theirs, GENERAL, "DreamBooth") == option
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import toml
 from PIL import Image
 
 from core.imports.dataset_config import apply_dataset_config
-from core.imports.dataset_export import dataset_config, write_dataset_config
-from core.imports.dataset_toml import dataset_toml
+from core.imports.dataset_export import dataset_config, dataset_toml, write_dataset_config
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.imports.dataset_config import apply_dataset_config, read_dataset_config
-from core.imports.dataset_export import write_dataset_config
-from core.imports.dataset_toml import dataset_toml
+from core.imports.dataset_export import dataset_toml, write_dataset_config
 from core.settings.check import build
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob

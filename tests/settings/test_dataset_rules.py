@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset.captions.files import Caption
-from core.dataset.captions.pipeline import training_caption
 from core.settings.check import build
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
+from tests.dataset.showing import training_caption
 
 OTHER = {"keep_tokens": 2, "caption_separator": ";", "token_warmup_min": 5, "sentence_share": 0.9}
 CHOICES = {

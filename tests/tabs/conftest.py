@@ -18,7 +18,7 @@ for folder in (HERE.parents[1], HERE):
 def starter_images_measured_once():
     """Each page has a cache of its own and reads the starter's images first: most of what these tests would compute."""
     from core.dataset.doctor import images as doctor
-    from core.dataset.images import decoding
+    from core.dataset.images import look
     from core.record.workspace import PROJECT
 
     def once(measure):
@@ -34,7 +34,7 @@ def starter_images_measured_once():
         return measured
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_look_at", once(decoding._look_at))
+        patch.setattr(look, "_look_at", once(look._look_at))
         patch.setattr(doctor, "_look_closer", once(doctor._look_closer))
         yield
 

@@ -9,9 +9,9 @@ import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.dataset.buckets.plan import Plan
-from core.dataset.captions.pipeline import training_caption
 from tabs.captions.epochs import preview
 from tabs.captions.tab import Desk
+from tests.dataset.showing import training_caption
 
 
 @pytest.fixture

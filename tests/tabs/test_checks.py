@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from work_parts import image, wait_until
 
-from core.dataset.images import decoding
+from core.dataset.images import look
 from core.record.problems import errors
 
 IMAGES = 20
@@ -17,14 +17,14 @@ IMAGES = 20
 @pytest.fixture
 def slow(monkeypatch):
     """Images are decoded one by one as the test lets them."""
-    gate, opened, real = threading.Semaphore(0), [], decoding.open_decoded
+    gate, opened, real = threading.Semaphore(0), [], look.open_decoded
 
     def open_decoded(path, **more):
         gate.acquire()
         opened.append(path.name)
         return real(path, **more)
 
-    monkeypatch.setattr(decoding, "open_decoded", open_decoded)
+    monkeypatch.setattr(look, "open_decoded", open_decoded)
     yield SimpleNamespace(let=lambda number: gate.release(number), opened=opened)
     gate.release(10_000)
 

@@ -10,8 +10,7 @@ import pytest
 from work_parts import HOSTILE, event, image, make_page, said, wait_until
 
 from core.dataset.buckets.sizes import Size
-from core.dataset.questions import Question
-from core.dataset.report import Report, Row
+from core.dataset.report import Question, Report, Row
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.dataset.source import Source

@@ -11,7 +11,7 @@ import pytest
 import work_parts
 from playwright.sync_api import expect
 
-from core.dataset.images import decoding
+from core.dataset.images import look
 from core.settings.job import new_project
 from core.settings.presets.files import dump
 
@@ -348,8 +348,8 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(window, served, 
     tab = window.open()
     verdict = tab.locator("#preflight-verdict")
     expect(verdict).to_have_attribute("data-state", "fine")
-    gate, real = threading.Semaphore(0), decoding.open_decoded
-    monkeypatch.setattr(decoding, "open_decoded", lambda path, **more: gate.acquire() and real(path, **more))
+    gate, real = threading.Semaphore(0), look.open_decoded
+    monkeypatch.setattr(look, "open_decoded", lambda path, **more: gate.acquire() and real(path, **more))
     served.page.project.edit("dataset.folder", str(tmp_path / "set"))
     tab.evaluate(
         """() => {

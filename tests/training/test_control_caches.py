@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.dataset.caches import controls as control_caches
+from core.dataset.caches import partners as control_caches
 from core.dataset.images.masks import load_control
 from core.dataset.images.views import draw_view
 from core.record.cancel import CancelToken

@@ -51,7 +51,7 @@ def _images() -> list[tuple[str, Image, str]]:
 
 
 def _measured(folder: Path, image: Image, ending: str, size: int, rounds: int) -> dict[str, Any]:
-    from core.dataset.caches.controls import ControlCache, packed, unpacked
+    from core.dataset.caches.partners import ControlCache, packed, unpacked
     from core.dataset.images.masks import as_control, control_pixels, load_control
     from core.dataset.images.views import View
 

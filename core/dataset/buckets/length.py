@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from core.record.units import count
 from core.settings.optimization.schedule import ScheduleSettings
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.plan import Epochs
 
 # Few images need about 100 epochs. Many need fewer, though more steps in all: 1500 views for 15 images, 3000 for 300.
 FEW_IMAGES, MANY_IMAGES = 15, 300
@@ -44,22 +47,7 @@ def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) 
     return max(epochs, -(-LEAST_STEPS // steps))
 
 
-class Counts(Protocol):
-    """Facts about a dataset's epochs that need no batches (epochs.Epochs)."""
-
-    @property
-    def views(self) -> int: ...
-    @property
-    def steady(self) -> bool: ...
-    @property
-    def batch_sizes(self) -> list[int]: ...
-    def batches_in(self, epoch: int) -> int: ...
-    def updates_in(self, epoch: int) -> int: ...
-    def first_update(self, epoch: int) -> int: ...
-    def epoch_of(self, step: int) -> int: ...
-
-
-def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
+def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
     """The length from steps, else epochs (with compatibility the other way round), else the recommended number of epochs."""
     steps = epochs.updates_in(0)
     if not steps:
@@ -75,7 +63,7 @@ def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
     return Length(steps, number, epochs.first_update(number), "advice")
 
 
-def length_sentence(length: Length, epochs: Counts, images: int, accumulation: int) -> str:
+def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: int) -> str:
     """ "24 images x 66 epochs / batch 4 = 396 steps"; "40 steps, about 2.5 epochs of 58 images, batch 4" where the last
     epoch is partial.
 

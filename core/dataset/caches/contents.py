@@ -1,15 +1,18 @@
-"""SHA-256 of image files, read once and cached: the part of cache keys that identifies the image."""
+"""SHA-256 of image files, read once and cached: the part of cache keys that identifies the image; and what a run trained on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from core.dataset.buckets.batches import Placed
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import FileFacts, Memo
-from core.record.problems import Problem, ProblemsError
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, raise_if_errors
 
 
 def content_hashes(
@@ -40,8 +43,7 @@ def file_hashes(
         for path, said in found.items()
         if isinstance(said, OSError)
     ]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return found
 
 
@@ -51,3 +53,34 @@ def _sha256(file: FileFacts) -> str | OSError:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         return error
+
+
+def dataset_fingerprint(
+    placed: Sequence[Placed],
+    *,
+    hashes: bool = True,
+    memo_path: Path | str | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[str, Any]:
+    """What a run trained on, for its dataset.json: every image with its caption, bucket and content hash.
+
+    hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
+    """
+    check = cancel.check if cancel else None
+    found = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}
+    images = [
+        {
+            "source": each.image.source,
+            "path": printable(each.image.relative),
+            "width": each.image.width,
+            "height": each.image.height,
+            "bytes": each.image.bytes,
+            "sha256": found.get(each.image.key),
+            "repeats": each.repeats,
+            "caption": each.caption.whole,
+            "caption_source": each.caption.source,
+            "bucket": list(each.placement.bucket),
+        }
+        for each in placed
+    ]
+    return {"v": 1, "count": len(images), "images": images}

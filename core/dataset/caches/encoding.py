@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.pixels import load_pixels
 from core.dataset.sources.files import printable
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, raise_if_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,7 @@ def encode_sides(
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
             writer.shutdown(wait=True)
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return done
 
 

@@ -8,6 +8,7 @@ a sample: each epoch samples again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ def sd_latent_shape(size: Size) -> tuple[int, int, int]:
     return 4, height // 8, width // 8
 
 
+@dataclass(eq=False)
 class LatentCache:
     """Posteriors of images under one VAE.
 
@@ -53,22 +55,17 @@ class LatentCache:
     warn       told of damaged entries, which are encoded again
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        vae_id: str,
-        dtype: str = "fp32",
-        memo_path: Path | str | None = None,
-        *,
-        writes: bool = True,
-        others: Callable[[Side], Posterior | None] | None = None,
-        shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape,
-        warn: Warn | None = None,
-    ):
-        self.folder = Path(folder)
-        self._identity = (vae_id, dtype)
-        self._memo_path, self._shape_of = memo_path, shape_of
-        self._writes, self.others, self._warn = writes, others, warn
+    folder: Path
+    vae_id: str
+    dtype: str = "fp32"
+    memo_path: Path | str | None = None
+    _: KW_ONLY
+    writes: bool = True
+    others: Callable[[Side], Posterior | None] | None = None
+    shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape
+    warn: Warn | None = None
+
+    def __post_init__(self) -> None:
         self._contents: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
@@ -77,7 +74,7 @@ class LatentCache:
         """Items with a side that is not cached yet, or damaged; of images with equal content and crop, only the first."""
         damaged: list[Path] = []
         found = {side.placed.key: side.placed for side in self._missing(items, check, damaged).values()}
-        tell_damaged(damaged, self._warn)
+        tell_damaged(damaged, self.warn)
         return list(found.values())
 
     def fill(
@@ -96,11 +93,11 @@ class LatentCache:
         missing = self._missing(items, check)
         files = {side.key: path for path, side in missing.items()}
         todo = list(missing.values())
-        if self._writes:
+        if self.writes:
             self._check_room(todo)
 
         def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
-            if self._writes:
+            if self.writes:
                 write_tensors(files[side.key], {"mean": mean, "logvar": logvar})
             else:
                 self._held[files[side.key]] = (mean, logvar)
@@ -165,9 +162,9 @@ class LatentCache:
         """Each side with its file. Images are hashed once per object, and only once ever with a memo."""
         unread = {_state(side.placed): side.placed.image for side in wanted}
         unread = {state: image for state, image in unread.items() if state not in self._contents}
-        hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
+        hashes = content_hashes(list(unread.values()), self.memo_path, check) if unread else {}
         self._contents |= {state: hashes[image.key] for state, image in unread.items()}
-        seen = looks(list(unread.values()), self._memo_path) if unread else {}
+        seen = looks(list(unread.values()), self.memo_path) if unread else {}
         solid = {key for key, look in seen.items() if not look.reason and not look.transparent}
         self._opaque |= {state for state, image in unread.items() if image.key in solid}
         return [(side, file_of(self.folder, self._key(side))) for side in wanted]
@@ -184,15 +181,16 @@ class LatentCache:
             "mirrored" if side.mirrored else "as it is",
             images.resize_interpolation,
             NO_COLOR if state in self._opaque else images.alpha_color.lower(),
-            *self._identity,
+            self.vae_id,
+            self.dtype,
         )
 
     def _shapes(self, placed: Placed) -> Shapes:
-        return dict.fromkeys(("mean", "logvar"), self._shape_of(placed.placement.bucket))
+        return dict.fromkeys(("mean", "logvar"), self.shape_of(placed.placement.bucket))
 
     def bytes_of(self, placed: Placed) -> int:
         """Of one side: mean and log variance in float32."""
-        return prod(self._shape_of(placed.placement.bucket)) * 4 * 2
+        return prod(self.shape_of(placed.placement.bucket)) * 4 * 2
 
     def _check_room(self, todo: Sequence[Side]) -> None:
         need = sum(self.bytes_of(side.placed) for side in todo)

@@ -1,19 +1,44 @@
-"""What the caches of masks and control images share: entries made of a file that goes with an image, named by its content."""
+"""Masks at latent size and control images in their bucket: made once of the file that goes with an image, cached by content."""
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from core.dataset.buckets.sizes import Placement, Size
 from core.dataset.caches.contents import file_hashes
-from core.dataset.caches.files import FLOATS, Shapes, Warn, file_of, read_tensors, tell_damaged, write_tensors
+from core.dataset.caches.files import (
+    BYTES,
+    FLOATS,
+    Shapes,
+    Warn,
+    file_of,
+    key_of,
+    read_tensors,
+    tell_damaged,
+    write_tensors,
+)
+from core.dataset.images.masks import (
+    as_control,
+    control_filter,
+    control_pixels,
+    is_resized,
+    load_control,
+    load_mask,
+)
 from core.dataset.images.opening import BrokenImage, problem_of
-from core.dataset.sources.walk import file_at
-from core.record.problems import Problem, ProblemsError
+from core.dataset.images.views import View
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import file_at, headers
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.space import require_space
 
 if TYPE_CHECKING:
@@ -23,7 +48,14 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 
+CODE_VERSION = 1  # of both
+HELD_BYTES = 256 << 20  # compressed control images that lie on the disk too: up to here they are held in memory
+ALONE_BYTES = 2 << 30  # the same of those that lie nowhere else: others are decoded at each step
+LEVEL = 1  # of zlib: PNG and lossless WebP take down to half the space, and 1.3 to 2.7 times as long to read
+SHAPES: Shapes = {"control": (None,)}
 
+
+@dataclass(eq=False)
 class PartnerCache(ABC):
     """Entries of the masks or control images of images.
 
@@ -33,20 +65,16 @@ class PartnerCache(ABC):
     A failed write, or too little space for one, ends the writing and nothing else: `unwritten` is then the problem.
     """
 
-    dtypes: Sequence[str] = FLOATS  # of an entry's tensors
-    fix = "free some space, or start with --outputs on another disk"
+    folder: Path
+    memo_path: Path | str | None = None
+    _: KW_ONLY
+    writes: bool = True
+    warn: Warn | None = None
+    unwritten: Problem | None = field(default=None, init=False)
+    _damaged: list[Path] = field(default_factory=list, init=False)
 
-    def __init__(
-        self,
-        folder: Path | str,
-        memo_path: Path | str | None = None,
-        *,
-        writes: bool = True,
-        warn: Warn | None = None,
-    ):
-        self.unwritten: Problem | None = None
-        self._folder, self._memo_path, self._writes, self._warn = Path(folder), memo_path, writes, warn
-        self._damaged: list[Path] = []
+    dtypes: ClassVar[Sequence[str]] = FLOATS  # of an entry's tensors
+    fix: ClassVar[str] = "free some space, or start with --outputs on another disk"
 
     @abstractmethod
     def _source(self, placed: Placed) -> Path:
@@ -86,9 +114,8 @@ class PartnerCache(ABC):
                 done += len(part)
                 if progress:
                     progress(done, len(items))
-        tell_damaged(self._damaged, self._warn)
-        if problems:
-            raise ProblemsError(problems)
+        tell_damaged(self._damaged, self.warn)
+        raise_if_errors(problems)
 
     def _entry(self, placed: Placed, path: Path) -> dict[str, Tensor] | BrokenImage:
         tensors = read_tensors(path, self._shapes(placed), self._damaged, self.dtypes)
@@ -98,21 +125,222 @@ class PartnerCache(ABC):
             tensors = self._make(placed)
         except BrokenImage as error:
             return error
-        if self._writes:
+        if self.writes:
             self._write(path, tensors)
         return tensors
 
     def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
         try:
-            require_space(self._folder, sum(each.nbytes for each in tensors.values()), "A cache entry", self.fix)
+            require_space(self.folder, sum(each.nbytes for each in tensors.values()), "A cache entry", self.fix)
             write_tensors(path, tensors)
         except ProblemsError as error:
-            self._writes, self.unwritten = False, error.problems[0]
+            self.writes, self.unwritten = False, error.problems[0]
 
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[Path]:
         sources = {path: file_at(path, path.name) for path in map(self._source, items)}
         gone = [problem_of(path, BrokenImage(file.gone)) for path, file in sources.items() if file.gone]
-        if gone:
-            raise ProblemsError(gone)
-        hashes = file_hashes(list(sources.values()), self._memo_path, check)
-        return [file_of(self._folder, self._key(placed, hashes[self._source(placed)])) for placed in items]
+        raise_if_errors(gone)
+        hashes = file_hashes(list(sources.values()), self.memo_path, check)
+        return [file_of(self.folder, self._key(placed, hashes[self._source(placed)])) for placed in items]
+
+
+# ---- masks
+
+
+def mask_source(placed: Placed) -> Path | None:
+    """The file that an image's mask comes from: its mask image, else its own alpha channel; None without a mask."""
+    settings = placed.concept.images
+    if settings.masked_loss and placed.image.conditioning is not None:
+        return placed.image.conditioning
+    return placed.image.path if settings.alpha_mask else None
+
+
+@dataclass(eq=False)
+class MaskCache(PartnerCache):
+    """Masks of images that have one. latent_pixels: see `at_latent_size`."""
+
+    latent_pixels: int = field(default=8, kw_only=True)
+
+    def load(
+        self, items: Sequence[Placed], *, threads: int = 2, check: Check | None = None
+    ) -> dict[tuple[str, ...], Tensor]:
+        """{image key: [1, h, w] float32 in 0..1} of the items whose mask is not all ones.
+
+        A failed write is ignored: the masks are then computed again next time.
+        """
+        return {
+            placed.key: found["mask"]
+            for placed, _, found in self._entries(items, threads, check)
+            if bool((found["mask"] < 1).any())
+        }
+
+    def _source(self, placed: Placed) -> Path:
+        source = mask_source(placed)
+        assert source is not None
+        return source
+
+    def _key(self, placed: Placed, content: str) -> str:
+        where, settings = placed.placement, placed.concept.images
+        kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
+        return key_of(
+            "mask",
+            CODE_VERSION,
+            content,
+            kind,
+            where.resized,
+            where.crop,
+            where.bucket,
+            settings.resize_interpolation,
+            self.latent_pixels,
+        )
+
+    def _shapes(self, placed: Placed) -> Shapes:
+        width, height = placed.placement.bucket
+        return {"mask": (1, height // self.latent_pixels, width // self.latent_pixels)}
+
+    def _make(self, placed: Placed) -> dict[str, Tensor]:
+        return {"mask": at_latent_size(plain_mask(placed), self.latent_pixels)}
+
+
+def plain_mask(placed: Placed) -> np.ndarray:
+    """The image's loss mask in its bucket, [1, H, W] in 0..1; ones without a mask."""
+    mask = load_mask(placed, View(placed.placement))
+    width, height = placed.placement.bucket
+    return np.ones((1, height, width), np.float32) if mask is None else mask
+
+
+def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
+    """[1, H, W] -> [1, h, w]: the mean over the pixels of each latent pixel.
+
+    latent_pixels   of the image along a side of each
+    """
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    return avg_pool2d(torch.from_numpy(mask).float()[None], latent_pixels)[0]
+
+
+# ---- control images
+
+
+@dataclass(eq=False)
+class ControlCache(PartnerCache):
+    """Control images of images whose crop is fixed, compressed without loss: `fill`, then `load` by any thread.
+
+    held_bytes   of the entries that are held in memory: by default fewer of those on disk than without `writes`
+
+    Those that nothing resizes are left out: an entry would save 5 to 20 ms of decoding a PNG, and nothing of a JPEG.
+    """
+
+    held_bytes: int | None = field(default=None, kw_only=True)
+    _places: dict[tuple[str, ...], tuple[Placement, Path]] = field(default_factory=dict, init=False)
+    _held: dict[Path, bytes] = field(default_factory=dict, init=False)
+
+    dtypes = BYTES
+
+    def __post_init__(self) -> None:
+        self._room = most_held(self.writes) if self.held_bytes is None else self.held_bytes
+
+    def fill(
+        self,
+        items: Sequence[Placed],
+        *,
+        threads: int = 2,
+        check: Check | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Make what is missing. Raises ProblemsError with the control images that cannot be read.
+
+        What cannot be written is decoded at each step; `warn` is told.
+        """
+        for placed, path, found in self._entries(self._resized(items), threads, check, progress):
+            self._places[placed.key] = (placed.placement, path)
+            self._hold(path, found["control"])
+        if self.unwritten and self.warn:
+            what = f"{self.unwritten.what}: some control images are not cached"
+            fix = f"{self.unwritten.fix}; they are decoded at each step"
+            self.warn(replace(self.unwritten, what=what, fix=fix, level="advice"))
+
+    def load(self, placed: Placed, view: View) -> np.ndarray | None:
+        """As `load_control` gives it, from the cache where it is there."""
+        pixels = self._cached(placed, view)
+        if pixels is None:
+            return load_control(placed, view)
+        return as_control(pixels[..., ::-1] if view.flip else pixels)
+
+    def _cached(self, placed: Placed, view: View) -> np.ndarray | None:
+        placement, path = self._places.get(placed.key, (None, None))
+        if path is None or placement != view.placement:
+            return None
+        data = self._held.get(path)
+        if data is None:
+            found = read_tensors(path, SHAPES, dtypes=BYTES)
+            data = found["control"].numpy().tobytes() if found else b""  # gone or damaged since `fill`: not unpacked
+        return unpacked(data, view.placement.bucket)
+
+    def _resized(self, items: Sequence[Placed]) -> list[Placed]:
+        files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
+        seen = headers(list(files.values()), Memo(self.memo_path))
+        sizes = {file.path: (found.width, found.height) for file, found in seen if not isinstance(found, str)}
+        return [
+            placed
+            for placed in items
+            if (path := placed.image.control) and (path not in sizes or is_resized(sizes[path], placed))
+        ]
+
+    def _hold(self, path: Path, entry: Tensor) -> None:
+        if path not in self._held and entry.nbytes <= self._room:
+            self._held[path] = entry.numpy().tobytes()
+            self._room -= entry.nbytes
+
+    def _source(self, placed: Placed) -> Path:
+        assert placed.image.control is not None
+        return placed.image.control
+
+    def _key(self, placed: Placed, content: str) -> str:
+        where, concept = placed.placement, placed.concept
+        return key_of(
+            "control",
+            CODE_VERSION,
+            content,
+            where.resized,
+            where.crop,
+            where.bucket,
+            concept.control_fit,
+            control_filter(concept),
+            concept.images.enable_bucket,  # stretched ones are compared with the bucket by it
+        )
+
+    def _shapes(self, placed: Placed) -> Shapes:
+        return SHAPES
+
+    def _make(self, placed: Placed) -> dict[str, Tensor]:
+        import torch
+
+        pixels = control_pixels(placed, View(placed.placement))
+        assert pixels is not None
+        return {"control": torch.frombuffer(bytearray(packed(pixels)), dtype=torch.uint8)}
+
+
+def most_held(writes: bool) -> int:
+    """Bytes of entries in memory at most. writes: they lie on the disk too"""
+    return HELD_BYTES if writes else ALONE_BYTES
+
+
+def packed(pixels: np.ndarray) -> bytes:
+    """uint8 [3, H, W], compressed; of a gray image one channel."""
+    gray = bool((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all())
+    return zlib.compress(np.ascontiguousarray(pixels[:1] if gray else pixels), LEVEL)
+
+
+def unpacked(data: bytes, size: Size) -> np.ndarray | None:
+    """uint8 [1 or 3, H, W] of what `packed` made of an image of this size; None for anything else."""
+    width, height = size
+    try:
+        plain = zlib.decompressobj().decompress(data, 3 * width * height + 1)
+    except zlib.error:
+        return None
+    channels = len(plain) // (width * height)
+    if channels not in (1, 3) or len(plain) != channels * width * height:
+        return None
+    return np.frombuffer(plain, np.uint8).reshape(channels, height, width)

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.dataset.caches.files import Warn, entries, file_of, key_of, prune, read_tensors, tell_damaged, write_tensors
 from core.diffusion.text_states import TextStates, stack_texts
 from core.record.problems import Problem, ProblemsError
-
-if TYPE_CHECKING:
-    pass
 
 EncodeText = Callable[[Sequence[str]], TextStates]
 
@@ -29,6 +25,7 @@ ENCODED_AT_ONCE = 8
 DISK_BYTES = 8 << 30
 
 
+@dataclass(eq=False)
 class TextCache:
     """Hidden states by caption, for the text encoders of a model and their settings.
 
@@ -40,29 +37,24 @@ class TextCache:
     problem, and `warn` is called with it once. It is also called for damaged entries, which are encoded again.
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        encoder_id: str,
-        *,
-        clip_skip: int | None = None,
-        max_token_length: int = 75,
-        dtype: str = "fp32",
-        room_bytes: int = 1 << 30,
-        disk_bytes: int = DISK_BYTES,
-        at_once: int = ENCODED_AT_ONCE,
-        warn: Warn | None = None,
-    ):
-        self.folder = Path(folder)
+    folder: Path
+    encoder_id: str
+    _: KW_ONLY
+    clip_skip: int | None = None
+    max_token_length: int = 75
+    dtype: str = "fp32"
+    room_bytes: int = 1 << 30
+    disk_bytes: int = DISK_BYTES
+    at_once: int = ENCODED_AT_ONCE
+    warn: Warn | None = None
+
+    def __post_init__(self) -> None:
         self.unwritten: Problem | None = None
-        self._warn = warn
-        self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
-        self._room, self._disk_room, self._at_once = room_bytes, disk_bytes, at_once
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._damaged: list[Path] = []
-        self._disk_bytes: int | None = None  # counted when first written to
+        self._disk_used: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: list[str] = []
         self._needed: set[str] = set()
@@ -77,7 +69,7 @@ class TextCache:
         unique = dict.fromkeys(captions)
         self._needed = set(unique) if self._begun else self._needed | set(unique)
         missing = [caption for caption in unique if not self._find(caption)]
-        tell_damaged(self._damaged, self._warn)
+        tell_damaged(self._damaged, self.warn)
         for caption, states in self._encoded(missing, encode):
             if not self._begun:
                 self._write(caption, states)
@@ -95,7 +87,7 @@ class TextCache:
                 found[caption] = self._held[caption]
             else:
                 missing.append(caption)
-        tell_damaged(self._damaged, self._warn)
+        tell_damaged(self._damaged, self.warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(missing, encode):
@@ -105,14 +97,14 @@ class TextCache:
 
     def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
         """Each caption with its states, a batch of them encoded when its first is asked for."""
-        for start in range(0, len(captions), self._at_once):
-            part = captions[start : start + self._at_once]
+        for start in range(0, len(captions), self.at_once):
+            part = captions[start : start + self.at_once]
             assert encode is not None
             yield from zip(part, self._encode(part, encode), strict=True)
 
     def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
         """States of each caption on the CPU, encoded in a batch of fixed size."""
-        filled = [*captions, *[captions[-1]] * (self._at_once - len(captions))]
+        filled = [*captions, *[captions[-1]] * (self.at_once - len(captions))]
         states = encode(filled).each(lambda tensor: tensor.detach().cpu())
         return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
@@ -120,7 +112,8 @@ class TextCache:
         return file_of(self.folder, self._key(caption))
 
     def _key(self, caption: str) -> str:
-        return key_of("text", CODE_VERSION, *self._identity, caption)
+        encoders = (self.encoder_id, self.clip_skip or 1, self.max_token_length, self.dtype)
+        return key_of("text", CODE_VERSION, *encoders, caption)
 
     # -- memory
 
@@ -140,7 +133,7 @@ class TextCache:
     def _hold(self, caption: str, states: TextStates) -> None:
         self._held[caption] = states
         self._held_bytes += _bytes(states)
-        while self._held_bytes > self._room and len(self._held) > 1:
+        while self._held_bytes > self.room_bytes and len(self._held) > 1:
             old, gone = self._held.popitem(last=False)
             self._held_bytes -= _bytes(gone)
             if old not in self._on_disk and old in self._needed:
@@ -151,25 +144,25 @@ class TextCache:
     def _write(self, caption: str, states: TextStates) -> None:
         if caption in self._on_disk or self.unwritten is not None:
             return
-        if self._disk_bytes is None:
-            self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
+        if self._disk_used is None:
+            self._disk_used = sum(entry.bytes for entry in entries(self.folder))
         try:
-            self._disk_bytes += write_tensors(self._file(caption), states.tensors)
+            self._disk_used += write_tensors(self._file(caption), states.tensors)
         except ProblemsError as error:
             self.unwritten = error.problems[0]
-            if self._warn:
+            if self.warn:
                 what, fix = (
                     f"{self.unwritten.what}: encoded captions are not cached",
                     "captions are encoded again when needed",
                 )
-                self._warn(replace(self.unwritten, what=what, fix=fix))
+                self.warn(replace(self.unwritten, what=what, fix=fix))
             return
         self._on_disk.add(caption)
 
     def _prune(self) -> None:
         """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
-        if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
-            self._disk_bytes -= prune(self.folder, self._disk_room, {self._key(each) for each in self._needed})
+        if self._disk_used is not None and self._disk_used > self.disk_bytes:
+            self._disk_used -= prune(self.folder, self.disk_bytes, {self._key(each) for each in self._needed})
 
 
 def _bytes(states: TextStates) -> int:

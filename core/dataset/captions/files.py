@@ -7,25 +7,23 @@ used.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
-from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of
-from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, printable
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of, only_one_writes
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, printable, without_face
 from core.dataset.sources.image_info import ImageInfo
-from core.record.problems import Problem, ProblemsError
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.settings.dataset.captions import CaptionSettings
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
 OWN = ("file", "metadata")  # sources of a caption written for the image itself
-
-# "name_0512_0300_0120_0140.png": a face crop of name.png, whose caption it shares (reference: 2.2, 6.8).
-_FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +130,9 @@ def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] =
 
 
 def _shared_files(image: Path, caption_extension: str) -> list[Path]:
-    """For a face crop: caption files of the image it came from (read only)."""
-    face = _FACE.fullmatch(os.path.splitext(image.name)[0])
-    return [image.parent / (face[1] + ending) for ending in _endings(caption_extension)] if face else []
+    """For a face crop: caption files of the image it came from (read only; reference: 2.2, 6.8)."""
+    whole = without_face(os.path.splitext(image.name)[0])
+    return [image.parent / (whole + ending) for ending in _endings(caption_extension)] if whole else []
 
 
 def _endings(caption_extension: str) -> tuple[str, ...]:
@@ -252,6 +250,15 @@ def save_caption(
     return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
 
 
+def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[Done, list[str]]:
+    """Make the changes of a task as one, while no other task writes captions; and a line for each file that was left alone.
+    Raises ProblemsError."""
+    with only_one_writes(context):
+        history = History(context.workspace.captions)
+        done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))
+    return done, [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
+
+
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
     """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none."""
     changes: list[Change] = []
@@ -266,8 +273,7 @@ def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
             continue
         text = decode_text(old).text.replace("\r\n", "\n").replace("\r", "\n")
         changes.append(Change(path, old, text.encode("utf-8", "replace")))
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return history.apply("Rewrite as UTF-8", changes)
 
 

@@ -23,12 +23,10 @@ from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.context import JobContext
 from core.record.lock import HeldElsewhere, Lock
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
 
-KEPT_BYTES = (
-    256 << 20
-)  # of the changes of caption files, and again of those of whole metadata files; the oldest are deleted
+KEPT_BYTES = 256 << 20  # of the changes of caption files, and again of those of whole metadata files: the oldest go
 LARGE_CHANGE = 16 << 20
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
@@ -36,9 +34,8 @@ MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many 
 AT_ONCE = 1000  # files between two waits for the disk
 LATER = 60.0  # seconds after its change was listed: a file is written by then
 FOLLOWED = 500  # of the newest changes: an older one does not grow any more
-SETTLED = (
-    5_000_000_000  # nanoseconds; clocks of some disks are that coarse, so a folder may change again without a new time
-)
+# Nanoseconds: clocks of some disks are that coarse, so a folder may change again without a new time.
+SETTLED = 5_000_000_000
 LATEST = 1e11  # seconds since 1970: a later time is none
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
@@ -126,6 +123,22 @@ class History:
                 changed += done.changed_since
                 progress(len(written) + len(changed), len(changes))
         return Done(opened.id if opened.wrote else "", tuple(written), tuple(changed))
+
+    def write_file(
+        self, title: str, change: Change, kind: str, code: str, about: Mapping[str, Any] | None = None
+    ) -> str:
+        """Write the one file of this kind that a task has made; the change's id, "" when nothing changed. Raises
+        ProblemsError, with this code for a file that holds something else by now."""
+        where = printable(change.path)
+        try:
+            change.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(error, f"The {kind} could not be written", where, "nothing was changed") from error
+        done = self.apply(title, [change], about=about)
+        if done.changed_since:
+            what = f"Another program changed the {kind} in the meantime; nothing was written"
+            raise ProblemsError.one(what, where, "run it again", code)
+        return done.id
 
     def keep(self, title: str, change: Change) -> str:
         """Keep a text that was given up before it was written: it stands among the earlier ones, and undo writes it. Its id."""
@@ -562,8 +575,7 @@ def check_links(paths: Iterable[Path]) -> None:
         for path in paths
         if os.path.islink(path) and not may_reach(path)
     ]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
 
 
 def check_folders(folders: Iterable[Path]) -> None:
@@ -582,5 +594,4 @@ def check_folders(folders: Iterable[Path]) -> None:
         for folder in folders
         if not os.access(folder, os.W_OK)
     ]
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)

@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from random import Random
+from typing import Any, NamedTuple
 
 from core.dataset.captions.files import Caption, join_texts, lines_of
 from core.dataset.captions.templates import TEMPLATES
@@ -21,31 +22,23 @@ from core.settings.dataset.captions import CaptionSettings
 JOINT = "\ufdd0"
 
 
-class Random(Protocol):
-    """The random source of the pipeline: random.Random, or a fixed one."""
-
-    def random(self) -> float: ...
-    def choice(self, seq: Sequence[Any], /) -> Any: ...
-    def shuffle(self, x: MutableSequence[Any], /) -> None: ...
-
-
-class _Still:
+class _Still(Random):
     """No randomness: everything is kept in order, and the first of several is taken."""
 
     def random(self) -> float:
         return 1.0
 
-    def choice(self, seq: Sequence[Any], /) -> Any:
+    def choice(self, seq: Any) -> Any:
         return seq[0]
 
-    def shuffle(self, x: MutableSequence[Any], /) -> None:
+    def shuffle(self, x: MutableSequence[Any]) -> None:
         return
 
 
 class _Longest(_Still):
     """Keeps everything and takes the longest of several."""
 
-    def choice(self, seq: Sequence[Any], /) -> Any:
+    def choice(self, seq: Any) -> Any:
         return max(seq, key=len)
 
 
@@ -55,8 +48,8 @@ STILL, LONGEST = _Still(), _Longest()
 class Showing(NamedTuple):
     """One use of an image in training: what its caption depends on.
 
-    key    the image's address           repeat   which of its repeats, from 0
-    words  its folder's default caption  step     optimizer step (from 0) that uses it; for token warmup
+    key    the image's address in draws                  repeat   which of its repeats, from 0
+    words  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup
     """
 
     key: Sequence[str]
@@ -78,52 +71,29 @@ class Drawn(NamedTuple):
 # ---- draws by address
 
 
-def training_caption(
-    caption: Caption | str,
-    settings: CaptionSettings,
-    seed: int,
-    epoch: int,
-    image_key: Sequence[str],
-    repeat: int,
-    *,
-    step: int = 0,
-    total_steps: int = 0,
-    words: str = "",
-) -> str:
-    """The caption an image trains with in this epoch and repeat.
-
-    epoch      from 0                   step, total_steps   needed with token warmup (see `needs_steps`)
-    image_key  its address in draws     words               its folder's default caption, for templates
-    """
-    raw, is_sentence = _text_of(caption, settings, seed, epoch, image_key, repeat)
-    random = draws.python_random(seed, "caption", epoch, *image_key, repeat) if is_random(settings) else STILL
+def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
+    """The caption of one use of an image in an epoch (from 0). total_steps: needed with token warmup (see `needs_steps`)."""
+    settings = shown.settings
+    raw, is_sentence = _text_of(shown, seed, epoch)
+    random = draws.python_random(seed, "caption", epoch, *shown.key, shown.repeat) if is_random(settings) else STILL
     if _dropped(settings, random, epoch):
         return ""
-    return _worded(raw, settings, random, step, total_steps, words, is_sentence)
+    return _worded(raw, settings, random, shown.step, total_steps, shown.words, is_sentence)
 
 
-def _text_of(
-    caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, image_key: Sequence[str], repeat: int
-) -> tuple[str, bool]:
+def _text_of(shown: Showing, seed: int, epoch: int) -> tuple[str, bool]:
     """The pipeline's input, and whether it is a sentence without tags. Of two files: one at random, or both joined."""
+    caption, settings = shown.caption, shown.settings
     if isinstance(caption, str):
         return caption, False
     if caption.sentence is None or settings.sidecars == "one":
         return caption.text, False
     if settings.sidecars == "drawn":
-        drawn = draws.uniform(seed, "sentence or tags", epoch, *image_key, repeat) < settings.sentence_share
-        return (caption.sentence, True) if drawn else (caption.tags, False)
+        draw = draws.uniform(seed, "sentence or tags", epoch, *shown.key, shown.repeat)
+        return (caption.sentence, True) if draw < settings.sentence_share else (caption.tags, False)
     # sd-scripts joins by the separator and so shuffles parts of the sentence among the tags.
     glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
     return join_texts(caption.sentence, caption.tags, settings, glue), False
-
-
-def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
-    """The caption of one use of an image."""
-    key, repeat, caption, settings, words, step = shown
-    return training_caption(
-        caption, settings, seed, epoch, key, repeat, step=step, total_steps=total_steps, words=words
-    )
 
 
 def caption_variants_of_epoch(showings: Iterable[Showing], seed: int, epoch: int, total_steps: int = 0) -> list[str]:

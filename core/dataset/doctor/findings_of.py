@@ -1,6 +1,6 @@
 """The dataset doctor: finds duplicates, blur, borders, sizes and captions that harm training, each with a fix.
 
-It uses the measurements of the decode pass (`decoding.look_at_all`) and decodes again only what needs a closer look.
+It uses the measurements of the decode pass (`look.look_at_all`) and decodes again only what needs a closer look.
 Examining changes nothing; `treat` moves images to the trash folder, from where `trash.put_back` restores them.
 """
 
@@ -15,7 +15,7 @@ from core.dataset.doctor.captions import caption_findings
 from core.dataset.doctor.finding import KINDS, Finding, Patient, Seen
 from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
-from core.dataset.images.decoding import look_at_all
+from core.dataset.images.look import look_at_all
 from core.dataset.report import Report
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError

@@ -1,7 +1,8 @@
 """The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
 
 One folder per action, `_atelier_trash/<time>/`, has the files under their own names and a record of where each came
-from. The record is written before the first file moves, so that even a power cut can be undone.
+from. The record is written before the first file moves, so that even a power cut can be undone. The numbering of files
+(`core/tools/images/number.py`) moves them, and keeps its record, in the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_imag
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 
 RECORD = "put_away.json"
 _FILES = "files"
@@ -61,27 +63,22 @@ def put_away(
     """
     folder = Path(os.path.abspath(dataset_folder))
     images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    if not images:
+        fix = "select the images to move to the trash"
+        raise ProblemsError.one("No images are selected", printable(folder), fix, code="trash.nothing-selected")
+    what, fix = "The image no longer exists", "scan the folder again"
     gone = [path for path in images if not os.path.lexists(path)]
-    if gone or not images:
-        raise ProblemsError(
-            [
-                Problem("The image no longer exists", printable(path), "scan the folder again", code="image.missing")
-                for path in gone
-            ]
-            or [
-                Problem(
-                    "No images are selected",
-                    printable(folder),
-                    "select the images to move to the trash",
-                    code="trash.nothing-selected",
-                )
-            ]
-        )
+    raise_if_errors(Problem(what, printable(path), fix, code="image.missing") for path in gone)
     moved = [*images, *companions(images)]
     for path in images:
         moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
     moved = list(dict.fromkeys(moved))
-    place = _new_place(folder)
+    try:
+        place = new_place(folder)
+    except OSError as error:
+        what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
+        fix = "check that the folder is writable"
+        raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
     pairs = _pairs(moved, folder)
     said = {
         "v": 1,
@@ -92,9 +89,9 @@ def put_away(
     }
     try:
         atomic.write_json(place / RECORD, said)
-        _move_all([(path, place / _FILES / kept) for path, kept in pairs])
+        move_all([(path, place / _FILES / kept) for path, kept in pairs])
     except OSError as error:
-        _tidy(place)
+        tidy(place)
         fix = "close programs that use it, check that the folder is writable, and try again"
         what = f"A file could not be moved to the trash ({error.strerror or error}); nothing was moved"
         raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-moved") from error
@@ -108,30 +105,19 @@ def put_back(token: str) -> tuple[Path, ...]:
     """
     record = Path(token)
     folder, said = _read(record)
-    waiting: list[tuple[Path, Path]] = []
-    problems: list[Problem] = []
-    for source, target in _moves(record, folder, said):
-        if not os.path.lexists(source):
-            continue
-        if os.path.lexists(target):
-            what, fix = (
-                "Nothing was restored: another file has this name now",
-                "rename or move that file, then undo again",
-            )
-            problems.append(Problem(what, printable(target), fix, code="trash.name-taken"))
-        waiting.append((source, target))
-    if problems:
-        raise ProblemsError(problems)
+    waiting = [(source, target) for source, target in _moves(record, folder, said) if os.path.lexists(source)]
+    what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then undo again"
+    refuse_taken(waiting, what, fix, "trash.name-taken")
     if not waiting:
         what, fix = "The images are no longer in the trash folder; nothing was changed", "restore them from a backup"
         raise ProblemsError.one(what, printable(token), fix, code="trash.empty")
     try:
-        _move_all(waiting)
+        move_all(waiting)
     except OSError as error:
         what = f"A file could not be restored ({error.strerror or error}); nothing was moved"
         fix = "close programs that use it, and try again"
         raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-restored") from error
-    _tidy(record.parent)
+    tidy(record.parent)
     return tuple(target for _, target in waiting)
 
 
@@ -203,21 +189,15 @@ def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
 # ---- records
 
 
-def _new_place(folder: Path) -> Path:
-    """Create a new folder for one action."""
-    base = folder / TRASH_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")
-    number = 1
-    while True:
-        place = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        try:
+def new_place(folder: Path, ending: str = "") -> Path:
+    """Create a new folder in the trash folder for one action, named by the time. Raises OSError."""
+    base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}{ending}"
+    for number in count(1):
+        place = base if number == 1 else base.with_name(f"{base.name}-{number:04d}")
+        with suppress(FileExistsError):
             place.mkdir(parents=True)
-            return place
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
-            fix = "check that the folder is writable"
-            raise ProblemsError.one(what, printable(place.parent), fix, code="trash.not-created") from error
+            break
+    return place
 
 
 def _named(path: Path, folder: Path) -> str:
@@ -276,7 +256,7 @@ def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Pa
     return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
 
 
-def _tidy(place: Path) -> None:
+def tidy(place: Path) -> None:
     """Remove the action's folder once it has no files left, and the trash folder after the last one."""
     if any(names for _, _, names in os.walk(place / _FILES)):
         return
@@ -288,8 +268,15 @@ def _tidy(place: Path) -> None:
 # ---- moving
 
 
-def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move all files, or none: raises OSError with the file that cannot be moved."""
+def refuse_taken(pairs: Sequence[tuple[Path, Path]], what: str, fix: str, code: str) -> None:
+    """Raises ProblemsError with each target of (from, to) that another file has, which does not move itself."""
+    leaving = {source for source, _ in pairs}
+    taken = [target for _, target in pairs if os.path.lexists(target) and target not in leaving]
+    raise_if_errors(limited([Problem(what, printable(path), fix, code=code) for path in taken]))
+
+
+def move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move all files in this order, or none: raises OSError with the file that cannot be moved."""
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in pairs:

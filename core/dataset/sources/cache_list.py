@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from core.dataset.captions.files import read_caption
+from core.dataset.captions.files import lines_of, read_caption
 from core.dataset.sources.files import printable
-from core.dataset.sources.image_info import ImageInfo, names_of
+from core.dataset.sources.image_info import ImageInfo, about
 from core.dataset.sources.metadata import Entry
 from core.dataset.sources.walk import File
 from core.record import atomic
@@ -39,16 +39,14 @@ def compare_with_disk(
         )
         if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
             edited.append(image)
-    if not edited:
-        return []
-    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {names_of(edited)}"
+    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {{names}}"
     fix = f"delete {path.name} to read the caption files, or turn off reading it"
-    return [Problem(what, printable(path), fix, "advice", code="dataset.stale-caption-cache")]
+    return about(edited, what, fix, "dataset.stale-caption-cache", where=printable(path))
 
 
 def _same(text: str, said: str) -> bool:
     """The list holds the first line, or with choices in captions on every line that is not blank."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = lines_of(text)
     return said.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
@@ -60,7 +58,7 @@ def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSetting
     for image in images:
         caption = read_caption(image, settings).text
         if not settings.enable_wildcard:
-            caption = next((line.strip() for line in caption.split("\n") if line.strip()), "")
+            caption = next(iter(lines_of(caption)), "")
         said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
     try:
         atomic.write_json(path, said)

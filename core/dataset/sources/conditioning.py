@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.images.decoding import look_at_all
-from core.dataset.images.look import Look, known_looks, looks
+from core.dataset.images.look import Look, known_looks, look_at_all, looks
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import CONTROL_LABEL, MASK_LABEL, extension, printable, reachable, split_label
-from core.dataset.sources.image_info import ImageInfo, listed, names_of
+from core.dataset.sources.image_info import ImageInfo, about, listed
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.painted import is_painted
 from core.dataset.sources.walk import File, file_at, headers, walk
@@ -259,19 +258,12 @@ def blank_masks(
         if each.concept.images.alpha_mask and each.image.key not in masked
         if (look := looks.get(each.image.key)) and look.opaque == 0
     ]
+    fix = "paint the area to train white in the masks, or remove these images"
     return [
-        Problem(
-            f"{len(found)} of the images {words} and do not affect training: {names_of(found)}",
-            printable(found[0].path.parent),
-            "paint the area to train white in the masks, or remove these images",
-            "advice",
-            code=code,
-        )
-        for found, words, code in (
-            (black, "have an all-black mask", "mask.all-black"),
-            (clear, "are fully transparent", "image.fully-transparent"),
-        )
-        if found
+        *about(black, "{n} {has} an all-black mask and {do} not affect training: {names}", fix, "mask.all-black"),
+        *about(
+            clear, "{n} {is} fully transparent and {do} not affect training: {names}", fix, "image.fully-transparent"
+        ),
     ]
 
 
@@ -298,7 +290,7 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
     else:
         what, level = f"{what}, trained on the full image", "advice"
         fix = "add the missing masks if parts of these images should be excluded"
-    return [Problem(f"{what}: {names_of(missing)}", shown, fix, level, code=f"{kind.code}.missing")]
+    return about(missing, f"{what}: {{names}}", fix, f"{kind.code}.missing", level, where=shown)
 
 
 def extra_problems(
@@ -311,23 +303,20 @@ def extra_problems(
     named = [files for files in found if files]
     taken = {files[0].path for files in named}
     doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
-    if doubled:
-        pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
-        what = f"{count(len(doubled), kind.word)} of a name that is taken already will not be used: {listed(pairs)}"
-        fix = "keep one file for each image"
-        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.doubled")
+    pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
+    what, fix = "{n} of a name that is taken already will not be used: {names}", "keep one file for each image"
+    yield from about(pairs, what, fix, f"{kind.code}.doubled", where=shown, noun=kind.word)
     paths = dict.fromkeys(file.path for file in partners)
     extra = [path.name for path in paths if path not in taken and path not in doubled]
-    if extra:
-        match = "matches" if len(extra) == 1 else "match"
-        what = f"{count(len(extra), 'file')} among the {kind.word}s {match} no image: {listed(extra)}"
-        fix = "rename them like their images, or ignore this"
-        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.unmatched")
+    match = "matches" if len(extra) == 1 else "match"
+    what, fix = (
+        f"{{n}} among the {kind.word}s {match} no image: {{names}}",
+        "rename them like their images, or ignore this",
+    )
+    yield from about(extra, what, fix, f"{kind.code}.unmatched", where=shown, noun="file")
 
 
-def _sizes(
-    kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Path, Any], level: str
-) -> Iterator[Problem]:
+def _sizes(kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Path, Any], level: str) -> list[Problem]:
     """Masks of another size; control images of another aspect ratio, which would not lie on their image."""
     other = []
     for image in paired:
@@ -335,21 +324,19 @@ def _sizes(
         size = (header.width, header.height)
         if size != (image.width, image.height) and not (kind.needed and same_shape(size, (image.width, image.height))):
             other.append(f"{image.relative} ({size[0]} x {size[1]} for {image.width} x {image.height})")
-    if other and kind.needed:
-        what = f"{count(len(other), kind.word)} of another aspect ratio than the image: {listed(other, 3)}"
-        fix = "make them again from the images, or crop both alike"
-        yield Problem(what, shown, fix, level, code=f"{kind.code}.other-aspect-ratio")
-    elif other:
-        what = f"{count(len(other), kind.word)} will be resized to match the image: {listed(other, 3)}"
-        fix = "save them at the image's size if the edges must be exact"
-        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.other-size")
+    what = "{n} will be resized to match the image: {names}"
+    fix, code = "save them at the image's size if the edges must be exact", f"{kind.code}.other-size"
+    if kind.needed:
+        what = "{n} of another aspect ratio than the image: {names}"
+        fix, code = "make them again from the images, or crop both alike", f"{kind.code}.other-aspect-ratio"
+    level = level if kind.needed else "advice"
+    return about(other, what, fix, code, level, where=shown, noun=kind.word, most=3)
 
 
-def _animated(kind: Kind, shown: str, used: Sequence[File], seen: Mapping[Path, Any]) -> Iterator[Problem]:
+def _animated(kind: Kind, shown: str, used: Sequence[File], seen: Mapping[Path, Any]) -> list[Problem]:
     moving = [file.path.name for file in used if getattr(seen[file.path], "animated", False)]
-    if moving:
-        what = f"{count(len(moving), f'animated {kind.word}')}: only the first frame is used ({listed(moving)})"
-        yield Problem(what, shown, "save the frame that fits the image", "advice", code=f"{kind.code}.animated")
+    what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
+    return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")
 
 
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:

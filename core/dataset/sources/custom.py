@@ -18,7 +18,7 @@ from typing import Any
 from core.dataset.sources.files import MAX_REPEATS, printable, reachable
 from core.dataset.sources.folders import Root
 from core.dataset.sources.gathered import Gathered
-from core.dataset.sources.image_info import ImageInfo, Scan, listed
+from core.dataset.sources.image_info import ImageInfo, Scan, about
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.registered import SOURCES
 from core.dataset.sources.walk import File, file_at
@@ -161,11 +161,9 @@ def _place(error: BaseException) -> str:
 
 def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
     found = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
-    if not found:
-        return []
-    what = f"The dataset class {name} returns invalid images: {listed(found)}"
+    what = f"The dataset class {name} returns invalid images: {{names}}"
     fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"
-    return [Problem(what, _WHERE, fix, code="dataset-class.invalid-row")]
+    return about(found, what, fix, "dataset-class.invalid-row", "error", where=_WHERE)
 
 
 def _complaints(row: Any) -> list[str]:

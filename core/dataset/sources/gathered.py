@@ -25,14 +25,13 @@ from core.dataset.sources.conditioning import (
 )
 from core.dataset.sources.files import CAPTION_EXTENSIONS, CONTROL_LABEL, MASK_LABEL, printable, reachable
 from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
-from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
+from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, about, names_of
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.sources.painted import is_painted
 from core.dataset.sources.walk import File, Walk, headers, unused_files, unused_repeats, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
-from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.dataset.concepts import Concept
 from core.settings.dataset.images import ImageSettings
@@ -194,16 +193,11 @@ class Gathered:
             for image in self.images
             if image.path in now and image.key in self._from_lists and self._settings[image.concept] == concept.images
         }
-        if not again:
-            return
         twice = [image for image in self.images if image.key in again]
         self.images = [image for image in self.images if image.key not in again]
-        are = "is" if len(twice) == 1 else "are"
-        what = (
-            f"{count(len(twice), 'image')} {are} listed in two metadata files; the later one is used: {names_of(twice)}"
-        )
+        what = "{n} {is} listed in two metadata files; the later one is used: {names}"
         where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
-        self.problems.append(Problem(what, where, fix, "advice", code="metadata.duplicate-images"))
+        self.problems += about(twice, what, fix, "metadata.duplicate-images", where=where)
 
     def _without(self, concept: Concept, path: Path) -> list[Path]:
         """Folders inside this one to skip: the masks."""
@@ -298,18 +292,13 @@ class Gathered:
             images = paired.images
         limit = concept.images.skip_image_resolution
         small = [each for each in images if each.width * each.height <= limit * limit] if limit else []
-        if small:
-            why = f"has at most {limit:g} x {limit:g} pixels"
-            self.left_out += [(each, why) for each in small]
-            have = "has" if len(small) == 1 else "have"
-            what = (
-                f"{count(len(small), 'image')} {have} at most {limit:g} x {limit:g} pixels, skipped: {names_of(small)}"
-            )
-            fix = f"lower '{ImageSettings.title_of('skip_image_resolution')}' to train on them"
-            where = printable(small[0].path.parent)
-            self.problems.append(Problem(what, where, fix, "advice", code="image.too-small"))
-            gone = {each.key for each in small}
-            images = [each for each in images if each.key not in gone]
+        why = f"has at most {limit:g} x {limit:g} pixels"
+        self.left_out += [(each, why) for each in small]
+        what = f"{{n}} {{has}} at most {limit:g} x {limit:g} pixels, skipped: {{names}}"
+        fix = f"lower '{ImageSettings.title_of('skip_image_resolution')}' to train on them"
+        self.problems += about(small, what, fix, "image.too-small")
+        gone = {each.key for each in small}
+        images = [each for each in images if each.key not in gone]
         self.images += images
 
     def _partners(
@@ -354,15 +343,9 @@ def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
         for image in images
         if (size := entries[image.path].image_size) and sorted(size) != sorted((image.width, image.height))
     ]
-    if not other:
-        return []
-    have = "has" if len(other) == 1 else "have"
-    what = (
-        f"{count(len(other), 'image')} {have} a different size than in the metadata; the actual size is "
-        f"used: {listed(other, 3)}"
-    )
-    where = printable(images[0].path.parent)
-    return [Problem(what, where, "create the metadata again", "advice", code="metadata.other-size")]
+    what = "{n} {has} a different size than in the metadata; the actual size is used: {names}"
+    where = printable(images[0].path.parent) if images else ""
+    return about(other, what, "create the metadata again", "metadata.other-size", where=where, most=3)
 
 
 def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
@@ -390,11 +373,8 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
 
 def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
     moving = [image for image in images if image.animated]
-    if not moving:
-        return []
-    what = f"{count(len(moving), 'animated image')}: only the first frame is used ({names_of(moving)})"
-    fix = "save the frame you want as a separate image"
-    return [Problem(what, printable(moving[0].path.parent), fix, "advice", code="image.animated")]
+    what, fix = "{n}: only the first frame is used ({names})", "save the frame you want as a separate image"
+    return about(moving, what, fix, "image.animated", noun="animated image")
 
 
 def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
@@ -406,14 +386,10 @@ def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Prob
         earlier = first.setdefault(image.path, image)
         if earlier is not image and paths[earlier.source] != paths[image.source]:
             twice[paths[earlier.source], paths[image.source]].append(image)
+    what = "{n} {is} in two dataset entries and used by both (or by neither, if held out for validation): {names}"
+    fix, code = "move one folder out of the other, or remove an entry", "dataset.overlapping-folders"
     return [
-        Problem(
-            f"{count(len(group), 'image')} {'is' if len(group) == 1 else 'are'} in two dataset entries and used by both"
-            f" (or by neither, if held out for validation): {names_of(group)}",
-            f"{printable(one)} and {printable(other)}",
-            "move one folder out of the other, or remove an entry",
-            "advice",
-            code="dataset.overlapping-folders",
-        )
+        problem
         for (one, other), group in twice.items()
+        for problem in about(group, what, fix, code, where=f"{printable(one)} and {printable(other)}")
     ]

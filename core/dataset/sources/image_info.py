@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.dataset.sources.files import printable
 from core.record.problems import Problem
+from core.record.units import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,30 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 12 more"."""
     text = ", ".join(printable(name) for name in names[:most])
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def about(
+    found: Sequence[ImageInfo] | Sequence[str],
+    what: str,
+    fix: str,
+    code: str,
+    level: str = "advice",
+    *,
+    where: str = "",
+    noun: str = "image",
+    most: int = 5,
+) -> list[Problem]:
+    """A problem that counts and names these images or names, in a list; an empty list for none of them.
+
+    what    its {n} becomes "1 image" or "3 images", {is}, {has} and {do} agree with it, {names} becomes "a.png, b.png and 12 more"
+    where   by default the folder of the first image
+    """
+    if not found:
+        return []
+    names = [each if isinstance(each, str) else each.relative for each in found]
+    verbs = {"is": "is", "has": "has", "do": "does"} if len(found) == 1 else {"is": "are", "has": "have", "do": "do"}
+    for word, text in {"n": count(len(found), noun), **verbs, "names": listed(names, most)}.items():
+        what = what.replace(f"{{{word}}}", text)
+    first = found[0]
+    where = where or ("" if isinstance(first, str) else printable(first.path.parent))
+    return [Problem(what, where, fix, level, code=code)]

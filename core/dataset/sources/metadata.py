@@ -18,7 +18,7 @@ from typing import Any
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import join_texts
 from core.dataset.sources.files import extension, printable
-from core.dataset.sources.image_info import listed
+from core.dataset.sources.image_info import about
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
@@ -206,9 +206,8 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
             by_key[key] = entry
     found.entries = list(by_key.values())
     shown = printable(found.path)
-    if twice:
-        what = f"{count(len(twice), 'duplicate key')} in the metadata file; the last one is used: {listed(twice)}"
-        found.problems.append(Problem(what, shown, "remove the others", "advice", code="metadata.duplicate-keys"))
+    what, code = "{n} in the metadata file; the last one is used: {names}", "metadata.duplicate-keys"
+    found.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
     if wrong:
         what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
         found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
@@ -408,49 +407,35 @@ def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[P
     """Problems with entries without images and images without entries."""
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
-    problems = []
     level = "advice" if found.pairs else "error"
     reported = {entry.key for entry in (*found.only_latents, *found.closed)}
-    gone = [entry for entry in found.missing if entry.key not in reported]
-    if gone:
-        named = [_with_nearest(entry, finder) for entry in gone[:3]]
-        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        what = f"{len(gone)} of {total} entries of the metadata file match no image: {', '.join(named)}{more}"
-        fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
-        problems.append(Problem(what, shown, fix, level, code="metadata.no-image"))
-    if found.only_latents:
-        names = listed([entry.key for entry in found.only_latents])
-        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz) but no image: {names}"
-        fix = "put the images next to the .npz files; training needs the images"
-        problems.append(Problem(what, shown, fix, level, code="metadata.latents-only"))
-    if found.closed:
-        names = listed([entry.key for entry in found.closed])
-        what = (
-            f"{len(found.closed)} of {total} paths in the metadata file are not accessible from a shared page: {names}"
-        )
-        fix = "put the images into the folder, or open the page on the machine itself"
-        problems.append(Problem(what, shown, fix, level, code="metadata.no-access"))
-    if found.by_name:
-        names = listed([entry.key for entry in found.by_name], 3)
-        what = f"{len(found.by_name)} of {total} paths do not exist and were matched by file name: {names}"
-        fix = "check that they are the right images"
-        problems.append(Problem(what, shown, fix, "advice", code="metadata.matched-by-name"))
-    if found.chosen:
-        names = listed([file.relative for file in found.chosen])
-        has = "matches" if len(found.chosen) == 1 else "match"
-        what = f"{count(len(found.chosen), 'key')} of the metadata file {has} several images; used: {names}"
-        fix = "add the extension to the key, or remove the other image"
-        problems.append(Problem(what, shown, fix, "advice", code="metadata.ambiguous-key"))
-    if found.unlisted and found.pairs:
-        names = listed([file.relative for file in found.unlisted])
-        what = (
-            f"{count(len(found.unlisted), 'image')} in the folder not listed in the metadata file and not used: {names}"
-        )
-        fix = f"add them to {printable(metadata.path.name)} to train on them"
-        problems.append(Problem(what, folder, fix, "advice", code="metadata.unlisted-images"))
-    return problems
+    gone = [entry.key for entry in found.missing if entry.key not in reported]
+    gone[:3] = [_with_nearest(key, finder) for key in gone[:3]]
+    what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
+    fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
+    problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
+    keys = [entry.key for entry in found.only_latents]
+    what = f"{len(keys)} of {total} entries have only cached latents (.npz) but no image: {{names}}"
+    fix = "put the images next to the .npz files; training needs the images"
+    problems += about(keys, what, fix, "metadata.latents-only", level, where=shown)
+    keys = [entry.key for entry in found.closed]
+    what = f"{len(keys)} of {total} paths in the metadata file are not accessible from a shared page: {{names}}"
+    fix = "put the images into the folder, or open the page on the machine itself"
+    problems += about(keys, what, fix, "metadata.no-access", level, where=shown)
+    keys = [entry.key for entry in found.by_name]
+    what = f"{len(keys)} of {total} paths do not exist and were matched by file name: {{names}}"
+    fix = "check that they are the right images"
+    problems += about(keys, what, fix, "metadata.matched-by-name", where=shown, most=3)
+    names = [file.relative for file in found.chosen]
+    what = f"{{n}} of the metadata file {'matches' if len(names) == 1 else 'match'} several images; used: {{names}}"
+    fix = "add the extension to the key, or remove the other image"
+    problems += about(names, what, fix, "metadata.ambiguous-key", where=shown, noun="key")
+    names = [file.relative for file in found.unlisted] if found.pairs else []
+    what = "{n} in the folder not listed in the metadata file and not used: {names}"
+    fix = f"add them to {printable(metadata.path.name)} to train on them"
+    return problems + about(names, what, fix, "metadata.unlisted-images", where=folder)
 
 
-def _with_nearest(entry: Entry, finder: Finder) -> str:
-    near = finder.nearest(entry.key)
-    return printable(entry.key) + (f" (nearest: {printable(near)})" if near else "")
+def _with_nearest(key: str, finder: Finder) -> str:
+    near = finder.nearest(key)
+    return key + (f" (nearest: {near})" if near else "")

@@ -28,12 +28,11 @@ from core.dataset.sources.files import (
     repeats_and_words,
     without_face,
 )
-from core.dataset.sources.image_info import listed
+from core.dataset.sources.image_info import about
 from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
-from core.record.units import count
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
 _CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
@@ -102,12 +101,11 @@ _UNUSED = (
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
     """Advice on files of a folder that do not train, each kind named once. walks: with its path below the folder each."""
-    found = []
+    found: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
         names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
-        if names := list(dict.fromkeys(names)):
-            said = f"{count(len(names), word)} {what}: {listed(names)}"
-            found.append(Problem(said, printable(folder), fix, "advice", code=code))
+        once, where = list(dict.fromkeys(names)), printable(folder)
+        found += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
     return found
 
 
@@ -116,11 +114,9 @@ def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Prob
     inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in inside)
     deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
-    if not deeper:
-        return []
-    what = f"The repeats of {count(len(deeper), 'folder')} deeper inside are not used: {listed(deeper)}"
-    fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}"
-    return [Problem(what, printable(folder), fix, "advice", code="dataset.deeper-repeats")]
+    fix = f"choose the folder that contains them: {printable(folder / os.path.dirname(deeper[0]))}" if deeper else ""
+    what = "The repeats of {n} deeper inside are not used: {names}"
+    return about(deeper, what, fix, "dataset.deeper-repeats", where=printable(folder), noun="folder")
 
 
 def _has_repeats(name: str) -> bool:

@@ -17,10 +17,10 @@ from core.dataset.images.opening import BrokenImage, Opened
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import impossible_path
 from core.record.units import count
-from core.record.workspace import Workspace, display_path, resolve_path
+from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.tools.images import (
     CaptionedCopySettings,
     CopySettings,
@@ -30,6 +30,7 @@ from core.settings.tools.images import (
     NumberSettings,
     ResizeSettings,
 )
+from core.tools.files import image_folders
 from core.tools.images.face_detector import weights_folder
 
 _LOSSLESS = 100
@@ -120,28 +121,18 @@ def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 
 def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
     """Of each tool on a folder. ProblemsError lists everything that is wrong before anything is written."""
-    problems: list[Problem] = []
-    text = settings.folder
-    folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
-    if not text:
-        fix = "choose the folder with the images"
-        problems.append(Problem("No folder is chosen", f"{settings.tool}.folder", fix, code="tools.no-folder-chosen"))
-    elif not os.path.isdir(folder):
-        fix = "check the spelling, or choose another folder"
-        what = f"The image folder '{printable(folder)}' does not exist"
-        problems.append(Problem(what, f"{settings.tool}.folder", fix, code="tools.no-such-folder"))
+    folders, problems = image_folders([settings.folder], f"{settings.tool}.folder")
+    folder = folders[0] if folders else Path()
     output = workspace.datasets / settings.tool / (folder.name or "images")
     if isinstance(settings, CopySettings) and not _in_place(settings):
-        if settings.output:
-            output = Path(os.path.abspath(resolve_path(settings.output)))
+        output = typed_path(settings.output) or output
         problems += _bad_output(settings, output, None if problems else folder)
     if isinstance(settings, ResizeSettings) and not settings.max_resolution:
         fix = "enter at least one, such as 512"
         problems.append(Problem("No size is given", f"{settings.tool}.max_resolution", fix, code="tools.no-size-given"))
     if isinstance(settings, FaceSettings):
         problems += _bad_faces(settings)
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return FolderPlan(settings.tool, folder, output)
 
 

@@ -11,7 +11,7 @@ from core.control.hints.models import Found, checked_model
 from core.dataset.images.colors import WHITE
 from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected
+from core.record.problems import Problem, collected, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.tools.hints import HintsByModelSettings
 from core.tools.images.folders import FolderPlan
@@ -37,8 +37,7 @@ def plan(settings: HintsByModelSettings, workspace: Workspace) -> Plan:
     model = collected(problems, checked_model, settings.hint_model, workspace, MODEL)
     if settings.provider != "auto":
         collected(problems, _providers, settings, "")
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     assert model is not None
     return Plan(replace(folder_plan(settings, model.title, workspace), title=model.title), model)
 

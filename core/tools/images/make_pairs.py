@@ -33,7 +33,7 @@ from core.record.problems import Problem, ProblemsError, at_setting, collected, 
 from core.record.regular import read_regular
 from core.record.run_folder import safe_name
 from core.record.units import count
-from core.record.workspace import Workspace, display_path, resolve_path
+from core.record.workspace import Workspace, display_path, resolve_path, typed_path
 from core.settings.generation.generate import GenerateSettings
 from core.settings.generation.output import OutputSettings
 from core.settings.generation.prompts import PromptSettings
@@ -151,8 +151,8 @@ def _at_own_setting(problem: Problem) -> Problem:
 
 
 def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
-    if settings.output:
-        return Path(os.path.abspath(resolve_path(settings.output)))
+    if output := typed_path(settings.output):
+        return output
     made_by = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
     return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{made_by}")
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from core.dataset.doctor.trash import companions
+from core.dataset.doctor.trash import companions, move_all, new_place, refuse_taken, tidy
 from core.dataset.sources.files import TRASH_FOLDER, printable, split_label
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
 
@@ -70,12 +68,8 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
     if not pairs:
         return None, 0
-    going = {old for old, _ in pairs}
-    taken = [new for _, new in pairs if os.path.lexists(new) and new not in going]
-    if taken:
-        fix = "choose another prefix, or move these files; nothing was renamed"
-        what, code = "A file with this name exists already", "tools.name-taken"
-        raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
+    fix = "choose another prefix, or move these files; nothing was renamed"
+    refuse_taken(pairs, "A file with this name exists already", fix, "tools.name-taken")
     record = _record(folder, pairs)
     _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
     return str(record), len(pairs)
@@ -103,17 +97,11 @@ def rename_back(folder: Path) -> int:
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
         except (ProblemsError, OSError, ValueError, KeyError, TypeError):
             continue
-        going = {now for _, now, _ in there}
-        taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
-        if taken:
-            fix = "rename or move that file, then try again; nothing was renamed"
-            what, code = "Another file has the original name", "tools.earlier-name-taken"
-            raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
+        fix = "rename or move that file, then try again; nothing was renamed"
+        pairs = [(now, old) for _, now, old in there]
+        refuse_taken(pairs, "Another file has the original name", fix, "tools.earlier-name-taken")
         _rename(there, folder, _COMING)
-        atomic.remove(record)
-        with suppress(OSError):
-            record.parent.rmdir()
-            record.parent.parent.rmdir()
+        tidy(record.parent)
         return len(there)
     fix = "choose a folder whose files were renamed in place"
     raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
@@ -154,12 +142,9 @@ def _state(path: Path) -> list[int]:
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Written before the first file changes its name."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
-    base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-numbers"
-    place, number = base, 1
-    while place.exists():
-        number += 1
-        place = base.with_name(f"{base.name}-{number:04d}")
+    place = folder / TRASH_FOLDER
     try:
+        place = new_place(folder, "-numbers")
         atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
     except OSError as error:
         what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
@@ -174,18 +159,12 @@ def _stage(new: Path, number: int, prefix: str) -> Path:
 
 def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
     """(number, from, to) each, by names that nobody has: new names may be old ones of others. After an error all is as before."""
-    done: list[tuple[Path, Path]] = []
     steps = [(source, _stage(target, number, prefix)) for number, source, target in moves]
     steps = [(source, stage) for source, stage in steps if source != stage]
     steps += [(_stage(target, number, prefix), target) for number, _, target in moves]
     try:
-        for source, target in steps:
-            atomic.replace(source, target)
-            done.append((source, target))
+        move_all(steps)
     except OSError as error:
-        for source, target in reversed(done):
-            with suppress(OSError):
-                atomic.replace(target, source)
         if record is not None:
             atomic.remove_folder(record.parent)
         what = f"A file could not be renamed ({error.strerror or error}); all files keep their names"

@@ -23,7 +23,7 @@ from core.networks.adapter_file import (
 )
 from core.networks.misread import misread_problems
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, problems_at
+from core.record.problems import Problem, ProblemsError, problems_at, raise_if_errors
 from core.record.regular import impossible_path
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -91,8 +91,7 @@ def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
     inputs = [each for each, _ in found.files]
     for _, target in found.files:
         problems += output_problems(target, inputs if len(inputs) == 1 else (), found.size, OUTPUT)
-    if problems:
-        raise ProblemsError(problems)
+    raise_if_errors(problems)
     return found
 
 

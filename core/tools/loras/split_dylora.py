@@ -13,7 +13,7 @@ from core.networks.kinds import kind_named
 from core.networks.kinds.lora import size, sizes_as_metadata
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
@@ -60,8 +60,7 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
         found += output_problems(
             target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
         )
-    if found:
-        raise ProblemsError(found)
+    raise_if_errors(found)
     return Plan(path, targets)
 
 

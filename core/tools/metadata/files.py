@@ -11,13 +11,13 @@ from typing import Any
 
 from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, split_label
-from core.dataset.sources.image_info import listed
+from core.dataset.sources.image_info import about, listed
 from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, at_setting, unwritten
+from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, typed_path
@@ -79,23 +79,6 @@ def source_problems(path: Path, tool: str) -> list[Problem]:
     return []
 
 
-def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Problem]]:
-    """Existing folders, each once, in the given order."""
-    folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
-    if not folders:
-        fix = "choose the folders with the images"
-        return [], [Problem("No folder is chosen", f"{tool}.folders", fix, code="tools.no-folder-chosen")]
-    fix = "check the spelling, or choose another folder"
-    missing = [
-        Problem(
-            f"The image folder '{printable(path)}' does not exist", f"{tool}.folders", fix, code="tools.no-such-folder"
-        )
-        for path in folders
-        if not os.path.isdir(path)
-    ]
-    return folders, missing
-
-
 # ---- images
 
 
@@ -115,14 +98,11 @@ def images_in(
             if not split_label(image.path.stem)[1]:
                 found.setdefault(image.path, image)
     closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
-    if closed:
-        what = (
-            f"{count(len(closed), 'image')} not accessible from a shared page: {listed([path.name for path in closed])}"
-        )
-        fix = "copy them into the folder, or open the page on the machine itself"
-        problems.append(Problem(what, printable(closed[0].parent), fix, "advice", code="metadata.no-access"))
-        for path in closed:
-            del found[path]
+    what, where = "{n} not accessible from a shared page: {names}", printable(closed[0].parent) if closed else ""
+    fix = "copy them into the folder, or open the page on the machine itself"
+    problems += about([path.name for path in closed], what, fix, "metadata.no-access", where=where)
+    for path in closed:
+        del found[path]
     if not found:
         names = listed([str(folder) for folder in folders])
         raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")
@@ -146,19 +126,10 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
 def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
     """Write the file as sd-scripts writes it, over what it held before the work. Returns the id by which it is undone, ""
     when nothing changed. Raises ProblemsError for one that holds something else by now."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        kept = "nothing was changed"
-        raise unwritten(error, "The metadata file could not be written", printable(path), kept) from error
+    change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
-        done = History(context.workspace.captions).apply(
-            title, [Change(path, before, json.dumps(entries, indent=2).encode())]
-        )
-    if done.changed_since:
-        what, fix = "Another program changed the metadata file in the meantime; nothing was written", "run it again"
-        raise ProblemsError.one(what, printable(path), fix, "metadata.changed-since")
-    return done.id
+        history = History(context.workspace.captions)
+        return history.write_file(title, change, "metadata file", "metadata.changed-since")
 
 
 def saved_words(path: Path, id: str, existed: bool) -> str:

@@ -19,10 +19,10 @@ from core.record.problems import Problem, ProblemsError, limited, raise_if_error
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.metadata import MergeCaptionsSettings, MergeSettings, MergeTagsSettings
+from core.tools.files import image_folders
 from core.tools.metadata.files import (
     Image,
     entries_of,
-    folders_of,
     images_in,
     one_line,
     output_of,
@@ -67,7 +67,7 @@ class Read:
 def plan(settings: MergeSettings, workspace: Workspace) -> Plan:
     tool, name, extension_setting = TOOLS[type(settings)]
     out, source, problems = output_of(settings, tool)
-    folders, unfound = folders_of(settings.folders, tool)
+    folders, unfound = image_folders(settings.folders, f"{tool}.folders")
     problems += unfound
     if settings.recursive and not settings.full_path:
         what = "Subfolders need full paths: names without a folder could refer to several images"

@@ -10,12 +10,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import Beside, caption_change, caption_files
-from core.dataset.captions.history import MAX_CAPTION_BYTES, History, only_one_writes
+from core.dataset.captions.files import Beside, caption_change, caption_files, write_captions
+from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import Entry, read_metadata
@@ -27,9 +26,9 @@ from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.named import DRIVE, leads_out
 from core.settings.tools.metadata import MetadataToCaptionsSettings
+from core.tools.files import image_folders
 from core.tools.metadata.files import (
     Image,
-    folders_of,
     images_in,
     one_line,
     source_problems,
@@ -85,17 +84,13 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
         return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
     beside = Beside()
     changes = [caption_change(each.image, each.text, each.extension, beside=beside) for each in writing]
-    with only_one_writes(context):
-        done = History(context.workspace.captions).apply(
-            "Metadata to captions", changes, progress=partial(context.stage, "writing captions")
-        )
+    done, left = write_captions(context, "Metadata to captions", changes)
     replaced = sum(each.old is not None and each.path in done.written for each in changes)
     rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
     same = sum(each.old == each.new for each in changes)
     rest += f"; {same:,} had the same text" if same else ""
-    lines += [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
     facts |= {"written": [str(path) for path in done.written], "undo": done.id}
-    return Outcome(lines=[*lines, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
+    return Outcome(lines=[*lines, *left, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
 
 
 def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
@@ -107,7 +102,9 @@ def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
     else:
         problems += source_problems(source, TOOL)
     folders, unfound = (
-        folders_of(settings.folders, TOOL) if settings.folders else ([source.parent] if source else [], [])
+        image_folders(settings.folders, f"{TOOL}.folders")
+        if settings.folders
+        else ([source.parent] if source else [], [])
     )
     problems += unfound
     if settings.captions_to is None and settings.tags_to is None:

@@ -23,20 +23,10 @@ MINIMUM = {
     *("modelspec.prediction_type", "lora_adapter_metadata", "atelier_sizes"),
 }
 # Names of what tells of images, captions, prompts and machines.
-TRAINING_DATA = (
-    *(
-        "*dataset*",
-        "*tag_frequency*",
-        "*prompt*",
-        "*caption_prefix*",
-        "*caption_suffix*",
-        "*bucket_info*",
-        "*_dir",
-        "*_dirs",
-        "*path*",
-    ),
-    *("ss_num_train_images", "ss_num_reg_images", "ss_num_validation_images", "ss_session_id", "ss_training_comment"),
-    *("*wandb*", "*hostname*", "*user*", "*workflow*", "sd_merge_models", "*cache_info*", "*data_hash*"),
+TRAINING_DATA = tuple(
+    "*dataset* *tag_frequency* *prompt* *caption_prefix* *caption_suffix* *bucket_info* *_dir *_dirs *path* "
+    "ss_num_train_images ss_num_reg_images ss_num_validation_images ss_session_id ss_training_comment *wandb* "
+    "*hostname* *user* *workflow* sd_merge_models *cache_info* *data_hash*".split()
 )
 # What follows within a path: spaces and brackets too where another folder comes after them.
 ENDING = r"(?:[^\s\"'<>|*?,;()\[\]{}]|[ ,;()\[\]](?=[^\"'<>|*?\n]{0,200}[\\/]))+"

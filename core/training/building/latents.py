@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.caches.controls import ControlCache
 from core.dataset.caches.encoding import Encode, Side, SideKey, sides
 from core.dataset.caches.latents import LatentCache, Posterior, on_place
-from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
+from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.caches.fingerprint import dataset_fingerprint
+from core.dataset.caches.contents import dataset_fingerprint
 from core.families.compiling import CompiledBlocks, try_compiling
 from core.families.components import Components
 from core.formats.hub.upload import Uploads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from core.dataset.caches.encoding import Encode, Side, SideKey
 from core.dataset.caches.latents import Posterior
-from core.dataset.caches.masks import at_latent_size
+from core.dataset.caches.partners import at_latent_size
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
 from core.diffusion.text_states import TextStates

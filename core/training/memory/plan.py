@@ -374,7 +374,7 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _control_images(job: TrainJob, facts: MemoryFacts) -> int:
     """They are held in RAM, compressed."""
-    from core.dataset.caches.controls import most_held
+    from core.dataset.caches.partners import most_held
 
     where = job.memory.cache_latents
     if facts.device.startswith("cuda") or not job.method.traits.control_images or where == "off":
