@@ -1,6 +1,6 @@
 "use strict";
 /* Masks of the dataset: the line below the caption that says how training treats the open image, and what its button opens
-   (painter.js). The server's side is tabs/dataset/mask_painting.py. */
+   (painter.js). The server's side is tabs/captions/mask_painting.py. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
   const SOON = 150;  // milliseconds that an image is open before its mask is asked for

@@ -1,12 +1,16 @@
 """Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): fields that are drawn from their
 declarations and changed one by one, presets, undo, marks of changes and the JSON view. The Train form, which several browsers
-edit at once, has presets and undo in presets_bar.py."""
+edit at once, has its own in tabs/train/presets_bar.py."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from core.record.problems import Problem, ProblemsError
@@ -16,11 +20,11 @@ from core.settings.presets import files as preset_files
 from tabs.context import Page
 from tabs.form.own_settings import changed_values, fields
 from tabs.form.picker import family_of_file
-from tabs.form.presets_bar import read_text, shown_name
 from tabs.markup import button, esc, short
 
 Values = dict[str, Any]
 STEPS = 50  # of undo
+LARGEST = 1 << 20  # bytes of a preset file
 
 
 class PlainForm(ABC):
@@ -334,3 +338,37 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(each["file"] if isinstance(each, dict) else str(each) for each in value)
     return "empty" if value in (None, "") else short(str(value), 28)
+
+
+def read_preset(page: Page, name: str) -> preset_files.Preset | None:
+    """A preset; None where its file cannot be read, which loading it tells."""
+    try:
+        return page.presets.load(name)
+    except ProblemsError:
+        return None
+
+
+def shown_name(page: Page, name: str) -> str:
+    """An own preset's bare name, a shipped one's title."""
+    preset = None if name.startswith("user/") else read_preset(page, name)
+    return (preset.title if preset else "") or name.removeprefix("user/")
+
+
+def read_text(given: str, text: str) -> preset_files.Preset:
+    """Check a preset's text as a file of that name would be checked."""
+    if len(text) > LARGEST:
+        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
+    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
+    path = folder / "preset.json"
+    try:
+        path.write_text(text, "utf-8", errors="surrogatepass")
+        return preset_files.read(path)
+    except ProblemsError as error:
+        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _placed(problem: Problem, path: str, given: str) -> Problem:
+    """The problem with the file's own name; one that names a setting says where to find it."""
+    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.report import Report
 from core.families.locate import family_found, model_problems
+from core.families.token_count import count_tokens
 from core.formats.detect import ModelKind
 from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
@@ -23,7 +24,6 @@ from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
 from core.training.checks.own_images import Setup
 from core.training.checks.recipe_fit import recipe_problems
-from tabs.captions.tokens import count_tokens
 from tabs.dataset.own_setup import OwnSetup, setup_facts
 from tabs.dataset.reading import Reading
 from tabs.server.safety import Roots

@@ -12,16 +12,15 @@ from core.dataset.sources.registered import SOURCES
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
-from tabs.form import presets_bar
-from tabs.form.messages import form_part
 from tabs.form.places import image_folders, model_choices, vae_choices
 from tabs.form.project import FIELDS, OldRevision, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
+from tabs.pulse import status
 from tabs.server.browsers import Browser, packed, signed, unpack, whole
-from tabs.server.pulse import status
 from tabs.tools.pairs import sample_pairs
-from tabs.train import method_needs
+from tabs.train import method_needs, presets_bar
+from tabs.train.messages import form_part
 from tabs.train.starts import press
 
 if TYPE_CHECKING:
