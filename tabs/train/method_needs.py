@@ -24,7 +24,7 @@ from core.settings.rules import method, schedule, sharding
 from core.settings.rules.dataset import has_partners
 from core.settings.rules.validation import holds_out
 from core.settings.values import shown_value
-from tabs.form.project import FIELDS
+from tabs.form.project import FIELDS, with_values
 
 TRAITS = {
     "adapts": "sets its own learning rate: use 1",
@@ -194,14 +194,7 @@ def _sets(changed: dict[str, Any]) -> str:
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
     """The job as the offered recipe of that title makes it. Raises ProblemsError when it is no longer offered."""
-    from core.settings.check import build
-    from core.settings.presets.files import to_values
-
     wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
     if wanted is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
-    values = to_values(job)
-    for place, value in changes(job, wanted).items():
-        group, name = place.split(".", 1)
-        values[group][name] = value
-    return build(TrainJob, values)
+    return with_values(job, changes(job, wanted))

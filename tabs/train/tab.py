@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,7 +13,8 @@ from core.dataset.sources.registered import SOURCES
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
-from tabs.form.places import image_folders, model_choices, vae_choices
+from tabs.form.folder_browser import image_folders
+from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, OldRevision, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
@@ -38,8 +40,8 @@ PRESET = (
 )
 BELOW = {"model": NEEDS, "length": LENGTH}  # a row: what stands below it
 PLACES = {
-    "model.base_model": model_choices,
-    "model.vae": vae_choices,
+    "model.base_model": partial(choices_of, "checkpoint"),
+    "model.vae": partial(choices_of, "vae"),
     "dataset.folder": image_folders,
     "dataset.dataset_class": lambda workspace: [(source.title, source.name) for source in SOURCES.values()],
 }  # what fields offer
