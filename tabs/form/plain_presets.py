@@ -18,7 +18,7 @@ from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from tabs.context import Page
-from tabs.form.own_settings import changed_values, fields
+from tabs.form.own_settings import NOT_OWN, changed_values, field
 from tabs.form.picker import family_of_file
 from tabs.markup import button, esc, short
 
@@ -143,25 +143,39 @@ class PlainForm(ABC):
         values: Values | None = None,
         hints: Mapping[str, str] = {},
         changed: Collection[str] | None = None,
+        act: str = "",
+        id: str = "",
     ) -> str:
         """The controls of these settings.
 
-        values   what they show, where that is not what is filled in     hints   what an empty one means here
-        changed  the fields that are marked, where `changed()` is known
+        values   what they show, where that is not what is filled in     hints    what an empty one means here
+        changed  the fields that are marked, where `changed()` is known  act, id  where they are not the form's
         """
-        ids = {name: f"{self.id}-{name}" for name in self.known}
-        empty = {
-            name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in self.known.items()
-        }
-        may_be = {name for name, entry in self.known.items() if entry.optional or entry.default == ""}
-        said = {name: hint for name, hint in empty.items() if name in may_be} | dict(hints)
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         changed = self.changed() if changed is None else changed
-        wrong = self._wrong | self._bad.keys()
+        replaced = {each.replaces: each.title for name, each in self.known.items() if each.replaces and shown.get(name)}
         below = self.below(shown)
-        return fields(
-            self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists, self.id, below
-        )
+
+        def drawn(name: str) -> str:
+            entry = self.known[name]
+            empty = entry.hint or ("automatic" if entry.names == "path" else "")
+            return field(
+                entry,
+                shown.get(name, entry.default),
+                act or self._act,
+                name,
+                common=None if entry.optional else NOT_OWN,
+                hint=hints.get(name, empty if entry.optional or entry.default == "" else ""),
+                elem=f"{id or self.id}-{name}",
+                wrong=name in self._wrong or name in self._bad,
+                replaced=replaced.get(name, ""),
+                offers=self.lists.get(name, self.offers),
+                changed=name in changed,
+                of_all=False,
+                form=self.id,
+            )
+
+        return "".join(drawn(name) + below.get(name, "") for name in names)
 
     def below(self, values: Values) -> dict[str, str]:
         """{field: what follows it, as HTML}, with these values."""
