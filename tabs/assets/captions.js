@@ -344,11 +344,8 @@
     put("cap-tally", answer.tally);
     put("cap-picks", answer.list);
     show(byId("cap-controls"), answer.choices.length > 0);
-    const select = byId("cap-show"), key = JSON.stringify(answer.choices);
-    if (select.dataset.key !== key) {
-      select.dataset.key = key;
-      select.replaceChildren(...answer.choices.map(([words, value]) => h("option", {value}, words)));
-    }
+    const select = byId("cap-show");
+    if (atelier.differs(select, answer.choices)) select.replaceChildren(...answer.choices.map(([words, value]) => h("option", {value}, words)));
     if (select !== document.activeElement || !select.value) select.value = answer.show;
     if (byId("cap-sort") !== document.activeElement) byId("cap-sort").value = answer.sort;
     if (byId("cap-find") !== document.activeElement) byId("cap-find").value = answer.find;
@@ -412,9 +409,7 @@
     const others = [...items.values()].filter((each) => each.key !== open && dirty(each) && stuck(each));
     const theirs = item && item.theirs;
     const words = !item || !(item.failed || dirty(item)) ? (work ? work.text : said) : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending ? "Saving ..." : "Not saved yet";
-    const key = JSON.stringify([open, theirs, words, others.map((each) => [each.key, each.name, each.failed])]);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, [open, theirs, words, others.map((each) => [each.key, each.name, each.failed])])) return;
     const unsaved = !!item && dirty(item);
     holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
       : h("div", {class: "question", role: "alert"},

@@ -70,9 +70,8 @@
     byId("compare-kind").addEventListener("change", draw);
   };
 
-  document.addEventListener("change", (event) => {
-    const side = event.target.closest && event.target.closest("#compare select[data-side]");
-    if (!side || !pair) return;
+  atelier.on("change", "#compare select[data-side]", (side) => {
+    if (!pair) return;
     const wanted = side.dataset.side === "a" ? [side.value, pair[1]] : [pair[0], side.value];
     location.hash = `Runs/${wanted.map(encodeURIComponent).join("/")}`;
   });
