@@ -93,14 +93,10 @@ def _control_images(job: TrainJob) -> list[list[str]]:
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
-    numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
-    size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
-    several = every(job.saving.save_n_evenly) or 0
-    many = (
-        f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}."
-        if several > 1 and numbers
-        else ""
-    )
+    saved, several = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
+    one = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if saved == "fp32" else 2)
+    size = f"about {size_words(one)} in {saved}" if one else "several GB"
+    many = f" {several} evenly spaced ones take {size_words(one * several)}." if several > 1 and one else ""
     return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 
