@@ -57,6 +57,16 @@
     const key = JSON.stringify(data ?? null);
     return node.dataset.key !== key && !!(node.dataset.key = key);
   };
+  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
+  atelier.put = (holder, html) => {
+    if (!holder || holder.dataset.html === html) return;
+    const active = holder.contains(document.activeElement) ? document.activeElement : null, {side, act, arg = ""} = active ? active.dataset : {};
+    const again = active && active.id ? `#${active.id}` : side ? `[data-side="${side}"]` : act ? `[data-act="${act}"][data-arg="${CSS.escape(arg)}"]` : "";
+    holder.dataset.html = html;
+    holder.innerHTML = html;
+    const twin = again && holder.querySelector(again);
+    if (twin) twin.focus({preventScroll: true});
+  };
   /** `work(node, event)` for each event of a kind in an element that matches. */
   atelier.on = (kind, selector, work) => document.addEventListener(kind, (event) => {
     const node = event.target.closest && event.target.closest(selector);
@@ -181,7 +191,10 @@
   };
 
   /** What the tick asks with: which parts the screen holds, and which run is looked at. */
-  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: Object.assign({}, ...wants.map((of) => of()))});
+  /** `of` returns what is asked for now, by name. */
+  const wants = [];
+  atelier.want = (of) => wants.push(of);
   /** Post JSON to an address of the page's own, beside Gradio. */
   atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
   /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */

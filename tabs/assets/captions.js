@@ -328,17 +328,11 @@
 
   /* ---- painting ---- */
 
-  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
   const put = (id, html) => {
-    const holder = byId(id);
-    if (!holder || holder.dataset.html === html) return;
-    const active = holder.contains(document.activeElement) ? document.activeElement : null;
-    const again = active && active.id ? `#${active.id}` : active && active.dataset.act ? `[data-act="${active.dataset.act}"][data-arg="${active.dataset.arg || ""}"]` : "";
-    const list = holder.querySelector(".picks"), scrolled = list ? [list.scrollTop, list.scrollLeft] : [0, 0];
-    holder.dataset.html = html;
-    holder.innerHTML = html;
-    if (holder.querySelector(".picks")) [holder.querySelector(".picks").scrollTop, holder.querySelector(".picks").scrollLeft] = scrolled;
-    if (again && holder.querySelector(again)) holder.querySelector(again).focus({preventScroll: true});
+    const list = document.querySelector(`#${id} .picks`), {scrollTop = 0, scrollLeft = 0} = list || {};
+    atelier.put(byId(id), html);
+    const fresh = document.querySelector(`#${id} .picks`);
+    if (fresh) Object.assign(fresh, {scrollTop, scrollLeft});
   };
   const paintList = (answer) => {
     put("cap-tally", answer.tally);

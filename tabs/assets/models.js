@@ -106,8 +106,7 @@
   /* ---- browsing for a file ---- */
 
   let browsed = null, kind = "model", take = null;
-  const before = atelier.wants;
-  atelier.wants = () => ({...(before ? before() : {}), ...(browsed === null ? {} : {files: browsed, kind})});
+  atelier.want(() => browsed === null ? {} : {files: browsed, kind});
   const go = (folder) => { browsed = folder; delete atelier.have.browse; atelier.command("look", {ask: atelier.ask()}); };
   /** What is found goes to `chosen` as a path. what: "model", "file", "folder" or "any"; from: where to begin. */
   const browse = (title, what, from, chosen) => {

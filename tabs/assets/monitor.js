@@ -46,13 +46,12 @@
     if (!board) return false;
     if (!board.dataset.begun) {
       board.dataset.begun = "1";
-      charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
+      charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss"});
       charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
       for (const [name, label] of [["corrected", "Loss relative to timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       charts.effect = new atelier.Chart(byId("effect-chart"), {label: "Control effect"});
-      byId("loss-log").checked = charts.loss.log;
-      byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
+      charts.loss.follow(byId("loss-log"));
       byId("run-tensorboard").addEventListener("click", (event) => { event.target.disabled = true; opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
     }
