@@ -425,17 +425,13 @@
   const own = {};           // acts of caption_tools.js
   atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
-  const inside = (event) => event.target.closest && event.target.closest("#captions, #cap-more");
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
-  document.addEventListener("click", (event) => {
-    const target = inside(event) && event.target.closest("button[data-act]");
-    const from = target && target.dataset.from && byId(target.dataset.from);
-    if (target && !target.disabled) act(target.dataset.act, target.dataset.arg || "", from ? from.value : "");
+  atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {
+    const from = dataset.from && byId(dataset.from);
+    if (!disabled) act(dataset.act, dataset.arg || "", from ? from.value : "");
   });
-  document.addEventListener("change", (event) => {
-    const target = inside(event) && event.target.closest("select[data-act], input[data-act], textarea[data-act]");
-    if (target) act(target.dataset.act, target.dataset.arg || "", target.type === "checkbox" ? String(target.checked) : target.value);
-  });
+  atelier.on("change", ":is(#captions, #cap-more) :is(select, input, textarea)[data-act]", ({dataset, type, checked, value}) =>
+    act(dataset.act, dataset.arg || "", type === "checkbox" ? String(checked) : value));
   document.addEventListener("input", (event) => {
     if (event.target.id === "cap-find") after("find", FIND, () => act("find", "", event.target.value));
     const item = event.target.id === "cap-text" && items.get(event.target.dataset.key);
