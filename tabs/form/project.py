@@ -224,8 +224,8 @@ class Project:
         one that is gone counts as none."""
         with self._lock:
             self.guard(stamp, session)
-            named = preset if preset is None or preset in self.presets.names("train") else ""
-            self._change(did, session, job=job, bad={}, preset=self.preset if named is None else named)
+            named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
+            self._change(did, session, job=job, bad={}, **named)
 
     def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:
         """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
