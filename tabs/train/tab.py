@@ -39,7 +39,7 @@ PRESET = (
     '<span class="info-text">A saved set of settings.</span><select id="preset-list"></select></div>'
 )
 BELOW = {"model": NEEDS, "length": LENGTH}  # a row: what stands below it
-PLACES = {
+PLACES: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "model.base_model": partial(choices_of, "checkpoint"),
     "model.vae": partial(choices_of, "vae"),
     "dataset.folder": image_folders,
