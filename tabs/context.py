@@ -19,6 +19,7 @@ from core.record.workspace import Workspace
 from core.settings.presets.files import PresetStore
 from tabs.dataset.own_setup import OwnSetup
 from tabs.dataset.reading import Reading
+from tabs.form import fields, own_settings, task_settings
 from tabs.form.picker import Picker
 from tabs.form.project import Project
 from tabs.markup import as_of
@@ -91,6 +92,15 @@ class Page:
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)
         self.tensorboard = TensorBoard(offered=not self.shared)
+
+    def known(self) -> dict[str, Any]:
+        """What the page's script knows of every field, of those of tasks, of names that are none, and of the tabs that tick."""
+        return {
+            "fields": fields.facts(),
+            "titles": task_settings.titles(),
+            "elsewhere": own_settings.names_elsewhere(),
+            "ticks": self.ticks,
+        }
 
     def gpu(self) -> int | None:
         """Bytes of the memory of the GPU that trainings run on, 0 without one; None while it is not known yet."""
@@ -180,6 +190,16 @@ class Page:
     def on_load(self, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
         """Call `fn` when a browser opens the page."""
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
+
+
+def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
+    """Everything the tabs are handed, before any widget exists. keys: jobs of a shared page may use the owner's keys."""
+    presets = PresetStore(workspace.presets)
+    roots = Roots(workspace, local=not shared, keys=keys)
+    if engine is not None:
+        engine.limits = roots.limits
+    project = Project(workspace.private / "project.json", presets)
+    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
 def _turn_of(args: Sequence[Any]) -> tuple[int, str]:

@@ -110,6 +110,26 @@ def test_rooms_of_generation_import_downwards():
     assert not is_uphill("core.generation.grids.plan", "core.generation.run")
 
 
+# The rooms of tabs/ from the lowest: each imports those before it alone. What stands next to them joins or serves all.
+TABS = ["server", "form", "dataset", "tools", "captions", "generate", "monitor", "runs", "train"]
+
+
+def climbs(room: str, module: str) -> bool:
+    """Whether a module of tabs/ that a room imports is in a room above it."""
+    words = module.split(".")
+    return words[0] == "tabs" and words[1:2] != [] and words[1] in TABS[TABS.index(room) + 1 :]
+
+
+def test_rooms_of_tabs_import_downwards():
+    rooms = {path.name: path for path in (ROOT / "tabs").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms.keys() == set(TABS)
+    pairs = [(path, room, other) for room in TABS for path in rooms[room].rglob("*.py") for other in imported(path)]
+    assert not [f"{path} imports {other}" for path, room, other in pairs if climbs(room, other)]
+    assert climbs("form", "tabs.train.messages") and not climbs("train", "tabs.form.fields")
+    parts = [path for path in rooms["server"].glob("*.py") if path.name != "app.py"]  # which joins all
+    assert not [path for path in parts for other in imported(path) if re.match(r"tabs(?!\.server\b)", other)]
+
+
 CIRCLES_LEFT = ()
 
 

@@ -52,6 +52,33 @@
     else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
   };
 
+  /** Whether a node is not drawn of this data yet; from now on it is. */
+  atelier.differs = (node, data) => {
+    const key = JSON.stringify(data ?? null);
+    return node.dataset.key !== key && !!(node.dataset.key = key);
+  };
+  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
+  atelier.put = (holder, html) => {
+    if (!holder || holder.dataset.html === html) return;
+    const active = holder.contains(document.activeElement) ? document.activeElement : null, {side, act, arg = ""} = active ? active.dataset : {};
+    const again = active && active.id ? `#${active.id}` : side ? `[data-side="${side}"]` : act ? `[data-act="${act}"][data-arg="${CSS.escape(arg)}"]` : "";
+    holder.dataset.html = html;
+    holder.innerHTML = html;
+    const twin = again && holder.querySelector(again);
+    if (twin) twin.focus({preventScroll: true});
+  };
+  /** `work(node, event)` for each event of a kind in an element that matches. */
+  atelier.on = (kind, selector, work) => document.addEventListener(kind, (event) => {
+    const node = event.target.closest && event.target.closest(selector);
+    if (node) work(node, event);
+  });
+  /** One path into a field, as if it were typed: a list gets one more line. */
+  atelier.takePath = (field, path) => {
+    const before = field.tagName === "TEXTAREA" ? field.value.trim() : "";
+    field.value = before ? `${before}\n${path}` : path;
+    field.dispatchEvent(new Event("change", {bubbles: true}));
+  };
+
   /** Put a text into the clipboard. Pages of other machines over http have no navigator.clipboard. */
   atelier.copy = async (text) => {
     try {
@@ -164,9 +191,21 @@
   };
 
   /** What the tick asks with: which parts the screen holds, and which run is looked at. */
-  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: Object.assign({}, ...wants.map((of) => of()))});
+  /** `of` returns what is asked for now, by name. */
+  const wants = [];
+  atelier.want = (of) => wants.push(of);
   /** Post JSON to an address of the page's own, beside Gradio. */
   atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+  /** What the server answers to a question; `problems` with `lost` where it does not. tooLarge: what and fix of one that is not taken */
+  atelier.question = async (name, asked, tooLarge) => {
+    const lost = (what, fix = "try again") => ({lost: true, problems: [{what, where: "", fix}]});
+    try {
+      const answer = await atelier.post(name, JSON.stringify(asked));
+      if (answer.ok) return await answer.json();
+      return answer.status === 413 && tooLarge ? lost(...tooLarge) : lost(`The server answered ${answer.status}`);
+    } catch (error) { return lost(`The server does not answer (${error.message})`); }
+  };
   /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
   let ticking = false;
   atelier.tick = async () => {
@@ -395,8 +434,7 @@
     if (button) { atelier.text(button, wanted() === "dark" ? "Light" : "Dark"); button.title = `Change to ${wanted() === "dark" ? "light" : "dark"} colors`; }
     document.dispatchEvent(new Event("atelier-theme"));
   };
-  document.addEventListener("click", (event) => {
-    if (!event.target.closest || !event.target.closest("#theme-toggle")) return;
+  atelier.on("click", "#theme-toggle", () => {
     localStorage.setItem("atelier-theme", wanted() === "dark" ? "light" : "dark");
     dress();
   });

@@ -328,27 +328,18 @@
 
   /* ---- painting ---- */
 
-  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
   const put = (id, html) => {
-    const holder = byId(id);
-    if (!holder || holder.dataset.html === html) return;
-    const active = holder.contains(document.activeElement) ? document.activeElement : null;
-    const again = active && active.id ? `#${active.id}` : active && active.dataset.act ? `[data-act="${active.dataset.act}"][data-arg="${active.dataset.arg || ""}"]` : "";
-    const list = holder.querySelector(".picks"), scrolled = list ? [list.scrollTop, list.scrollLeft] : [0, 0];
-    holder.dataset.html = html;
-    holder.innerHTML = html;
-    if (holder.querySelector(".picks")) [holder.querySelector(".picks").scrollTop, holder.querySelector(".picks").scrollLeft] = scrolled;
-    if (again && holder.querySelector(again)) holder.querySelector(again).focus({preventScroll: true});
+    const list = document.querySelector(`#${id} .picks`), {scrollTop = 0, scrollLeft = 0} = list || {};
+    atelier.put(byId(id), html);
+    const fresh = document.querySelector(`#${id} .picks`);
+    if (fresh) Object.assign(fresh, {scrollTop, scrollLeft});
   };
   const paintList = (answer) => {
     put("cap-tally", answer.tally);
     put("cap-picks", answer.list);
     show(byId("cap-controls"), answer.choices.length > 0);
-    const select = byId("cap-show"), key = JSON.stringify(answer.choices);
-    if (select.dataset.key !== key) {
-      select.dataset.key = key;
-      select.replaceChildren(...answer.choices.map(([words, value]) => h("option", {value}, words)));
-    }
+    const select = byId("cap-show");
+    if (atelier.differs(select, answer.choices)) select.replaceChildren(...answer.choices.map(([words, value]) => h("option", {value}, words)));
     if (select !== document.activeElement || !select.value) select.value = answer.show;
     if (byId("cap-sort") !== document.activeElement) byId("cap-sort").value = answer.sort;
     if (byId("cap-find") !== document.activeElement) byId("cap-find").value = answer.find;
@@ -412,9 +403,7 @@
     const others = [...items.values()].filter((each) => each.key !== open && dirty(each) && stuck(each));
     const theirs = item && item.theirs;
     const words = !item || !(item.failed || dirty(item)) ? (work ? work.text : said) : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending ? "Saving ..." : "Not saved yet";
-    const key = JSON.stringify([open, theirs, words, others.map((each) => [each.key, each.name, each.failed])]);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, [open, theirs, words, others.map((each) => [each.key, each.name, each.failed])])) return;
     const unsaved = !!item && dirty(item);
     holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
       : h("div", {class: "question", role: "alert"},
@@ -436,17 +425,13 @@
   const own = {};           // acts of caption_tools.js
   atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
-  const inside = (event) => event.target.closest && event.target.closest("#captions, #cap-more");
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
-  document.addEventListener("click", (event) => {
-    const target = inside(event) && event.target.closest("button[data-act]");
-    const from = target && target.dataset.from && byId(target.dataset.from);
-    if (target && !target.disabled) act(target.dataset.act, target.dataset.arg || "", from ? from.value : "");
+  atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {
+    const from = dataset.from && byId(dataset.from);
+    if (!disabled) act(dataset.act, dataset.arg || "", from ? from.value : "");
   });
-  document.addEventListener("change", (event) => {
-    const target = inside(event) && event.target.closest("select[data-act], input[data-act], textarea[data-act]");
-    if (target) act(target.dataset.act, target.dataset.arg || "", target.type === "checkbox" ? String(target.checked) : target.value);
-  });
+  atelier.on("change", ":is(#captions, #cap-more) :is(select, input, textarea)[data-act]", ({dataset, type, checked, value}) =>
+    act(dataset.act, dataset.arg || "", type === "checkbox" ? String(checked) : value));
   document.addEventListener("input", (event) => {
     if (event.target.id === "cap-find") after("find", FIND, () => act("find", "", event.target.value));
     const item = event.target.id === "cap-text" && items.get(event.target.dataset.key);

@@ -68,10 +68,9 @@
     const holder = byId("cap-chips");
     if (!holder || !box()) return;
     if (line >= lines().length) line = 0;
-    const list = box().disabled ? [] : parts(), key = JSON.stringify([list, editable()]);
+    const list = box().disabled ? [] : parts();
     byId("cap-tag").disabled = !editable();
-    if (holder.dataset.key !== key) {
-      holder.dataset.key = key;
+    if (atelier.differs(holder, [list, editable()])) {
       const here = holder.contains(document.activeElement) ? [...holder.children].indexOf(document.activeElement.closest(".chip-of")) : -1;
       holder.replaceChildren(...list.map((tag, n) => chip(tag, n, editable())));
       if (here >= 0) focusChip(Math.min(here, list.length - 1));
@@ -154,9 +153,7 @@
     event.preventDefault();
     event.stopPropagation();
   }, true);
-  document.addEventListener("pointerdown", (event) => {
-    const option = event.target.closest && event.target.closest("#cap-options [role=option]");
-    if (!option) return;
+  atelier.on("pointerdown", "#cap-options [role=option]", (option, event) => {
     event.preventDefault();  // the box keeps the focus
     take(options[Number(option.dataset.n)].tag);
   });
@@ -169,9 +166,7 @@
 
   const paintQuick = () => {
     const holder = byId("cap-quick"), there = new Set(box().disabled ? [] : parts().map(same));
-    const key = JSON.stringify([quick, quick.map((tag) => there.has(same(tag))), editable()]);
-    if (!holder || holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!holder || !atelier.differs(holder, [quick, quick.map((tag) => there.has(same(tag))), editable()])) return;
     holder.replaceChildren(...quick.map((tag, n) => h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": tag, disabled: !editable(), "aria-pressed": String(there.has(same(tag))), title: `Key ${n + 1}`}, h("kbd", {}, String(n + 1)), tag)));
   };
   own.quick = (arg) => toggle(arg);
@@ -212,9 +207,7 @@
     const holder = byId("cap-tags");
     if (!holder || !byId("cap-all-tags").open) return;
     const most = Math.max(1, ...tags.map((each) => each[1])), more = found - tags.length;
-    const key = JSON.stringify([tags, more, asked, together]);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, [tags, more, asked, together])) return;
     const beside = asked && together.length ? [h("li", {class: "together"}, `Most often with ${asked}: ${together.map(([tag, count]) => `${tag} (${count})`).join(", ")}`)] : [];
     holder.replaceChildren(...beside, ...tags.map((each) => bar(each, most)), ...(more > 0 ? [h("li", {class: "hint"}, `and ${more.toLocaleString("en")} more: find one above`)] : []));
   };

@@ -45,7 +45,11 @@
       new ResizeObserver(() => this.draw()).observe(holder);
     }
     set(data) { this.data = data; this.draw(); }
-    setLog(log) { this.log = log; this.draw(); }
+    /** A box switches to a log scale, which each browser remembers. */
+    follow(box) {
+      this.log = box.checked = localStorage.getItem("atelier-log") === "1";
+      box.addEventListener("change", () => { this.log = box.checked; localStorage.setItem("atelier-log", this.log ? "1" : "0"); this.draw(); });
+    }
 
     frame() {
       const width = Math.max(160, this.holder.clientWidth), height = Math.max(100, this.holder.clientHeight);

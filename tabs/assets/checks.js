@@ -40,9 +40,8 @@
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
     /* What blocks the start or spoils the result stands above all else, advice below the facts. */
     const list = (levels) => { const some = problems.filter((problem) => levels.includes(problem.level)); return some.length ? [atelier.problems(some)] : []; };
-    const first = byId("preflight-first"), key = JSON.stringify(problems);
-    if (first.dataset.key !== key) {  // buttons stay while images are read: a click is not lost between two messages
-      first.dataset.key = key;
+    const first = byId("preflight-first");
+    if (atelier.differs(first, problems)) {  // buttons stay while images are read: a click is not lost between two messages
       first.replaceChildren(...atelier.remedies(problems), ...list(["error", "warning"]));
       byId("preflight-problems").replaceChildren(...list(["advice"]));
     }
@@ -53,10 +52,9 @@
 
   /* The offer to set everything up for a person's own images: what would change, and two buttons. */
   const setup = (offer) => {
-    const holder = byId("setup-card"), key = JSON.stringify(offer || null);
+    const holder = byId("setup-card");
     show(holder, !!offer);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, offer)) return;
     if (!offer) return holder.replaceChildren();
     const act = (name, words, kind) => h("button", {type: "button", class: `btn ${kind}`, onclick: () => atelier.act(name)}, words);
     const rows = offer.rows.map((row) => h("tr", {}, h("th", {scope: "row"}, row.title),
@@ -69,11 +67,9 @@
 
   /* Validation images are named; those that no one chose are put back in one click. */
   const held = ({count, images, automatic}, all) => {
-    const holder = byId("preflight-held"), key = JSON.stringify([count, images, automatic, all]);
+    const holder = byId("preflight-held");
     show(holder, count > 0);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
-    if (!count) return;
+    if (!atelier.differs(holder, [count, images, automatic, all]) || !count) return;
     text(byId("held-words"), `Held out for validation${automatic ? " to find the best checkpoint" : ""}, not trained: ${count} of ${all} images.`);
     byId("held-images").replaceChildren(...images.map((image) => h("img", {src: image.url, alt: image.name, title: image.name, loading: "lazy", width: 44, height: 44})));
     const back = byId("held-back");
@@ -86,10 +82,8 @@
      lies outside. */
   const crops = (images) => {
     const holder = byId("preflight-images");
-    const key = JSON.stringify(images);
     show(byId("first-images"), images.length > 0);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, images)) return;
     show(byId("preflight-pairs"), images.some((image) => image.control));
     holder.replaceChildren(...images.map((image) => {
       const [left, top, right, bottom] = image.frame, width = right - left, height = bottom - top;

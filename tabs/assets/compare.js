@@ -9,7 +9,7 @@
   let pair = null, chart = null, curves = null, begins = false;
 
   atelier.compared = () => pair;
-  atelier.wants = () => pair ? {compare: pair} : {};
+  atelier.want(() => pair ? {compare: pair} : {});
   /** Compare these two, or none; the address follows. */
   atelier.compareRuns = (a, b) => {
     const wanted = a && b ? [a, b] : null;
@@ -26,16 +26,7 @@
     if (pair) { atelier.command("look", {ask: atelier.ask()}); scrollTo(0, 0); }
   };
 
-  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
-  const put = (name, html) => {
-    const holder = document.querySelector(`#compare [data-part="${name}"]`);
-    if (holder.dataset.html === html) return;
-    const side = document.activeElement && holder.contains(document.activeElement) && document.activeElement.dataset.side;
-    holder.dataset.html = html;
-    holder.innerHTML = html;
-    const again = side && holder.querySelector(`[data-side="${side}"]`);
-    if (again) again.focus();
-  };
+  const put = (name, html) => atelier.put(document.querySelector(`#compare [data-part="${name}"]`), html);
 
   atelier.parts.compare = (data) => {
     if (!byId("compare")) { delete atelier.have.compare; return; }  // the tab is being built
@@ -64,15 +55,13 @@
     text(byId("compare-units"), UNITS[kind]);
   };
   const begin = () => {
-    chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of both runs", log: localStorage.getItem("atelier-log") === "1"});
-    byId("compare-log").checked = chart.log;
-    byId("compare-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); chart.setLog(event.target.checked); });
+    chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of both runs"});
+    chart.follow(byId("compare-log"));
     byId("compare-kind").addEventListener("change", draw);
   };
 
-  document.addEventListener("change", (event) => {
-    const side = event.target.closest && event.target.closest("#compare select[data-side]");
-    if (!side || !pair) return;
+  atelier.on("change", "#compare select[data-side]", (side) => {
+    if (!pair) return;
     const wanted = side.dataset.side === "a" ? [side.value, pair[1]] : [pair[0], side.value];
     location.hash = `Runs/${wanted.map(encodeURIComponent).join("/")}`;
   });

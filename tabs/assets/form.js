@@ -67,9 +67,8 @@
     const model = path === "model.base_model" ? state.model : null;
     const idle = state.idle.includes(path), hint = state.hints[path], recipes = state.recipes[path] || [];
     const out = facts.only.length > 0 && !facts.only.includes(state.method);
-    const key = JSON.stringify([out, error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? [atelier.downloadOf(model.offer), atelier.titleOf(model.offer)] : null]);
-    if (foot.dataset.key === key) return;
-    foot.dataset.key = key;
+    const offered = model && model.offer ? [atelier.downloadOf(model.offer), atelier.titleOf(model.offer)] : null;
+    if (!atelier.differs(foot, [out, error, ignored, was, notes, idle, hint, recipes, model, offered])) return;
     block.classList.toggle("has-error", !!error || notes.some((note) => note.level === "error"));
     block.classList.toggle("is-changed", was !== undefined);
     block.classList.toggle("is-ignored", !!ignored);
@@ -140,10 +139,7 @@
     attr(button, "aria-expanded", String(opened));
     show(button.nextElementSibling, opened);
   };
-  document.addEventListener("click", ({target}) => {
-    const button = target.closest && target.closest("#train-form button.label-wrap");
-    if (button) open(button, !isOpen(button));
-  });
+  atelier.on("click", "#train-form button.label-wrap", (button) => open(button, !isOpen(button)));
 
   /** One line in place of the fields that the method has no use for; it brings them back. */
   const paintFolded = (card, group) => {
@@ -172,11 +168,8 @@
     }
   };
   const paintNeeds = () => {
-    const line = byId("method-needs");
-    if (!line) return;
-    const {needs} = state, key = JSON.stringify(needs);
-    if (line.dataset.key === key) return;
-    line.dataset.key = key;
+    const line = byId("method-needs"), {needs} = state;
+    if (!line || !atelier.differs(line, needs)) return;
     show(line, !!needs.text);
     line.replaceChildren(needs.text || "", ...(needs.fields || []).flatMap(([words, path]) => [" ", h("button", {type: "button", class: "link", "data-field": path}, words)]),
       ...(needs.does || []).flatMap(([words, act]) => [" ", h("button", {type: "button", class: "btn", "data-does": act, onclick: () => (atelier.does[act] || atelier.act)(act)}, words)]));
@@ -189,9 +182,7 @@
     const holder = byId("sketch-chart"), data = state.curve;
     if (!holder || !data) return;
     if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Learning rate over the run"});
-    const key = JSON.stringify(data);
-    if (holder.dataset.key === key) return;
-    holder.dataset.key = key;
+    if (!atelier.differs(holder, data)) return;
     const kinds = ["smooth", "second", "third"], lines = data.lines.map((line, n) => ({...line, kind: kinds[n % kinds.length]}));
     show(holder, data.steps.length > 0);
     sketch.set({steps: data.steps, total: data.total, lines});
@@ -235,9 +226,8 @@
 
   /** What speaks against the loaded recipe, and the two ways out. */
   const paintFit = (fit) => {
-    const box = byId("recipe-fit"), key = JSON.stringify(fit || null);
-    if (!box || box.dataset.key === key) return;
-    box.dataset.key = key;
+    const box = byId("recipe-fit");
+    if (!box || !atelier.differs(box, fit)) return;
     show(box, !!fit);
     if (!fit) return box.replaceChildren();
     box.className = fit.level;
@@ -249,9 +239,8 @@
 
   /** Each value that the loaded recipe sets, with its reason. */
   const paintRecipe = (recipe) => {
-    const list = byId("recipe-sets"), key = JSON.stringify(recipe || null);
-    if (!list || list.dataset.key === key) return;
-    list.dataset.key = key;
+    const list = byId("recipe-sets");
+    if (!list || !atelier.differs(list, recipe)) return;
     show(byId("recipe"), !!recipe);
     text(byId("recipe-about"), recipe ? recipe.about : "");
     list.replaceChildren(...(recipe ? recipe.sets : []).map((each) =>
@@ -387,11 +376,8 @@
     }
     if (!signal.aborted) brought.abort();
   };
+  atelier.on("click", "button[data-field]", (lead) => atelier.goToField(lead.dataset.field));
   /** Open the group that holds a field, bring it into view and mark it for a moment. */
-  document.addEventListener("click", (event) => {
-    const lead = event.target.closest && event.target.closest("button[data-field]");
-    if (lead) atelier.goToField(lead.dataset.field);
-  });
   atelier.goToField = async (path, focus = true) => {
     const facts = atelier.fields[path];
     if (!facts) return;
@@ -454,7 +440,7 @@
     event.stopPropagation();  // a list would open
     if (note && noteOf === event.target) closeNote(); else openNote(button, event.target);
   }, true);
-  document.addEventListener("click", (event) => { const button = event.target.closest(".field-help"); if (button) { event.preventDefault(); openNote(button); } });
+  atelier.on("click", ".field-help", (button, event) => { event.preventDefault(); openNote(button); });
 
   /* ---- the JSON pane ---- */
 
@@ -472,12 +458,8 @@
     text(byId("json-edited"), pane.dataset.base === state.json ? "Edited, not applied yet" : "Edited, not applied yet. The form has changed since.");
     const dirty = pane.value !== pane.dataset.base;
     for (const button of document.querySelectorAll("#json-pane [data-json]")) button.disabled = !dirty;
-    const problems = byId("json-problems");
-    const key = JSON.stringify(state.json_problems || []);
-    if (problems && problems.dataset.key !== key) {
-      problems.dataset.key = key;
-      problems.replaceChildren(...((state.json_problems || []).length ? [atelier.problems(state.json_problems)] : []));
-    }
+    const problems = byId("json-problems"), list = state.json_problems || [];
+    if (atelier.differs(problems, list)) problems.replaceChildren(...(list.length ? [atelier.problems(list)] : []));
   };
 
   /* ---- messages ---- */

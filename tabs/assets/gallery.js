@@ -15,12 +15,9 @@
 
   const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
   const ask = async (asked, whom = "gallery") => {
-    try {
-      const answer = await atelier.post(whom, JSON.stringify(asked));
-      const found = answer.ok ? await answer.json() : {problems: [{what: `The server answered ${answer.status}`, where: "", fix: "try again"}]};
-      if (!found.problems) return found;
-      complain(found.problems);
-    } catch (error) { complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]); }
+    const found = await atelier.question(whom, asked);
+    if (!found.problems) return found;
+    complain(found.problems);
     return null;
   };
   const number = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -276,7 +273,7 @@
     sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
     drawUndo();
   };
-  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("#gen-draw, [role=tab], .viewer .actions .btn")) closeUndo(); });
+  atelier.on("click", "#gen-draw, [role=tab], .viewer .actions .btn", closeUndo);
   const drawUndo = () => {
     const last = undos[undos.length - 1];
     let bar = byId("shelf-undo");
@@ -403,12 +400,8 @@
       if (act === "inpaint") group.querySelector("[data-paint=mask]").click();
     });
   };
-  document.addEventListener("click", ({target}) => {
-    const does = target.closest && target.closest("#gen-newest button[data-act=begin]");
-    if (does) sent("begin", does.dataset.arg);
-    const node = target.closest && target.closest("[data-view]");
-    if (node) openViewer(node.dataset.view, strip.includes(node.dataset.view) ? strip : names);
-  });
+  atelier.on("click", "#gen-newest button[data-act=begin]", ({dataset}) => sent("begin", dataset.arg));
+  atelier.on("click", "[data-view]", ({dataset: {view}}) => openViewer(view, strip.includes(view) ? strip : names));
 
   /* ---- begin ---- */
 

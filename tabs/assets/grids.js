@@ -49,13 +49,9 @@
     box.focus();
   };
 
-  document.addEventListener("click", (event) => {
-    const cell = event.target.closest && event.target.closest("button.grid-cell");
-    if (cell) enlarge(cell);
-  });
-  document.addEventListener("keydown", (event) => {
-    const cell = STEPS[event.key] && event.target.closest && event.target.closest("button.grid-cell");
-    if (!cell) return;
+  atelier.on("click", "button.grid-cell", enlarge);
+  atelier.on("keydown", "button.grid-cell", (cell, event) => {
+    if (!STEPS[event.key]) return;
     event.preventDefault();
     const next = beside(cell, STEPS[event.key]);
     if (next) next.focus();

@@ -8,8 +8,7 @@
   let choosing = 0, choice = 0;  // choices on their way; how many the server has taken: an answer of before the last one is not shown
 
   const shown = () => { const tree = byId("layer-tree"); return !!tree && tree.checkVisibility(); };
-  const before = atelier.wants;
-  atelier.wants = () => ({...(before ? before() : {}), ...(shown() ? {layers: {choice}} : {})});
+  atelier.want(() => shown() ? {layers: {choice}} : {});
   /** The form has changed: what its settings choose is asked for now. */
   atelier.askLayers = () => { if (shown()) setTimeout(atelier.tick, 30); };
 

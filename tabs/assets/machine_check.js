@@ -27,9 +27,7 @@
     part("lines").replaceChildren(...[...new Set(data.lines.map((line) => line.group))].map((group) => table(group, data.lines)));
   };
 
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest("button[data-machine-check]");
-    if (!button) return;
+  atelier.on("click", "button[data-machine-check]", (button) => {
     const name = button.dataset.machineCheck;
     if (name === "cancel") button.disabled = true;
     atelier.command(name === "start" ? "machine_check" : "machine_check_cancel", {ask: atelier.ask()});

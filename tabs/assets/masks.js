@@ -1,21 +1,12 @@
 "use strict";
 /* Masks of the dataset: the line below the caption that says how training treats the open image, and what its button opens
-   (painter.js). The server's side is tabs/dataset/mask_painting.py. */
+   (painter.js). The server's side is tabs/captions/mask_painting.py. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
   const SOON = 150;  // milliseconds that an image is open before its mask is asked for
   let key = "", shown = "", timer = 0, turn = 0, drawn = "";
 
-  const ask = async (asked) => {
-    try {
-      const answer = await atelier.post("masks", JSON.stringify(asked));
-      if (answer.ok) return await answer.json();
-      const large = answer.status === 413;
-      return {problems: [{what: large ? "The mask is too large to send" : `The server answered ${answer.status}`, where: "", fix: large ? "paint with hard edges, or resize the image on Tools" : "try again"}]};
-    } catch (error) {
-      return {problems: [{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]};
-    }
-  };
+  const ask = (asked) => atelier.question("masks", asked, ["The mask is too large to send", "paint with hard edges, or resize the image on Tools"]);
   const complain = (problems) => atelier.say({id: `masks-${Date.now()}`, kind: "error", problems});
   const told = (answer) => atelier.say({id: `masks-${Date.now()}`, kind: "success", text: answer.said});
 
@@ -62,8 +53,5 @@
     draw(of, answer);
     byId("cap-paint").focus({preventScroll: true});
   };
-  document.addEventListener("click", ({target}) => {
-    const button = target.closest && target.closest("#cap-paint, #cap-use-masks");
-    if (button && key) (button.id === "cap-paint" ? paint : use)(key);
-  });
+  atelier.on("click", "#cap-paint, #cap-use-masks", ({id}) => { if (key) (id === "cap-paint" ? paint : use)(key); });
 })();

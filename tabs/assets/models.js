@@ -106,8 +106,7 @@
   /* ---- browsing for a file ---- */
 
   let browsed = null, kind = "model", take = null;
-  const before = atelier.wants;
-  atelier.wants = () => ({...(before ? before() : {}), ...(browsed === null ? {} : {files: browsed, kind})});
+  atelier.want(() => browsed === null ? {} : {files: browsed, kind});
   const go = (folder) => { browsed = folder; delete atelier.have.browse; atelier.command("look", {ask: atelier.ask()}); };
   /** What is found goes to `chosen` as a path. what: "model", "file", "folder" or "any"; from: where to begin. */
   const browse = (title, what, from, chosen) => {
@@ -119,10 +118,7 @@
   /* Beside a field that names a path (own_settings.field): a list of folders gets one more line. */
   const CHOOSE = {file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
   const fieldOf = (pressed) => pressed.parentElement.querySelector("input, textarea");
-  document.addEventListener("click", ({target}) => {
-    const pressed = target.closest && target.closest("button[data-browse]");
-    if (pressed) atelier.browseInto(pressed, pressed.dataset.browse);
-  });
+  atelier.on("click", "button[data-browse]", (pressed) => atelier.browseInto(pressed, pressed.dataset.browse));
   atelier.browseInto = (pressed, what) => {
     const place = pressed.closest(".board, #train-form"), {id, dataset: {arg, act}} = fieldOf(pressed);
     const now = () => [...place.querySelectorAll("[data-browse], [data-pick]")].map(fieldOf)  // the form may have been drawn anew meanwhile
@@ -131,10 +127,7 @@
     browse(CHOOSE[what], what, last || ".", (path) => {
       closeDialog();
       const field = now();
-      if (!field) return;
-      const before = field.tagName === "TEXTAREA" ? field.value.trim() : "";
-      field.value = before ? `${before}\n${path}` : path;
-      field.dispatchEvent(new Event("change", {bubbles: true}));
+      if (field) atelier.takePath(field, path);
     });
   };
   atelier.parts.browse = (data) => {

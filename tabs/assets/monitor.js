@@ -46,13 +46,12 @@
     if (!board) return false;
     if (!board.dataset.begun) {
       board.dataset.begun = "1";
-      charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
+      charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss"});
       charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
       for (const [name, label] of [["corrected", "Loss relative to timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       charts.effect = new atelier.Chart(byId("effect-chart"), {label: "Control effect"});
-      byId("loss-log").checked = charts.loss.log;
-      byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
+      charts.loss.follow(byId("loss-log"));
       byId("run-tensorboard").addEventListener("click", (event) => { event.target.disabled = true; opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
     }
@@ -204,9 +203,8 @@
     const worst = data.images[0];
     text(byId("watch-words"), worst && worst.loss > 1.25 ? worseWords(data.images.filter((one) => one.loss > 1.25).length) : "losses by timestep and by image, gradient and weights");
     drawBands(data.bands);
-    const table = byId("watch-images"), key = JSON.stringify(data.images);
-    if (table.dataset.key === key) return;
-    table.dataset.key = key;
+    const table = byId("watch-images");
+    if (!atelier.differs(table, data.images)) return;
     table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Image"), h("th", {scope: "col", class: "num"}, "Loss (1 is average)"), h("th", {scope: "col", class: "num"}, "Seen"))),
       h("tbody", {}, data.images.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
   };
@@ -333,11 +331,8 @@
     if (atEnd) list.scrollTop = list.scrollHeight;
     /* Errors stand at the top of the page too, in plain words, until the run is left. */
     const errors = lines.filter((line) => line.level === "error").slice(-3);
-    const holder = byId("run-errors"), key = JSON.stringify(errors);
-    if (holder.dataset.key !== key) {
-      holder.dataset.key = key;
-      holder.replaceChildren(...(errors.length ? [atelier.problems(errors.map((line) => ({what: line.text, fix: line.fix, level: "error"})))] : []));
-    }
+    const holder = byId("run-errors"), said = errors.map((line) => ({what: line.text, fix: line.fix, level: "error"}));
+    if (atelier.differs(holder, errors)) holder.replaceChildren(...(errors.length ? [atelier.problems(said)] : []));
   };
 
   atelier.parts.files = (files) => {

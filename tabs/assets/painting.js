@@ -7,16 +7,8 @@
   const field = (name) => byId(`gen-${name}`);
   const typed = (name) => { const found = field(name); return found ? found.value.trim() : ""; };
 
-  const ask = async (asked) => {
-    const wrong = (what, fix) => ({problems: [{what, where: "", fix}]});
-    try {
-      const answer = await atelier.post("paint", JSON.stringify({...asked, image: typed("image_path"), mask: typed("mask_path"), map: typed("region_map"), prompt: typed("prompt")}));
-      if (answer.ok) return await answer.json();
-      return answer.status === 413 ? wrong("The painting is too large to send", "paint with hard edges, or use a smaller image") : wrong(`The server answered ${answer.status}`, "try again");
-    } catch (error) {
-      return wrong(`The server does not answer (${error.message})`, "try again");
-    }
-  };
+  const ask = (asked) => atelier.question("paint", {...asked, image: typed("image_path"), mask: typed("mask_path"), map: typed("region_map"), prompt: typed("prompt")},
+    ["The painting is too large to send", "paint with hard edges, or use a smaller image"]);
   const say = (more) => atelier.say({id: `paint-${Date.now()}`, ...more});
 
   const put = (fields) => {
@@ -51,9 +43,7 @@
     taken.files = data.files;
     taken.dispatchEvent(new Event("change", {bubbles: true}));
   };
-  document.addEventListener("click", ({target, isTrusted}) => {
-    const button = target.closest && target.closest("[data-paint]");
-    if (!button) return;
+  atelier.on("click", "[data-paint]", (button, {isTrusted}) => {
     if (button.dataset.paint !== "upload") return paint(button.dataset.paint, !isTrusted);
     const taken = input(button.dataset.into || FILES.image_to_image);
     if (taken) taken.click();

@@ -15,10 +15,7 @@
   try { kept = localStorage.getItem(KEPT) || ""; } catch { /* no storage */ }
   show(kept);
   new MutationObserver(() => { if (document.querySelector("[data-pair-way]:not([aria-pressed])")) show(ROOT.dataset.pairs); }).observe(document.body, {childList: true, subtree: true});
-  document.addEventListener("click", ({target}) => {
-    const button = target.closest && target.closest("[data-pair-way]");
-    if (button) choose(button.dataset.pairWay);
-  });
+  window.atelier.on("click", "[data-pair-way]", (button) => choose(button.dataset.pairWay));
   document.addEventListener("keydown", (event) => {
     const free = !event.ctrlKey && !event.altKey && !event.metaKey && !event.target.closest("input, textarea, select, dialog, [contenteditable]");
     const there = [...document.querySelectorAll("[data-pair-way]")].some((button) => button.offsetParent);

@@ -6,10 +6,8 @@
   let asked = 0;
 
   const ask = async (data) => {
-    try {
-      const response = await fetch("atelier/pick", {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(data)});
-      return response.ok ? await response.json() : null;
-    } catch { return null; }
+    const found = await atelier.question("pick", data);
+    return found.lost ? null : found;
   };
 
   /** Opened by a field's List button. The form may be drawn anew meanwhile, so the field is looked for by its button. */
@@ -61,14 +59,9 @@
   const put = (name, form, value) => {
     const beside = button(name, form), field = beside && beside.parentElement.querySelector("input, textarea");
     if (!field) return;
-    const before = field.tagName === "TEXTAREA" ? field.value.trim() : "";
-    field.value = before ? `${before}\n${value}` : value;
-    field.dispatchEvent(new Event("change", {bubbles: true}));
+    atelier.takePath(field, value);
     beside.focus();
   };
 
-  document.addEventListener("click", ({target}) => {
-    const pressed = target.closest && target.closest("button[data-pick]");
-    if (pressed) open(pressed);
-  });
+  atelier.on("click", "button[data-pick]", open);
 })();

@@ -322,7 +322,7 @@
     atelier.modal(box);
     find.focus();
   };
-  document.addEventListener("click", ({target: pressed}) => { if (pressed.closest && pressed.closest("#gen-history")) openHistory(); });
+  atelier.on("click", "#gen-history", openHistory);
   document.addEventListener("change", async ({target: field}) => {
     if (field.id !== "gen-styles-file" || !field.files.length) return;
     const answer = await ask({act: "import", text: await field.files[0].text()}).catch((error) => ({problems: [{what: `The file cannot be sent (${error.message})`, where: "", fix: "try again"}]}));

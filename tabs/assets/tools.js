@@ -47,8 +47,8 @@
 
   /* What a person has started comes into view, which may lie below the window; not if it took so long that they look elsewhere. */
   let started = {card: "", when: 0};
-  document.addEventListener("click", ({target}) => {
-    const button = target.closest && target.closest("[data-act=go], [data-act=preview]"), form = button && button.closest("[id^=tools-]");
+  atelier.on("click", "[data-act=go], [data-act=preview]", (button) => {
+    const form = button.closest("[id^=tools-]");
     if (form) started = {card: form.id.slice("tools-".length), when: performance.now()};
   });
   const bringIntoView = (holder) => {
@@ -67,9 +67,7 @@
       /* Of results only the latest is shown; what runs, and downloads that can be resumed, stay. */
       const latest = own.find((work) => !going(work));
       const mine = own.filter((work) => going(work) || work === latest || work.tool === "download").slice(0, 3);
-      const key = JSON.stringify(mine.map(still));
-      if (holder.dataset.key === key) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
-      holder.dataset.key = key;
+      if (!atelier.differs(holder, mine.map(still))) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
       holder.replaceChildren(...mine.map((work) => earlier.has(work.id) ? folded(work) : line(work)));
       bringIntoView(holder);
     }
@@ -114,10 +112,7 @@
   atelier.openTools = (at) => visit({dataset: {at, tab: "Tools"}});
   atelier.does.make_pairs = () => atelier.openTools("tools-hints");
   const LEADS = {get_model: ["tools"], convert_lora: ["tools-loras", "convert_lora"]};  // act -> card, tool
-  document.addEventListener("click", ({target}) => {
-    const act = target.closest && target.closest("[data-act]"), lead = act && LEADS[act.dataset.act];
-    if (lead) choose(...lead);
-  });
+  atelier.on("click", "[data-act]", ({dataset}) => { if (LEADS[dataset.act]) choose(...LEADS[dataset.act]); });
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));
@@ -131,10 +126,7 @@
     const named = shown.find((button) => button.textContent.toLowerCase().includes(words));  // "Hashes" before a tool that shows hashes too
     if (shown.length) visit(named || shown[0]);
   });
-  document.addEventListener("click", ({target}) => {
-    const button = target.closest && target.closest("#tool-index [data-at]");
-    if (button) visit(button);
-  });
+  atelier.on("click", "#tool-index [data-at]", visit);
 
   /* Keys go to the server once and are forgotten here. */
   atelier.parts.keys = (states) => {
@@ -151,8 +143,5 @@
     field.value = "";
     if (value) atelier.command("key", {key: form.dataset.key, value, ask: atelier.ask()});
   });
-  document.addEventListener("click", (event) => {
-    const forget = event.target.closest && event.target.closest("[data-forget]");
-    if (forget) atelier.command("key", {key: forget.dataset.forget, value: "", ask: atelier.ask()});
-  });
+  atelier.on("click", "[data-forget]", ({dataset}) => atelier.command("key", {key: dataset.forget, value: "", ask: atelier.ask()}));
 })();

@@ -6,43 +6,26 @@ texts that the browser knows; any other text there is someone else's, and a pers
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import Caption, caption_change, read_caption, read_caption_file, save_caption
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History
-from core.dataset.report import Row
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
-from tabs.dataset.reading import Reading
+from tabs.dataset.reading import KEPT_IMAGES, Reading, key_of
 
 NOT_KEPT = "caption.no-history"
 KEPT_VISITS = 500
 KEPT_UNDO = 200
-KEPT_IMAGES = 100_000
-
-
-def key_of(placed: Placed | Row) -> str:
-    """An image's address as a short text that any file and browser takes, whatever bytes its name holds."""
-    if isinstance(placed, Placed):
-        return _short_key(placed.image.key, str(placed.image.path))
-    return _short_key(placed.key, str(placed.path))
-
-
-@lru_cache(maxsize=KEPT_IMAGES)
-def _short_key(key: tuple[str, str], path: str) -> str:
-    # The path too: two folders may have the same name and hold the same names, and a late save must not change places.
-    return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from core.dataset.buckets.batches import Placed
 from core.record.problems import Problem, ProblemsError
 from core.tasks import named
 from tabs.context import Page
-from tabs.form.own_settings import fields
-from tabs.form.task_settings import job_of, own_settings_of
+from tabs.form.task_settings import job_of
 from tabs.markup import button, esc
 from tabs.tools.forms import ToolForm
 
@@ -40,10 +39,8 @@ class Scores:
         return {}
 
     def form(self) -> str:
-        known, values = own_settings_of(self.task), self._form.values(self.task)
-        hints = {name: known[name].hint for name in SHOWN}
-        ids = {name: f"cap-scores-{name}" for name in SHOWN}
-        return f'<div class="concept-fields">{fields(known, values, SHOWN, "scores_field", hints, ids)}</div>'
+        fields = self._form.form(self.task).fields(SHOWN, act="scores_field", id="cap-scores")
+        return f'<div class="concept-fields">{fields}</div>'
 
     def result(self, placed: Placed | None) -> str:
         """What the settings make of the open image."""

@@ -20,17 +20,18 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, Entry, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
+from core.families.token_count import count_tokens
 from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
-from tabs.captions.edits import NOT_KEPT, Edits, key_of, own_text
+from tabs.captions.edits import NOT_KEPT, Edits, own_text
 from tabs.captions.epochs import Encodings, preview
+from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
-from tabs.captions.tokens import count_tokens
 from tabs.context import ASKING, Page
-from tabs.dataset.mask_painting import Masks
+from tabs.dataset.reading import key_of
 from tabs.markup import page_of
 from tabs.pieces import piece
 from tabs.tools.forms import build_form, cards

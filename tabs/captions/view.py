@@ -13,11 +13,12 @@ from core.dataset.captions.history import Change, Entry
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
+from core.families.token_count import cut_at
 from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.dataset.captions import CaptionSettings
-from tabs.captions.edits import key_of
-from tabs.captions.tokens import WINDOWS, cut_at, words_on_length
+from tabs.dataset.plots import WINDOWS
+from tabs.dataset.reading import key_of
 from tabs.markup import (
     button,
     control_over,
@@ -126,6 +127,15 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'
     )
+
+
+def words_on_length(tokens: int, longest: int) -> str:
+    """What a length means: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
+    said = f"{tokens} of {longest} tokens"
+    if tokens <= longest:
+        return said
+    over = tokens - longest
+    return said + (": the last one is not trained" if over == 1 else f": the last {over} are not trained")
 
 
 def meter(tokens: int, longest: int) -> str:

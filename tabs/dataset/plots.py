@@ -13,13 +13,13 @@ from typing import Any
 from core.dataset.report import Report
 from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.captions.tokens import WINDOWS
 from tabs.markup import drawn, esc, section
 
 CELLS = (48, 32, 20)  # to a side of the scatter; the first that gives few enough marks
 MOST_MARKS = 500
 BIN = 5  # tokens
 MOST_BINS = 90
+WINDOWS = (75, 150, 225)  # tokens of one, two and three passes through the text encoder
 
 
 # -- sizes of images

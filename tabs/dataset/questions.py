@@ -13,11 +13,9 @@ from core.dataset.report import Question
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.base import value_of
-from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets.files import to_values
 from tabs.dataset.concepts import with_entries
-from tabs.form.project import Project
+from tabs.form.project import Project, with_values
 from tabs.markup import button, esc, section
 
 TAB = "Dataset"  # whose state holds the answers
@@ -135,11 +133,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
         if choice is None:
             raise ProblemsError.one("Unknown answer", "Dataset", "reload the page", code="questions.unknown-answer")
         values = choice.values
-    whole = to_values(job)
-    for path, value in values.items():
-        group, setting = path.split(".")
-        whole[group][setting] = value
-    return build(TrainJob, whole)
+    return with_values(job, values)
 
 
 def in_force(job: TrainJob, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,12 @@ from core.dataset.doctor.findings_of import Finding, examine
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.sources.scan import recognize
+from core.families.token_count import count_tokens
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from tabs.captions.tokens import count_tokens
 from tabs.form.project import Project
 from tabs.server.safety import Roots
 
@@ -34,7 +36,21 @@ if TYPE_CHECKING:
 FRESH_SECONDS = 5.0
 FIRST_WITHIN = 0.5
 STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
+KEPT_IMAGES = 100_000
 COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
+
+
+def key_of(placed: Placed | Row) -> str:
+    """An image's address as a short text that any file and browser takes, whatever bytes its name holds."""
+    if isinstance(placed, Placed):
+        return _short_key(placed.image.key, str(placed.image.path))
+    return _short_key(placed.key, str(placed.path))
+
+
+@lru_cache(maxsize=KEPT_IMAGES)
+def _short_key(key: tuple[str, str], path: str) -> str:
+    # The path too: two folders may have the same name and hold the same names, and a late save must not change places.
+    return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Reading:

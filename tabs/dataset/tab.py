@@ -16,7 +16,6 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.source import Source
-from tabs.captions.edits import key_of
 from tabs.context import Page
 from tabs.dataset import concept_cards, own_setup, plots, questions
 from tabs.dataset import grid as dataset_grid
@@ -24,6 +23,7 @@ from tabs.dataset import view as dataset_view
 from tabs.dataset.class_form import NEW, ClassForm
 from tabs.dataset.concepts import Found, changed, entries_of, found_of, without_own
 from tabs.dataset.doctor import Clinic
+from tabs.dataset.reading import key_of
 from tabs.form import folder_browser
 from tabs.form.exchange import Exchange, buttons
 from tabs.form.own_settings import SOURCE

@@ -1,4 +1,5 @@
-"""Choosing a folder inside the page: nothing opens on the server, and only open folders are listed."""
+"""Choosing a folder inside the page: nothing opens on the server, and only open folders are listed; the folders of images that are
+near at hand."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from pathlib import Path
 from core.dataset.sources.files import is_folder, is_image_name, is_junk, is_label, printable
 from core.record.problems import ProblemsError
 from core.record.units import count
-from core.record.workspace import PROJECT, resolve_path
+from core.record.workspace import PROJECT, Workspace, display_path, resolve_path
+from tabs.form.model_lists import STARTER
 from tabs.markup import button, esc
 from tabs.server.safety import Roots
 
-MOST_FOLDERS = 500
+MOST_FOLDERS, MOST_SETS = 500, 200
 LOOKED_AT = 5000  # entries of one folder; a set of a million files must not hold up the list
 
 
@@ -124,3 +126,21 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
         f'<div class="at"><code>{esc(at)}</code><span class="hint">{holds}</span></div>'
         f'<div class="rows">{"".join(rows)}</div><div class="actions">{use}{also}</div></div>'
     )
+
+
+def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
+    """(words, value): the starter's images, then the sets under outputs/datasets, newest first."""
+    found: list[tuple[str, str]] = []
+    starter = STARTER / "images"
+    if starter.is_dir():
+        found.append((f"starter images ({_count(starter)})", display_path(starter)))
+    if workspace.datasets.is_dir():
+        newest = sorted(
+            (path for path in workspace.datasets.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime
+        )
+        found += [(path.name, display_path(path)) for path in newest[:MOST_SETS] if not path.name.startswith(".")]
+    return found
+
+
+def _count(folder: Path) -> int:
+    return sum(is_image_name(entry.name) and not is_label(entry.name) for entry in islice(os.scandir(folder), 5000))

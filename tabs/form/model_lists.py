@@ -40,6 +40,7 @@ STARTER = PROJECT / "models" / "starter"
 STARTER_WORDS = "starter (SD 1.x, 128 px)"
 AGAIN = 3.0  # seconds after which lists that are asked for all the time are read again
 SOON = 0.4  # seconds that an answer waits for a first reading of the folders
+QUICK, MOST = 0.12, 200  # of a list of choices: seconds that it waits, and files in it
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,13 @@ def with_starter(found: list[Listed]) -> list[Listed]:
     others = [each for each in found if real_path(each.path) != STARTER.resolve()]
     value = display_path(STARTER)
     return [Listed(STARTER_WORDS, value, value, STARTER, facts_of_file(STARTER)), *others]
+
+
+def choices_of(kind: str, workspace: Workspace) -> list[tuple[str, str]]:
+    """(words, value) for each file of a kind: as they are if that is soon known, else as they were at the last look. Base models
+    begin with the starter."""
+    lists = model_lists(workspace)
+    lists.look(QUICK)
+    found = lists.of([kind])
+    found = with_starter(found)[: MOST + 1] if kind == "checkpoint" else found[:MOST]
+    return [(each.words, each.value) for each in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any
@@ -226,50 +226,7 @@ def in_words(names: Iterable[str], source: Source) -> str:
     return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)
 
 
-# -- whole forms
-
-
-def fields(
-    known: Mapping[str, Declared],
-    values: Mapping[str, Any],
-    names: Iterable[str],
-    act: str,
-    hints: Mapping[str, str],
-    ids: Mapping[str, str] = {},
-    wrong: Collection[str] = (),
-    offers: str = "tool-files",
-    changed: Collection[str] | None = None,
-    lists: Mapping[str, str] = {},
-    form: str = "",
-    below: Mapping[str, str] = {},
-) -> str:
-    """The fields of a form whose values are kept by the server.
-
-    hints   what stands in an empty one      wrong   names of those that hold something wrong
-    changed names of those that are marked; None: of those that may be empty and are not
-    lists   {field: the id of a list that is offered in place of `offers`}      form    the form's id
-    below   {field: what follows it, as HTML}
-    """
-    replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
-    return "".join(
-        field(
-            known[name],
-            values.get(name, known[name].default),
-            act,
-            name,
-            common=None if known[name].optional else NOT_OWN,
-            hint=hints.get(name, ""),
-            elem=ids.get(name, ""),
-            wrong=name in wrong,
-            replaced=replaced.get(name, ""),
-            offers=lists.get(name, offers),
-            changed=None if changed is None else name in changed,
-            of_all=False,
-            form=form,
-        )
-        + below.get(name, "")
-        for name in names
-    )
+# -- values
 
 
 def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:

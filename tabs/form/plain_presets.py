@@ -1,12 +1,16 @@
 """Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): fields that are drawn from their
 declarations and changed one by one, presets, undo, marks of changes and the JSON view. The Train form, which several browsers
-edit at once, has presets and undo in presets_bar.py."""
+edit at once, has its own in tabs/train/presets_bar.py."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from core.record.problems import Problem, ProblemsError
@@ -14,13 +18,13 @@ from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from tabs.context import Page
-from tabs.form.own_settings import changed_values, fields
+from tabs.form.own_settings import NOT_OWN, changed_values, field
 from tabs.form.picker import family_of_file
-from tabs.form.presets_bar import read_text, shown_name
 from tabs.markup import button, esc, short
 
 Values = dict[str, Any]
 STEPS = 50  # of undo
+LARGEST = 1 << 20  # bytes of a preset file
 
 
 class PlainForm(ABC):
@@ -139,25 +143,39 @@ class PlainForm(ABC):
         values: Values | None = None,
         hints: Mapping[str, str] = {},
         changed: Collection[str] | None = None,
+        act: str = "",
+        id: str = "",
     ) -> str:
         """The controls of these settings.
 
-        values   what they show, where that is not what is filled in     hints   what an empty one means here
-        changed  the fields that are marked, where `changed()` is known
+        values   what they show, where that is not what is filled in     hints    what an empty one means here
+        changed  the fields that are marked, where `changed()` is known  act, id  where they are not the form's
         """
-        ids = {name: f"{self.id}-{name}" for name in self.known}
-        empty = {
-            name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in self.known.items()
-        }
-        may_be = {name for name, entry in self.known.items() if entry.optional or entry.default == ""}
-        said = {name: hint for name, hint in empty.items() if name in may_be} | dict(hints)
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         changed = self.changed() if changed is None else changed
-        wrong = self._wrong | self._bad.keys()
+        replaced = {each.replaces: each.title for name, each in self.known.items() if each.replaces and shown.get(name)}
         below = self.below(shown)
-        return fields(
-            self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists, self.id, below
-        )
+
+        def drawn(name: str) -> str:
+            entry = self.known[name]
+            empty = entry.hint or ("automatic" if entry.names == "path" else "")
+            return field(
+                entry,
+                shown.get(name, entry.default),
+                act or self._act,
+                name,
+                common=None if entry.optional else NOT_OWN,
+                hint=hints.get(name, empty if entry.optional or entry.default == "" else ""),
+                elem=f"{id or self.id}-{name}",
+                wrong=name in self._wrong or name in self._bad,
+                replaced=replaced.get(name, ""),
+                offers=self.lists.get(name, self.offers),
+                changed=name in changed,
+                of_all=False,
+                form=self.id,
+            )
+
+        return "".join(drawn(name) + below.get(name, "") for name in names)
 
     def below(self, values: Values) -> dict[str, str]:
         """{field: what follows it, as HTML}, with these values."""
@@ -334,3 +352,37 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(each["file"] if isinstance(each, dict) else str(each) for each in value)
     return "empty" if value in (None, "") else short(str(value), 28)
+
+
+def read_preset(page: Page, name: str) -> preset_files.Preset | None:
+    """A preset; None where its file cannot be read, which loading it tells."""
+    try:
+        return page.presets.load(name)
+    except ProblemsError:
+        return None
+
+
+def shown_name(page: Page, name: str) -> str:
+    """An own preset's bare name, a shipped one's title."""
+    preset = None if name.startswith("user/") else read_preset(page, name)
+    return (preset.title if preset else "") or name.removeprefix("user/")
+
+
+def read_text(given: str, text: str) -> preset_files.Preset:
+    """Check a preset's text as a file of that name would be checked."""
+    if len(text) > LARGEST:
+        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
+    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
+    path = folder / "preset.json"
+    try:
+        path.write_text(text, "utf-8", errors="surrogatepass")
+        return preset_files.read(path)
+    except ProblemsError as error:
+        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _placed(problem: Problem, path: str, given: str) -> Problem:
+    """The problem with the file's own name; one that names a setting says where to find it."""
+    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

@@ -158,47 +158,41 @@ class Project:
 
     def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
         """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
-        entry = FIELDS[path]
         with self._lock:
+            job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
-                value = value_from(entry, raw)
-                if path not in self.bad and value == value_of(self.job, path):
+                value = value_from(FIELDS[path], raw)
+                if path not in self.bad and value == value_of(job, path):
                     return False  # a field that was only passed through, also in a browser that is behind
-                job = with_value(self.job, path, value)
+                changed = with_value(job, path, value)
                 _check_name(path, value)
-                job = self._named_by_its_word(job) if path in NAMING else job
+                job = self._named_by_its_word(changed) if path in NAMING else changed
             except BadText as error:
-                self.guard(stamp, session)
-                return self._mark_bad(path, raw, error.problem, session)
+                bad = self.bad | {path: Bad(raw, replace(error.problem, where=path))}
             except ProblemsError as error:
-                self.guard(stamp, session)
-                return self._mark_bad(path, raw, error.problems[0], session)
+                bad = self.bad | {path: Bad(raw, replace(error.problems[0], where=path))}
             self.guard(stamp, session)
-            if job == self.job and path not in self.bad:
+            if (job, bad) == (self.job, self.bad):
                 return False
-            self._remember(f"change of {entry.title}")
-            self.bad.pop(path, None)
-            self.job = job
-            self._changed(session)
+            self._change(f"change of {FIELDS[path].title}", session, job=job, bad=bad)
             return True
 
     def edit_several(self, values: Mapping[str, Any], *, did: str, session: str = "", stamp: str | None = None) -> None:
         """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
         used, and changes nothing then."""
         with self._lock:
-            job = self.job
+            read = {}
             for path, raw in values.items():
                 try:
-                    job = with_value(job, path, value_from(FIELDS[path], raw))
+                    read[path] = value_from(FIELDS[path], raw)
                 except BadText as error:
                     raise ProblemsError([replace(error.problem, where=path)]) from None
-            if job == self.job and not any(path in self.bad for path in values):
+            job = with_values(self.job, read)
+            bad = {path: each for path, each in self.bad.items() if path not in values}
+            if (job, bad) == (self.job, self.bad):
                 return
             self.guard(stamp, session)
-            self._remember(did)
-            self.bad = {path: bad for path, bad in self.bad.items() if path not in values}
-            self.job = job
-            self._changed(session)
+            self._change(did, session, job=job, bad=bad)
 
     def _named_by_its_word(self, job: TrainJob) -> TrainJob:
         """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
@@ -208,25 +202,14 @@ class Project:
         given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
-    def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
-        bad = Bad(raw, replace(problem, where=path))
-        if self.bad.get(path) == bad:
-            return False
-        self._remember(f"change of {FIELDS[path].title}")
-        self.bad[path] = bad
-        self._changed(session)
-        return True
-
     def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
         """The preset's value again."""
         with self._lock:
             self.guard(stamp, session)
-            value = to_values(self.reference())
             group, name = path.split(".", 1)
-            self._remember(f"restoring {FIELDS[path].title}")
-            self.bad.pop(path, None)
-            self.job = with_value(self.job, path, value[group][name])
-            self._changed(session)
+            job = with_value(self.job, path, to_values(self.reference())[group][name])
+            bad = {each: kept for each, kept in self.bad.items() if each != path}
+            self._change(f"restoring {FIELDS[path].title}", session, job=job, bad=bad)
 
     def replace(
         self,
@@ -241,12 +224,8 @@ class Project:
         one that is gone counts as none."""
         with self._lock:
             self.guard(stamp, session)
-            self._remember(did)
-            self.bad = {}
-            self.job = job
-            if preset is not None:
-                self.preset = preset if preset in self.presets.names("train") else ""
-            self._changed(session)
+            named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
+            self._change(did, session, job=job, bad={}, **named)
 
     def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:
         """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
@@ -263,14 +242,12 @@ class Project:
         """Follow a preset that got another name (or "" when it is gone)."""
         with self._lock:
             if self.preset == old:
-                self.preset = new
-                self._changed(session)
+                self._take(session, preset=new)
 
     def saved_as(self, name: str, *, session: str = "") -> None:
         """The form now is what the preset `name` holds."""
         with self._lock:
-            self.preset = name
-            self._changed(session)
+            self._take(session, preset=name)
 
     def undo(self, *, session: str = "", stamp: str | None = None) -> None:
         self._step(self._undo, self._redo, session, stamp)
@@ -284,9 +261,8 @@ class Project:
             if not source:
                 return
             past = source.pop()
-            target.append(_Past(self.job, self.preset, dict(self.bad), past.did))
-            self.job, self.preset, self.bad = past.job, past.preset, dict(past.bad)
-            self._changed(session)
+            target.append(_Past(self.job, self.preset, self.bad, past.did))
+            self._take(session, job=past.job, preset=past.preset, bad=past.bad)
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
         """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
@@ -298,11 +274,15 @@ class Project:
                 self._tabs[tab] = state
                 self._save()
 
-    def _remember(self, did: str) -> None:
-        self._undo = (self._undo + [_Past(self.job, self.preset, dict(self.bad), did)])[-UNDO_STEPS:]
+    def _change(self, did: str, session: str, **state: Any) -> None:
+        """One step of undo to what `_take` takes."""
+        self._undo = [*self._undo, _Past(self.job, self.preset, self.bad, did)][-UNDO_STEPS:]
         self._redo.clear()
+        self._take(session, **state)
 
-    def _changed(self, session: str) -> None:
+    def _take(self, session: str, **state: Any) -> None:
+        """Hold this from now on. state: `job`, `bad` and `preset`, those that change"""
+        vars(self).update(state)
         self.revision += 1
         self._log = [*self._log, (self.revision, session)][-KEPT_CHANGES:]
         self._save()
@@ -375,7 +355,13 @@ def _check_name(path: str, value: Any) -> None:
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
     """`job` with one value changed, checked like a preset. Raises ProblemsError."""
-    values = to_values(job)
-    group, name = path.split(".", 1)
-    values[group][name] = value
-    return build(TrainJob, values)
+    return with_values(job, {path: value})
+
+
+def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
+    """`job` with these values by path, checked like a preset. Raises ProblemsError."""
+    whole = to_values(job)
+    for path, value in values.items():
+        group, name = path.split(".", 1)
+        whole[group][name] = value
+    return build(TrainJob, whole)

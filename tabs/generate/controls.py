@@ -25,8 +25,8 @@ from core.record.workspace import Workspace, resolve_path
 from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
+from tabs.captions.mask_painting import png_address
 from tabs.context import ASKING, Page
-from tabs.dataset.mask_painting import png_address
 from tabs.form.model_lists import badges
 from tabs.form.own_settings import changed_values, entries, field
 from tabs.form.picker import misfit

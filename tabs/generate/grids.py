@@ -45,7 +45,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate import grid_view as view
 from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
-from tabs.runs.copy import Copies
+from tabs.tools.copies import Copies
 
 TAB, KEPT = "Generate", "Grids"  # names of the tab states that the project keeps
 LISTED, MOST_FILLED = 12, 200

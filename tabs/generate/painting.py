@@ -23,8 +23,8 @@ from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
+from tabs.captions.mask_painting import png_address, png_bytes
 from tabs.context import Page
-from tabs.dataset.mask_painting import png_address, png_bytes
 from tabs.generate import form
 from tabs.markup import esc, short
 

@@ -19,9 +19,9 @@ from tabs.generate import form as generate_form
 from tabs.generate import grids as generate_grids
 from tabs.markup import AWAITED, act_of, board, button, esc, facts, news, page_of, progress, section, seen_here
 from tabs.pieces import piece
-from tabs.runs import copy as runs_copy
 from tabs.runs import view as runs_view
 from tabs.runs.compare import Comparisons
+from tabs.tools import copies
 
 if TYPE_CHECKING:
     from core.training.prove import Proof
@@ -42,7 +42,7 @@ element.addEventListener('click', async (event) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    copy = board("runs-copy", script=runs_copy.KEYS)
+    copy = board("runs-copy", script=copies.KEYS)
     main = board("runs-main", AWAITED, script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
@@ -63,7 +63,7 @@ class Desk:
         self.page = page
         self._lock = threading.Lock()
         self.proofs = Proofs(page)
-        self.copies = runs_copy.Copies(page)
+        self.copies = copies.Copies(page)
         self._sizes: dict[str, tuple[float, int]] = {}
         self._first: Any = None  # what reads all journals once
 
@@ -167,7 +167,7 @@ class Desk:
             self.proofs.cancel(arg)
         elif act in ("copy", "copy-to", "uncopy", "copied"):
             place |= self._copy(str(place.get("open", "")), act, arg)
-        elif act == runs_copy.CONVERTS:
+        elif act == copies.CONVERTS:
             self.copies.convert(str(place.get("open", "")), arg)
             tabs = gr.Tabs(selected="Tools")
         elif act in ("rename", "note"):

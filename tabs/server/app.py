@@ -25,37 +25,20 @@ from core.record.allowed import keep_files_inside
 from core.record.heap import set_aside, uncollected
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.presets.files import PresetStore
-from tabs import header
-from tabs.context import TABS, Page, run_all
-from tabs.form import fields as form
-from tabs.form import own_settings, task_settings
-from tabs.form.project import Project
+from tabs import header, pulse
+from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
-from tabs.server import pulse
 from tabs.server.delivery import Delivery
 from tabs.server.door import Checked, Door
 from tabs.server.gate import Gate
 from tabs.server.hosts import LOOPBACK, Hosts
 from tabs.server.limits import Limits, limit_connections
-from tabs.server.links import Links
-from tabs.server.safety import Roots
 from tabs.theme import theme
 
 FIRST_SCRIPT = "base.js"
 FIRST_STYLE = "page.css"
 PORTS_TRIED = 100
 LAUNCHES = 5
-
-
-def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
-    """Everything the tabs are handed, before any widget exists. keys: jobs of a shared page may use the owner's keys."""
-    presets = PresetStore(workspace.presets)
-    roots = Roots(workspace, local=not shared, keys=keys)
-    if engine is not None:
-        engine.limits = roots.limits
-    project = Project(workspace.private / "project.json", presets)
-    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
 def build(page: Page) -> gr.Blocks:
@@ -174,7 +157,7 @@ def launch(
         ssr_mode=False,
         theme=theme(),
         css=_assets("css", FIRST_STYLE),
-        head=f'{piece("outline")}<script nonce="{nonce}">\n{_field_facts(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
+        head=f'{piece("outline")}<script nonce="{nonce}">\n{_known(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
             "lifespan": _gated(gate, kinds, nonce),
@@ -196,16 +179,9 @@ def _assets(kind: str, first: str) -> str:
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
-def _field_facts(page: Page) -> str:
-    """What the page's script knows of every field, of those of tasks, of names that are none, and of the tabs that tick; `</`
-    would end the script element."""
-    known = {
-        "fields": form.facts(),
-        "titles": task_settings.titles(),
-        "elsewhere": own_settings.names_elsewhere(),
-        "ticks": page.ticks,
-    }
-    return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
+def _known(page: Page) -> str:
+    """What the page's script knows from the start; `</` would end the script element."""
+    return f"window.atelier = {json.dumps(page.known(), ensure_ascii=False)};".replace("</", "<\\/")
 
 
 def serve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,15 @@ class ToolForm:
             return self.html()
         self.page.browsers.succeeded(browser, about)
         return shown
+
+
+def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
+    """Choose a task in its card and fill in these values of it, one step of undo."""
+    card = tasks()[name].card
+    assert card is not None
+    form = ToolForm(page, card)
+    form.choose(name)
+    form.form().put(form.form().load() | dict(values))
 
 
 def _start(act: str, words: str, main: str, kind: str = "") -> str:

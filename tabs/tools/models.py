@@ -17,8 +17,8 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of
 from tabs.form.folder_browser import LOOKED_AT, listing, nearest, starts
-from tabs.form.places import model_choices, vae_choices
-from tabs.form.project import FIELDS, Project, with_value
+from tabs.form.model_lists import choices_of
+from tabs.form.project import FIELDS, Project, with_values
 from tabs.server.browsers import Browser
 from tabs.server.safety import Roots
 
@@ -53,8 +53,7 @@ class Models:
         """What the lists offer: a browser fills them anew when a file has appeared."""
         when, choices = self._choices
         if time.monotonic() - when > LOOKED_AFTER:
-            space = self._workspace
-            choices = [value for _, value in [*model_choices(space), *vae_choices(space)]]
+            choices = [value for kind in ("checkpoint", "vae") for _, value in choices_of(kind, self._workspace)]
             self._choices = (time.monotonic(), choices)
         return choices
 
@@ -78,9 +77,9 @@ class Models:
                 last = self._needs(job.model.base_model)
                 changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
                 changes |= self._needs(str(path))
-            for name, value in changes.items():
-                job = with_value(job, name, value)
-            self._project.replace(job, did="choosing a model", session=browser.session, stamp=stamp)
+            self._project.replace(
+                with_values(job, changes), did="choosing a model", session=browser.session, stamp=stamp
+            )
 
     def _needs(self, reference: str) -> Mapping[str, Any]:
         """{setting: value} that a training of this base model must have, where the catalog knows it."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.report import Report
-from core.families.locate import family_found, model_problems
-from core.formats.detect import ModelKind
+from core.families.locate import check_family, family_found, model_problems
+from core.families.token_count import count_tokens
+from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub.references import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.workspace import Workspace
@@ -23,7 +24,6 @@ from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
 from core.training.checks.own_images import Setup
 from core.training.checks.recipe_fit import recipe_problems
-from tabs.captions.tokens import count_tokens
 from tabs.dataset.own_setup import OwnSetup, setup_facts
 from tabs.dataset.reading import Reading
 from tabs.server.safety import Roots
@@ -99,32 +99,19 @@ class Checks:
         return self._roots.check(found, "model.base_model") if isinstance(found, Path) else found
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
-        from core.formats.detect import FAMILY_NAMES, identify
-
         answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
             path = self._place(text)
             if not isinstance(path, Path):
-                return answer | {
-                    "problem": f"'{text}' is not on this machine",
-                    "fix": "download it, or choose another",
-                    "offer": str(path),
-                }
+                what, fix = f"'{text}' is not on this machine", "download it, or choose another"
+                return answer | {"problem": what, "fix": fix, "offer": str(path)}
             kind = identify(path)
+            answer["family"] = FAMILY_NAMES.get(kind.family or "", "") or "unknown"
+            answer["evidence"] = f"{kind}: {kind.evidence}" if kind.evidence else str(kind)
+            check_family(kind, path, family)
         except ProblemsError as error:
             return answer | {"problem": error.problems[0].what, "fix": error.problems[0].fix}
-        answer["family"] = FAMILY_NAMES.get(kind.family or "", "") or "unknown"
-        answer["evidence"] = f"{kind}: {kind.evidence}" if kind.evidence else str(kind)
-        if kind.kind != "checkpoint":
-            answer |= {
-                "problem": f"This is {'an' if str(kind)[:2] == 'SD' else 'a'} {kind}, not a model to train from",
-                "fix": "choose a checkpoint or a diffusers folder",
-            }
-        else:
-            answer |= self._refused(kind, path, family)
-        if not answer["problem"]:
-            answer["numbers"] = self._numbers(path)
-        return answer
+        return answer | {"numbers": self._numbers(path)}
 
     @staticmethod
     def _numbers(path: Path) -> int:
@@ -135,17 +122,6 @@ class Checks:
             return sum(part.weight_bytes(1) for part in open_checkpoint(path).parts.values())
         except (ProblemsError, OSError):
             return 0
-
-    @staticmethod
-    def _refused(kind: ModelKind, path: Path, family: str) -> dict[str, str]:
-        """Why a whole model cannot be used: another family than those known here or than the one set, or a variant."""
-        from core.families.locate import check_family
-
-        try:
-            check_family(kind, path, family)
-        except ProblemsError as error:
-            return {"problem": error.problems[0].what, "fix": error.problems[0].fix}
-        return {}
 
     # -- the preflight
 

@@ -14,15 +14,13 @@ from core.record.problems import ProblemsError
 from core.record.units import memory_words, number_words, size_words
 from core.record.workspace import Workspace
 from core.settings.base import value_of
-from core.settings.check import build as build_job
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
-from core.settings.presets.files import to_values
 from core.settings.presets.levels import level_of, levels
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
-from tabs.form.project import FIELDS, Project
+from tabs.form.project import FIELDS, Project, with_values
 from tabs.server.browsers import Browser
 from tabs.server.safety import Roots
 from tabs.train.checks import Checks
@@ -143,12 +141,9 @@ class Forecast:
         place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if place is None:
             raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
-        values = to_values(job)
-        for path, value in place.values.items():
-            group, name = path.split(".", 1)
-            values[group][name] = value
-        made = build_job(TrainJob, values)
-        project.replace(made, did=f"memory and speed: {place.title}", session=browser.session, stamp=stamp)
+        project.replace(
+            with_values(job, place.values), did=f"memory and speed: {place.title}", session=browser.session, stamp=stamp
+        )
 
     # -- the try
 

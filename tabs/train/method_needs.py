@@ -24,7 +24,7 @@ from core.settings.rules import method, schedule, sharding
 from core.settings.rules.dataset import has_partners
 from core.settings.rules.validation import holds_out
 from core.settings.values import shown_value
-from tabs.form.project import FIELDS
+from tabs.form.project import FIELDS, with_values
 
 TRAITS = {
     "adapts": "sets its own learning rate: use 1",
@@ -93,14 +93,10 @@ def _control_images(job: TrainJob) -> list[list[str]]:
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
-    numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
-    size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
-    several = every(job.saving.save_n_evenly) or 0
-    many = (
-        f" {several} evenly spaced ones take {size_words(numbers * (4 if saved == 'fp32' else 2) * several)}."
-        if several > 1 and numbers
-        else ""
-    )
+    saved, several = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
+    one = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if saved == "fp32" else 2)
+    size = f"about {size_words(one)} in {saved}" if one else "several GB"
+    many = f" {several} evenly spaced ones take {size_words(one * several)}." if several > 1 and one else ""
     return f"The full model is trained; each checkpoint takes {size}.{many}"
 
 
@@ -194,14 +190,7 @@ def _sets(changed: dict[str, Any]) -> str:
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
     """The job as the offered recipe of that title makes it. Raises ProblemsError when it is no longer offered."""
-    from core.settings.check import build
-    from core.settings.presets.files import to_values
-
     wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
     if wanted is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
-    values = to_values(job)
-    for place, value in changes(job, wanted).items():
-        group, name = place.split(".", 1)
-        values[group][name] = value
-    return build(TrainJob, values)
+    return with_values(job, changes(job, wanted))

@@ -28,38 +28,39 @@ class RateSketch:
     def facts(self, job: TrainJob, total: int) -> dict[str, Any]:
         """{"steps", "lines": [{"name", "values"}], "total", "about"}; no steps where there is nothing to draw."""
         key = (job.schedule, job.optimizer, job.method, job.network, job.dataset.train_batch_size, total)
-        if self._known[0] == key:
-            return self._known[1]
-        empty: dict[str, Any] = {"steps": [], "lines": [], "total": total, "about": ""}
-        if job.schedule.lr_scheduler_type and "torch" not in sys.modules:
-            facts = empty | {"about": "The schedule is being calculated."}
-            self._known = (key, facts)
-            self._engine.light(self._later, job, total, key, title="learning-rate curve")
-            return facts
-        facts = self._drawn(job, total, empty)
-        self._known = (key, facts)
-        return facts
+        if self._known[0] != key:
+            later = job.schedule.lr_scheduler_type and "torch" not in sys.modules
+            self._known = (
+                key,
+                _nothing(total, "The schedule is being calculated.") if later else self._drawn(job, total),
+            )
+            if later:
+                self._engine.light(self._later, job, total, key, title="learning-rate curve")
+        return self._known[1]
 
     def _later(self, job: TrainJob, total: int, key: Any, task: Any) -> None:
         import torch  # noqa: F401  the curve is one of its classes
 
-        facts = self._drawn(job, total, {"steps": [], "lines": [], "total": total, "about": ""})
+        facts = self._drawn(job, total)
         if self._known[0] == key:
             self._known = (key, facts)
 
-    def _drawn(self, job: TrainJob, total: int, empty: dict[str, Any]) -> dict[str, Any]:
+    def _drawn(self, job: TrainJob, total: int) -> dict[str, Any]:
         if any(problem.level == "error" for problem in rules.problems(job)):
-            return empty | {"about": "The schedule is shown once its settings are valid."}
-        if without_curve(job.optimizer):
-            words = "The optimizer sets its own learning rate; the scheduler has no effect."
-            empty |= {"about": words}
+            return _nothing(total, "The schedule is shown once its settings are valid.")
         steps = total or GUESSED_STEPS
         try:
             points = curve(job, steps, points=POINTS, processes=job.memory.num_processes)
         except (ValueError, TypeError, ArithmeticError, ProblemsError) as error:
-            return empty | {"about": f"The schedule cannot be shown: {error}."}
+            return _nothing(total, f"The schedule cannot be shown: {error}.")
         if not points or not points[0][1]:
-            return empty | {"about": "Nothing is trained: every learning rate is 0."}
-        drawn = rate_series([[step + 1, rates] for step, rates in points])
-        about = empty["about"] or ("" if total else f"Shown for {GUESSED_STEPS} steps until the images are counted.")
-        return drawn | {"total": steps, "about": about}
+            return _nothing(total, "Nothing is trained: every learning rate is 0.")
+        about = "" if total else f"Shown for {GUESSED_STEPS} steps until the images are counted."
+        if without_curve(job.optimizer):
+            about = "The optimizer sets its own learning rate; the scheduler has no effect."
+        return rate_series([[step + 1, rates] for step, rates in points]) | {"total": steps, "about": about}
+
+
+def _nothing(total: int, about: str) -> dict[str, Any]:
+    """Where no curve can be drawn, with the reason."""
+    return {"steps": [], "lines": [], "total": total, "about": about}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,16 +13,16 @@ from core.dataset.sources.registered import SOURCES
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
-from tabs.form import presets_bar
-from tabs.form.messages import form_part
-from tabs.form.places import image_folders, model_choices, vae_choices
+from tabs.form.folder_browser import image_folders
+from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, OldRevision, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
+from tabs.pulse import status
 from tabs.server.browsers import Browser, packed, signed, unpack, whole
-from tabs.server.pulse import status
 from tabs.tools.pairs import sample_pairs
-from tabs.train import method_needs
+from tabs.train import method_needs, presets_bar
+from tabs.train.messages import form_part
 from tabs.train.starts import press
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ PRESET = (
     '<span class="info-text">A saved set of settings.</span><select id="preset-list"></select></div>'
 )
 BELOW = {"model": NEEDS, "length": LENGTH}  # a row: what stands below it
-PLACES = {
-    "model.base_model": model_choices,
-    "model.vae": vae_choices,
+PLACES: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
+    "model.base_model": partial(choices_of, "checkpoint"),
+    "model.vae": partial(choices_of, "vae"),
     "dataset.folder": image_folders,
     "dataset.dataset_class": lambda workspace: [(source.title, source.name) for source in SOURCES.values()],
 }  # what fields offer

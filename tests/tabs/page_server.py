@@ -53,7 +53,8 @@ class Served:
     """A page at an address, with what stands behind it."""
 
     def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None, port: int = 17860):
-        from tabs.server.app import launch, make_page
+        from tabs.context import make_page
+        from tabs.server.app import launch
 
         self.workspace = make_workspace(folder)
         self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)

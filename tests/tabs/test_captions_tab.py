@@ -14,9 +14,10 @@ from work_parts import HOSTILE, image, make_page, wait_until
 from core.captioning.bulk import planned
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
+from core.families import token_count as tokens
 from core.settings.dataset.source import Source
 from tabs.captions import bulk as caption_bulk
-from tabs.captions import tokens, view
+from tabs.captions import view
 from tabs.captions.tab import Desk
 from tabs.dataset.concepts import with_entries
 

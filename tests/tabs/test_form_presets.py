@@ -13,10 +13,10 @@ from core import tasks
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
-from tabs.form.presets_bar import choices
 from tabs.generate.form import ENTRIES, own_values, start_values
 from tabs.generate.tab import Desk
 from tabs.tools.forms import ToolForm
+from tabs.train.presets_bar import choices
 
 
 @pytest.fixture

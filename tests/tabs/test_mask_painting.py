@@ -18,9 +18,9 @@ from core.dataset.images.views import draw_view
 from core.dataset.preflight import preflight
 from core.record.workspace import display_path
 from core.settings.dataset.source import Source
+from tabs.captions.mask_painting import Masks
 from tabs.captions.tab import Desk
 from tabs.dataset.concepts import entries_of, with_entries
-from tabs.dataset.mask_painting import Masks
 
 
 class Painter:

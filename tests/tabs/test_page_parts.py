@@ -11,12 +11,12 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
-from tabs.form import presets_bar
 from tabs.form.project import with_value
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
+from tabs.pulse import all_parts, answer, guarded
 from tabs.server.browsers import Browsers, signed, unpack, whole
-from tabs.server.pulse import all_parts, answer, guarded
+from tabs.train import presets_bar
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def page(tmp_path_factory):
     from fake_engine import FakeEngine
     from page_server import make_workspace
 
-    from tabs.server.app import make_page
+    from tabs.context import make_page
 
     workspace = make_workspace(tmp_path_factory.mktemp("parts"))
     engine = FakeEngine(workspace, step_seconds=0.01, steps=20)

@@ -14,8 +14,8 @@ from work_parts import event, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
-from tabs.runs import copy as runs_copy
 from tabs.runs.tab import TAB, Desk
+from tabs.tools import copies as runs_copy
 from tabs.tools.forms import ToolForm
 from tests.refusals import refused
 

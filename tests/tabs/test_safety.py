@@ -181,7 +181,7 @@ def test_a_page_for_others_always_has_a_password(capsys):
 
 @pytest.mark.slow
 def test_the_page_is_imported_without_torch_and_asks_no_one():
-    code = "import sys, tabs.server.app, tabs.train.tab, tabs.monitor.tab, tabs.tools.tab, tabs.server.pulse; print(*(name for name in "
+    code = "import sys, tabs.server.app, tabs.train.tab, tabs.monitor.tab, tabs.tools.tab, tabs.pulse; print(*(name for name in "
     code += "('torch', 'diffusers', 'transformers', 'tensorboard') if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -14,9 +14,9 @@ from work_parts import image, make_page, wait_until
 from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
 from core.record.problems import ProblemsError
+from tabs import pulse
 from tabs.context import told
 from tabs.monitor import tab as monitor
-from tabs.server import pulse
 from tabs.train import starts
 
 REQUEST = SimpleNamespace(session_hash="one")

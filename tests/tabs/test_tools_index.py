@@ -8,9 +8,6 @@ from work_parts import event, wait_until
 from core import tasks
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
-from core.settings.base import declared
-from core.settings.job import JOBS
-from tabs.form.own_settings import fields
 from tabs.tools import index
 from tabs.tools.forms import ToolForm, cards
 
@@ -68,9 +65,8 @@ def test_what_a_tool_shows_and_wrote_is_sent(page):
             assert work["file"]["name"] == "fox_shared.safetensors" and "atelier/file?" in work["file"]["url"]
 
 
-def test_an_empty_choice_of_a_tool_says_what_it_means():
-    known = {entry.name: entry for entry in declared(JOBS["resize_lora"]) if entry.group == "resize_lora"}
-    names = ["dynamic_method", "save_precision"]
-    shown = fields(known, {}, names, "set", {name: known[name].hint for name in names})
+def test_an_empty_choice_of_a_tool_says_what_it_means(page):
+    task = tasks.named("resize_lora")
+    shown = ToolForm(page, task.card).form(task).fields(["dynamic_method", "save_precision"])
     assert '<option value="" selected>off: one rank' in shown and '<option value="" selected>unchanged' in shown
     assert "as for all" not in shown

@@ -10,10 +10,9 @@ from core.settings.presets.files import dump
 from core.settings.rules import ineffective, training_problems
 from core.settings.values import shown_value, summary
 from tabs.form import fields as form
-from tabs.form import presets_bar
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
-from tabs.train import method_needs
+from tabs.train import method_needs, presets_bar
 
 if TYPE_CHECKING:
     from tabs.context import Page

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from core.settings.presets import files as preset_files
 from core.settings.values import shown_value
 from core.training.checks.recipe_fit import fits, nearest, recipe_problems
+from tabs.form.plain_presets import read_preset, read_text, shown_name
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
 from tabs.train.method_needs import with_family
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 DEFAULTS = ""
-LARGEST = 1 << 20
 
 
 def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -50,20 +47,6 @@ def _listed(page: Page) -> list[tuple[str, str, str]]:
         vram = preset.vram_gb if preset is not None and family else number
         ordered.append(((own, family, not enough, vram), (group, words, name)))
     return [listed for _, listed in sorted(ordered)]
-
-
-def read_preset(page: Page, name: str) -> preset_files.Preset | None:
-    """A preset; None where its file cannot be read, which loading it tells."""
-    try:
-        return page.presets.load(name)
-    except ProblemsError:
-        return None
-
-
-def shown_name(page: Page, name: str) -> str:
-    """An own preset's bare name, a shipped one's title."""
-    preset = None if name.startswith("user/") else read_preset(page, name)
-    return (preset.title if preset else "") or name.removeprefix("user/")
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
@@ -202,23 +185,3 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
     assert isinstance(job, TrainJob)
     page.project.replace(job, did="change in the JSON pane", session=browser.session, stamp=stamp)
     browser.json_problems, browser.json_applied = [], str(data.get("token", ""))[:40]
-
-
-def read_text(given: str, text: str) -> preset_files.Preset:
-    """Check a preset's text as a file of that name would be checked."""
-    if len(text) > LARGEST:
-        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
-    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
-    path = folder / "preset.json"
-    try:
-        path.write_text(text, "utf-8", errors="surrogatepass")
-        return preset_files.read(path)
-    except ProblemsError as error:
-        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _placed(problem: Problem, path: str, given: str) -> Problem:
-    """The problem with the file's own name; one that names a setting says where to find it."""
-    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.record.problems import ProblemsError
-from tabs.form.messages import form_part, names
 from tabs.monitor import tab as monitor
 from tabs.server import guard
 from tabs.server.browsers import Browser, packed, signed, unpack
 from tabs.server.door import SESSION
+from tabs.train.messages import form_part, names
 from tabs.train.starts import START
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from core.record.kept import keep, read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.readers import program_of
-from core.tasks import named
 from tabs.form import folder_browser
 from tabs.markup import button, esc, problems_html, progress, short
-from tabs.tools.forms import ToolForm
+from tabs.tools.forms import fill_in
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -118,13 +117,8 @@ class Copies:
 
     def convert(self, run: str, name: str) -> None:
         """Fill in *Convert LoRAs* with a file of the run and its base model, for a plain LoRA."""
-        task, file = named(CONVERTS), self._file(run, name)
-        assert task.card is not None
-        form = ToolForm(self._page, task.card)
-        form.choose(CONVERTS)
-        base = self._page.engine.run_job(run).model.base_model
-        for setting, value in (("file", printable(file)), ("network_type", "lora"), ("base_model", base)):
-            form.form().change(setting, value)
+        file, base = printable(self._file(run, name)), self._page.engine.run_job(run).model.base_model
+        fill_in(self._page, CONVERTS, {"file": file, "network_type": "lora", "base_model": base})
 
     def _file(self, run: str, name: str) -> Path:
         files = self._page.engine.snapshot(run)["files"]
