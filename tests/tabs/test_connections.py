@@ -237,6 +237,7 @@ def test_few_strangers_are_answered_at_once_and_open_pages_besides(served, idle,
     body = b"POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"
     cookie = key_of(served)
     strangers(served, monkeypatch, 1e9, 4)
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.2)
     held = idle(10, body)
     wait_until(lambda: sum(map(is_closed, held)) == 6)
     assert ask(served, "GET", "/theme.css")[0] == 503
@@ -251,6 +252,7 @@ def test_few_strangers_are_answered_at_once_and_open_pages_besides(served, idle,
 def test_of_a_page_that_holds_many_requests_the_rest_is_refused_and_other_pages_are_answered(served, idle, monkeypatch):
     """As a login whose connections would take all there are."""
     one, other = key_of(served), key_of(served)
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.2)
     monkeypatch.setattr(served.limits.sessions[one.partition("=")[2]], "concurrency", 4)
     head = "POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nCookie: {}\r\n\r\n{{"
     held = idle(10, head.format(one).encode())
@@ -263,15 +265,15 @@ def test_who_repeats_a_refused_request_at_once_is_slowed_down_and_others_are_not
     cookie = key_of(served)
     while ask(served, "GET", "/theme.css")[0] == 200:
         pass
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.5)
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 2.0)
     with ThreadPoolExecutor(20) as clients:
         began = time.monotonic()
-        refused = [clients.submit(ask, served, "GET", "/theme.css") for _ in range(40)]
-        assert ask(served, "GET", "/theme.css", cookie=cookie)[0] == 200 and time.monotonic() - began < 0.5
-        assert {each.result()[0] for each in refused} == {503} and time.monotonic() - began >= 1.0
+        refused = [clients.submit(ask, served, "GET", "/theme.css") for _ in range(20)]
+        assert ask(served, "GET", "/theme.css", cookie=cookie)[0] == 200 and not any(each.done() for each in refused)
+        assert {each.result()[0] for each in refused} == {503} and time.monotonic() - began >= 2.0
+    monkeypatch.setattr(gate, "REFUSAL_DELAY", 600.0)
     monkeypatch.setattr(gate, "MAX_DELAYED", 0)  # as many as are allowed wait already
-    began = time.monotonic()
-    assert ask(served, "GET", "/theme.css")[0] == 503 and time.monotonic() - began < 0.5
+    assert ask(served, "GET", "/theme.css")[0] == 503
 
 
 def test_a_limit_gives_what_it_holds_and_refills():
