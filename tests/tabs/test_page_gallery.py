@@ -55,6 +55,8 @@ def focused(tab):
     return tab.evaluate("document.activeElement.getAttribute('aria-label')")
 
 
+# By default test_generate_gallery.py holds what each key asks the server for.
+@pytest.mark.slow
 def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     first = tab.locator("#shelf-grid .tile").first
     expect(first).to_have_attribute("aria-label", "fox 59, seed 59")

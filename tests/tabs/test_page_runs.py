@@ -26,6 +26,8 @@ def made(tmp_path_factory):
     page.close()
 
 
+# By default test_runs_tab.py holds titles, notes and the filter.
+@pytest.mark.slow
 def test_a_run_gets_a_title_and_a_note_is_found_by_them_and_its_path_is_copied(made, chromium):
     from page_server import Visit
 
