@@ -59,6 +59,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.pluginmanager.register(Run(config))
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker == "gw1" and config.args == config.getini("testpaths"):
+        config.args = selection.backwards(config.rootpath / "tests")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -70,7 +73,8 @@ def pytest_collection_modifyitems(config, items):
         runs = everything or not selection.is_slow(item) or selection.names_a_test(arguments, item.nodeid)
         (kept if runs else left).append(item)
     if not config.getoption("--until"):  # which has them nearest first
-        kept.sort(key=lambda item: selection.position(item.nodeid))
+        whole = hasattr(config, "workerinput")  # collected from both ends
+        kept.sort(key=lambda item: (selection.position(item.nodeid), selection.file_of(item.nodeid) if whole else ""))
     if (first := config.getoption("first_file")) is not None:
         file = first or config.cache.get(UNFINISHED, "")
         try:

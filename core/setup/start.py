@@ -163,6 +163,8 @@ def run_tests(root: str, arguments: list[str]) -> int:
         if os.environ.get("CI"):
             return 1
     os.chdir(root)
+    # Each process that a test starts would compile the product again, and each of the two their tests.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Two processes, one file each: one waits for a browser or disk while the other computes. Files keep the order given by
     # tests/selection.py. Named tests run in one process: their output appears at once, and a debugger works.
     split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]

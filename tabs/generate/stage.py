@@ -141,12 +141,12 @@ class Stage:
         code = str(facts.get("code") or "generate.failed")
         return Problem(what, short(entry.title, 60), str(facts.get("fix", "")), code=code)
 
-    def _again(self, way: str, identity: str) -> None:
-        """Queue a failed job again, in a way that needs less memory."""
+    def _again(self, saving: str, identity: str) -> None:
+        """Queue a failed job again, with settings that need less memory."""
         entry = next((each for each in self.page.engine.queue() if each.id == identity), None)
-        if entry is None or entry.task != "generate" or entry.state != "failed" or way not in LESS_MEMORY:
+        if entry is None or entry.task != "generate" or entry.state != "failed" or saving not in LESS_MEMORY:
             return
-        job = build(GenerateJob, merge(dict(entry.job), LESS_MEMORY[way][1]))
+        job = build(GenerateJob, merge(dict(entry.job), LESS_MEMORY[saving][1]))
         self.page.roots.admit(job)
         self.submit([job])
         self._close(identity)
@@ -205,18 +205,18 @@ def status(
     resume = button("resume", "Resume queue", title="The queue is paused.") if paused else ""
     switch = button("forever", "Forever", kind="quiet", title=ENDLESS, label="Generate forever", pressed=endless)
     failed = "".join(
-        f'<li class="failed">{problems_html([problem])}{_ways(identity, problem)}{button("close", "Close", identity)}</li>'
+        f'<li class="failed">{problems_html([problem])}{_retries(identity, problem)}{button("close", "Close", identity)}</li>'
         for identity, problem in failures
     )
     failed = f'<div role="alert"><ul class="jobs gen-failed">{failed}</ul></div>' if failed else ""
     return f'<div class="gen-line"><div class="gen-now">{first}</div>{rest}{resume}{switch}{failed}</div>'
 
 
-def _ways(identity: str, problem: Problem) -> str:
+def _retries(identity: str, problem: Problem) -> str:
     """Buttons that try again what ran out of memory."""
     if problem.code != NO_MEMORY:
         return ""
-    return "".join(button(way, words, identity) for way, (words, _) in LESS_MEMORY.items())
+    return "".join(button(saving, words, identity) for saving, (words, _) in LESS_MEMORY.items())
 
 
 def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:

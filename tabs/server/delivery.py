@@ -103,10 +103,10 @@ class Delivery:
                 await send(start | {"status": 304, "headers": headers.raw})
                 await send({"type": "http.response.body", "body": b""})
                 return
-        way = _way(asked.get("accept-encoding", "")) if len(body) >= SMALLEST else ""
-        if way:
-            body = await self._pack(body, way)
-            headers["Content-Encoding"] = way
+        encoding = _encoding(asked.get("accept-encoding", "")) if len(body) >= SMALLEST else ""
+        if encoding:
+            body = await self._pack(body, encoding)
+            headers["Content-Encoding"] = encoding
             headers.add_vary_header("Accept-Encoding")
         await send_response(send, start | {"headers": headers.raw}, body)
 
@@ -114,11 +114,11 @@ class Delivery:
         """Gradio's files in few (tabs/server/frontend.py), made once."""
         return await asyncio.to_thread(pack, self.kinds())
 
-    async def _pack(self, body: bytes, way: str) -> bytes:
+    async def _pack(self, body: bytes, encoding: str) -> bytes:
         """Packed once for all who ask for the same."""
-        key = (hashlib.sha256(body).hexdigest(), way)
+        key = (hashlib.sha256(body).hexdigest(), encoding)
         if key not in self._packed:
-            packed = await asyncio.to_thread(_pack, body, way) if len(body) > LARGE else _pack(body, way)
+            packed = await asyncio.to_thread(_pack, body, encoding) if len(body) > LARGE else _pack(body, encoding)
             self._packed[key] = packed
             while len(self._packed) > KEPT:
                 self._packed.popitem(last=False)
@@ -178,12 +178,12 @@ def _holds(scope: Any) -> str:
     return A_DAY if "/static/" in scope["path"] else ASK_FIRST
 
 
-def _way(accepted: str) -> str:
+def _encoding(accepted: str) -> str:
     words = {word.partition(";")[0].strip() for word in accepted.split(",")}
     return "br" if "br" in words else "gzip" if "gzip" in words else ""
 
 
-def _pack(body: bytes, way: str) -> bytes:
+def _pack(body: bytes, encoding: str) -> bytes:
     import gzip
 
-    return brotli.compress(body, quality=5) if way == "br" else gzip.compress(body, 6, mtime=0)
+    return brotli.compress(body, quality=5) if encoding == "br" else gzip.compress(body, 6, mtime=0)

@@ -24,7 +24,7 @@ from tabs.server.limits import LOGIN, RateLimit
 
 CALL = "/gradio_api/run/predict"
 FORMS = (UPLOAD, LOGIN)
-LINES = RateLimit(20 / 60, 20)  # printed about refusals
+LINES = (20 / 60, 20.0)  # printed about refusals: each second, at once
 MOST_VALUES = 100_000
 MOST_TEXT = 1 << 20  # characters of one field
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -73,6 +73,7 @@ class Door:
 
     def __init__(self, app: Any, blocks: Callable[[], gr.Blocks], say: Callable[[str], Any] = print):
         self.app, self.blocks, self.say = app, blocks, say
+        self._lines = RateLimit(*LINES)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == CALL:
@@ -138,8 +139,8 @@ class Door:
 
     def _tell(self, scope: Any, why: str) -> None:
         """One line, and at most a few in a minute."""
-        if LINES.allows(1):
-            LINES.add(1)
+        if self._lines.allows(1):
+            self._lines.add(1)
             self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
 
 

@@ -108,8 +108,10 @@ class Gate:
     async def _busy(self) -> Response:
         if self._delayed < MAX_DELAYED:
             self._delayed += 1
-            await asyncio.sleep(REFUSAL_DELAY)
-            self._delayed -= 1
+            try:
+                await asyncio.sleep(REFUSAL_DELAY)
+            finally:
+                self._delayed -= 1
         return _refuse(503, "The page is busy. Try again in a moment.", 2)
 
     def refusal(self, scope: Any, session: str) -> Response | None:

@@ -56,7 +56,6 @@ class RateLimit:
 
     def add(self, cost: float) -> None:
         self._used += cost
-        self.active += 1
 
 
 class Limits:
@@ -109,6 +108,7 @@ class Limits:
             return []
         for limit in limits:
             limit.add(cost)
+            limit.active += 1
         return limits
 
 

@@ -276,13 +276,6 @@ def test_every_case_has_a_recorded_series_and_a_bound_and_is_a_job():
 
 
 @pytest.mark.slow
-def test_twelve_real_steps_here_have_the_recorded_losses(place):
-    told = trainings.look("train_fp32", place)
-    assert told.state == OK, told
-    assert told.facts["difference"] < 1e-3 and told.facts["seconds_per_step"] > 0
-
-
-@pytest.mark.slow
 def test_a_training_that_moves_nothing_is_told_from_rounding(place):
     values = trainings.CASES["train_fp32"].values()
     still = trainings.train({**values, "optimizer": {"learning_rate": 1e-12}}, place)

@@ -123,9 +123,8 @@ def test_every_action_of_every_tab_is_reached_by_tab(window, screen):
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window, screen):
-    tab = open_page(window, screen, "Train")
+def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window):
+    tab = open_page(window, ("dark", 390), "Train")
     menu = tab.locator("#preset-bar summary")
     menu.press("Enter")
     look(tab, "menu", "#preset-bar")
@@ -172,9 +171,8 @@ def in_dialog(tab, name: str) -> None:
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, screen):
-    tab = open_page(window, screen, "Runs")
+def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window):
+    tab = open_page(window, ("light", 1280), "Runs")
     opener = tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True)
     opener.press("Enter")
     expect(tab.locator(".run-head h2")).to_be_focused()
@@ -218,9 +216,8 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, scr
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_what_pops_up_over_the_form_has_names_and_contrast(window, screen):
-    tab = open_page(window, screen, "Train")
+def test_what_pops_up_over_the_form_has_names_and_contrast(window):
+    tab = open_page(window, ("light", 1280), "Train")
     tab.locator("#field-saving-output-name").locator("input, textarea").first.press("F1")
     expect(tab.locator("#field-note")).to_be_visible()
     look(tab, "note of a field")

@@ -65,14 +65,15 @@ def page(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("arguments")
     make_run(folder / "outputs" / "runs", RUN, saved=(60,), drawn=(60,))
-    page = Served(folder, engine=lambda workspace: Still(workspace, device="cpu", what="a test"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "LINES", (1.0, 1e9))
+        page = Served(folder, engine=lambda workspace: Still(workspace, device="cpu", what="a test"))
     yield page
     page.close()
 
 
 @pytest.fixture
-def asked(page, monkeypatch):
-    monkeypatch.setattr(door.LINES, "burst", 10**9)
+def asked(page):
     return Asked(page.blocks.server_port)
 
 
@@ -231,7 +232,7 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
     words = acts()
     assert len(words) > 60
     for fn in chosen(page, chance, 50, every):
-        for _ in range(12 if every else 3):
+        for _ in range(6 if every else 3):
             message = good(fn, event_data=filled(chance) | {"act": chance.choice(words), "name": chance.choice(words)})
             for number, block in enumerate(fn.inputs):
                 if isinstance(block, gr.Textbox):
@@ -250,7 +251,7 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
 @HOW_MANY
 def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd, every):
     acted = ("look", "save", "open", "follow", "undo", "redo", "utf8", "show", "find", "page")
-    for _ in range(3000 if every else 150):
+    for _ in range(1000 if every else 150):
         message = filled(chance) | {"act": chance.choice(acted)}
         body = json.dumps(message).encode()
         assert asked.send("POST", "/atelier/captions", body, **JSON) in (200, 400), message

@@ -449,3 +449,18 @@ def test_a_state_is_put_in_force_and_left_as_it_is(method, groups, at_first_step
         return state == before and all(torch.equal(now[name], value) for name, value in before.items())
 
     assert at_first_step(kept, **groups(method, model={"base_model": models["sdxl"]}))
+
+
+def test_a_unet_that_is_let_go_of_computes_without_the_lllite(groups, at_first_step):
+    """The model stays loaded for the next job."""
+
+    def hooks(training):
+        method, unet = training.run.passes.method, training.run.passes.components.denoiser
+        counts = []
+        for _ in range(2):
+            counts.append(sum(len(layer._forward_pre_hooks) for layer in unet.modules()))
+            method.release()
+        return counts
+
+    attached, left = at_first_step(hooks, **groups("lllite"))
+    assert attached > 10 and left == 0

@@ -89,3 +89,17 @@ def test_a_longer_run_is_told_of_the_jump_and_trains_at_the_chosen_rates(train, 
     last = training.lines("steps")[-1]
     assert last["steps"][-1] == 6
     assert last["rates"]["unet"] == pytest.approx(job.optimizer.unet_rate * rates(job, 6)[-1] / 1e-4)
+
+
+def test_steps_that_a_scaler_skipped_do_not_move_the_schedule(at_first_step, monkeypatch):
+    """A step whose gradients overflowed in fp16 changed nothing; the next one trains at its rate."""
+    from core.training.loop.update import optimizer_update
+
+    def at(training):
+        run, steps = training.run, []
+        run.state.step, run.stepper.paused = 3, 2
+        monkeypatch.setattr(run.rates, "set", lambda optimizer, step: steps.append(step))
+        optimizer_update(run)
+        return steps
+
+    assert at_first_step(at, schedule={"max_train_steps": 8, "seed": 7}) == [1]

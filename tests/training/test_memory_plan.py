@@ -7,6 +7,7 @@ from math import prod
 import pytest
 
 from core.engine.execute import execute
+from core.optimization.rounding import LARGEST
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.check import build
@@ -95,6 +96,16 @@ def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
     assert plan.weights == 4 * numbers  # what autocast casts is given up while gradients come
     longer = memory_plan(job_of(method={"kind": "fine_tune"}, schedule={"gradient_accumulation_steps": 2}), facts)
     assert (longer.gradients, longer.weights) == (4 * numbers, 6 * numbers)  # and is cast again next to them
+
+
+def test_16_bit_weights_are_fp32_a_piece_at_a_time_while_they_step(monkeypatch):
+    """Of a larger model LARGEST numbers at once, each with its gradient; the pass itself counts nothing here."""
+    monkeypatch.setattr(activations, "peak_bytes", lambda *more: 0)
+    facts = short(published("sd1", 512))
+    narrow = {"mixed_precision": "bf16", "full_precision": "bf16"}
+    assert facts.parts["unet"].numbers > LARGEST
+    assert memory_plan(job_of(method={"kind": "fine_tune"}, memory=narrow), facts).activations == LARGEST * 2 * 4
+    assert memory_plan(job_of(method={"kind": "fine_tune"}), facts).activations == 0
 
 
 @pytest.mark.slow

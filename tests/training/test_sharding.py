@@ -67,12 +67,9 @@ def ran(tmp_path_factory, images):
     }
     cases = [
         {"name": "lora", "job": base},
-        {"name": "lora 1 cpu", "job": base | {"sharding": zero(1, offload_optimizer_device="cpu")}},
         {"name": "lora 2", "job": base | {"sharding": zero(2)}},
-        {"name": "lora 2 stopped", "job": base | {"sharding": zero(2)}, "stop_at": 2},
-        {"name": "lora 2 on", "continues": "lora 2 stopped", "job": base | {"sharding": zero(2)}},
         {"name": "model", "job": base | MODEL},
-        {"name": "model 2 cpu", "job": base | MODEL | {"sharding": zero(2, offload_optimizer_device="cpu")}},
+        {"name": "model 1 cpu", "job": base | MODEL | {"sharding": zero(1, offload_optimizer_device="cpu")}},
         {"name": "model 3", "job": base | MODEL | {"sharding": zero(3, zero3_init_flag=True)}},
         {"name": "model 3 stopped", "job": base | MODEL | {"sharding": zero(3)}, "stop_at": 1},
         {"name": "model 3 on", "continues": "model 3 stopped", "job": base | MODEL | {"sharding": zero(3)}},
@@ -116,9 +113,8 @@ def distance(one, other):
 @pytest.mark.parametrize(
     ("sharded", "plain", "tolerance"),
     [
-        ("lora 1 cpu", "lora", LORA_APART),
         ("lora 2", "lora", LORA_APART),
-        ("model 2 cpu", "model", MODEL_APART),
+        ("model 1 cpu", "model", MODEL_APART),
         ("model 3", "model", MODEL_APART),
     ],
 )
@@ -127,11 +123,9 @@ def test_it_trains_what_the_plain_way_trains(ran, sharded, plain, tolerance):
     assert apart(trained(ran[sharded]), trained(ran[plain])) < tolerance
 
 
-@pytest.mark.parametrize(("whole", "resumed"), [("lora 2", "lora 2 on"), ("model 3", "model 3 on")])
-def test_a_continued_run_ends_where_an_unbroken_one_does_to_the_bit(ran, whole, resumed):
-    one, other = trained(ran[whole]), trained(ran[resumed])
-    assert apart(one, other) == 0
-    assert losses(ran[whole]) == losses(ran[resumed])
+def test_a_continued_run_ends_where_an_unbroken_one_does_to_the_bit(ran):
+    assert apart(trained(ran["model 3"]), trained(ran["model 3 on"])) == 0
+    assert losses(ran["model 3"]) == losses(ran["model 3 on"])
 
 
 def test_stage_3_trains_text_encoders_with_checkpointing_and_shows_what_the_plain_way_shows(ran):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from core.dataset.sources.files import printable
 from core.record.problems import Problem
 from core.record.units import count
+
+PLACEHOLDER = re.compile(r"\{(n|is|has|do|names)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,8 @@ def about(
         return []
     names = [each if isinstance(each, str) else each.relative for each in found]
     verbs = {"is": "is", "has": "has", "do": "does"} if len(found) == 1 else {"is": "are", "has": "have", "do": "do"}
-    for word, text in {"n": count(len(found), noun), **verbs, "names": listed(names, most)}.items():
-        what = what.replace(f"{{{word}}}", text)
+    texts = {"n": count(len(found), noun), **verbs, "names": listed(names, most)}
+    what = PLACEHOLDER.sub(lambda place: texts[place[1]], what)
     first = found[0]
     where = where or ("" if isinstance(first, str) else printable(first.path.parent))
     return [Problem(what, where, fix, level, code=code)]

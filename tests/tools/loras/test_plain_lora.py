@@ -92,7 +92,12 @@ def assert_equal(one, other):
 @pytest.mark.slow(but=("sd1-ia3",))
 @pytest.mark.parametrize(
     ("name", "case"),
-    [*((name, case) for name in ("sd1", "sdxl") for case in CASES), ("sd2", "dora"), ("sd2", "boft")],
+    [
+        *(("sd1", case) for case in CASES),
+        *(("sdxl", case) for case in CASES if "," not in case),
+        ("sd2", "dora"),
+        ("sd2", "boft"),
+    ],
 )
 def test_a_file_of_every_kind_becomes_one_that_changes_the_same_weights(name, case, folders, tmp_path):
     """Of SDXL too: with its names, its two text encoders, and projections that are no convolutions. SD 2.x has one of each."""
