@@ -102,7 +102,7 @@ def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
 def _checks(page: Page) -> dict[str, Any]:
     """The preflight, with the fields that hold something unusable at the head of the list."""
     found = dict(page.checks.look(page.project.job))
-    if found.get("setup") and not page.setup.stands(page.project.job):
+    if found.get("setup") and not page.setup.still_applies(page.project.job):
         found["setup"] = None
     bad = [item.problem.to_dict() for item in page.project.bad.values()]
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})

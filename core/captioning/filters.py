@@ -49,7 +49,7 @@ class Facts:
 
     @cached_property
     def spellings(self) -> dict[str, str]:
-        """Each tag in its comparable form, and as it is written."""
+        """{comparable form of a tag: the tag as written}"""
         parts = parts_of(self.text.replace("\n", self.separator), self.separator)
         return {comparable(part): part for part in parts}
 

@@ -100,7 +100,7 @@ OWN = {
         "quick": ("", "fewer repeats"),
         "only": (
             "NAME",
-            "one part of the benchmark: train, page, caching, controls, datasets, captions, formats, tools or baseline",
+            "one part: train, page, caching, controls, datasets, captions, formats, tools, baseline or options:sdxl_lora",
         ),
         "json": ("FILE", "write the results to a file"),
     },
@@ -201,7 +201,7 @@ def _take_setting(word: str, rest: deque[str], options: Options) -> None:
 
 
 def _sort_free(free: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
-    """The words that are no options, each with the setting that stands before it: a preset, and what the task takes."""
+    """Take each word that is no option as the preset or the task's argument; others are problems. free: (word, the option before it)."""
     entry = argument_of(task) if task else None
     for word, before in free:
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))

@@ -10,9 +10,10 @@ from pathlib import Path
 from core.dataset.advice import balance_advice, caption_advice, remark_advice, size_advice
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import length_of, length_sentence
-from core.dataset.buckets.placing import Key, Placing, held_out, place
+from core.dataset.buckets.placing import Key, Placing, place
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.sizes import Size
+from core.dataset.buckets.validation_split import held_out
 from core.dataset.caches.contents import content_hashes
 from core.dataset.captions.files import OWN
 from core.dataset.captions.memo import captions_of

@@ -62,7 +62,7 @@ def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] 
     """The family of the model at this path; ProblemsError for another or an unknown one.
 
     wanted    "auto", or the family that the settings name: it decides where the file does not say
-    variants  of models that may be it: `GENERATED` for those that are not trained
+    variants  further model variants that are accepted: `GENERATED` (inpainting) where nothing is trained
     """
     return check_family(identify(path), path, wanted, variants)
 

@@ -156,7 +156,7 @@ class Edits:
             return Saved(own_text(now), now.path.name)
 
     def give_up(self, key: str, text: str) -> None:
-        """Leave what stands on the disk and keep the text that was typed: it is among the earlier ones, and undo saves it."""
+        """Keep the caption on disk. The typed text goes into the history, and undo writes it."""
         with self._lock:
             placed = self.known(key)
             if placed is None or self.fixed(placed) or plain(text) == own_text(self.caption(placed)):

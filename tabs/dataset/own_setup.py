@@ -40,7 +40,7 @@ class OwnSetup:
 
     def offer(self, job: TrainJob, report: Report | None) -> Setup | None:
         """What is offered for these images; None where nothing of the demo is left or a person keeps it."""
-        if report is None or not self.stands(job):
+        if report is None or not self.still_applies(job):
             return None
         return setup_for(job, report, self._workspace, self._gpu_memory(), self._left(job))
 
@@ -50,8 +50,9 @@ class OwnSetup:
         alone = not str(status["device"]).lower().startswith(("cpu", "apple"))
         return int(status.get("memory_total") or 0) if alone else 0
 
-    def stands(self, job: TrainJob) -> bool:
-        """Whether an offer made for an earlier state of the form stands."""
+    def still_applies(self, job: TrainJob) -> bool:
+        """Whether settings for these images are still to be offered: the form has the demo's or an earlier offer's, and nobody
+        declined."""
         kept = self._project.tab_state(STATE).get("keep_demo", [])
         return dataset_key(job) not in kept and (bool(self._left(job)) or holds_demo(job, self._workspace))
 

@@ -74,7 +74,7 @@ def table_board() -> gr.HTML:
 
 
 def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
-    """The listeners of both boards. fields: of the images that the cells are; shelf: the files that there are"""
+    """Connect show, tick and clicks of both boards. fields: the form of the cells' image settings; shelf: the lists of model files"""
     desk = Grids(page, fields, shelf)
     seen = seen_here()
     shown = {"seen": seen, "panel": panel, "table": table}

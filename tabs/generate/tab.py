@@ -187,7 +187,7 @@ class Fields(PlainForm):
         return found
 
     def follows(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        """VAE, clip skip and prediction type were those of the model before."""
+        """The values after the field `name` was changed: another base model resets VAE, clip skip and prediction type."""
         if name != "base_model" or values[name] == before[name]:
             return values
         return values | {own: form.ENTRIES[own].default for own in form.MODEL}

@@ -1,7 +1,7 @@
 """The names under which the page answers.
 
 A web site can point its own name at 127.0.0.1 (DNS rebinding), and any site can send a form here. So the page answers only
-under its own names, and only to itself: requests from other sites get nothing, with or without a login.
+under its own names, and only to itself: `gate.py` refuses requests from other sites, with or without a login.
 """
 
 from __future__ import annotations

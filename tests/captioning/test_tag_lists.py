@@ -35,6 +35,13 @@ def test_tags_are_found_by_how_they_begin_the_frequent_first(workspace):
     assert known.complete("a,", 1)[0].tag == "a,b"
 
 
+def test_a_count_has_at_most_eleven_digits_and_what_is_longer_is_none(workspace):
+    rows = f"many,0,{'9' * 11}\nendless,0,{'9' * 12}\n"
+    (workspace.models / "tag_lists" / "danbooru.csv").write_text(rows)
+    known = tag_lists(workspace)[0]
+    assert [known.complete(word, 1)[0].times for word in ("many", "endless")] == [10**11 - 1, 0]
+
+
 def test_a_changed_list_is_read_again(workspace):
     tag_lists(workspace)
     (workspace.models / "tag_lists" / "own.csv").write_text("brabol,0,3\n")

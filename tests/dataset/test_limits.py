@@ -9,8 +9,9 @@ import pytest
 from core.dataset.advice import remark_advice, size_advice
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import advised_epochs
-from core.dataset.buckets.placing import automatic_count, held_out, merged
+from core.dataset.buckets.placing import merged
 from core.dataset.buckets.sizes import cover
+from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.files import prune
 from core.dataset.captions import history as history_module
 from core.dataset.captions.files import Caption

@@ -240,6 +240,7 @@ def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, a
         (b'{"a": 5}', "meta.json", "a is a number, not an object"),
         (b'{"a": {"caption": 5}}', "meta.json", "caption of a is a number"),
         (b'{"a": {"train_resolution": "512"}}', "meta.json", "train_resolution of a is not [width, height]"),
+        (b'{"a": {"train_resolution": [512, 0]}}', "meta.json", "train_resolution of a is not [width, height]"),
         (b'{"a": {"train_resolution": [512, 515]}}', "meta.json", "a is 512 x 515, not multiples of 8"),
         (b"[" * 100_000, "meta.json", "nested deeper"),
     ],

@@ -8,7 +8,8 @@ import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset.buckets.placing import automatic_count, held_out, place
+from core.dataset.buckets.placing import place
+from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.captions import CaptionSettings

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.placing import held_out
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.sizes import SIDE_STEP, cover, plan_buckets
+from core.dataset.buckets.validation_split import held_out
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from core.dataset.buckets.placing import automatic_count
+from core.dataset.buckets.validation_split import automatic_count
 from core.generation.model.library import list_loras
 from core.record.best import Told, read_best
 from core.record.journal import read_lines

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.dataset.buckets.placing import automatic_count
+from core.dataset.buckets.validation_split import automatic_count
 from core.dataset.images.views import View
 from core.record.run_folder import state_step
 from core.settings.check import build

@@ -22,16 +22,20 @@ from workshop.bench.datasets import measure_datasets
 from workshop.bench.formats import format_rows, measure_formats
 from workshop.bench.generate import generate_rows, measure_generate
 from workshop.bench.measure import measure_page, measure_training
+from workshop.bench.options import JOBS, measure_options, option_rows
 from workshop.bench.tagger import measure_tagger, tagger_rows
 from workshop.bench.tools import measure_tools, tool_rows
 
 PARTS = ("train", "page", "caching", "controls", "datasets", "captions", "baseline", "generate", "tools", "formats")
 CASE = "baseline:"  # before the name of a single case
+OPTIONS = "options:"  # before the name of a job that trains with each option
 SIZE = 256
 
 
 def known_part(name: str) -> bool:
-    """Whether `--only` accepts it: a part, or one case of the baseline (baseline:sd15_lora)."""
+    """Whether `--only` accepts it: a part, one case of the baseline (baseline:sd15_lora), or a job with each option."""
+    if name.startswith(OPTIONS):
+        return name.removeprefix(OPTIONS) in JOBS
     return name in PARTS or (name.startswith(CASE) and name.removeprefix(CASE) in {**CASES, **QUICK})
 
 
@@ -59,6 +63,8 @@ def run_bench(
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
+    if only is not None and only.startswith(OPTIONS):
+        return result | {"options": measure_options(folder, device, only.removeprefix(OPTIONS), say)}
     say("measuring the GEMM rate")
     rates = {name: gemm_rate(name, device, 3 if quick else 8) for name in ("float32", "bfloat16")}
     result["gemm_flops_per_second"] = rates
@@ -173,6 +179,8 @@ def table(result: dict[str, Any]) -> str:
         rows += control_rows(controls)
     if baseline := result.get("baseline"):
         rows += compare_rows(baseline)
+    if options := result.get("options"):
+        rows += option_rows(options)
     if generated := result.get("generate"):
         rows += generate_rows(generated)
     if formats := result.get("formats"):

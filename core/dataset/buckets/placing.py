@@ -1,11 +1,10 @@
-"""Assign images to buckets at each resolution, and split off the validation set."""
+"""Assign images to buckets at each resolution."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.sizes import MIN_KEPT, BucketPlan, Placement, Size, cover, plan_buckets
@@ -14,13 +13,12 @@ from core.dataset.images.opening import LEAVE_OUT, SKIP
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
-from core.settings.dataset.concepts import Concept, own_settings
+from core.settings.dataset.concepts import Concept
 from core.settings.dataset.images import ImageSettings
 
 Key = tuple[str, str]
 Bucket = tuple[str, Size]  # batch group and size
 UNLIMITED = (1 << 30, 1 << 30)
-AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16  # automatic validation split
 SIZE_SETTINGS = (
     "resolution",
     "enable_bucket",
@@ -53,7 +51,7 @@ def place(
 ) -> Placing:
     """Assign every image a bucket at each resolution of its folder.
 
-    held_out   keys of validation images (see `held_out`)
+    held_out   keys of validation images (validation_split.py)
     merge      move images of buckets that cannot fill one global batch to the nearest bucket
     level      of the problem about images that are too narrow
     """
@@ -210,143 +208,3 @@ def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tu
     if not others:
         return None
     return bucket, min(others, key=lambda other: (abs(other[1][0] / other[1][1] - width / height), other))
-
-
-# ---- validation
-
-
-def held_out(
-    images: Sequence[ImageInfo],
-    concepts: Sequence[Concept],
-    contents: Callable[[Sequence[ImageInfo]], Mapping[Key, str]],
-    seed: int,
-) -> frozenset[Key]:
-    """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
-    few for finding the best checkpoint (see `_automatic`).
-
-    contents   images -> SHA-256 of their bytes; called only with a validation split
-
-    The split goes by content, not by name or path: a renamed or moved folder gives the same split, and two copies of an
-    image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
-    """
-    found: set[Key] = set()
-    by_share: set[Key] = set()
-    roles = {image.key: concepts[image.concept].role for image in images}
-    folders: defaultdict[int, list[ImageInfo]] = defaultdict(list)
-    for image in images:
-        folders[image.concept].append(image)
-    for number, members in folders.items():
-        source, share = concepts[number].source, concepts[number].validation.validation_split
-        if source.role == "validation":
-            found |= {image.key for image in members}
-        if source.role != "train":
-            continue
-        named = set(source.validation_images)
-        chosen = {each.key for each in members if each.relative in named or each.path.name in named}
-        found |= chosen
-        if share > 0:
-            by_share |= _share(members, share, contents(members), seed)
-    if not any(concept.holds_out for concept in concepts):
-        found |= _automatic(images, concepts, contents, seed)
-    by_share |= _copies(by_share, images, contents)
-    found |= by_share
-    files = {image.path for image in images if image.key in found}
-    found |= {image.key for image in images if image.path in files}
-    return frozenset(key for key in found if roles[key] != "regularization")
-
-
-def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> set[Key]:
-    """Images of any folder with the content of a held-out image. Only files of equal size are read."""
-    lengths = {each.bytes for each in images if each.key in out}
-    alike = [each for each in images if each.bytes in lengths]
-    if len(alike) == len(out):
-        return set()
-    content = contents(alike)
-    held = {content[key] for key in out}
-    return {each.key for each in alike if content[each.key] in held}
-
-
-def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:
-    """The fraction of the images whose content hash sorts first, copies together; at least one of two or more."""
-    order = {each.key: sha256(f"{seed} {contents[each.key]}".encode()).hexdigest() for each in members}
-    wanted = len(members) if share >= 1 else min(max(round(share * len(members)), 1), len(members) - 1)
-    if wanted <= 0:
-        return set()
-    last = sorted(order.values())[wanted - 1]
-    chosen = {key for key, place in order.items() if place <= last}
-    return chosen if len(chosen) < len(members) or share >= 1 else set()
-
-
-# ---- held out to find the best checkpoint
-
-
-def automatic_count(images: int) -> int:
-    """How many of this many training images are held out to find the best checkpoint."""
-    return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
-
-
-def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], contents: Callable, seed: int) -> set[Key]:
-    """A few training images, from each folder in proportion and at most half of it, ordered by a hash of seed and name
-    (hashing every file's content before each scan would take minutes for a large dataset).
-
-    Copies go together or not at all: those within a folder count as many, those across folders or roles stay.
-    A folder with its own validation_split, even 0, gives none.
-    """
-    if not any(each.validation.automatic for each in concepts):
-        return set()
-    others = {each.path for each in images if concepts[each.concept].role != "train"}
-    training = {each.path: each for each in images if each.path not in others}
-    wanted = automatic_count(len(training))
-    if not wanted:
-        return set()
-    folders: defaultdict[str, list[ImageInfo]] = defaultdict(list)
-    for each in training.values():
-        if "validation_split" not in own_settings(concepts[each.concept].source):
-            folders[each.source].append(each)
-    quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
-    alike = _Alike(images, contents)
-    found: set[Key] = set()
-    for name, left in quotas.items():
-        members = {each.key for each in folders[name]}
-        for each in sorted(folders[name], key=lambda each: sha256(f"{seed} {each.key}".encode()).hexdigest()):
-            group = alike.of(each) if left and each.key not in found else set()
-            if 0 < len(group) <= left and group <= members:
-                found |= group
-                left -= len(group)
-    return found
-
-
-def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
-    whole = sum(sizes.values())
-    exact = {name: wanted * size / whole for name, size in sizes.items()}
-    given = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
-    order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
-    left = wanted - sum(given.values())
-    while left > 0 and any(given[name] < sizes[name] // 2 for name in order):
-        for name in order:
-            if left > 0 and given[name] < sizes[name] // 2:
-                given[name] += 1
-                left -= 1
-    return given
-
-
-class _Alike:
-    """Which images are copies of one another. Only files of equal size are read."""
-
-    def __init__(self, images: Sequence[ImageInfo], contents: Callable):
-        self._contents = contents
-        self._by_length: defaultdict[int, list[ImageInfo]] = defaultdict(list)
-        self._known: dict[int, Mapping[Key, str]] = {}
-        for each in images:
-            self._by_length[each.bytes].append(each)
-
-    def of(self, image: ImageInfo) -> set[Key]:
-        """The image and its copies. A file in several entries counts once, as the last of them."""
-        same = {each.path: each for each in self._by_length[image.bytes]}
-        if len(same) == 1:
-            return {image.key}
-        if image.bytes not in self._known:
-            self._known[image.bytes] = self._contents(list(same.values()))
-        known = self._known[image.bytes]
-        return {key for key, content in known.items() if content == known[image.key]}

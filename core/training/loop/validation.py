@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed, Planned
-from core.dataset.buckets.placing import AUTOMATIC_MOST
+from core.dataset.buckets.validation_split import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import Showing, showing_caption
 from core.dataset.images.views import is_varied
 from core.record.context import JobContext

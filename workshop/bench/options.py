@@ -1,0 +1,68 @@
+"""One LoRA training with one option at a time: seconds per step, peak of memory and the forecast of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.machine_check import workload
+from core.machine_check.gpu import planned
+from core.machine_check.item import Place
+from core.machine_check.trainings import train
+from core.record.memory import is_out_of_memory
+from core.record.units import memory_words
+from core.record.workspace import Workspace
+from core.settings.flags import merge
+
+STEPS, WARM_UP = 12, 4
+JOBS = {  # name: (what it says, family, pixels, text encoder trains)
+    "sdxl_lora": ("SDXL LoRA, rank 16, U-Net, 1024 px, batch 1", "sdxl", 1024, False),
+    "sd15_lora": ("SD 1.5 LoRA, rank 16, U-Net and text encoder, 512 px, batch 1", "sd1", 512, True),
+    "starter_lora": ("starter LoRA, rank 16, U-Net and text encoder, 128 px, batch 1", "", 128, True),
+}
+BASE = {"memory": {"mixed_precision": "bf16", "gradient_checkpointing": True}}
+OPTIONS: dict[str, dict[str, Any]] = {  # what each changes in BASE
+    "bf16, gradient checkpointing, AdamW": {},
+    "no gradient checkpointing": {"memory": {"gradient_checkpointing": False}},
+    "8-bit AdamW": {"optimizer": {"optimizer_type": "AdamW8bit"}},
+    "AdamW with foreach in place of fused": {"optimizer": {"optimizer_args": {"foreach": True}}},
+    "base model in fp8": {"memory": {"fp8_base": True}},
+    "torch.compile": {"memory": {"torch_compile": True, "gradient_checkpointing": False}},
+    "torch.compile, gradient checkpointing": {"memory": {"torch_compile": True}},
+}
+
+
+def measure_options(folder: Path, device: str, case: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """{option: its numbers, or the error as a text} for one of JOBS. An option that fails does not stop the next."""
+    what, family, size, text = JOBS[case]
+    place = Place(device, Workspace(folder / "outputs"), folder)
+    model = workload.make_model(folder, family) if family else workload.STARTER
+    base = workload.job_values(model, workload.make_images(folder, size, 2), size, STEPS, "bf16")
+    base = merge(merge(base, BASE), {"network": {"train_text_encoder": text}})
+    found: dict[str, Any] = {}
+    for name, change in OPTIONS.items():
+        say(f"{what}: {name}")
+        values = merge(base, change)
+        try:
+            trained = train(values, place, warm_up=WARM_UP)
+            numbers = {key: value for key, value in asdict(trained).items() if key != "losses"}
+            found[name] = numbers | {"forecast_bytes": planned(place, values)}
+        except Exception as error:
+            kind = "out of memory" if is_out_of_memory(error) else type(error).__name__
+            found[name] = {"error": f"{kind}: {str(error)[:300]}"}
+        say(f"  {_words(found[name])}")
+    return {"what": what, "options": found}
+
+
+def option_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the benchmark's table."""
+    return [("job", measured["what"]), *((name, _words(each)) for name, each in measured["options"].items())]
+
+
+def _words(numbers: dict[str, Any]) -> str:
+    if "error" in numbers:
+        return numbers["error"].splitlines()[0]
+    peak = memory_words(numbers["reserved_bytes"] or numbers["peak_bytes"])
+    return f"{numbers['seconds_per_step']:.3f} s per step, {peak} (forecast {memory_words(numbers['forecast_bytes'])})"
