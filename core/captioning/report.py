@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from core.dataset.captions.files import Beside, Caption, caption_change, read_caption, read_caption_file, write_captions
+from core.dataset.captions.files import Beside, Caption, caption_change, editable_caption, read_caption, write_captions
 from core.dataset.captions.history import Change
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.image_info import ImageInfo
@@ -65,9 +65,7 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
     rows = []
     for image in found.images:
         settings = folders[image.concept].captions
-        one = of_files and image.given is None
-        caption = read_caption_file(image, settings.caption_extension) if one else read_caption(image, settings)
-        rows.append(Row(image, caption, settings))
+        rows.append(Row(image, (editable_caption if of_files else read_caption)(image, settings), settings))
     problems = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *problems])
 

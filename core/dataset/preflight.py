@@ -68,6 +68,12 @@ def preflight(
     if not epochs.views and not errors(problems):
         what = "No images are left to train on"
         problems.append(Problem(what, "dataset", "add images, or fix the other problems", code="dataset.no-images"))
+    elif epochs.views and not epochs.batches_in(0):
+        what, fix = (
+            "No batch is ever full, and incomplete ones are dropped",
+            "lower the batch size, or keep short batches",
+        )
+        problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
     report = _report(job, found, placing, epochs, counted, problems, once, images)
     return replace(report, undecoded=undecoded)
 

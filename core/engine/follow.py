@@ -41,16 +41,17 @@ def follow(
     told: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
+        hears = child.stdin is not None  # closing it is heard from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and told is None:
-                    commands.send(folder.path, "stop")
-                    if child.stdin is not None:  # heard also before it reads commands
+                if token.wanted and told is None and hears and _send_stop(folder):
+                    if child.stdin is not None:
                         child.stdin.close()
                     told = time.monotonic()
                 if told is not None and patience is not None and time.monotonic() - told > patience:
                     return _killed(child, folder, listener)
-                _pass_on(tail, listener)
+                # It reads commands from its first line on; those sent before are of an earlier life.
+                hears |= any(line["seq"] > before for line in _pass_on(tail, listener))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
@@ -76,9 +77,21 @@ def _wait_for_end(folder: RunFolder) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> None:
-    for line in tail.lines():
+def _send_stop(folder: RunFolder) -> bool:
+    """Whether it could be written; a full disk is tried again."""
+    try:
+        commands.send(folder.path, "stop")
+    except OSError:
+        return False
+    return True
+
+
+def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
+    """The new lines of the journal."""
+    lines = list(tail.lines())
+    for line in lines:
         listener(line)
+    return lines
 
 
 def _ending(

@@ -15,8 +15,9 @@ from core.formats.lora.names import BUNDLED
 from core.formats.models.overflow import not_finite, refuse_no_numbers
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
+from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
-from core.formats.tensors.writer import save_pickle
+from core.formats.tensors.writer import save_pickle, write_safetensors
 from core.record import atomic
 from core.record.problems import ProblemsError
 
@@ -41,13 +42,11 @@ def write_embedding(
 
     vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one per name in LAYERS
     """
-    from safetensors.torch import save_file
-
     refuse_no_numbers(not_finite(vectors), path)
     ready = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in vectors.items()}
     with atomic.open_atomic(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(ready, temporary, metadata={"format": "pt", **metadata})
+            write_safetensors(temporary, {name: in_memory(value) for name, value in ready.items()}, metadata)
         else:
             save_pickle(ready, temporary)
 

@@ -89,7 +89,7 @@ class NonFiniteGuard:
         norm = clip_grad_norm(parameters, max_norm)
         if not (waits and self.tripped()):
             scaler.step(optimizer)
-            scaler.update()
+        scaler.update()  # also after a step that was skipped: it ends this step for the scaler
         return norm
 
     def tripped(self) -> bool:

@@ -21,6 +21,7 @@ WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
 # Orthogonalize matrices and flattened convolutions, and train biases and norms as AdamW does.
 OF_MATRICES = ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon")
+CONFIGURED = ("initial_lr", "betas", "eps", "weight_decay")  # of a group, from the settings
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
@@ -121,10 +122,14 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """`load_state_dict`, keeping the dtypes of the state: torch casts them to the weights', and an optimizer with
-    bfloat16 states would resume from other values than it was saved with."""
+    bfloat16 states would resume from other values than it was saved with. Rates and other options stay those of this run's
+    settings; torch takes the saved ones."""
     import torch
 
+    configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
+    for group, options in zip(optimizer.param_groups, configured, strict=True):
+        group.update(options)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for weight, number in zip(weights, numbers, strict=True):

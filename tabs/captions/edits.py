@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import Caption, caption_change, read_caption, read_caption_file, save_caption
+from core.dataset.captions.files import Caption, caption_change, editable_caption, save_caption
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
@@ -100,10 +100,7 @@ class Edits:
 
     def caption(self, placed: Placed) -> Caption:
         """The caption as it is on the disk now."""
-        settings, image = placed.concept.captions, placed.image
-        if image.given is not None:
-            return read_caption(image, settings)
-        return read_caption_file(image, settings.caption_extension)  # the one file that is saved
+        return editable_caption(placed.image, placed.concept.captions)
 
     def fixed(self, placed: Placed) -> str:
         """Why this caption cannot be edited here, "" when it can: a file next to the image would not be read."""

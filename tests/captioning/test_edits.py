@@ -219,6 +219,19 @@ def test_the_command_line_refuses_fields_that_only_the_page_knows(folder, filter
     assert caught.value.codes == ["filter.only-on-page"]
 
 
+@pytest.mark.parametrize("sidecars", ["joined", "drawn"])
+def test_of_two_caption_files_the_one_that_is_written_is_edited(folder, sidecars):
+    """Training joins both; what is joined is in neither file."""
+    (folder / "a.caption").write_text("A fox sits.")
+    (folder / "c.caption").write_text("A cat sits.")
+    task = tasks.named("edit_captions")
+    captions = {"caption_extension": ".txt", "sidecars": sidecars}
+    groups = {"dataset": {"folder": str(folder)}, "captions": captions, "edit_captions": {"edit": "add", "tags": "ice"}}
+    task.start(build(task.job, groups), surroundings(Workspace(folder.parent / "outputs")))
+    assert texts(folder) == {"a": "fox, snow, ice\n", "b": "fox, ice\n", "c": "ice\n"}
+    assert (folder / "a.caption").read_text() == "A fox sits."
+
+
 def test_captions_in_metadata_are_not_touched(folder, tmp_path):
     (tmp_path / "meta.json").write_text('{"a": {"caption": "from the file"}}')
     task = tasks.named("edit_captions")

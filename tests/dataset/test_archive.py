@@ -57,6 +57,20 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path, pack, image):
     assert names == ["fox", "fox-2", "fox-3"]
 
 
+@pytest.mark.parametrize("stem", ["狐" * 60, "1girl, " * 40 + "solo", "v1.5 " + "fox_" * 50])
+def test_files_of_one_long_name_keep_one_name(tmp_path, pack, image, stem):
+    members = {
+        f"{stem}.png": image,
+        f"{stem}.caption": "a fox",
+        f"{stem}-masklabel.png": image,
+        f"{stem}.png.txt": "fox",
+    }
+    names = tree(unpack_zip(pack(members), tmp_path / "sets"))
+    short = min(names, key=len).removesuffix(".png")
+    assert names == sorted(f"{short}{ending}" for ending in (".png", ".caption", "-masklabel.png", ".png.txt"))
+    assert 100 < len(short.encode()) < 160
+
+
 def test_junk_is_left_in_the_zip(tmp_path, pack, image):
     files = {"a.png": image, "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "Thumbs.db": b"x", "sub/": b""}
     assert tree(unpack_zip(pack(files), tmp_path)) == ["a.png"]

@@ -204,6 +204,23 @@ def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     assert caught.value.codes == ["doctor.nothing-to-move"]
 
 
+def test_a_mask_that_another_image_uses_stays(folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("red", "blue"):
+        Image.new("L", (96, 80), 200).save(masks / f"{name}.png")
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("red", "blue"):
+        shutil.copy(folder / f"{name}.png", again / f"{name}.png")
+    sources = [Source(folder=str(each), conditioning_data_dir=str(masks)) for each in (folder, again)]
+    job = TrainJob(dataset=DatasetSettings(sources=sources, masked_loss=True, resolution=64))
+    found = {finding.kind: finding for finding in examine(preflight(job, Workspace(outputs=tmp_path / "out")), None)}
+    treat(found["copy"], folder)
+    assert sum((each / "red.png").exists() for each in (folder, again)) == 1
+    assert sorted(path.name for path in masks.iterdir()) == ["blue.png", "red.png"]
+
+
 def test_one_file_named_by_two_entries_is_never_put_away(folder, tmp_path):
     twice = placed(Source(folder=str(folder)))
     from dataclasses import replace

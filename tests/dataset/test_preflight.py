@@ -13,7 +13,7 @@ from core.dataset.buckets.length import advised_epochs, length_of, length_senten
 from core.dataset.buckets.plan import Epochs
 from core.dataset.caches.contents import content_hashes, dataset_fingerprint
 from core.dataset.preflight import preflight
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.optimization.schedule import ScheduleSettings
@@ -303,6 +303,7 @@ def test_images_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_pat
     assert check(dataset=dataset).trained == 8
     report = check(dataset={"short_batches": "drop", "train_batch_size": 4})
     assert report.trained == 0 and all("never fills a batch" in row.why for row in report.rows)
+    assert not report.ok and [each.code for each in errors(report.problems)] == ["dataset.no-batches"]
 
 
 # ---- fingerprint

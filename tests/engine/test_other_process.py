@@ -1,5 +1,7 @@
 """What a training of several processes tells of its end, where more than one of them has something to tell."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +11,14 @@ from core.cli import jobs
 from core.engine import execute as execute_module
 from core.engine import launch
 from core.engine.explain import Explanation, explain
+from core.engine.follow import follow
 from core.engine.other_process import tell_failure, told_failure
+from core.record import commands
 from core.record.cancel import CancelToken
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
-from core.record.workspace import Workspace
+from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
 from tests.tasks import stand_in
 
@@ -109,3 +113,44 @@ def test_what_another_told_is_said_also_where_the_first_is_killed(folder, worksp
         TrainJob(), folder, workspace, "cpu", listener=lambda line: None, token=CancelToken()
     )
     assert state == "failed" and words.what.startswith(what)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from core.record.commands import CommandReader
+from core.record.events import StateChanged
+from core.record.journal import Journal
+
+time.sleep(0.4)  # what it imports first takes longer
+commands, end = CommandReader(Path(sys.argv[1])), time.monotonic() + 20
+with Journal(Path(sys.argv[1])) as journal:
+    journal.put(StateChanged("running"))
+    heard = []
+    while "stop" not in heard and time.monotonic() < end:
+        heard += commands.new()
+        time.sleep(0.02)
+    journal.put(StateChanged("stopped" if heard == ["stop"] else "done"))
+"""
+
+
+def test_a_stop_before_the_launched_process_reads_commands_reaches_it(tmp_path, monkeypatch):
+    """Also where the disk takes the command only at the second try."""
+    folder, token, sent = RunFolder.create(tmp_path, "t", {}), CancelToken(), []
+    send = commands.send
+
+    def full_once(path, name):
+        sent.append(name)
+        if len(sent) == 1:
+            raise OSError(28, "No space left on device")
+        return send(path, name)
+
+    monkeypatch.setattr(commands, "send", full_once)
+    token.cancel()
+
+    def start(log):
+        words = [sys.executable, "-c", CHILD, str(folder.path)]
+        return subprocess.Popen(words, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    assert follow(start, folder, listener=lambda line: None, token=token) == ("stopped", None)
+    assert sent == ["stop", "stop"]

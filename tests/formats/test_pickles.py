@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from core.formats.tensors.header import read_header
+from core.formats.tensors.pickles import load_state_file
 from core.formats.tensors.reading import TensorFile
+from core.formats.tensors.writer import save_pickle
 from tests.refusals import refused
 
 
@@ -95,6 +97,13 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, zipped):
     assert not mark.exists()
     pickle.loads(pickle.dumps(Bomb(str(mark))))  # the same object through plain pickle does run
     assert mark.exists()
+
+
+def test_a_training_state_of_a_large_dataset_is_read(tmp_path):
+    """Its table has 18 opcodes for each image: at 33,000 images as many as any other file may have."""
+    images = [[["fox", f"{number:06d}.png"], [0.5, 3.0, 1.5]] for number in range(40_000)]
+    save_pickle({"watch": {"images": images}, "weights": torch.ones(2)}, tmp_path / "training.pt")
+    assert load_state_file(tmp_path / "training.pt")["watch"]["images"] == images
 
 
 def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path):

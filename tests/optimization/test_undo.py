@@ -178,6 +178,23 @@ def test_scaled_losses_step_only_where_all_is_finite(name, bad):
     assert (waits.count == 0) == (name == "AdamW")
 
 
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_after_a_skipped_step_scaled_losses_go_on(name):
+    """torch unscales once between two updates of the scale."""
+    weights, optimizer = trainable(name)
+    guard, scaler = NonFiniteGuard("cpu", allowed=2), make_scaler("cpu", torch.float32)
+    scaler.scale(torch.zeros(()))
+    before = [weight.detach().clone() for weight in weights]
+    moved = []
+    for loss in (float("nan"), 1.0):
+        gradients(weights, 0, False)
+        guard.begin()
+        guard.watch(torch.tensor(loss))
+        guard.scaled_step(scaler, optimizer, weights, 1.0)
+        moved.append(any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True)))
+    assert moved == [False, True]
+
+
 def test_a_weight_with_its_first_gradient_makes_the_host_wait():
     """Its state would begin with the gradient of the step that is undone, NaN perhaps."""
     one, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))

@@ -13,6 +13,7 @@ from core.record.context import JobContext
 from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
+from core.training.loop.tasks import Tasks
 from core.training.prove import prove
 from core.training.saving import resume
 from core.training.saving.resume import find_state, parse_address
@@ -80,6 +81,24 @@ def test_the_state_of_another_run_is_gone_on_from(train, ended):
         rest = train(**steps(6), resume={"resume": str(given)})
         assert rest.start() == "done"
         assert same(whole.file(), rest.file()) and sorted(rest.losses()) == [5, 6]
+
+
+def test_a_new_run_from_a_state_trains_at_its_own_rate_and_with_its_own_optimizer(train, ended):
+    short = ended(1)
+    given = {"resume": {"resume": str(short.folder.path)}}
+    slower = train(**steps(2), **given, optimizer={"learning_rate": 2e-5})
+    assert slower.start() == "done" and set(slower.lines("steps")[-1]["rates"].values()) == {2e-5}
+    with refused("state.other-optimizer", "AdamW", "SGD"):
+        train(**steps(2), **given, optimizer={"optimizer_type": "SGD"}).start()
+
+
+def test_a_run_that_was_cut_off_before_its_last_sample_gets_it(train, monkeypatch):
+    training = train(**steps(2), samples={"sample_prompts": ["a fox"], "sample_steps": 1, "sample_at_first": False})
+    with monkeypatch.context() as patch:
+        patch.setattr(Tasks, "_sample", lambda tasks: None)
+        assert training.start() == "done" and not training.lines("sample")
+    again = training.again()
+    assert again.start() == "done" and [line["step"] for line in again.lines("sample")] == [2]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.formats.hub.upload import Uploads, place_in_repo
+from core.record.kept import keep
 from core.record.run_folder import state_step
 from core.settings.check import build
 from core.settings.hub import HubSettings
@@ -74,16 +75,34 @@ class Written:
         return [path.with_name(f"{path.stem}.more")]
 
 
-def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next_to_them(tmp_path):
-    """Epochs of 3 steps, a file at each end and every 2 steps: two moments stay, and the final file, and what is no file of it."""
+def checkpoints(tmp_path, said):
+    """Of a run with epochs of 3 steps and 7 in all, of which two moments stay."""
     epochs = SimpleNamespace(first_update=lambda epoch: epoch * 3)
     plan = SimpleNamespace(total=7, epochs=epochs, epoch_of=lambda step: step // 3)
-    said = []
-    folder = SimpleNamespace(checkpoints=tmp_path / "checkpoints")
+    folder = SimpleNamespace(checkpoints=tmp_path / "checkpoints", path=tmp_path)
     context = SimpleNamespace(folder=folder, journal=SimpleNamespace(put=said.append), warn=None)
     uploads = SimpleNamespace(send=lambda path, wait: None, finish=lambda: None)
     facts = SimpleNamespace(metadata=lambda step: f"after {step}")
-    own = Checkpoints(SavingSettings(output_name="t", save_last_n=2), context, plan, Written(), uploads, facts)
+    return Checkpoints(SavingSettings(output_name="t", save_last_n=2), context, plan, Written(), uploads, facts)
+
+
+def test_one_that_a_person_keeps_and_those_of_later_steps_stay(tmp_path):
+    """A run that is resumed from an earlier state finds files of steps that it has not reached."""
+    run = checkpoints(tmp_path, [])
+    for step in (1, 2, 4, 5, 6):
+        run.write(run.step_name(step), step)
+    keep(tmp_path, tmp_path / "checkpoints" / f"{run.step_name(1)}", "mine")
+    run.write(run.step_name(3), 3)
+    run.remove_old(3)
+    assert [each.step for each in run.on_the_way()] == [1, 2, 3, 4, 5, 6]
+    run.remove_old(6)
+    assert [each.step for each in run.on_the_way()] == [1, 5, 6]
+
+
+def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next_to_them(tmp_path):
+    """A file at each end of an epoch and every 2 steps: two moments stay, and the final file, and what is no file of it."""
+    said = []
+    own, folder = checkpoints(tmp_path, said), SimpleNamespace(checkpoints=tmp_path / "checkpoints")
     names = {2: ["step"], 3: ["epoch"], 4: ["step"], 6: ["epoch", "step"]}
     for step, kinds in names.items():
         for kind in kinds:

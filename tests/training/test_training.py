@@ -14,6 +14,8 @@ from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training.loop.stepper import Stepper
+from core.training.saving.checkpoints import Checkpoints
+from core.training.saving.states import States
 from tests.refusals import refused
 
 
@@ -184,6 +186,37 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch
     assert said[0]["fix"].startswith("free some space and ")
     assert weights(training.file("t-step00000002.safetensors"))
     assert not list(training.folder.checkpoints.glob(".tmp*"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), ProblemsError.one("No space", "x", "free some", "disk.full")]
+)
+def test_a_checkpoint_on_the_way_that_cannot_be_written_ends_no_training(train, monkeypatch, error):
+    """Whole models ask for the space before they write: that is a problem with words of its own."""
+    training = train(schedule={"max_train_steps": 3, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 1})
+    real = Checkpoints.write
+
+    def full(self, name, step, final=False):
+        if step == 1:
+            raise error
+        return real(self, name, step, final)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    assert training.start() == "done"
+    assert [line["step"] for line in training.lines("saved")] == [2, 3]
+    (said,) = (line for line in training.lines("log") if line["level"] == "error")
+    assert "nothing was saved at step 1" in said["text"] and "tries again" in said["fix"]
+
+
+def test_a_file_that_cannot_be_removed_takes_nothing_from_what_was_saved(train, monkeypatch):
+    def held(self):
+        raise PermissionError(errno.EACCES, "in use", "old.pt")
+
+    monkeypatch.setattr(States, "remove_old", held)
+    training = train(schedule={"max_train_steps": 2, "seed": 7}, saving={"output_name": "t", "save_state": True})
+    assert training.start() == "done"
+    assert training.lines("backed_up") and newest_state(training.folder.states).name == "step00000002"
+    assert any("old.pt" in line["text"] for line in training.lines("log") if line["level"] == "warning")
 
 
 @pytest.mark.slow

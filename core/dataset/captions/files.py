@@ -79,6 +79,13 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
     return replace(tags, text=text, encoding=encoding, problem=problem, sentence=sentence.text, tags=tags.text)
 
 
+def editable_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    """The caption that an edit replaces: the metadata's, else the one file that is written, also where training joins several."""
+    if image.given is not None:
+        return _given(image, settings)
+    return read_caption_file(image, settings.caption_extension)
+
+
 def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
     """The one caption file next to an image, else its folder's default caption: what is edited and saved.
 
@@ -195,7 +202,8 @@ def _unreadable(path: Path, reason: str) -> Problem:
 
 
 class Beside:
-    """The files of each stem in the folders of images, each folder listed once: a listing takes as long as a thousand writes."""
+    """The files of each stem (in any case, as `walk` pairs them) in the folders of images, each folder listed once: a listing
+    takes as long as a thousand writes."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[str]]] = {}
@@ -204,10 +212,11 @@ class Beside:
         if image.parent not in self._folders:
             names: dict[str, list[str]] = {}
             for name in _names_in(image.parent):
-                names.setdefault(os.path.splitext(name)[0], []).append(name)
+                names.setdefault(os.path.splitext(name)[0].casefold(), []).append(name)
             self._folders[image.parent] = names
-        names = self._folders[image.parent]
-        by_stem, whole = names.get(os.path.splitext(image.name)[0], []), names.get(image.name, [])
+        stem, names = os.path.splitext(image.name)[0], self._folders[image.parent]
+        by_stem = sorted(names.get(stem.casefold(), []), key=lambda name: os.path.splitext(name)[0] != stem)
+        whole = names.get(image.name.casefold(), [])
         several = sum(map(is_image_name, by_stem)) > 1  # as in `walk`: a.txt, then a.png.txt, unless there is a.jpg
         return whole + by_stem if several else by_stem + whole
 

@@ -39,7 +39,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask, if any."""
+    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask and control image, if no other
+    image uses them."""
 
     key: Key
     path: Path
@@ -115,10 +116,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """An image to examine. role: "train", "regularization" or "validation"."""
+    """An image to examine. role: "train", "regularization" or "validation"; alone: its mask and control image, if no other image
+    uses them."""
 
     placed: Placed
     role: str
+    alone: tuple[Path, ...] = ()
 
     @property
     def image(self) -> ImageInfo:
@@ -129,8 +132,7 @@ class Patient:
         return self.placed.image.key
 
     def seen(self, note: str = "") -> Seen:
-        beside = (self.image.conditioning, self.image.control)
-        return Seen(self.key, self.image.path, note, tuple(path for path in beside if path is not None))
+        return Seen(self.key, self.image.path, note, self.alone)
 
 
 def one_by_one(

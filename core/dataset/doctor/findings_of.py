@@ -7,6 +7,7 @@ Examining changes nothing; `treat` moves images to the trash folder, from where 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
 from core.dataset.report import Report
+from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 
@@ -83,7 +85,17 @@ def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
     else:
         both = [(tuple(dataset), "")]
+    users: defaultdict[Path, set[Path]] = defaultdict(set)
+    for image in (placed.image for members, _ in both for placed in members):
+        for partner in _partners(image):
+            users[partner].add(image.path)
     for members, role in both:
         for placed in members:
-            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role))
+            alone = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
+            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role, alone))
     return list(found.values())
+
+
+def _partners(image: ImageInfo) -> list[Path]:
+    """Its mask and control image."""
+    return [path for path in (image.conditioning, image.control) if path is not None]

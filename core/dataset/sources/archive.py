@@ -23,6 +23,7 @@ from core.dataset.sources.files import (
     may_be_image,
     printable,
     repeats_and_words,
+    split_label,
 )
 from core.dataset.sources.walk import Walk, note_unused, unused_files
 from core.record.allowed import windows_trap
@@ -47,8 +48,9 @@ MAX_RATIO, RATIO_FROM_BYTES = 1000, 64 << 20
 TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all members together: images hardly compress
 _CHUNK = 1 << 20
 MAX_DEPTH = 32  # folders within folders
-LONGEST_NAME = 150  # bytes
+LONGEST_STEM = 130  # bytes
 _SHOWN = 300  # letters of a path that is named
+_ENDINGS = re.compile(r"(.*?)((?:\.[^.]{1,10}){0,2})")  # a.png.txt has two
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*/\\\x00-\x1f]')  # Windows allows none of them
 
 
@@ -148,8 +150,13 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe_name(part: str) -> str:
+    """The name as every system can store it. Of a long one the first part is cut off, the same of an image as of its caption
+    and its mask."""
     name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(". ")
-    name = name.encode("utf-8", "replace")[-LONGEST_NAME:].decode("utf-8", "ignore").lstrip()
+    stem, endings = _ENDINGS.fullmatch(name).groups()  # type: ignore[union-attr]
+    stem, label = split_label(stem)
+    stem = stem.encode("utf-8", "replace")[-LONGEST_STEM:].decode("utf-8", "ignore").lstrip()
+    name = stem + label + endings
     return f"_{name}" if not name or windows_trap(name) else name
 
 

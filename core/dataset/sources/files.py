@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.record.image_formats import FORMAT_OF, IMAGE_EXTENSIONS, SAME_FORMATS, UNREAD_IMAGES
@@ -118,6 +119,28 @@ def _first_bytes(path: str | os.PathLike) -> bytes:
             return handle.read(MARK_BYTES)
     except OSError:
         return b""
+
+
+def identity_of(folder: Path) -> object:
+    """The same for all links to a folder. OSError: it does not exist or cannot be read."""
+    found = os.stat(folder)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
+
+
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
+    loops end; subfolders that are taken from the list are left out."""
+    visited: set[object] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        try:
+            identity = identity_of(Path(place))
+        except OSError:  # it is gone by now
+            continue
+        if identity in visited:
+            folders.clear()
+            continue
+        visited.add(identity)
+        yield Path(place), folders, names
 
 
 def split_label(stem: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from core.dataset.sources.files import (
     MANY_REPEATS,
     extension,
     has_quiet_name,
+    identity_of,
     is_folder,
     is_image,
     is_junk,
@@ -153,7 +154,7 @@ def walk(
     visited: set[object] = set()
     for folder in without:
         try:
-            visited.add(_identity(folder))
+            visited.add(identity_of(folder))
         except OSError:
             continue  # it does not exist
     waiting: list[tuple[Path, str]] = [(root, "")]
@@ -162,7 +163,7 @@ def walk(
             cancel.check()
         folder, prefix = waiting.pop()
         try:
-            identity = _identity(folder)
+            identity = identity_of(folder)
             if identity in visited:
                 continue
             visited.add(identity)
@@ -178,11 +179,6 @@ def walk(
         waiting += reversed(subfolders) if recursive else ()
     found.files.sort(key=lambda each: each.relative)
     return found
-
-
-def _identity(folder: Path) -> object:
-    found = os.stat(folder)
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
 
 
 def _sort_out(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.formats.tensors.entry import AGAIN, ITEM_BYTES, TensorEntry
-from core.formats.tensors.pickle_machine import MAX_BYTES, Damaged, Inert, InertKey, Machine, Tensor
+from core.formats.tensors.pickle_machine import MAX_BYTES, MAX_STEPS, Damaged, Inert, InertKey, Machine, Tensor
 from core.record.bounded_zip import open_zip, read_member
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
@@ -24,6 +24,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001
 FEW_STEPS = 1000  # for the small pickles before the model in the legacy form
 MAX_WRAPS = 8
+MAX_STATE_STEPS, MAX_STATE_BYTES = 20_000_000, 256_000_000  # a million images, 18 opcodes each
 MAX_VISITS = 200_000
 MAX_NAME_CHARACTERS = 16_000_000
 Places = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
@@ -44,9 +45,9 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
 
 def refuse_hostile(path: Path) -> None:
     """Raise ProblemsError for a `torch.save` file (zip form) that is unsafe to give to `torch.load(weights_only=True)`,
-    which runs nothing but trusts sizes."""
+    which runs nothing but trusts sizes. A training state has entries for each image of its dataset: its limits are larger."""
     try:
-        machine, _, places = _read_zip(path)
+        machine, _, places = _read_zip(path, MAX_STATE_STEPS, MAX_STATE_BYTES)
         if machine.odd_keys:
             raise Damaged("it has keys that are not numbers or strings")
         if sum(length for _, length in places.values()) > path.stat().st_size:
@@ -74,7 +75,7 @@ def _damaged(path: Path, error: Exception) -> ProblemsError:
     return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")
 
 
-def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
+def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> tuple[Machine, Any, Places]:
     """The machine that read it, the pickled object, and the places of the storages."""
     with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -87,7 +88,7 @@ def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
         if order is not None and read_member(archive, order, 100) != b"little":
             what = "The file was written on a big-endian machine"
             raise ProblemsError.one(what, str(path), "use a .safetensors version", "model.big-endian")
-        machine = Machine(io.BytesIO(read_member(archive, members[listing], MAX_BYTES)))
+        machine = Machine(io.BytesIO(read_member(archive, members[listing], max_bytes)), max_steps, max_bytes)
         content = machine.load()
         size = handle.seek(0, 2)
         places = {}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from core.control.kinds import CODES
 from core.dataset.captions.words import word_pattern
-from core.dataset.sources.files import is_junk
+from core.dataset.sources.files import is_junk, walk_folders
 from core.formats.embedding_file import bundled_tokens, read_shapes, tokens_in
 from core.formats.tensors.header import read_header
 from core.generation.model.index import UNREADABLE, facts_of_file, kept_index
@@ -323,27 +323,27 @@ def _plain(name: str) -> str:
 
 def _files(root: Path, kind: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[tuple[str, Path]]:
     """Model files of a kind below a folder, without the parts of diffusers folders and hidden folders."""
-    for folder, names, files in os.walk(root):
+    for folder, names, files in walk_folders(root):
         if INDEX in files:
             names[:] = []
             continue
         names[:] = _entered(folder, names, root)
         for file in sorted(files):
-            path = Path(folder) / file
+            path = folder / file
             if path.suffix.lower() in suffixes and not file.startswith(".") and _listed_as(path, root) == kind:
                 yield _label(path, root), path
 
 
 def _weights_below(root: Path) -> list[tuple[str, Path]]:
     """All files with weights below a folder, of whatever kind."""
-    files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in UPSCALER_SUFFIXES and path.is_file())
-    return [(path.relative_to(root).as_posix(), path) for path in files]
+    files = sorted(folder / name for folder, _, names in walk_folders(root) for name in names)
+    return [(path.relative_to(root).as_posix(), path) for path in files if path.suffix.lower() in UPSCALER_SUFFIXES]
 
 
-def _entered(folder: str, names: list[str], root: Path) -> list[str]:
+def _entered(folder: Path, names: list[str], root: Path) -> list[str]:
     """The subfolders to search: without those of systems and captioning models."""
     shown = sorted(name for name in names if not is_junk(name))
-    return [name for name in shown if name not in (CAPTIONERS, PREPROCESSORS) or Path(folder) != root]
+    return [name for name in shown if name not in (CAPTIONERS, PREPROCESSORS) or folder != root]
 
 
 def _listed_as(path: Path, root: Path) -> str:
@@ -359,10 +359,10 @@ def _listed_as(path: Path, root: Path) -> str:
 
 
 def _diffusers_folders(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    for folder, names, files in walk_folders(root):
         if INDEX in files:
             names[:] = []
-            yield Path(folder)
+            yield folder
         else:
             names[:] = _entered(folder, names, root)
 

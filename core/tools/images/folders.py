@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from core.dataset.captions.files import Beside
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, Opened
-from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
@@ -101,11 +102,11 @@ class Copies:
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
     """Copies of every image of the folder. The images are never changed, and no file is written over."""
     images, others = images_to_use(plan.folder, settings.recursive)
-    copies = Copies(plan.output, others=others)
+    copies, beside = Copies(plan.output, others=others), Beside()
     for done, path in enumerate(images):
         context.check()
         context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
-        _one(path, plan.folder, copies_of, settings, copies)
+        _one(path, plan.folder, copies_of, settings, copies, beside)
     context.stage(settings.tool, len(images), len(images))
     return copies.outcome()
 
@@ -182,19 +183,19 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
     """Every image in natural order, folder by folder, and how many other files lie there (captions not counted)."""
     found: list[Path] = []
     others = 0
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(name))
         names = [name for name in names if not is_junk(name)]
-        images = [name for name in names if is_image(os.path.join(place, name), name)]
+        images = [name for name in names if is_image(place / name, name)]
         others += sum(os.path.splitext(name)[1].lower() not in CAPTION_EXTENSIONS for name in names) - len(images)
-        found += [Path(place) / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
+        found += [place / name for name in sorted(images, key=lambda name: (natural_order(name), name))]
     return found, others
 
 
 # ---- one image
 
 
-def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies) -> None:
+def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, beside: Beside) -> None:
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:
@@ -216,7 +217,7 @@ def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, 
             _write(copy.image, target, copy.format, quality)
             report.written.append(target)
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
-                report.captions += _copy_captions(path, target)
+                report.captions += _copy_captions(path, target, beside.of(path))
         except OSError as error:
             kept = "what is written is kept"
             raise unwritten(error, "A copy could not be written", printable(target), kept) from error
@@ -241,14 +242,15 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
             pixels.save(temporary, "PNG")
 
 
-def _copy_captions(path: Path, target: Path) -> int:
-    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays."""
+def _copy_captions(path: Path, target: Path, beside: Sequence[str]) -> int:
+    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays. beside: the files of
+    its name, that of its caption first."""
     copied = 0
-    for ending in CAPTION_EXTENSIONS:
-        for name in (path.stem + ending, path.stem + ending.upper(), path.name + ending):
-            caption, new = path.with_name(name), target.with_name(target.stem + ending)
-            if caption.is_file() and not os.path.lexists(new):
-                with atomic.open_atomic(new) as temporary:
-                    shutil.copyfile(caption, temporary)
-                copied += 1
+    for name in beside:
+        ending = os.path.splitext(name)[1].lower()
+        caption, new = path.with_name(name), target.with_name(target.stem + ending)
+        if ending in CAPTION_EXTENSIONS and caption.is_file() and not os.path.lexists(new):
+            with atomic.open_atomic(new) as temporary:
+                shutil.copyfile(caption, temporary)
+            copied += 1
     return copied

@@ -16,7 +16,7 @@ from core.control.hints.by_model import HintMaker
 from core.control.hints.models import checked_model
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES
-from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_junk, printable, walk_folders
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
 from core.generation.model.store import make_store
@@ -178,10 +178,10 @@ def _captions(text: str) -> list[str]:
 
 def _caption_files(folder: Path) -> Iterator[Path]:
     """Every caption file below the folder, in order, but for what systems keep there."""
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
-        yield from (Path(place, name) for name in captions)
+        yield from (place / name for name in captions)
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:

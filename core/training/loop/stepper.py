@@ -131,6 +131,7 @@ class Stepper:
         return {
             "weights": self._method.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "optimizer_class": type(self._optimizer).__name__,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "paused": self.paused,
             "beside": [weight.grad for weight in self._beside] if self._adds_up else [],
@@ -152,6 +153,11 @@ class Stepper:
             what = "The weights in this training state do not fit this run"
             fix = "use the method, the model and the settings of the run that saved it"
             raise ProblemsError.one(what, str(folder), fix, code="state.other-weights") from None
+        saved, used = content.get("optimizer_class"), type(self._optimizer).__name__  # earlier states name none
+        if saved not in (None, used):
+            what = f"The training state was saved with another optimizer: {saved}, not {used}"
+            fix = f"choose {saved}, or start from the checkpoint alone (network.network_weights)"
+            raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer")
         try:
             load_state(self._optimizer, content["optimizer"])
             if self._scaler is not None and content["scaler"] is not None:

@@ -12,7 +12,7 @@ from core.record.cancel import Cancelled
 from core.record.events import BackedUp
 from core.record.journal import Line, Tail, read_lines
 from core.record.memory import free_memory, is_out_of_memory
-from core.record.problems import unwritten
+from core.record.problems import ProblemsError, unwritten
 from core.settings.base import every
 from core.training.loop.run import Run
 from core.training.saving.checkpoints import Checkpoints, epochs_between_saves, even_steps
@@ -99,6 +99,15 @@ class Tasks:
         if self._samples.prompts:
             self._sample()
 
+    def after_the_end(self) -> None:
+        """What a finished run lacks because it was cut off between its final checkpoint and its last sample."""
+        lines = read_lines(self._context.folder.journal_file)
+        kinds = [line["kind"] for line in lines if line.get("step") == self._run.total]
+        if self._validates_last and "validated" not in kinds:
+            self._validate()
+        if kinds.count("sample") < len(self._samples.prompts):
+            self._sample()
+
     def at_a_stop(self) -> None:
         """Stop and save: a checkpoint and a training state; then, where it is quick, the validation loss."""
         if self._state.step > self._state.begun:
@@ -151,6 +160,7 @@ class Tasks:
         finally:
             self._last_backup = time.monotonic()
         self._context.journal.put(BackedUp(self._state.step))
+        self._rotate(self._states.remove_old)
 
     # -- doing them
 
@@ -166,14 +176,16 @@ class Tasks:
             self.back_up()
 
     def _save(self, name: str, state: bool | None = None) -> None:
-        """A periodic checkpoint and state. A full disk is reported and tried again next time; training continues."""
+        """A periodic checkpoint and state. What cannot be written (a full disk, a base model that is out of reach) is reported and
+        tried again next time; training continues."""
         self._run.reports.all()
         try:
             with self._run.stepper.shown("files"):
                 self._checkpoints.write(name, self._state.step)
-            self._checkpoints.remove_old(self._state.step)
-        except OSError as error:
+        except (OSError, ProblemsError) as error:
             self._say_unwritten(error)
+        else:
+            self._rotate(lambda: self._checkpoints.remove_old(self._state.step))
         if self._with_files if state is None else state:
             self.back_up()
 
@@ -228,9 +240,22 @@ class Tasks:
             free_memory()
         self._context.stage("training" if self._state.step < self._run.total else "finishing")
 
-    def _say_unwritten(self, error: OSError) -> None:
+    def _rotate(self, remove_old: Callable[[], None]) -> None:
+        """Remove what is no longer kept. What cannot be removed (open in another program) takes nothing from what was saved."""
+        try:
+            remove_old()
+        except OSError as error:
+            name = Path(error.filename or "").name
+            what = f"An old file cannot be removed ({error.strerror or error})" + (f": {name}" if name else "")
+            self._context.say(what, "warning", "close the program that uses it; the next save tries again")
+
+    def _say_unwritten(self, error: OSError | ProblemsError) -> None:
         kept = f"nothing was saved at step {self._state.step}; earlier files are complete"
         then = "no action needed: the next save tries again"
+        if isinstance(error, ProblemsError):
+            for problem in error.problems:
+                self._context.say(f"{problem.what}: {kept}", "error", f"{problem.fix}; the next save tries again")
+            return
         (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
         self._context.say(problem.what, "error", problem.fix)
 

@@ -18,10 +18,12 @@ PAUSE_SECONDS = 0.1
 
 def train(run: Run, tasks: Tasks) -> str:
     """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
+    first = run.context.processes.first
     if run.state.step >= run.total and tasks.finished:
         run.context.say("This run is already finished")
+        if first:
+            tasks.after_the_end()
         return "done"
-    first = run.context.processes.first
     if first:
         tasks.before_first_step()
         run.stepper.tasks_done()

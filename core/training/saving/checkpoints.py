@@ -13,6 +13,7 @@ from core.networks.misread import misread_by
 from core.record import atomic
 from core.record.events import Saved
 from core.record.journal import read_lines
+from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import every
@@ -133,8 +134,13 @@ class Checkpoints:
                     self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
 
     def remove_old(self, step: int) -> None:
-        """Remove checkpoints that the settings no longer keep at this step; never the final one."""
-        gone = no_longer_kept(self.settings, self.on_the_way(), step)
+        """Remove checkpoints that the settings no longer keep at this step; never the final one, one that a person keeps, or one
+        of a later step (of a life that went further, before the run was resumed from an earlier state)."""
+        kept = read_kept(self.context.folder.path)
+        there = [
+            each for each in self.on_the_way() if each.step <= step and f"checkpoints/{each.path.name}" not in kept
+        ]
+        gone = no_longer_kept(self.settings, there, step)
         if gone:
             self.uploads.finish()  # one of them may be on its way
         for path in (path for old in gone for path in self._all_of(old.path)):

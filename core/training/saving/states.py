@@ -61,7 +61,6 @@ class States:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         atomic.sync_folder(states)
-        self.remove_old()
         self.uploads.send_state(target)
         return target
 

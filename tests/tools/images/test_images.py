@@ -21,7 +21,7 @@ from core.settings.tools.images import FaceSettings
 from core.tools.images import faces
 from core.tools.images.face_detector import Face, FaceDetector, weights_folder
 from core.tools.images.faces import around, rotated, upright
-from core.tools.images.folders import plan
+from core.tools.images.folders import images_of, plan
 from tests.refusals import refused
 from tests.tasks import surroundings
 
@@ -178,6 +178,24 @@ def test_numbered_copies_keep_the_natural_order_and_their_captions(tmp_path):
     out = tmp_path / "out"
     assert [(out / f"fox_00{n}.txt").read_text() for n in (5, 6, 7)] == ["0001", "fox2", "fox10"]
     assert (out / "fox_006.png").read_bytes() == (tmp_path / "set" / "fox2.png").read_bytes()
+
+
+def test_linked_folders_are_read_as_a_training_reads_them_and_a_loop_ends(tmp_path):
+    numbered(tmp_path / "disk")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "10_fox").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk" / "again").symlink_to(tmp_path / "set", target_is_directory=True)
+    found, _ = images_of(tmp_path / "set", recursive=True)
+    assert len(found) == 4 and {path.parent.name for path in found} == {"10_fox"}
+
+
+def test_of_two_images_of_one_stem_each_takes_the_caption_that_training_reads(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, caption in (("a.png", "a.png.txt"), ("a.jpg", "a.txt")):
+        made(80, 64).save(tmp_path / "set" / name)
+        (tmp_path / "set" / caption).write_text(f"of {name}")
+    use(tmp_path / "set", action="number", number_start=1, number_digits=1)
+    assert [(tmp_path / "out" / f"{n}.txt").read_text() for n in (1, 2)] == ["of a.jpg", "of a.png"]
 
 
 def test_a_file_that_cannot_be_read_is_left_out_of_the_numbered_copies(tmp_path):
