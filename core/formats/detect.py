@@ -229,9 +229,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 # The projection of the text encoder states: its input width identifies the family.
 CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
 TEXT_READER = re.compile(r"self_attn[._]q_proj\.(?P<key>[\w.]+)$")
-NAMES_FAMILY = (
-    (re.compile(r"lora_te[12]_|(base_model\.model\.)?text_encoder_2\.|text_encoders\.clip_g\."), "sdxl"),
-    (re.compile(r"\w+_unet_(input_blocks|middle_block|output_blocks)_|lycoris_text_encoder_2_"), "sdxl"),
+NAMES_FAMILY = (  # first those whose files have CLIP's layers too, under the names that SDXL's have
     (
         re.compile(
             r"(lora_unet_|diffusion_model\.)(double|single)_blocks[._]|transformer\.single_transformer_blocks\."
@@ -239,6 +237,8 @@ NAMES_FAMILY = (
         "flux",
     ),
     (re.compile(r"(lora_unet_|diffusion_model\.)joint_blocks[._]|transformer\.transformer_blocks\."), "sd3"),
+    (re.compile(r"lora_te[12]_|(base_model\.model\.)?text_encoder_2\.|text_encoders\.clip_g\."), "sdxl"),
+    (re.compile(r"\w+_unet_(input_blocks|middle_block|output_blocks)_|lycoris_text_encoder_2_"), "sdxl"),
 )
 LORA_NAMES: dict[str, re.Pattern[str]] = {}  # family -> beginnings of layers' names in its LoRAs, as registered
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")

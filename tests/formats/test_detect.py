@@ -231,6 +231,22 @@ def test_a_hypernetwork_of_a1111_is_told_from_its_pickle(tmp_path):
         ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)}, "Flux LoRA", "kohya"),
         (
             {
+                "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 768),
+                "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072),
+            },
+            "Flux LoRA",
+            "kohya",
+        ),
+        (
+            {
+                "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 1280),
+                "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": (4, 1536),
+            },
+            "Stable Diffusion 3 LoRA",
+            "kohya",
+        ),
+        (
+            {
                 f"lora_unet_x_attn2_to_k.hada_{side}": shape
                 for side, shape in {"w1_b": (4, 768), "w1_a": (320, 4), "w2_b": (4, 768), "w2_a": (320, 4)}.items()
             },

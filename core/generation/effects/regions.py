@@ -6,7 +6,7 @@ U-Net, only the cross-attention is computed once per sub-prompt (reference: gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def hook_of(making: Making) -> Hook | None:
     return Regions(
         making.components.denoiser,
         masks_of(image, len(parts_of(job.generate.prompt)), codes).to(making.components.device),
-        making.networks,
+        making.by_use,
         len(making.noises),
         making.family.latent_shape(making.stage.size)[1:],
         before=making.sides.index(POSITIVE),
@@ -78,7 +78,7 @@ class Regions(Hook):
     """Limits the sub-prompts of an image to their masks.
 
     masks      [n, H, W] of the sub-prompts                      size     (height, width) of the latents
-    networks   the LoRAs in their order                          images   B
+    networks   {number of its sub-prompt: LoRA}; those of no sub-prompt act on the whole image        images   B
     before     sides of the guidance before the prompt's, of B rows each
     plain      sub-prompts without a LoRA get an empty mask, as in sd-scripts
     weak_time  LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
@@ -88,7 +88,7 @@ class Regions(Hook):
         self,
         unet: nn.Module,
         masks: Tensor,
-        networks: Sequence[Network],
+        networks: Mapping[int, Network],
         images: int,
         size: tuple[int, int],
         *,
@@ -100,9 +100,7 @@ class Regions(Hook):
         self._count, self._weak_time = len(masks), weak_time
         device = masks.device
         if plain:
-            masks = (
-                masks * torch.tensor([float(at < len(networks)) for at in range(len(masks))]).to(device)[:, None, None]
-            )
+            masks = masks * torch.tensor([float(at in networks) for at in range(len(masks))]).to(device)[:, None, None]
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
         self._by_area: dict[int, Tensor] = {}
@@ -119,8 +117,8 @@ class Regions(Hook):
                 if name.endswith(".attn2"):
                     self._couple(module, stack)
             names = {id(module): name for name, module in self._unet.named_modules()}
-            for number, network in enumerate(self._networks):
-                for adapter in network.adapters.values():
+            for number, network in self._networks.items():
+                for adapter in network.adapters.values() if number < self._count else ():
                     if id(adapter.module) in names and network.attached:
                         self._replace(adapter, number, names[id(adapter.module)], stack)
             yield

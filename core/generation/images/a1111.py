@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import isnan
 from typing import Any
 
 from core.generation.images.a1111_rows import ROWS
 from core.generation.images.a1111_topics import Reading, read_hashes, read_pairs, written_pairs
 from core.generation.images.record import ForeignSettings, ImageRecord
 from core.generation.model.sources import Hashes
-from core.generation.prompt.loras import LoraTag, tag_of, use_of, without_tags
+from core.generation.prompt.loras import LARGEST, LoraTag, tag_of, use_of, without_tags
 from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
@@ -139,6 +142,19 @@ def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
     return _record(reading, prompt, negative, tags)
 
 
+def _limited(reading: Reading, tag: LoraTag) -> LoraTag | None:
+    """A LoRA with strengths that a job can have, and a note where its own are beyond; None if one is not a number."""
+    if isnan(tag.unet) or isnan(tag.text_encoder):
+        reading.note(f"The strength of the LoRA {tag.name} is not a number; it is left out", "lora-strength")
+        return None
+    unet, text_encoder = (min(max(each, -LARGEST), LARGEST) for each in (tag.unet, tag.text_encoder))
+    if (unet, text_encoder) != (tag.unet, tag.text_encoder):
+        reading.note(
+            f"The strength {tag.unet:g} of the LoRA {tag.name} became {unet:g}, the limit here", "lora-strength"
+        )
+    return replace(tag, unet=unet, text_encoder=text_encoder)
+
+
 def from_foreign(settings: ForeignSettings) -> ImageRecord:
     """The settings of another program as a job, with notes on what differs."""
     if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
@@ -160,6 +176,6 @@ def _record(reading: Reading, prompt: str, negative: str, tags: Sequence[LoraTag
     reading.groups["generate"] |= {"prompt": prompt, "negative_prompt": negative}
     groups = read_pairs(reading)
     steps = GenerateSettings.model_validate(groups["generate"]).steps
-    groups["generate"]["loras"] = [use_of(tag, steps) for tag in tags]
+    groups["generate"]["loras"] = [use_of(tag, steps) for tag in map(partial(_limited, reading), tags) if tag]
     job = GenerateJob.model_validate(groups)
     return ImageRecord(job=job, source=reading.source, notes=reading.notes, hashes=read_hashes(reading.pairs))

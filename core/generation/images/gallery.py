@@ -490,9 +490,9 @@ def copy_as_dataset(
 def plain_words(prompt: str) -> str:
     """The words of a prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
     text = tagless(read_line(" ".join(prompt.split()), [], "").text)
-    texts = [part for part, _ in weighted_parts(text)] if AND in text else [text]  # alone, ":30" may be a time
+    texts = [part for part, _ in weighted_parts(text)] if AND.search(text) else [text]  # alone, ":30" may be a time
     words = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
-    parts = " ".join(words.replace(BREAK, ",").split()).split(",")
+    parts = " ".join(BREAK.sub(",", words).split()).split(",")
     return ", ".join(part.strip() for part in parts if part.strip())
 
 

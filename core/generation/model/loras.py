@@ -74,6 +74,7 @@ class LorasInUse:
 
     networks   one for each                 merged    the number of first ones that are merged into the weights
     strengths  their current strengths      sdxl      whether the model is SDXL, which has other blocks
+    by_use     {place among the current uses: network}
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
@@ -82,18 +83,20 @@ class LorasInUse:
     merged: int = 0
     sdxl: bool = False
     strengths: list[Strength] = field(default_factory=list)
+    by_use: dict[int, Network] = field(default_factory=dict)
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _now: list[Strength] = field(default_factory=list)
 
     def use(self, uses: Sequence[LoraUse]) -> None:
         """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
-        left = list(uses)
+        left = dict(enumerate(uses))
         strengths: list[Strength] = []
+        self.by_use = {}
         for lora, network in zip(self.loras, self.networks, strict=True):
-            own = next((use for use in left if use.file == lora.file), None)
-            if own is not None:
-                left.remove(own)
-            strengths.append(Strength.of(own, self.sdxl) if own is not None else NO_STRENGTH)
+            number = next((number for number, use in left.items() if use.file == lora.file), None)
+            if number is not None:
+                self.by_use[number] = network
+            strengths.append(Strength.of(left.pop(number), self.sdxl) if number is not None else NO_STRENGTH)
             strengths[-1].set_on(network)
         self.strengths = strengths
         if self.merged and strengths[: self.merged] != self._now:

@@ -43,7 +43,8 @@ class Making:
     latents   initial latents of a stage with a strength, without noise, [B, C, h, w]
     canvas    the initial image, prepared for the stage
     sides     of the guidance, in the order of the batch: B rows each
-    networks, strengths   of the LoRAs in use, in their order
+    networks, strengths   of the attached LoRAs
+    by_use    {place among the LoRAs of these images: its network}
     show      takes a preview as JPEG
     nets      lends the ControlNets and LLLites that the settings name
     prompts   of the images
@@ -61,6 +62,7 @@ class Making:
     networks: Sequence[Network]
     show: Callable[[bytes], None]
     strengths: Sequence[Strength] = ()
+    by_use: Mapping[int, Network] = field(default_factory=dict)
     nets: Nets | None = None
     prompts: Sequence[str] = ()
     lend: Lend | None = None

@@ -109,7 +109,9 @@ def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
     if len(text) > LONGEST:
         return Analysis((), (), findings)
     words = _within(text, _parts_of_kind(PROMPT, _split(text, ways)))
-    joints = [match.span() for match in re.finditer(BREAK if ways.negative else f"{AND}|{BREAK}", words)]
+    joints = [
+        match.span() for match in re.finditer(BREAK if ways.negative else f"{AND.pattern}|{BREAK.pattern}", words)
+    ]
     drawn = ways.dynamic and has_variants(text)
     sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
     parts = _parts(text if not (drawn and sound) else drawn_once(text, 0, known.files), known, ways)

@@ -8,21 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
-BREAK, AND = "BREAK", " AND "
+BREAK, AND = (
+    re.compile(r"\bBREAK\b"),
+    re.compile(r"\s+AND\s+"),
+)  # the words alone, as in A1111; sd-scripts splits at " AND "
 _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last colon of a part
 
 
 def parts_of(prompt: str) -> list[str]:
     """The prompts between AND: "a fox AND a dog" -> ["a fox", "a dog"]."""
-    return [part.strip() for part in prompt.split(AND)] if AND in prompt else [prompt]
+    return [part.strip() for part in AND.split(prompt)] if AND.search(prompt) else [prompt]
 
 
 def placed_parts(prompt: str) -> Iterator[tuple[int, str]]:
     """(start, text) of each prompt between AND."""
     start = 0
-    for part in prompt.split(AND):
-        yield start, part
-        start += len(part) + len(AND)
+    for joint in AND.finditer(prompt):
+        yield start, prompt[start : joint.start()]
+        start = joint.end()
+    yield start, prompt[start:]
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
@@ -39,7 +43,7 @@ def prompt_runs(text: str, read: Read = runs_of) -> list[Run]:
     """As `runs_of`, with a new window after each BREAK."""
     found: list[Run] = []
     for run, weight in read(text):
-        first, *rest = run.split(BREAK)
+        first, *rest = BREAK.split(run)
         found += [(first, weight)]
         for part in rest:
             found += [(WINDOW_END, 1.0), (part, weight)]

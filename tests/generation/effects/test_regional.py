@@ -2,13 +2,25 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from core.families.targets import Target
 from core.generation.effects.regions import _InRegion
+from core.generation.model.loras import loras_attached
+from core.generation.model.store import make_store
+from core.generation.run import run_generate
 from core.networks.adapter import adapt, forward_with_adapters
+from core.networks.adapter_file import save_lora
 from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize
+from core.settings.generation.generate import LoraUse
+from core.settings.generation.regions import RegionSettings
+from tests.generation.model.test_lora_strengths import SD1, space
+from tests.generation.model.test_loras import random_lora
+from tests.generation.test_run import job_of
+
+__all__ = ["space"]  # a fixture
 
 
 def network_of(kind, **given):
@@ -45,6 +57,27 @@ def test_a_layer_changes_as_much_as_its_region_says(kind, own):
         assert float((whole - plain).detach().abs().mean()) > 1e-2
     added = above.add_to(torch.zeros_like(x), x)
     torch.testing.assert_close(made(below, limited, above), made(below, limited) + added, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_belongs_to_the_sub_prompt_of_its_place_among_those_of_the_image(starter, space, tmp_path):
+    """Whatever other images of the job use, and one without a sub-prompt acts on the whole image."""
+    tensors = {name: random_lora(starter, conv=False, seed=seed, size=0.3) for seed, name in enumerate("abc")}
+    files = {name: save_lora(tmp_path / f"{name}.safetensors", each, SD1) for name, each in tensors.items()}
+    with loras_attached(starter, [LoraUse(file=name) for name in "abc"], files.__getitem__) as loras:
+        loras.use([LoraUse(file="c"), LoraUse(file="a")])
+        assert loras.by_use == {0: loras.networks[2], 1: loras.networks[0]}
+    halves = Image.new("RGB", (64, 64), "red")
+    halves.paste((0, 255, 0), (32, 0, 64, 64))
+    halves.save(tmp_path / "map.png")
+
+    def drawn(names):
+        uses = [LoraUse(file=str(files[name])) for name in names]
+        job = job_of(prompt="a fox AND a dog", steps=2, seed=1, width=64, height=64, loras=uses)
+        job = job.model_copy(update={"regions": RegionSettings(region_map=str(tmp_path / "map.png"))})
+        (path,) = run_generate(job, space, store=make_store())
+        return Image.open(path).convert("RGB").tobytes()
+
+    assert len({drawn("ab"), drawn("ba"), drawn("abc")}) == 3
 
 
 def other(layer, seed):

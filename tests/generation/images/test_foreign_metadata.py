@@ -63,6 +63,15 @@ def test_comfyui(tmp_path):
     assert any("foxes" in note.what for note in record.notes)
 
 
+@pytest.mark.parametrize(("given", "strength"), [(12, 10.0), (-100.0, -10.0), (10, 10.0), (float("nan"), None)])
+def test_a_strength_beyond_ours_is_limited_and_said(tmp_path, given, strength):
+    nodes = comfy()
+    nodes["4"]["inputs"]["strength_model"] = given
+    record = read(tmp_path, prompt=nodes)
+    assert [use.strength for use in record.job.generate.loras] == ([] if strength is None else [strength])
+    assert ("lora-strength" in notes_of(record)) == (given != 10)
+
+
 def test_a_sampler_that_is_not_known_is_said(tmp_path):
     nodes = comfy()
     nodes["3"]["inputs"]["sampler_name"] = "res_multistep"

@@ -13,7 +13,7 @@ from core.generation.model.library import wildcard_lines
 from core.generation.plan.plan import check_task
 from core.generation.plan.requests import requests_of
 from core.generation.prompt.analysis import Known, Ways, analyze, findings_of
-from core.generation.prompt.runs import windows_of
+from core.generation.prompt.runs import placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.states import AS_WRITTEN
 from core.generation.prompt.styles import (
     HERE,
@@ -114,6 +114,14 @@ def test_each_fault_is_told_at_its_place(text, expected):
     assert told(text) == expected
     for each in findings_of(text, KNOWN):
         assert each.problem.what and each.problem.fix
+
+
+def test_break_and_and_are_words_of_their_own():
+    """As in A1111: also at the end of a line, and not within another word."""
+    assert len(prompt_runs("a BREAKFAST, BREAKING news")) == 1 and len(prompt_runs("a, BREAK, b")) == 3
+    assert weighted_parts("a fox\nAND a dog :0.5\nAND red") == [("a fox", 1.0), ("a dog", 0.5), ("red", 1.0)]
+    assert weighted_parts("an AND_SALT fox, SAND AND sun") == [("an AND_SALT fox, SAND", 1.0), ("sun", 1.0)]
+    assert list(placed_parts("a\nAND  b AND c")) == [(0, "a"), (7, "b"), (13, "c")]
 
 
 def test_what_is_not_read_is_not_wrong():
