@@ -106,7 +106,7 @@ def test_what_another_told_is_said_also_where_the_first_is_killed(folder, worksp
     def start(*_):
         if told is not None:
             tell_failure(folder, told, 2)
-        return SimpleNamespace(poll=lambda: 1, returncode=1)
+        return SimpleNamespace(poll=lambda: 1, returncode=1, stdin=None)
 
     monkeypatch.setattr(launch, "_start", start)
     state, words = launch.supervise(

@@ -18,7 +18,7 @@ from core.settings.layers import Entry, LayerChoice
 from core.settings.network import NetworkSettings
 from tests.selection import slow_unless
 
-FAMILIES = slow_unless(("sd1", "sdxl").__contains__, ("sd1", "sd2", "sdxl", "sdxl_refiner"))
+FAMILIES = slow_unless(("sd1", "sdxl").__contains__, ("sd1", "sd2", "sdxl"))
 
 
 @cache

@@ -373,7 +373,7 @@ def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     train_pairs(page, {"work": "another"}, browser)
     assert page.project.job == before
     train_pairs(page, {"work": work.id}, browser)
-    wait_until(lambda: page.project.job != before)
+    wait_until(lambda: page.project.job != before and browser.said is not None)
     job = page.project.job
     (held,) = preflight(job, page.workspace).validation
     (prompt,) = read_prompts(job.samples, control=True)[0]  # refuses those without a control image

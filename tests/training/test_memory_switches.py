@@ -154,7 +154,7 @@ def switches(training):
         "attention": {type(each).__name__ for each in unet.attn_processors.values()},
         "twice": [block.gradient_checkpointing for block in (*unet.down_blocks, unet.mid_block)],
         "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "captions": passes.text._cache._room,
+        "captions": passes.text._cache.room_bytes,
         "precision": (passes.precision.name, unet.dtype),
     }
 

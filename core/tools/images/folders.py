@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
@@ -245,11 +246,17 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
 def _copy_captions(path: Path, target: Path, beside: Sequence[str]) -> int:
     """Each caption file of the image, byte for byte, under the copy's name; what is there already stays. beside: the files of
     its name, that of its caption first."""
-    copied = 0
+    captions: dict[str, Path] = {}
     for name in beside:
-        ending = os.path.splitext(name)[1].lower()
-        caption, new = path.with_name(name), target.with_name(target.stem + ending)
-        if ending in CAPTION_EXTENSIONS and caption.is_file() and not os.path.lexists(new):
+        ending, caption = os.path.splitext(name)[1].lower(), path.with_name(name)
+        if ending in CAPTION_EXTENSIONS and caption.is_file():
+            captions.setdefault(ending, caption)
+    copied = 0
+    for ending, caption in captions.items():
+        new = target.with_name(target.stem + ending)
+        if os.path.lexists(new) and not filecmp.cmp(caption, new, shallow=False):
+            new = target.with_name(target.name + ending)  # the other one is that of a copy of the same stem
+        if not os.path.lexists(new):
             with atomic.open_atomic(new) as temporary:
                 shutil.copyfile(caption, temporary)
             copied += 1
