@@ -10,7 +10,7 @@ from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
 BREAK, AND = (
     re.compile(r"\bBREAK\b"),
-    re.compile(r"\s+AND\s+"),
+    re.compile(r"\sAND\s"),
 )  # the words alone, as in A1111; sd-scripts splits at " AND "
 _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last colon of a part
 
