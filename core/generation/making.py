@@ -268,8 +268,8 @@ class Maker:
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
         prompts = [schedule(request.job.generate.prompt, during)[-1][1] for request in batch]
-        loras, lent = self.loras, {"nets": self.nets, "lend": self.lend}
-        making = replace(making, strengths=loras.strengths, by_use=loras.by_use, prompts=prompts, **lent)
+        making = replace(making, strengths=self.loras.strengths, by_use=self.loras.by_use)
+        making = replace(making, nets=self.nets, prompts=prompts, lend=self.lend)
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, made.canvas)
