@@ -15,7 +15,7 @@ from unittest import mock
 from tests.card.library import load_library
 
 if __name__ == "__main__":
-    load_library(Path(sys.argv[1]))
+    load_library()
 
 import torch
 
