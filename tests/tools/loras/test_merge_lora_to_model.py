@@ -1,4 +1,4 @@
-"""LoRAs merged into checkpoints file to file: what merging into the loaded model gives, for every family and kind."""
+"""LoRAs merged into checkpoints file to file: what merging into the loaded model gives, for every kind."""
 
 from __future__ import annotations
 
