@@ -20,7 +20,7 @@ from core.settings.presets.files import parse
 from tests.refusals import refused
 from tests.training.conftest import STARTER
 
-PROMPTS = ["a fox, flat icon --d 5 --s 2 --w 64 --h 64", "a {bee} --n red --d 9 --s 3 --l 2 --w 64 --h 64"]
+PROMPTS = ["a fox, flat icon --d 5 --s 2", "a {bee} --n red --d 9 --s 3 --l 2"]
 
 
 def pixels(path):
@@ -146,7 +146,7 @@ def test_checkpoints_of_a_control_net_follow_the_control_image_of_the_sample_nex
         method={"kind": "controlnet"},
         dataset={"conditioning_data_dir": str(tmp_path / "edges")},
         optimizer={"learning_rate": 1e-2},
-        samples={"sample_prompts": [f"a {name} --d 5 --s 2 --w 64 --h 64 --cn {edges}" for name in ("fox", "bee")]},
+        samples={"sample_prompts": [f"a fox --d 5 --s 2 --cn {edges}", f"a bee --d 9 --s 2 --cn {edges}"]},
     )
     asked = run_grid_of(facts, job, workspace, strengths=(0.5, 1.0))
     begun = begin(asked.job, workspace, run=folder.name, notes=asked.notes)
