@@ -54,7 +54,11 @@ def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged
 @pytest.mark.slow
 @mark.parametrize("kind", ["lora_fa", "dylora"])
 def test_a_file_says_its_kind_in_its_metadata_alone(train, kind):
-    training = train(network={"kind": kind, "rank": 4}, **({"dylora": {"unit": 2}} if kind == "dylora" else {}))
+    training = train(
+        schedule={"max_train_steps": 1},
+        network={"kind": kind, "rank": 4},
+        **({"dylora": {"unit": 2}} if kind == "dylora" else {}),
+    )
     assert training.start() == "done"
     found, title = identify(training.file()), {"lora_fa": "LoRA-FA", "dylora": "DyLoRA"}[kind]
     assert (found.kind, found.network) == ("lora", title)
