@@ -164,10 +164,20 @@ def onnx_here(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def sd15(tmp_path_factory):
-    """(folder, file): a model of exactly SD 1.5's architecture, random numbers, in both forms. Removed afterwards: 4 GB."""
-    from tests.models import random_sd15
+def sd15_file(tmp_path_factory):
+    """A file of exactly SD 1.5's architecture, random numbers. Removed afterwards: 2 GB."""
+    from tests.models import random_sd15_file
 
-    root = tmp_path_factory.mktemp("sd15")
-    yield random_sd15(root / "folder", root / "model.safetensors")
+    root = tmp_path_factory.mktemp("sd15_file")
+    yield random_sd15_file(root / "model.safetensors")
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def sd15(tmp_path_factory, sd15_file):
+    """(folder, file): the same model in both forms."""
+    from tests.models import random_sd15_folder
+
+    root = tmp_path_factory.mktemp("sd15_folder")
+    yield random_sd15_folder(root / "folder"), sd15_file
     shutil.rmtree(root)

@@ -1,8 +1,8 @@
-"""Trainings on the card that computes nothing: `python -m tests.card.runs FOLDER CASES.json`.
+"""Trainings on the card that computes nothing: `python -m tests.card.runs CASES.json`.
 
-The library lies in the folder. CASES is {"outputs": folder, "cases": {name: a job}}. Prints for each case what was found, as
-a line of JSON: {"name", "building": bytes at most before the first step, "peak": in each step, "held": after each, "waits":
-lists, one for each step} or {"name", "error"}.
+CASES is {"outputs": folder, "cases": {name: a job}}. Prints for each case what was found, as a line of JSON: {"name",
+"building": bytes at most before the first step, "peak": in each step, "held": after each, "waits": lists, one for each step}
+or {"name", "error"}.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.card.library import load_library
 
 if __name__ == "__main__":
-    load_library(Path(sys.argv[1]))
+    load_library()
 
 import torch
 
@@ -83,4 +83,4 @@ def main(listed: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -14,8 +14,7 @@ from unittest import mock
 from tests.card.library import load_library
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    load_library(Path(sys.argv[1]))
+    load_library()
 
 import torch
 from PIL import Image
@@ -123,7 +122,7 @@ def attention(q, k, v, *_, **__):
 def count(folder: Path, name: str) -> dict:
     family_name, pixels, groups = CASES[name]
     images = folder / f"images{pixels}"
-    images.mkdir(exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (pixels, pixels), (90, 120, 150)).save(images / "one.png")
     (images / "one.txt").write_text("an image", encoding="utf-8")
     model = folder / family_name

@@ -29,7 +29,7 @@ def places(tmp_path, monkeypatch):
     for folder in ("work", "folder"):
         (tmp_path / folder).mkdir()
     for name in FILES:
-        (tmp_path / name).write_bytes(b"" if name.startswith("empty") else bytes(range(256)) * 9)
+        (tmp_path / name).write_bytes(b"" if name.startswith("empty") else bytes(range(256)) * 2)
     monkeypatch.chdir(tmp_path / "work")
     return [str(tmp_path / name) for name in ("missing", "folder", "empty.txt/x", *FILES)]
 

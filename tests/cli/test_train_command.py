@@ -145,7 +145,7 @@ def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_contin
     process = started(*words(outputs, *more))
     wait_for_steps(outputs, process, 4, before)
     folder = list_runs(outputs / "runs")[0]
-    for _ in range(3):
+    for _ in range(2):
         time.sleep(random.uniform(0, 0.7))
         process.kill()
         process.communicate()

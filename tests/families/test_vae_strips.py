@@ -55,9 +55,9 @@ def test_images_and_latents_are_the_same(starter, size, slices):
 
 @pytest.mark.slow
 def test_the_same_at_the_published_sizes_with_a_batch(published):
-    given = torch.randn(2, 4, 32, 24, generator=torch.Generator().manual_seed(0))
+    given = torch.randn(2, 4, 16, 12, generator=torch.Generator().manual_seed(0))
     whole = decode_latents(published, given)
-    with in_strips(published, lambda pixels: 5):
+    with in_strips(published, lambda pixels: 3):
         strips = decode_latents(published, given)
     assert (strips - whole).abs().max() / 2 < 10 * OFF
 

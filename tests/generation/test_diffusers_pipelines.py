@@ -44,11 +44,11 @@ FAMILIES, WAYS, LORA = ("sd1", "sdxl"), ("text", "image", "inpaint"), ("plain", 
 KINDS = ["ddim", "euler_a", "dpmsolver", "heun", "deis", "dpmsolver++_3m", "dpmsingle", "lms", "pndm"]
 KINDS += ["tcd", "unipc", "ddpm"]
 BY_DEFAULT = {(sampler, *others) for sampler, others in zip(KINDS, product(FAMILIES, WAYS, LORA), strict=True)}
-# Each sampler each way, the families and LoRAs in turn.
+# Each sampler from noise and from an image, the families and LoRAs in turn; what a mask keeps is no sampler's.
 EACH_WAY = {
     (sampler, FAMILIES[(n + m) % 2], way, LORA[n // 2 % 2])
     for n, sampler in enumerate(sorted(SCHEDULERS))
-    for m, way in enumerate(WAYS)
+    for m, way in enumerate(("text", "image"))
 }
 
 

@@ -1,6 +1,6 @@
 """Every file of a person is read or refused in a sentence, within 2 s and 200 MB (metadata of a dataset: 300), whatever it holds.
 
-A few of each family in each run, in the process of the tests; with --all some forty of each in another.
+A few of each family in each run, in the process of the tests; with --all some twenty-five of each in another.
 """
 
 import random
@@ -16,8 +16,7 @@ FEW = dict.fromkeys(FAMILIES, 1) | {"safetensors": 3, "pickles": 3, "adapters": 
 # Read as checkpoints and model folders are, and a good one takes two seconds.
 FEW |= {"checkpoints in tools": 0, "weights of folders": 0}
 # A check of a training takes a second, and so does a whole model.
-MANY = dict.fromkeys(FAMILIES, 40) | {"command line": 20, "checkpoints": 30, "model folders": 15}
-MANY |= {"checkpoints in tools": 40, "weights of folders": 40}
+MANY = dict.fromkeys(FAMILIES, 25) | {"command line": 15, "checkpoints": 20, "model folders": 10}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 
 

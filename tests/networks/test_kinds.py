@@ -426,7 +426,9 @@ def test_the_forecast_counts_its_numbers(tiny_parts, case):
 
 
 @pytest.mark.slow(only=("lokr",))
-@pytest.mark.parametrize("case", slow_unless(lambda case: case in ("lora", "lokr"), list(CASES)))
+@pytest.mark.parametrize(
+    "case", slow_unless(lambda case: case in ("lora", "lokr"), [each for each in CASES if "," not in each])
+)
 def test_a_compiled_model_computes_and_trains_the_same(model, inputs, case):
     network = trained(case, model)
     weights = network.parameters()

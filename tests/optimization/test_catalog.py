@@ -49,6 +49,7 @@ A_HANDFUL = [
     "torch.optim.Adafactor",
 ]
 OFFERED = [name for name, entry in catalog().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
+OFFERED.remove("pytorch_optimizer.Kron")  # half a minute: the list below tries it too
 QUICK = [*NAMES_OF_SD_SCRIPTS, *A_HANDFUL]
 TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *PATHS_OF_SD_SCRIPTS, *OFFERED])))
 

@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from core.cli.main import main
+from core.record.journal import read_lines
 from core.record.workspace import PROJECT
 from tests.docs.guide import DOCS, blocks_of
 
@@ -143,6 +144,9 @@ def test_it_trains_in_the_processes_that_are_launched_and_its_file_is_generated_
     done = run(place, *words, "--allow-module", "mynet", "--memory.num_processes", "2")
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "outputs").rglob("mine.safetensors")
+    lines = read_lines(file.parents[1] / "events.jsonl")
+    states = [line["state"] for line in lines if line["kind"] == "state"]
+    assert states == ["running", "done"], "one process wrote the journal"
     generate = ["generate", "--model.base_model", "models/starter", "--prompt", "a fox", "--generate.steps", "1"]
     made = run(place, *generate, "--lora", str(file), "--allow-module", "mynet")
     assert made.returncode == 0, made.stderr

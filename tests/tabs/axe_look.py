@@ -15,8 +15,8 @@ LOOK = json.dumps({"resultTypes": ["violations"], "rules": RULES})
 VIOLATIONS = f"""async (where) => (await axe.run(where || document, {LOOK}))
   .violations.map((each) => [each.id, ...each.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
 # Both themes, a wide window and a phone; every width alone is looked at in test_page_frame.
-SCREENS = [("dark", 390), ("light", 1280)]
-on_every_screen = pytest.mark.parametrize("screen", SCREENS, ids=str)
+NARROW, WIDE = ("dark", 390), ("light", 1280)
+on_every_screen = pytest.mark.parametrize("screen", [NARROW, WIDE], ids=str)
 
 
 def open_page(window: Any, screen: tuple[str, int], place: str) -> Any:

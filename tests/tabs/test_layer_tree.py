@@ -7,7 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from axe_look import VIOLATIONS, on_every_screen, open_page
+from axe_look import NARROW, VIOLATIONS, open_page
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold
 from work_parts import wait_until
@@ -168,9 +168,8 @@ def test_the_keyboard_reaches_and_changes_everything_on_a_phone_too(window, serv
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_axe_finds_nothing_in_the_tree_and_the_bars(window, served, screen):
-    tab = open_page(window, screen, "Train")
+def test_axe_finds_nothing_in_the_tree_and_the_bars(window, served):
+    tab = open_page(window, NARROW, "Train")
     opened(tab)
     node(tab, "IN05").locator(".twist").first.click()
     node(tab, "IN05/Cross-attention").locator(".layer-box").first.click()

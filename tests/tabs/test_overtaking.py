@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from playwright.sync_api import expect
-from test_page_train import box, choose_preset, unfold, until
+from test_page_train import box, unfold, until
 from work_parts import make_page
 
 from tabs.context import ANY_TAB, told
@@ -147,21 +147,6 @@ def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, mo
 
 
 @pytest.mark.slow
-def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, served, monkeypatch):
-    done: list[str] = []
-    served.page.presets.save("another", served.page.project.reference(), replace=True)
-    tab = visit().open()
-    unfold(tab, "network")
-    slowly(monkeypatch, served.page.project, "edit", 2.5, done)
-    slowly(monkeypatch, served.page.project, "load_preset", 0, done)
-    box(tab, "network.rank").fill("7")
-    choose_preset(tab, "another")
-    assert until(lambda: len(done) == 2)
-    assert done == ["edit", "load_preset"]
-    expect(tab.locator("#preset-state")).to_have_text("as saved")
-
-
-@pytest.mark.slow
 def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(window):
     tab = window.open("Dataset")
     late, asked = [], []
@@ -264,25 +249,21 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", ["request", "answer"])
-def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit, served, late):
+def test_two_changes_of_a_field_that_has_the_keyboard_end_with_the_second(visit, served):
     """Ctrl+Enter sends a prompt without leaving its field, so that the field follows what the server answers."""
     tab = visit().open("Generate")
-    tab.evaluate(
-        """(late) => {
-          const quick = window.fetch, moment = () => new Promise((go) => setTimeout(go, 3000));
-          window.over = 0;
-          window.fetch = async (where, how) => {
-            const first = how && String(how.body).includes('"value":"first"');
-            if (first && late === "request") await moment();
-            const answer = await quick(where, how);
-            if (first && late === "answer") await moment();
-            if (first) setTimeout(() => { window.over += 1; }, 300);
-            return answer;
-          };
-        }""",
-        late,
-    )
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.over = 0;
+      window.fetch = async (where, how) => {
+        const answer = await quick(where, how);
+        if (how && String(how.body).includes('"value":"first"')) {
+          await new Promise((go) => setTimeout(go, 3000));
+          setTimeout(() => { window.over += 1; }, 300);
+        }
+        return answer;
+      };
+    }""")
     prompt = tab.locator("#gen-prompt")
     for words in ("first", "second"):
         prompt.fill(words)

@@ -163,19 +163,6 @@ def test_the_list_follows_what_is_typed_into_find_whatever_comes_late(opened, sl
 
 
 @pytest.mark.slow
-def test_typing_during_an_answer_stays_and_leaving_the_box_saves(opened, slow):
-    tab, folder = opened(seconds=1.0)
-    tab.keyboard.press("Control+s")
-    tab.keyboard.type(" one")
-    tab.keyboard.press("Control+s")
-    tab.keyboard.type(" two", delay=120)
-    tab.locator("#cap-find").focus()
-    wait_until(lambda: on_disk(folder, 0) == "caption 0 one two")
-    assert box(tab).input_value() == "caption 0 one two"
-    expect(tab.locator("#cap-state")).to_contain_text("Saved")
-
-
-@pytest.mark.slow
 def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow):
     tab, folder = opened(seconds=0.0)
     tab.keyboard.type(" new")
@@ -298,14 +285,12 @@ def test_a_refresh_opens_the_image_that_was_open_whichever_answer_comes_first(op
     """The server hears of a move late, and its tick may ask for the list before the tab does."""
     tab, _ = opened(seconds=0.0)
     tab.add_init_script(f"({LATE % act})()")
-    for n in (1, 2):
-        tab.keyboard.press("Alt+ArrowRight")
-        expect(box(tab)).to_have_value(f"caption {n}")
-        tab.reload()
-        expect(box(tab)).to_have_value(re.compile("caption"))
-        tab.wait_for_timeout(2000 if n == 2 else 0)
-        expect(box(tab)).to_have_value(f"caption {n}")
-        box(tab).focus()
+    tab.keyboard.press("Alt+ArrowRight")
+    expect(box(tab)).to_have_value("caption 1")
+    tab.reload()
+    expect(box(tab)).to_have_value(re.compile("caption"))
+    tab.wait_for_timeout(2000)
+    expect(box(tab)).to_have_value("caption 1")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from axe_look import VIOLATIONS, go, on_every_screen, open_page
+from axe_look import NARROW, VIOLATIONS, WIDE, go, on_every_screen, open_page
 from filled import DONE, FAILED, MARKS, OTHER, STOPPED
 from keyboard_walk import walk
 from playwright.sync_api import expect
@@ -53,17 +53,28 @@ def look(tab, where: str, what: str | None = None) -> None:
 @pytest.mark.slow
 @on_every_screen
 def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
+    """On a phone with everything unfolded, in a wide window as the tabs come; contrast and sizes unfolded on both."""
     tab = open_page(window, screen, "Dataset")
     assert tab.evaluate("document.body.classList.contains('dark')") == (screen[0] == "dark")
     for name, mark in MARKS.items():
         go(tab, name, mark)
+        if screen == WIDE:
+            look(tab, name)
         tab.evaluate(UNFOLD)
         if name == "Train":
             tab.evaluate(OPEN_GROUPS)
         tab.wait_for_function(STILL)
-        look(tab, name)
+        if screen != WIDE:
+            look(tab, name)
         assert tab.evaluate(CONTRAST) == [] == tab.evaluate(SMALL), name
     assert tab.locator("h1").count() == 1
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_on_what_tools_answer_on_runs_in_monitor_and_on_loras_in_generate(window):
+    tab = open_page(window, NARROW, "Tools")
+    tab.locator(MARKS["Tools"]).first.wait_for()
+    tab.evaluate(UNFOLD)
     tab.locator("#tool-index [data-tool=inspect]").click()
     tab.locator("#tool-inspect-file").fill("outputs/none.safetensors")
     tab.locator("#tool-inspect-file").press("Enter")
@@ -85,9 +96,8 @@ def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(window, screen):
-    tab = open_page(window, screen, "Runs")
+def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(window):
+    tab = open_page(window, NARROW, "Runs")
     for title in ("fox, done", "fox_stopped", "fox_failed", "fox_running"):
         tab.locator("table.runs").get_by_role("button", name=title, exact=True).click()
         expect(tab.locator(".run-head h2")).to_have_text(title)
@@ -108,9 +118,8 @@ def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(wi
 
 
 @pytest.mark.slow
-@on_every_screen
-def test_every_action_of_every_tab_is_reached_by_tab(window, screen):
-    tab = open_page(window, screen, "Dataset")
+def test_every_action_of_every_tab_is_reached_by_tab(window):
+    tab = open_page(window, WIDE, "Dataset")
     faults = {}
     for name, mark in MARKS.items():
         go(tab, name, mark)
@@ -124,7 +133,7 @@ def test_every_action_of_every_tab_is_reached_by_tab(window, screen):
 
 @pytest.mark.slow
 def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window):
-    tab = open_page(window, ("dark", 390), "Train")
+    tab = open_page(window, NARROW, "Train")
     menu = tab.locator("#preset-bar summary")
     menu.press("Enter")
     look(tab, "menu", "#preset-bar")
@@ -172,7 +181,7 @@ def in_dialog(tab, name: str) -> None:
 
 @pytest.mark.slow
 def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window):
-    tab = open_page(window, ("light", 1280), "Runs")
+    tab = open_page(window, WIDE, "Runs")
     opener = tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True)
     opener.press("Enter")
     expect(tab.locator(".run-head h2")).to_be_focused()
@@ -217,7 +226,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window):
 
 @pytest.mark.slow
 def test_what_pops_up_over_the_form_has_names_and_contrast(window):
-    tab = open_page(window, ("light", 1280), "Train")
+    tab = open_page(window, WIDE, "Train")
     tab.locator("#field-saving-output-name").locator("input, textarea").first.press("F1")
     expect(tab.locator("#field-note")).to_be_visible()
     look(tab, "note of a field")

@@ -146,21 +146,6 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
 
 
 @pytest.mark.slow
-def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(visit, served):
-    tab, other = visit().open(), visit().open()
-    served.engine.step_seconds = 1.0  # the first must not end before the other waits for it
-    before = len(served.engine.queue())
-    tab.locator("#start").dblclick()
-    expect(tab.locator("#monitor-run")).to_be_visible()
-    other.locator("#start").click()
-    assert until(lambda: len(served.engine.queue()) == before + 2)
-    time.sleep(0.7)
-    assert len(served.engine.queue()) == before + 2
-    states = [entry.state for entry in served.engine.queue()[before:]]
-    assert states == ["running", "waiting"]
-
-
-@pytest.mark.slow
 def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     tab = visit().open()
     unfold(tab, "network")

@@ -6,10 +6,10 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from page_server import Served
@@ -25,43 +25,8 @@ PATIENCE = 240_000  # ms: two cores may be busy
 STEPS = 400  # far more than are taken: however fast the machine is, the page sees the first ones and pauses there
 
 
-class Process:
-    """`webui.py` in a process of its own on one outputs folder."""
-
-    def __init__(self, outputs: Path):
-        more = ["--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7960"]
-        self.outputs = outputs
-        self.process = subprocess.Popen(
-            [sys.executable, "webui.py", *more],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        said = []
-        for line in self.process.stdout:
-            said.append(line)
-            found = re.search(r"http://\S+", line)
-            if found:
-                self.url = found.group().rstrip(".,")
-                # read on: a full pipe would hold the page up
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()
-                return
-        raise AssertionError("".join(said))
-
-    def kill(self) -> Path:
-        """The outputs folder that it leaves."""
-        self.close()
-        return self.outputs
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 class Inside:
-    """The same page and engine in this process, which has loaded all that they need."""
+    """The page and its engine in this process, which has loaded all that they need."""
 
     def __init__(self, outputs: Path):
         self.outputs = outputs
@@ -86,13 +51,13 @@ class Inside:
         self.served.close()
 
 
-@pytest.fixture(params=[Inside, pytest.param(Process, marks=pytest.mark.slow)], ids=["inside", "process"])
-def serve(request):
+@pytest.fixture
+def serve():
     """Serves an outputs folder."""
     begun = []
 
     def make(outputs: Path):
-        begun.append(request.param(outputs))
+        begun.append(Inside(outputs))
         return begun[-1]
 
     yield make
@@ -206,3 +171,15 @@ def test_train_watch_kill_continue_and_generate(chromium, serve, tmp_path):
     page.locator("#shelf-strip .tile img").first.wait_for()
     assert list((outputs / "images").rglob("*.png"))
     assert page.errors == []
+
+
+@pytest.mark.slow
+def test_the_program_serves_the_page_at_the_address_it_prints_and_ends_when_it_is_asked_to(tmp_path):
+    words = ["--no-browser", "--outputs", str(tmp_path), "--device", "cpu", "--port", "7960"]
+    command = [sys.executable, "webui.py", *words]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
+        address = next(found.group() for line in program.stdout if (found := re.search(r"http://\S+", line)))
+        with urlopen(address.rstrip(".,"), timeout=60) as answer:
+            assert answer.status == 200 and b"Atelier" in answer.read()
+        program.terminate()
+        assert program.wait(60) == 0

@@ -225,14 +225,13 @@ def filled(chance) -> dict:
     return {name: values(chance) for name in chance.sample(NAMES, chance.randint(1, 8))}
 
 
-@pytest.mark.slow(but=("every",))
-@HOW_MANY
-def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, asked, chance, capfd, every):
+@pytest.mark.slow
+def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, asked, chance, capfd):
     """What scripts of the page put into texts and events, each of its own kind there."""
     words = acts()
     assert len(words) > 60
-    for fn in chosen(page, chance, 50, every):
-        for _ in range(6 if every else 3):
+    for fn in chosen(page, chance, 50, every=True):
+        for _ in range(6):
             message = good(fn, event_data=filled(chance) | {"act": chance.choice(words), "name": chance.choice(words)})
             for number, block in enumerate(fn.inputs):
                 if isinstance(block, gr.Textbox):
@@ -247,11 +246,10 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
             assert printed.count("A request was refused") == (status == 422), (fn.name, message, printed)
 
 
-@pytest.mark.slow(but=("every",))
-@HOW_MANY
-def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd, every):
+@pytest.mark.slow
+def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd):
     acted = ("look", "save", "open", "follow", "undo", "redo", "utf8", "show", "find", "page")
-    for _ in range(1000 if every else 150):
+    for _ in range(500):
         message = filled(chance) | {"act": chance.choice(acted)}
         body = json.dumps(message).encode()
         assert asked.send("POST", "/atelier/captions", body, **JSON) in (200, 400), message

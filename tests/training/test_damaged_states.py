@@ -178,17 +178,9 @@ def test_a_state_to_begin_from_that_is_damaged_is_named(killed, train):
         find_state(killed.folder.name, killed.workspace)
 
 
-UNWRITTEN = [
-    ("training.pt", errno.ENOSPC),
-    ("complete.json", errno.ENOSPC),
-    ("training.pt", errno.EROFS),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("where", UNWRITTEN, ids=str)
-def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, whole, monkeypatch, where):
-    place, number = where
+@pytest.mark.parametrize("place", ["training.pt", "complete.json"])
+def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, whole, monkeypatch, place):
     training, failed = train(**STEPS), []
     real = {"training.pt": atomic.sync_file, "complete.json": seal_state}
 
@@ -197,7 +189,7 @@ def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, 
             state = [str(each) for each in arguments if "/state/" in str(each)]
             if kind == place and state and not failed and states_in(training.folder.states):
                 failed.append(state[0])
-                raise OSError(number, "it cannot", state[0])
+                raise OSError(errno.ENOSPC, "it cannot", state[0])
             return real[kind](*arguments)
 
         return work

@@ -106,7 +106,7 @@ def test_schedule_free_optimizers_show_the_average_of_16_bit_weights(kind):
 
 @pytest.mark.slow
 def test_a_network_that_starts_from_a_file_is_in_the_type_too(train):
-    first = train()
+    first = train(schedule={"max_train_steps": 1})
     assert first.start() == "done"
     job = {"network": {"rank": 4, "alpha": 4.0, "network_weights": str(first.file())}}
     again = train(**job, memory={"full_precision": "bf16"}, schedule={"max_train_steps": 1, "seed": 7})

@@ -52,13 +52,10 @@ def losses(run, known):
 
 @pytest.mark.slow
 def test_where_latents_are_kept_changes_no_loss(losses):
-    kept = {where: losses({"flip_aug": True}, memory={"cache_latents": where}) for where in PLACES}
-    kept["auto"] = losses({"flip_aug": True})
+    """The device is the CPU here: below, another."""
+    kept = {where: losses({"flip_aug": True}, memory={"cache_latents": where}) for where in ("disk", "memory", "off")}
     assert len(kept["disk"]) == 4
     assert all(each == kept["disk"] for each in kept.values())
-
-
-PLACES = ("disk", "memory", "device", "off")
 
 
 @pytest.mark.slow

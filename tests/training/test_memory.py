@@ -28,7 +28,7 @@ def test_nothing_of_a_training_stays(workspace, make_job, monkeypatch, fails):
     )
     if fails:
         monkeypatch.setattr(
-            passes, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))
+            passes, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("broken"))
         )
     before = models_in_memory()
     state, _ = execute("train", job, RunFolder.create(workspace.runs, "m", dump(job)), workspace, "cpu")

@@ -24,9 +24,10 @@ def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):
 @pytest.mark.slow
 def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged_model(train):
     pissa = {"initialization": "pissa", "rank": 4, "alpha": 4.0, "rs_lora": True, "conv_rank": 2, "conv_alpha": 1.0}
-    whole, parted = train(network=pissa), train(network=pissa)
+    two = {"schedule": {"max_train_steps": 2, "seed": 7}}
+    whole, parted = (train(network=pissa, **two) for _ in range(2))
     assert whole.start() == "done"
-    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    assert parted.start(stop_at=1) == "stopped" and parted.again().start() == "done"
     tensors, others = load_file(whole.file()), load_file(parted.file())
     assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
     wide = {name for name in tensors if tensors[name].shape[2:] == (3, 3)}
@@ -45,7 +46,7 @@ def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged
     alphas = {float(tensors[name.replace("lora_down.weight", "alpha")]) for name in wide}
     assert {float(args["conv_alpha"])} == alphas
     # the first loss is the model's own, as with a LoRA that starts at zero
-    plain = train(network={"rank": 4, "alpha": 4.0})
+    plain = train(network={"rank": 4, "alpha": 4.0}, **two)
     assert plain.start() == "done"
     assert whole.losses()[1] == approx(plain.losses()[1], rel=1e-5)
 
@@ -53,7 +54,11 @@ def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged
 @pytest.mark.slow
 @mark.parametrize("kind", ["lora_fa", "dylora"])
 def test_a_file_says_its_kind_in_its_metadata_alone(train, kind):
-    training = train(network={"kind": kind, "rank": 4}, **({"dylora": {"unit": 2}} if kind == "dylora" else {}))
+    training = train(
+        schedule={"max_train_steps": 1},
+        network={"kind": kind, "rank": 4},
+        **({"dylora": {"unit": 2}} if kind == "dylora" else {}),
+    )
     assert training.start() == "done"
     found, title = identify(training.file()), {"lora_fa": "LoRA-FA", "dylora": "DyLoRA"}[kind]
     assert (found.kind, found.network) == ("lora", title)

@@ -30,8 +30,9 @@ CASES = {
             "module_dropout": 0.1,
             "scale_weight_norms": 1.0,
         },
+        "schedule": {"max_train_steps": 3, "seed": 7},  # a module that was left out gets its state in the next step
     },
-    FP8: {"memory": {"gradient_checkpointing": True, "fp8_base": True}, "schedule": {"max_train_steps": 2, "seed": 7}},
+    FP8: {"memory": {"gradient_checkpointing": True, "fp8_base": True}},
     "DreamBooth with text and a prior": {
         "method": {"kind": "dreambooth", "prior": "model", "class_caption": "a drawing"},
         "network": {"train_text_encoder": True},
@@ -55,10 +56,10 @@ def found(request, tmp_path_factory, images):
     model = {"base_model": str(tiny_folder("sd1", place / "sd1"))}
     base = {
         "model": model,
-        "dataset": {"folder": str(images), "resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2},
+        "dataset": {"folder": str(images), "resolution": 64, "enable_bucket": False, "train_batch_size": 2},
         "network": {"rank": 4, "alpha": 4.0},
         "optimizer": {"learning_rate": 1e-3},
-        "schedule": {"max_train_steps": 3, "seed": 7},
+        "schedule": {"max_train_steps": 2, "seed": 7},
         "memory": {"mixed_precision": "bf16"},
         "saving": {"output_name": "t", "save_every_minutes": None},
         "logging": {"log_with": "none"},
@@ -66,7 +67,7 @@ def found(request, tmp_path_factory, images):
     jobs = {name: merge(base, CASES[name]) for name in CASES if name in asked | {FP8}}
     listed = place / "cases.json"
     listed.write_text(json.dumps({"outputs": str(place / "outputs"), "cases": jobs}), encoding="utf-8")
-    command = [sys.executable, "-m", "tests.card.runs", str(place), str(listed)]
+    command = [sys.executable, "-m", "tests.card.runs", str(listed)]
     done = subprocess.run(
         command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )

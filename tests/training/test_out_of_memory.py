@@ -34,21 +34,11 @@ def fails_at(calls, work):
     return once
 
 
-@pytest.mark.slow(only=("LoRA",))
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "groups",
-    [
-        {},
-        pytest.param(
-            {"network": {"train_text_encoder": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}, "optimizer": {"learning_rate": 1e-5}},
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["LoRA", "schedule-free", "average"],
+    [{}, {"method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}, "optimizer": {"learning_rate": 1e-5}}],
+    ids=["LoRA", "average"],
 )
 def test_a_training_goes_on_unharmed_and_later_samples_are_drawn(train, monkeypatch, groups):
     given_back = []

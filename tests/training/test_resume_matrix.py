@@ -88,8 +88,6 @@ COMBINED = [
     ("DreamBooth", "accumulation", "Prodigy"),
     ("fine-tune, bf16", "timesteps and noise"),
     ("new word by layer", "accumulation", "images by chance"),
-    ("ControlNet", "accumulation", "scaler", "shown"),
-    ("LLLite", "captions", "images by chance", "shown"),
 ]
 # {name: (method, options, relative tolerance of losses)}: in 16 bits processors round differently.
 RECORDED = {
@@ -215,11 +213,7 @@ def settings(groups, model, folders):
     }
     own = groups | {"dataset": {name: value for name, value in groups.get("dataset", {}).items() if name != "sources"}}
     if groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
-        hints = sorted((folders / "hints").iterdir())
         dataset["conditioning_data_dir"] = str(folders / "hints")
-        if "samples" in own:
-            lines = zip(own["samples"]["sample_prompts"], hints, strict=False)
-            own["samples"] = own["samples"] | {"sample_prompts": [f"{text} --cn {hint}" for text, hint in lines]}
     return merge(merge(base, {"dataset": dataset}), own)
 
 

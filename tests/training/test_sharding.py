@@ -30,7 +30,7 @@ pytestmark = [
 # Adam divides by the gradient's own size: where that is nearly nothing, its last digits decide.
 LORA_APART, MODEL_APART = 5e-6, 5e-7
 TUNE = {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}
-MODEL = {"method": TUNE, "optimizer": {"learning_rate": 1e-6}, "schedule": {"max_train_steps": 3, "seed": 7}}
+MODEL = {"method": TUNE, "optimizer": {"learning_rate": 1e-6}, "schedule": {"max_train_steps": 2, "seed": 7}}
 # A LoRA with all that looks at the weights next to it. SGD: what is rounded stays as small as it is.
 LOOKED = {
     "network": {"rank": 4, "alpha": 4.0, "train_text_encoder": True},
@@ -61,7 +61,7 @@ def ran(tmp_path_factory, images):
         "dataset": {"folder": str(images), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
         "network": {"rank": 4, "alpha": 4.0},
         "optimizer": {"learning_rate": 1e-4},
-        "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
+        "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2},
         "saving": {"output_name": "t", "save_every_minutes": None, "save_precision": "fp32", "save_state": True},
         "logging": {"log_with": "none"},
     }
@@ -163,7 +163,7 @@ def test_files_hold_the_weights_that_train_or_those_of_16_bits(ran):
 
 
 def test_each_process_keeps_a_part_and_none_holds_all(ran):
-    (state,) = (ran["model 3"] / "state").glob("step*3")
+    (state,) = (ran["model 3"] / "state").glob("step*2")
     parts = [torch.load(path, weights_only=True)["parts"] for path in sorted(state.glob("part-*.pt"))]
     assert len(parts) == 2
     held = [sum(group["master"].numel() for group in part) for part in parts]
@@ -172,12 +172,13 @@ def test_each_process_keeps_a_part_and_none_holds_all(ran):
 
 
 def test_one_process_trains_continues_and_refuses_states_of_another_kind(train, ran):
-    plain, alone = train(), train(sharding=zero(2, offload_optimizer_device="cpu"))
+    two = {"schedule": {"max_train_steps": 2, "seed": 7}}
+    plain, alone = train(**two), train(**two, sharding=zero(2, offload_optimizer_device="cpu"))
     assert plain.start() == alone.start() == "done"
     assert alone.losses() == pytest.approx(plain.losses(), rel=1e-5)
     assert apart(load_file(plain.file()), load_file(alone.file())) < 1e-5  # at ten times the rate of those above
-    cut = next((ran["lora 2"] / "state").glob("step*4"))
-    longer = {"max_train_steps": 8, "seed": 7}
+    cut = next((ran["lora 2"] / "state").glob("step*2"))
+    longer = {"max_train_steps": 4, "seed": 7}
     for groups, code, fact in (
         ({"sharding": zero(2)}, "state.other-partitions", "processes 2 (now 1)"),
         ({}, "state.with-deepspeed", cut),
@@ -246,7 +247,8 @@ def test_losses_of_fp16_are_scaled_and_an_overflow_halves_the_scale(train):
     for _ in range(2000):
         scale.update(False)
     assert scale.factor == 2.0**16
-    training = train(sharding=zero(2), memory={"mixed_precision": "fp16"})
+    one = {"max_train_steps": 1, "seed": 7}
+    training = train(sharding=zero(2), memory={"mixed_precision": "fp16"}, schedule=one)
     assert training.start() == "done" and all(loss < 10 for loss in training.losses().values())
 
 

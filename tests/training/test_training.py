@@ -54,7 +54,7 @@ def test_the_finished_file_is_copied_and_never_over_another(train, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "t.safetensors").write_text("mine")
-    training = train(saving={"output_name": "t", "copy_to": str(folder), "save_every_minutes": None})
+    training = train(saving={"copy_to": str(folder)}, schedule={"max_train_steps": 1})
     training.start()
     assert (folder / "t.safetensors").read_text() == "mine"
     assert (folder / "t-2.safetensors").read_bytes() == training.file().read_bytes()
@@ -242,6 +242,7 @@ def test_a_part_with_a_rate_of_0_is_saved_as_it_was(train):
     training = train(
         network={"rank": 4, "alpha": 4.0, "train_text_encoder": True},
         optimizer={"learning_rate": 1e-3, "text_encoder_lr": 0.0},
+        schedule={"max_train_steps": 1},
     )
     training.start()
     tensors = weights(training.file())
@@ -258,7 +259,7 @@ def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, images)
 
     folder = tmp_path / "own"
     shutil.copytree(images, folder)
-    training = train(dataset={"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16})
+    training = train(dataset={"folder": str(folder)}, schedule={"max_train_steps": 1})
     training.start()
     next(folder.glob("*.txt")).write_text("changed")
     training.again().start()

@@ -69,7 +69,7 @@ def test_what_was_read_before_the_step_that_ends_a_run_is_told():
 
 @pytest.mark.slow
 def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
-    groups = {"schedule": {"max_train_steps": 6, "seed": 7}, "validation": {"validation_split": 0.2}}
+    groups = {"schedule": {"max_train_steps": 4, "seed": 7}, "validation": {"validation_split": 0.2}}
     whole, broken = train(**groups), train(**groups)
     whole.start()
     broken.on_line = lambda line: broken.token.cancel() if line["kind"] == "steps" else None
@@ -78,9 +78,9 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
         assert broken.start() == "stopped"
     broken.again().start()
     found = read_watch(whole.folder)
-    assert found == read_watch(broken.folder) and found["step"] == 6
-    assert found["images_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 6
+    assert found == read_watch(broken.folder) and found["step"] == 4
+    assert found["images_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 4
     shot = RunView.read(whole.folder).snapshot(False)
-    assert len(shot["corrected"]) == len(shot["loss"]) == 6
+    assert len(shot["corrected"]) == len(shot["loss"]) == 4
     assert shot["norms"][0][1] > 0 and any(norm[2] for norm in shot["norms"])
     assert next(entry["step"] for entry in shot["validation"]) == 0

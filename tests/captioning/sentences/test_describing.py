@@ -70,11 +70,10 @@ def test_every_kind_writes_captions_that_a_batch_does_not_change(caption, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["blip", "llava"])
-def test_shortest_and_longest_are_kept(caption, kind):
-    short = caption(kind, max_new_tokens=3, min_new_tokens=3, decoding="greedy", whole_sentences=False)
+def test_shortest_and_longest_are_kept(caption):
+    short = caption("llava", max_new_tokens=3, min_new_tokens=3, decoding="greedy", whole_sentences=False)
     long = caption(
-        kind, max_new_tokens=20, min_new_tokens=20, decoding="greedy", whole_sentences=False, retry_repetition=False
+        "llava", max_new_tokens=20, min_new_tokens=20, decoding="greedy", whole_sentences=False, retry_repetition=False
     )
     # a comma at the end is taken off, and special tokens are no words
     assert all(1 <= len(text) <= 3 for text in words(short).values())
@@ -122,7 +121,7 @@ def test_words_are_not_repeated_where_that_is_asked(caption):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoding", ["greedy", "beams", "sample"])
+@pytest.mark.parametrize("decoding", ["beams", "sample"])
 def test_words_to_avoid_do_not_occur(caption, decoding):
     before = {word for text in words(caption("blip", decoding=decoding, **LONG)).values() for word in text}
     avoided = sorted(before)[:8]

@@ -154,7 +154,7 @@ def test_a_stopped_grid_makes_only_what_is_missing_and_equals_an_unbroken_one(wo
 @pytest.mark.slow
 def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
     words = ["--generate.steps", "4", "--generate.seed", "7", "--generate.width", "64", "--generate.height", "64"]
-    words += ["--grid.x_axis", "steps", "--grid.x_values", "20-31", "--outputs", str(workspace.outputs)]
+    words += ["--grid.x_axis", "steps", "--grid.x_values", "20-24", "--outputs", str(workspace.outputs)]
     process = subprocess.Popen([sys.executable, "webui.py", "grid", "a fox", *words], cwd=PROJECT)
     until = time.monotonic() + 120
     while time.monotonic() < until and len(list(workspace.outputs.glob("grids/*/cells/*.png"))) < 2:
@@ -163,11 +163,11 @@ def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
     process.wait()
     (folder,) = list_grids(workspace)
     made = folder.made()
-    assert 0 < len(made) < 12 and folder.content().state == "running"
+    assert 0 < len(made) < 5 and folder.content().state == "running"
     times = {place: folder.cell(place).stat().st_mtime_ns for place in made}
     job = folder.job().model_copy(update={"grid": GridSettings(folder=folder.name)})
     run_grid(job, workspace, store=store)
-    assert len(folder.made()) == 12
+    assert len(folder.made()) == 5
     assert times == {place: folder.cell(place).stat().st_mtime_ns for place in made}
 
 

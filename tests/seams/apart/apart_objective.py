@@ -57,13 +57,9 @@ def test_its_sampler_draws_samples_and_generates_them_again(train, store):
 
 def test_it_draws_its_own_timesteps_as_fractions_of_the_image_alone(train):
     own = {**KIND, "straight": {"logit_normal": True}, "dataset": {"resolution": 64}}
-    whole, parted = train(**own), train(**own)
-    for training, stops in ((whole, None), (parted, 2)):
-        assert training.start(**({"stop_at": stops} if stops else {})) == ("stopped" if stops else "done")
-    assert parted.again().start() == "done"
-    tensors = load_file(whole.file())
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
-    watched = json.loads((whole.folder.path / "watch.json").read_text())
+    training = train(**own)
+    assert training.start() == "done"
+    watched = json.loads((training.folder.path / "watch.json").read_text())
     drawn = sum(band["count"] for band in watched["bands"])
     middle = sum(band["count"] for band in watched["bands"] if 200 <= band["from"] < 800)
     assert drawn > 4 and middle > 0.7 * drawn  # of uniform ones 60% would lie there

@@ -1,4 +1,4 @@
-"""LoRAs merged into checkpoints file to file: what merging into the loaded model gives, for every family and kind."""
+"""LoRAs merged into checkpoints file to file: what merging into the loaded model gives, for every kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.tools.models.test_convert_model import convert
 from tests.tools.models.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
-FAMILIES = ("sd1", "sd2", "sdxl")
+FAMILIES = ("sd1", "sdxl")
 KINDS = [name for name in kinds() if name not in ("lora", "lora_fa", "dylora")]  # those are a LoRA in files
 PARTS = ("text_encoders", "denoiser")
 

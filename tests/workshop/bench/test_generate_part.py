@@ -6,7 +6,8 @@ from workshop.bench.run import known_part, run_bench, table
 
 
 @pytest.mark.slow
-def test_generation_is_measured_beside_diffusers(tmp_path):
+def test_generation_is_measured_beside_diffusers(tmp_path, monkeypatch):
+    monkeypatch.setattr("workshop.bench.generate.STEPS", 4)
     assert known_part("generate")
     found = run_bench(tmp_path, "cpu", quick=True, only="generate", say=lambda text: None)
     numbers = found["generate"]
