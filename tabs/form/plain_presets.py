@@ -18,8 +18,9 @@ from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from tabs.context import Page
-from tabs.form.own_settings import NOT_OWN, changed_values, field
+from tabs.form.own_settings import changed_values
 from tabs.form.picker import family_of_file
+from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, short
 
 Values = dict[str, Any]
@@ -35,7 +36,7 @@ class PlainForm(ABC):
     covered         the names that a preset covers
     """
 
-    offers = "tool-files"  # the id of the list that is offered where a field names a file
+    offers = TOOL_FILES  # the id of the list that is offered where a field names a file
     lists: ClassVar[Mapping[str, str]] = {}  # {field: the id of a list of its own}
 
     def __init__(
@@ -159,21 +160,19 @@ class PlainForm(ABC):
         def drawn(name: str) -> str:
             entry = self.known[name]
             empty = entry.hint or ("automatic" if entry.names == "path" else "")
-            return field(
+            return FieldView(
                 entry,
                 shown.get(name, entry.default),
                 act or self._act,
                 name,
-                common=None if entry.optional else NOT_OWN,
-                hint=hints.get(name, empty if entry.optional or entry.default == "" else ""),
-                elem=f"{id or self.id}-{name}",
-                wrong=name in self._wrong or name in self._bad,
-                replaced=replaced.get(name, ""),
-                offers=self.lists.get(name, self.offers),
-                changed=name in changed,
-                of_all=False,
+                id=f"{id or self.id}-{name}",
                 form=self.id,
-            )
+                empty=hints.get(name, empty if entry.optional or entry.default == "" else ""),
+                offers=self.lists.get(name, self.offers) if entry.names == "path or name" else "",
+                replaced=replaced.get(name, ""),
+                changed=name in changed,
+                wrong=name in self._wrong or name in self._bad,
+            ).line()
 
         return "".join(drawn(name) + below.get(name, "") for name in names)
 

@@ -15,6 +15,7 @@ from core.settings.base import Declared
 from tabs.form import fields as form
 from tabs.form.folder_browser import image_folders
 from tabs.form.model_lists import choices_of
+from tabs.form.own_settings import raw
 from tabs.form.project import FIELDS, OldRevision, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
@@ -167,7 +168,7 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> Non
     entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
     with page.project.lock:  # between asking and changing comes no other
         if entry is not None and page.browsers.is_newest(browser, entry.path, whole(data.get("n"))):
-            value = form.raw(entry, str(data.get("value", "")))
+            value = raw(entry, str(data.get("value", "")))
             page.project.edit(entry.path, value, session=browser.session, stamp=stamp)
 
 
@@ -176,7 +177,7 @@ def _edits(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> No
     known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), whole(data.get("n"))
     with page.project.lock:
         values = {
-            path: form.raw(known[path], str(value))
+            path: raw(known[path], str(value))
             for path, value in (given if isinstance(given, dict) else {}).items()
             if path in known and page.browsers.is_newest(browser, path, number)
         }
