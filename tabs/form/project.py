@@ -10,7 +10,9 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,20 @@ STARTER_IMAGES = "models/starter/images"
 UNDO_STEPS = 100
 KEPT_CHANGES = 200
 FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
+
+
+# Whose changes are made now (the session), and the stamp of the state that they are made on; None: of whatever holds
+WHO: ContextVar[tuple[str, str | None]] = ContextVar("who changes the form", default=("", None))
+
+
+@contextmanager
+def asked_by(session: str, stamp: str | None = None) -> Iterator[None]:
+    """Until it ends, changes are this browser's, made on the state of this stamp."""
+    token = WHO.set((session, stamp))
+    try:
+        yield
+    finally:
+        WHO.reset(token)
 
 
 class OldRevision(Exception):
@@ -143,8 +159,9 @@ class Project:
 
     # -- changing
 
-    def guard(self, stamp: str | None, session: str) -> None:
-        """Refuse a change that was made on a state which someone else altered since. None skips the question."""
+    def guard(self) -> None:
+        """Refuse a change that was made on a state which someone else altered since. Without a stamp it is not asked."""
+        session, stamp = WHO.get()
         if stamp is None:
             return
         boot, _, number = str(stamp).partition(":")
@@ -156,7 +173,7 @@ class Project:
         if any(revision > int(number) and who != session for revision, who in self._log):
             raise OldRevision
 
-    def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
+    def edit(self, path: str, raw: Any) -> bool:
         """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
         with self._lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
@@ -171,13 +188,13 @@ class Project:
                 bad = self.bad | {path: Bad(raw, replace(error.problem, where=path))}
             except ProblemsError as error:
                 bad = self.bad | {path: Bad(raw, replace(error.problems[0], where=path))}
-            self.guard(stamp, session)
+            self.guard()
             if (job, bad) == (self.job, self.bad):
                 return False
-            self._change(f"change of {FIELDS[path].title}", session, job=job, bad=bad)
+            self._change(f"change of {FIELDS[path].title}", job=job, bad=bad)
             return True
 
-    def edit_several(self, values: Mapping[str, Any], *, did: str, session: str = "", stamp: str | None = None) -> None:
+    def edit_several(self, values: Mapping[str, Any], *, did: str) -> None:
         """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
         used, and changes nothing then."""
         with self._lock:
@@ -191,8 +208,8 @@ class Project:
             bad = {path: each for path, each in self.bad.items() if path not in values}
             if (job, bad) == (self.job, self.bad):
                 return
-            self.guard(stamp, session)
-            self._change(did, session, job=job, bad=bad)
+            self.guard()
+            self._change(did, job=job, bad=bad)
 
     def _named_by_its_word(self, job: TrainJob) -> TrainJob:
         """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
@@ -202,32 +219,24 @@ class Project:
         given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
-    def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
+    def put_back(self, path: str) -> None:
         """The preset's value again."""
         with self._lock:
-            self.guard(stamp, session)
+            self.guard()
             group, name = path.split(".", 1)
             job = with_value(self.job, path, to_values(self.reference())[group][name])
             bad = {each: kept for each, kept in self.bad.items() if each != path}
-            self._change(f"restoring {FIELDS[path].title}", session, job=job, bad=bad)
+            self._change(f"restoring {FIELDS[path].title}", job=job, bad=bad)
 
-    def replace(
-        self,
-        job: TrainJob,
-        *,
-        preset: str | None = None,
-        did: str = "loading settings",
-        session: str = "",
-        stamp: str | None = None,
-    ) -> None:
+    def replace(self, job: TrainJob, *, preset: str | None = None, did: str = "loading settings") -> None:
         """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
         one that is gone counts as none."""
         with self._lock:
-            self.guard(stamp, session)
+            self.guard()
             named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
-            self._change(did, session, job=job, bad={}, **named)
+            self._change(did, job=job, bad={}, **named)
 
-    def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:
+    def load_preset(self, name: str) -> list[str]:
         """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
         preset = self.presets.load(name)
         if preset.task != "train":
@@ -235,34 +244,34 @@ class Project:
             raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
-        self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
+        self.replace(job, preset=name, did=f"loading {name}")
         return ["model", "images", "trigger words", "sample prompts", "output name"] if preset.kind == "recipe" else []
 
-    def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
+    def rename_preset(self, old: str, new: str) -> None:
         """Follow a preset that got another name (or "" when it is gone)."""
         with self._lock:
             if self.preset == old:
-                self._take(session, preset=new)
+                self._take(preset=new)
 
-    def saved_as(self, name: str, *, session: str = "") -> None:
+    def saved_as(self, name: str) -> None:
         """The form now is what the preset `name` holds."""
         with self._lock:
-            self._take(session, preset=name)
+            self._take(preset=name)
 
-    def undo(self, *, session: str = "", stamp: str | None = None) -> None:
-        self._step(self._undo, self._redo, session, stamp)
+    def undo(self) -> None:
+        self._step(self._undo, self._redo)
 
-    def redo(self, *, session: str = "", stamp: str | None = None) -> None:
-        self._step(self._redo, self._undo, session, stamp)
+    def redo(self) -> None:
+        self._step(self._redo, self._undo)
 
-    def _step(self, source: list[_Past], target: list[_Past], session: str, stamp: str | None) -> None:
+    def _step(self, source: list[_Past], target: list[_Past]) -> None:
         with self._lock:
-            self.guard(stamp, session)
+            self.guard()
             if not source:
                 return
             past = source.pop()
             target.append(_Past(self.job, self.preset, self.bad, past.did))
-            self._take(session, job=past.job, preset=past.preset, bad=past.bad)
+            self._take(job=past.job, preset=past.preset, bad=past.bad)
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
         """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
@@ -274,17 +283,17 @@ class Project:
                 self._tabs[tab] = state
                 self._save()
 
-    def _change(self, did: str, session: str, **state: Any) -> None:
+    def _change(self, did: str, **state: Any) -> None:
         """One step of undo to what `_take` takes."""
         self._undo = [*self._undo, _Past(self.job, self.preset, self.bad, did)][-UNDO_STEPS:]
         self._redo.clear()
-        self._take(session, **state)
+        self._take(**state)
 
-    def _take(self, session: str, **state: Any) -> None:
+    def _take(self, **state: Any) -> None:
         """Hold this from now on. state: `job`, `bad` and `preset`, those that change"""
         vars(self).update(state)
         self.revision += 1
-        self._log = [*self._log, (self.revision, session)][-KEPT_CHANGES:]
+        self._log = [*self._log, (self.revision, WHO.get()[0])][-KEPT_CHANGES:]
         self._save()
 
     # -- the file

@@ -19,6 +19,7 @@ from core.record.units import clock
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
+from tabs.form.project import asked_by
 from tabs.generate.form import generate_with
 from tabs.generate.grids import of_run as grid_of_run
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -305,7 +306,8 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
     else:
         job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
-    page.project.replace(job, preset=preset, did=f"loading the settings of {title}", session=browser.session)
+    with asked_by(browser.session):
+        page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
 def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:

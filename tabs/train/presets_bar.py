@@ -87,28 +87,29 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
     }
 
 
-def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
+def load(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Load a preset, or the defaults."""
+    name = data.get("preset")
     if name == DEFAULTS:
-        return reset(page, browser, stamp)
+        return reset(page, data, browser)
     if name not in page.presets.names():
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list", "preset.unknown")
     unsaved = _unsaved(page)
-    left = page.project.load_preset(name, session=browser.session, stamp=stamp)
+    left = page.project.load_preset(name)
     words = "; your model, images, prompts and name stay" if left else ""
     _say_replaced(page, browser, f"{shown_name(page, name)} loaded{words}.", unsaved)
 
 
-def reset(page: Page, browser: Browser, stamp: str | None) -> None:
+def reset(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Every setting at its default, the folder and the model included: the defaults are whole like any preset."""
     unsaved = _unsaved(page)
-    page.project.replace(new_project(), preset="", did="reset to default", session=browser.session, stamp=stamp)
+    page.project.replace(new_project(), preset="", did="reset to default")
     _say_replaced(page, browser, "All settings are at their defaults.", unsaved)
 
 
-def put_all_back(page: Page, browser: Browser, stamp: str | None) -> None:
+def put_all_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
     unsaved = _unsaved(page)
-    page.project.replace(page.project.reference(), did="restoring all", session=browser.session, stamp=stamp)
+    page.project.replace(page.project.reference(), did="restoring all")
     _say_replaced(page, browser, "All changes were reverted.", unsaved)
 
 
@@ -124,33 +125,33 @@ def _say_replaced(page: Page, browser: Browser, done: str, unsaved: int) -> None
     page.browsers.say(browser, "done", f"{done}{had}", undo=page.project.can_undo)
 
 
-def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+def save(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Save the form as an own preset and make it the loaded one."""
     project = page.project
     with project.lock:
-        project.guard(stamp, browser.session)
+        project.guard()
         if project.bad:
             raise ProblemsError([item.problem for item in project.bad.values()])
         name = page.presets.save(str(data.get("preset", "")), project.job, replace=bool(data.get("replace")))
-        project.saved_as(name, session=browser.session)
+        project.saved_as(name)
     page.browsers.say(browser, "done", f"Saved as {name.removeprefix('user/')}.")
 
 
-def rename(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+def rename(page: Page, data: dict[str, Any], browser: Browser) -> None:
     old = str(data.get("preset", ""))
     new = page.presets.rename(old, str(data.get("to", "")))
-    page.project.rename_preset(old, new, session=browser.session)
+    page.project.rename_preset(old, new)
     page.browsers.say(browser, "done", f"Renamed to {new.removeprefix('user/')}.")
 
 
-def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+def delete(page: Page, data: dict[str, Any], browser: Browser) -> None:
     name = str(data.get("preset", ""))
     page.presets.delete(name)
-    page.project.rename_preset(name, "", session=browser.session)
+    page.project.rename_preset(name, "")
     page.browsers.say(browser, "done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
 
 
-def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+def take_file(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
     given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
     preset = read_text(given, text)
@@ -168,11 +169,11 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
     )
     kept = page.presets.keep(name, preset) if preset.kind == "recipe" else page.presets.save(name, job)
     unsaved = _unsaved(page)
-    page.project.load_preset(kept, session=browser.session, stamp=stamp)
+    page.project.load_preset(kept)
     _say_replaced(page, browser, f"Opened {given} and kept it as {name}.", unsaved)
 
 
-def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+def apply_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
     try:
         preset = read_text("JSON", str(data.get("text", "")))
@@ -183,5 +184,5 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
         browser.json_problems = [problem.to_dict() for problem in error.problems]
         return
     assert isinstance(job, TrainJob)
-    page.project.replace(job, did="change in the JSON pane", session=browser.session, stamp=stamp)
+    page.project.replace(job, did="change in the JSON pane")
     browser.json_problems, browser.json_applied = [], str(data.get("token", ""))[:40]

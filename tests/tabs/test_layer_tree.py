@@ -73,9 +73,9 @@ def test_expressions_that_are_invalid_are_said_and_a_choice_then_changes_nothing
     page.project.replace(wrong)
     layers = Layers(page.engine, page.workspace, page.project, page.roots)
     with pytest.raises(ProblemsError) as error:
-        layers.choose({"leaves": [0], "on": True, "tree": layers.facts(wrong)["tree"]}, page.browsers.of("x"), None)
+        layers.choose({"leaves": [0], "on": True, "tree": layers.facts(wrong)["tree"]})
     assert error.value.problems[0].code == "network.bad-pattern" and page.project.job == wrong
-    layers.choose({"usual": True}, page.browsers.of("x"), None)
+    layers.choose({"usual": True})
     assert page.project.job.network.layers == []
     page.project.load_preset("starter_lora")
 
@@ -98,7 +98,7 @@ def test_a_tree_of_before_is_neither_shown_nor_chosen_in(served):
     at_once = layers.facts(page.project.job)
     assert not at_once["fresh"] and not at_once["problem"] and not at_once["leaves"]
     with pytest.raises(ProblemsError) as error:
-        layers.choose({"leaves": [0], "on": False, "tree": "another"}, page.browsers.of("x"), None)
+        layers.choose({"leaves": [0], "on": False, "tree": "another"})
     assert error.value.problems[0].code == "layers.other-tree" and page.project.job.network.exclude_layers == []
 
 

@@ -176,7 +176,7 @@ def test_a_file_that_is_no_preset_is_said_by_its_own_name(page):
         ("x" * (2 << 20), "too large"),
     ):
         with pytest.raises(ProblemsError) as told:
-            presets_bar.take_file(page, {"file": "../../evil.json", "text": text}, browser, None)
+            presets_bar.take_file(page, {"file": "../../evil.json", "text": text}, browser)
         assert words in str(told.value) and "tmp" not in str(told.value)
         assert "evil.json" in told.value.problems[0].where
     assert page.project.job == before and not page.presets.user.is_dir()
@@ -186,11 +186,11 @@ def test_an_opened_file_is_kept_under_a_free_name_and_loaded(page):
     browser = page.browsers.of("files")
     text = json.dumps(dump(with_value(TrainJob(), "network.rank", 3)))
     for name in ("opened", "opened-2"):
-        presets_bar.take_file(page, {"file": "opened.json", "text": text}, browser, None)
+        presets_bar.take_file(page, {"file": "opened.json", "text": text}, browser)
         assert page.project.preset == f"user/{name}" and page.project.job.network.rank == 3
         assert page.project.changed() == {}
     for name in ("opened", "opened-2"):
-        presets_bar.delete(page, {"preset": f"user/{name}"}, browser, None)
+        presets_bar.delete(page, {"preset": f"user/{name}"}, browser)
 
 
 def test_an_opened_recipe_keeps_its_reasons_and_tells_them(page):
@@ -203,26 +203,26 @@ def test_an_opened_recipe_keeps_its_reasons_and_tells_them(page):
         "network": {"rank": 3},
     }
     recipe |= {"dataset": {"resolution": 640}, "reasons": {"network.rank": "Small."}}
-    presets_bar.take_file(page, {"file": "small.json", "text": json.dumps(recipe)}, browser, None)
+    presets_bar.take_file(page, {"file": "small.json", "text": json.dumps(recipe)}, browser)
     assert page.project.preset == "user/small" and page.project.changed() == {}
     facts = presets_bar.recipe_facts(page)
     assert [(each["field"], each["value"], each["why"]) for each in facts["sets"]] == [
         ("dataset.resolution", "640", ""),
         ("network.rank", "3", "Small."),
     ]
-    presets_bar.load(page, "starter_lora", browser, None)
+    presets_bar.load(page, {"preset": "starter_lora"}, browser)
     assert presets_bar.recipe_facts(page) is None
-    presets_bar.delete(page, {"preset": "user/small"}, browser, None)
+    presets_bar.delete(page, {"preset": "user/small"}, browser)
 
 
 def test_shipped_presets_are_never_changed(page):
     browser = page.browsers.of("files")
     for act, data in ((presets_bar.delete, {}), (presets_bar.rename, {"to": "mine"})):
         with pytest.raises(ProblemsError):
-            act(page, {"preset": "starter_lora", **data}, browser, None)
+            act(page, {"preset": "starter_lora", **data}, browser)
     for name in ("../up", "a/b", "", "con"):
         with pytest.raises(ProblemsError):
-            presets_bar.save(page, {"preset": name}, browser, None)
+            presets_bar.save(page, {"preset": name}, browser)
 
 
 # -- messages

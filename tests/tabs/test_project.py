@@ -9,7 +9,7 @@ import pytest
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob, new_project
 from core.settings.presets.files import PresetStore, dump, to_values
-from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, with_value
+from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, asked_by, with_value
 
 
 @pytest.fixture
@@ -159,14 +159,18 @@ def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compar
 
 def test_a_change_on_a_state_that_another_browser_altered_is_refused(project):
     seen = project.stamp
-    project.edit("network.rank", "4", session="mine", stamp=seen)
-    project.edit("network.alpha", "4", session="mine", stamp=seen)  # one's own changes do not make one's view old
-    with pytest.raises(OldRevision):
-        project.edit("network.rank", "5", session="other", stamp=seen)
+    with asked_by("mine", seen):
+        project.edit("network.rank", "4")
+        project.edit("network.alpha", "4")  # one's own changes do not make one's view old
+    with pytest.raises(OldRevision), asked_by("other", seen):
+        project.edit("network.rank", "5")
     assert project.job.network.rank == 4
-    project.edit("network.rank", "5", session="other", stamp=project.stamp)
-    with pytest.raises(OldRevision):
-        project.undo(session="mine", stamp=seen)
+    with asked_by("other", project.stamp):
+        project.edit("network.rank", "5")
+    with pytest.raises(OldRevision), asked_by("mine", seen):
+        project.undo()
+    project.undo()  # of whatever holds, as what the server does of itself
+    assert project.job.network.rank == 4
 
 
 def test_a_browser_of_another_server_process_is_refused(project, store):
@@ -174,8 +178,8 @@ def test_a_browser_of_another_server_process_is_refused(project, store):
     stale = project.stamp
     again = Project(project.file, store)
     for stamp in (stale, "", "nonsense", f"{again.boot}:x"):
-        with pytest.raises(OldRevision):
-            again.edit("network.rank", "5", session="s", stamp=stamp)
+        with pytest.raises(OldRevision), asked_by("s", stamp):
+            again.edit("network.rank", "5")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"job": {"network": {"rank": -1}}}', '{"job": {}, "bad": 3}', "\0"])
