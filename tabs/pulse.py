@@ -104,7 +104,7 @@ def _checks(page: Page) -> dict[str, Any]:
     found = dict(page.checks.look(page.project.job))
     if found.get("setup") and not page.setup.still_applies(page.project.job):
         found["setup"] = None
-    bad = [item.problem.to_dict() for item in page.project.bad.values()]
+    bad = [problem.to_dict() for problem in page.project.problems()]
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
 

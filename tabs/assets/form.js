@@ -250,8 +250,6 @@
   const nameCheck = (name) => !name ? "Enter a name." : /[<>:"/\\|?*]/.test(name) ? "File names cannot contain: < > : \" / \\ | ? *" : "";
   const plain = (name) => (name || "").replace(/^user\//, "");
   const chores = {
-    undo: () => atelier.act("undo"),
-    redo: () => atelier.act("redo"),
     save: () => state.preset.own ? atelier.act("save", {preset: state.preset.name, replace: true}) : chores["save-as"](),
     "save-as": async () => {
       const name = await atelier.dialog({title: "Save as a preset", text: "Saves every setting of the form.",
@@ -269,8 +267,6 @@
       const sure = await atelier.dialog({title: "Delete the preset?", text: `'${plain(state.preset.name)}' is deleted permanently. The form keeps its values.`, ok: "Delete", danger: true});
       if (sure) atelier.act("delete", {preset: state.preset.name});
     },
-    "put-all-back": () => atelier.act("put_all_back"),
-    reset: () => atelier.act("reset"),
     open: () => byId("preset-file").click(),
     download: () => {
       const name = (plain(state.preset.name) || state.names.project || "preset") + ".json";
@@ -489,7 +485,7 @@
   document.addEventListener("click", (event) => {
     const chore = event.target.closest && event.target.closest("[data-do]");
     const menu = document.querySelector("#preset-bar details.menu");
-    if (chore && chores[chore.dataset.do] && !chore.disabled) { event.preventDefault(); if (menu && menu.open) { menu.open = false; menu.querySelector("summary").focus(); } chores[chore.dataset.do](); }
+    if (chore && !chore.disabled) { event.preventDefault(); if (menu && menu.open) { menu.open = false; menu.querySelector("summary").focus(); } (chores[chore.dataset.do] || atelier.act)(chore.dataset.do); }
     else if (menu && menu.open && !inMenu(event)) menu.open = false;
     const json = event.target.closest && event.target.closest("[data-json]");
     const pane = byId("json-text");

@@ -93,21 +93,14 @@ def facts() -> dict[str, dict[str, Any]]:
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
     tab, _, place = entry.elsewhere.partition("#")
-    return {
+    return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
         "id": place or element_id(entry.path),
         "tab": tab or "Train",
-        "title": entry.title,
-        "unit": entry.unit,
-        "help": entry.help,
         "group": "" if entry.first else entry.group,
         "groupTitle": group_title(entry.group),
         "more": entry.level != "shown" and not entry.first,
-        "only": entry.only,
         "default": shown_value(entry, entry.default),
         "range": entry.range_text,
-        "costs": entry.costs,
-        "kohya": entry.kohya,
-        "source": entry.source,
     }
 
 

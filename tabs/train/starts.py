@@ -38,7 +38,7 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     with page.project.lock, asked_by(browser.session, str(sent.get("stamp", ""))):
         page.project.guard()
         job, preset = page.project.job, page.project.preset
-        bad = [item.problem for item in page.project.bad.values()]
+        bad = page.project.problems()
     if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")

@@ -16,6 +16,7 @@ from tabs.form import fields as form
 from tabs.form.folder_browser import image_folders
 from tabs.form.model_lists import choices_of
 from tabs.form.own_settings import raw
+from tabs.form.presets import ACTS
 from tabs.form.project import FIELDS, OldRevision, asked_by, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
@@ -183,10 +184,21 @@ def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
         page.project.edit_several(values, did=f"change of {str(data.get('did', ''))[:60]}")
 
 
-def _put_back(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    # The name is not "path": Gradio takes any object with that key for a file and refuses the message.
-    if data.get("field") in FIELDS:
-        page.project.put_back(data["field"])
+def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """What was pressed in the preset bar or below a field."""
+    # A field's name is not "path": Gradio takes any object with that key for a file and refuses the message.
+    if done := page.project.press(name, data):
+        page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
+
+
+def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
+    browser.json_problems = []
+    try:
+        page.project.press("json", data)
+        browser.json_applied = str(data.get("token", ""))[:40]
+    except ProblemsError as error:
+        browser.json_problems = [problem.to_dict() for problem in error.problems]
 
 
 def _follow(page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -202,20 +214,10 @@ def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 # What the page's script asks for, by name: each is done as the browser's own change of the state that it shows.
-ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {
+ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
+    "json": _take_json,
     "edit": _edit,
     "edits": _edits,
-    "put_back": _put_back,
-    "undo": lambda page, data, browser: page.project.undo(),
-    "redo": lambda page, data, browser: page.project.redo(),
-    "load": presets_bar.load,
-    "save": presets_bar.save,
-    "rename": presets_bar.rename,
-    "delete": presets_bar.delete,
-    "file": presets_bar.take_file,
-    "json": presets_bar.apply_json,
-    "reset": presets_bar.reset,
-    "put_all_back": presets_bar.put_all_back,
     "recipe": _follow,
     "level": lambda page, data, browser: page.forecast.set_level(data),
     "layers": lambda page, data, browser: page.layers.choose(data),

@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused_at_once(both):
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
     assert len(refused.value.problems) == 2
-    form.act(event("preset_all_back"))
+    form.act(event("preset_put_all_back"))
     form.page.project.edit("dataset.folder", "")
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))

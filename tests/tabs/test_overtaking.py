@@ -153,11 +153,11 @@ def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, serve
     tab = visit().open()
     unfold(tab, "network")
     slowly(monkeypatch, served.page.project, "edit", 2.5, done)
-    slowly(monkeypatch, served.page.project, "load_preset", 0, done)
+    slowly(monkeypatch, served.page.project, "choose", 0, done)
     box(tab, "network.rank").fill("7")
     choose_preset(tab, "another")
     assert until(lambda: len(done) == 2)
-    assert done == ["edit", "load_preset"]
+    assert done == ["edit", "choose"]
     expect(tab.locator("#preset-state")).to_have_text("as saved")
 
 

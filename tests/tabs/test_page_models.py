@@ -89,7 +89,7 @@ def window(shop, store, chromium):
 
     store.go.clear()
     store.stop_at, store.starts = len(WEIGHTS), []
-    shop.page.project.load_preset("starter_lora")
+    shop.page.project.choose("starter_lora")
     made = Visit(chromium, shop.url)
     yield made
     made.close()

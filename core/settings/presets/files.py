@@ -251,6 +251,14 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     ]
 
 
+def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load it in its own tab") -> Preset:
+    """The preset. Raises ProblemsError for one of another task."""
+    if preset.task == task:
+        return preset
+    what = f"'{preset.name}' is a preset for the task {preset.task}"
+    raise ProblemsError.one(what, where, fix, "preset.other-task")
+
+
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
     """The job that loading gives: a job preset exactly as saved, a recipe with the user's part of `current`."""
     model = JOBS[preset.task]
@@ -318,8 +326,10 @@ class PresetStore:
             raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
         return (self.user if own else self.shipped) / f"{stem}.json"
 
-    def load(self, name: str) -> Preset:
-        return read(self.path(name))
+    def load(self, name: str, task: str = "") -> Preset:
+        """A preset, where a task is given of that alone. Raises ProblemsError."""
+        preset = read(self.path(name))
+        return of_task(preset, task) if task else preset
 
     def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
         """Write an own preset and return its name ("user/...")."""
