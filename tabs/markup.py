@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from core.record.problems import Problem
-from tabs.server.browsers import packed, unpack
+from tabs.wire import packed, unpack
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.

@@ -13,10 +13,11 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
 from tabs.server import guard
-from tabs.server.browsers import Browser, packed, signed, unpack
+from tabs.server.browsers import Browser
 from tabs.server.door import SESSION
 from tabs.train.messages import form_part, names
 from tabs.train.starts import START
+from tabs.wire import packed, signed, unpack
 
 if TYPE_CHECKING:
     from tabs.context import Page

@@ -18,7 +18,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.form.own_settings import SOURCE, changed_values
 from tabs.form.view import NOTHING
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 
 def entries_of(job: TrainJob) -> list[Source]:

@@ -98,7 +98,6 @@ def _facts_of(entry: Declared) -> dict[str, Any]:
         "tab": tab or "Train",
         "group": "" if entry.first else entry.group,
         "groupTitle": group_title(entry.group),
-        "more": entry.level != "shown" and not entry.first,
         "default": shown_value(entry, entry.default),
         "range": entry.range_text,
     }

@@ -18,7 +18,7 @@ from core.settings.elsewhere import ELSEWHERE
 from core.settings.values import BadText, shown_value, value_from
 from tabs.form.project import FIELDS
 from tabs.form.view import NOTHING, is_path, plain
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 
 def entries(model: type[Settings], group: str) -> dict[str, Declared]:

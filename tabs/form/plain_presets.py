@@ -12,9 +12,8 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
-from tabs.context import Page
 from tabs.form.own_settings import changed_values
-from tabs.form.picker import family_of_file
+from tabs.form.picker import Around, family_of_file
 from tabs.form.presets import ACTS, Bad, Done, PresetForm, Steps, json_text, shown_name
 from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, short
@@ -35,7 +34,7 @@ class PlainForm(PresetForm):
     lists: ClassVar[Mapping[str, str]] = {}  # {field: the id of a list of its own}
 
     def __init__(
-        self, page: Page, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
+        self, page: Around, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
     ):
         self.page, self.id, self.task_name, self.known, self._act = page, id, task_name, known, act
         self.titles = {name: known[name].title for name in covered}

@@ -31,7 +31,7 @@ from tabs.generate import form
 from tabs.generate.panel import badge, model_of
 from tabs.generate.view import strengths
 from tabs.markup import act_of, button, esc, middle, short
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 MOST = 300  # files that a list of plain text has
 WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (

@@ -25,7 +25,8 @@ from tabs.generate.grids import of_run as grid_of_run
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
-from tabs.server.browsers import Browser, whole
+from tabs.server.browsers import Browser
+from tabs.wire import whole
 
 if TYPE_CHECKING:
     from tabs.context import Page

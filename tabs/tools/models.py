@@ -19,7 +19,7 @@ from core.settings.base import value_of
 from tabs.form.folder_browser import LOOKED_AT, listing, nearest, starts
 from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, Project, with_values
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
 BROWSING = ("Dataset", "Captions", "Train", "Tools", "", None)  # the tabs with paths to choose

@@ -21,8 +21,8 @@ from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
 from tabs.form.project import FIELDS, Project, with_values
+from tabs.roots import Roots
 from tabs.server.browsers import Browser
-from tabs.server.safety import Roots
 from tabs.train.checks import Checks
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.before_start import problem_of_uploads
 from tabs.form.project import asked_by
-from tabs.server.browsers import Browser, signed, whole
+from tabs.server.browsers import Browser
+from tabs.wire import signed, whole
 
 if TYPE_CHECKING:
     from tabs.context import Page

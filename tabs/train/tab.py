@@ -21,11 +21,12 @@ from tabs.form.project import FIELDS, OldRevision, asked_by, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
 from tabs.pulse import status
-from tabs.server.browsers import Browser, packed, signed, unpack, whole
+from tabs.server.browsers import Browser
 from tabs.tools.pairs import sample_pairs
 from tabs.train import method_needs, presets_bar
 from tabs.train.messages import form_part
 from tabs.train.starts import press
+from tabs.wire import packed, signed, unpack, whole
 
 if TYPE_CHECKING:
     from tabs.context import Page

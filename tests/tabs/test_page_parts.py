@@ -15,9 +15,10 @@ from tabs.form.project import with_value
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
 from tabs.pulse import all_parts, answer, guarded
-from tabs.server.browsers import Browsers, signed, unpack, whole
+from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
 from tabs.train.tab import ACTIONS
+from tabs.wire import signed, unpack, whole
 
 
 @pytest.fixture(scope="module")
