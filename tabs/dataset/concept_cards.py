@@ -202,7 +202,7 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
     blocks = ""
     for title, names in SHARED_NAMES.items():
         drawn = "".join(
-            _field(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
+            _own(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
     plain = "".join(_own(number, entry, name) for name in PLAIN if _holds(name, entry.role))
@@ -214,14 +214,9 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
     )
 
 
-def _own(number: int, entry: Source, name: str, hint: str = "") -> str:
-    """The field of a setting that only folders have. hint: what an empty one means for this folder."""
-    declared = SOURCE[name]
-    return _field(number, entry, name, hint or declared.hint or ("none" if declared.optional else ""))
-
-
-def _field(number: int, entry: Source, name: str, empty: str, shared: bool = False) -> str:
-    """empty: what holds while it is, for all folders where it is shared"""
+def _own(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
+    """The field of a folder's setting. empty: what holds while it is, for this folder or, where it is shared, for all"""
     declared, value = SOURCE[name], getattr(entry, name)
+    empty = empty or declared.hint or ("none" if declared.optional else "")
     changed = declared.optional and value is not None
     return FieldView(declared, value, "own", f"{number}:{name}", empty=empty, shared=shared, changed=changed).line()

@@ -55,9 +55,11 @@ def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
 
 def block(entry: Declared, offers: bool = False) -> str:
     """A field, empty. offers: with a list of what could be written"""
-    elem = element_id(entry.path)
-    listed = f"{elem}-list" if offers else ""
-    view = FieldView(entry, id=f"{elem}-control", form=TRAIN, empty=placeholder(entry), offers=listed)
+    elem, listed = element_id(entry.path), f"{element_id(entry.path)}-list" if offers else ""
+    empty = entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
+    if entry.kind == "choice":
+        empty = entry.labels.get("", "off")
+    view = FieldView(entry, id=f"{elem}-control", form=TRAIN, empty=empty, offers=listed)
     return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _joint(entry)
 
 
@@ -69,13 +71,6 @@ def _joint(entry: Declared) -> str:
     if not several or entry != several[-1]:
         return ""
     return f'<div class="joint">{rate_bars([f"{element_id(each.path)}-control" for each in several])}</div>'
-
-
-def placeholder(entry: Declared) -> str:
-    """What an empty field shows: what emptiness means, where the declaration says it."""
-    if entry.kind == "choice":
-        return str(entry.labels.get("", "off"))
-    return entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
 
 
 def on_form() -> Iterator[Declared]:

@@ -15,7 +15,7 @@ from core.settings.base import Declared, Settings
 from core.settings.check import allowed
 from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.elsewhere import ELSEWHERE
-from core.settings.values import BadText, shown_value, value_from
+from core.settings.values import shown_value, value_from
 from tabs.form.project import FIELDS
 from tabs.form.view import NOTHING, is_path, plain
 from tabs.roots import Roots
@@ -52,8 +52,8 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         raise refused(entry, text)
     try:
         return value_from(entry, given)
-    except BadText as error:
-        raise ProblemsError([replace(error.problem, where=entry.title)]) from None
+    except ProblemsError as error:
+        raise ProblemsError(replace(each, where=entry.title) for each in error.problems) from None
 
 
 def refused(entry: Declared, text: str) -> ProblemsError:

@@ -12,11 +12,12 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
+from core.settings.values import shown_value
 from tabs.form.own_settings import changed_values
 from tabs.form.picker import Around, family_of_file
-from tabs.form.presets import ACTS, Bad, Done, PresetForm, Steps, json_text, shown_name
+from tabs.form.presets import ACTS, Bad, Done, PresetForm, Steps, json_text, read_preset, shown_name
 from tabs.form.view import TOOL_FILES, FieldView
-from tabs.markup import button, esc, short
+from tabs.markup import button, esc, options, short
 
 Values = dict[str, Any]
 STEPS = 50  # of undo
@@ -91,13 +92,8 @@ class PlainForm(PresetForm):
 
     def reference(self) -> Values:
         """The fields as loading the preset again would give them."""
-        fresh = self.fresh()
-        try:
-            name = self.name
-            job = preset_files.apply(self.presets.load(name)) if name else None
-        except ProblemsError:
-            return fresh
-        return fresh if job is None else self.values_of(job, fresh)[0]
+        fresh, preset = self.fresh(), read_preset(self.presets, self.name)
+        return self.values_of(preset_files.apply(preset), fresh)[0] if preset else fresh
 
     def empty(self, values: Values) -> Values:
         """{field: what its default means with these fields}, where that is known."""
@@ -140,7 +136,8 @@ class PlainForm(PresetForm):
 
         def drawn(name: str) -> str:
             entry = self.known[name]
-            empty = entry.hint or ("automatic" if entry.names == "path" else "")
+            usual = entry.hint or ("automatic" if entry.names == "path" else "")
+            empty = hints.get(name, usual if entry.optional or entry.default == "" else "")
             return FieldView(
                 entry,
                 shown.get(name, entry.default),
@@ -148,7 +145,7 @@ class PlainForm(PresetForm):
                 name,
                 id=f"{id or self.id}-{name}",
                 form=self.id,
-                empty=hints.get(name, empty if entry.optional or entry.default == "" else ""),
+                empty=empty or (shown_value(entry, None) if entry.optional else ""),
                 offers=self.lists.get(name, self.offers) if entry.names == "path or name" else "",
                 replaced=replaced.get(name, ""),
                 changed=name in changed,
@@ -249,18 +246,12 @@ class PlainForm(PresetForm):
     def html(self) -> str:
         """The list of presets, what differs from the chosen one, undo and redo, and the menu."""
         name, changed = self.name, self.changed()
-        listed = [
-            ("Defaults", ""),
-            *((shown_name(self.presets, each), each) for each in self.presets.names(self.task_name)),
-        ]
-        options = "".join(
-            f'<option value="{esc(value)}"{" selected" if value == name else ""}>{esc(words)}</option>'
-            for words, value in listed
-        )
+        names = self.presets.names(self.task_name)
+        listed = options([("Defaults", ""), *((shown_name(self.presets, each), each) for each in names)], name)
         state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
-            f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{options}'
+            f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{listed}'
             f'</select></label><div class="line"><span class="state" aria-live="polite">{state}</span>'
             f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._steps.past, again=True)}"
             f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._steps.undone, again=True)}"

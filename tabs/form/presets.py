@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -150,9 +148,9 @@ class PresetForm(ABC):
         """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
         given = Path(file).name
         preset = read_text(given, text, self.task_name)
-        stem = Path(given).stem
-        stem = stem if bad_name(stem) is None else "opened"
-        names, taken = (stem, *(f"{stem}-{number}" for number in range(2, 10**4))), set(self.presets.names())
+        stem = "opened" if bad_name(Path(given).stem) else Path(given).stem
+        names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
+        taken = set(self.presets.names())
         name = next(name for name in names if f"user/{name}" not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
         kept = self.presets.save(name, job, task=self.task_name) if whole else self.presets.keep(name, preset)
@@ -185,7 +183,7 @@ def json_text(job: Settings, task: str = "train") -> str:
 
 
 def read_preset(presets: PresetStore, name: str) -> Preset | None:
-    """A preset; None where its file cannot be read, which loading it tells."""
+    """A preset; None without a name, and where its file cannot be read, which loading it tells."""
     try:
         return presets.load(name)
     except ProblemsError:
@@ -199,20 +197,7 @@ def shown_name(presets: PresetStore, name: str) -> str:
 
 
 def read_text(given: str, text: str, task: str, fix: str = "open it in its own tab") -> Preset:
-    """A preset's text, checked as a file of that name would be. fix: what to do where it is of another task"""
+    """A preset's text, checked as a file of that name. fix: what to do where it is of another task"""
     if len(text) > LARGEST:
         raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
-    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
-    path = folder / "preset.json"
-    try:
-        path.write_text(text, "utf-8", errors="surrogatepass")
-        return preset_files.of_task(replace(preset_files.read(path), name=given), task, given, fix)
-    except ProblemsError as error:
-        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _placed(problem: Problem, path: str, given: str) -> Problem:
-    """The problem with the file's own name; one that names a setting says where to find it."""
-    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))
+    return preset_files.of_task(preset_files.checked(text.encode("utf-8", "surrogatepass"), given), task, given, fix)

@@ -29,8 +29,8 @@ from core.settings.names import bad_name, without_signs
 from core.settings.presets import files as preset_files
 from core.settings.presets.files import PresetStore, differences, to_values
 from core.settings.presets.migrations import to_version_2
-from core.settings.values import BadText, text_of, value_from
-from tabs.form.presets import Bad, Done, PresetForm, Steps, shown_name
+from core.settings.values import text_of, value_from
+from tabs.form.presets import Bad, Done, PresetForm, Steps, read_preset, shown_name
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
@@ -109,10 +109,7 @@ class Project(PresetForm):
 
     def recipe(self) -> preset_files.Preset | None:
         """The loaded preset where it is a recipe."""
-        try:
-            preset = self.presets.load(self.preset) if self.preset else None
-        except ProblemsError:
-            return None
+        preset = read_preset(self.presets, self.preset)
         return preset if preset is not None and preset.kind == "recipe" else None
 
     def changed(self) -> dict[str, Any]:
@@ -165,8 +162,6 @@ class Project(PresetForm):
                 changed = with_value(job, path, value)
                 _check_name(path, value)
                 job = self._named_by_its_word(changed) if path in NAMING else changed
-            except BadText as error:
-                bad = self.bad | {path: Bad(raw, replace(error.problem, where=path))}
             except ProblemsError as error:
                 bad = self.bad | {path: Bad(raw, replace(error.problems[0], where=path))}
             self.guard()
@@ -179,13 +174,7 @@ class Project(PresetForm):
         """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
         used, and changes nothing then."""
         with self.lock:
-            read = {}
-            for path, raw in values.items():
-                try:
-                    read[path] = value_from(FIELDS[path], raw)
-                except BadText as error:
-                    raise ProblemsError([replace(error.problem, where=path)]) from None
-            self._put(did, read)
+            self._put(did, {path: value_from(FIELDS[path], raw) for path, raw in values.items()})
 
     def _put(self, did: str, values: Mapping[str, Any]) -> None:
         """Values by path, in place of what their fields hold, also of what they hold in vain."""

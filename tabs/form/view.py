@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from core.settings.base import Declared
 from core.settings.values import shown_value, text_of
-from tabs.markup import esc
+from tabs.markup import esc, options
 
 NOTHING = '""'  # typed in a field whose emptiness means "as for all"
 TRAIN, TOOL_FILES = (
@@ -134,7 +133,8 @@ class FieldView:
         data = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
         if self.is_switch:
             return f'<label class="field-switch">{self.control(data)}<span>{words}</span></label>{said}'
-        if entry.kind == "choice" and _few(choices(entry)):
+        letters = [len(each) for each, _ in choices(entry)]
+        if entry.kind == "choice" and len(letters) <= RADIO_CHOICES and sum(letters) <= RADIO_LETTERS:
             return f'<span class="field-title" id="{elem}-title">{words}</span>{said}{self._radios(elem, data)}'
         drawn, look, listed = self.control(data), self.button(), ""
         if self.offers:
@@ -194,15 +194,9 @@ class FieldView:
         if self.replaced:
             return f"<option>{esc(f'set by {self.replaced}')}</option>"
         none = [(f"as for all: {self.empty}" if self.shared else self.empty, None)] if entry.optional else []
-        offered = (
-            [("on", True), ("off", False)]
-            if entry.kind == "bool"
-            else [(entry.label(each), each) for each in entry.choices]
-        )
-        return "".join(
-            f'<option value="{esc(plain(each))}"{" selected" if each == self.value else ""}>{esc(words)}</option>'
-            for words, each in (*none, *offered)
-        )
+        switch = entry.kind == "bool"
+        offered = [("on", True), ("off", False)] if switch else [(entry.label(each), each) for each in entry.choices]
+        return options(((words, plain(each)) for words, each in (*none, *offered)), plain(self.value))
 
     def _note(self) -> str:
         """What the field does; how to say "nothing" where what holds for all says something."""
@@ -210,7 +204,3 @@ class FieldView:
         is_said = self.shared and self.empty != shown_value(entry, None)
         takes_nothing = is_said and entry.kind in ("text", "list") and not entry.choices
         return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")
-
-
-def _few(offered: Sequence[tuple[str, Any]]) -> bool:
-    return len(offered) <= RADIO_CHOICES and sum(len(words) for words, _ in offered) <= RADIO_LETTERS

@@ -35,7 +35,7 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.painting import Painting
 from tabs.generate.panel import model_of
-from tabs.markup import button, esc, middle
+from tabs.markup import button, esc, middle, options
 from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
@@ -93,12 +93,9 @@ class Controls:
         models = known_models(self.page.workspace) if "preprocessor" in names else []
         chosen = _listed(use)
         shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
-        options = "".join(
-            f'<option value="{esc(OF_MODEL + name)}"{" selected" if name == chosen else ""}>{esc(name)}</option>'
-            for name in models
-        )
+        listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
         before, name, after = self._fields_of(number, shown, names).partition(f'id="net-{number}-preprocessor"')
-        return before + name + after.replace("</select>", options + "</select>", 1)
+        return before + name + after.replace("</select>", listed + "</select>", 1)
 
     def _fields_of(self, number: int, use: dict[str, Any], names: Any) -> str:
         return "".join(

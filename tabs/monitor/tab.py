@@ -291,12 +291,8 @@ def run_names(page: Page) -> list[dict[str, str]]:
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
     name = str(data.get("name", ""))
-    try:
+    with page.browsers.telling(browser, f"command {name}"):
         _command(page, name, data, browser)
-    except ProblemsError as error:
-        page.browsers.say(browser, "error", problems=error.problems, about=f"command {name}")
-    else:
-        page.browsers.succeeded(browser, f"command {name}")
     page.run_list = (None, page.run_list[1])
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.record.problems import ProblemsError
+
 KEPT_BROWSERS = 200
 KEPT_CHANGES = 200
 DOUBLE_PRESS_SECONDS = 1.5
@@ -151,6 +153,16 @@ class Browsers:
         if about and browser.failed == about:
             browser.said = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
             browser.failed = ""
+
+    @contextmanager
+    def telling(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
+        """What goes wrong meanwhile is said below this text; where nothing does, what failed before goes."""
+        try:
+            yield
+        except ProblemsError as error:
+            self.say(browser, "error", text, problems=error.problems, about=about)
+        else:
+            self.succeeded(browser, about)
 
     @staticmethod
     def _next(browser: Browser) -> float:

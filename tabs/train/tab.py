@@ -228,7 +228,6 @@ ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: part
     "sample_pairs": lambda page, data, browser: sample_pairs(page, browser),
     "keep_demo": lambda page, data, browser: page.setup.keep(),
     "train_all": _train_all,
-    "refill": lambda page, data, browser: None,
 }
 REFUSED = {
     "load": "The preset was not loaded; nothing changed.",
@@ -253,19 +252,13 @@ def _listen_to_form(page: Page) -> None:
 def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     """One action; what goes wrong is said in the browser's panel, and nothing else changes."""
     action = ACTIONS.get(name)
-    if action is None:
-        return
     try:
-        with asked_by(browser.session, str(data.get("stamp", ""))):
-            action(page, data, browser)
+        if action is not None:
+            stamp = str(data.get("stamp", ""))
+            with page.browsers.telling(browser, FORM, REFUSED.get(name, "")), asked_by(browser.session, stamp):
+                action(page, data, browser)
     except OldRevision:
         _say_refused(page, browser)
-    except ProblemsError as error:
-        text = REFUSED.get(name, "")
-        page.browsers.say(browser, "error", text, problems=error.problems, about=FORM)
-    else:
-        if name != "refill":
-            page.browsers.succeeded(browser, FORM)
     finally:
         if "n" in data:
             page.browsers.arrive(browser, whole(data["n"]))

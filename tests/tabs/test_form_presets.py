@@ -226,6 +226,16 @@ def test_a_default_that_nobody_chose_is_not_taken_over_by_another_task(desk):
     assert form.values().keys() <= {"thresh"}
 
 
+def test_an_empty_field_says_what_its_emptiness_means(desk):
+    inspect, tag = (ToolForm(desk.page, tasks.named(name).card).form(tasks.named(name)) for name in ("inspect", "tag"))
+    assert inspect.known["file"].optional and not inspect.known["file"].hint
+    assert 'placeholder="empty"' in inspect.fields(["file"])
+    assert tag.known["general_threshold"].hint and f'placeholder="{tag.known["general_threshold"].hint}"' in tag.fields(
+        ["general_threshold"]
+    )
+    assert 'placeholder="0.7"' in tag.fields(["general_threshold"], hints={"general_threshold": "0.7"})
+
+
 def test_what_stands_against_a_start_is_marked_at_its_field_until_one_is_changed(desk):
     form = ToolForm(desk.page, tasks.named("resize").card)
     wrong = 'id="tool-resize-max_resolution" aria-invalid="true"'

@@ -207,20 +207,25 @@ def read(path: Path) -> Preset:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
         raise ProblemsError.one("The preset does not exist", str(path), "check the name", "preset.unknown") from None
+    return checked(data, str(path))
+
+
+def checked(data: bytes, where: str) -> Preset:
+    """The preset in a file's bytes, as `read` checks it. where: the file's name"""
     try:
         raw = parse_json(
-            data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
+            data, where, "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
         )
     except ProblemsError as error:
         foreign = None
         if isinstance(error.__cause__, json.JSONDecodeError):
-            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), str(path), toml=True)
+            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), where, toml=True)
         if foreign is not None:
             raise ProblemsError([foreign]) from None
         raise
-    preset = parse(raw, str(path))
-    found = _outside_a_recipe(preset, str(path))
-    collected(found, build, JOBS[preset.task], preset.values, str(path))
+    preset = parse(raw, where)
+    found = _outside_a_recipe(preset, where)
+    collected(found, build, JOBS[preset.task], preset.values, where)
     if found:
         raise ProblemsError(found)
     return preset
