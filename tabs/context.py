@@ -24,16 +24,17 @@ from tabs.form.picker import Picker
 from tabs.form.project import Project
 from tabs.markup import as_of
 from tabs.monitor.tensorboard import TensorBoard
-from tabs.server.browsers import Browser, Browsers, packed, signed, whole
+from tabs.roots import Roots
+from tabs.server.browsers import Browser, Browsers
 from tabs.server.guard import FAILED, guarded
 from tabs.server.links import Links
-from tabs.server.safety import Roots
 from tabs.tools.models import Models
 from tabs.tools.works import Works
 from tabs.train.checks import Checks
 from tabs.train.forecast import Forecast
 from tabs.train.layers import Layers
 from tabs.train.rate_sketch import RateSketch
+from tabs.wire import packed, signed, whole
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
@@ -84,6 +85,7 @@ class Page:
             self.engine, self.workspace, self.roots, self.thumb_url, self.reading, self.setup, self.project.recipe
         )
         self.picker = Picker(self)
+        self.links.answer("pick", self.picker.answer)
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from core.record.problems import Problem
-from tabs.server.browsers import packed, unpack
+from tabs.wire import packed, unpack
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
@@ -269,10 +269,15 @@ def empty_state(title: str, hint: str = "") -> str:
     return f"<div class='empty'><strong>{esc(title)}</strong><span>{esc(hint)}</span></div>"
 
 
-def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
-    """A select that reports `elem` with `arg`. choices: (words, value)."""
-    options = "".join(
+def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
+    """The options of a list. choices: (words, value)."""
+    return "".join(
         f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(words)}</option>'
         for words, value in choices
     )
-    return f'<select data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}">{options}</select>'
+
+
+def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
+    """A select that reports `elem` with `arg`. choices: (words, value)."""
+    about = f'data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}"'
+    return f"<select {about}>{options(choices, chosen)}</select>"

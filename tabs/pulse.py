@@ -13,10 +13,11 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
 from tabs.server import guard
-from tabs.server.browsers import Browser, packed, signed, unpack
+from tabs.server.browsers import Browser
 from tabs.server.door import SESSION
 from tabs.train.messages import form_part, names
 from tabs.train.starts import START
+from tabs.wire import packed, signed, unpack
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -104,7 +105,7 @@ def _checks(page: Page) -> dict[str, Any]:
     found = dict(page.checks.look(page.project.job))
     if found.get("setup") and not page.setup.still_applies(page.project.job):
         found["setup"] = None
-    bad = [item.problem.to_dict() for item in page.project.bad.values()]
+    bad = [problem.to_dict() for problem in page.project.problems()]
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.record.bounded_json import json_or_none, parse_json
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.record.units import count, number_text, period_words
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
@@ -27,17 +27,9 @@ SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_VALUES = 10_000  # in one word of the command line
 
 
-class BadText(Exception):
-    """A text that cannot be the value of its field."""
-
-    def __init__(self, problem: Problem):
-        self.problem = problem
-        super().__init__(problem.what)
-
-
 @dataclass(frozen=True)
 class Codec:
-    """How the values of one kind of setting are written and read. Those that read raise BadText.
+    """How the values of one kind of setting are written and read. Those that read raise ProblemsError.
 
     write  (setting, value) -> what its field in a form shows: the text, or the bare value for check boxes and choices
     read   (setting, content of the field) -> value
@@ -55,7 +47,7 @@ def text_of(entry: Declared, value: Any) -> Any:
 
 
 def value_from(entry: Declared, raw: Any) -> Any:
-    """The JSON value that a field's content stands for. Raises BadText; the declaration's own checks come after."""
+    """The JSON value that a field's content stands for. Raises ProblemsError; the declaration's own checks come after."""
     bare = entry.kind in ("bool", "choice")
     return _codec(entry).read(entry, raw if bare else "" if raw is None else str(raw))
 
@@ -70,7 +62,7 @@ def value_typed(entry: Declared, text: str) -> Any:
     try:
         codec = _codec(entry)
         return (codec.word or codec.read)(entry, text)
-    except BadText:
+    except ProblemsError:
         return _plain(entry, text)
 
 
@@ -105,7 +97,7 @@ def _filled(read: Callable[[Declared, str], Any]) -> Callable[[Declared, str], A
 
 
 def with_point(entry: Declared, text: str) -> str:
-    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may separate thousands: 1,000."""
+    """A decimal comma as a point, in a field that takes one number. Raises ProblemsError where it may separate thousands: 1,000."""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return text
     point, whole = text.replace(",", "."), text.replace(",", "")
@@ -146,9 +138,9 @@ def _number(entry: Declared, text: str, whole: str = "") -> int | float:
     return number
 
 
-def _bad(entry: Declared, what: str, fix: str = "") -> BadText:
+def _bad(entry: Declared, what: str, fix: str = "") -> ProblemsError:
     fix = fix or f"use {allowed(entry)}"
-    return BadText(Problem(f"{entry.title} is {what}", entry.path, fix, code="settings.bad-value"))
+    return ProblemsError.one(f"{entry.title} is {what}", entry.path, fix, "settings.bad-value")
 
 
 def _is_size(entry: Declared) -> bool:
@@ -205,7 +197,7 @@ def _object(entry: Declared, text: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     what, fix = f"{entry.title} is not a JSON object", 'write {"name": value}, or leave it empty'
-    raise BadText(Problem(what, entry.path, fix, code="settings.bad-json"))
+    raise ProblemsError.one(what, entry.path, fix, "settings.bad-json")
 
 
 def _arguments(text: str) -> Any:

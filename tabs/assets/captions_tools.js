@@ -301,7 +301,7 @@
   };
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
   own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
-  for (const each of ["load", "save", "delete", "back", "all_back", "undo", "redo", "json"]) own[`preset_${each}`] = async (arg, value) => {
+  for (const each of ["load", "save", "delete", "put_back", "put_all_back", "undo", "redo", "json"]) own[`preset_${each}`] = async (arg, value) => {
     try { paintBulk(await ask({act: `preset_${each}`, key: chosenKeys(), arg, value, session: atelier.session})); } catch { refreshBulk(); }
   };
   /* Thresholds are followed while they are typed: only what they make is drawn anew, never the field. */

@@ -250,8 +250,6 @@
   const nameCheck = (name) => !name ? "Enter a name." : /[<>:"/\\|?*]/.test(name) ? "File names cannot contain: < > : \" / \\ | ? *" : "";
   const plain = (name) => (name || "").replace(/^user\//, "");
   const chores = {
-    undo: () => atelier.act("undo"),
-    redo: () => atelier.act("redo"),
     save: () => state.preset.own ? atelier.act("save", {preset: state.preset.name, replace: true}) : chores["save-as"](),
     "save-as": async () => {
       const name = await atelier.dialog({title: "Save as a preset", text: "Saves every setting of the form.",
@@ -269,8 +267,6 @@
       const sure = await atelier.dialog({title: "Delete the preset?", text: `'${plain(state.preset.name)}' is deleted permanently. The form keeps its values.`, ok: "Delete", danger: true});
       if (sure) atelier.act("delete", {preset: state.preset.name});
     },
-    "put-all-back": () => atelier.act("put_all_back"),
-    reset: () => atelier.act("reset"),
     open: () => byId("preset-file").click(),
     download: () => {
       const name = (plain(state.preset.name) || state.names.project || "preset") + ".json";
@@ -485,31 +481,25 @@
     paintAll();
     attr(byId("start"), "title", "Ctrl+Enter");
   });
-  const inMenu = (event) => event.target.closest && event.target.closest("#preset-bar details.menu");
-  document.addEventListener("click", (event) => {
-    const chore = event.target.closest && event.target.closest("[data-do]");
-    const menu = document.querySelector("#preset-bar details.menu");
-    if (chore && chores[chore.dataset.do] && !chore.disabled) { event.preventDefault(); if (menu && menu.open) { menu.open = false; menu.querySelector("summary").focus(); } chores[chore.dataset.do](); }
-    else if (menu && menu.open && !inMenu(event)) menu.open = false;
-    const json = event.target.closest && event.target.closest("[data-json]");
+  const closeMenu = (menu) => { if (menu) { menu.open = false; menu.querySelector("summary").focus(); } };
+  const openMenu = () => document.querySelector("#preset-bar details.menu[open]");
+  atelier.on("click", "[data-do]:not(:disabled)", ({dataset}, event) => { event.preventDefault(); closeMenu(openMenu()); (chores[dataset.do] || atelier.act)(dataset.do); });
+  document.addEventListener("click", ({target}) => { const menu = openMenu(); if (menu && !menu.contains(target)) menu.open = false; });
+  atelier.on("click", "[data-json]", ({dataset}) => {
     const pane = byId("json-text");
-    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = String(Date.now()); sentJson = pane.value; atelier.act("json", {text: sentJson, token: pane.dataset.sent}); }
-    if (json && pane && json.dataset.json === "revert") { pane.value = pane.dataset.base = state.json; state.json_problems = []; paintJson(); }
+    if (dataset.json === "apply") { pane.dataset.sent = String(Date.now()); sentJson = pane.value; atelier.act("json", {text: sentJson, token: pane.dataset.sent}); }
+    else { pane.value = pane.dataset.base = state.json; state.json_problems = []; paintJson(); }
   });
-  document.addEventListener("input", (event) => { if (event.target.id === "json-text") paintJson(); });
+  atelier.on("input", "#json-text", paintJson);
   document.addEventListener("focusin", beginSearch);
-  document.addEventListener("change", (event) => {
-    if (event.target.id !== "preset-file") return;
-    takeFile(event.target.files[0]);
-    event.target.value = "";
-  });
+  atelier.on("change", "#preset-file", (input) => { takeFile(input.files[0]); input.value = ""; });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey && event.altKey && ["z", "y"].includes(event.key.toLowerCase()) && atelier.openTab() === "Train") {
       event.preventDefault();
       atelier.act(event.key.toLowerCase() === "z" ? "undo" : "redo");
     }
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
-    if (event.key === "Escape") { const menu = event.target.closest && event.target.closest("details.menu[open]") || document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
+    if (event.key === "Escape") closeMenu(event.target.closest?.("details.menu[open]") || openMenu());
   });
   /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */
   const isFile = (event) => atelier.openTab() === "Train" && event.dataTransfer && [...event.dataTransfer.types].includes("Files");

@@ -115,7 +115,7 @@
     go(from);
   };
   atelier.browseModels = (slot) => browse(slot === "vae" ? "Choose a VAE" : "Choose a base model", "model", "", (path) => use(slot, path));
-  /* Beside a field that names a path (own_settings.field): a list of folders gets one more line. */
+  /* Beside a field that names a path (FieldView in tabs/form/view.py): a list of folders gets one more line. */
   const CHOOSE = {file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
   const fieldOf = (pressed) => pressed.parentElement.querySelector("input, textarea");
   atelier.on("click", "button[data-browse]", (pressed) => atelier.browseInto(pressed, pressed.dataset.browse));

@@ -15,8 +15,10 @@ from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.concepts import own_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
+from core.settings.values import shown_value
 from tabs.dataset.concepts import Found
-from tabs.form.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
+from tabs.form.own_settings import SHARED_NAMES, SOURCE, in_words
+from tabs.form.view import FieldView
 from tabs.markup import button, choice_list, empty_state, esc, section
 
 FOLDERS_SHOWN = 12
@@ -200,7 +202,7 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
     blocks = ""
     for title, names in SHARED_NAMES.items():
         drawn = "".join(
-            field(SOURCE[name], getattr(entry, name), "own", f"{number}:{name}", common=common[name]) for name in names
+            _own(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
     plain = "".join(_own(number, entry, name) for name in PLAIN if _holds(name, entry.role))
@@ -212,9 +214,9 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
     )
 
 
-def _own(number: int, entry: Source, name: str, hint: str = "") -> str:
-    """The field of a setting that only folders have. hint: what an empty one means for this folder."""
-    declared = SOURCE[name]
-    common = None if declared.optional else NOT_OWN
-    hint = hint or declared.hint or ("none" if declared.optional else "")
-    return field(declared, getattr(entry, name), "own", f"{number}:{name}", common=common, hint=hint)
+def _own(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
+    """The field of a folder's setting. empty: what holds while it is, for this folder or, where it is shared, for all"""
+    declared, value = SOURCE[name], getattr(entry, name)
+    empty = empty or declared.hint or ("none" if declared.optional else "")
+    changed = declared.optional and value is not None
+    return FieldView(declared, value, "own", f"{number}:{name}", empty=empty, shared=shared, changed=changed).line()

@@ -16,8 +16,9 @@ from core.settings.dataset.concepts import own_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from tabs.form.own_settings import NOTHING, SOURCE, changed_values
-from tabs.server.safety import Roots
+from tabs.form.own_settings import SOURCE, changed_values
+from tabs.form.view import NOTHING
+from tabs.roots import Roots
 
 
 def entries_of(job: TrainJob) -> list[Source]:

@@ -71,12 +71,12 @@ class OwnSetup:
         others = [each for each in state.get("keep_demo", []) if each != key]
         self._project.keep(STATE, state | {"keep_demo": [*others, key][-KEPT_DATASETS:]})
 
-    def apply(self, setup: Setup | None, *, session: str = "", stamp: str | None = None) -> None:
+    def apply(self, setup: Setup | None) -> None:
         """All changes of the offer as one step of undo."""
         if setup is None or not setup.changes:
             raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
         with self._project.lock:
-            self._project.replace(with_setup(self._project.job, setup), did=DID, session=session, stamp=stamp)
+            self._project.replace(with_setup(self._project.job, setup), did=DID)
             made = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
             self._project.keep(STATE, self._project.tab_state(STATE) | {"made": made})
 

@@ -28,7 +28,7 @@ from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from tabs.form.project import Project
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine

@@ -23,9 +23,9 @@ from tabs.dataset import view as dataset_view
 from tabs.dataset.class_form import NEW, ClassForm
 from tabs.dataset.concepts import Found, changed, entries_of, found_of, without_own
 from tabs.dataset.doctor import Clinic
+from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
 from tabs.form import folder_browser
-from tabs.form.exchange import Exchange, buttons
 from tabs.form.own_settings import SOURCE
 from tabs.markup import (
     AWAITED,

@@ -1,4 +1,4 @@
-"""The fields of the Train form: what each looks like and where it stands.
+"""The fields of the Train form: which there are, where each stands, and what the page's script knows of it.
 
 Everything is read from the declarations in core/settings; no setting is known here by name.
 """
@@ -12,20 +12,9 @@ from core.settings.base import ROWS, Declared
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
 from tabs.form.bars import rate_bars, size_bars
-from tabs.form.own_settings import browse_button, choice_of, choices, control, label, pick_button
 from tabs.form.project import FIELDS
-from tabs.markup import esc
+from tabs.form.view import TRAIN, FieldView, element_id
 from tabs.pieces import piece
-
-WIDE = {"lines", "layers", "sizes", "arguments", "prompt"}
-LONG = 220  # letters of help that are a tower in one column
-RADIO_CHOICES = 4
-RADIO_LETTERS = 34
-
-
-def element_id(path: str) -> str:
-    """The id of a field's element in the page."""
-    return "field-" + path.replace(".", "-").replace("_", "-")
 
 
 def first_screen() -> list[tuple[str, list[Declared]]]:
@@ -65,36 +54,13 @@ def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
 
 
 def block(entry: Declared, offers: bool = False) -> str:
-    """A field with its title, what is said of it and its control, empty: the page's script fills it in and says below it what is
-    so now (assets/form.js). offers: with a list of what could be written."""
-    elem, about = element_id(entry.path), entry.brief or entry.help
-    wide = " field-wide" if entry.widget in WIDE or len(about) > LONG else ""
-    words, said = esc(label(entry)), f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
-    data = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
-    single = f'{data} id="{elem}-control"'
-    title = f'<label class="field-title" for="{elem}-control">{words}</label>'
-    if entry.kind == "bool":
-        inside = f'<label class="field-switch">{control(entry, False, single)}<span>{words}</span></label>{said}'
-    elif entry.kind == "choice" and _few(choices(entry)):
-        inside = f'<span class="field-title" id="{elem}-title">{words}</span>{said}{_radios(entry, elem, data)}'
-    elif offers:
-        drawn = control(entry, "", f'{single} list="{elem}-list"', empty=placeholder(entry))
-        more = f'<select class="offered" data-offers="{entry.path}" aria-label="List: {words}"></select>'
-        more = pick_button(entry, "train") or more
-        inside = f'{title}{said}<div class="line">{drawn}{more}</div><datalist id="{elem}-list"></datalist>'
-    else:
-        drawn, look = (
-            control(entry, "", single, empty=placeholder(entry)),
-            pick_button(entry, "train") or browse_button(entry),
-        )
-        inside = title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn)
-    if entry.widget == "blocks":
-        inside, wide = inside + size_bars(entry, f"{elem}-control"), " field-wide"
-    ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
-    return (
-        f'<div class="field field-{entry.kind}{wide}" id="{elem}" data-path="{entry.path}">{inside}'
-        f'{ask} tabindex="-1">?</button><div class="field-foot" id="{elem}-foot"></div></div>{_joint(entry)}'
-    )
+    """A field, empty. offers: with a list of what could be written"""
+    elem, listed = element_id(entry.path), f"{element_id(entry.path)}-list" if offers else ""
+    empty = entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
+    if entry.kind == "choice":
+        empty = entry.labels.get("", "off")
+    view = FieldView(entry, id=f"{elem}-control", form=TRAIN, empty=empty, offers=listed)
+    return view.block(size_bars(entry, view.id) if entry.widget == "blocks" else "") + _joint(entry)
 
 
 def _joint(entry: Declared) -> str:
@@ -107,34 +73,9 @@ def _joint(entry: Declared) -> str:
     return f'<div class="joint">{rate_bars([f"{element_id(each.path)}-control" for each in several])}</div>'
 
 
-def _few(offered: Sequence[tuple[str, Any]]) -> bool:
-    return len(offered) <= RADIO_CHOICES and sum(len(words) for words, _ in offered) <= RADIO_LETTERS
-
-
-def _radios(entry: Declared, elem: str, data: str) -> str:
-    each = "".join(
-        f'<label><input type="radio" name="{elem}" value="{esc(value)}" {data}><span>{esc(words)}</span></label>'
-        for words, value in choices(entry)
-    )
-    return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{each}</div>'
-
-
-def placeholder(entry: Declared) -> str:
-    """What an empty field shows: what emptiness means, where the declaration says it."""
-    return entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
-
-
 def on_form() -> Iterator[Declared]:
     """The settings that the form has a field for."""
     return (entry for entry in FIELDS.values() if entry.first or in_group(entry))
-
-
-def raw(entry: Declared, text: str) -> Any:
-    """What a control's text stands for, as `Project.edit` takes it."""
-    if entry.kind == "bool":
-        return text == "true"
-    chosen = choice_of(entry, text)
-    return text if chosen is None else chosen
 
 
 # -- what the browser knows
@@ -147,21 +88,13 @@ def facts() -> dict[str, dict[str, Any]]:
 
 def _facts_of(entry: Declared) -> dict[str, Any]:
     tab, _, place = entry.elsewhere.partition("#")
-    return {
+    return {name: getattr(entry, name) for name in ("title", "unit", "help", "only", "costs", "kohya", "source")} | {
         "id": place or element_id(entry.path),
         "tab": tab or "Train",
-        "title": entry.title,
-        "unit": entry.unit,
-        "help": entry.help,
         "group": "" if entry.first else entry.group,
         "groupTitle": group_title(entry.group),
-        "more": entry.level != "shown" and not entry.first,
-        "only": entry.only,
         "default": shown_value(entry, entry.default),
         "range": entry.range_text,
-        "costs": entry.costs,
-        "kohya": entry.kohya,
-        "source": entry.source,
     }
 
 

@@ -15,7 +15,7 @@ from core.record.units import count
 from core.record.workspace import PROJECT, Workspace, display_path, resolve_path
 from tabs.form.model_lists import STARTER
 from tabs.markup import button, esc
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 MOST_FOLDERS, MOST_SETS = 500, 200
 LOOKED_AT = 5000  # entries of one folder; a set of a million files must not hold up the list

@@ -1,4 +1,4 @@
-"""Settings as controls: drawn from their declarations, read back as values. Every form uses them."""
+"""Settings of forms by name, and what a person wrote into their fields (view.py draws them) as values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from core.settings.base import Declared, Settings
 from core.settings.check import allowed
 from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.elsewhere import ELSEWHERE
-from core.settings.values import BadText, shown_value, text_of, value_from
+from core.settings.values import shown_value, value_from
 from tabs.form.project import FIELDS
-from tabs.markup import esc
-from tabs.server.safety import Roots
-
-NOTHING = '""'  # typed in a field whose emptiness means "as for all"
-LONG = 20  # letters of a choice that a narrow column would cut
-NOT_OWN: Any = object()  # the field has no common value behind it
-PATHS = frozenset(("folder", "metadata_file"))
+from tabs.form.view import NOTHING, is_path, plain
+from tabs.roots import Roots
 
 
 def entries(model: type[Settings], group: str) -> dict[str, Declared]:
@@ -38,161 +33,11 @@ SHARED_NAMES: dict[str, list[str]] = {
 }
 
 
-def is_path(entry: Declared) -> bool:
-    """Whether the value names a file or folder that would be read."""
-    return entry.names != "path or name" and (entry.widget == "folder" or entry.name in PATHS)
-
-
-def _browses(entry: Declared) -> str:
-    """What is chosen for it in the page's file browser: "folder", "file" or "any" of both; "" where it names no path."""
-    if entry.names not in ("path", "path or name") and not is_path(entry):
-        return ""
-    if entry.widget == "file" or entry.name == "metadata_file":
-        return "file"
-    return "folder" if entry.widget == "folder" or entry.kind == "list" else "any"
-
-
-def _text(entry: Declared, value: Any) -> str:
-    if isinstance(value, str):  # the value of a text, or what a person wrote in vain
-        return value
-    return str(text_of(entry, value))
-
-
-def label(entry: Declared) -> str:
-    """Title and unit: "Warmup (steps)"; on the first screen the line below the title says the unit."""
-    told = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
-    return entry.title if told else f"{entry.title} ({entry.unit})"
-
-
-def choices(entry: Declared) -> list[tuple[str, Any]]:
-    """(words, value); of a setting that may be empty, that first."""
-    none = [(entry.labels.get("", "off"), "")] if entry.optional else []
-    return none + [(entry.label(choice), choice) for choice in entry.choices]
-
-
-def has_lines(entry: Declared) -> bool:
-    """Whether what is written takes several lines."""
-    return entry.kind in ("list", "arguments", "object") or entry.widget in ("lines", "sizes", "prompt")
-
-
-def control(entry: Declared, value: Any, about: str, *, common: Any = NOT_OWN, empty: str = "", only: str = "") -> str:
-    """The bare control of a setting with the attributes `about`.
-
-    common, empty   what holds when it is left empty; what stands in it then      only    the one option of a list
-    """
-    if entry.kind == "bool" and common is NOT_OWN:
-        return f'<input type="checkbox" {about}{" checked" if value else ""}>'
-    if entry.kind in ("bool", "choice"):
-        options = f"<option>{esc(only)}</option>" if only else _options(entry, value, common, empty)
-        return f"<select {about}>{options}</select>"
-    if has_lines(entry):
-        # A line break at the beginning of a textarea is not part of its text.
-        return f'<textarea rows="2" {about} placeholder="{esc(empty)}">\n{esc(_text(entry, value))}</textarea>'
-    number = " num" if entry.kind in ("int", "float", "pair", "span") else ""
-    written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
-    return (
-        f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(empty)}" '
-        f'autocomplete="off" spellcheck="false">'
-    )
-
-
-def browse_button(entry: Declared) -> str:
-    """Opens the page's file browser for a setting that names a path; "" for another."""
-    browses = _browses(entry)
-    words = f'data-browse="{browses}" aria-label="Browse: {esc(label(entry))}"'
-    return f'<button type="button" class="btn" {words}>Browse</button>' if browses else ""
-
-
-def pick_button(entry: Declared, form: str) -> str:
-    """Opens the list of the model files that a setting can name, which leads to the file browser; "" for another setting.
-    form: the id of its form"""
-    if not entry.holds or not form:
-        return ""
-    name, looks = (entry.path, entry.widget) if form == "train" else (entry.name, "")
-    looks = looks if looks == "model" else _browses(entry)
-    about = f'data-pick="{esc(name)}" data-form="{esc(form)}" data-looks="{looks}"'
-    return f'<button type="button" class="btn" {about} aria-label="List: {esc(label(entry))}">List</button>'
-
-
-def field(
-    entry: Declared,
-    value: Any,
-    act: str,
-    arg: str,
-    *,
-    common: Any = NOT_OWN,
-    hint: str = "",
-    elem: str = "",
-    wrong: bool = False,
-    replaced: str = "",
-    offers: str = "tool-files",
-    changed: bool | None = None,
-    of_all: bool = True,
-    form: str = "",
-) -> str:
-    """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
-
-    common   what holds when this is left empty; the control then offers to leave it so
-    hint     stands in the empty field in place of the common value
-    elem     the id of the control
-    replaced the title of the setting that is used in place of this one
-    offers   the id of the list that is offered where it names a file
-    changed  whether it is marked; None: where it is given in place of the common value
-    of_all   whether the common value is what holds for all folders
-    form     the id of the form it belongs to, for its list of model files
-    """
-    own = (common is not NOT_OWN and value is not None) if changed is None else changed
-    about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
-    about += f' id="{esc(elem)}"' if elem else ""
-    about += ' aria-invalid="true"' if wrong else ""
-    about += " disabled" if replaced else ""
-    about += f' list="{esc(offers)}"' if entry.names == "path or name" else ""
-    behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
-    only = f"set by {replaced}" if replaced else ""
-    listed = of_all and entry.kind in ("bool", "choice")
-    drawn = control(entry, value, about, common=common, empty=f"as for all: {behind}" if listed else behind, only=only)
-    words, look = esc(label(entry)), pick_button(entry, form) or browse_button(entry)
-    if drawn.startswith('<input type="checkbox"'):
-        mark = " is-own" if own else ""
-        return f'<label class="own switch{mark}" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
-    kind = (" is-own" if own else "") + (" wide" if has_lines(entry) or look else "")
-    shown = (behind, *(each for each, _ in choices(entry)))
-    kind += " long" if max(map(len, shown)) >= LONG else ""
-    title = esc(_note(entry, common))
-    if not look:
-        return f'<label class="own{kind}" title="{title}"><span>{words}</span>{drawn}</label>'
-    return f'<div class="own browses{kind}" title="{title}"><label><span>{words}</span>{drawn}</label>{look}</div>'
-
-
-def _note(entry: Declared, common: Any) -> str:
-    """What the field does; how to say "nothing" where the common value says something."""
-    takes_nothing = entry.kind in ("text", "list") and not entry.choices and common not in (NOT_OWN, None, "", [])
-    return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")
-
-
-def _empty_text(entry: Declared, value: Any) -> str:
-    return NOTHING if value == "" else _text(entry, value)
-
-
-def _options(entry: Declared, value: Any, common: Any, empty: str) -> str:
-    offered = [("on", True), ("off", False)] if entry.kind == "bool" else choices(entry)
-    if common is not NOT_OWN:
-        offered = [(empty, None), *(each for each in offered if each[1] != "" or "" in entry.choices)]
-    return "".join(
-        f'<option value="{esc(_plain(each))}"{" selected" if each == value else ""}>{esc(words)}</option>'
-        for words, each in offered
-    )
-
-
-def _plain(choice: Any) -> str:
-    if choice is None:
-        return ""
-    return str(choice).lower() if isinstance(choice, bool) else str(choice)
-
-
-def choice_of(entry: Declared, text: str) -> Any:
-    """The choice that a list's text stands for; None where it has no such one."""
-    return next((choice for choice in entry.choices if _plain(choice) == text), None)
+def raw(entry: Declared, text: str) -> Any:
+    """What a control's text stands for, as `value_from` reads it: whether a switch is on, a choice, else the text."""
+    if entry.kind == "bool":
+        return text == "true"
+    return next((choice for choice in entry.choices if plain(choice) == text), text)
 
 
 def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
@@ -202,17 +47,13 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         return None
     if stripped == NOTHING and entry.kind in ("text", "list"):
         return [] if entry.kind == "list" else ""
-    if entry.kind == "bool":
-        return stripped == "true"
-    if entry.kind == "choice":
-        known = choice_of(entry, stripped)
-        if known is None:
-            raise refused(entry, text)
-        return known
+    given = raw(entry, stripped if entry.kind in ("bool", "choice") else text)
+    if entry.kind == "choice" and given not in entry.choices:
+        raise refused(entry, text)
     try:
-        return value_from(entry, text)
-    except BadText as error:
-        raise ProblemsError([replace(error.problem, where=entry.title)]) from None
+        return value_from(entry, given)
+    except ProblemsError as error:
+        raise ProblemsError(replace(each, where=entry.title) for each in error.problems) from None
 
 
 def refused(entry: Declared, text: str) -> ProblemsError:

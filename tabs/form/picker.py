@@ -19,14 +19,15 @@ from core.networks.files import check_lora
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import Declared
+from core.settings.presets.files import PresetStore
 from tabs.form.model_lists import AGAIN, Listed, badges, model_lists, with_starter
 from tabs.form.project import FIELDS, Project
+from tabs.form.view import TRAIN
 from tabs.markup import esc, short
-from tabs.server.links import Links
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 OFFERED = 60  # files shown at once; the search finds the others
-TRAIN, GENERATE = "train", "gen"  # ids of forms
+GENERATE = "gen"  # the id of a form
 BASE = "base_model"  # the field of the model that is trained or generates
 UNKNOWN = "other"
 SOON = 0.3  # seconds that an answer waits for a look through the folders
@@ -41,14 +42,17 @@ class Form(Protocol):
 
 
 class Around(Protocol):
-    """What is needed of the page."""
+    """What forms need of the page."""
 
     workspace: Workspace
     project: Project
+    presets: PresetStore
     roots: Roots
-    links: Links
+    picker: Picker
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str: ...
+
+    def say(self, kind: str, text: str = "", **more: Any) -> None: ...
 
 
 # -- whether a file fits
@@ -140,7 +144,6 @@ class Picker:
     def __init__(self, page: Around):
         self.page = page
         self.forms: dict[str, Form] = {}  # by id
-        page.links.answer("pick", self.answer)
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The list for a field {"form", "field", "query"}, or with "chosen" whether that may be taken: its problems."""

@@ -1,33 +1,29 @@
-"""Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): fields that are drawn from their
-declarations and changed one by one, presets, undo, marks of changes and the JSON view. The Train form, which several browsers
-edit at once, has its own in tabs/train/presets_bar.py."""
+"""Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): changed one by one, with undo, marks
+of changes, and the bar of their presets as HTML."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
-from tabs.context import Page
-from tabs.form.own_settings import NOT_OWN, changed_values, field
-from tabs.form.picker import family_of_file
-from tabs.markup import button, esc, short
+from core.settings.values import shown_value
+from tabs.form.own_settings import changed_values
+from tabs.form.picker import Around, family_of_file
+from tabs.form.presets import ACTS, Bad, Done, PresetForm, Steps, json_text, read_preset, shown_name
+from tabs.form.view import TOOL_FILES, FieldView
+from tabs.markup import button, esc, options, short
 
 Values = dict[str, Any]
 STEPS = 50  # of undo
-LARGEST = 1 << 20  # bytes of a preset file
 
 
-class PlainForm(ABC):
+class PlainForm(PresetForm):
     """One form with its preset bar. Every change of it goes through `put`, so that it can be undone.
 
     id, task_name   the prefix of its elements; whose presets it holds
@@ -35,30 +31,20 @@ class PlainForm(ABC):
     covered         the names that a preset covers
     """
 
-    offers = "tool-files"  # the id of the list that is offered where a field names a file
+    offers = TOOL_FILES  # the id of the list that is offered where a field names a file
     lists: ClassVar[Mapping[str, str]] = {}  # {field: the id of a list of its own}
 
     def __init__(
-        self, page: Page, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
+        self, page: Around, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
     ):
         self.page, self.id, self.task_name, self.known, self._act = page, id, task_name, known, act
         self.titles = {name: known[name].title for name in covered}
+        self.presets, self.lock = page.presets, page.project.lock
         page.picker.forms[id] = self
         self._wrong: set[str] = set()
-        self._bad: dict[str, tuple[str, list[Problem]]] = {}  # what a field cannot be stays in it, with why
-        self._undo: list[tuple[str, Values]] = []
-        self._redo: list[tuple[str, Values]] = []
+        self.bad: dict[str, Bad] = {}  # what a field cannot be stays in it, with why
+        self._steps: Steps[tuple[str, Values]] = Steps(STEPS)
         self._deleting = ""  # the preset whose deletion was asked for once
-        self._does: dict[str, Callable[[str, str], None]] = {
-            "preset_load": lambda arg, value: self._load(value),
-            "preset_save": lambda arg, value: self._save(arg or value, replace=bool(arg)),
-            "preset_delete": lambda arg, value: self._delete(),
-            "preset_back": lambda arg, value: self._put_back(arg),
-            "preset_all_back": lambda arg, value: self.put(self.load() | self._covered(self.reference())),
-            "preset_undo": lambda arg, value: self._step(self._undo, self._redo),
-            "preset_redo": lambda arg, value: self._step(self._redo, self._undo),
-            "preset_json": lambda arg, value: self._apply_json(value),
-        }
 
     @abstractmethod
     def load(self) -> Values:
@@ -98,7 +84,7 @@ class PlainForm(ABC):
     def name(self) -> str:
         """The loaded preset; "" for the defaults, also after its file has gone."""
         name = str(self.page.project.tab_state(self._place).get("preset", ""))
-        return name if name in self.page.presets.names(self.task_name) else ""
+        return name if name in self.presets.names(self.task_name) else ""
 
     @property
     def _place(self) -> str:
@@ -106,13 +92,8 @@ class PlainForm(ABC):
 
     def reference(self) -> Values:
         """The fields as loading the preset again would give them."""
-        fresh = self.fresh()
-        try:
-            name = self.name
-            job = preset_files.apply(self.page.presets.load(name)) if name else None
-        except ProblemsError:
-            return fresh
-        return fresh if job is None else self.values_of(job, fresh)[0]
+        fresh, preset = self.fresh(), read_preset(self.presets, self.name)
+        return self.values_of(preset_files.apply(preset), fresh)[0] if preset else fresh
 
     def empty(self, values: Values) -> Values:
         """{field: what its default means with these fields}, where that is known."""
@@ -132,9 +113,6 @@ class PlainForm(ABC):
             if meant(name, now.get(name)) != meant(name, before.get(name))
         }
 
-    def _covered(self, values: Values) -> Values:
-        return {name: values.get(name) for name in self.titles}
-
     # -- fields
 
     def fields(
@@ -151,29 +129,28 @@ class PlainForm(ABC):
         values   what they show, where that is not what is filled in     hints    what an empty one means here
         changed  the fields that are marked, where `changed()` is known  act, id  where they are not the form's
         """
-        shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
+        shown = {**(self.load() if values is None else values), **{name: bad.text for name, bad in self.bad.items()}}
         changed = self.changed() if changed is None else changed
         replaced = {each.replaces: each.title for name, each in self.known.items() if each.replaces and shown.get(name)}
         below = self.below(shown)
 
         def drawn(name: str) -> str:
             entry = self.known[name]
-            empty = entry.hint or ("automatic" if entry.names == "path" else "")
-            return field(
+            usual = entry.hint or ("automatic" if entry.names == "path" else "")
+            empty = hints.get(name, usual if entry.optional or entry.default == "" else "")
+            return FieldView(
                 entry,
                 shown.get(name, entry.default),
                 act or self._act,
                 name,
-                common=None if entry.optional else NOT_OWN,
-                hint=hints.get(name, empty if entry.optional or entry.default == "" else ""),
-                elem=f"{id or self.id}-{name}",
-                wrong=name in self._wrong or name in self._bad,
-                replaced=replaced.get(name, ""),
-                offers=self.lists.get(name, self.offers),
-                changed=name in changed,
-                of_all=False,
+                id=f"{id or self.id}-{name}",
                 form=self.id,
-            )
+                empty=empty or (shown_value(entry, None) if entry.optional else ""),
+                offers=self.lists.get(name, self.offers) if entry.names == "path or name" else "",
+                replaced=replaced.get(name, ""),
+                changed=name in changed,
+                wrong=name in self._wrong or name in self.bad,
+            ).line()
 
         return "".join(drawn(name) + below.get(name, "") for name in names)
 
@@ -191,23 +168,14 @@ class PlainForm(ABC):
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
         with self.page.project.lock:
-            others = {each: bad for each, bad in self._bad.items() if each != name}
+            others = {each: bad for each, bad in self.bad.items() if each != name}
             try:
                 before = self.load()
                 self.put(self.follows(name, before, changed_values(self.known, before, name, text, self.page.roots)))
-                self._bad = others
+                self.bad = others
             except ProblemsError as error:
-                self._bad = others | {name: (text, error.problems)}
+                self.bad = others | {name: Bad(text, error.problems[0])}
                 raise
-
-    def problems(self) -> list[Problem]:
-        """Of every field that holds what it cannot be."""
-        return [problem for _, problems in self._bad.values() for problem in problems]
-
-    def check(self) -> None:
-        """Raises ProblemsError where there are some."""
-        if self._bad:
-            raise ProblemsError(self.problems())
 
     def mark(self, problems: Iterable[Problem]) -> None:
         """The fields that these problems name are shown as wrong until one is changed."""
@@ -220,101 +188,87 @@ class PlainForm(ABC):
         before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
         if after == before:
-            self._bad = {}
+            self.bad = {}
             return
-        self._undo = [*self._undo, before][-STEPS:]
-        self._redo.clear()
+        self._steps.add("change", before)
         self._take(after)
 
     def _take(self, state: tuple[str, Values]) -> None:
-        self._deleting, self._wrong, self._bad = "", set(), {}
+        self._deleting, self._wrong, self.bad = "", set(), {}
         self.page.project.keep(self._place, {"preset": state[0]})
         self.keep(state[1])
 
-    def _step(self, source: list[tuple[str, Values]], target: list[tuple[str, Values]]) -> None:
-        if source:
-            target.append((self.name, self.load()))
-            self._take(source.pop())
+    def undo(self, redo: bool = False) -> None:
+        if (before := self._steps.step((self.name, self.load()), redo)) is not None:
+            self._take(before)
 
     def act(self, act: str, arg: str, value: str) -> bool:
         """Do what was pressed in the bar; whether it was something of the bar's. Raises ProblemsError."""
-        if act not in self._does:
+        name = act.removeprefix("preset_")
+        if name == act or name not in ACTS:
             return False
-        self._does[act](arg, value)
+        done = self.press(name, {"preset": arg or value, "replace": bool(arg), "text": value, "field": arg})
+        if done:
+            self.page.say("done", done.text, problems=done.problems)
         return True
 
-    def _load(self, name: str) -> None:
-        if not name:
-            return self.put(self.fresh(), "")
-        preset = self.page.presets.load(name)
-        if preset.task != self.task_name:
-            what = f"'{name}' is a preset for the task {preset.task}"
-            raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
-        values, notes = self.values_of(preset_files.apply(preset), self.fresh())
-        self.put(values, name)
-        self.page.say("done", f"Loaded {shown_name(self.page, name)}.", problems=notes)
-
-    def _save(self, name: str, replace: bool) -> None:
+    def filled(self) -> Settings:
         self.check()
-        job = self.job(self.load())
-        saved = self.page.presets.save(name, job, task=self.task_name, replace=replace)
-        self._take((saved, self.load()))
-        self.page.say("done", f"Saved as {saved.removeprefix('user/')}.")
+        return self.job(self.load())
 
-    def _delete(self) -> None:
-        if self._deleting != self.name:
-            self._deleting = self.name
-            return
-        name = self.name
-        self.page.presets.delete(name)
-        self._take(("", self.load()))
-        self.page.say("done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
+    def call(self, name: str) -> None:
+        self._take((name, self.load()))
 
-    def _put_back(self, field: str) -> None:
+    def hold(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        now = self.load() if name is None else self.fresh()
+        values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
+        self.put(values, name)
+        usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
+        return Done(done or usual, notes) if preset else None
+
+    def delete(self, name: str) -> Done | None:
+        """The loaded one; the second press counts."""
+        if self._deleting == self.name:
+            return super().delete(self.name)
+        self._deleting = self.name
+        return None
+
+    def put_back(self, field: str) -> None:
         if field in self.titles:
             self.put(self.load() | {field: self.reference().get(field)})
 
-    def _apply_json(self, text: str) -> None:
-        preset = read_text("JSON", text)
-        if preset.task != self.task_name:
-            fix = f'write "task": "{self.task_name}"'
-            raise ProblemsError.one(f"task is {preset.task}", "JSON", fix, "preset.other-task")
-        values, notes = self.values_of(preset_files.apply(preset), self.load())
-        self.put(values)
-        self.page.say("done", "The JSON is applied.", problems=notes)
+    def put_all_back(self) -> None:
+        before = self.reference()
+        self.put(self.load() | {name: before.get(name) for name in self.titles})
 
     # -- the bar
 
     def html(self) -> str:
         """The list of presets, what differs from the chosen one, undo and redo, and the menu."""
         name, changed = self.name, self.changed()
-        listed = [("Defaults", ""), *((shown_name(self.page, each), each) for each in self._names())]
-        options = "".join(
-            f'<option value="{esc(value)}"{" selected" if value == name else ""}>{esc(words)}</option>'
-            for words, value in listed
-        )
+        names = self.presets.names(self.task_name)
+        listed = options([("Defaults", ""), *((shown_name(self.presets, each), each) for each in names)], name)
         state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
-            f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{options}'
+            f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{listed}'
             f'</select></label><div class="line"><span class="state" aria-live="polite">{state}</span>'
-            f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._undo, again=True)}"
-            f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._redo, again=True)}"
+            f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._steps.past, again=True)}"
+            f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._steps.undone, again=True)}"
             f"{self._menu(name, changed)}</div></div>"
         )
-
-    def _names(self) -> list[str]:
-        return self.page.presets.names(self.task_name)
 
     def _menu(self, name: str, changed: dict[str, Any]) -> str:
         own, field = name.startswith("user/"), f"{self.id}-preset-name"
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if own else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
         rows = "".join(
-            f"<li>{esc(self.titles[each])} {button('preset_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
+            f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
         )
-        rows = f'<ul class="plain">{rows}</ul>{button("preset_all_back", "Restore all", kind="row")}' if rows else ""
+        rows = (
+            f'<ul class="plain">{rows}</ul>{button("preset_put_all_back", "Restore all", kind="row")}' if rows else ""
+        )
         return (
             f'<details class="menu" name="{self.id}-menu"><summary class="btn quiet">Preset menu</summary>'
             f'<div class="menu-items" role="group" aria-label="Preset menu">{save}<div class="with-button">'
@@ -326,13 +280,11 @@ class PlainForm(ABC):
     def _json(self) -> str:
         field = f"{self.id}-json"
         try:
-            self.check()
-            job = self.job(self.load())
+            text = json_text(self.filled(), self.task_name)
         except ProblemsError as error:
             return (
                 f'<p class="hint">Fix {count(len(error.problems), "problem")} to save this form or see it as JSON.</p>'
             )
-        text = json.dumps(preset_files.dump(job, task=self.task_name), indent=2, ensure_ascii=False)
         return (
             f'<details><summary class="btn row">JSON</summary><textarea id="{field}" class="text" rows="8" '
             f'spellcheck="false" aria-label="This form as JSON">{esc(text)}</textarea>'
@@ -352,37 +304,3 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(each["file"] if isinstance(each, dict) else str(each) for each in value)
     return "empty" if value in (None, "") else short(str(value), 28)
-
-
-def read_preset(page: Page, name: str) -> preset_files.Preset | None:
-    """A preset; None where its file cannot be read, which loading it tells."""
-    try:
-        return page.presets.load(name)
-    except ProblemsError:
-        return None
-
-
-def shown_name(page: Page, name: str) -> str:
-    """An own preset's bare name, a shipped one's title."""
-    preset = None if name.startswith("user/") else read_preset(page, name)
-    return (preset.title if preset else "") or name.removeprefix("user/")
-
-
-def read_text(given: str, text: str) -> preset_files.Preset:
-    """Check a preset's text as a file of that name would be checked."""
-    if len(text) > LARGEST:
-        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
-    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
-    path = folder / "preset.json"
-    try:
-        path.write_text(text, "utf-8", errors="surrogatepass")
-        return preset_files.read(path)
-    except ProblemsError as error:
-        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _placed(problem: Problem, path: str, given: str) -> Problem:
-    """The problem with the file's own name; one that names a setting says where to find it."""
-    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

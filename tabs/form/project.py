@@ -10,8 +10,10 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, whole_text
 from core.record.regular import MissingFile
+from core.record.units import count
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import build
 from core.settings.job import TrainJob, new_project
@@ -26,7 +29,8 @@ from core.settings.names import bad_name, without_signs
 from core.settings.presets import files as preset_files
 from core.settings.presets.files import PresetStore, differences, to_values
 from core.settings.presets.migrations import to_version_2
-from core.settings.values import BadText, text_of, value_from
+from core.settings.values import text_of, value_from
+from tabs.form.presets import Bad, Done, PresetForm, Steps, read_preset, shown_name
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
@@ -37,40 +41,37 @@ KEPT_CHANGES = 200
 FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
 
 
+# Whose changes are made now (the session), and the stamp of the state that they are made on; None: of whatever holds
+WHO: ContextVar[tuple[str, str | None]] = ContextVar("who changes the form", default=("", None))
+
+
+@contextmanager
+def asked_by(session: str, stamp: str | None = None) -> Iterator[None]:
+    """Until it ends, changes are this browser's, made on the state of this stamp."""
+    token = WHO.set((session, stamp))
+    try:
+        yield
+    finally:
+        WHO.reset(token)
+
+
 class OldRevision(Exception):
     """The change was made on a state that another browser has altered; it was not applied."""
 
 
-@dataclass(frozen=True)
-class Bad:
-    """What a person typed and cannot be used: the text stays in view, the value before it stays in force."""
-
-    text: Any
-    problem: Problem
-
-
-@dataclass(frozen=True)
-class _Past:
-    """One step of undo."""
-
-    job: TrainJob
-    preset: str
-    bad: dict[str, Bad]
-    did: str
-
-
-class Project:
+class Project(PresetForm):
     """The values of the form, the loaded preset, undo and redo. Safe to call from any thread."""
+
+    task_name = "train"
 
     def __init__(self, file: Path, presets: PresetStore):
         self.file, self.presets = file, presets
         self.boot = secrets.token_hex(4)  # another server process: its revisions mean something else
         self.revision = 1
         self.notice = ""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._log: list[tuple[int, str]] = []  # (revision, session) of the latest changes
-        self._undo: list[_Past] = []
-        self._redo: list[_Past] = []
+        self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
         self.bad: dict[str, Bad] = {}
         self.preset = ""
@@ -81,17 +82,13 @@ class Project:
     # -- reading
 
     @property
-    def lock(self) -> threading.RLock:
-        return self._lock
-
-    @property
     def stamp(self) -> str:
         """What a browser sends back with its changes."""
         return f"{self.boot}:{self.revision}"
 
     def reference(self) -> TrainJob:
         """The job that loading the preset now would give: what fields are compared with."""
-        with self._lock:
+        with self.lock:
             key = (self.preset, self.job, self._preset_state())
             if self._reference_cache is None or self._reference_cache[0] != key:
                 self._reference_cache = (key, self._load_reference())
@@ -112,10 +109,7 @@ class Project:
 
     def recipe(self) -> preset_files.Preset | None:
         """The loaded preset where it is a recipe."""
-        try:
-            preset = self.presets.load(self.preset) if self.preset else None
-        except ProblemsError:
-            return None
+        preset = read_preset(self.presets, self.preset)
         return preset if preset is not None and preset.kind == "recipe" else None
 
     def changed(self) -> dict[str, Any]:
@@ -129,22 +123,23 @@ class Project:
 
     def tab_state(self, tab: str) -> dict[str, Any]:
         """What a tab kept with `keep`."""
-        with self._lock:
+        with self.lock:
             return dict(self._tabs.get(tab, {}))
 
     @property
     def can_undo(self) -> str:
         """What undo would take back ("" when there is nothing)."""
-        return self._undo[-1].did if self._undo else ""
+        return self.steps.past[-1][0] if self.steps.past else ""
 
     @property
     def can_redo(self) -> str:
-        return self._redo[-1].did if self._redo else ""
+        return self.steps.undone[-1][0] if self.steps.undone else ""
 
     # -- changing
 
-    def guard(self, stamp: str | None, session: str) -> None:
-        """Refuse a change that was made on a state which someone else altered since. None skips the question."""
+    def guard(self) -> None:
+        """Refuse a change that was made on a state which someone else altered since. Without a stamp it is not asked."""
+        session, stamp = WHO.get()
         if stamp is None:
             return
         boot, _, number = str(stamp).partition(":")
@@ -156,9 +151,9 @@ class Project:
         if any(revision > int(number) and who != session for revision, who in self._log):
             raise OldRevision
 
-    def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
+    def edit(self, path: str, raw: Any) -> bool:
         """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
-        with self._lock:
+        with self.lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
                 value = value_from(FIELDS[path], raw)
@@ -167,32 +162,27 @@ class Project:
                 changed = with_value(job, path, value)
                 _check_name(path, value)
                 job = self._named_by_its_word(changed) if path in NAMING else changed
-            except BadText as error:
-                bad = self.bad | {path: Bad(raw, replace(error.problem, where=path))}
             except ProblemsError as error:
                 bad = self.bad | {path: Bad(raw, replace(error.problems[0], where=path))}
-            self.guard(stamp, session)
+            self.guard()
             if (job, bad) == (self.job, self.bad):
                 return False
-            self._change(f"change of {FIELDS[path].title}", session, job=job, bad=bad)
+            self._change(f"change of {FIELDS[path].title}", job=job, bad=bad)
             return True
 
-    def edit_several(self, values: Mapping[str, Any], *, did: str, session: str = "", stamp: str | None = None) -> None:
+    def edit_several(self, values: Mapping[str, Any], *, did: str) -> None:
         """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
         used, and changes nothing then."""
-        with self._lock:
-            read = {}
-            for path, raw in values.items():
-                try:
-                    read[path] = value_from(FIELDS[path], raw)
-                except BadText as error:
-                    raise ProblemsError([replace(error.problem, where=path)]) from None
-            job = with_values(self.job, read)
-            bad = {path: each for path, each in self.bad.items() if path not in values}
-            if (job, bad) == (self.job, self.bad):
-                return
-            self.guard(stamp, session)
-            self._change(did, session, job=job, bad=bad)
+        with self.lock:
+            self._put(did, {path: value_from(FIELDS[path], raw) for path, raw in values.items()})
+
+    def _put(self, did: str, values: Mapping[str, Any]) -> None:
+        """Values by path, in place of what their fields hold, also of what they hold in vain."""
+        job = with_values(self.job, values)
+        bad = {path: each for path, each in self.bad.items() if path not in values}
+        if (job, bad) != (self.job, self.bad):
+            self.guard()
+            self._change(did, job=job, bad=bad)
 
     def _named_by_its_word(self, job: TrainJob) -> TrainJob:
         """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
@@ -202,89 +192,92 @@ class Project:
         given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
-    def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
-        """The preset's value again."""
-        with self._lock:
-            self.guard(stamp, session)
-            group, name = path.split(".", 1)
-            job = with_value(self.job, path, to_values(self.reference())[group][name])
-            bad = {each: kept for each, kept in self.bad.items() if each != path}
-            self._change(f"restoring {FIELDS[path].title}", session, job=job, bad=bad)
+    def put_back(self, path: str) -> None:
+        if path in FIELDS:
+            with self.lock:
+                group, name = path.split(".", 1)
+                self._put(f"restoring {FIELDS[path].title}", {path: to_values(self.reference())[group][name]})
 
-    def replace(
-        self,
-        job: TrainJob,
-        *,
-        preset: str | None = None,
-        did: str = "loading settings",
-        session: str = "",
-        stamp: str | None = None,
-    ) -> None:
+    def replace(self, job: TrainJob, *, preset: str | None = None, did: str = "loading settings") -> None:
         """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
         one that is gone counts as none."""
-        with self._lock:
-            self.guard(stamp, session)
+        with self.lock:
+            self.guard()
             named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
-            self._change(did, session, job=job, bad={}, **named)
+            self._change(did, job=job, bad={}, **named)
 
-    def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:
-        """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
-        preset = self.presets.load(name)
-        if preset.task != "train":
-            what = f"'{name}' is a preset for the task {preset.task}"
-            raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
-        job = preset_files.apply(preset, self.job)
+    @property
+    def name(self) -> str:
+        return self.preset
+
+    def filled(self) -> TrainJob:
+        self.guard()
+        self.check()
+        return self.job
+
+    def call(self, name: str) -> None:
+        with self.lock:
+            self._take(preset=name)
+
+    def hold(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        unsaved = self._unsaved()
+        job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)
-        self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
-        return ["model", "images", "trigger words", "sample prompts", "output name"] if preset.kind == "recipe" else []
+        if name is None:
+            self.replace(job, did="change in the JSON pane")
+            return None
+        self.replace(job, preset=name, did=f"loading {name}" if name else "reset to default")
+        left = "; your model, images, prompts and name stay" if preset and preset.kind == "recipe" else ""
+        usual = f"{shown_name(self.presets, name)} loaded{left}." if name else "All settings are at their defaults."
+        return self._replaced(done or usual, unsaved)
 
-    def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
-        """Follow a preset that got another name (or "" when it is gone)."""
-        with self._lock:
-            if self.preset == old:
-                self._take(session, preset=new)
+    def put_all_back(self) -> Done:
+        unsaved = self._unsaved()
+        self.replace(self.reference(), did="restoring all")
+        return self._replaced("All changes were reverted.", unsaved)
 
-    def saved_as(self, name: str, *, session: str = "") -> None:
-        """The form now is what the preset `name` holds."""
-        with self._lock:
-            self._take(session, preset=name)
+    def _unsaved(self) -> int:
+        """How many fields no preset holds as they are."""
+        with self.lock:
+            return len(self.changed().keys() | self.bad.keys())
 
-    def undo(self, *, session: str = "", stamp: str | None = None) -> None:
-        self._step(self._undo, self._redo, session, stamp)
+    def _replaced(self, done: str, unsaved: int) -> Done:
+        """What is said after the whole form was replaced; the way back stands next to it."""
+        had = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
+        return Done(f"{done}{had}", undo=self.can_undo)
 
-    def redo(self, *, session: str = "", stamp: str | None = None) -> None:
-        self._step(self._redo, self._undo, session, stamp)
+    def undo(self, redo: bool = False) -> None:
+        with self.lock:
+            self.guard()
+            if (before := self.steps.step(self._held(), redo)) is not None:
+                self._take(**before)
 
-    def _step(self, source: list[_Past], target: list[_Past], session: str, stamp: str | None) -> None:
-        with self._lock:
-            self.guard(stamp, session)
-            if not source:
-                return
-            past = source.pop()
-            target.append(_Past(self.job, self.preset, self.bad, past.did))
-            self._take(session, job=past.job, preset=past.preset, bad=past.bad)
+    def redo(self) -> None:
+        self.undo(redo=True)
+
+    def _held(self) -> dict[str, Any]:
+        return {"job": self.job, "preset": self.preset, "bad": self.bad}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
         """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
         text = json.dumps(state, ensure_ascii=False)
         if whole_text(text) != text:
             state = json.loads(whole_text(text))
-        with self._lock:
+        with self.lock:
             if self._tabs.get(tab) != state:
                 self._tabs[tab] = state
                 self._save()
 
-    def _change(self, did: str, session: str, **state: Any) -> None:
+    def _change(self, did: str, **state: Any) -> None:
         """One step of undo to what `_take` takes."""
-        self._undo = [*self._undo, _Past(self.job, self.preset, self.bad, did)][-UNDO_STEPS:]
-        self._redo.clear()
-        self._take(session, **state)
+        self.steps.add(did, self._held())
+        self._take(**state)
 
-    def _take(self, session: str, **state: Any) -> None:
+    def _take(self, **state: Any) -> None:
         """Hold this from now on. state: `job`, `bad` and `preset`, those that change"""
         vars(self).update(state)
         self.revision += 1
-        self._log = [*self._log, (self.revision, session)][-KEPT_CHANGES:]
+        self._log = [*self._log, (self.revision, WHO.get()[0])][-KEPT_CHANGES:]
         self._save()
 
     # -- the file

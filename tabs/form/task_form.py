@@ -11,10 +11,9 @@ from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
-from tabs.context import Page
 from tabs.form.bars import line_bars, weight_bars
 from tabs.form.own_settings import usable
-from tabs.form.picker import family_of_file
+from tabs.form.picker import Around, family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 from tabs.markup import esc
@@ -29,7 +28,7 @@ class TaskForm(PlainForm):
 
     def __init__(
         self,
-        page: Page,
+        page: Around,
         task: Task,
         id: str,
         act: str,

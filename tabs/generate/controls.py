@@ -28,13 +28,14 @@ from core.settings.hints import BY_MODEL
 from tabs.captions.mask_painting import png_address
 from tabs.context import ASKING, Page
 from tabs.form.model_lists import badges
-from tabs.form.own_settings import changed_values, entries, field
+from tabs.form.own_settings import changed_values, entries
 from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm, Values
+from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.painting import Painting
 from tabs.generate.panel import model_of
-from tabs.markup import button, esc, middle
+from tabs.markup import button, esc, middle, options
 from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
@@ -60,7 +61,7 @@ class Controls:
         image = self._painting.shown(values["control_image"], "Control image for all")
         upload = '<button type="button" class="btn" data-paint="upload" data-into="gen-control">Upload control image</button>'
         entry = form.ENTRIES["control_net"]
-        add = field(entry, None, "net_add", "", elem="gen-control_net", form="gen", common=None, hint=entry.hint)
+        add = FieldView(entry, act="net_add", id="gen-control_net", form="gen", empty=entry.hint).line()
         return (
             f'<ul class="nets">{listed}</ul><div class="concept-fields">{add}</div>'
             f'<div class="gen-paint"><div class="strip">{upload}{image}</div></div>'
@@ -92,24 +93,21 @@ class Controls:
         models = known_models(self.page.workspace) if "preprocessor" in names else []
         chosen = _listed(use)
         shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
-        options = "".join(
-            f'<option value="{esc(OF_MODEL + name)}"{" selected" if name == chosen else ""}>{esc(name)}</option>'
-            for name in models
-        )
+        listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
         before, name, after = self._fields_of(number, shown, names).partition(f'id="net-{number}-preprocessor"')
-        return before + name + after.replace("</select>", options + "</select>", 1)
+        return before + name + after.replace("</select>", listed + "</select>", 1)
 
     def _fields_of(self, number: int, use: dict[str, Any], names: Any) -> str:
         return "".join(
-            field(
+            FieldView(
                 PARTS[name],
                 use.get(name, PARTS[name].default),
                 "net_part",
                 f"{number}:{name}",
-                hint=PARTS[name].hint,
-                elem=f"net-{number}-{name}",
+                empty=PARTS[name].hint,
+                id=f"net-{number}-{name}",
                 changed=use.get(name, PARTS[name].default) != PARTS[name].default,
-            )
+            ).line()
             for name in names
         )
 

@@ -26,7 +26,7 @@ from tabs.context import Page
 from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
 from tabs.form.model_lists import STARTER
-from tabs.form.own_settings import label
+from tabs.form.view import label
 from tabs.generate.view import Shown, strengths
 from tabs.markup import esc, facts, short
 

@@ -22,15 +22,16 @@ from core.settings.generation.generate import LoraUse
 from tabs.context import Page
 from tabs.form.bars import weight_bars
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
-from tabs.form.own_settings import changed_values, control, entries, label
+from tabs.form.own_settings import changed_values, entries
 from tabs.form.picker import check_choice, matching, misfit, thumb
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
+from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.panel import badge, model_of
 from tabs.generate.view import strengths
 from tabs.markup import act_of, button, esc, middle, short
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 MOST = 300  # files that a list of plain text has
 WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
@@ -181,14 +182,10 @@ def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
     fields = bars = ""
     for name in DETAILS:
         entry = PARTS[name]
-        about = (
-            f'data-act="part" data-arg="{number}:{name}" id="lora-{number}-{name}" aria-description="{esc(entry.help)}"'
-        )
-        blocks = entry.widget == "block weights"
-        about += ' list="lora-blocks"' if blocks else ""
-        drawn = control(entry, use.get(name, entry.default), about, empty=entry.hint)
-        fields += f'<label class="own" title="{esc(entry.help)}"><span>{esc(label(entry))}</span>{drawn}</label>'
-        bars += weight_bars(family, f"lora-{number}-{name}") if blocks else ""
+        blocks, id, value = entry.widget == "block weights", f"lora-{number}-{name}", use.get(name, entry.default)
+        offers = "lora-blocks" if blocks else ""
+        fields += FieldView(entry, value, "part", f"{number}:{name}", id, empty=entry.hint, offers=offers).line()
+        bars += weight_bars(family, id) if blocks else ""
     is_set = any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '

@@ -17,7 +17,7 @@ from core.settings.base import chooser_of
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 from core.settings.values import shown_value
-from tabs.form.own_settings import browse_button, label
+from tabs.form.view import browses, label
 from tabs.generate import form
 from tabs.markup import button, esc, short
 
@@ -190,7 +190,7 @@ def _row(
 
 def _said(name: str, value: Any) -> str:
     """A value in few words: of a path, the file's name."""
-    return Path(value).name if browse_button(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
+    return Path(value).name if browses(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
 
 
 def _of_use(name: str, values: Mapping[str, Any]) -> bool:

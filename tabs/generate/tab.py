@@ -18,8 +18,8 @@ from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
 from tabs.context import ASKING, Page
-from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
+from tabs.form.view import label
 from tabs.generate import form, grids, panel, view
 from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf

@@ -19,12 +19,14 @@ from core.record.units import clock
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
+from tabs.form.project import asked_by
 from tabs.generate.form import generate_with
 from tabs.generate.grids import of_run as grid_of_run
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
-from tabs.server.browsers import Browser, whole
+from tabs.server.browsers import Browser
+from tabs.wire import whole
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -289,12 +291,8 @@ def run_names(page: Page) -> list[dict[str, str]]:
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
     name = str(data.get("name", ""))
-    try:
+    with page.browsers.telling(browser, f"command {name}"):
         _command(page, name, data, browser)
-    except ProblemsError as error:
-        page.browsers.say(browser, "error", problems=error.problems, about=f"command {name}")
-    else:
-        page.browsers.succeeded(browser, f"command {name}")
     page.run_list = (None, page.run_list[1])
 
 
@@ -305,7 +303,8 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
     else:
         job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
-    page.project.replace(job, preset=preset, did=f"loading the settings of {title}", session=browser.session)
+    with asked_by(browser.session):
+        page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
 def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:

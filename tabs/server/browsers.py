@@ -1,10 +1,7 @@
-"""What the server remembers of each open browser (which of its changes have arrived, and in what order), and how the two
-write to each other."""
+"""What the server remembers of each open browser: which of its changes have arrived, and in what order."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections import OrderedDict, deque
@@ -12,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from core.record.problems import ProblemsError
 
 KEPT_BROWSERS = 200
 KEPT_CHANGES = 200
@@ -155,31 +154,17 @@ class Browsers:
             browser.said = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
             browser.failed = ""
 
+    @contextmanager
+    def telling(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
+        """What goes wrong meanwhile is said below this text; where nothing does, what failed before goes."""
+        try:
+            yield
+        except ProblemsError as error:
+            self.say(browser, "error", text, problems=error.problems, about=about)
+        else:
+            self.succeeded(browser, about)
+
     @staticmethod
     def _next(browser: Browser) -> float:
         """The time of a message; later than that of the one before, so that an older one never takes its place."""
         return max(time.time(), (browser.said or {}).get("at", 0.0) + 0.001)
-
-
-def signed(data: Any) -> dict[str, Any]:
-    """A part of a message with the signature by which a browser says that it holds it."""
-    text = json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)
-    return {"sig": hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest(), "data": data}
-
-
-def packed(parts: dict[str, Any]) -> str:
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
-
-
-def unpack(text: Any) -> dict[str, Any]:
-    """A message of the page's script as a dict; whatever else arrives counts as empty."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def whole(value: Any) -> int:
-    """A whole number from a browser, 0 where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0

@@ -26,8 +26,8 @@ from core.dataset.images.opening import BrokenImage
 from core.dataset.images.thumbnails import thumbnail
 from core.engine.queue import GUEST
 from core.record.problems import ProblemsError
+from tabs.roots import Roots
 from tabs.server.guard import guarded
-from tabs.server.safety import Roots
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)

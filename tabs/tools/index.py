@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from core.tasks import Card, Task, tasks
-from tabs.form.own_settings import choices
 from tabs.form.task_settings import own_settings_of
+from tabs.form.view import choices
 from tabs.markup import esc
 from tabs.tools.forms import cards
 

@@ -19,8 +19,7 @@ from core.settings.base import value_of
 from tabs.form.folder_browser import LOOKED_AT, listing, nearest, starts
 from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, Project, with_values
-from tabs.server.browsers import Browser
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
 BROWSING = ("Dataset", "Captions", "Train", "Tools", "", None)  # the tabs with paths to choose
@@ -65,7 +64,7 @@ class Models:
         except ProblemsError as error:
             return browse(self._workspace, self._roots, "", kind) | {"reason": error.problems[0].what}
 
-    def choose(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    def choose(self, data: dict[str, Any]) -> None:
         """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
         field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
         if field is None or field not in FIELDS or not about:
@@ -77,9 +76,7 @@ class Models:
                 last = self._needs(job.model.base_model)
                 changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
                 changes |= self._needs(str(path))
-            self._project.replace(
-                with_values(job, changes), did="choosing a model", session=browser.session, stamp=stamp
-            )
+            self._project.replace(with_values(job, changes), did="choosing a model")
 
     def _needs(self, reference: str) -> Mapping[str, Any]:
         """{setting: value} that a training of this base model must have, where the catalog knows it."""

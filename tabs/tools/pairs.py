@@ -64,17 +64,14 @@ def sample_pairs(page: Page, browser: Browser) -> None:
 
 def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
     """One step of undo."""
-    try:
+    with page.browsers.telling(browser, PROMPTS):
         prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
         if prompts is None:
             what, fix = "No image has a control image and a caption", "choose the folder of control images first"
             raise ProblemsError.one(what, f"dataset.{FOLDER}", fix, code="pairs.none")
-    except ProblemsError as error:
-        return page.browsers.say(browser, "error", problems=error.problems, about=PROMPTS)
-    with page.project.lock:
-        page.project.replace(with_value(page.project.job, PROMPTS, prompts[0]), did="sampling with pairs")
-    page.browsers.succeeded(browser, PROMPTS)
-    return page.browsers.say(browser, "done", f"Samples: {prompts[1]}.", undo=page.project.can_undo)
+        with page.project.lock:
+            page.project.replace(with_value(page.project.job, PROMPTS, prompts[0]), did="sampling with pairs")
+        page.browsers.say(browser, "done", f"Samples: {prompts[1]}.", undo=page.project.can_undo)
 
 
 def _wait(read: LightTask) -> None:

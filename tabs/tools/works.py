@@ -18,8 +18,8 @@ from core.settings.check import build as build_job
 from core.tasks import Card, Task, tasks
 from tabs.form.model_lists import AGAIN, model_lists
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
+from tabs.roots import Roots
 from tabs.server.browsers import Browser
-from tabs.server.safety import Roots
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine

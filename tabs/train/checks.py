@@ -26,7 +26,7 @@ from core.training.checks.own_images import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.dataset.own_setup import OwnSetup, setup_facts
 from tabs.dataset.reading import Reading
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine

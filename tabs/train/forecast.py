@@ -21,8 +21,8 @@ from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
 from tabs.form.project import FIELDS, Project, with_values
+from tabs.roots import Roots
 from tabs.server.browsers import Browser
-from tabs.server.safety import Roots
 from tabs.train.checks import Checks
 
 if TYPE_CHECKING:
@@ -134,16 +134,14 @@ class Forecast:
 
     # -- the slider
 
-    def set_level(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    def set_level(self, data: dict[str, Any]) -> None:
         """The values of a place of the slider, into the form."""
         project = self._project
         job = project.job
         place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if place is None:
             raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
-        project.replace(
-            with_values(job, place.values), did=f"memory and speed: {place.title}", session=browser.session, stamp=stamp
-        )
+        project.replace(with_values(job, place.values), did=f"memory and speed: {place.title}")
 
     # -- the try
 

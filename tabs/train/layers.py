@@ -21,8 +21,7 @@ from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.layers import LayerChoice
 from tabs.form.project import Project
-from tabs.server.browsers import Browser
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
@@ -112,7 +111,7 @@ class Layers:
         path = model_path(job.model.base_model, self._workspace)
         return found_of(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
 
-    def choose(self, data: dict[str, Any], browser: Browser, stamp: str) -> None:
+    def choose(self, data: dict[str, Any]) -> None:
         """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty.
         Counted here, in milliseconds, since the tree has been read: a lane that is busy would lose the choice."""
         texts: tuple[list[str], list[str]] = ([], [])
@@ -129,7 +128,7 @@ class Layers:
             chosen = found.chosen | mask if data.get("on") else found.chosen & ~mask
             texts = found.tree.texts(chosen, found.usual, found.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
-        self._project.edit_several(values, did="choice of layers", session=browser.session, stamp=stamp)
+        self._project.edit_several(values, did="choice of layers")
 
 
 def _tree_name(job: TrainJob) -> str:

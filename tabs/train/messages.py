@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from core.settings.base import group_shown
-from core.settings.presets.files import dump
 from core.settings.rules import ineffective, training_problems
 from core.settings.values import shown_value, summary
 from tabs.form import fields as form
+from tabs.form.presets import json_text
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
 from tabs.train import method_needs, presets_bar
@@ -53,7 +52,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "curve": page.sketch.facts(job, total),
             "undo": project.can_undo,
             "redo": project.can_redo,
-            "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
+            "json": json_text(job),
             "json_problems": browser.json_problems,
             "json_applied": browser.json_applied,
             "names": names(page),

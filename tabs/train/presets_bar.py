@@ -1,21 +1,15 @@
-"""The preset bar: choose, save, rename, delete, reset, undo, redo. Loading gives exactly the saved job."""
+"""What the preset bar lists, and what a loaded recipe is for: its values with their reasons, and what speaks against it here."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
-from core.record.problems import ProblemsError
-from core.record.units import count
-from core.settings.job import TrainJob, new_project
-from core.settings.names import bad_name
 from core.settings.presets import files as preset_files
 from core.settings.values import shown_value
 from core.training.checks.recipe_fit import fits, nearest, recipe_problems
-from tabs.form.plain_presets import read_preset, read_text, shown_name
+from tabs.form.presets import read_preset, shown_name
 from tabs.form.project import FIELDS
-from tabs.server.browsers import Browser
 from tabs.train.method_needs import with_family
 
 if TYPE_CHECKING:
@@ -36,9 +30,9 @@ def _listed(page: Page) -> list[tuple[str, str, str]]:
     """(group, words, name) of every preset for trainings."""
     gpu, ordered = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):
-        preset = read_preset(page, name)
+        preset = read_preset(page.presets, name)
         own = name.startswith("user/")
-        words = shown_name(page, name) + (" (yours)" if own else "")
+        words = shown_name(page.presets, name) + (" (yours)" if own else "")
         family = preset.family if preset is not None and not own else ""
         enough = preset is None or preset.kind != "recipe" or fits(preset, gpu)
         words += "" if enough or not gpu else " (needs more VRAM)"
@@ -74,10 +68,10 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
     if not problems:
         return None
     names = (name for name in page.presets.names("train") if name != page.project.preset)
-    others = {name: preset for name in names if (preset := read_preset(page, name)) is not None}
+    others = {name: preset for name in names if (preset := read_preset(page.presets, name)) is not None}
     wanted = family if family in FAMILY_NAMES else recipe.family
     best = nearest(others.values(), recipe, wanted, gpu)
-    other = next(([name, shown_name(page, name)] for name, preset in others.items() if preset is best), None)
+    other = next(([name, shown_name(page.presets, name)] for name, preset in others.items() if preset is best), None)
     mismatch = any(problem.code == "recipe.other-family" for problem in problems)
     return {
         "what": [f"{problem.what}." for problem in problems],
@@ -85,103 +79,3 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
         "recipe": other if mismatch or (best is not None and fits(best, gpu)) else None,
         "model": FAMILY_NAMES[recipe.family] if mismatch else "",
     }
-
-
-def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
-    """Load a preset, or the defaults."""
-    if name == DEFAULTS:
-        return reset(page, browser, stamp)
-    if name not in page.presets.names():
-        raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list", "preset.unknown")
-    unsaved = _unsaved(page)
-    left = page.project.load_preset(name, session=browser.session, stamp=stamp)
-    words = "; your model, images, prompts and name stay" if left else ""
-    _say_replaced(page, browser, f"{shown_name(page, name)} loaded{words}.", unsaved)
-
-
-def reset(page: Page, browser: Browser, stamp: str | None) -> None:
-    """Every setting at its default, the folder and the model included: the defaults are whole like any preset."""
-    unsaved = _unsaved(page)
-    page.project.replace(new_project(), preset="", did="reset to default", session=browser.session, stamp=stamp)
-    _say_replaced(page, browser, "All settings are at their defaults.", unsaved)
-
-
-def put_all_back(page: Page, browser: Browser, stamp: str | None) -> None:
-    unsaved = _unsaved(page)
-    page.project.replace(page.project.reference(), did="restoring all", session=browser.session, stamp=stamp)
-    _say_replaced(page, browser, "All changes were reverted.", unsaved)
-
-
-def _unsaved(page: Page) -> int:
-    """How many fields of the form no preset holds as they are."""
-    with page.project.lock:
-        return len(page.project.changed().keys() | page.project.bad.keys())
-
-
-def _say_replaced(page: Page, browser: Browser, done: str, unsaved: int) -> None:
-    """The whole form was replaced; the way back stands next to what is said."""
-    had = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
-    page.browsers.say(browser, "done", f"{done}{had}", undo=page.project.can_undo)
-
-
-def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    """Save the form as an own preset and make it the loaded one."""
-    project = page.project
-    with project.lock:
-        project.guard(stamp, browser.session)
-        if project.bad:
-            raise ProblemsError([item.problem for item in project.bad.values()])
-        name = page.presets.save(str(data.get("preset", "")), project.job, replace=bool(data.get("replace")))
-        project.saved_as(name, session=browser.session)
-    page.browsers.say(browser, "done", f"Saved as {name.removeprefix('user/')}.")
-
-
-def rename(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    old = str(data.get("preset", ""))
-    new = page.presets.rename(old, str(data.get("to", "")))
-    page.project.rename_preset(old, new, session=browser.session)
-    page.browsers.say(browser, "done", f"Renamed to {new.removeprefix('user/')}.")
-
-
-def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    name = str(data.get("preset", ""))
-    page.presets.delete(name)
-    page.project.rename_preset(name, "", session=browser.session)
-    page.browsers.say(browser, "done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
-
-
-def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
-    given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
-    preset = read_text(given, text)
-    if preset.task != "train":
-        what = f"{given} is a preset for the task {preset.task}"
-        raise ProblemsError.one(what, given, "open it in that tab, or on the command line", "preset.other-task")
-    job = preset_files.apply(preset, page.project.job)
-    stem = Path(given).stem
-    stem = stem if bad_name(stem) is None else "opened"
-    taken = set(page.presets.names())
-    name = next(
-        name
-        for number in range(1, 10**6)
-        if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken
-    )
-    kept = page.presets.keep(name, preset) if preset.kind == "recipe" else page.presets.save(name, job)
-    unsaved = _unsaved(page)
-    page.project.load_preset(kept, session=browser.session, stamp=stamp)
-    _say_replaced(page, browser, f"Opened {given} and kept it as {name}.", unsaved)
-
-
-def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
-    try:
-        preset = read_text("JSON", str(data.get("text", "")))
-        if preset.task != "train":
-            raise ProblemsError.one(f"task is {preset.task}", "JSON", 'write "task": "train"', code="preset.other-task")
-        job = preset_files.apply(preset, page.project.job)
-    except ProblemsError as error:
-        browser.json_problems = [problem.to_dict() for problem in error.problems]
-        return
-    assert isinstance(job, TrainJob)
-    page.project.replace(job, did="change in the JSON pane", session=browser.session, stamp=stamp)
-    browser.json_problems, browser.json_applied = [], str(data.get("token", ""))[:40]

@@ -12,7 +12,9 @@ from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.before_start import problem_of_uploads
-from tabs.server.browsers import Browser, signed, whole
+from tabs.form.project import asked_by
+from tabs.server.browsers import Browser
+from tabs.wire import signed, whole
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -34,10 +36,10 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
         text = "Your last change has not been sent yet. Check the fields, then try again."
         page.browsers.say(browser, "error", text, title="Not started")
         return
-    with page.project.lock:
-        page.project.guard(str(sent.get("stamp", "")), browser.session)
+    with page.project.lock, asked_by(browser.session, str(sent.get("stamp", ""))):
+        page.project.guard()
         job, preset = page.project.job, page.project.preset
-        bad = [item.problem for item in page.project.bad.values()]
+        bad = page.project.problems()
     if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")

@@ -15,15 +15,18 @@ from core.settings.base import Declared
 from tabs.form import fields as form
 from tabs.form.folder_browser import image_folders
 from tabs.form.model_lists import choices_of
-from tabs.form.project import FIELDS, OldRevision, with_value
+from tabs.form.own_settings import raw
+from tabs.form.presets import ACTS
+from tabs.form.project import FIELDS, OldRevision, asked_by, with_value
 from tabs.markup import esc, pair_ways
 from tabs.pieces import piece
 from tabs.pulse import status
-from tabs.server.browsers import Browser, packed, signed, unpack, whole
+from tabs.server.browsers import Browser
 from tabs.tools.pairs import sample_pairs
 from tabs.train import method_needs, presets_bar
 from tabs.train.messages import form_part
 from tabs.train.starts import press
+from tabs.wire import packed, signed, unpack, whole
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -162,78 +165,75 @@ def _say_refused(page: Page, browser: Browser) -> None:
     page.browsers.say(browser, "error", text, title="Not applied", about=FORM)
 
 
-def _edit(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> None:
+def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """One field as a person left it; an older change of it that comes later counts no more."""
     entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
     with page.project.lock:  # between asking and changing comes no other
         if entry is not None and page.browsers.is_newest(browser, entry.path, whole(data.get("n"))):
-            value = form.raw(entry, str(data.get("value", "")))
-            page.project.edit(entry.path, value, session=browser.session, stamp=stamp)
+            page.project.edit(entry.path, raw(entry, str(data.get("value", ""))))
 
 
-def _edits(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> None:
+def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Several fields that one control changed, without those for which a newer change has come."""
     known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), whole(data.get("n"))
     with page.project.lock:
         values = {
-            path: form.raw(known[path], str(value))
+            path: raw(known[path], str(value))
             for path, value in (given if isinstance(given, dict) else {}).items()
             if path in known and page.browsers.is_newest(browser, path, number)
         }
-        did = f"change of {str(data.get('did', ''))[:60]}"
-        page.project.edit_several(values, did=did, session=browser.session, stamp=stamp)
+        page.project.edit_several(values, did=f"change of {str(data.get('did', ''))[:60]}")
 
 
-ACTIONS: dict[str, Callable[..., None]] = {
+def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """What was pressed in the preset bar or below a field."""
+    # A field's name is not "path": Gradio takes any object with that key for a file and refuses the message.
+    if done := page.project.press(name, data):
+        page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
+
+
+def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
+    browser.json_problems = []
+    try:
+        page.project.press("json", data)
+        browser.json_applied = str(data.get("token", ""))[:40]
+    except ProblemsError as error:
+        browser.json_problems = [problem.to_dict() for problem in error.problems]
+
+
+def _follow(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Set what a recipe sets; one undo takes it back."""
+    title = str(data.get("title", ""))
+    job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
+    page.project.replace(job, did=f"following {title}")
+
+
+def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    job = with_value(page.project.job, "validation.best_checkpoint", "training")
+    page.project.replace(job, did="training on the validation images too")
+
+
+# What the page's script asks for, by name: each is done as the browser's own change of the state that it shows.
+ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
+    "json": _take_json,
     "edit": _edit,
     "edits": _edits,
-    "load": lambda page, data, browser, stamp: presets_bar.load(page, data.get("preset"), browser, stamp),
-    "save": presets_bar.save,
-    "rename": presets_bar.rename,
-    "delete": presets_bar.delete,
-    "file": presets_bar.take_file,
-    "json": presets_bar.apply_json,
-    "reset": lambda page, data, browser, stamp: presets_bar.reset(page, browser, stamp),
-    "put_all_back": lambda page, data, browser, stamp: presets_bar.put_all_back(page, browser, stamp),
-    "undo": lambda page, data, browser, stamp: page.project.undo(session=browser.session, stamp=stamp),
-    "redo": lambda page, data, browser, stamp: page.project.redo(session=browser.session, stamp=stamp),
-    "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
-    "level": lambda page, data, browser, stamp: page.forecast.set_level(data, browser, stamp),
-    "layers": lambda page, data, browser, stamp: page.layers.choose(data, browser, stamp),
-    "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
-    "use_model": lambda page, data, browser, stamp: page.models.choose(data, browser, stamp),
-    "setup": lambda page, data, browser, stamp: page.setup.apply(
-        page.checks.offered(page.project.job), session=browser.session, stamp=stamp
-    ),
-    "leave_out": lambda page, data, browser, stamp: page.project.edit(SKIP, True, session=browser.session, stamp=stamp),
-    "sample_pairs": lambda page, data, browser, stamp: sample_pairs(page, browser),
-    "keep_demo": lambda page, data, browser, stamp: page.setup.keep(),
-    "train_all": lambda page, data, browser, stamp: page.project.replace(
-        with_value(page.project.job, "validation.best_checkpoint", "training"),
-        did="training on the validation images too",
-        session=browser.session,
-        stamp=stamp,
-    ),
-    "refill": lambda page, data, browser, stamp: None,
+    "recipe": _follow,
+    "level": lambda page, data, browser: page.forecast.set_level(data),
+    "layers": lambda page, data, browser: page.layers.choose(data),
+    "use_model": lambda page, data, browser: page.models.choose(data),
+    "setup": lambda page, data, browser: page.setup.apply(page.checks.offered(page.project.job)),
+    "leave_out": lambda page, data, browser: page.project.edit(SKIP, True),
+    "sample_pairs": lambda page, data, browser: sample_pairs(page, browser),
+    "keep_demo": lambda page, data, browser: page.setup.keep(),
+    "train_all": _train_all,
 }
 REFUSED = {
     "load": "The preset was not loaded; nothing changed.",
     "file": "The file was not loaded; nothing changed.",
     "save": "The preset was not saved.",
 }
-
-
-def _put_back(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    # The name is not "path": Gradio takes any object with that key for a file and refuses the message.
-    if data.get("field") in FIELDS:
-        page.project.put_back(data["field"], session=browser.session, stamp=stamp)
-
-
-def _follow(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    """Set what a recipe sets; one undo takes it back."""
-    title = str(data.get("title", ""))
-    job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
-    page.project.replace(job, did=f"following {title}", session=browser.session, stamp=stamp)
 
 
 def _listen_to_form(page: Page) -> None:
@@ -252,18 +252,13 @@ def _listen_to_form(page: Page) -> None:
 def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     """One action; what goes wrong is said in the browser's panel, and nothing else changes."""
     action = ACTIONS.get(name)
-    if action is None:
-        return
     try:
-        action(page, data, browser, None if name == "refill" else str(data.get("stamp", "")))
+        if action is not None:
+            stamp = str(data.get("stamp", ""))
+            with page.browsers.telling(browser, FORM, REFUSED.get(name, "")), asked_by(browser.session, stamp):
+                action(page, data, browser)
     except OldRevision:
         _say_refused(page, browser)
-    except ProblemsError as error:
-        text = REFUSED.get(name, "")
-        page.browsers.say(browser, "error", text, problems=error.problems, about=FORM)
-    else:
-        if name != "refill":
-            page.browsers.succeeded(browser, FORM)
     finally:
         if "n" in data:
             page.browsers.arrive(browser, whole(data["n"]))

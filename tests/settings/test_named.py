@@ -23,7 +23,7 @@ from core.settings.job import JOBS, GenerateJob, TrainJob
 from core.settings.named import Limits, admit, leads_out, named_in, refused
 from core.settings.presets.files import to_values
 from tabs.form.folder_browser import nearest
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"

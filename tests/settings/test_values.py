@@ -7,13 +7,14 @@ import json
 import pytest
 
 from core import extensions, tasks
+from core.record.problems import ProblemsError
 from core.record.units import number_text
 from core.settings.base import declared, item_of, item_settings, value_of
 from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from core.settings.values import CODECS, BadText, text_of, value_from, value_typed
+from core.settings.values import CODECS, text_of, value_from, value_typed
 
 FIELDS = {entry.path: entry for entry in declared(TrainJob)}
 
@@ -178,16 +179,16 @@ def test_texts_become_values(path, text, value):
      ("dataset.more_resolutions", "512 x 76.5"), ("dataset.face_crop_aug_range", "small, large")],
 )  # fmt: skip
 def test_texts_that_are_no_value_are_told_with_the_fix(path, text):
-    with pytest.raises(BadText) as told:
+    with pytest.raises(ProblemsError) as told:
         value_from(FIELDS[path], text)
-    assert told.value.problem.where == path and told.value.problem.fix.startswith(("use ", "write"))
+    assert told.value.problems[0].where == path and told.value.problems[0].fix.startswith(("use ", "write"))
 
 
 def test_a_comma_that_may_part_thousands_is_asked_about():
     for path, fix in (("network.alpha", "write 1000 or 1.000"), ("schedule.max_train_steps", "write 1000")):
-        with pytest.raises(BadText) as told:
+        with pytest.raises(ProblemsError) as told:
             value_from(FIELDS[path], "1,000")
-        assert "may mean 1000 or 1.000" in told.value.problem.what and told.value.problem.fix == fix
+        assert "may mean 1000 or 1.000" in told.value.problems[0].what and told.value.problems[0].fix == fix
 
 
 def test_a_folder_is_named_in_one_line_with_the_count_of_its_own_settings():

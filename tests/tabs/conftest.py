@@ -70,7 +70,7 @@ def full(tmp_path_factory):
     from core.engine.engine import Engine
 
     page = Served(tmp_path_factory.mktemp("full"), engine=lambda workspace: Engine(workspace, "cpu"))
-    page.page.project.load_preset("starter_lora")
+    page.page.project.choose("starter_lora")
     fill(page)
     yield page
     page.engine._now = None
@@ -137,7 +137,7 @@ def _begin_anew(served) -> None:
         if name.startswith("user/"):
             served.page.presets.delete(name)
     while True:  # a change of the window before may still be on its way
-        project.load_preset("starter_lora")
+        project.choose("starter_lora")
         begun = project.revision
         time.sleep(0.05)
         if project.revision == begun:

@@ -21,8 +21,8 @@ from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.values import value_from
 from core.tasks import tasks
 from tabs.form import bars, fields
-from tabs.form.own_settings import control
 from tabs.form.project import FIELDS
+from tabs.form.view import FieldView, element_id
 
 
 def facts_in(drawn: str) -> dict:
@@ -46,7 +46,7 @@ def test_every_setting_that_is_declared_as_numbers_by_block_has_bars_and_the_rat
     assert own == {f"network.{name}" for name in LISTS_BY_BLOCK} and rates == [f"network.{name}" for name in SIDES]
     assert {path for path, each in drawn.items() if "<block-bars" in each} == own | {rates[-1]}
     (controls,) = re.findall(r'data-for="([^"]*)"', drawn[rates[-1]])
-    assert controls.split() == [f"{fields.element_id(path)}-control" for path in rates]
+    assert controls.split() == [f"{element_id(path)}-control" for path in rates]
     facts = facts_in(fields.block(FIELDS[rates[-1]]))
     assert facts["curves"]["9"]["cosine"] == rate_numbers("cosine", 9)
     assert [[len(side) for side in names] for names in facts["names"].values()] == [[12, 1, 12], [12, 1, 12], [9, 3, 9]]
@@ -116,7 +116,7 @@ def test_block_weights_are_declared_with_the_files_that_they_are_for():
 def test_an_empty_line_of_block_weights_stays_the_first_loras():
     lbws = weights_by_block()["merge_loras.lbws"][0]
     assert value_from(lbws, "\nMIDD\n\n") == ["", "MIDD"] and value_from(lbws, " \n") == []
-    shown = re.search(r">(.*)</textarea>", control(lbws, ["", "MIDD"], ""), re.DOTALL)
+    shown = re.search(r">(.*)</textarea>", FieldView(lbws, ["", "MIDD"]).control(""), re.DOTALL)
     assert shown[1].removeprefix("\n") == "\nMIDD"  # a browser leaves out the first line break
 
 

@@ -264,7 +264,7 @@ def test_both_tabs_share_one_reading(desk):
 
 
 def undone(desk) -> list[str]:
-    return [past.did for past in desk.page.project._undo]
+    return [did for did, _ in desk.page.project.steps.past]
 
 
 def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path):

@@ -153,13 +153,13 @@ def test_a_model_that_is_not_there_is_said_instead_of_a_number(page):
 
 def test_the_slider_sets_the_group_and_undo_takes_it_back(page):
     before = page.project.job
-    page.forecast.set_level({"level": 2}, Browser(""), None)
+    page.forecast.set_level({"level": 2})
     assert page.project.job.memory.gradient_checkpointing and level_of(page.project.job) == 2
     page.project.undo()
     assert page.project.job == before
     for wrong in (9, None, "x"):
         with pytest.raises(ProblemsError) as refused:
-            page.forecast.set_level({"level": wrong}, Browser(""), None)
+            page.forecast.set_level({"level": wrong})
         assert refused.value.codes == ["forecast.bad-level"]
 
 

@@ -12,8 +12,9 @@ from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from core.settings.values import shown_value, summary, text_of, value_from
 from tabs.form import fields as form
-from tabs.form.own_settings import SOURCE, names_elsewhere
+from tabs.form.own_settings import SOURCE, names_elsewhere, raw
 from tabs.form.project import FIELDS, with_value
+from tabs.form.view import choices, element_id, label
 from tabs.markup import esc
 
 
@@ -21,12 +22,12 @@ from tabs.markup import esc
 def test_every_setting_has_a_control_with_label_help_and_the_choices_it_is_read_by(entry):
     drawn = form.block(entry)
     assert esc(entry.title) in drawn and esc(entry.brief or entry.help) in drawn
-    assert f'id="{form.element_id(entry.path)}"' in drawn and f'data-set="{entry.path}"' in drawn
+    assert f'id="{element_id(entry.path)}"' in drawn and f'data-set="{entry.path}"' in drawn
     for value in entry.choices:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        assert f'value="{esc(text)}"' in drawn and form.raw(entry, text) == value
+        assert f'value="{esc(text)}"' in drawn and raw(entry, text) == value
     if entry.kind == "bool":
-        assert (form.raw(entry, "true"), form.raw(entry, "false")) == (True, False)
+        assert (raw(entry, "true"), raw(entry, "false")) == (True, False)
 
 
 FIRST = [entry for _, entries in form.first_screen() for entry in entries]
@@ -46,7 +47,7 @@ def test_names_of_sd_scripts_that_are_no_field_lead_somewhere():
 
 
 def test_ids_are_one_for_each_setting():
-    assert len({form.element_id(path) for path in FIELDS}) == len(FIELDS)
+    assert len({element_id(path) for path in FIELDS}) == len(FIELDS)
 
 
 def test_every_setting_stands_once_on_the_screen():
@@ -92,7 +93,7 @@ def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
 
 def test_a_choice_that_may_be_empty_can_be_made_empty_again():
     entry = FIELDS["sharding.offload_param_device"]
-    assert form.choices(entry)[0] == (entry.labels[""], "")
+    assert choices(entry)[0] == (entry.labels[""], "")
     assert shown_value(entry, None) == entry.labels[""] and shown_value(entry, "cpu") == entry.labels["cpu"]
     assert value_from(entry, text_of(entry, None)) is None and value_from(entry, "cpu") == "cpu"
 
@@ -149,14 +150,14 @@ def test_a_unit_that_the_title_says_already_is_not_said_again():
     for path in ("resume.initial_step", "schedule.lr_warmup_steps"):
         entry = FIELDS[path]
         told = entry.unit.removesuffix("s") in entry.title.lower()
-        assert form.label(entry) == (entry.title if told else f"{entry.title} ({entry.unit})")
-    assert "(" not in form.label(FIELDS["resume.initial_step"])
+        assert label(entry) == (entry.title if told else f"{entry.title} ({entry.unit})")
+    assert "(" not in label(FIELDS["resume.initial_step"])
 
 
 def test_what_is_chosen_is_read_whole_in_a_narrow_list():
     for path, entry in FIELDS.items():
         if entry.kind == "choice" and not entry.first:
-            too_long = [words for words, _ in form.choices(entry) if len(words) > 24]
+            too_long = [words for words, _ in choices(entry) if len(words) > 24]
             assert not too_long, f"{path}: {too_long} is cut off"
 
 

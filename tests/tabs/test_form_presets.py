@@ -41,7 +41,7 @@ def test_a_saved_preset_gives_the_same_job_again(desk):
     assert isinstance(job, GenerateJob) and (job.generate.steps, job.generate.count) == (31, 3)
     change(desk, steps="12", prompt="a cat")
     assert desk.presets.changed() == {"prompt": "a red fox", "steps": 31}
-    press(desk, "preset_back", "steps")
+    press(desk, "preset_put_back", "steps")
     assert desk._values()["steps"] == 31 and list(desk.presets.changed()) == ["prompt"]
     press(desk, "preset_load", value="user/foxes")
     assert desk.presets.changed() == {} and desk._values()["prompt"] == "a red fox"
@@ -76,7 +76,7 @@ def test_it_is_listed_on_its_own_form_alone(desk):
         press(desk, "preset_load", value="user/lora")
     assert refused.value.codes == ["preset.other-task"]
     with pytest.raises(ProblemsError):
-        desk.page.project.load_preset("user/foxes")
+        desk.page.project.choose("user/foxes")
 
 
 def test_undo_and_redo_walk_through_fields_and_presets(desk):
@@ -99,7 +99,7 @@ def test_undo_and_redo_walk_through_fields_and_presets(desk):
 
 def test_all_changes_are_put_back_at_once(desk):
     change(desk, steps="9", prompt_weights="false")
-    press(desk, "preset_all_back")
+    press(desk, "preset_put_all_back")
     assert desk.presets.changed() == {}
 
 
@@ -224,6 +224,16 @@ def test_a_default_that_nobody_chose_is_not_taken_over_by_another_task(desk):
     form = ToolForm(desk.page, tasks.named("tag").card)
     fill(form, thresh="0.4")
     assert form.values().keys() <= {"thresh"}
+
+
+def test_an_empty_field_says_what_its_emptiness_means(desk):
+    inspect, tag = (ToolForm(desk.page, tasks.named(name).card).form(tasks.named(name)) for name in ("inspect", "tag"))
+    assert inspect.known["file"].optional and not inspect.known["file"].hint
+    assert 'placeholder="empty"' in inspect.fields(["file"])
+    assert tag.known["general_threshold"].hint and f'placeholder="{tag.known["general_threshold"].hint}"' in tag.fields(
+        ["general_threshold"]
+    )
+    assert 'placeholder="0.7"' in tag.fields(["general_threshold"], hints={"general_threshold": "0.7"})
 
 
 def test_what_stands_against_a_start_is_marked_at_its_field_until_one_is_changed(desk):

@@ -17,8 +17,8 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.context import TABS
 from tabs.dataset.concepts import entries_of
-from tabs.form.own_settings import field
 from tabs.form.task_settings import main_setting, own_settings_of
+from tabs.form.view import FieldView
 from tabs.tools.forms import SHORT, ToolForm, cards
 from tabs.tools.pairs import train_pairs, with_pairs
 from tabs.tools.works import Work
@@ -118,7 +118,7 @@ def test_a_tagger_that_a_folder_replaces_is_not_offered(page):
      ("merge_tags", "folders", "folder"), ("resize", "folder", "folder"), ("tag", "thresh", "")],
 )  # fmt: skip
 def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, what):
-    shown = field(own_settings_of(tasks.named(action))[name], None, "field", name)
+    shown = FieldView(own_settings_of(tasks.named(action))[name]).line()
     assert re.findall(r'data-browse="(\w+)"', shown) == ([what] if what else [])
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_is_refused_at_once(both):
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
     assert len(refused.value.problems) == 2
-    form.act(event("preset_all_back"))
+    form.act(event("preset_put_all_back"))
     form.page.project.edit("dataset.folder", "")
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))

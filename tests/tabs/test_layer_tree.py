@@ -68,16 +68,16 @@ sys.exit("torch" in sys.modules)"""
 
 def test_expressions_that_are_invalid_are_said_and_a_choice_then_changes_nothing(served):
     page = served.page
-    page.project.load_preset("starter_lora")
+    page.project.choose("starter_lora")
     wrong = with_value(page.project.job, "network.layers", ["attn("])
     page.project.replace(wrong)
     layers = Layers(page.engine, page.workspace, page.project, page.roots)
     with pytest.raises(ProblemsError) as error:
-        layers.choose({"leaves": [0], "on": True, "tree": layers.facts(wrong)["tree"]}, page.browsers.of("x"), None)
+        layers.choose({"leaves": [0], "on": True, "tree": layers.facts(wrong)["tree"]})
     assert error.value.problems[0].code == "network.bad-pattern" and page.project.job == wrong
-    layers.choose({"usual": True}, page.browsers.of("x"), None)
+    layers.choose({"usual": True})
     assert page.project.job.network.layers == []
-    page.project.load_preset("starter_lora")
+    page.project.choose("starter_lora")
 
 
 def test_a_job_that_a_shared_page_refuses_is_said_once_and_not_asked_for_again(served):
@@ -89,7 +89,7 @@ def test_a_job_that_a_shared_page_refuses_is_said_once_and_not_asked_for_again(s
 
 def test_a_tree_of_before_is_neither_shown_nor_chosen_in(served):
     page = served.page
-    page.project.load_preset("starter_lora")
+    page.project.choose("starter_lora")
     layers = Layers(page.engine, page.workspace, page.project, page.roots)
     wait_until(lambda: layers.facts(page.project.job)["fresh"])
     other = with_value(page.project.job, "network.layers", ["attn("])
@@ -98,7 +98,7 @@ def test_a_tree_of_before_is_neither_shown_nor_chosen_in(served):
     at_once = layers.facts(page.project.job)
     assert not at_once["fresh"] and not at_once["problem"] and not at_once["leaves"]
     with pytest.raises(ProblemsError) as error:
-        layers.choose({"leaves": [0], "on": False, "tree": "another"}, page.browsers.of("x"), None)
+        layers.choose({"leaves": [0], "on": False, "tree": "another"})
     assert error.value.problems[0].code == "layers.other-tree" and page.project.job.network.exclude_layers == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import Found, with_entries
 from tabs.form import folder_browser, picker
-from tabs.form.project import OldRevision
+from tabs.form.project import OldRevision, asked_by
 from tabs.generate import gallery, panel, prompt_box, stage
 from tabs.markup import middle, short
 from tabs.monitor import tab as monitor
@@ -74,13 +75,11 @@ def test_a_hundred_steps_of_undo_are_kept_the_latest(tmp_path):
 def test_a_change_is_taken_while_the_changes_since_its_stamp_are_known(tmp_path, changes, taken):
     project = make_page(tmp_path).project
     stamp = project.stamp
-    for number in range(changes):
-        project.edit("network.rank", str(number % 9 + 1), session="mine")
-    if taken:
-        project.edit("network.alpha", "3", session="mine", stamp=stamp)
-        return
-    with pytest.raises(OldRevision):
-        project.edit("network.alpha", "3", session="mine", stamp=stamp)
+    with asked_by("mine"):
+        for number in range(changes):
+            project.edit("network.rank", str(number % 9 + 1))
+    with asked_by("mine", stamp), nullcontext() if taken else pytest.raises(OldRevision):
+        project.edit("network.alpha", "3")
 
 
 def test_fifty_steps_of_undo_are_kept_for_the_fields_of_generate(tmp_path):

@@ -120,7 +120,7 @@ def test_train_leads_to_the_cards_whose_fields_and_images_train_takes_and_a_fold
 
     for number in range(4):
         image(tmp_path / "foxes" / f"{number}.png", caption=f"fox {number}" if number else None)
-    served.page.project.load_preset("starter_lora")
+    served.page.project.choose("starter_lora")
     box = tab.locator("#ds-folder").get_by_role("textbox")
     expect(box).to_have_value("models/starter/images")
     box.fill(str(tmp_path / "foxes"))

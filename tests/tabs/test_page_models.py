@@ -89,7 +89,7 @@ def window(shop, store, chromium):
 
     store.go.clear()
     store.stop_at, store.starts = len(WEIGHTS), []
-    shop.page.project.load_preset("starter_lora")
+    shop.page.project.choose("starter_lora")
     made = Visit(chromium, shop.url)
     yield made
     made.close()
@@ -294,7 +294,7 @@ def test_a_guest_browses_only_open_folders(guest, tmp_path):
         shown = guest.models.parts("Captions", {"wants": {"files": str(tmp_path), "kind": kind}})["browse"]
         assert guest.roots.holds(shown["folder"])
     with pytest.raises(ProblemsError, match="not accessible"):
-        guest.models.choose({"use": "base_model", "about": "/etc/passwd"}, guest.browsers.of("x"), None)
+        guest.models.choose({"use": "base_model", "about": "/etc/passwd"})
 
 
 @pytest.mark.parametrize(
@@ -329,10 +329,10 @@ def test_a_model_that_predicts_v_sets_what_it_needs_and_the_next_one_takes_it_ba
     for path in files:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(WEIGHTS)
-        page.models.choose({"use": "base_model", "about": str(path)}, page.browsers.of("one"), None)
+        page.models.choose({"use": "base_model", "about": str(path)})
         job = page.project.job
         assert job.model.base_model == str(path)
         seen.append((job.model.prediction, job.noise.zero_terminal_snr))
     assert seen == [("v", True), ("auto", False)]
-    page.project.undo(session="", stamp=None)
+    page.project.undo()
     assert page.project.job.noise.zero_terminal_snr, "one undo takes back the model with its settings"

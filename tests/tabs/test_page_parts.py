@@ -9,14 +9,16 @@ import pytest
 
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
-from core.settings.job import TrainJob
+from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import dump
 from tabs.form.project import with_value
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
 from tabs.pulse import all_parts, answer, guarded
-from tabs.server.browsers import Browsers, signed, unpack, whole
-from tabs.train import presets_bar
+from tabs.server.browsers import Browsers
+from tabs.train.presets_bar import recipe_facts
+from tabs.train.tab import ACTIONS
+from tabs.wire import signed, unpack, whole
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,6 @@ def test_a_start_that_fails_for_a_reason_of_the_machine_says_so(page, monkeypatc
 
 
 def test_a_file_that_is_no_preset_is_said_by_its_own_name(page):
-    browser = page.browsers.of("files")
     before = page.project.job
     for text, words in (
         ("{", "not valid JSON"),
@@ -176,25 +177,23 @@ def test_a_file_that_is_no_preset_is_said_by_its_own_name(page):
         ("x" * (2 << 20), "too large"),
     ):
         with pytest.raises(ProblemsError) as told:
-            presets_bar.take_file(page, {"file": "../../evil.json", "text": text}, browser, None)
+            page.project.take_file("../../evil.json", text)
         assert words in str(told.value) and "tmp" not in str(told.value)
         assert "evil.json" in told.value.problems[0].where
     assert page.project.job == before and not page.presets.user.is_dir()
 
 
 def test_an_opened_file_is_kept_under_a_free_name_and_loaded(page):
-    browser = page.browsers.of("files")
     text = json.dumps(dump(with_value(TrainJob(), "network.rank", 3)))
     for name in ("opened", "opened-2"):
-        presets_bar.take_file(page, {"file": "opened.json", "text": text}, browser, None)
+        page.project.take_file("opened.json", text)
         assert page.project.preset == f"user/{name}" and page.project.job.network.rank == 3
         assert page.project.changed() == {}
     for name in ("opened", "opened-2"):
-        presets_bar.delete(page, {"preset": f"user/{name}"}, browser, None)
+        page.project.delete(f"user/{name}")
 
 
 def test_an_opened_recipe_keeps_its_reasons_and_tells_them(page):
-    browser = page.browsers.of("files")
     recipe = {
         "kind": "recipe",
         "schema_version": 2,
@@ -203,26 +202,40 @@ def test_an_opened_recipe_keeps_its_reasons_and_tells_them(page):
         "network": {"rank": 3},
     }
     recipe |= {"dataset": {"resolution": 640}, "reasons": {"network.rank": "Small."}}
-    presets_bar.take_file(page, {"file": "small.json", "text": json.dumps(recipe)}, browser, None)
+    page.project.take_file("small.json", json.dumps(recipe))
     assert page.project.preset == "user/small" and page.project.changed() == {}
-    facts = presets_bar.recipe_facts(page)
+    facts = recipe_facts(page)
     assert [(each["field"], each["value"], each["why"]) for each in facts["sets"]] == [
         ("dataset.resolution", "640", ""),
         ("network.rank", "3", "Small."),
     ]
-    presets_bar.load(page, "starter_lora", browser, None)
-    assert presets_bar.recipe_facts(page) is None
-    presets_bar.delete(page, {"preset": "user/small"}, browser, None)
+    page.project.choose("starter_lora")
+    assert recipe_facts(page) is None
+    page.project.delete("user/small")
 
 
 def test_shipped_presets_are_never_changed(page):
-    browser = page.browsers.of("files")
-    for act, data in ((presets_bar.delete, {}), (presets_bar.rename, {"to": "mine"})):
+    form = page.project
+    for act in (lambda: form.delete("starter_lora"), lambda: form.rename("starter_lora", "mine")):
         with pytest.raises(ProblemsError):
-            act(page, {"preset": "starter_lora", **data}, browser, None)
+            act()
     for name in ("../up", "a/b", "", "con"):
         with pytest.raises(ProblemsError):
-            presets_bar.save(page, {"preset": name}, browser, None)
+            form.save(name)
+
+
+def test_a_preset_of_another_task_is_refused_on_every_way_into_the_form(page):
+    browser, before = page.browsers.of("files"), page.project.job
+    form, text = page.project, json.dumps(dump(GenerateJob(), task="generate"))
+    name = page.presets.save("foxes", GenerateJob(), task="generate")
+    for way in (lambda: form.choose(name), lambda: form.take_file("foxes.json", text)):
+        with pytest.raises(ProblemsError) as refused:
+            way()
+        assert refused.value.codes == ["preset.other-task"]
+    ACTIONS["json"](page, {"text": text, "token": "sent"}, browser)
+    assert [each["code"] for each in browser.json_problems] == ["preset.other-task"] and not browser.json_applied
+    assert page.project.job == before
+    page.presets.delete(name)
 
 
 # -- messages

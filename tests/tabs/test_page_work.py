@@ -38,7 +38,7 @@ def window(work, chromium):
     from page_server import Visit
 
     work.engine.resume_queue()
-    work.page.project.load_preset("starter_lora")
+    work.page.project.choose("starter_lora")
     failed = [entry.id for entry in work.engine.queue() if entry.state == "failed"]
     for tab, kept in {"Dataset": {}, "Captions": {}, "Generate": {"closed": failed}}.items():
         work.page.project.keep(tab, kept)

@@ -100,7 +100,7 @@ def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is
     dims = listed(page, "train", "model.base_model")
     assert dims == {"starter": False, "sd1": False, "sd2": False, "flux": True} and next(iter(dims)) == "starter"
     assert refused(page, "train", "model.base_model", "flux") == ["model.other-family"]
-    page.project.replace(with_value(page.project.job, "model.family", "sd2"), did="test", session="", stamp=None)
+    page.project.replace(with_value(page.project.job, "model.family", "sd2"), did="test")
     assert listed(page, "train", "model.base_model")["sd1"] is True
     assert refused(page, "train", "model.base_model", "sd1") == ["model.other-family"]
     assert listed(page, "train", "network.network_weights") == {"fox": True, "large": True, "torn": True}

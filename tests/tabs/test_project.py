@@ -9,7 +9,7 @@ import pytest
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob, new_project
 from core.settings.presets.files import PresetStore, dump, to_values
-from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, with_value
+from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, asked_by, with_value
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_an_embedding_is_called_as_its_word_until_a_person_has_named_it(project,
     project.edit("embedding.token_string", "qvx")
     assert name() == "mine"
     store.save("whole", project.job)
-    project.load_preset("user/whole")  # a name in a person's own preset is theirs
+    project.choose("user/whole")  # a name in a person's own preset is theirs
     project.edit("embedding.token_string", "zkw")
     assert name() == "mine"
 
@@ -80,7 +80,7 @@ def test_a_shipped_recipe_leaves_the_name_that_a_person_gave_an_embedding(projec
     store.shipped.mkdir(parents=True, exist_ok=True)
     recipe = {"kind": "recipe", "schema_version": 2, "method": {"kind": "embedding"}}
     (store.shipped / "inversion.json").write_text(json.dumps(recipe))
-    project.load_preset("inversion")
+    project.choose("inversion")
     project.edit("saving.output_name", "mine")
     project.edit("embedding.token_string", "zkw")
     assert project.job.saving.output_name == "mine"
@@ -126,15 +126,14 @@ def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
     saved = with_value(with_value(TrainJob(), "network.rank", 77), "samples.sample_prompts", ["a", "b"])
     name = store.save("whole", saved)
     project.edit("noise.noise_offset", "0.1")
-    assert project.load_preset(name) == []
+    project.choose(name)
     assert project.job == saved and project.changed() == {}
 
 
 def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
     name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
     project.edit("dataset.folder", "my/images")
-    left = project.load_preset(name)
-    assert left == ["model", "images", "trigger words", "sample prompts", "output name"]
+    assert "your model, images, prompts" in project.choose(name).text
     assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64
     project.edit("dataset.folder", "other/images")
     assert project.changed() == {}
@@ -143,7 +142,7 @@ def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
 
 
 def test_put_back_takes_the_presets_value_for_one_field(project, store):
-    project.load_preset(store.save("p", with_value(with_value(TrainJob(), "network.rank", 5), "network.alpha", 3.0)))
+    project.choose(store.save("p", with_value(with_value(TrainJob(), "network.rank", 5), "network.alpha", 3.0)))
     project.edit("network.rank", "6")
     project.edit("network.alpha", "6")
     project.put_back("network.rank")
@@ -151,7 +150,7 @@ def test_put_back_takes_the_presets_value_for_one_field(project, store):
 
 
 def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compare_with(project, store):
-    project.load_preset(store.save("gone", with_value(new_project(), "network.rank", 5)))
+    project.choose(store.save("gone", with_value(new_project(), "network.rank", 5)))
     store.delete("user/gone")
     assert project.changed() == {"network.rank": 16}
     assert project.preset == ""
@@ -159,14 +158,18 @@ def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compar
 
 def test_a_change_on_a_state_that_another_browser_altered_is_refused(project):
     seen = project.stamp
-    project.edit("network.rank", "4", session="mine", stamp=seen)
-    project.edit("network.alpha", "4", session="mine", stamp=seen)  # one's own changes do not make one's view old
-    with pytest.raises(OldRevision):
-        project.edit("network.rank", "5", session="other", stamp=seen)
+    with asked_by("mine", seen):
+        project.edit("network.rank", "4")
+        project.edit("network.alpha", "4")  # one's own changes do not make one's view old
+    with pytest.raises(OldRevision), asked_by("other", seen):
+        project.edit("network.rank", "5")
     assert project.job.network.rank == 4
-    project.edit("network.rank", "5", session="other", stamp=project.stamp)
-    with pytest.raises(OldRevision):
-        project.undo(session="mine", stamp=seen)
+    with asked_by("other", project.stamp):
+        project.edit("network.rank", "5")
+    with pytest.raises(OldRevision), asked_by("mine", seen):
+        project.undo()
+    project.undo()  # of whatever holds, as what the server does of itself
+    assert project.job.network.rank == 4
 
 
 def test_a_browser_of_another_server_process_is_refused(project, store):
@@ -174,8 +177,8 @@ def test_a_browser_of_another_server_process_is_refused(project, store):
     stale = project.stamp
     again = Project(project.file, store)
     for stamp in (stale, "", "nonsense", f"{again.boot}:x"):
-        with pytest.raises(OldRevision):
-            again.edit("network.rank", "5", session="s", stamp=stamp)
+        with pytest.raises(OldRevision), asked_by("s", stamp):
+            again.edit("network.rank", "5")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"job": {"network": {"rank": -1}}}', '{"job": {}, "bad": 3}', "\0"])
@@ -208,7 +211,7 @@ def test_a_preset_of_another_task_is_refused(project, store, tmp_path):
     (tmp_path / "presets" / "draw.json").write_text(json.dumps(dump(GenerateJob(), task="generate")))
     before = project.job
     with pytest.raises(ProblemsError):
-        project.load_preset("draw")
+        project.choose("draw")
     assert project.job == before
 
 

@@ -287,7 +287,7 @@ def starter(desk):
     """The desk with the starter's preset loaded."""
     desk.page.workspace.presets.mkdir(parents=True, exist_ok=True)
     shutil.copy(PROJECT / "presets" / "starter_lora.json", desk.page.workspace.presets)
-    desk.page.project.load_preset("starter_lora")
+    desk.page.project.choose("starter_lora")
     return desk
 
 

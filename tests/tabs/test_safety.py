@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from tabs.server.safety import Roots
+from tabs.roots import Roots
 
 
 @pytest.fixture(scope="module")

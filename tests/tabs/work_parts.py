@@ -18,8 +18,8 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.presets.files import PresetStore
 from tabs.context import Page
 from tabs.form.project import Project
+from tabs.roots import Roots
 from tabs.server.links import Links
-from tabs.server.safety import Roots
 
 T = TypeVar("T")
 HOSTILE = "<img src=x onerror=alert(1)> \"two\" 'one' & more"

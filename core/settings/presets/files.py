@@ -207,20 +207,25 @@ def read(path: Path) -> Preset:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
         raise ProblemsError.one("The preset does not exist", str(path), "check the name", "preset.unknown") from None
+    return checked(data, str(path))
+
+
+def checked(data: bytes, where: str) -> Preset:
+    """The preset in a file's bytes, as `read` checks it. where: the file's name"""
     try:
         raw = parse_json(
-            data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
+            data, where, "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
         )
     except ProblemsError as error:
         foreign = None
         if isinstance(error.__cause__, json.JSONDecodeError):
-            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), str(path), toml=True)
+            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), where, toml=True)
         if foreign is not None:
             raise ProblemsError([foreign]) from None
         raise
-    preset = parse(raw, str(path))
-    found = _outside_a_recipe(preset, str(path))
-    collected(found, build, JOBS[preset.task], preset.values, str(path))
+    preset = parse(raw, where)
+    found = _outside_a_recipe(preset, where)
+    collected(found, build, JOBS[preset.task], preset.values, where)
     if found:
         raise ProblemsError(found)
     return preset
@@ -249,6 +254,14 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
         )
         for path in inside
     ]
+
+
+def of_task(preset: Preset, task: str, where: str = "preset", fix: str = "load it in its own tab") -> Preset:
+    """The preset. Raises ProblemsError for one of another task."""
+    if preset.task == task:
+        return preset
+    what = f"'{preset.name}' is a preset for the task {preset.task}"
+    raise ProblemsError.one(what, where, fix, "preset.other-task")
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
@@ -318,8 +331,10 @@ class PresetStore:
             raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
         return (self.user if own else self.shipped) / f"{stem}.json"
 
-    def load(self, name: str) -> Preset:
-        return read(self.path(name))
+    def load(self, name: str, task: str = "") -> Preset:
+        """A preset, where a task is given of that alone. Raises ProblemsError."""
+        preset = read(self.path(name))
+        return of_task(preset, task) if task else preset
 
     def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
         """Write an own preset and return its name ("user/...")."""

@@ -23,9 +23,10 @@ KIND = {"network": {"kind": "gain"}, "gain": {"start": 0.01}}
 
 def test_form_preset_and_command_line_come_from_the_declaration():
     from tabs.form import fields as form
+    from tabs.form.view import choices
 
     assert [entry.path for entry in form.groups()["gain"]] == ["gain.start"]
-    assert "gain" in dict((value, words) for words, value in form.choices(form.FIELDS["network.kind"]))
+    assert "gain" in dict((value, words) for words, value in choices(form.FIELDS["network.kind"]))
     assert "--gain.start" in subcommand_help("train")
     job = build(TrainJob, KIND)
     assert job.gain.start == 0.01

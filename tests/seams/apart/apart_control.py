@@ -45,9 +45,10 @@ def groups(controls):
 
 def test_form_preset_and_command_line_come_from_the_declaration():
     from tabs.form import fields as form
+    from tabs.form.view import choices
 
     assert [entry.path for entry in form.groups()["control"]] == ["control.weights", "control.scale"]
-    assert "control" in [value for _, value in form.choices(form.FIELDS["method.kind"])]
+    assert "control" in [value for _, value in choices(form.FIELDS["method.kind"])]
     assert "--control.scale" in subcommand_help("train")
     job = build(TrainJob, {**KIND, "control": {"scale": 0.5}})
     assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job

@@ -11,7 +11,7 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.job import TrainJob
-from tabs.form.exchange import Exchange
+from tabs.dataset.exchange import Exchange
 from tabs.train import tab as train
 from tests.seams.count import measured
 from tests.tabs.work_parts import make_page

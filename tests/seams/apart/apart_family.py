@@ -27,8 +27,9 @@ def model(tmp_path):
 
 def test_form_preset_and_command_line_know_it():
     from tabs.form import fields as form
+    from tabs.form.view import choices
 
-    assert "linear" in [value for _, value in form.choices(form.FIELDS["model.family"])]
+    assert "linear" in [value for _, value in choices(form.FIELDS["model.family"])]
     assert "linear" in subcommand_help("train")
     job = build(TrainJob, {"model": {"family": "linear"}})
     assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job

@@ -19,9 +19,10 @@ KIND = {"method": {"kind": "biases"}}
 
 def test_form_preset_and_command_line_come_from_the_declaration():
     from tabs.form import fields as form
+    from tabs.form.view import choices
 
     assert [entry.path for entry in form.groups()["biases"]] == ["biases.only"]
-    assert "biases" in [value for _, value in form.choices(form.FIELDS["method.kind"])]
+    assert "biases" in [value for _, value in choices(form.FIELDS["method.kind"])]
     assert "--biases.only" in subcommand_help("train")
     job = build(TrainJob, {**KIND, "biases": {"only": "conv"}})
     assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job

@@ -18,13 +18,14 @@ KIND = {"noise": {"objective": "straight"}}
 
 def test_form_preset_and_command_line_come_from_the_declaration():
     from tabs.form import fields as form
+    from tabs.form.view import choices
 
     assert [entry.path for entry in form.groups()["straight"]] == [
         "straight.late_weight",
         "straight.logit_normal",
     ]
     for path, name in (("noise.objective", "straight"), ("samples.sample_sampler", "line")):
-        assert name in [value for _, value in form.choices(form.FIELDS[path])]
+        assert name in [value for _, value in choices(form.FIELDS[path])]
     assert "--straight.late_weight" in subcommand_help("train") and "line" in subcommand_help("generate")
     job = build(TrainJob, KIND)
     assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job

@@ -27,7 +27,7 @@ def job():
 
 
 def test_form_json_and_command_line_come_from_the_declaration():
-    from tabs.form.own_settings import choices
+    from tabs.form.view import choices
     from tabs.generate import form
 
     assert ("Repeated", "tiles") in choices(form.OF_JOB["highres_fix_upscaler"])
