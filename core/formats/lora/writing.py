@@ -41,7 +41,7 @@ def write_lora_tensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: 
 
 
 def _header(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    whole = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
+    whole = {"__metadata__": dict(metadata), **listing} if metadata else listing
     text = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text

@@ -99,7 +99,8 @@ def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -> Parts:
     signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
-    return Parts(*(found.float().cpu() for found in (u * signs, s, v * signs.mT)), squares)
+    u, s, v = (found.float().cpu() for found in (u * signs, s, v * signs.mT))
+    return Parts(u, s, v, squares)
 
 
 def _whole(change: Product | Tensor) -> Tensor:
