@@ -207,7 +207,7 @@ def tool_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"extracting {extract['layers']} layers of rank {EXTRACTED_RANK}",
             f"{extract['seconds']:.1f} s, {extract['seconds'] / extract['sd_scripts_seconds']:.3f} of the "
             f"{extract['sd_scripts_seconds']:.1f} s of sd-scripts' SVDs ({extract['whole_seconds']:.1f} s in fp64); "
-            f"kept norm at least {extract['kept']:.5f} of the best",
+            f"kept norm at least {extract['kept']:.6f} of the best",
         ),
         (
             f"resizing a LoRA of rank {RESIZED_RANK}, {resize['bytes'] / 1e6:.0f} MB",
