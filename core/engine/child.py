@@ -19,7 +19,9 @@ from core.record import machine
 from core.record.allowed import allow, allowed_modules, limits_of_launched, take_limits
 from core.record.cancel import CancelToken
 from core.record.journal import Line
+from core.record.priority import lower_priority
 from core.record.run_folder import RunFolder
+from core.record.worker import APART
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import JOBS
@@ -53,17 +55,14 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
         stdin=subprocess.PIPE,  # whose end tells it that this process is gone
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=os.name != "nt",  # Ctrl-C is for this process, which passes it on
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-        | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
+        **APART,  # Ctrl-C is for this process, which passes it on
     )
 
 
 def main(text: str) -> None:
     """The process itself."""
     asked = json.loads(text)
-    if hasattr(os, "nice"):
-        os.nice(10)
+    lower_priority()
     extensions.EXTENSIONS = tuple(asked["extensions"])
     take_limits()
     for name in asked["modules"]:

@@ -6,18 +6,17 @@ A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import ModelKind, identify_header, read_json
-from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import (
     ALPHA,
@@ -37,10 +36,20 @@ from core.formats.lora.names import (
     part_and_path,
     split_key,
 )
-from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.lora.writing import write_lora_tensors
+from core.formats.models.overflow import (
+    beyond,
+    kept_wide,
+    largest,
+    no_numbers,
+    not_finite,
+    overflowing,
+    refuse_no_numbers,
+    shown,
+)
 from core.formats.models.text_keys import bare_name
-from core.formats.tensors.header import header_with
-from core.formats.tensors.outline import Outline
+from core.formats.tensors.lazy import lazily, loaded
+from core.formats.tensors.outline import Outline, StoredTensor
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.formats.tensors.writer import save_pickle
 from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
@@ -59,6 +68,7 @@ __all__ = [
     "load_finite",
     "load_lora",
     "lora_outline",
+    "open_lora",
     "peft_layers",
     "save_diffusers",
     "save_lora",
@@ -69,7 +79,6 @@ __all__ = [
     "write_lora_pickle",
 ]
 
-CHUNK_BYTES = 1 << 24
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
@@ -117,33 +126,24 @@ class LoraFile:
 
 def save_lora(
     path: Path | str,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor | StoredTensor],
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a LoRA file, complete or not at all. Adds the hashes by which A1111 identifies it.
 
-    tensors  by kohya key, on any device     metadata  all strings; None or empty writes only the hashes
+    tensors  by kohya key, on any device, or stored, which are read twice, one after the other
+    metadata  all strings; None or empty writes only the hashes
     dtype    of the matrices; alphas stay float32, which stores them exactly. Weights that overflow are refused by name:
              write_lora falls back to fp32
     """
-    import torch
-    from safetensors.torch import save
-
     path = Path(path)
     _refuse_overflow(path, tensors, dtype)
-    ready = {}
-    for name, value in tensors.items():
-        own = dtype if dtype is not None and value.is_floating_point() else value.dtype  # flags and counts keep theirs
-        wanted = torch.float32 if name.endswith(".alpha") else own
-        ready[name] = value.detach().to("cpu", wanted).contiguous().clone()
+    ready = {name: lazily(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
+    ready |= {name: replace(value, type="float32") for name, value in ready.items() if name.endswith(".alpha")}
     described = {str(key): str(value) for key, value in (metadata or {}).items()}
-    ours = {key: value for key, value in described.items() if key.startswith("ss_")}
-    serialized = save(ready, metadata=ours or None)
-    ready.clear()
-    described |= _weight_hashes(serialized)
     with atomic.open_atomic(path) as temporary:
-        _write_with_metadata(temporary, serialized, described)
+        write_lora_tensors(temporary, ready, described)
     return path
 
 
@@ -179,52 +179,29 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
     return [kept_wide(wide, dtype, path)] if wide else []
 
 
-def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1], as the layers of
     SD 2.x have them when sd-scripts reads a single file."""
     return {
-        name: value[:, :, None, None] if value.ndim == 2 and PROJECTION.search(name) else value
+        name: value.reshape(*value.shape, 1, 1) if value.ndim == 2 and PROJECTION.search(name) else value
         for name, value in tensors.items()
     }
 
 
-def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTensor], dtype: torch.dtype | None) -> None:
     """Before anything is written: refuse NaN, inf, and values that overflow in the dtype."""
-    refuse_no_numbers(not_finite(tensors), path)
-    names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
+    sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
+    refuse_no_numbers(no_numbers(sizes), path)
+    names = beyond(_matrices(sizes), dtype) if dtype is not None else []
     if names:
         what = f"Some weights are too large for the dtype of the file: {shown(names)}"
         fix = "save as bf16 or fp32; weights this large usually mean that the learning rate is too high"
         raise ProblemsError.one(what, str(path), fix, "weights.overflow")
 
 
-def _matrices(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _matrices(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Without the alphas, which are always float32."""
     return {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
-
-
-def _weight_hashes(serialized: bytes) -> dict[str, str]:
-    """A1111's two hashes of a LoRA, both of the file with the `ss_` metadata only.
-
-    sshs_model_hash: SHA-256 after the header. sshs_legacy_hash: 8 digits of that of 64 KiB at 1 MiB.
-    """
-    content = memoryview(serialized)
-    after_header = 8 + int.from_bytes(serialized[:8], "little")
-    return {
-        "sshs_model_hash": hashlib.sha256(content[after_header:]).hexdigest(),
-        "sshs_legacy_hash": hashlib.sha256(content[LEGACY_START : LEGACY_START + LEGACY_BYTES]).hexdigest()[:8],
-    }
-
-
-def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, str]) -> None:
-    """The same tensors under a header with other metadata, without serializing them again."""
-    length = int.from_bytes(serialized[:8], "little")
-    text = header_with(serialized[8 : 8 + length], metadata)
-    content = memoryview(serialized)[8 + length :]
-    with open(path, "wb") as handle:
-        handle.write(len(text).to_bytes(8, "little") + text)
-        for start in range(0, len(content), CHUNK_BYTES):
-            handle.write(content[start : start + CHUNK_BYTES])
 
 
 # ---- reading ----
@@ -276,8 +253,29 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
 
 def load_finite(path: Path | str) -> LoraFile:
     """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
-    lora = load_lora(path)
-    _refuse_not_finite(not_finite({**lora.tensors, **lora.beside, **lora.bundled}), Path(path))
+    return _finite(load_lora(path), Path(path))
+
+
+@contextmanager
+def open_lora(path: Path) -> Iterator[LoraFile]:
+    """As `load_finite`, but each tensor is a StoredTensor, which can be read while the file is open."""
+    with TensorFile(path) as file:
+        stored = partial(StoredTensor, (), "F32")
+        lora = _read(
+            path, lambda _, name: file.stored(name), lambda alpha: stored(alpha, fetch=partial(_number, alpha))
+        )
+        yield _finite(lora, path)
+
+
+def _number(value: float) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(value)
+
+
+def _finite(lora: LoraFile, path: Path) -> LoraFile:
+    sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.beside, **lora.bundled}.items()}
+    _refuse_not_finite(no_numbers(sizes), path)
     return lora
 
 
@@ -456,7 +454,8 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
     convolutions = traits_of(lora.family).convolutions_in_loras
-    for name, found, layer, kind in peft_layers(lora):
+    for name, found, stored, kind in peft_layers(lora):
+        layer = {key: loaded(value) for key, value in stored.items()}
         size = kind.size(layer)
         own = next(value.dtype for key, value in layer.items() if key in kind.keys)
         given = (
@@ -471,7 +470,8 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     config = json.dumps(_peft_metadata(sizes, any(key.endswith(f".{DORA_SCALE}") for key in lora.tensors)))
-    return {**tensors, **lora.bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
+    bundled = {name: loaded(value) for name, value in lora.bundled.items()}
+    return {**tensors, **bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
 
 
 def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str, torch.Tensor], NetworkKind]]:

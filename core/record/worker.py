@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.record.cancel import CancelToken
+from core.record.priority import lower_priority
 from core.record.workspace import PROJECT
 
 POLL_SECONDS = 0.2
@@ -121,7 +122,8 @@ class Worker:
 
 
 def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer each question until the process that asks is gone. What libraries print goes to standard error."""
+    """Answer each question until the process that asks is gone, at a low priority. What libraries print goes to standard error."""
+    lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     asked: queue.Queue[dict[str, Any]] = queue.Queue()

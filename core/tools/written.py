@@ -62,7 +62,7 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
         return [Problem(what, where, "choose another name, or move that file away", code="tools.output-exists")]
     free = free_disk(target.parent)
     if size > free:
-        what = f"The result takes {size_words(size)}; {size_words(free)} are free on the disk of {display_path(target.parent)}"
+        what = f"Writing the result takes {size_words(size)}; {size_words(free)} are free on the disk of {display_path(target.parent)}"
         return [Problem(what, where, "free some space, or choose a folder on another disk", code="tools.no-room")]
     return []
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 
+from core.dataset.caches import texts as texts_module
 from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
 from core.diffusion.text_states import TextStates
 from tests.damage import zero_tensors
@@ -189,6 +190,42 @@ def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypat
         assert torch.equal(got, torch.stack([states_of(caption) for caption in variants[start : start + 4]]))
     assert texts._held_bytes <= 3 * ENTRY_BYTES
     assert [problem.code for problem in warned] == ["disk.full"] and texts.unwritten.code == "disk.full"
+
+
+def test_a_list_costs_only_what_is_new_in_it(cache, monkeypatch):
+    """The list of an epoch is asked for at each step; entries that memory has no room for are read when they are used."""
+
+    class Read(list):
+        times = 0
+
+        def __iter__(self):
+            Read.times += 1
+            return super().__iter__()
+
+        def __eq__(self, other):
+            raise AssertionError("compared as a whole")
+
+    looked, read = [], texts_module.read_tensors
+    monkeypatch.setattr(texts_module, "read_tensors", lambda path, *given: looked.append(path) or read(path, *given))
+    texts, captions = cache(room_bytes=2 * ENTRY_BYTES), Read(f"caption {index}" for index in range(10))
+    assert texts.ensure(captions, Encoder()) == 10
+    times = Read.times
+    assert texts.ensure(captions, Encoder()) == 0 and Read.times == times
+    looked.clear()
+    assert texts.ensure([*captions, "new"], Encoder()) == 1 and len(looked) == 1
+    assert torch.equal(texts.get(["caption 0"]).context[0], states_of("caption 0"))
+
+
+def test_captions_that_could_not_be_encoded_are_missing_still(cache):
+    texts, captions = cache(), ["a", "b"]
+
+    def out_of_memory(given):
+        raise MemoryError
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            texts.ensure(captions, out_of_memory)
+    assert texts.ensure(captions, Encoder()) == 2
 
 
 def test_captions_that_are_missing_together_are_encoded_together(cache):

@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_dylora(place, tmp_path, monkeypa
     from core.networks import adapter_file
 
     shutil.copy(FIRST, tmp_path / "fox.safetensors")
-    written, save = [], adapter_file._write_with_metadata
+    written, save = [], adapter_file.write_lora_tensors
 
     def full(path, *given):
         written.append(path)
@@ -170,7 +170,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_dylora(place, tmp_path, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
         save(path, *given)
 
-    monkeypatch.setattr(adapter_file, "_write_with_metadata", full)
+    monkeypatch.setattr(adapter_file, "write_lora_tensors", full)
     with pytest.raises((OSError, ProblemsError)):
         tasks.named("split_dylora").start(split(tmp_path), surroundings(Workspace(place / "outputs", place / "models")))
     assert len(written) == 3 and [path.name for path in tmp_path.iterdir()] == ["fox.safetensors"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,8 +13,7 @@ from typing import Any
 from core.machine_check.random_model import write_real_size
 from core.record import atomic
 from core.record.space import folder_bytes
-from core.record.workspace import PROJECT
-from workshop.bench.measure import PeakWatch, webui
+from workshop.bench.measure import measure_tool, webui
 
 FORMS = {"safetensors": "file.safetensors", "diffusers_safetensors": "folder", "ckpt": "file.ckpt"}
 
@@ -47,17 +45,9 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
 def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[str, float]:
     words = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
     forget(source)
-    begin = time.perf_counter()
-    process = subprocess.Popen(
-        [*words, "--convert_model.output", str(target)], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    watch = PeakWatch(process.pid)
-    _, errors = process.communicate()
-    seconds, peak = time.perf_counter() - begin, watch.finish()
-    if process.returncode:
-        raise RuntimeError(f"the conversion ended with {process.returncode}:\n{errors.decode()[-2000:]}")
+    measured = measure_tool([*words, "--convert_model.output", str(target)])
     written = folder_bytes(target) if target.is_dir() else target.stat().st_size
-    return {"seconds": seconds, "peak_bytes": float(peak), "bytes": float(written)}
+    return measured | {"bytes": float(written)}
 
 
 def copy_seconds(source: Path, target: Path) -> float:

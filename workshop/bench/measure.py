@@ -114,6 +114,18 @@ class PeakWatch:
         return self.peak
 
 
+def measure_tool(words: list[str]) -> dict[str, float]:
+    """Seconds and peak memory of a tool in a process of its own."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    watch = PeakWatch(process.pid)
+    _, errors = process.communicate()
+    seconds, peak = time.perf_counter() - begin, watch.finish()
+    if process.returncode:
+        raise RuntimeError(f"the tool ended with {process.returncode}:\n{errors.decode()[-2000:]}")
+    return {"seconds": seconds, "peak_bytes": peak}
+
+
 def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: int) -> dict[str, float]:
     """Response times of the page, in seconds, while a training of these settings runs in it."""
     import urllib.request

@@ -1,18 +1,18 @@
-"""How long a LoRA's layers take to decompose by their factors instead of whole, and a merge into a checkpoint next to a copy of it."""
+"""Decompositions of LoRAs' and of models' layers next to whole ones, the memory of a resize, a merge next to a copy of the model."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.draws import normal
-from core.record.workspace import PROJECT
 from workshop.bench.formats import copy_seconds, forget
-from workshop.bench.measure import PeakWatch, webui
+from workshop.bench.measure import measure_tool, webui
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from core.formats.tensors.lazy import LazyTensor
 
 RANK, MERGED_RANK = 128, 16
+RESIZED_RANK, NEW_RANK = 64, 32
+EXTRACTED_RANK = 32  # the usual one
+MOST_QUICK = 640 * 2560  # numbers of a matrix
+VERSIONS = {"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"}
 
 
 def measure_tools(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """SD 1.5's layers at rank 128 (quick: every eighth), and a file with SDXL's shapes in fp16 (quick: SD 1.5's)."""
+    """SD 1.5's layers at rank 128 (quick: every eighth), an extraction's (quick: the smaller ones), and files with SDXL's shapes in fp16
+    (quick: SD 1.5's)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tools-", dir=folder) as name:
-        return {"svd": measure_svd(8 if quick else 1, say), "merge": measure_merge(Path(name), quick, say)}
+        return {
+            "svd": measure_svd(8 if quick else 1, say),
+            "extract": measure_extract(quick, say),
+            "resize": measure_resize(Path(name), quick, say),
+            "merge": measure_merge(Path(name), quick, say),
+        }
 
 
 def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
@@ -42,7 +52,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
         products[name] = Product(up, down)
     say(f"decomposing {len(products)} layers of rank {RANK} by their factors")
     begin = time.perf_counter()
-    found = dict(decompose(products))
+    found = {name: decompose(each) for name, each in products.items()}
     by_factors = time.perf_counter() - begin
     say("decomposing them whole")
     begin = time.perf_counter()
@@ -59,22 +69,54 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
     }
 
 
+def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]:
+    """Seconds of the decompositions of an extraction of rank 32 from SD 1.5's U-Net: by the largest values, whole as without a rank, and
+    as sd-scripts computes them. Each shape is measured once and counts as often as it occurs. The weights differ by noise, whose values
+    are the hardest to tell apart. kept: the least share of the best norm of that rank that is kept."""
+    import torch
+
+    from core.tools.loras.svd import decompose
+
+    shapes = Counter(shape for name, shape in _lora_layers("sd1") if name.startswith("lora_unet"))
+    shapes = Counter(
+        {shape: times for shape, times in shapes.items() if not quick or shape[0] * shape[1] <= MOST_QUICK}
+    )
+    found: dict[str, float] = dict.fromkeys(("seconds", "whole_seconds", "sd_scripts_seconds"), 0.0)
+    kept = list[float]()
+    for shape, times in shapes.items():
+        say(f"decomposing {times} differences of {shape[0]} x {shape[1]}")
+        matrix = normal(shape, 0, "bench", *shape) * 1e-3
+        parts, seconds = _timed(partial(decompose, matrix, rank=EXTRACTED_RANK))
+        whole, whole_seconds = _timed(partial(decompose, matrix))
+        _, theirs = _timed(partial(torch.linalg.svd, matrix))
+        for name, each in zip(found, (seconds, whole_seconds, theirs), strict=True):
+            found[name] += each * times
+        kept.append(parts.kept(EXTRACTED_RANK) / whole.kept(EXTRACTED_RANK))
+    return found | {"layers": shapes.total(), "kept": min(kept)}
+
+
+def _timed(do: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    found = do()
+    return found, time.perf_counter() - begin
+
+
+def measure_resize(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
+    """Seconds and peak memory of the tool in a process of its own."""
+    family_name = "sd1" if quick else "sdxl"
+    say(f"creating a LoRA of rank {RESIZED_RANK}")
+    lora = _lora(folder / "high.safetensors", family_name, RESIZED_RANK)
+    say(f"resizing it to rank {NEW_RANK}")
+    words = webui(folder / "outputs", "cpu", "resize_lora", str(lora), "--resize_lora.new_rank", str(NEW_RANK))
+    return measure_tool(words) | {"bytes": lora.stat().st_size}
+
+
 def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
     """Seconds of a copy of the file and of the merge in a process of its own; both read from the disk."""
-    from core.networks.adapter_file import save_lora
-
     family_name = "sd1" if quick else "sdxl"
     say("creating a checkpoint and a LoRA of random numbers")
     source = _checkpoint(folder / "model.safetensors", family_name)
-    tensors: dict[str, Tensor] = {}
-    for name, (out, into) in _lora_layers(family_name):
-        tensors[f"{name}.lora_up.weight"] = normal((out, MERGED_RANK), 0, "bench", name, "up") * 0.01
-        tensors[f"{name}.lora_down.weight"] = normal((MERGED_RANK, into), 0, "bench", name, "down") * 0.01
-    lora = save_lora(
-        folder / "lora.safetensors",
-        tensors,
-        {"ss_base_model_version": {"sd1": "sd_v1"}.get(family_name, "sdxl_base_v1-0")},
-    )
+    lora = _lora(folder / "lora.safetensors", family_name, MERGED_RANK)
     say("copying the checkpoint")
     copied = copy_seconds(source, folder / "copy.safetensors")
     say("merging the LoRA into it")
@@ -87,20 +129,25 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
         "--merge_lora_to_model.models",
         str([str(lora)]).replace("'", '"'),
     )
-    begin = time.perf_counter()
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    watch = PeakWatch(process.pid)
-    _, errors = process.communicate()
-    seconds, peak = time.perf_counter() - begin, watch.finish()
-    if process.returncode:
-        raise RuntimeError(f"the merge ended with {process.returncode}:\n{errors.decode()[-2000:]}")
-    return {
+    return measure_tool(words) | {
         "bytes": source.stat().st_size,
-        "layers": len(tensors) // 2,
+        "layers": sum(1 for _ in _lora_layers(family_name)),
         "copy_seconds": copied,
-        "seconds": seconds,
-        "peak_bytes": peak,
     }
+
+
+def _lora(path: Path, family_name: str, rank: int) -> Path:
+    """A LoRA of random numbers in fp16."""
+    import torch
+
+    from core.networks.adapter_file import save_lora
+
+    tensors: dict[str, Tensor] = {}
+    for name, (out, into) in _lora_layers(family_name):
+        tensors[f"{name}.lora_up.weight"] = (normal((out, rank), 0, "bench", name, "up") * 0.01).half()
+        tensors[f"{name}.lora_down.weight"] = (normal((rank, into), 0, "bench", name, "down") * 0.01).half()
+        tensors[f"{name}.alpha"] = torch.tensor(float(rank))
+    return save_lora(path, tensors, {"ss_base_model_version": VERSIONS[family_name]})
 
 
 def _lora_layers(family_name: str) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -144,7 +191,7 @@ def _checkpoint(path: Path, family_name: str) -> Path:
 
 
 def tool_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    svd, merge = found["svd"], found["merge"]
+    svd, extract, resize, merge = (found[name] for name in ("svd", "extract", "resize", "merge"))
     share = svd["factors_seconds"] / svd["whole_seconds"]
     resized = (
         f"{svd['factors_seconds']:.1f} s by the factors, {share:.3f} of the {svd['whole_seconds']:.1f} s of whole SVDs"
@@ -155,6 +202,16 @@ def tool_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         (
             f"resizing {svd['layers']} layers of rank {RANK}",
             f"{resized}; values within {svd['largest_difference']:.0e}",
+        ),
+        (
+            f"extracting {extract['layers']} layers of rank {EXTRACTED_RANK}",
+            f"{extract['seconds']:.1f} s, {extract['seconds'] / extract['sd_scripts_seconds']:.3f} of the "
+            f"{extract['sd_scripts_seconds']:.1f} s of sd-scripts' SVDs ({extract['whole_seconds']:.1f} s in fp64); "
+            f"kept norm at least {extract['kept']:.6f} of the best",
+        ),
+        (
+            f"resizing a LoRA of rank {RESIZED_RANK}, {resize['bytes'] / 1e6:.0f} MB",
+            f"{resize['seconds']:.1f} s; peak memory {resize['peak_bytes'] / 1e9:.2f} GB",
         ),
         (
             f"merging a LoRA of {merge['layers']} layers into {merge['bytes'] / 1e9:.2f} GB",

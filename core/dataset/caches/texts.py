@@ -56,25 +56,26 @@ class TextCache:
         self._damaged: list[Path] = []
         self._disk_used: int | None = None  # counted when first written to
         self._begun = False
-        self._ensured: list[str] = []
+        self._ensured: Sequence[str] | None = None
         self._needed: set[str] = set()
 
     def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
         """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
 
-        Cheap when repeated with the same captions. The first call also writes them to disk for later runs.
+        The list of the call before costs nothing, if it is the same object, which must not have changed; of another list only the
+        captions that were not in that one are looked for. The first call also writes them to disk for later runs.
         """
-        if self._begun and captions == self._ensured:
+        if captions is self._ensured:
             return 0
-        unique = dict.fromkeys(captions)
-        self._needed = set(unique) if self._begun else self._needed | set(unique)
-        missing = [caption for caption in unique if not self._find(caption)]
+        unique, ensured = dict.fromkeys(captions), set(self._ensured or ())
+        self._needed, self._ensured = set(unique), None
+        missing = [caption for caption in unique if caption not in ensured and not self._find(caption)]
         tell_damaged(self._damaged, self.warn)
         for caption, states in self._encoded(missing, encode):
             if not self._begun:
                 self._write(caption, states)
             self._hold(caption, states)
-        self._begun, self._ensured = True, list(captions)
+        self._begun, self._ensured = True, captions
         self._prune()
         return len(missing)
 

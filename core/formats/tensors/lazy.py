@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.outline import StoredTensor
 from core.formats.tensors.reading import PIECE_BYTES, TORCH_NAMES, TensorFile, gathered, sliced
 
 if TYPE_CHECKING:
@@ -118,6 +119,18 @@ def in_memory(tensor: torch.Tensor) -> LazyTensor:
     return LazyTensor(
         type_name(tensor.dtype), tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous()
     )
+
+
+def loaded(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
+    """A stored tensor is read, any other is what it is."""
+    return tensor.read() if isinstance(tensor, StoredTensor) else tensor
+
+
+def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
+    """A tensor in memory, or one that is stored."""
+    if not isinstance(tensor, StoredTensor):
+        return in_memory(tensor)
+    return LazyTensor(TORCH_NAMES[tensor.dtype], tensor.shape, lambda dtype: tensor.read().to(dtype).contiguous())
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from core.formats.tensors.entry import ITEM_BYTES
+
+if TYPE_CHECKING:
+    import torch
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "BOOL": "?"}
@@ -46,6 +51,20 @@ class Outline:
     def __float__(self) -> float:
         assert self.number is not None
         return self.number
+
+
+@dataclass(frozen=True)
+class StoredTensor(Outline):
+    """An outline whose numbers are read where they are needed. fetch: reads them, in the shape that they are stored in"""
+
+    fetch: Callable[[], torch.Tensor] = field(kw_only=True)
+
+    def read(self) -> torch.Tensor:
+        return self.fetch().reshape(self.shape)
+
+    def __mul__(self, factor: float) -> StoredTensor:
+        number = None if self.number is None else self.number * factor
+        return replace(self, number=number, fetch=lambda: self.read() * factor)
 
 
 def number_of(raw: bytes, dtype: str) -> float:

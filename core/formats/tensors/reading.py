@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from core.formats.tensors.chunks import BLOCK_BYTES, CHUNK_BYTES, Buffers, bypass_cache, is_cached, use_cache_after
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.header import read_header
-from core.formats.tensors.outline import Outline, number_of
+from core.formats.tensors.outline import Outline, StoredTensor, number_of
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 
@@ -75,6 +76,11 @@ class TensorFile:
             self._fill(memoryview(raw), entry.start, len(raw))
             number = number_of(bytes(raw), entry.dtype)
         return Outline(entry.shape, entry.dtype, number)
+
+    def stored(self, name: str) -> StoredTensor:
+        """The outline, whose numbers can be read while the file is open."""
+        outline = self.outline(name)
+        return StoredTensor(outline.shape, outline.dtype, outline.number, fetch=partial(self.read, name))
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The same for any byte range of the file that is a tensor, such as a third of one."""

@@ -6,16 +6,20 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from core.families.locate import model_path
 from core.formats.detect import identify
 from core.formats.models.checkpoint import Checkpoint, open_checkpoint
 from core.formats.tensors.entry import ITEM_BYTES
+from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import type_named
 from core.networks.adapter_file import (
     LoraFile,
     load_lora,
     lora_outline,
+    open_lora,
     peft_layers,
     save_diffusers,
     save_lora,
@@ -34,6 +38,9 @@ from core.tools.loras.base_model import check_base_model
 from core.tools.loras.headers import BYTES
 from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
 from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    import torch
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
@@ -194,20 +201,29 @@ def _converted(
     source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> list[str]:
     """Write one. Returns what there is to say about it, such as what was left out."""
-    lora, lines = load_lora(source), list[str]()
-    dtype = type_named(settings.save_precision) if settings.save_precision else None
-    if settings.network_type != "unchanged":
-        from core.tools.loras.making import precision_of
+    if settings.network_type == "unchanged":
+        dtype = type_named(settings.save_precision) if settings.save_precision else None
+        return _saved(source, target, load_lora(source), settings, dtype)
+    import torch
 
+    from core.tools.loras.making import precision_of
+
+    with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
+        plain, lines = made_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)
-        lora, lines = made_plain(lora, base, settings, context)
+        return [f"{source.name}: {line}" for line in lines] + _saved(source, target, plain, settings, dtype)
+
+
+def _saved(
+    source: Path, target: Path, lora: LoraFile, settings: ConvertLoraSettings, dtype: torch.dtype | None
+) -> list[str]:
+    """Write it with the names that are asked for. Returns what there is to say about it."""
+    lines, kept = list[str](), dict[str, Any]()
     if settings.names == "kohya":
         save_lora(target, *to_kohya(lora), dtype)
+        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.beside_in_use
     else:
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
-    if settings.names == "kohya":
-        lines += [problem.what for problem in misread_problems(lora, PROGRAMS)]
-    kept = lora.beside_in_use if settings.names == "kohya" else {}
     left = [name for name, place in zip(lora.left_out, lora.beside, strict=True) if place not in kept]
     if left:
         named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")

@@ -16,6 +16,7 @@ from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import Checkpoint, Place, open_checkpoint
 from core.formats.models.overflow import largest, no_numbers
 from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import type_named
 from core.networks.adapter_file import save_lora, with_convolutions
 from core.networks.layer_list import layers_of
@@ -26,7 +27,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
-from core.tools.loras.headers import BYTES, bytes_of, has_large_kernel, refuse_device
+from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
         raise _no_difference("The original and the tuned model are the same file")
     layers = list(_layers(settings, original, tuned, one))
     target = output_file(settings.output, tuned.path, "_lora")
-    width = BYTES[settings.save_precision or "fp32"]
+    width = BYTES[settings.save_precision or "fp32"] + SPILLED
     size = bytes_of([layer.shape for layer in layers], settings.dim, settings.conv_dim or 0, width)
     raise_if_errors(output_problems(target, [original.path, tuned.path], size, f"{GROUP}.output"))
     return Plan(original, tuned, one, layers, target)
@@ -127,29 +128,28 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     import torch
 
     from core.tools.loras.making import lora_tensors
-    from core.tools.loras.svd import CLAMP, decompose, in_groups
+    from core.tools.loras.svd import CLAMP, decompose
 
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
     tensors, kept, changed = dict[str, Any](), list[float](), False
-    with OpenFiles() as files, torch.no_grad():
+    with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
         layers = _worth(settings, plan, files, context)
-        shapes, by_name = {layer.name: layer.shape for layer in layers}, {layer.name: layer for layer in layers}
-        for names in in_groups(shapes):
-            changes = {name: _difference(settings, by_name[name], files).flatten(1) for name in names}
-            for name, parts in decompose(changes, settings.device, settings.compatibility):
-                context.check()
-                context.stage("extracting", len(kept), len(layers))
-                rank = settings.conv_dim if has_large_kernel(shapes[name]) and settings.conv_dim else settings.dim
-                rank = min(rank, len(parts.s))
-                kept.append(parts.kept(rank))
-                changed = changed or bool(parts.s.any())
-                tensors |= lora_tensors(name, *parts.cut(rank, quantile), rank, shapes[name])
-    if not changed:
-        raise _no_difference("The models differ in no weight that the LoRA would change")
-    metadata = _metadata(settings, plan, context)
-    if traits_of(plan.family).convolutions_in_loras:
-        tensors = with_convolutions(tensors)  # as sd-scripts has them
-    save_lora(plan.target, tensors, metadata, type_named(settings.save_precision or "fp32"))
+        for layer in layers:
+            context.check()
+            context.stage("extracting", len(kept), len(layers))
+            rank = settings.conv_dim if has_large_kernel(layer.shape) and settings.conv_dim else settings.dim
+            change = _difference(settings, layer, files).flatten(1)
+            parts = decompose(change, settings.device, settings.compatibility, rank)
+            rank = min(rank, len(parts.s))
+            kept.append(parts.kept(rank))
+            changed = changed or bool(parts.s.any())
+            tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank, quantile), rank, layer.shape))
+        if not changed:
+            raise _no_difference("The models differ in no weight that the LoRA would change")
+        metadata = _metadata(settings, plan, context)
+        if traits_of(plan.family).convolutions_in_loras:
+            tensors = with_convolutions(tensors)  # as sd-scripts has them
+        save_lora(plan.target, tensors, metadata, type_named(settings.save_precision or "fp32"))
     without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
     lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []

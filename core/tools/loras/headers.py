@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+SPILLED = BYTES["fp32"]  # of each number, on the disk next to the result until that is written
 
 
 def refuse_device(device: str, where: str) -> None:

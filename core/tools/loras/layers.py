@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from core.families import family
 from core.families.targets import Target
 from core.formats.lora.names import BIAS, group_by_module, layer_name, module_path
+from core.formats.tensors.lazy import loaded
+from core.formats.tensors.outline import StoredTensor
 from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
@@ -86,12 +88,13 @@ def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -
 
 
 def layers_of(
-    modules: Mapping[str, Mapping[str, Tensor]], model: Components | None, cancel: CancelToken
+    modules: Mapping[str, Mapping[str, Tensor | StoredTensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
-    """The layers whose change is known, with a model or without."""
+    """The layers whose change is known, with a model or without. Stored tensors are read as a layer is asked for."""
     targets = {} if model is None else {target.name: target for target in _targets(model)}
-    for file_name, tensors in modules.items():
+    for file_name, given in modules.items():
         cancel.check()
+        tensors = {key: loaded(each) for key, each in given.items()}
         kind, name = kind_of_keys(tensors, file_name), layer_name(file_name)
         if kind is None or kind.flaw(name, tensors):
             continue

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from core.formats.lora.names import ALPHA, DOWN, UP, group_by_module
+from core.formats.tensors.outline import StoredTensor
+from core.formats.tensors.reading import TORCH_NAMES
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
-from core.networks.adapter_file import LoraFile, load_finite
+from core.networks.adapter_file import LoraFile
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
-from core.tools.loras.headers import SHOWN, with_kernel
+from core.tools.loras.headers import with_kernel
 from core.tools.loras.layers import Layer, layers_of
 from core.tools.loras.svd import Product
 
 
-def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str, Layer]]:
-    """A file and its layers. Raises ProblemsError for NaN and infinite weights, by their key."""
-    lora = load_finite(path)
-    modules = group_by_module(lora.tensors)
-    found = {layer.name: layer for layer in layers_of(modules, None, cancel)}
-    if unread := [name for name in modules if name not in found]:
-        what = f"{path.name} has layers that cannot be read without the base model: {', '.join(unread[:SHOWN])}"
+def each_layer(lora: LoraFile, cancel: CancelToken) -> Iterator[Layer]:
+    """The layers of an open file, each read as it is asked for. Raises ProblemsError for one that cannot be read without the base model."""
+    for name, tensors in group_by_module(lora.tensors).items():
+        yield read_layer(lora, name, tensors, cancel)
+
+
+def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredTensor], cancel: CancelToken) -> Layer:
+    """One of them."""
+    found = next(layers_of({name: tensors}, None, cancel), None)
+    if found is None:
+        path = display_path(lora.path) if lora.path else "The LoRA"
+        what = f"{path} has layers that cannot be read without the base model, such as {name}"
         fix = "make it a LoRA with the tool Convert LoRAs and its base model"
-        raise ProblemsError.one(what, display_path(path), fix, "tools.needs-base-model")
-    return lora, found
+        raise ProblemsError.one(what, path, fix, "tools.needs-base-model")
+    return found
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
@@ -58,5 +66,6 @@ def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
     """The dtype that is asked for, else that of the file's matrices."""
     if precision:
         return type_named(precision)
-    own = [tensor.dtype for key, tensor in lora.tensors.items() if tensor.ndim > 1 and tensor.is_floating_point()]
-    return max(own, key=own.count) if own else torch.float32
+    own = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    dtype = own.most_common(1)[0][0] if own else torch.float32
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, TORCH_NAMES[dtype])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import group_by_module
 from core.formats.model_spec import model_spec_of
-from core.networks.adapter_file import LoraFile, save_lora
+from core.formats.tensors.spill import Spill
+from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext, Outcome
@@ -21,6 +23,7 @@ from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
 from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
 from core.tools.loras.headers import (
+    SPILLED,
     beside_of,
     bytes_of,
     has_large_kernel,
@@ -37,6 +40,7 @@ from core.tools.written import output_file, output_problems
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.tools.loras.layers import Layer
     from core.tools.loras.sums import Term
 
 GROUP = "merge_loras"
@@ -72,7 +76,7 @@ def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     shapes = {name: weight_shape(layer) for file in known for name, layer in group_by_module(file.tensors).items()}
     ranks = sum(_highest_rank(file) for file in known)
     rank = settings.new_rank or ranks if settings.method == "svd" else ranks
-    width = item_bytes(known[0], settings.save_precision)
+    width = item_bytes(known[0], settings.save_precision) + SPILLED
     size = bytes_of([each for each in shapes.values() if each is not None], rank, rank, width)
     raise_if_errors(output_problems(target, [each.path for each in loras], size, f"{GROUP}.output"))
     return Plan(loras, target, family, settings.method)
@@ -110,46 +114,60 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
 
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Merge every layer that one of the LoRAs has, and write the new file."""
+    """Merge one layer after the other that one of the LoRAs has, and write the new file."""
     import torch
 
-    from core.tools.loras.making import layers_by_name, lora_tensors, precision_of
+    from core.tools.loras.making import lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 
-    read, terms, shapes = [], dict[str, list[Any]](), dict[str, tuple[int, ...]]()
-    for given in plan.loras:
-        context.stage(f"reading {given.path.name}")
-        lora, layers = layers_by_name(given.path, context.cancel)
-        read.append(lora)
-        for name, layer in layers.items():
-            terms.setdefault(name, []).append(_term(layer, given))
-            shapes.setdefault(name, _shape(layer))
-    tensors: dict[str, Tensor] = {}
-    kept: list[float] = []
-    for name, (up, down, alpha) in _merged(settings, terms, shapes, kept):
-        context.check()
-        context.stage("merging", len(tensors) // 3, len(terms))
-        if settings.shuffle:
-            up, down = shuffled(up, down, settings.seed, name)
-        tensors |= lora_tensors(name, up, down, alpha, shapes[name])
-    theirs = settings.compatibility == "sd-scripts"
-    dtype = torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
-    metadata = _metadata(settings, plan, read, terms, tensors, context)
-    for lora, given in zip(read, plan.loras, strict=True):
-        for key, value in beside_of(lora).items():
-            change = value.float() * given.strength(key.partition(".")[0])
-            tensors[key] = tensors[key] + change.view_as(tensors[key]) if key in tensors else change
-    save_lora(plan.target, tensors, metadata, dtype)
+    tensors, firsts, kept, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
+    with ExitStack() as opened, torch.no_grad():
+        for given in plan.loras:
+            context.stage(f"reading {given.path.name}")
+            read.append(opened.enter_context(open_lora(given.path)))
+        spill = opened.enter_context(Spill(plan.target))
+        total = len({name for lora in read for name in group_by_module(lora.tensors)})
+        merged = _merging(settings, plan, read, context, kept)
+        for name, shape, terms in _layers(plan, read, context):
+            context.check()
+            context.stage("merging", len(firsts), total)
+            firsts.append((terms[0].rank if terms[0].factors is not None else 0, terms[0].alpha))
+            up, down, alpha = merged(terms, shape)
+            if settings.shuffle:
+                up, down = shuffled(up, down, settings.seed, name)
+            tensors |= spill.put(lora_tensors(name, up, down, alpha, shape))
+        theirs = settings.compatibility == "sd-scripts"
+        dtype = (
+            torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
+        )
+        metadata = _metadata(settings, plan, read, firsts, tensors, context)
+        save_lora(plan.target, _with_beside(tensors, plan, read), metadata, dtype)
     names = ", ".join(given.path.name for given in plan.loras)
-    lines = [f"{count(len(terms), 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
+    lines = [f"{count(total, 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
     if kept:
         lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
     lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
-    facts = {"file": str(plan.target), "layers": len(terms), "kept": min(kept, default=1.0)}
+    facts = {"file": str(plan.target), "layers": total, "kept": min(kept, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
-def _term(layer: Any, given: Chosen) -> Term:
+def _layers(
+    plan: Plan, read: Sequence[LoraFile], context: JobContext
+) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
+    """(name, shape of the weight, one term of each file that has it) of each layer, read as it is asked for."""
+    from core.tools.loras.making import read_layer, shape_of_weight
+
+    files = [(lora, group_by_module(lora.tensors), given) for lora, given in zip(read, plan.loras, strict=True)]
+    for name in dict.fromkeys(name for _, modules, _ in files for name in modules):
+        layers = [
+            (read_layer(lora, name, modules[name], context.cancel), given)
+            for lora, modules, given in files
+            if name in modules
+        ]
+        yield name, shape_of_weight(layers[0][0]), [_term(layer, given) for layer, given in layers]
+
+
+def _term(layer: Layer, given: Chosen) -> Term:
     from core.tools.loras.making import change_of
     from core.tools.loras.sums import Term
     from core.tools.loras.svd import Product
@@ -161,19 +179,10 @@ def _term(layer: Any, given: Chosen) -> Term:
     return Term(given.ratio, weight, 1.0, None, change)
 
 
-def _shape(layer: Any) -> tuple[int, ...]:
-    from core.tools.loras.making import shape_of_weight
-
-    return shape_of_weight(layer)
-
-
-def _merged(
-    settings: MergeLorasSettings,
-    terms: Mapping[str, list[Term]],
-    shapes: Mapping[str, tuple[int, ...]],
-    kept: list[float],
-) -> Any:
-    """(name, (up, down, alpha)) of each layer; the share of the norm that SVD keeps goes to `kept`."""
+def _merging(
+    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, kept: list[float]
+) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
+    """(terms, shape of the weight) -> up, down and alpha; the share of the norm that SVD keeps goes to `kept`."""
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.svd import CLAMP, decompose
 
@@ -185,24 +194,44 @@ def _merged(
             ("plain", False): lora_sums.averaged,
             ("plain", True): lora_sums.averaged_as_sd_scripts,
         }
-        yield from ((name, ways[settings.method, theirs](each)) for name, each in terms.items())
-        return
-    sums = {name: lora_sums.whole(each) for name, each in terms.items()}
-    highest = max((term.rank for each in terms.values() for term in each if term.factors is not None), default=16)
-    rank = settings.new_rank or (USUAL_RANK if theirs else highest)
+        merged = ways[settings.method, theirs]
+        return lambda terms, shape: merged(terms)
+    rank = settings.new_rank or (USUAL_RANK if theirs else _highest_factors(plan, read, context))
     quantile = settings.clamp_quantile or (CLAMP if theirs else None)
-    for name, parts in decompose(sums, settings.device, settings.compatibility):
-        wanted = (settings.new_conv_rank or rank) if has_large_kernel(shapes[name]) else rank
+
+    def by_values(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
+        wanted = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
+        parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, wanted)
         cut = min(wanted, len(parts.s))
         kept.append(parts.kept(cut))
-        yield name, (*parts.cut(cut, quantile), float(cut))
+        return (*parts.cut(cut, quantile), float(cut))
+
+    return by_values
+
+
+def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) -> int:
+    """The highest rank of the layers that are two matrices, which takes a reading of its own."""
+    layers = (terms for _, _, terms in _layers(plan, read, context))
+    return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
+
+
+def _with_beside(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
+    """With the sums of the changes of biases and norm layers."""
+    from core.formats.tensors.lazy import loaded
+
+    found = dict(tensors)
+    for lora, given in zip(read, plan.loras, strict=True):
+        for key, value in beside_of(lora).items():
+            change = loaded(value).float() * given.strength(key.partition(".")[0])
+            found[key] = found[key] + change.view_as(found[key]) if key in found else change
+    return found
 
 
 def _metadata(
     settings: MergeLorasSettings,
     plan: Plan,
     read: Sequence[LoraFile],
-    terms: Mapping[str, list[Term]],
+    firsts: Sequence[tuple[int, float]],
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
@@ -210,7 +239,7 @@ def _metadata(
     about = version_metadata(plan.family)
     about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
     theirs = settings.compatibility == "sd-scripts"
-    about |= _sizes_of_sd_scripts(settings, terms) if theirs else sizes_as_metadata(tensors)
+    about |= _sizes_of_sd_scripts(settings, firsts) if theirs else sizes_as_metadata(tensors)
     if settings.no_metadata:
         return about
     return about | _record(settings, plan, read[0].metadata, context)
@@ -226,7 +255,7 @@ def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str],
     return spec | merge_record(inputs, how)
 
 
-def _sizes_of_sd_scripts(settings: MergeLorasSettings, terms: Mapping[str, list[Term]]) -> dict[str, str]:
+def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[int, float]]) -> dict[str, str]:
     """merge_lora tells the sizes of the first file with each layer, svd_merge_lora what was asked for."""
     if settings.method == "svd":
         rank = settings.new_rank or USUAL_RANK
@@ -238,8 +267,7 @@ def _sizes_of_sd_scripts(settings: MergeLorasSettings, terms: Mapping[str, list[
             "ss_network_alpha": str(rank),
             "ss_network_args": args,
         }
-    ranks = {each[0].rank for each in terms.values()}
-    alphas = {each[0].alpha for each in terms.values()}
+    ranks, alphas = {rank for rank, _ in firsts}, {alpha for _, alpha in firsts}
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",

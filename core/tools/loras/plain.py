@@ -4,8 +4,10 @@ is found with them, layer by layer."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,9 @@ from core.dataset.sources.image_info import listed
 from core.formats.lora.names import BIAS, group_by_module, layer_name, place_of_layer
 from core.formats.lora.recognition import POINTWISE
 from core.formats.models.checkpoint import Checkpoint, Place
-from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.lazy import OpenFiles, loaded
+from core.formats.tensors.outline import StoredTensor
+from core.formats.tensors.spill import Spill
 from core.networks.adapter_file import PROJECTION, LoraFile
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora import sizes_as_metadata
@@ -25,7 +29,6 @@ from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from core.networks.adapter import Adapter
@@ -99,24 +102,31 @@ def _other_size(lora: LoraFile, name: str) -> ProblemsError:
 
 
 def made_plain(
-    lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
+    lora: LoraFile,
+    base: Checkpoint | None,
+    settings: ConvertLoraSettings,
+    context: JobContext,
+    files: OpenFiles,
+    spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(the file as plain layers in fp32, what there is to say about it)."""
-    import torch
-
-    from core.tools.loras.svd import in_groups
-
+    """(an open file as plain layers in fp32, what there is to say about it). Its tensors can be read while all these are open: those of a
+    full difference are computed then, as they are as large as the model."""
     shapes, lacking = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
-    tensors, kept, done = dict[str, Any](), dict[str, tuple[float, float]](), 0
-    with OpenFiles() as files, torch.no_grad():
-        for names in in_groups(shapes):
-            context.check()
-            context.stage("computing the changes", done, len(shapes))
-            adapters = {name: _adapter(lora, name, modules[name], shapes[name], base, files) for name in names}
-            made = _full if settings.network_type == "full" else _low_rank
-            tensors |= made(adapters, shapes, settings, kept)
-            done += len(names)
+    tensors, kept, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
+
+    def shown() -> None:
+        context.check()
+        context.stage("computing the changes", min(next(done), len(shapes)), len(shapes))
+
+    for name, shape in shapes.items():
+        adapter = partial(_adapter, lora, name, modules[name], shape, base, files)
+        if settings.network_type == "full":
+            fetch = partial(_change, adapter, shown)
+            tensors[f"{layer_name(name)}.{FULL}"] = StoredTensor(shape, "F32", fetch=fetch)
+        else:
+            shown()
+            tensors |= spill.put(_low_rank(name, adapter(), shape, settings, kept))
     beside = dict(lora.beside) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
     left_out = lora.left_out + tuple(key for key in beside if key not in lora.beside)
     family = lora.family or (base.kind.family if base is not None else None)
@@ -141,46 +151,41 @@ def _adapter(
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
     weight = files.lazy(place).read().float().view(shape) if reads and place is not None else torch.empty(shape)
-    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), tensors)
+    own = {key: loaded(each) for key, each in tensors.items()}
+    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), own)
     if adapter is None:
         raise _other_size(lora, name)
     return adapter
 
 
-def _full(
-    adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], settings: ConvertLoraSettings, kept: Any
-) -> dict[str, torch.Tensor]:
-    """Each layer's change in the shape of its weight."""
+def _change(adapter: Callable[[], Adapter], shown: Callable[[], None]) -> Tensor:
+    """Of a layer, in the order of the numbers of its weight."""
     from core.tools.loras.layers import Layer
 
-    changes = ((name, Layer(name, "", adapter).change()) for name, adapter in adapters.items())
-    return {f"{layer_name(name)}.{FULL}": change.view(shapes[name]).clone() for name, change in changes}
+    shown()
+    return Layer("", "", adapter()).change()
 
 
 def _low_rank(
-    adapters: Mapping[str, Adapter],
-    shapes: Mapping[str, tuple[int, ...]],
+    name: str,
+    adapter: Adapter,
+    shape: tuple[int, ...],
     settings: ConvertLoraSettings,
     kept: dict[str, tuple[float, float]],
-) -> dict[str, torch.Tensor]:
-    """Each layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
+) -> dict[str, Tensor]:
+    """The layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
     from core.tools.loras.layers import Layer
     from core.tools.loras.making import lora_tensors
     from core.tools.loras.svd import decompose
 
-    tensors, changes = dict[str, Any](), dict[str, Any]()
-    for name, adapter in adapters.items():
-        factors = adapter.factors()
-        if factors is not None:
-            tensors |= lora_tensors(layer_name(name), *factors, adapter.alpha, shapes[name])
-        else:
-            changes[name] = Layer(name, "", adapter).change().flatten(1)
-    for name, parts in decompose(changes):
-        wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shapes[name]) else settings.new_rank
-        rank = min(wanted, len(parts.s))
-        tensors |= lora_tensors(layer_name(name), *parts.cut(rank), rank, shapes[name])
-        kept[name] = parts.kept(rank), float(parts.s.double().norm())
-    return tensors
+    factors = adapter.factors()
+    if factors is not None:
+        return lora_tensors(layer_name(name), *factors, adapter.alpha, shape)
+    wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shape) else settings.new_rank
+    parts = decompose(Layer(name, "", adapter).change().flatten(1), rank=wanted)
+    rank = min(wanted, len(parts.s))
+    kept[name] = parts.kept(rank), parts.norm
+    return lora_tensors(layer_name(name), *parts.cut(rank), rank, shape)
 
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:

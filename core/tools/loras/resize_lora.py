@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.lora.names import group_by_module
-from core.networks.adapter_file import LoraFile, save_lora
+from core.formats.tensors.spill import Spill
+from core.networks.adapter_file import LoraFile, open_lora, save_lora
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
@@ -16,6 +17,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.files import lora_of
 from core.tools.loras.headers import (
+    SPILLED,
     beside_of,
     bytes_of,
     has_large_kernel,
@@ -33,10 +35,10 @@ from core.tools.written import output_file, output_problems
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
 SHARE_METHODS = ("sv_fro", "sv_cumulative")
+NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others are told by the largest and the Frobenius norm
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
         settings.output, path, f"_rank{settings.new_rank}" if not settings.dynamic_method else "_resized"
     )
     shapes = [shape for layer in group_by_module(lora.tensors).values() if (shape := weight_shape(layer)) is not None]
-    width = item_bytes(lora, settings.save_precision)
+    width = item_bytes(lora, settings.save_precision) + SPILLED
     size = bytes_of(shapes, settings.new_rank, settings.new_conv_rank or settings.new_rank, width)
     raise_if_errors(output_problems(target, [path], size, f"{GROUP}.output"))
     return FilePlan(f"resize {display_path(path)} into {display_path(target)}", path, target)
@@ -82,34 +84,31 @@ def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
 
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Resize every layer and write the new file."""
-    from core.tools.loras.making import (
-        change_of,
-        layers_by_name,
-        lora_tensors,
-        precision_of,
-        shape_of_weight,
-    )
+    """Resize one layer after the other, then write the new file."""
+    import torch
+
+    from core.tools.loras.making import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
     from core.tools.loras.svd import decompose
 
     path, target = plan.path, plan.target
-    context.stage(f"reading {path.name}")
-    lora, layers = layers_by_name(path, context.cancel)
-    changes = {name: change_of(layer) for name, layer in layers.items()}
-    whole = {name: change for name, (change, _) in changes.items()}
     tensors, resized = dict[str, Any](), list[Resized]()
-    for name, parts in decompose(whole, settings.device, settings.compatibility):
-        context.check()
-        context.stage("resizing", len(resized), len(layers))
-        shape, old = shape_of_weight(layers[name]), layers[name].rank
-        rank = _rank(parts.s, _cap(settings, shape), settings)
-        tensors |= lora_tensors(name, *parts.cut(rank), changes[name][1] * rank, shape)
-        norm = float(parts.s.double().norm()) * changes[name][1]
-        resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
-    metadata = _metadata(settings, lora, tensors)
-    tensors |= {**beside_of(lora), **lora.bundled}
-    precision = settings.save_precision or ("fp32" if settings.compatibility == "sd-scripts" else None)
-    save_lora(target, tensors, metadata, precision_of(lora, precision))
+    context.stage(f"reading {path.name}")
+    with torch.no_grad(), open_lora(path) as lora, Spill(target) as spill:
+        total = len(group_by_module(lora.tensors))
+        for layer in each_layer(lora, context.cancel):
+            context.check()
+            context.stage("resizing", len(resized), total)
+            (change, scale), shape = change_of(layer), shape_of_weight(layer)
+            cap = _cap(settings, shape)
+            needed = None if settings.dynamic_method in NEEDS_ALL else cap
+            parts = decompose(change, settings.device, settings.compatibility, needed)
+            rank = _rank(parts.s, cap, settings, parts.squares)
+            tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank), scale * rank, shape))
+            resized.append(Resized(layer.name, layer.kind, layer.rank, rank, parts.kept(rank), parts.norm * scale))
+        metadata = _metadata(settings, lora, tensors)
+        tensors |= {**beside_of(lora), **lora.bundled}
+        precision = settings.save_precision or ("fp32" if settings.compatibility == "sd-scripts" else None)
+        save_lora(target, tensors, metadata, precision_of(lora, precision))
     outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
     return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
 
@@ -120,26 +119,31 @@ def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
     return (settings.new_conv_rank or settings.new_rank) if conv else settings.new_rank
 
 
-def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings) -> int:
-    """The new rank by the singular values [k], descending."""
+def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings, squares: float | None = None) -> int:
+    """The new rank by the singular values [k], descending. squares: see `needed_rank`"""
     theirs = settings.compatibility == "sd-scripts"
     if float(values[0]) <= NOTHING:
         return 1
     if settings.dynamic_method is None or settings.dynamic_param is None:
         return min(cap, len(values))
-    needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param)
+    needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param, squares)
     if theirs:
         needed = min(max(needed, 1), len(values) - 1) + 1
     return min(max(needed, 1), cap, len(values))
 
 
-def needed_rank(values: Tensor, method: str, parameter: float) -> int:
+def needed_rank(values: Tensor, method: str, parameter: float, squares: float | None = None) -> int:
     """sv_ratio: how many are larger than the first / parameter; sv_cumulative: the fewest whose share of the sum is at least the
-    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared)."""
+    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared).
+
+    squares   the sum of the squares of all, where `values` are the largest alone: then more than these are needed where it is one more
+    """
     if method == "sv_ratio":
         return int((values > values[0] / parameter).sum())
-    sizes, share = (values.square(), parameter**2) if method == "sv_fro" else (values, parameter)
-    return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1
+    if method == "sv_fro":
+        sizes, share = values.square(), parameter**2
+        return int((sizes.cumsum(0) / (sizes.sum() if squares is None else squares) < share).sum()) + 1
+    return int((values.cumsum(0) / values.sum() < parameter).sum()) + 1
 
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -1,36 +1,56 @@
-"""Singular value decompositions of layers' changes: of low-rank products by their factors, many of one shape at once."""
+"""Singular value decompositions of layers' changes: of low-rank products by their factors, of others whole or by their largest values."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+import math
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
 
-BATCH_NUMBERS = 2**26  # of the factors that are decomposed at once: 512 MB in float64
-AT_ONCE = 2**25  # numbers of whole changes that are in memory together: 128 MB
+from core.formats.models.overflow import largest
+from core.record.draws import normal
+
 QUANTILE_NUMBERS = 2**24  # that torch.quantile takes
 CLAMP = 0.99  # the quantile of sd-scripts
+
+BLOCK = 16  # vectors that the subspace grows by
+SHARE = 0.5  # of the smaller side: with a larger subspace the whole decomposition is as quick
+GROWTH = 1.3  # of the subspace between two checks
+TOLERANCE = 1e-2  # of s^2, see `leading`
+ROUNDING = 2e-6  # of the largest s^2: float32 products
+ORTHOGONAL = 1e-3
+MOST_TIMES, NEGLIGIBLE = 6, 3e-6  # that a block is made orthogonal to those before it, and what may be left
 
 
 @dataclass(frozen=True)
 class Product:
-    """up [out, r] times down [r, in]: a change that is never built."""
+    """up [out, r] times down [r, in]: a change that is never built where its rank is below both sides."""
 
     up: Tensor
     down: Tensor
 
+    @property
+    def is_low_rank(self) -> bool:
+        return len(self.down) < min(len(self.up), self.down.shape[1])
+
 
 @dataclass(frozen=True)
 class Parts:
-    """u [out, k], s [k] descending, v [k, in], float32 on the CPU: the change is u @ diag(s) @ v."""
+    """u [out, k], s [k] descending, v [k, in], float32 on the CPU: the change is u @ diag(s) @ v, or this is the nearest to it.
+
+    squares   the sum of the squares of all singular values, where s has the largest alone
+    """
 
     u: Tensor
     s: Tensor
     v: Tensor
+    squares: float | None = None
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm of the change."""
+        return float(self.s.double().norm()) if self.squares is None else math.sqrt(self.squares)
 
     def cut(self, rank: int, quantile: float | None = None) -> tuple[Tensor, Tensor]:
         """(up [out, rank], down [rank, in]): the nearest product of this rank (Eckart and Young 1936), the values in up. quantile:
@@ -41,65 +61,46 @@ class Parts:
     def kept(self, rank: int) -> float:
         """The share of the Frobenius norm that this rank keeps; 1 of a change that is zero."""
         squares = self.s.double().square()
-        return float((squares[:rank].sum() / squares.sum()).sqrt()) if squares.sum() > 0 else 1.0
+        whole = float(squares.sum()) if self.squares is None else self.squares
+        return min(1.0, math.sqrt(float(squares[:rank].sum()) / whole)) if whole > 0 else 1.0
 
 
 def decompose(
-    changes: Mapping[str, Product | Tensor], device: str = "cpu", compatibility: str = "none"
-) -> Iterator[tuple[str, Parts]]:
-    """(name, its parts), those of one shape together. A product's are found by the QR factors of its two matrices and the SVD of
-    the small matrix between them; a matrix [out, in] and a product whose rank is not smaller are decomposed whole.
+    change: Product | Tensor, device: str = "cpu", compatibility: str = "none", rank: int | None = None
+) -> Parts:
+    """A low-rank product's parts by the QR factors of its two matrices and the SVD of the small matrix between them; those of another
+    change by its whole SVD, or the largest alone (`leading`).
 
     Each left vector's largest number is positive, so that results do not depend on the library's choice of signs.
 
-    compatibility   "sd-scripts": each as sd-scripts computes it
+    rank            how many of the largest values are needed; None: all
+    compatibility   "sd-scripts": as sd-scripts computes it
     """
     if compatibility == "sd-scripts":
-        yield from ((name, as_sd_scripts(change)) for name, change in changes.items())
-        return
-    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name, change in changes.items():
-        groups[shape_of(change)].append(name)
-    for shape, names in groups.items():
-        size = max(1, BATCH_NUMBERS // sum(shape) // max(1, shape[1]))
-        for first in range(0, len(names), size):
-            part = names[first : first + size]
-            yield from zip(part, _batch([changes[name] for name in part], device), strict=True)
+        return as_sd_scripts(change)
+    if isinstance(change, Product) and change.is_low_rank:
+        return _with_signs(*_by_factors(change, device))
+    matrix = _whole(change).to(device)
+    if rank is not None and (found := leading(matrix.float(), rank)) is not None:
+        return found
+    return _with_signs(*torch.linalg.svd(matrix.to(_wide(device)), full_matrices=False))
 
 
-def in_groups(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    """Names of layers by the shape of their weights, as many of one shape as fit in memory."""
-    by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name, shape in shapes.items():
-        by_shape[shape].append(name)
-    for shape, names in by_shape.items():
-        size = max(1, AT_ONCE // prod(shape))
-        yield from (names[first : first + size] for first in range(0, len(names), size))
+def _wide(device: str) -> torch.dtype:
+    return torch.float64 if torch.device(device).type == "cpu" else torch.float32
 
 
-def shape_of(change: Product | Tensor) -> tuple[int, ...]:
-    """(out, r, in) of a product that is decomposed by its factors, (out, in) of what is decomposed whole."""
-    if isinstance(change, Tensor):
-        return tuple(change.shape)
-    (out, rank), into = change.up.shape, change.down.shape[1]
-    return (out, rank, into) if rank < min(out, into) else (out, into)
+def _by_factors(product: Product, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    left, upper = torch.linalg.qr(product.up.to(device, _wide(device)))
+    right, lower = torch.linalg.qr(product.down.to(device, _wide(device)).mT)
+    u, s, v = torch.linalg.svd(upper @ lower.mT)
+    return left @ u, s, v @ right.mT
 
 
-def _batch(changes: list[Product | Tensor], device: str) -> Iterable[Parts]:
-    wide = torch.float64 if torch.device(device).type == "cpu" else torch.float32
-    if len(shape_of(changes[0])) == 2:
-        u, s, v = torch.linalg.svd(
-            torch.stack([_whole(each).to(device, wide) for each in changes]), full_matrices=False
-        )
-    else:
-        products = [each for each in changes if isinstance(each, Product)]
-        left, upper = torch.linalg.qr(torch.stack([each.up.to(device, wide) for each in products]))
-        right, lower = torch.linalg.qr(torch.stack([each.down.to(device, wide).mT for each in products]))
-        u, s, v = torch.linalg.svd(upper @ lower.mT)
-        u, v = left @ u, v @ right.mT
-    signs = u.gather(-2, u.abs().argmax(-2, keepdim=True)).sign()
-    u, v = u * signs, v * signs.mT
-    return [Parts(*each) for each in zip(*(found.float().cpu().unbind() for found in (u, s, v)), strict=True)]
+def _with_signs(u: Tensor, s: Tensor, v: Tensor, squares: float | None = None) -> Parts:
+    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
+    u, s, v = (found.float().cpu() for found in (u * signs, s, v * signs.mT))
+    return Parts(u, s, v, squares)
 
 
 def _whole(change: Product | Tensor) -> Tensor:
@@ -119,3 +120,98 @@ def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
         numbers = numbers[:: -(-numbers.numel() // QUANTILE_NUMBERS)]
     limit = float(torch.quantile(numbers, quantile))
     return up.clamp(-limit, limit), down.clamp(-limit, limit)
+
+
+# -- the largest values alone
+
+
+def leading(matrix: Tensor, rank: int) -> Parts | None:
+    """The largest singular values of a float32 matrix A [out, in], as many as `rank`, from a Krylov subspace of A A^T that grows by
+    blocks (Golub, Luk and Overton 1981; Musco and Musco 2015) from addressed draws. None: it does not hold them.
+
+    Vectors u with A^T u = s v are taken where each |A A^T u - s^2 u| is at most TOLERANCE s^2. The sum of the largest s^2 is then below the
+    best one by a share of at most TOLERANCE (Ky Fan's inequality), unless all draws missed one of the best vectors; the norm that is kept
+    by half of that. In fact it is below by the square of the residuals.
+    """
+    tall = len(matrix) > matrix.shape[1]
+    if (found := _leading(matrix.mT if tall else matrix, rank)) is None:
+        return None
+    u, s, v, squares = found
+    return _with_signs(v.mT, s, u.mT, squares) if tall else _with_signs(u, s, v, squares)
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] | None:
+    """(u, s, v, sum of all squares) of a matrix that is not taller than wide."""
+    side, width = matrix.shape
+    most, check = int(side * SHARE), rank + 2 * BLOCK
+    if check > most:
+        return None
+    if not (size := largest(matrix)):
+        return torch.eye(side, rank), torch.zeros(rank), torch.eye(rank, width), 0.0
+    scale = 2.0 ** (math.frexp(size)[1] - 1)  # exact, and the squares stay within float32
+    space = _Subspace(matrix / scale, most)
+    while space.size + BLOCK <= most:
+        space.grow()
+        if space.size >= check:
+            if (found := space.found(rank)) is not None:
+                u, s, v = found
+                return u, s * scale, v, space.squares * scale**2
+            check = int(space.size * GROWTH)
+    return None
+
+
+class _Subspace:
+    """Orthonormal rows Q of `basis`, with their images Q A and Q A A^T Q^T; float64 where squares would lose what small values are."""
+
+    def __init__(self, matrix: Tensor, most: int):
+        side, width = matrix.shape
+        self.matrix, self.size = matrix, 0
+        self.squares = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
+        self._basis = matrix.new_empty(most, side)
+        self._images = matrix.new_empty(most, width, dtype=torch.float64)
+        self._inner = matrix.new_zeros(most, most, dtype=torch.float64)  # the lower half
+        self._next = normal((BLOCK, width), 0, "decompose").to(matrix.device) @ matrix.mT
+
+    def grow(self) -> None:
+        """By the next block."""
+        new, before = slice(self.size, self.size + BLOCK), self._basis[: self.size]
+        self._basis[new] = _orthonormal(self._next, before)
+        image = self._basis[new] @ self.matrix
+        self._images[new] = image
+        self.size += BLOCK
+        self._inner[new, : self.size] = self._images[new] @ self._images[: self.size].mT
+        self._next = image @ self.matrix.mT
+
+    def found(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(u, s, v) where all are good enough."""
+        values, vectors = _largest_first(self._inner[: self.size, : self.size], rank)
+        left = vectors.float().mT @ self._basis[: self.size]
+        right = vectors.mT @ self._images[: self.size]  # s times v
+        residuals = torch.linalg.vector_norm(right.float() @ self.matrix.mT - values.float()[:, None] * left, dim=1)
+        near = (residuals <= TOLERANCE * values + ROUNDING * values[0]).all()
+        apart = (left @ left.mT - torch.eye(rank, device=left.device)).abs().max() < ORTHOGONAL
+        if not (near and apart):
+            return None
+        u = torch.linalg.qr(left.double().mT).Q  # the basis is orthonormal within the rounding of float32 alone
+        right = (u.mT.float() @ self.matrix).double()
+        values, vectors = _largest_first(right @ right.mT, rank)
+        s = values.sqrt()
+        return u @ vectors, s, torch.where(s > 0, 1 / s, 0.0)[:, None] * (vectors.mT @ right)
+
+
+def _largest_first(squares: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of a matrix given by its lower half, and their vectors."""
+    values, vectors = torch.linalg.eigh(squares)  # ascending
+    return values[-rank:].flip(0).clamp(min=0), vectors[:, -rank:].flip(1)
+
+
+def _orthonormal(rows: Tensor, before: Tensor) -> Tensor:
+    """Orthonormal rows that span the given without what the rows `before` span. Each time rounding is left, which is all that there is of
+    rows that nearly lie in that span."""
+    along = rows @ before.mT
+    for _ in range(MOST_TIMES):
+        rows = torch.linalg.qr((rows - along @ before).mT).Q.mT
+        along = rows @ before.mT
+        if not along.numel() or along.abs().max() < NEGLIGIBLE:
+            break
+    return rows

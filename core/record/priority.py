@@ -1,0 +1,35 @@
+"""The priority of processes that work in the background: a training and the page have the processor first."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+NICENESS = 10
+# Linux may schedule each session as one (sched_autogroup): then nice counts within a session alone, and this between sessions.
+AUTOGROUP = Path("/proc/self/autogroup")
+TRIES, PAUSE = 5, 0.12  # it takes one such change in a tenth of a second, of all processes together
+
+
+def lower_priority() -> None:
+    """Give this process, and those it starts, a low priority; a session of its own too, where the system has priorities of sessions."""
+    if sys.platform == "win32":
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        return
+    os.nice(max(0, NICENESS - os.nice(0)))
+    if os.getsid(0) == os.getpid():  # in another session there are the page, a training or a terminal
+        _lower_session()
+
+
+def _lower_session() -> None:
+    with suppress(OSError):  # another system, a container that may not write it
+        for _ in range(TRIES):
+            with suppress(BlockingIOError):
+                AUTOGROUP.write_text(str(NICENESS), "ascii")
+                return
+            time.sleep(PAUSE)
