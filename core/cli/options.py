@@ -100,7 +100,7 @@ OWN = {
         "quick": ("", "fewer repeats"),
         "only": (
             "NAME",
-            "one part: train, page, caching, controls, datasets, captions, formats, tools, baseline or options:sdxl_lora",
+            "one part: train, page, caching, controls, datasets, captions, lists, formats, tools, baseline or options:sdxl_lora",
         ),
         "json": ("FILE", "write the results to a file"),
     },

@@ -20,18 +20,17 @@ from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import GUEST, Queue, QueueEntry, check_own, is_own, lane_of
-from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
-from core.engine.run_words import words_of
+from core.engine.run_summary import RunState, RunSummary, newest_state_name
+from core.engine.runs import Runs
 from core.engine.turn import Turn
-from core.engine.view import ENDED, RunView, best_validation, read_watch
+from core.engine.view import RunView, read_watch
 from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
-from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
-from core.record.run_about import title_of, write_about
-from core.record.run_folder import RunFolder, list_runs
+from core.record.run_about import write_about
+from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.temporary import remove_left
 from core.record.workspace import Workspace
 from core.settings.base import Settings
@@ -47,7 +46,6 @@ QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
-LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 class Engine:
@@ -66,8 +64,8 @@ class Engine:
         self._now: QueueEntry | None = None  # on the device
         self._beside: dict[str, QueueEntry] = {}  # running in other lanes, by id
         self._tokens: dict[str, CancelToken] = {}
-        self._views: dict[str, RunView] = {}
-        self._views_lock = threading.Lock()
+        self._runs = Runs(workspace, lambda name: self._running(name) is not None)
+        self._reading: LightTask | None = None  # of journals for the list of runs
         self._last_run = ""
         self.ended: list[Callable[[QueueEntry], None]] = []  # told of each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
@@ -198,7 +196,7 @@ class Engine:
     def _pace(self, entry: QueueEntry) -> tuple[float, bool]:
         if not entry.run:
             return 0.0, False
-        view = self._view(entry.run)
+        view = self._runs.view(entry.run)
         planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
@@ -330,7 +328,7 @@ class Engine:
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._queue.change(entry.id, run=folder.name)
-        view = self._view(folder.name)
+        view = self._runs.view(folder.name)
         heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
         if lane == "device":
             self._now = entry
@@ -376,34 +374,13 @@ class Engine:
         if entry.task != "train":
             for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
                 atomic.remove_folder(old.path)
+                self._runs.forget(old.name)
         return RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
 
     # -- runs
 
     def _folder(self, run_name: str) -> RunFolder:
-        """The folder of a run by its name; a name with path parts finds nothing."""
-        named = run_name == Path(run_name).name and run_name not in ("", ".", "..")
-        if named and len(run_name.encode("utf-8", "replace")) <= LONGEST_NAME:
-            for parent in (self.workspace.runs, self.workspace.private / "jobs"):
-                folder = RunFolder(parent / run_name)
-                if folder.there:
-                    return folder
-        raise ProblemsError.one("There is no such run", run_name, "choose one from the list", "runs.no-such-run")
-
-    def _view(self, run_name: str) -> RunView:
-        """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
-        folder = self._folder(run_name)
-        with self._views_lock:
-            view = self._views.setdefault(run_name, RunView(folder))
-        view.begin()  # not above: a long journal would hold up who asks for another run
-        return view
-
-    def _refresh(self, run_name: str) -> RunView:
-        """A view that also knows what another process wrote."""
-        view = self._view(run_name)
-        if self._running(run_name) is None:
-            view.catch_up()
-        return view
+        return self._runs.folder(run_name)
 
     def _running(self, run_name: str) -> QueueEntry | None:
         """The running job whose folder this is."""
@@ -413,7 +390,7 @@ class Engine:
     def progress(self, entry_id: str) -> dict[str, Any]:
         """How far a job is: run, lane, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
         entry = self._queue.get(entry_id)
-        view = self._refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
+        view = self._runs.refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
         token = self._tokens.get(entry_id)
         stopping = state == "running" and token is not None and token.wanted
@@ -440,21 +417,16 @@ class Engine:
             return now.run
         if self._last_run and (self.workspace.runs / self._last_run).is_dir():
             return self._last_run
-        return next((folder.name for folder in list_runs(self.workspace.runs) if not folder.damaged), None)
+        return next((folder.name for folder in newest_runs(self.workspace.runs) if not folder.damaged), None)
 
     def snapshot(self, run_name: str) -> dict[str, Any]:
-        view = self._refresh(run_name)
-        facts = view.snapshot(self._is_held(view))
+        view = self._runs.refresh(run_name)
+        facts = view.snapshot(self._runs.is_held(view))
         return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
         """Losses by timestep band and by image, the worst first: {} before the first are known."""
         return read_watch(self._folder(run_name))
-
-    def _is_held(self, view: RunView) -> bool:
-        if self._running(view.folder.name) is not None:
-            return True
-        return view.state not in ENDED and view.folder.held
 
     def run_job(self, run_name: str) -> TrainJob:
         """The settings of a training, checked."""
@@ -466,52 +438,27 @@ class Engine:
 
     def runs(self) -> list[RunSummary]:
         """Every training on disk, newest first."""
-        return [self._summary(folder) for folder in list_runs(self.workspace.runs)]
+        return self._runs.all()
+
+    def run(self, run_name: str) -> RunSummary | None:
+        """A training on disk, None where there is none of that name."""
+        return self._runs.one(run_name)
+
+    def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
+        """The trainings on disk, newest first, that are known within so many seconds, and how many are still being read, on
+        another thread."""
+        found, left = self._runs.at_hand(seconds)
+        if left:
+            if self._reading is None or self._reading.done:
+                self._reading = self.light(self._runs.read_all, left, title="Reading the runs")
+            with suppress(TimeoutError, ProblemsError):
+                self._reading.wait(seconds)
+            found, left = self._runs.at_hand(seconds)
+        return found, len({folder.name for folder in left} - {summary.name for summary in found})
 
     def run_states(self, most: int) -> list[RunState]:
-        """The newest trainings on disk, told by the ends of their journals: of what has ended nothing else is read."""
-        folders = list_runs(self.workspace.runs)[:most]
-        return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
-
-    def _state(self, folder: RunFolder) -> str:
-        now = self._now
-        if now is None or now.run != folder.name:
-            if folder.damaged and not folder.held:
-                return "damaged"
-            last = last_of_kind(folder.journal_file, "state")
-            if last is not None and last.get("state") in ENDED:
-                return str(last["state"])
-            if not folder.held:
-                return "interrupted"
-        return self._refresh(folder.name).true_state(True)
-
-    def _summary(self, folder: RunFolder) -> RunSummary:
-        facts = (view := self._refresh(folder.name)).snapshot(self._is_held(view))
-        shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
-        state = newest_state_name(folder)
-        lowest = best_validation(facts["validation"])
-        about, spoilt = about_of(folder)
-        return RunSummary(
-            name=folder.name,
-            title=facts["title"],
-            task="train",
-            state=facts["state"],
-            step=facts["step"],
-            total=facts["total"],
-            started=facts["started"] or folder.path.stat().st_mtime,
-            seconds=facts["seconds"],
-            thumbnail=Path(shown["file"]) if shown else None,
-            files=[Path(file["path"]) for file in facts["files"]],
-            message=facts["message"],
-            folder=folder.path,
-            resumable_step=state,
-            fix=facts["fix"],
-            best=(lowest["loss"], lowest["step"]) if lowest else None,
-            best_file=facts["best"],
-            words=words_of(folder),
-            note=about.note,
-            spoilt=spoilt,
-        )
+        """The newest trainings on disk; no journal is read whole for it."""
+        return self._runs.states(most)
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
         """Give a run another title ("" for its own name) or a note; its folder keeps its name."""
@@ -525,9 +472,7 @@ class Engine:
             raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
         target = self.workspace.trash / f"{run_name}-{int(time.time())}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        atomic.replace(folder.path, target)
-        with self._views_lock:
-            self._views.pop(run_name, None)
+        self._runs.move_away(folder, target)
 
     # -- light jobs, images, status
 
@@ -574,7 +519,7 @@ class Engine:
             "stopping": token is not None and token.wanted,
         }
         if now.run:
-            view = self._view(now.run)
+            view = self._runs.view(now.run)
             facts |= {
                 "state": view.state or "running",
                 "stage": view.stage,

@@ -10,6 +10,8 @@ from typing import Any
 from core import tasks
 from core.engine.explain import Explanation, explain
 from core.engine.other_process import told_failure
+from core.engine.run_facts import write_facts
+from core.engine.view import facts_of
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.commands import CommandReader
@@ -50,7 +52,10 @@ def execute(
             journal.put(StateChanged("running"))
             for line in said:
                 context.say(line, "warning")
-            return _guarded(task, job, context)
+            ended = _guarded(task, job, context)
+        if task == "train":
+            write_facts(folder, facts_of(folder))
+        return ended
     finally:
         folder.unlock()
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from core.engine.run_facts import RunFacts
 from core.engine.run_words import RunWords
+from core.engine.view import DAMAGED, true_state
 from core.record.problems import ProblemsError
-from core.record.run_about import RunAbout, read_about
+from core.record.run_about import RunAbout, given_title, read_about
 from core.record.run_folder import RunFolder, state_step
 
 
@@ -46,11 +48,50 @@ class RunSummary:
     spoilt: str = ""  # why title and note cannot be read
 
 
+def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
+    """The row of a run. held: a process works on it"""
+    state = true_state(facts.state, facts.damaged, held)
+    message, fix = DAMAGED if state == "damaged" else (facts.message, facts.fix)
+    row = RunSummary(
+        name=folder.name,
+        title="",
+        task="train",
+        state=state,
+        step=facts.step,
+        total=facts.total,
+        started=facts.started or folder.path.stat().st_mtime,
+        seconds=facts.seconds,
+        thumbnail=folder.path / facts.sample if facts.sample else None,
+        files=[folder.path / file for file in facts.files],
+        message=message,
+        folder=folder.path,
+        fix=fix,
+        best=facts.best,
+        best_file=facts.best_file.to_dict() if facts.best_file else None,
+        words=facts.words,
+    )
+    return up_to_date(folder, row)
+
+
+def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
+    """The row with what may change while journal and models stay as they are."""
+    about, spoilt = about_of(folder)
+    return replace(
+        row,
+        title=about.title or given_title(folder),
+        note=about.note,
+        spoilt=spoilt,
+        resumable_step=newest_state_name(folder),
+    )
+
+
 def newest_state_name(folder: RunFolder) -> int:
     """The step of the newest state by its name alone (hashes are checked when it is used), -1 when there is none."""
-    if not folder.states.is_dir():
+    try:
+        states = list(folder.states.iterdir())
+    except OSError:
         return -1
-    return max((state_step(path) for path in folder.states.iterdir() if (path / "complete.json").is_file()), default=-1)
+    return max((state_step(path) for path in states if (path / "complete.json").is_file()), default=-1)
 
 
 def about_of(folder: RunFolder) -> tuple[RunAbout, str]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from core.engine.points import Points, spread
+from core.engine.run_facts import RunFacts, Stamps, present, stamps
+from core.engine.run_words import words_of
 from core.record.best import Told
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
@@ -19,18 +25,19 @@ from core.record.units import progress_words
 
 SERIES_POINTS = 500
 OWN_VALUES = 3_000_000  # watch.json has some for each image
-KEPT_POINTS = 2000  # of a run that has ended: hundreds of runs are held at once for the list of runs
+KEPT_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
 ENDED = ("done", "stopped", "failed")
+DAMAGED = ("job.json is missing: this run cannot be resumed", "use its files, or delete the run")
 
 
 class RunView:
-    """Gathers events one by one. `apply` may be called from the writer's thread, `snapshot` from any."""
+    """Gathers events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: of the curves too"""
 
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
+    def __init__(self, folder: RunFolder, points: bool = True):
+        self.folder, self._points = folder, points
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.code, self.stage = "", "", "", "", ""
         self.counted = (0, 0)  # of the stage: how many are done, of how many
@@ -44,10 +51,8 @@ class RunView:
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
         self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
-        self.losses: list[list[float]] = []
-        self.rates: list[list[Any]] = []
-        self.corrected: list[list[float]] = []
-        self.norms: list[list[Any]] = []
+        self.losses, self.rates = Points(), Points(named=True)
+        self.corrected, self.norms = Points(), Points()
         self._told = Told()  # what was measured, and the files
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
@@ -90,7 +95,8 @@ class RunView:
             self.started = self.started or line["time"]
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:
-                with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):  # a line changed by hand
+                # a line changed by hand
+                with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
                     handler(line)
 
     def _on_state(self, line: Line) -> None:
@@ -101,7 +107,7 @@ class RunView:
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
             for name in STEP_SERIES:
-                setattr(self, name, thin(getattr(self, name), KEPT_POINTS))
+                setattr(self, name, getattr(self, name).thinned(KEPT_POINTS))
         if line["message"]:
             level = "error" if self.state == "failed" else "info"
             self._say(line["time"], level, line["message"], line["fix"])
@@ -122,29 +128,33 @@ class RunView:
         self.sentence = line["sentence"]
 
     def _on_steps(self, line: Line) -> None:
+        self.step, self.epoch = line["steps"][-1], line["epoch"]
+        self.seconds_per_step = line["seconds_per_step"]
+        if self._points:
+            self._add_points(line)
+
+    def _add_points(self, line: Line) -> None:
         self._forget_after(line["steps"][0] - 1)
         corrected = line.get("corrected") or []  # journals of earlier versions have none
         for step, quotient in zip(line["steps"], corrected, strict=False):
-            before = self.corrected[-1][1] if self.corrected else quotient
+            before = self.corrected.newest if self.corrected else quotient
             weight = max(1 / SMOOTHING_STEPS, 1 / (len(self.corrected) + 1))
-            self.corrected.append([step, before + weight * (quotient - before)])
+            self.corrected.add(step, [before + weight * (quotient - before)])
         for step, loss in zip(line["steps"], line["losses"], strict=True):
             finite = loss == loss and abs(loss) != float("inf")
             if finite:
                 weight = max(1 / SMOOTHING_STEPS, 1 / (len(self.losses) + 1))
                 self._smooth = loss if self._smooth is None else self._smooth + weight * (loss - self._smooth)
-                self.losses.append([step, loss, self._smooth])
-        self.step, self.epoch = line["steps"][-1], line["epoch"]
-        self.seconds_per_step = line["seconds_per_step"]
-        self.rates.append([self.step, line["rates"]])
-        self.norms.append([self.step, line.get("grad_norm"), line.get("weight_norm")])
+                self.losses.add(step, [loss, self._smooth])
+        self.rates.add(self.step, line["rates"])
+        self.norms.add(self.step, [line.get("grad_norm"), line.get("weight_norm")])
 
     def _forget_after(self, step: int) -> None:
         """A run that continues from an earlier state repeats steps: the newer ones count."""
-        if self.losses and self.losses[-1][0] > step:
+        if self.losses and self.losses.step > step:
             for name in STEP_SERIES:
-                setattr(self, name, [point for point in getattr(self, name) if point[0] <= step])
-            self._smooth = self.losses[-1][2] if self.losses else None
+                setattr(self, name, getattr(self, name).until(step))
+            self._smooth = self.losses.newest if self.losses else None
 
     def _on_sample(self, line: Line) -> None:
         entry = {name: line[name] for name in ("step", "index", "prompt", "seed")}
@@ -176,12 +186,8 @@ class RunView:
         del self.log[:-LOG_LINES]
 
     def true_state(self, held: bool) -> str:
-        """The state with what only the folder tells: a run that nobody holds and that did not end was interrupted."""
-        if not held and self.folder.damaged:
-            return "damaged"
-        if self.state in ENDED:
-            return self.state
-        return (self.state or "running") if held else "interrupted"
+        """The state with what only the folder tells."""
+        return true_state(self.state, self.folder.damaged, held)
 
     @property
     def seconds_left(self) -> float:
@@ -200,8 +206,8 @@ class RunView:
                 "run": self.folder.name,
                 "title": title_of(self.folder),
                 "state": state,
-                "message": "job.json is missing: this run cannot be resumed" if state == "damaged" else self.message,
-                "fix": "use its files, or delete the run" if state == "damaged" else self.fix,
+                "message": DAMAGED[0] if state == "damaged" else self.message,
+                "fix": DAMAGED[1] if state == "damaged" else self.fix,
                 "code": self.code,
                 "seq": self.seq,
                 "stage": self.stage,
@@ -229,6 +235,30 @@ class RunView:
                 "log": list(self.log),
                 "files": self._files(),
             }
+
+    def facts(self, held: bool, of: Stamps) -> RunFacts:
+        """What the list of runs shows. of: `stamps` before the journal was read"""
+        with self._lock:
+            newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
+            lowest = best_validation([line for line in self._told.measured if _is_held_out(line)])
+            saved = [save["file"] for save in self.saves]
+            there = present(self.folder, saved)
+            return RunFacts(
+                of=of,
+                state=self.state,
+                message=self.message,
+                fix=self.fix,
+                step=self.step,
+                total=self.total,
+                started=self.started,
+                seconds=self._seconds(self.true_state(held), held),
+                sample=_inside(self.folder, newest["file"]) if newest else "",
+                files=there,
+                gone=tuple(file for file in saved if file not in there),
+                best=(lowest["loss"], lowest["step"]) if lowest else None,
+                best_file=self._told.best(self.folder.path),
+                words=words_of(self.folder),
+            )
 
     def progress(self, state: str) -> dict[str, Any]:
         """How far a job is in its state: stage and its count, what it said and found, what went wrong."""
@@ -265,6 +295,36 @@ class RunView:
         return found
 
 
+def true_state(state: str, damaged: bool, held: bool) -> str:
+    """The last state in a journal, with what only the folder tells: a run that nobody holds and that did not end was
+    interrupted."""
+    if damaged and not held:
+        return "damaged"
+    if state in ENDED:
+        return state
+    return (state or "running") if held else "interrupted"
+
+
+def facts_of(folder: RunFolder) -> RunFacts:
+    """The facts of a run that nobody works on, from its journal; none where a hand has changed that beyond reading."""
+    of = stamps(folder)
+    try:
+        view = RunView(folder, points=False)
+        view.begin()
+        return view.facts(False, of)
+    except Exception:  # one such run must not keep the others from being listed
+        return RunFacts(of, words=words_of(folder))
+
+
+def _inside(folder: RunFolder, file: str) -> str:
+    """A file of the run as its journal names it, so that the folder can be moved."""
+    return Path(file.removeprefix(f"{folder.path}{os.sep}")).as_posix()
+
+
+def _is_held_out(line: Line) -> bool:
+    return line.get("measured_on", "held_out") == "held_out"
+
+
 def _point(line: Line) -> dict[str, Any]:
     """A measurement without its single losses."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
@@ -286,9 +346,6 @@ def read_watch(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def thin(points: list[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
+def thin(points: Sequence[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
     """At most `limit` points, evenly picked, the first and the last kept."""
-    if len(points) <= limit:
-        return list(points)
-    stride = (len(points) - 1) / (limit - 1)
-    return [points[round(index * stride)] for index in range(limit)]
+    return [points[place] for place in spread(len(points), limit)]

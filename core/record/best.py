@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -70,7 +70,7 @@ class Best:
         return "best" if self.measured_on == "held_out" else "lowest loss on training images"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"what": self.what, "sure": self.sure, "label": self.label}
+        return vars(self) | {"what": self.what, "sure": self.sure, "label": self.label}
 
 
 def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:

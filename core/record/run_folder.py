@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -129,10 +131,14 @@ def safe_name(text: str) -> str:
 
 def list_runs(runs: Path) -> list[RunFolder]:
     """Run folders, newest first, damaged ones too."""
-    if not runs.is_dir():
-        return []
-    found = [folder for folder in map(RunFolder, runs.iterdir()) if folder.there]
-    return sorted(found, key=lambda folder: folder.name, reverse=True)
+    return list(newest_runs(runs))
+
+
+def newest_runs(runs: Path) -> Iterator[RunFolder]:
+    """The same, each looked at when its turn comes."""
+    for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
+        if (folder := RunFolder(runs / name)).there:
+            yield folder
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,7 @@
   const BATCH = 50;         // texts in one message
   const IDLE = 4000;        // milliseconds without a key after which a text is saved
   const RETRY = 4000;       // until a save that failed is tried again
-  const FIND = 250;         // milliseconds without a key after which the list follows what is typed
+  const FIND = 90;          // milliseconds without a key after which the list follows what is typed
   const PAUSE = 3000;       // without a key: nobody is typing now
   const NEAR = 60;          // captions left on one side when more are asked for
   const HELD = 1000;        // images whose captions are kept here
@@ -276,6 +276,14 @@
     paint();
     preload();
   };
+  /** Search the list: one question at a time, for what was typed last. */
+  let sought = null, seeking = null;
+  const find = (words) => {
+    sought = words;
+    return seeking ||= (async () => {
+      try { while (sought !== null) { const value = sought; sought = null; await shelf({act: "find", value}); } } finally { seeking = null; }
+    })();
+  };
   /** The chain of the answer around the open image; another image is opened where that was asked for or the open one is gone. */
   const arrange = (answer, asked, leads) => {
     const typing = document.activeElement === box() && Date.now() - lastKey < PAUSE;
@@ -420,11 +428,11 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: async (mark) => { atelier.say({id: `captions-${Date.now()}`, kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), find: (arg, value) => find(value), bulk_apply: async (mark) => { atelier.say({id: `captions-${Date.now()}`, kind: "over"}); await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
-  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
-  const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
+  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return find(words); }};
+  const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg, value) : shelf({act: name, arg, value});
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   atelier.on("click", ":is(#captions, #cap-more) button[data-act]", ({dataset, disabled}) => {
     const from = dataset.from && byId(dataset.from);
@@ -433,7 +441,7 @@
   atelier.on("change", ":is(#captions, #cap-more) :is(select, input, textarea)[data-act]", ({dataset, type, checked, value}) =>
     act(dataset.act, dataset.arg || "", type === "checkbox" ? String(checked) : value));
   document.addEventListener("input", (event) => {
-    if (event.target.id === "cap-find") after("find", FIND, () => act("find", "", event.target.value));
+    if (event.target.id === "cap-find") after("find", FIND, () => find(event.target.value));
     const item = event.target.id === "cap-text" && items.get(event.target.dataset.key);
     if (!item) return;
     item.text = event.target.value;

@@ -75,6 +75,8 @@ class Bulk:
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
         self._planned: tuple[Any, list[Edited]] = (None, [])
+        self._sorted: tuple[Any, str, Any, list[Row]] = (None, "", None, [])
+        self._searched: tuple[Report | None, dict[tuple[str, str], tuple[Row, str]]] = (None, {})
         self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
 
     # -- the images
@@ -102,7 +104,11 @@ class Bulk:
         if order not in ORDERS or ORDERS[order] is None:
             return rows
         items, key = self.items(), ORDERS[order]
-        return sorted(rows, key=lambda row: key(items[row.key]) if row.key in items else 0)  # type: ignore[misc]
+        of, by, known, found = self._sorted
+        if of is not rows or by != order or known is not self._items:
+            found = sorted(rows, key=lambda row: key(items[row.key]) if row.key in items else 0)  # type: ignore[misc]
+            self._sorted = (rows, order, self._items, found)
+        return found
 
     def filtered(self, rows: Sequence[Row], find: str) -> list[Row]:
         """The rows that a text or an expression takes. Raises ProblemsError for an expression that is not complete."""
@@ -110,11 +116,21 @@ class Bulk:
         if not find:
             return list(rows)
         if not is_expression(find):
-            wanted = find.casefold()
-            return [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()]
+            wanted, words = find.casefold(), self._words()
+            return [row for row in rows if wanted in _searched(words.get(row.key), row)[1]]
         items = self.items()
         taken = {id(each) for each in chosen(list(items.values()), find)}
         return [row for row in rows if row.key in items and id(items[row.key]) in taken]
+
+    def _words(self) -> dict[tuple[str, str], tuple[Row, str]]:
+        """{address of an image: its row, and what is searched of it}; made again only of rows that are other ones now."""
+        report = self._reading.report
+        with self._lock:
+            if self._searched[0] is not report:
+                before = self._searched[1]
+                words = {row.key: _searched(before.get(row.key), row) for row in (report.rows if report else ())}
+                self._searched = (report, words)
+            return self._searched[1]
 
     # -- tags
 
@@ -281,6 +297,11 @@ def _found(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:
         for seen in (each for group in finding.images for each in group):
             found[seen.key] = (*found.get(seen.key, ()), finding.kind)
     return found
+
+
+def _searched(before: tuple[Row, str] | None, row: Row) -> tuple[Row, str]:
+    """Name and caption of an image without case; those before where the row is the same."""
+    return before if before is not None and before[0] is row else (row, f"{row.key[1]}\n{row.caption}".casefold())
 
 
 def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tuple[Placed, Row, Item]:

@@ -13,7 +13,7 @@ from core.dataset.captions.pipeline import caption_preview, is_random, needs_ste
 from core.dataset.report import Report
 from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.dataset.reading import Reading
+from tabs.dataset.reading import Reading, once_per_report
 from tabs.markup import button, esc
 
 EPOCHS = 3
@@ -87,6 +87,14 @@ def _about(job: TrainJob, both: bool, placed: Placed) -> str:
     return f'<p class="hint">{esc(" ".join(parts))}</p>' if parts else ""
 
 
+@once_per_report
+def _not_utf8(report: Report | None) -> list[Caption]:
+    """Captions whose files are in another encoding, each file once."""
+    everything = (*report.placed, *report.validation) if report else ()
+    old = (each.caption for each in everything if each.caption.encoding not in UTF_8)
+    return list({each.path: each for each in old if each.source == "file"}.values())
+
+
 class Encodings:
     """Caption files that are not UTF-8, rewritten all at once; Undo restores them."""
 
@@ -94,10 +102,7 @@ class Encodings:
         self._reading, self._history = reading, history
 
     def old(self) -> list[Caption]:
-        """Captions whose files are in another encoding, each file once."""
-        report = self._reading.report
-        found = {each.caption.path: each.caption for each in (*report.placed, *report.validation)} if report else {}
-        return [each for each in found.values() if each.source == "file" and each.encoding not in UTF_8]
+        return _not_utf8(self._reading.report)
 
     def rewrite(self) -> Done:
         """Write them as UTF-8. Raises ProblemsError."""

@@ -31,13 +31,14 @@ from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
 from tabs.context import ASKING, Page
-from tabs.dataset.reading import key_of
+from tabs.dataset.reading import key_of, keys_of
 from tabs.markup import page_of
 from tabs.pieces import piece
 from tabs.tools.forms import build_form, cards
 
 TAB = "Captions"
 REACH = 100  # captions on either side of the open one that a browser is given
+SEARCHED = 30  # the same with a list that was just searched: the others follow with the first step
 WHOLE = 10  # and among them with meter and notes, which take longer
 MOST_SAVES = 200  # in one message
 MOST_CHANGES = 30  # in the list of changes
@@ -102,11 +103,11 @@ class Desk:
         with self._lock:
             self._keep(edits=self._state().get("edits", {}) | changes)
 
-    def _keep_page(self, page: int | None) -> None:
-        """A page of the list that was chosen; None follows the open image."""
+    def _keep_list(self, **changes: Any) -> None:
+        """What the list shows. Without a page it follows the open image."""
         with self._lock:
             kept = {name: each for name, each in self._state().items() if name != "page"}
-            self.page.project.keep(TAB, kept | ({} if page is None else {"page": page}))
+            self.page.project.keep(TAB, kept | changes)
 
     # -- what the script asks
 
@@ -145,7 +146,7 @@ class Desk:
             if act in self._asked:
                 return self._asked[act](key, arg, value)
             opened, said = self._do(act, key, arg, value)
-            return self.shelf(opened) | {"said": said}
+            return self.shelf(opened, SEARCHED if act == "find" else REACH) | {"said": said}
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
@@ -185,8 +186,9 @@ class Desk:
         """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
         if act == "open":
             self.reading.want(again=True)
+            self.reading.wait_for_first()
         if act == "follow":
-            self._keep_page(None)
+            self._keep_list()
         elif act in ("undo", "redo"):
             return self._take_back(act, key)
         elif act == "bulk_apply":
@@ -196,16 +198,13 @@ class Desk:
         elif act == "utf8":
             return key, self._rewrite_as_utf8()
         elif act == "show":
-            self._keep(show=value if value in view.SHOWS else "all")
-            self._keep_page(None)
+            self._keep_list(show=value if value in view.SHOWS else "all")
         elif act == "sort":
-            self._keep(sort=value if value in ORDERS else "folder")
-            self._keep_page(None)
+            self._keep_list(sort=value if value in ORDERS else "folder")
         elif act == "find":
-            self._keep(find=value[:200])
-            self._keep_page(None)
+            self._keep_list(find=value[:200])
         elif act == "page":
-            self._keep_page(page_of(value or arg, 10**6))
+            self._keep_list(page=page_of(value or arg, 10**6))
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
@@ -297,7 +296,7 @@ class Desk:
                 return f"The earlier caption of {name} is no longer available; nothing changed"
             if found is None:
                 return ""
-            self._keep_page(None)
+            self._keep_list()
             if not key or len(found.done.written) <= 1:
                 opened[0] = found.key
             left = count(len(found.done.changed_since), "file") if found.done.changed_since else ""
@@ -312,22 +311,24 @@ class Desk:
 
     # -- the images around one
 
-    def shelf(self, key: str) -> dict[str, Any]:
+    def shelf(self, key: str, reach: int = REACH) -> dict[str, Any]:
         """The list, the open image (the asked one, else the one that was open last, else the first), and the captions around it.
 
         chain   keys in the order of the list, `at` the open one's place among them; `ring`: it is the whole list
+        reach   how many captions on either side
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         rows, wrong = self._rows()
-        keys = [key_of(row) for row in rows]
+        known = keys_of(report)
+        keys = [known[row.key] if row.key in known else key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
         places = {each: number for number, each in enumerate(keys)}
         page = int(state.get("page", 0)) if "page" in state else places.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
-        chain, at, ring = self._chain(key, keys, places)
-        listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy)
+        chain, at, ring = self._chain(key, keys, places, reach)
+        listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first)
         on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
         near = {key, *chain[max(0, at - WHOLE) : at + WHOLE]}
         items = {
@@ -351,24 +352,24 @@ class Desk:
             **self._steps(),
         }
 
-    def _chain(self, key: str, keys: Sequence[str], places: dict[str, int]) -> tuple[list[str], int, bool]:
+    def _chain(self, key: str, keys: Sequence[str], places: dict[str, int], reach: int) -> tuple[list[str], int, bool]:
         """Neighbors of the open image. The list goes round; one that has left it ("without a caption", and it has one
         now) stands where it was."""
         if not keys:
             return ([key], 0, False) if key else ([], -1, False)
-        if key in places and len(keys) <= 2 * REACH + 1:
+        if key in places and len(keys) <= 2 * reach + 1:
             return list(keys), places[key], True
         ahead = places[key] + 1 if key in places else self._gap(key, keys)
         behind = ahead - 2 if key in places else ahead - 1
-        reach = min(REACH, len(keys))
+        reach = min(reach, len(keys))
         before = [keys[(behind - number) % len(keys)] for number in range(reach)][::-1]
         after = [keys[(ahead + number) % len(keys)] for number in range(reach)]
         return [*before, key, *after], reach, False
 
     def _gap(self, key: str, keys: Sequence[str]) -> int:
         """The place in the list of the first image that comes after one that is not in it."""
-        report, held = self.reading.report, set(keys)
-        order = [key_of(row) for row in report.rows] if report else []
+        held = set(keys)
+        order = list(keys_of(self.reading.report).values())
         here = order.index(key) if key in order else -1
         ahead = next((each for each in order[here + 1 :] if each in held), keys[0])
         return keys.index(ahead)

@@ -18,7 +18,7 @@ from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.dataset.captions import CaptionSettings
 from tabs.dataset.plots import WINDOWS
-from tabs.dataset.reading import key_of
+from tabs.dataset.reading import key_of, once_per_report
 from tabs.markup import (
     button,
     control_over,
@@ -44,6 +44,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 }
 
 
+@once_per_report
 def listed(report: Report | None, show: str) -> list[Row]:
     """The images that train or are held out, of the chosen kind."""
     test = SHOWS.get(show, SHOWS["all"])[1]
@@ -58,6 +59,7 @@ class Listed:
     first: int = 0
 
 
+@once_per_report
 def choices(report: Report | None) -> list[tuple[str, str]]:
     """(words, value) of the views of the list, with how many images each holds; none while there is nothing to list."""
     trained = [row for row in report.rows if row.bucket is not None] if report else []
@@ -67,23 +69,31 @@ def choices(report: Report | None) -> list[tuple[str, str]]:
 
 
 def image_list(
-    report: Report | None, rows: Sequence[Row], key: str, page: int, thumb_url: Callable[..., str], busy: bool = False
+    report: Report | None,
+    rows: Sequence[Row],
+    key: str,
+    page: int,
+    thumb_url: Callable[..., str],
+    busy: bool = False,
+    first: Sequence[Row] = (),
 ) -> Listed:
-    """One page of the list; the open image is marked."""
+    """One page of the list; the open image is marked. first: shown while there is no report yet"""
     if report is None and busy:
-        return Listed(progress("Reading the folder", None))
+        items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])
+        return Listed((f'<ul class="picks">{items}</ul>' if items else "") + progress("Reading the folder", None))
     if report is None or all(row.bucket is None for row in report.rows):
         return Listed(empty_state("No images to caption.", "Choose a folder in Dataset."))
     if not rows:
         return Listed(empty_state("No matches.", "Choose another view, or clear the search."))
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
-    first = page * PAGE_SIZE
-    items = "".join(_item(row, key_of(row) == key, thumb_url) for row in rows[first : first + PAGE_SIZE])
-    return Listed(f'<ul class="picks">{items}</ul>{pager("page", page, pages)}', first)
+    begin = page * PAGE_SIZE
+    items = "".join(_item(row, key_of(row) == key, thumb_url) for row in rows[begin : begin + PAGE_SIZE])
+    return Listed(f'<ul class="picks">{items}</ul>{pager("page", page, pages)}', begin)
 
 
-def _item(row: Row, current: bool, thumb_url: Callable[..., str]) -> str:
+def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = True) -> str:
+    """ready: it can be opened"""
     name = printable(row.key[1])
     said = (
         esc(short(row.caption, 70))
@@ -91,7 +101,7 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str]) -> str:
         else f"<i>{'empty' if row.source == 'blank' else 'no'} caption</i>"
     )
     long = f' <span class="over">{row.tokens} tokens</span>' if (row.tokens or 0) > WINDOWS[0] else ""
-    mark = ' aria-current="true"' if current else ""
+    mark = ' aria-current="true"' if current else "" if ready else " disabled"
     return (
         f'<li><button type="button" class="pick" data-act="pick" data-arg="{key_of(row)}"{mark}>'
         f'<img src="{esc(thumb_url(row.path, 96))}" alt="" loading="lazy" decoding="async">'
@@ -198,6 +208,7 @@ def lead(report: Report | None) -> str:
     return f'<p class="lead">{tally(report)}{model}</p>'
 
 
+@once_per_report
 def tally(report: Report | None) -> str:
     """How many captions there are, in one line; of held-out images too, as the list has them."""
     if report is None or not report.placed:

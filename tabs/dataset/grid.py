@@ -88,9 +88,15 @@ def grid(
     thumb_url: Callable[..., str],
     busy: bool,
     hold: Callable[[Row], str] = NO_HOLD,
+    first: Sequence[Row] = (),
 ) -> str:
-    """One page of thumbnails with caption, bucket and crop frame, and the choice of which are shown."""
+    """One page of thumbnails with caption, bucket and crop frame, and the choice of which are shown. first: shown while there is
+    no report yet"""
     if report is None:
+        if busy and first:
+            return section(
+                "Images", f'<ul class="tiles">{"".join(first_tile(row, thumb_url) for row in first[:PAGE_SIZE])}</ul>'
+            )
         if busy:
             waiting = '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>"
             return section("Images", waiting)
@@ -135,6 +141,17 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
     return (
         f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
         f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
+    )
+
+
+def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
+    """A thumbnail of which no more than the header was read."""
+    name = printable(row.key[1])
+    size = f"{row.size[0]}×{row.size[1]}" if row.size else ""
+    return (
+        f'<li class="tile"><div class="shot">{_image(row, name, thumb_url)}</div>'
+        f'<div class="name" title="{esc(name)}">{esc(name)}</div><div class="says">{_caption(row)}</div>'
+        f'<div class="sizes"><div>{size}</div></div></li>'
     )
 
 

@@ -7,17 +7,18 @@ import json
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import OWN, read_caption
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.doctor.findings_of import Finding, examine
+from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.sources.scan import recognize
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
 FRESH_SECONDS = 5.0
 FIRST_WITHIN = 0.5
+FIRST_ROWS = 100  # images that are shown before all of them are read
 STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
 KEPT_IMAGES = 100_000
 COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
+Answer = TypeVar("Answer")
 
 
 def key_of(placed: Placed | Row) -> str:
@@ -53,6 +56,31 @@ def _short_key(key: tuple[str, str], path: str) -> str:
     return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def once_per_report(work: Callable[..., Answer]) -> Callable[..., Answer]:
+    """A function of a report, whose answers for the newest one are kept. Nobody changes them."""
+    newest: tuple[Any, dict[tuple[Any, ...], Answer]] = (None, {})
+
+    @wraps(work)
+    def answered(report: Report | None, *more: Any) -> Answer:
+        nonlocal newest
+        if newest[0] is not report:
+            newest = (report, {})
+        of, answers = newest
+        if of is not report:  # another thread asks for another one
+            return work(report, *more)
+        if more not in answers:
+            answers[more] = work(report, *more)
+        return answers[more]
+
+    return answered
+
+
+@once_per_report
+def keys_of(report: Report | None) -> dict[tuple[str, str], str]:
+    """{address of an image: its `key_of`}, in the order of the report."""
+    return {row.key: key_of(row) for row in (report.rows if report else ())}
+
+
 class Reading:
     """The newest report on the project's images. `version` rises with everything that could change what is shown."""
 
@@ -64,6 +92,7 @@ class Reading:
         self._task: Any = None
         self._finished = 0.0
         self.report: Report | None = None
+        self.first: tuple[Row, ...] = ()  # shown until there is a report
         self.layout = ""
         self.problems: tuple[Problem, ...] = ()
         self.job: TrainJob = project.job
@@ -102,6 +131,7 @@ class Reading:
             if key != self._key:
                 other = _folders(job) != _folders(self.job)
                 self.report = None if other else self.report
+                self.first = () if other else self.first
                 self.findings = None if other else self.findings
                 self.problems = () if other else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved = key, job, 0.0, set()
@@ -126,9 +156,10 @@ class Reading:
                 self.want(now=True)
 
     def wait_for_first(self) -> None:
-        """A moment for the first report of small folders: what it brings is then drawn at once, and nothing jumps."""
+        """A moment for the report of a small folder, or the first images of a large one: what they bring is then drawn at once,
+        and nothing jumps."""
         end = time.monotonic() + FIRST_WITHIN
-        while self.busy and self.report is None and time.monotonic() < end:
+        while self.busy and self.report is None and len(self.first) < FIRST_ROWS and time.monotonic() < end:
             time.sleep(0.02)
 
     @property
@@ -167,6 +198,7 @@ class Reading:
     def _read(self, job: TrainJob, key: str, task: Any) -> None:
         try:
             self._roots.admit(job)  # a shared page reads only open folders, whatever the settings say
+            self._find_first(job, key, task)
             layout = _layout(job)
             # Counting the tokens of 10,000 captions takes as long as all the rest, so it waits for the second pass.
             first = preflight(job, self._workspace, cancel=task.token)
@@ -183,6 +215,15 @@ class Reading:
             self._publish(key, None, "", tuple(error.problems), finished=True)
         else:
             self._examine(key, whole, task)
+
+    def _find_first(self, job: TrainJob, key: str, task: Any) -> None:
+        """The first images at once: reading thousands takes seconds."""
+        if self.report is None:
+            rows = tuple(first_rows(job, FIRST_ROWS, task.token))
+            with self._lock:
+                if key == self._key:
+                    self.first = rows
+                    self.version += 1
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
         """The doctor's findings, once every image was decoded."""
@@ -215,7 +256,7 @@ class Reading:
         with self._lock:
             if key != self._key:
                 return
-            self.report, self.layout = report, layout
+            self.report, self.layout, self.first = report, layout, ()
             self.problems = problems or (report.problems if report else ())
             self.version += 1
             self._take_over(self._saved)

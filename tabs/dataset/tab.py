@@ -171,7 +171,9 @@ class Desk:
             "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
             "doctor": self.clinic.html(entries),
             "plots": self._plots(entries, found, show),
-            "grid": dataset_grid.grid(reading.report, show, number, self.page.thumb_url, reading.busy, holding),
+            "grid": dataset_grid.grid(
+                reading.report, show, number, self.page.thumb_url, reading.busy, holding, reading.first
+            ),
         }
 
     def _undo(self) -> str:
@@ -224,6 +226,7 @@ class Desk:
             kept = self.page.project.tab_state("Captions")
             self.page.project.keep("Captions", {"edits": kept.get("edits", {})})  # another set, another list
         self.reading.want()
+        self.reading.wait_for_first()
 
     def read_again(self):
         self.reading.want(now=True)

@@ -65,7 +65,6 @@ class Desk:
         self.proofs = Proofs(page)
         self.copies = copies.Copies(page)
         self._sizes: dict[str, tuple[float, int]] = {}
-        self._first: Any = None  # what reads all journals once
 
     # -- showing
 
@@ -82,28 +81,15 @@ class Desk:
 
     def _main(self, place: dict[str, Any]) -> str:
         """The table, or the run that this browser has open."""
-        runs = self._runs()
-        if runs is None:
-            return '<p class="hint" role="status">Loading runs ...</p>'
-        name = place.get("open", "")
-        run = next((each for each in runs if each.name == name), None)
+        name = str(place.get("open", ""))
+        run = self.page.engine.run(name) if name else None
         if run is not None:
             return self._details(run, bool(place.get("asking")))
+        runs, left = self.page.engine.runs_so_far(runs_view.PATIENCE)
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
         picked = place.get("picked", ())
-        asking = bool(place.get("asking"))
-        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked, asking)
-
-    def _runs(self) -> Sequence[RunSummary] | None:
-        """Every run. None while their journals are read for the first time, on another thread: long ones take seconds."""
-        if self._first is None:
-            self._first = self.page.engine.light(lambda task: self.page.engine.runs(), title="Reading the runs")
-        if not self._first.done:
-            try:
-                self._first.wait(runs_view.PATIENCE)
-            except TimeoutError:
-                return None
-        return self.page.engine.runs()
+        asking, page = bool(place.get("asking")), int(place.get("page", 0))
+        return runs_view.table(runs, show, find, page, self.page.thumb_url, picked, asking, left)
 
     def _details(self, run: RunSummary, asking: bool) -> str:
         now = self.page.engine.snapshot(run.name)

@@ -37,7 +37,7 @@ from tabs.monitor.charts import loss_series
 from tabs.monitor.next_step import next_step
 
 PAGE_SIZE = 25
-PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time
+PATIENCE = 0.3  # seconds that an answer waits for journals which have to be read
 LOG_SHOWN = 60
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
@@ -97,8 +97,15 @@ def table(
     thumb_url: Callable[..., str],
     picked: Sequence[str] = (),
     asking: bool = False,
+    left: int = 0,
 ) -> str:
-    """One page of runs, newest first. picked: names of ticked ones; asking: whether to delete them is being asked."""
+    """One page of runs, newest first.
+
+    picked   names of ticked ones     asking   whether to delete them is being asked
+    left     how many more are still being read
+    """
+    if not runs and left:
+        return '<p class="hint" role="status">Loading runs ...</p>'
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
     rows = listed(runs, show, find)
@@ -121,8 +128,10 @@ def table(
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
-    content = _picks(runs, picked, asking) + content
-    return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
+    content = _picks(runs, picked, asking) + content + pager("page", page, pages, len(rows), "runs")
+    if left:
+        content += f'<p class="hint" role="status">Loading {count(left, "more run")} ...</p>'
+    return section("Runs", content, aside)
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from core.engine.engine import Engine
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
+UNWATCHED_AFTER = 60.0  # the same while nobody is at work on a page, which then asks seldom (assets/ticks.js)
+OFTEN = 5.0  # seconds between two questions of a page on which somebody is
 SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
 BY_RECIPE = (
     "recipe.other-family",
@@ -64,6 +66,7 @@ class Checks:
         self._folders_found: list[str] = []  # of the job that the facts were found for
         self._read = (0, 0)  # images that the look in hand has decoded, and all
         self._took = 0.0  # seconds of the last look, without decoding
+        self._last_asked = -UNWATCHED_AFTER
         self.setup: Setup | None = None  # what is offered for these images
         self._models: dict[Any, dict[str, Any]] = {}
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their images by address
@@ -135,13 +138,13 @@ class Checks:
             return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
+            watched, self._last_asked = now - self._last_asked < OFTEN, now
+            wait = max(LOOKED_AFTER if watched else UNWATCHED_AFTER, SPARING * self._took)
             stale = self._asked is None or self._asked[0] != job or again
             idle = self._task is None or self._task.done
             if stale and not idle:
                 self._task.cancel()
-            if stale or (
-                idle and self._asked is not None and now - self._asked[1] > max(LOOKED_AFTER, SPARING * self._took)
-            ):
+            if stale or (idle and self._asked is not None and now - self._asked[1] > wait):
                 self._asked = (job, now)
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of

@@ -47,6 +47,10 @@ OWN: dict[str, Callable[[], bytes]] = {
     "commands.jsonl": text('{"id": "a", "time": 1.0, "name": "stop"}\n{"id": "b", "time": 2.0, "name": "save"}\n'),
     "dataset.json": text('{"images": [{"path": "a.png", "sha256": "ab"}], "measured_with": "validation seed"}'),
     "watch.json": text('{"step": 5, "bands": [0.1, 0.2], "images": {"a.png": [0.5, 3]}}'),
+    "summary.json": text(
+        '{"of": [9, 9, 9, 9], "state": "done", "step": 3, "started": 1.5, "files": ["checkpoints/a"], "best": [0.1, 2],'
+        ' "best_file": null, "words": {"dataset": "foxes"}, "version": 1}'
+    ),
     "complete.json": text('{"weights.safetensors": {"bytes": 1, "sha256": "ab"}}'),
     "holder.json": text('{"what": "the page", "pid": 3, "since": 100.5}'),
     "inbox.json": lambda: json.dumps({"task": "train", "title": "a", "job": json.loads(preset_bytes())}).encode(),
@@ -154,6 +158,13 @@ def _read_watch(path: Path) -> None:
     assert isinstance(read_watch(RunFolder(path.parent)), dict)
 
 
+def _read_summary(path: Path) -> None:
+    from core.engine.run_facts import read_facts
+    from core.record.run_folder import RunFolder
+
+    assert read_facts(RunFolder(path.parent)) is None, "the run has no such journal"
+
+
 def _read_complete(path: Path) -> None:
     from core.record.run_folder import is_whole
 
@@ -188,7 +199,7 @@ def _read_inbox(path: Path) -> None:
 READERS = {
     "queue.json": _read_queue, "project.json": _read_project, "job.json": _read_job, "events.jsonl": _read_events,
     "commands.jsonl": _read_commands, "dataset.json": _read_dataset, "watch.json": _read_watch,
-    "complete.json": _read_complete, "holder.json": _read_holder, "inbox.json": _read_inbox,
+    "summary.json": _read_summary, "complete.json": _read_complete, "holder.json": _read_holder, "inbox.json": _read_inbox,
 }  # fmt: skip
 
 

@@ -299,6 +299,12 @@ class FakeEngine:
             found.append(Summary(*facts, drawn, files, "", run.folder, run.step))
         return found
 
+    def run(self, run_name: str) -> Summary | None:
+        return next((run for run in self.runs() if run.name == run_name), None)
+
+    def runs_so_far(self, seconds: float) -> tuple[list[Summary], int]:
+        return self.runs(), 0
+
     def run_states(self, most: int) -> list[Summary]:
         return self.runs()[:most]
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,9 @@ from core.settings.dataset.source import Source
 from tabs.captions import bulk as caption_bulk
 from tabs.captions import view
 from tabs.captions.tab import Desk
+from tabs.dataset import reading
 from tabs.dataset.concepts import with_entries
+from tabs.dataset.reading import once_per_report
 
 
 @pytest.fixture
@@ -639,3 +642,98 @@ def test_a_file_that_was_deleted_outside_is_seen_when_its_image_is_opened(desk, 
     desk.answer({"act": "look", "key": window.open, "text": ""})
     tick(window)
     assert "2 images with a caption, 2 without" in window.shelf["tally"]
+
+
+# -- thousands of images
+
+
+ODD = {
+    "a1.png": "Straße, ÄPFEL",
+    "b2.png": "İstanbul",
+    "c3.png": "first line\nSecond  line",
+    "d4.png": "ﬁre",
+    "e5.png": "",
+}
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        "",
+        "  ",
+        "strasse",
+        "äpfel",
+        "İ",
+        "i̇stanbul",
+        "FIRE",
+        "second  LINE",
+        "line\nsecond",
+        "png\nﬁ",
+        "A1.",
+        "\n",
+        "zzz",
+        "́",
+    ],
+)
+def test_a_search_finds_what_stands_in_a_name_or_a_caption(tmp_path, find):
+    for name, caption in ODD.items():
+        image(tmp_path / "set" / name, caption=caption)
+    desk = open_desk(tmp_path / "set")
+    rows, wanted = view.listed(desk.reading.report, "all"), find.strip().casefold()
+    for _ in range(2):
+        found = desk.bulk.filtered(rows, find)
+        assert found == [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()]
+
+
+def test_a_search_knows_a_caption_from_the_moment_it_is_saved_and_reads_no_other_again(desk):
+    window = Window(desk)
+    window.ask("find", value="new words")
+    assert not window.shelf["page"]
+    before = dict(desk.bulk._searched[1])
+    window.ask("find", value="")
+    window.save("the new WORDS")
+    window.ask("find", value="new words")
+    assert window.shelf["page"] == [window.open]
+    after = desk.bulk._searched[1]
+    assert after.keys() == before.keys() and sum(after[key] is not before[key] for key in after) == 1
+
+
+def test_rows_of_an_older_report_are_searched_by_their_own_words(desk):
+    rows = view.listed(desk.reading.report, "all")
+    assert [row.key[1] for row in desk.bulk.filtered(rows, "a bee")] == ["bee.png"]
+    desk.reading.report = replace(desk.reading.report, rows=())
+    assert [row.key[1] for row in desk.bulk.filtered(rows, "a bee")] == ["bee.png"]
+
+
+def test_what_follows_from_a_report_is_found_once_for_each_report(desk):
+    asked, report = [], desk.reading.report
+    counted = once_per_report(lambda report, *more: asked.append(more) or len(report.rows))
+    assert [counted(report), counted(report), counted(report, "a"), counted(report, "a")] == [4] * 4
+    other = replace(report, rows=report.rows[:1])
+    assert [counted(other), counted(report)] == [1, 4] and asked == [(), ("a",), (), ()]
+
+
+def test_a_sorted_list_follows_a_saved_caption(desk):
+    window = Window(desk)
+    window.ask("sort", value="long")
+    longest = window.shelf["page"][0]
+    window.ask("follow", key=window.shelf["page"][-1])
+    window.save("a caption that is the longest of all by far")
+    window.ask("follow")
+    assert window.shelf["page"][0] == window.open != longest
+
+
+def test_the_first_images_are_listed_while_all_are_read(folder, monkeypatch):
+    go, real = threading.Event(), reading.preflight
+    monkeypatch.setattr(reading, "preflight", lambda *given, **more: go.wait(60) and real(*given, **more))
+    monkeypatch.setattr(reading, "FIRST_ROWS", 2)
+    page = make_page(folder.parent)
+    page.project.edit("dataset.folder", str(folder))
+    desk = Desk(page)
+    shown = desk.answer({"act": "open"})
+    assert (shown["list"].count('class="pick"'), shown["list"].count(" disabled")) == (2, 2)
+    assert "a bee" in shown["list"] and shown["page"] == [] and not shown["open"]
+    go.set()
+    wait_until(lambda: not desk.reading.busy)
+    shown = desk.answer({"act": "open"})
+    assert shown["list"].count('class="pick"') == 4 and " disabled" not in shown["list"]

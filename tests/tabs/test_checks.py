@@ -10,6 +10,7 @@ from work_parts import image, wait_until
 
 from core.dataset.images import look
 from core.record.problems import errors
+from tabs.train import checks
 
 IMAGES = 20
 
@@ -107,3 +108,13 @@ def test_masks_are_read_before_anything_is_called_fine(page, tmp_path, slow):
     done = looked(page, lambda found: found.get("undecoded") == 0)
     assert len(slow.opened) == 6
     assert any("mask" in problem["what"] for problem in errors_of(done))
+
+
+def test_the_folders_are_looked_at_again_each_minute_and_each_few_seconds_while_somebody_is_there(page, monkeypatch):
+    clock, looked_at = [100.0], []
+    monkeypatch.setattr(checks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(page.checks, "_preflight", lambda job, task: looked_at.append(clock[0]))
+    for clock[0] in [*range(100, 190, 11), *range(190, 203)]:
+        page.checks.look(page.project.job)
+        page.checks._task.wait(60)
+    assert looked_at == [100, 166, 190, 196, 202]

@@ -13,6 +13,7 @@ from made_runs import HELD, IMAGES, dataset, make_run
 from work_parts import HOSTILE, event, wait_until
 
 from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
+from core.record.journal import Tail
 from core.record.run_folder import RunFolder
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
@@ -334,8 +335,8 @@ def test_what_a_person_wrote_never_becomes_markup(page):
 def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides, monkeypatch):
     sides()
     monkeypatch.setattr(runs_view, "PATIENCE", 0.1)
-    real, read = page.engine._view, threading.Event()
-    monkeypatch.setattr(page.engine, "_view", lambda name: read.wait(60) and real(name))
+    real, read = Tail.lines, threading.Event()
+    monkeypatch.setattr(Tail, "lines", lambda tail: read.wait(60) and real(tail))
     found, desk = Comparisons(page), Desk(page)
     first = found.answer(A, B)
     assert first["reading"] and "html" not in first

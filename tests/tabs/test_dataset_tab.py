@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 
 import gradio as gr
 import pytest
@@ -14,6 +15,7 @@ from core.settings.check import build
 from core.settings.dataset.dataset import Source
 from core.settings.job import TrainJob
 from tabs.dataset import grid as view
+from tabs.dataset import reading
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.tab import Desk
 from tabs.form import folder_browser
@@ -347,3 +349,31 @@ def test_the_two_pagers_around_many_images_have_names_of_their_own(desk, tmp_pat
     choose(desk, tmp_path / "set")
     assert re.findall('<nav class="pager" aria-label="([^"]*)"', desk._render()["grid"]) == list(view.PAGERS)
     assert len(set(view.PAGERS)) == 2
+
+
+def test_the_first_images_of_a_large_folder_are_shown_while_all_are_read(desk, tmp_path, monkeypatch):
+    for number in range(3):
+        image(tmp_path / "foxes" / f"{number}.png", caption=f"fox {number}")
+    go, real = threading.Event(), reading.preflight
+    monkeypatch.setattr(reading, "preflight", lambda *given, **more: go.wait(60) and real(*given, **more))
+    monkeypatch.setattr(reading, "FIRST_ROWS", 2)
+    shown = desk.choose(str(tmp_path / "foxes"))["grid"]
+    assert desk.reading.report is None and desk.reading.busy
+    assert shown.count('<li class="tile">') == 2 and "fox 1" in shown and "fox 2" not in shown
+    assert "not trained" not in shown and 'data-act="open"' not in shown
+    go.set()
+    wait_until(lambda: not desk.reading.busy)
+    assert desk._render()["grid"].count('<li class="tile">') == 3 and not desk.reading.first
+
+
+def test_the_first_images_of_another_folder_are_never_shown(desk, tmp_path, monkeypatch):
+    image(tmp_path / "foxes" / "a.png")
+    go, real = threading.Event(), reading.preflight
+    monkeypatch.setattr(reading, "preflight", lambda *given, **more: go.wait(60) and real(*given, **more))
+    desk.choose(str(tmp_path / "foxes"))
+    wait_until(lambda: desk.reading.first)
+    desk.page.project.edit("dataset.folder", str(tmp_path / "none"))
+    desk.reading.want()
+    assert desk.reading.first == () and '<li class="tile">' not in desk._render()["grid"]
+    go.set()
+    wait_until(lambda: not desk.reading.busy)

@@ -531,7 +531,7 @@ def test_the_loss_on_training_images_is_not_called_the_best(desk, page):
     folder = measured_run(page, on="training")
     shown = desk._main({"open": folder.name})
     assert "lowest" in shown and "cannot show overfitting" in shown
-    assert desk._runs()[0].best is None, "the column of validation is for validation images"
+    assert page.engine.runs()[0].best is None, "the column of validation is for validation images"
 
 
 def test_runs_are_told_apart_by_what_they_were_made_of_and_found_by_it(desk, tmp_path):

@@ -21,12 +21,25 @@ from workshop.bench.controls import control_rows, measure_controls
 from workshop.bench.datasets import measure_datasets
 from workshop.bench.formats import format_rows, measure_formats
 from workshop.bench.generate import generate_rows, measure_generate
+from workshop.bench.lists import list_rows, measure_lists
 from workshop.bench.measure import measure_page, measure_training
 from workshop.bench.options import JOBS, measure_options, option_rows
 from workshop.bench.tagger import measure_tagger, tagger_rows
 from workshop.bench.tools import measure_tools, tool_rows
 
-PARTS = ("train", "page", "caching", "controls", "datasets", "captions", "baseline", "generate", "tools", "formats")
+PARTS = (
+    "train",
+    "page",
+    "caching",
+    "controls",
+    "datasets",
+    "captions",
+    "lists",
+    "baseline",
+    "generate",
+    "tools",
+    "formats",
+)
 CASE = "baseline:"  # before the name of a single case
 OPTIONS = "options:"  # before the name of a job that trains with each option
 SIZE = 256
@@ -54,6 +67,8 @@ def run_bench(
         return result | {"controls": measure_controls(quick, say)}
     if only == "captions":
         return result | {"captions": _captions(quick, say)}
+    if only == "lists":
+        return result | {"lists": measure_lists(quick, say)}
     if only == "formats":  # 21 GB on the disk for a while: only on request
         return result | {"formats": measure_formats(folder, quick, say)}
     if only == "generate":
@@ -189,6 +204,8 @@ def table(result: dict[str, Any]) -> str:
         rows += tool_rows(tools)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
+    if lists := result.get("lists"):
+        rows += list_rows(lists)
     if captions := result.get("captions"):
         rows += caption_rows(captions)
         rows += tagger_rows(captions["tagging"]) if "tagging" in captions else []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from core.dataset.images.opening import BrokenImage, read_header, reason_of
 from core.dataset.sources.files import (
@@ -151,12 +154,7 @@ def walk(
     endings    extensions of caption files, in lower case  recursive   False: only the folder itself
     """
     found = Walk()
-    visited: set[object] = set()
-    for folder in without:
-        try:
-            visited.add(identity_of(folder))
-        except OSError:
-            continue  # it does not exist
+    visited = _identities(without)
     waiting: list[tuple[Path, str]] = [(root, "")]
     while waiting:
         if cancel:
@@ -181,6 +179,15 @@ def walk(
     return found
 
 
+def _identities(folders: Iterable[Path]) -> set[object]:
+    """Of those that exist."""
+    found: set[object] = set()
+    for folder in folders:
+        with suppress(OSError):
+            found.add(identity_of(folder))
+    return found
+
+
 def _sort_out(
     entries: Sequence[os.DirEntry],
     folder: Path,
@@ -190,21 +197,7 @@ def _sort_out(
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
     """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
-    others: list[os.DirEntry] = []
-    subfolders: list[tuple[Path, str]] = []
-    for entry in entries:
-        name = entry.name
-        if name in left_out:
-            continue
-        if is_junk(name):
-            found.ignored += () if is_quiet_junk(entry) else (prefix + name,)
-        elif is_folder(entry):
-            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
-        elif ending := _caption_ending(name, endings):
-            sidecars[name[: -len(ending)].casefold()].append(entry)
-        else:
-            others.append(entry)
+    sidecars, others, subfolders = _told_apart(entries, folder, prefix, found, left_out, endings)
     used: set[str] = set()
     images = {entry.name for entry in others if is_image(entry.path, entry.name)}
     stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
@@ -222,6 +215,71 @@ def _sort_out(
     found.others.update(extension(name) for name in captions)
     found.orphans += [prefix + name for name in captions if name not in used]
     return subfolders
+
+
+def _told_apart(
+    entries: Iterable[os.DirEntry],
+    folder: Path,
+    prefix: str,
+    found: Walk,
+    left_out: frozenset[str],
+    endings: Sequence[str],
+) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
+    """Caption files by the names of their images without case, other files, and subfolders."""
+    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
+    others: list[os.DirEntry] = []
+    subfolders: list[tuple[Path, str]] = []
+    for entry in entries:
+        name = entry.name
+        if name in left_out:
+            continue
+        if is_junk(name):
+            found.ignored += () if is_quiet_junk(entry) else (prefix + name,)
+        elif is_folder(entry):
+            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
+        elif ending := _caption_ending(name, endings):
+            sidecars[name[: -len(ending)].casefold()].append(entry)
+        else:
+            others.append(entry)
+    return sidecars, others, subfolders
+
+
+def first_files(
+    root: Path,
+    most: int,
+    left_out: frozenset[str] = frozenset(),
+    endings: Sequence[str] = CAPTION_EXTENSIONS,
+    without: Sequence[Path] = (),
+    recursive: bool = True,
+) -> list[File]:
+    """The first files of a `walk`, without looking at the others. Of a.png.txt and a.txt the latter is taken."""
+    found: list[File] = []
+    visited = _identities(without)
+    waiting: list[tuple[Path, str] | Callable[[], File | None]] = [(root, "")]
+    while waiting and len(found) < most:
+        each = waiting.pop()
+        if not isinstance(each, tuple):
+            found += [file] if (file := each()) else []
+            continue
+        folder, prefix = each
+        try:
+            identity = identity_of(folder)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if identity in visited:
+            continue
+        visited.add(identity)
+        skipped = left_out if not prefix else frozenset()
+        sidecars, others, subfolders = _told_apart(entries, folder, prefix, Walk(), skipped, endings)
+        inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
+        inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
+        waiting += [inside[path] for path in sorted(inside, reverse=True)]
+    return found
+
+
+def _image_file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File | None:
+    return _file(entry, folder, prefix, sidecars, set(), ()) if is_image(entry.path, entry.name) else None
 
 
 def _dead_link(path: Path) -> Problem:

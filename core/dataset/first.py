@@ -1,0 +1,51 @@
+"""The first images of a dataset, for the page to show while all of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.dataset.captions.files import read_caption
+from core.dataset.captions.pipeline import plain_caption
+from core.dataset.report import Row
+from core.dataset.sources.conditioning import conditioning_folder
+from core.dataset.sources.files import is_label, printable
+from core.dataset.sources.folders import Root, folder_of, roots_of
+from core.dataset.sources.gathered import caption_endings
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.walk import File, first_files, headers
+from core.record.cancel import CancelToken
+from core.settings.dataset.concepts import Concept, concepts_of
+from core.settings.job import TrainJob
+
+
+def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> list[Row]:
+    """At most so many images, in the order of the report, with size and caption; at which size each trains, and whether it
+    does, is not known yet. None of a folder whose images are listed in a file."""
+    rows: list[Row] = []
+    for concept in () if job.dataset.dataset_class else concepts_of(job):
+        source, (path, _) = concept.source, folder_of(concept.source)
+        if source.metadata_file or source.cache_info:
+            break
+        masks = conditioning_folder(concept.images.conditioning_data_dir)
+        for root in roots_of(source, path)[0] if path else ():
+            endings, without = caption_endings(concept), [masks] if masks else []
+            found = first_files(root.path, most - len(rows), root.left_out, endings, without, source.recursive)
+            rows += _rows([file for file in found if not is_label(file.path.name)], root, concept, cancel)
+            if len(rows) >= most:
+                return rows
+    return rows
+
+
+def _rows(files: list[File], root: Root, concept: Concept, cancel: CancelToken | None) -> Iterator[Row]:
+    id = printable(root.path.name) or "images"
+    for file, header in headers(files, cancel=cancel):
+        if isinstance(header, str):
+            yield Row((id, file.relative), file.path, why=header, readable=False)
+            continue
+        size = (header.width, header.height)
+        image = ImageInfo(
+            id, file.relative, file.path, *size, file.bytes, file.mtime_ns, root.repeats, root.words, file.sidecars
+        )
+        caption = read_caption(image, concept.captions)
+        text = plain_caption(caption.text, concept.captions, image.words)
+        yield Row(image.key, image.path, size, caption=text, caption_path=caption.path, source=caption.source)

@@ -1,0 +1,204 @@
+"""The runs of a workspace: a few facts of every training, the journals of those that are looked at."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from core.engine.light import LightTask
+from core.engine.run_facts import RunFacts, read_facts, stamps, write_facts
+from core.engine.run_summary import RunState, RunSummary, summary_of, up_to_date
+from core.engine.view import ENDED, RunView, facts_of
+from core.record import atomic
+from core.record.journal import last_of_kind
+from core.record.problems import ProblemsError
+from core.record.run_about import title_of
+from core.record.run_folder import RunFolder, list_runs, newest_runs
+from core.record.workspace import Workspace
+
+KEPT_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
+LONGEST_NAME = 255  # bytes, of a folder on any system
+
+
+class Runs:
+    """Every method may be called from any thread. running: whether a job of this process has the folder of that name."""
+
+    def __init__(self, workspace: Workspace, running: Callable[[str], bool]):
+        self._workspace, self._running = workspace, running
+        self._views: OrderedDict[str, RunView] = OrderedDict()  # looked at longest ago first
+        self._views_lock = threading.Lock()
+        self._facts: dict[str, RunFacts] = {}
+        self._rows: dict[str, tuple[RunFacts, RunSummary]] = {}
+        self._writing = threading.Lock()  # of facts, and the moving away of folders
+
+    # -- journals
+
+    def folder(self, name: str) -> RunFolder:
+        """The folder of a run by its name; a name with path parts finds nothing."""
+        named = name == Path(name).name and name not in ("", ".", "..")
+        if named and len(name.encode("utf-8", "replace")) <= LONGEST_NAME:
+            for parent in (self._workspace.runs, self._workspace.private / "jobs"):
+                folder = RunFolder(parent / name)
+                if folder.there:
+                    return folder
+        raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
+
+    def view(self, name: str) -> RunView:
+        """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
+        folder = self.folder(name)
+        with self._views_lock:
+            view = self._views.setdefault(name, RunView(folder))
+            self._views.move_to_end(name)
+            self._let_go()
+        view.begin()  # not above: a long journal would hold up who asks for another run
+        return view
+
+    def _let_go(self) -> None:
+        """Journals of trainings that were looked at longest ago; they are read again when they are asked for."""
+        idle = [name for name, view in self._views.items() if self._is_training(view) and not self._running(name)]
+        for name in idle[:-KEPT_VIEWS]:
+            del self._views[name]
+
+    def _is_training(self, view: RunView) -> bool:
+        return view.folder.path.parent == self._workspace.runs
+
+    def refresh(self, name: str) -> RunView:
+        """A view that also knows what another process wrote."""
+        view = self.view(name)
+        if not self._running(name):
+            view.catch_up()
+        return view
+
+    def is_held(self, view: RunView) -> bool:
+        """Whether a process works on the run."""
+        return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
+
+    def forget(self, name: str) -> None:
+        """Its folder is gone."""
+        with self._views_lock:
+            self._views.pop(name, None)
+
+    def move_away(self, folder: RunFolder, target: Path) -> None:
+        with self._writing:
+            atomic.replace(folder.path, target)
+        self.forget(folder.name)
+
+    # -- the list
+
+    def all(self) -> list[RunSummary]:
+        """Every training on disk, newest first."""
+        found = []
+        for folder in list_runs(self._workspace.runs):
+            with suppress(OSError):  # it was deleted meanwhile
+                found.append(self._summary(folder))
+        return found
+
+    def one(self, name: str) -> RunSummary | None:
+        """A training on disk by its name."""
+        with suppress(ProblemsError, OSError):
+            folder = self.folder(name)
+            return self._summary(folder) if folder.path.parent == self._workspace.runs else None
+        return None
+
+    def _summary(self, folder: RunFolder) -> RunSummary:
+        found, whole = self._known(folder)
+        if not whole:
+            self.read(folder)
+            found, _ = self._known(folder)
+        return found or self._of_view(folder)
+
+    def at_hand(self, seconds: float) -> tuple[list[RunSummary], list[RunFolder]]:
+        """The trainings that are known without reading a journal, newest first, and the folders whose journals must be read
+        for the rest, or for what has changed. seconds: how long files are read for it"""
+        found: list[RunSummary] = []
+        left: list[RunFolder] = []
+        end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs)
+        for folder in folders:
+            with suppress(OSError):
+                summary, whole = self._known(folder, reads=time.monotonic() < end)
+                found += [summary] if summary else []
+                left += [] if whole else [folder]
+        there = {folder.name for folder in folders}
+        for name in [each for each in [*self._facts] if each not in there]:
+            self._facts.pop(name, None)
+            self._rows.pop(name, None)
+        return found, left
+
+    def read_all(self, folders: list[RunFolder], task: LightTask) -> None:
+        """Read the journals of these, the first one first."""
+        for folder in folders:
+            task.check()
+            with suppress(OSError):
+                self.read(folder)
+
+    def read(self, folder: RunFolder) -> None:
+        """Read the journal of a run. Of one that nobody works on the facts are kept, here and in its folder."""
+        facts = read_facts(folder)
+        if not (facts and facts.state in ENDED) and folder.held:
+            self.refresh(folder.name)
+            return
+        if facts is None:
+            facts = facts_of(folder)
+            with self._writing:
+                write_facts(folder, facts)
+        self._facts[folder.name] = facts
+
+    def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
+        """What is known of a run without reading its journal, None for nothing; and whether that is all."""
+        if self._running(folder.name):
+            return self._of_view(folder), True
+        facts, stands = self._facts_at_hand(folder, reads)
+        if facts is None and not reads:
+            return None, False
+        if not (stands and facts and facts.state in ENDED) and folder.held:  # by another process
+            if folder.name in self._views:
+                return self._of_view(folder), True
+            stands = False
+        return (self._row(folder, facts) if facts else None), stands
+
+    def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
+        """The row of a run that nobody works on, made once of the same facts."""
+        of, row = self._rows.get(folder.name, (None, None))
+        if row is not None and of is facts:
+            return up_to_date(folder, row)
+        row = summary_of(folder, facts)
+        if facts.started:  # else its folder says when
+            self._rows[folder.name] = (facts, row)
+        return row
+
+    def _of_view(self, folder: RunFolder) -> RunSummary:
+        view = self.refresh(folder.name)
+        held = self.is_held(view)
+        return summary_of(folder, view.facts(held, stamps(folder)), held)
+
+    def _facts_at_hand(self, folder: RunFolder, reads: bool = True) -> tuple[RunFacts | None, bool]:
+        """The facts of a run, None where there are none; and whether they stand: older ones may be shown until they are read."""
+        known = self._facts.get(folder.name)
+        if known is not None and known.stands(folder):
+            return known, True
+        found = read_facts(folder) if reads else None
+        if found is not None:
+            self._facts[folder.name] = found
+        return found or known, found is not None
+
+    def states(self, most: int) -> list[RunState]:
+        """The newest trainings on disk, told by their facts or by the ends of their journals."""
+        folders = islice(newest_runs(self._workspace.runs), most)
+        return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
+
+    def _state(self, folder: RunFolder) -> str:
+        if not self._running(folder.name):
+            if folder.damaged and not folder.held:
+                return "damaged"
+            facts, stands = self._facts_at_hand(folder)
+            state = facts.state if facts and stands else (last_of_kind(folder.journal_file, "state") or {}).get("state")
+            if state in ENDED:
+                return str(state)
+            if not folder.held:
+                return "interrupted"
+        return self.refresh(folder.name).true_state(True)
