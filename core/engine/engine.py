@@ -243,11 +243,11 @@ class Engine:
         folder = self._folder(run_name)
         if folder.held:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
-        if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
-            what = f"'{run_name}' is already in the queue"
-            raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
-        job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
         with self._queue.lock:
+            if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
+                what = f"'{run_name}' is already in the queue"
+                raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
+            job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
             self._admit_new(job)
             entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
@@ -328,6 +328,7 @@ class Engine:
         device = self._ready_device() if lane == "device" else "cpu"
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._queue.change(entry.id, run=folder.name)
+        self._runs.forget(folder.name)  # lines of its last life that the disk did not take would hide those of this one
         view = self._runs.view(folder.name)
         heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
         if lane == "device":
@@ -373,8 +374,11 @@ class Engine:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
             for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
-                atomic.remove_folder(old.path)
-                self._runs.forget(old.name)
+                if old.held:  # a long download, beside a hundred images
+                    continue
+                with suppress(OSError):
+                    atomic.remove_folder(old.path)
+                    self._runs.forget(old.name)
         return RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
 
     # -- runs
@@ -404,11 +408,10 @@ class Engine:
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
                 check_own(entry)
-        identity = commands.send(self._folder(run_name).path, name)
-        now = self._running(run_name)
+        folder, now = self._folder(run_name), self._running(run_name)
         if name == "stop" and now is not None:
-            self._token_of(now.id).cancel()  # at once, and also before the job reads commands
-        return identity
+            self._token_of(now.id).cancel()  # at once, also before the job reads commands, and on a disk that is full
+        return commands.send(folder.path, name)
 
     def current_run(self) -> str | None:
         """The training that runs, else the last one of this server, else the newest on disk."""
