@@ -106,7 +106,7 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
     """Of SD 1.x and 2.x, where the training and the file that it continues differ in the range of their control images."""
-    kohya_names = file is not None and file.names_of_sd_scripts
+    kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return
     what = "With this compatibility, a ControlNet for SD 1.x and 2.x is trained on control images in -1 to 1"

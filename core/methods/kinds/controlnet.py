@@ -43,15 +43,15 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 
 @lru_cache(maxsize=16)
 def _counted(config: str) -> int:
-    from core.control.controlnet import config_beside, empty
+    from core.control.controlnet import controlnet_config, empty
 
-    return sum(weight.numel() for weight in empty(config_beside(json.loads(config))).parameters())
+    return sum(weight.numel() for weight in empty(controlnet_config(json.loads(config))).parameters())
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
-    from core.control.controlnet import ControlNet, config_beside, empty
+    from core.control.controlnet import ControlNet, controlnet_config, empty
 
-    return ControlNet(empty(config_beside(unet.config)))
+    return ControlNet(empty(controlnet_config(unet.config)))
 
 
 def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
