@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from core.control.controlnet import for_rows
-from core.control.shapes import Place, places_among
+from core.control.shapes import LLLiteTarget, targets_among
 from core.record.draws import address
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
 
 
-def places_of(unet: nn.Module, family: str) -> list[Place]:
+def lllite_targets(unet: nn.Module, family: str) -> list[LLLiteTarget]:
     """The layers of a U-Net that an LLLite changes."""
     linears = ((path, module) for path, module in unet.named_modules() if isinstance(module, nn.Linear))
-    return places_among({path: module.in_features for path, module in linears}, family)
+    return targets_among({path: module.in_features for path, module in linears}, family)
 
 
 class LayerNet(nn.Module):
@@ -62,10 +62,10 @@ class LayerNet(nn.Module):
         return mixed
 
 
-def empty(places: list[Place], cond_emb_dim: int, network_dim: int) -> LLLite:
+def empty(targets: list[LLLiteTarget], cond_emb_dim: int, network_dim: int) -> LLLite:
     """An LLLite on the "meta" device: shapes without weights."""
     with torch.device("meta"):
-        return LLLite({each.name: LayerNet(each.width, each.depth, cond_emb_dim, network_dim) for each in places})
+        return LLLite({each.name: LayerNet(each.width, each.depth, cond_emb_dim, network_dim) for each in targets})
 
 
 class LLLite(nn.ModuleDict):
@@ -89,17 +89,17 @@ class LLLite(nn.ModuleDict):
 
     @classmethod
     def create(
-        cls, places: list[Place], cond_emb_dim: int, network_dim: int, seed: int, zero_bias: bool = True
+        cls, targets: list[LLLiteTarget], cond_emb_dim: int, network_dim: int, seed: int, zero_bias: bool = True
     ) -> LLLite:
         """A new LLLite in fp32, initialized as torch initializes layers, with outputs of zero.
 
         zero_bias   False: the output's bias is random too, as sd-scripts starts; the new net then shifts each input
         """
         modules = {}
-        for place in places:
+        for target in targets:
             with torch.random.fork_rng([]):
-                torch.manual_seed(address(seed, "lllite", place.name))
-                modules[place.name] = module = LayerNet(place.width, place.depth, cond_emb_dim, network_dim)
+                torch.manual_seed(address(seed, "lllite", target.name))
+                modules[target.name] = module = LayerNet(target.width, target.depth, cond_emb_dim, network_dim)
             nn.init.zeros_(module.up[0].weight)
             if zero_bias:
                 nn.init.zeros_(module.up[0].bias)
@@ -136,13 +136,13 @@ class LLLite(nn.ModuleDict):
 
     # -- on the model
 
-    def attach(self, unet: nn.Module, places: list[Place]) -> None:
+    def attach(self, unet: nn.Module, targets: list[LLLiteTarget]) -> None:
         """Hook the U-Net's layers, in front of hooks attached earlier."""
         assert not self._hooks
-        for place in places:
-            if place.name in self:
-                layer = unet.get_submodule(place.path)
-                self._hooks.append(layer.register_forward_pre_hook(_Hook(self, place.name), prepend=True))
+        for target in targets:
+            if target.name in self:
+                layer = unet.get_submodule(target.path)
+                self._hooks.append(layer.register_forward_pre_hook(_Hook(self, target.name), prepend=True))
 
     def detach(self) -> None:
         for hook in self._hooks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.control.files import fill
 from core.control.kinds import LLLITE, check_control
-from core.control.shapes import Place, Shapes, check_shapes, lllite_shapes
+from core.control.shapes import LLLiteTarget, Shapes, check_shapes, lllite_shapes
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.tensors.header import read_header
 from core.record.problems import Problem, ProblemsError
@@ -50,11 +50,11 @@ def _check(path: Path, expected: Shapes, family: str) -> None:
     check_shapes(path, shapes, expected, OTHER, family)
 
 
-def load_lllite(path: Path, places: list[Place], family: str) -> LLLite:
+def load_lllite(path: Path, targets: list[LLLiteTarget], family: str) -> LLLite:
     """Load an LLLite file, in fp32 on the CPU, not attached. Raises ProblemsError if it does not fit the U-Net."""
     from core.control.lllite import empty
 
-    net = empty(places, *sizes_of(path, family))
+    net = empty(targets, *sizes_of(path, family))
     _check(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
     net.to_empty(device="cpu")
     fill(net, path, {name: (path, name) for name in net.state_dict()}, lambda name, value: value)

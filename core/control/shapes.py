@@ -112,7 +112,7 @@ def _with_biases(weights: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class LLLiteTarget:
     """A layer that an LLLite changes. depth: 1, 2 or 3, for hints shrunk by 8, 16 or 32."""
 
     name: str
@@ -121,13 +121,13 @@ class Place:
     width: int
 
 
-def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
+def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
     """The layers that an LLLite changes: query, key and value of self-attention and query of cross-attention, in the
     encoder and, for SDXL, the middle block: that of SD 1.x is at 1/64 of the image, for which the format has no depth.
 
     widths   {path of a Linear in the U-Net: its input features}
     """
-    places = []
+    targets = []
     for path, width in widths.items():
         if not path.endswith(READERS) or "transformer_blocks" not in path:
             continue
@@ -135,8 +135,8 @@ def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
             ldm = unet_to_ldm(path, family)
             block = int(ldm.split(".")[1]) if ldm.startswith("input_blocks.") else 99
             depth = 1 if block <= 2 else 2 if block <= 5 else 3
-            places.append(Place(PREFIX + ldm.replace(".", "_"), path, depth, width))
-    return places
+            targets.append(LLLiteTarget(PREFIX + ldm.replace(".", "_"), path, depth, width))
+    return targets
 
 
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
@@ -149,8 +149,8 @@ def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
     }
     weights: dict[str, tuple[int, ...]] = {}
     widths = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}
-    for place in places_among(widths, family):
-        shapes = {"conditioning1.0": (half, 3, 4, 4), **last[place.depth], "down.0": (hidden, place.width)}
-        shapes |= {"mid.0": (hidden, hidden + emb), "up.0": (place.width, hidden)}
-        weights |= {f"{place.name}.{module}": shape for module, shape in shapes.items()}
+    for target in targets_among(widths, family):
+        shapes = {"conditioning1.0": (half, 3, 4, 4), **last[target.depth], "down.0": (hidden, target.width)}
+        shapes |= {"mid.0": (hidden, hidden + emb), "up.0": (target.width, hidden)}
+        weights |= {f"{target.name}.{module}": shape for module, shape in shapes.items()}
     return dict(_with_biases(weights))

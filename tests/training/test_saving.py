@@ -67,11 +67,11 @@ class Written:
     extension = ".safetensors"
 
     def write(self, path, metadata, precision, *, epoch, step):
-        for each in (path, *self.beside(path)):
+        for each in (path, *self.extra_files(path)):
             each.write_text(f"{metadata} {precision} {epoch} {step}")
         return []
 
-    def beside(self, path):
+    def extra_files(self, path):
         return [path.with_name(f"{path.stem}.more")]
 
 

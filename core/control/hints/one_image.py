@@ -116,7 +116,7 @@ def normalized(pixels: np.ndarray, profile: Profile) -> np.ndarray:
 
 
 def letterboxed(image: np.ndarray, size: Size, level: int) -> tuple[np.ndarray, float]:
-    """An image scaled to fit into (width, height), at the upper left of a gray `level`: uint8 [H, W, 3]; and the scale"""
+    """An image scaled to fit into (width, height), upper left on gray `level`: uint8 [H, W, 3]; and the scale."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     inner = Image.fromarray(image).resize(

@@ -17,9 +17,9 @@ from core.control.controlnet import ControlNet, Residuals
 from core.control.controlnet_file import load_control_net
 from core.control.hints import black_hints
 from core.control.hints.by_model import HintMaker
-from core.control.lllite import LLLite, places_of
+from core.control.lllite import LLLite, lllite_targets
 from core.control.lllite_file import load_lllite
-from core.control.shapes import Place
+from core.control.shapes import LLLiteTarget
 from core.diffusion.text_states import Conditioning
 from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
@@ -58,7 +58,7 @@ def nets_of(
     def load(file: ControlFile) -> ControlNet | LLLite:
         unet, family = components.denoiser, components.family
         if file.is_lllite:
-            net: LLLite | ControlNet = load_lllite(file.path, places_of(unet, family), family)
+            net: LLLite | ControlNet = load_lllite(file.path, lllite_targets(unet, family), family)
         else:
             net = ControlNet(load_control_net(file.path, unet, family, sources.model))
         # a module around diffusers': its own `to` warns of layers to be kept in fp32 though it lists none
@@ -128,15 +128,15 @@ class Controls(Hook):
     @contextmanager
     def around(self) -> Iterator[None]:
         making, unet, files = self._making, self._making.components.denoiser, [use.file for use in self._uses]
-        places: list[Place] = []
+        targets: list[LLLiteTarget] = []
         with ExitStack() as stack:
             for number, use in enumerate(self._uses):
                 assert making.nets is not None, "what has ControlNets lends them"
                 net = stack.enter_context(making.nets.lease(use, files[:number].count(use.file)))
                 if isinstance(net, LLLite):
-                    places = places or places_of(unet, making.family.name)
+                    targets = targets or lllite_targets(unet, making.family.name)
                     stack.callback(net.detach)
-                    net.attach(unet, places)
+                    net.attach(unet, targets)
                     net.multiplier = use.weight
                 self._nets.append(net)
             try:
