@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from core.control.shapes import HINT
 from core.diffusion.text_states import Conditioning
-from core.networks.narrow import widened
+from core.networks.fp8 import dequantized
 from core.record.draws import address
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def weights_of(unet: Any) -> Iterator[tuple[str, Tensor]]:
     for path, module in unet.named_modules():
         factors = getattr(module, "factors", None)
         for name, weight in module.named_parameters(recurse=False):
-            narrow = factors is not None and name == "weight"
-            yield f"{path}.{name}", widened(weight, factors) if narrow and factors is not None else weight
+            quantized = factors is not None and name == "weight"
+            yield f"{path}.{name}", dequantized(weight, factors) if quantized and factors is not None else weight
 
 
 def _draw(net: ControlNetModel, seed: int) -> None:

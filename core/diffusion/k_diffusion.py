@@ -262,9 +262,11 @@ class KDiffusion:
         brownian: bool = False,
         skips: bool = False,
     ):
-        """schedule   a key of LEVELS
+        """
+        schedule   a key of LEVELS
         brownian   noise comes from a path determined by the seed, instead of one draw after another
-        skips      leaves out the last level but one, of a schedule that is one step longer"""
+        skips      leaves out the last level but one, of a schedule that is one step longer
+        """
         from diffusers.configuration_utils import FrozenDict
 
         self.config = FrozenDict(prediction_type=prediction_type, num_train_timesteps=TIMESTEPS)

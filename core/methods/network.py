@@ -41,7 +41,7 @@ class NetworkMethod(Method):
         super().__init__()
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
-        self._kind_settings = kind_named(job.network.kind).own(job)
+        self._kind_settings = kind_named(job.network.kind).kind_settings(job)
         self._dtype = type_named(job.memory.full_precision)
         self._convolutions = job.saving.sd2_projections == "convolutions"
         self._family = ""
@@ -66,7 +66,7 @@ class NetworkMethod(Method):
         if settings.chooses_layers and not settings.dim_from_weights:
             self._hits = str(layer_hits(settings, self._kind_settings, targets))
         if start is None:
-            self.network = Network.create(targets, settings, self._seed, own=self._kind_settings)
+            self.network = Network.create(targets, settings, self._seed, kind_settings=self._kind_settings)
         else:
             lora = read_file(start, components.family)
             self.network, self.advice = start_network(targets, settings, self._seed, lora, self._kind_settings)

@@ -121,8 +121,8 @@ class Parts:
     def denoiser(self) -> Components:
         """The denoiser and the tokenizers."""
         from core.families.offload import rest_in_ram
+        from core.networks.fp8 import to_fp8
         from core.networks.frozen import install
-        from core.networks.narrow import narrow
 
         # Narrowed in RAM, as in training: on a GPU it would briefly need the space of its 16 bits.
         layers = self.offload == "layers"
@@ -131,7 +131,7 @@ class Parts:
         denoiser = loaded.denoiser
         set_attention(denoiser, self.memory.attention)
         if self.memory.narrow_unet:
-            narrow(denoiser)
+            to_fp8(denoiser)
         if layers:
             rest_in_ram(denoiser, self.device)
         else:
@@ -147,12 +147,12 @@ class Parts:
         return loaded
 
     def text_encoders(self) -> Components:
-        from core.networks.narrow import narrow
+        from core.networks.fp8 import to_fp8
 
         # Narrowed in RAM too; who uses them moves them to where they rest.
         loaded = self._load(("text_encoders",), device="cpu" if self.memory.fp8_base else self.rests)
         for encoder in loaded.text_encoders if self.memory.fp8_base else ():
-            narrow(encoder)
+            to_fp8(encoder)
         return loaded
 
     def _load(self, parts: tuple[str, ...], **how: Any) -> Components:

@@ -41,7 +41,7 @@ def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ..
         for name, config in configs
         for target in kind.layers(kind.make_empty(name, json.loads(config)), norms=network.train_norm)
     ]
-    by_part = Network.create(targets, network, 0, own=kind_settings).parameters_by_part()
+    by_part = Network.create(targets, network, 0, kind_settings=kind_settings).parameters_by_part()
     return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}
 
 

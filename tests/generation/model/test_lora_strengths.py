@@ -20,7 +20,7 @@ from core.generation.sample.loop import Denoiser, Hook, Sampling, Stage, denoise
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS, block_weights, slot_of
 from core.networks.files import read_network
-from core.networks.narrow import narrow
+from core.networks.fp8 import to_fp8
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse
@@ -86,7 +86,7 @@ def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, 
 @pytest.mark.slow
 def test_merged_into_weights_in_fp8_it_acts_as_attached_and_they_are_restored(file):
     model, use = family("sd1").load(STARTER), LoraUse(file="a", strength=0.7)
-    narrow(model.denoiser)
+    to_fp8(model.denoiser)
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     before |= {name: value.clone() for name, value in model.denoiser.named_buffers()}
     plain, live, merged = (
