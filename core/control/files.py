@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.models.diffusers_folder import write_part
-from core.formats.models.overflow import kept_wide, largest, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.models.overflow import largest, not_finite, overflowing, refuse_not_finite, shown, written_in_fp32
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
@@ -64,15 +64,15 @@ def write_tensors(
     """
     import torch
 
-    refuse_no_numbers(not_finite(tensors), path)
+    refuse_not_finite(not_finite(tensors), path)
     names = overflowing(tensors, dtype) if dtype is not None else []
     file_dtype = torch.float32 if names else dtype
     lazy = {name: in_memory(value).cast(file_dtype) for name, value in tensors.items()}
     if config is not None:
         with atomic.folder_atomic(path) as folder:
             write_part(folder, "diffusion_pytorch_model", lazy, config, pickled=pickled, metadata=metadata)
-        return [kept_wide(names, dtype, path)] if names else []
+        return [written_in_fp32(names, dtype, path)] if names else []
     with atomic.open_atomic(path) as temporary:
         write = partial(write_safetensors, metadata=metadata) if path.suffix == ".safetensors" else write_pickle
         write(temporary, lazy)
-    return [kept_wide(names, dtype, path)] if names else []
+    return [written_in_fp32(names, dtype, path)] if names else []

@@ -31,13 +31,13 @@ from core.formats.lora.names import (
     PEFT_BIAS,
     UP,
     group_by_module,
-    kohya_place,
     looks_like,
     module_path,
     part_and_path,
     split_key,
+    to_kohya_key,
 )
-from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.models.overflow import not_finite, overflowing, refuse_not_finite, shown, written_in_fp32
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
 from core.formats.tensors.outline import Outline
@@ -161,7 +161,7 @@ def write_lora(
 
     names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
     save_lora(path, tensors, metadata, torch.float32 if names else dtype)
-    return [kept_wide(names, dtype, path)] if names else []
+    return [written_in_fp32(names, dtype, path)] if names else []
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
@@ -169,14 +169,14 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
     readable with `torch.load(weights_only=True)`."""
     import torch
 
-    refuse_no_numbers(not_finite(tensors), path)
+    refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
     wide = overflowing(matrices, dtype)
     dtypes = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
     ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
     with atomic.open_atomic(path) as temporary:
         save_pickle(ready, temporary)
-    return [kept_wide(wide, dtype, path)] if wide else []
+    return [written_in_fp32(wide, dtype, path)] if wide else []
 
 
 def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -190,7 +190,7 @@ def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
 
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
     """Raise ProblemsError for NaN, inf, and values that overflow in the dtype, before anything is written."""
-    refuse_no_numbers(not_finite(tensors), path)
+    refuse_not_finite(not_finite(tensors), path)
     names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
     if names:
         what = f"Some weights are too large for the dtype of the file: {shown(names)}"
@@ -326,7 +326,7 @@ def _kohya_keys(names: Iterable[str], family: str | None, path: Path) -> dict[st
     """{the file's name of each tensor: kohya's key}."""
     keys: dict[str, str] = {}
     for name in names:
-        layer, key = kohya_place(name, family)
+        layer, key = to_kohya_key(name, family)
         if layer is None:
             what = f"The LoRA has layers of an unknown part: {name}"
             raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")

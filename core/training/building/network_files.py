@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.locate import family_of, model_path
 from core.formats.hashes import HashMemo, model_hashes
-from core.formats.lora.names import place_beside
+from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.model.library import find
 from core.networks.adapter_file import load_lora
@@ -114,7 +114,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
     for key, change in lora.beside.items():
-        place = place_beside(key)
+        place = module_of_extra(key)
         found = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
         if found is None or prod(found.entry.shape) != change.numel():
             network.unmatched += (key,)
