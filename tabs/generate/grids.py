@@ -24,7 +24,7 @@ from core.generation.grids.axes import (
     STRENGTH,
     WEIGHT,
     axes_of,
-    meant,
+    setting_named,
     settings_of_axes,
     written,
 )
@@ -244,7 +244,7 @@ class Grids:
 
     def _fill(self, letter: str) -> None:
         """All values that are known of an axis."""
-        name = meant(self._given()[f"{letter}_axis"])
+        name = setting_named(self._given()[f"{letter}_axis"])
         known = self._known(name) if name else []
         if not known:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
@@ -293,7 +293,7 @@ class Grids:
 
     def _name(self) -> str:
         """What a grid is called: its axes."""
-        axes = [meant(self._given()[f"{letter}_axis"]) for letter in LETTERS]
+        axes = [setting_named(self._given()[f"{letter}_axis"]) for letter in LETTERS]
         return " x ".join(axis.rpartition(".")[2].partition(":")[0] for axis in axes if axis)[:80] or "grid"
 
     def _resume(self, name: str) -> None:

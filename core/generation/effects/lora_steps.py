@@ -1,4 +1,4 @@
-"""LoRAs that act at a part of the steps only: a hook turns them off at the others."""
+"""LoRAs with a step range: a hook turns them off at the other steps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StepRanges(Hook):
 
 
 def hook_of(making: Making) -> Hook | None:
-    """The step ranges of a stage's LoRAs; None where all act at every step."""
+    """The hook for a stage's LoRAs; None if all act at every step."""
     ranged = [
         (network, strength)
         for network, strength in zip(making.networks, making.strengths, strict=True)

@@ -111,7 +111,7 @@ def refiners_of(
             encoders = _encoders(parts, store, stack, **own)
             refiner = replace(loaded, text_encoders=encoders, device=device)
             of_refiner = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
-            texts = kept_texts(job, of_refiner, store, device, workspace, LorasInUse())
+            texts = text_cache(job, of_refiner, store, device, workspace, LorasInUse())
             yield refiner, Words(refiner, {}, set(), texts)
 
     return lease
@@ -139,7 +139,7 @@ def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Repor
     return in_strips(loaded.vae, slices, again)
 
 
-def kept_texts(
+def text_cache(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
 ) -> ModelTexts:
     """The cache of text states for the job's model with its embeddings and LoRAs."""

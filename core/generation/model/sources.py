@@ -21,7 +21,7 @@ from core.record.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class OwnFile:
+class HookFile:
     """A model that a kind of hook uses. bytes: of its weights on the device"""
 
     path: Path
@@ -41,7 +41,7 @@ class Sources:
     notes: list[Problem] = field(default_factory=list)
     refiners: dict[str, Path] = field(default_factory=dict)
     controls: dict[str, ControlFile] = field(default_factory=dict)
-    others: dict[str, OwnFile] = field(default_factory=dict)
+    others: dict[str, HookFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.generation.model.loras import Strength
     from core.generation.model.other_files import Nets
-    from core.generation.model.sources import OwnFile, Sources
+    from core.generation.model.sources import HookFile, Sources
     from core.generation.sample.canvas import Canvas
     from core.generation.sample.loop import Hook, Stage
     from core.generation.sample.noise import ImageNoise
@@ -93,7 +93,7 @@ class HookKind:
     file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
     advice: Callable[[Sequence[GenerateJob]], Iterable[Problem]] = lambda jobs: ()
     images: Callable[[Sequence[GenerateJob]], list[GenerateJob]] = list
-    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, OwnFile]] = lambda jobs, workspace: {}
+    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, HookFile]] = lambda jobs, workspace: {}
     differentiates: Callable[[GenerateJob], bool] = lambda job: False
     inline: Mapping[str, str] = field(default_factory=dict)
     of_refiner: bool = False
@@ -141,10 +141,10 @@ def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
     return list(jobs)
 
 
-def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, OwnFile]:
+def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name in the settings: model} of all kinds of hooks. Raises ProblemsError."""
     problems: list[Problem] = []
-    found: dict[str, OwnFile] = {}
+    found: dict[str, HookFile] = {}
     for kind in HOOKS.values():
         found |= collected(problems, kind.files, jobs, workspace) or {}
     raise_if_errors(problems)
@@ -178,7 +178,7 @@ _built_in(
     "controls.hook",
     problems=extensions.later("core.generation.effects.controls.checks", "control_problems"),
     file_problems=extensions.later("core.generation.effects.controls.checks", "control_file_problems"),
-    advice=extensions.later("core.generation.effects.controls.checks", "left_over"),
+    advice=extensions.later("core.generation.effects.controls.checks", "unused_images"),
     images=extensions.later("core.generation.effects.controls.checks", "with_control_images"),
     inline={"control": "control_image"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.generation.grids.axes import axes_of, meant, read_values, settings_of_axes, texts_of, written
+from core.generation.grids.axes import axes_of, read_values, setting_named, settings_of_axes, texts_of, written
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import GridJob
@@ -34,7 +34,7 @@ def grid_job(prompt="a fox", generate=None, **grid):
     ],
 )
 def test_a_setting_is_named_by_path_name_title_or_the_name_of_other_programs(name, setting):
-    assert meant(name) == setting
+    assert setting_named(name) == setting
 
 
 @pytest.mark.parametrize(
