@@ -22,12 +22,12 @@ from core.generation.class_plan import (
 )
 from core.generation.images.output import encoded_image
 from core.generation.making import Maker, Progress, each_image
+from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import leased, text_cache
 from core.generation.model.loras import LorasInUse
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, make_store
-from core.generation.model.words import Words
-from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_own_guidance, with_own_schedule
+from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_model_guidance, with_model_schedule
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
@@ -69,7 +69,7 @@ def make_class_images(
     plan = plan_class_images(job, workspace)
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
-    base = with_own_schedule(with_own_guidance(base, sources.model), sources)
+    base = with_model_schedule(with_model_guidance(base, sources.model), sources)
     reports.stage("looking for files")
     hashes = file_hashes(sources, workspace, reports.cancel)
     manifest, advice = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, reports.cancel))
@@ -85,7 +85,7 @@ def make_class_images(
         with leased(base, sources, store, device, reports, offload_for(base, sources, device)) as components:
             loras = LorasInUse()
             cache = text_cache(base, sources, store, device, workspace, loras)
-            maker = Maker(components, Words(components, {}, set(), cache), loras, reports)
+            maker = Maker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
             metadata = ImageMetadata(workspace, sources, hashes)
             files = _Missing(plan, manifest, base, maker, metadata).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
@@ -246,7 +246,7 @@ def check_task(job: ClassImagesJob, workspace: Workspace) -> str:
     plan = plan_class_images(job, workspace)
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
-    base = with_own_guidance(base, sources.model)
+    base = with_model_guidance(base, sources.model)
     hashes = file_hashes(sources, workspace, None)
     manifest, _ = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, None))
     todo = missing(plan.folder, manifest, number_to_generate(plan))

@@ -13,7 +13,7 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.generation.effects.inpaint import canvas_of, mixed_noise, reading_mask, reads_mask
-from core.generation.model.encoder import PromptEncoder
+from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
 from core.generation.model.other_files import Leased
@@ -335,7 +335,7 @@ class Maker:
             return upscale(result.latents[-1], (height, width))
         if stage.begins == "image":
             assert result.canvas is not None
-            images = [result.canvas.shown] * len(batch)
+            images = [result.canvas.visible] * len(batch)
         else:
             self._decode(result, job)
             images = result.images[-1]
@@ -345,7 +345,7 @@ class Maker:
                 images = network.images(images, stage.size) if network else enlarged(images, job, stage.size)
             latents = torch.cat(
                 [
-                    encoded(self.components.vae, self.kind, pixels_of(image), noise.of_image()[1])
+                    encoded(self.components.vae, self.kind, pixels_of(image), noise.image_noise()[1])
                     for image, noise in zip(images, noises, strict=True)
                 ]
             ).to(self._device())

@@ -12,7 +12,7 @@ from core.families.components import Components
 from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
 from core.generation.making import Enlarger, Maker, Progress, each_image
-from core.generation.model.encoder import embeddings_attached, unused
+from core.generation.model.embeddings import embeddings_attached, unused
 from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
 from core.generation.model.loras import loras_attached, together
@@ -115,7 +115,7 @@ def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend
     """Leases the models of hooks."""
 
     def lend(name: str, load: Callable[[Path], Any]) -> AbstractContextManager[Any]:
-        file, device = sources.others[name], components.device
+        file, device = sources.hook_files[name], components.device
         key = fingerprint(file.path), device
         return store.lease("other", key, lambda: load(file.path), name=file.path.name, size=file.bytes, device=device)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.images.gallery import UNREAD, Gallery, Filter, Shot, copy_as_dataset, read_facts
+from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, copy_as_dataset, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find_file

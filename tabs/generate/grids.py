@@ -26,7 +26,7 @@ from core.generation.grids.axes import (
     axes_of,
     setting_named,
     settings_of_axes,
-    written,
+    joined,
 )
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
@@ -250,7 +250,7 @@ class Grids:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
-        self._set(f"{letter}_values", written(known[:MOST_FILLED]))
+        self._set(f"{letter}_values", joined(known[:MOST_FILLED]))
 
     def _known(self, name: str) -> list[str]:
         shelf = self.shelf

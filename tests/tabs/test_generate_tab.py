@@ -20,7 +20,7 @@ from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes
-from core.generation.model.store import Held
+from core.generation.model.store import LoadedModel
 from core.generation.plan.requests import requests_of
 from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
@@ -50,9 +50,9 @@ def desk(tmp_path):
 def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
     assert "Unload" not in desk.memory.html()
     parts = [("base", "sd15.safetensors", 1 << 30), ("VAE", "sd15.safetensors", 1 << 29)]
-    desk.page.engine.models.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
+    desk.page.engine.models.held = [LoadedModel(slot, name, name, None, size) for slot, name, size in parts]
     assert "Unload 1.5 GB" in desk.memory.html() and "loaded models: sd15 1.5 GB" in desk.memory.html()
-    desk.page.engine.models.held += [Held("base", "other", "<other>", None, 1 << 30)]
+    desk.page.engine.models.held += [LoadedModel("base", "other", "<other>", None, 1 << 30)]
     shown = desk.memory.html()
     assert "Unload 2.5 GB" in shown and "&lt;other&gt; 1.0 GB" in shown
     desk.page.engine.now = {"task": "generate"}

@@ -50,7 +50,7 @@ class GradualLatent(Hook):
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         size = self._next_size(at)
-        scheduler = at.sampler
+        scheduler = at.scheduler
         if scheduler.step_index is None:
             scheduler._init_step_index(at.timestep)
         sigma, after = scheduler.sigmas[scheduler.step_index], scheduler.sigmas[scheduler.step_index + 1]

@@ -95,7 +95,7 @@ def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
     """The noise for initial latents, [B, C, h, w]."""
     import torch
 
-    return torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
+    return torch.stack([each.image_noise()[0] for each in noises]).to(latents.device)
 
 
 # -- inpainting models
@@ -121,8 +121,8 @@ def reading_mask(
     else:
         sharp = canvas.mask.point(lambda level: 255 if level >= 128 else 0)
         unmasked = mask_of(sharp, (1, sharp.height, sharp.width)) < 0.5
-        pixels, mask = pixels_of(canvas.shown) * unmasked, (mask_of(sharp, shape) >= 0.5).float()
-    masked = torch.cat([encoded(components.vae, kind, pixels, noise.of_image()[1]) for noise in noises])
+        pixels, mask = pixels_of(canvas.visible) * unmasked, (mask_of(sharp, shape) >= 0.5).float()
+    masked = torch.cat([encoded(components.vae, kind, pixels, noise.image_noise()[1]) for noise in noises])
     added = torch.cat([mask.expand(len(noises), -1, -1, -1).to(masked.device), masked], dim=1)
 
     def predict(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -161,5 +161,5 @@ class Repaint(Hook):
 
     def after(self, at: Moment) -> None:
         next_index = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
-        noised = add_noise(at.sampler, self.original, self.noise, next_index) if next_index else self.original
+        noised = add_noise(at.scheduler, self.original, self.noise, next_index) if next_index else self.original
         at.latents = self.mask * at.latents + (1 - self.mask) * noised

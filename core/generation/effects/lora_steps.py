@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from core.generation.model.loras import NO_STRENGTH, WHOLE, Strength
+from core.generation.model.loras import NO_STRENGTH, ALL_STEPS, Strength
 from core.generation.plan.hooks import Making
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
@@ -44,6 +44,6 @@ def hook_of(making: Making) -> Hook | None:
     ranged = [
         (network, strength)
         for network, strength in zip(making.networks, making.strengths, strict=True)
-        if strength.steps != WHOLE and network.attached
+        if strength.steps != ALL_STEPS and network.attached
     ]
     return StepRanges(ranged) if ranged else None

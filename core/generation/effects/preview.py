@@ -109,7 +109,7 @@ class Preview(Hook):
         if (at.index + 1) % self.every or now - self._last < SECONDS:
             return
         self._last = now
-        clean = clean_estimate(at.sampler, output, at.timestep, at.latents)
+        clean = clean_estimate(at.scheduler, output, at.timestep, at.latents)
         images = approximated(clean, self.factors)
         self.show(self._jpeg(tiled(images), images.shape[2]))
 

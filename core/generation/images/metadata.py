@@ -203,7 +203,7 @@ def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> Gener
     for entry in declared(GenerateJob):  # also files in settings of packages
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
-            file = sources.others[path].path if path in sources.others else path
+            file = sources.hook_files[path].path if path in sources.hook_files else path
             group = groups.get(entry.group, getattr(job, entry.group))
             groups[entry.group] = group.model_copy(update={entry.name: portable(file)})
     if refiner := sources.refiners.get(job.refiner.refiner_checkpoint or ""):

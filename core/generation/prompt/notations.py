@@ -1,4 +1,5 @@
-"""Notations of other programs and extensions that are not read: they are words here, which is said at their place."""
+"""Notations of other programs and extensions that are not supported: they are text here, which is reported at their
+position."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 _WEIGHT = "write (word:1.2)"
-# pattern, what it is, what to write
+# pattern, description, what to write instead
 _ROWS = (
     (r"\$\{\w[^{}]{0,200}\}?", "a variable of Dynamic Prompts", "write its text where it is used"),
     (r"__[~@!][\w\-./*]{1,80}__|\{[~@!](?=[^{}]{0,200}[|}])", "a sampler of Dynamic Prompts", "remove the sign; variants are random"),
@@ -24,7 +25,7 @@ _NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _R
 
 
 def notations_in(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """(start, end, what it is, what to write) of each."""
+    """(start, end, description, what to write instead) of each."""
     for pattern, what, fix in _NOTATIONS:
         for match in pattern.finditer(text):
             yield *match.span(), what, fix

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core.generation.images import gallery as index
-from core.generation.images.gallery import Gallery, Filter, copy_as_dataset, facts_of, pair_key, plain_prompt
+from core.generation.images.gallery import Filter, Gallery, copy_as_dataset, facts_of, pair_key, plain_prompt
 from core.generation.images.metadata import png_info
 from core.generation.model.sources import Hashes
 from core.record.problems import ProblemsError

@@ -95,7 +95,7 @@ def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, S
         return pixels
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
-        part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)
+        part = None if canvas is None or canvas.full is None or canvas.box is None else (canvas.full.size, canvas.box)
         return cached(use.model_copy(update=OF_NO_MATTER), size, part)
 
     return hint

@@ -92,12 +92,12 @@ class Perceptual(Hook):
         return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
-        root = root_alpha_bar(at.sampler, at.timestep)
+        root = root_alpha_bar(at.scheduler, at.timestep)
         if root**2 < LEAST:
             return output
-        spread, velocity = (1 - root**2) ** 0.5, config_of(at.sampler)["prediction_type"] == "v_prediction"
+        spread, velocity = (1 - root**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
         lms = self._making.job.generate.sampler == "lms"
-        noisy = model_input(at.sampler, at.latents, at.timestep)
+        noisy = model_input(at.scheduler, at.latents, at.timestep)
         change = spread * self.gradient(noisy, root, ask, velocity, 1.0 if lms else spread)
         if not lms:
             return output + (change / root if velocity else change)

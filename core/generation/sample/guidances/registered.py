@@ -1,4 +1,4 @@
-"""The built-in kinds of guidance, a line each. Listed in core/extensions.py."""
+"""The built-in guidance kinds, a line each. Listed in core/extensions.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _differences(name: str) -> Callable[[float, float | None, Any], Guidance]:
 
 
 def _layers(name: str, title: str, group: type[Settings], of: tuple[str, str]) -> None:
-    """Registers a kind with layers. of: the setting that names them, and the end of their names"""
+    """Register a kind with layers. of: the setting that names them, and the suffix of their names"""
     make = extensions.later("core.generation.sample.guidances.layers", name)
     where, ending = of
     place = f"{name}.{where}"
