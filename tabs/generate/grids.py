@@ -24,9 +24,9 @@ from core.generation.grids.axes import (
     STRENGTH,
     WEIGHT,
     axes_of,
+    joined,
     setting_named,
     settings_of_axes,
-    joined,
 )
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin

@@ -19,7 +19,7 @@ from core.generation.images.gallery import LONGEST, Gallery
 from core.generation.model.embeddings import find_embeddings
 from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
 from core.generation.plan.stages import passes_of
-from core.generation.prompt.analysis import Analysis, Part, Parsing, analyze
+from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
 from core.record import atomic
 from core.record.bounded_json import read_json

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from core.generation.model.loras import NO_STRENGTH, ALL_STEPS, Strength
+from core.generation.model.loras import ALL_STEPS, NO_STRENGTH, Strength
 from core.generation.plan.hooks import Making
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.generation.plan.hooks import inline_setting
 from core.generation.plan.stages import passes_of
-from core.generation.prompt.analysis import Parsing, Names, findings_of
+from core.generation.prompt.analysis import Names, Parsing, findings_of
 from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import PromptLine, read_line, take_seeds

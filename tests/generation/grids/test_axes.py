@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.generation.grids.axes import axes_of, read_values, setting_named, settings_of_axes, texts_of, joined
+from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import GridJob

@@ -17,7 +17,7 @@ from core.generation.plan.plan import check_task, plan_of
 from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import hires_sizes, reading_of, stages_of
 from core.generation.prompt.analysis import Names, findings_of
-from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _integer
+from core.generation.prompt.options import OPTIONS, _integer, _sampler, _seeds, _text
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.sample.noise import ImageNoise
 from core.record.problems import ProblemsError

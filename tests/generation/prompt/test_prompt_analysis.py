@@ -16,9 +16,9 @@ from core.generation.prompt.analysis import Names, Parsing, analyze, findings_of
 from core.generation.prompt.runs import placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.states import AS_WRITTEN
 from core.generation.prompt.styles import (
-    PROMPT_FIELD,
     LONGEST_NAME,
     MOST,
+    PROMPT_FIELD,
     Style,
     chosen_styles,
     read_styles,
