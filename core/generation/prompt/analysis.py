@@ -20,7 +20,6 @@ from core.families.word_weights import Run, read_weights
 from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
-from core.generation.prompt.notations import notations_in
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
@@ -41,6 +40,22 @@ _FAULTS = {
     "extra": ("prompt.extra-bracket", "advice", "remove it, or write \\) or \\] for a literal bracket"),
     "text": ("prompt.no-weight", "advice", "write a number right after the colon, such as (word:1.2)"),
 }
+_AS_WEIGHT = "write (word:1.2)"
+# Notations of other programs that are not supported and read as text: pattern, description, what to write instead
+_ROWS = (
+    (r"\$\{\w[^{}]{0,200}\}?", "a variable of Dynamic Prompts", "write its text where it is used"),
+    (r"__[~@!][\w\-./*]{1,80}__|\{[~@!](?=[^{}]{0,200}[|}])", "a sampler of Dynamic Prompts", "remove the sign; variants are random"),
+    (r"__[\w\-./*]{1,80}\([^()]{0,200}\)__", "a wildcard with parameters", "write the parameters into the wildcard file"),
+    (r"(?m)^#.*$", "a comment of A1111", "remove the line"),
+    (r"(?<![\w.:{|])-?\d+(?:\.\d+)?::[^:{}|]{1,500}::", "a weight of NovelAI", _AS_WEIGHT),
+    (r"\)(?:\++|-{2,}|\d+(?:\.\d+)?)(?=[\s,]|$)", "a weight of InvokeAI", _AS_WEIGHT),
+    (r"\)\.(?:and|or|blend)\(|\.swap\(", "a function of InvokeAI", "write a AND b, or [from:to:0.5]"),
+    (r"\bAND_(?:SALT|PERP|TOPK|ALIGN)\w*", "an operator of Neutral Prompt", "write AND"),
+    (r"\bADD(?:BASE|COMM|COL|ROW|P)\b", "a division of Regional Prompter", "use regions"),
+    (r"[\uff08\uff3b\uff5b][^\uff08\uff3b\uff5b]{0,500}?[\uff1a:]\s*[\d.]+\s*[\uff09\uff3d\uff5d]", "in full-width brackets", _AS_WEIGHT),
+    (r"<[A-Za-z][\w-]{0,30}(?:\[[^\[\]<>]{0,100}\])?:[^<>]*>|<(?:break|trigger)>", "not a LoRA", "remove it, or write <lora:name:1>"),
+)  # fmt: skip
+_NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _ROWS)
 
 
 @dataclass(frozen=True)
@@ -208,11 +223,18 @@ def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]
     if mode.weighted:
         yield from _of_weights(joined, mode)
         yield from _of_edits(joined, tags, mode)
-    for start, end, what, fix in notations_in(joined):
+    for start, end, what, fix in _notations_in(joined):
         what = f"'{joined[start:end][:60]}' is {what} and is read as text"
         slug = "unknown-tag" if joined[start] == "<" else "other-notation"
         yield Finding(start, end, Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
     yield from _of_embeddings(joined, known, mode)
+
+
+def _notations_in(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """(start, end, description, what to write instead) of each unsupported notation."""
+    for pattern, what, fix in _NOTATIONS:
+        for match in pattern.finditer(text):
+            yield *match.span(), what, fix
 
 
 def _of_tags(
