@@ -177,7 +177,7 @@ class Grids:
         total = columns * rows * tables - len(content.same)
         entry = self._entry(folder.name)
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
-        return view.Earlier(folder.name, content.title, len(folder.made()), total, len(content.failed), doing)
+        return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
         """The job of a grid in the queue."""

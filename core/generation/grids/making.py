@@ -93,7 +93,7 @@ class Work:
     _began: float = 0.0
 
     def __post_init__(self) -> None:
-        self.done = self.folder.done()
+        self.done = self.folder.generated()
         steps = {cell.position: sampling_steps(cell.request.job) for cell in self.grid.cells}
         self._before = sum(steps[position] for position in steps if position in self.done)
         self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._before)
@@ -153,7 +153,7 @@ class Work:
                 request, position = plan.requests[number], part.cells[number].position
                 self._save(images[-1], self.folder.cell(position), metadata.job_of(request.job), metadata)
                 self.done.add(position)
-                self.reports.done(self.folder.cell(position), request.seed)
+                self.reports.generated(self.folder.cell(position), request.seed)
 
     def _save(self, image: Image, path: Path, job: GenerateJob, metadata: ImageMetadata) -> None:
         try:

@@ -155,7 +155,7 @@ def made(tmp_path, store, monkeypatch):
 
     def make(*given, **more):
         encoded.clear(), read.clear()
-        store.texts._held.clear()
+        store.texts._entries.clear()
         workspace = Workspace(tmp_path / "outputs", PROJECT / "models")
         files = run_generate(job_of(*given, **more), workspace, store=store)
         return [np.asarray(Image.open(file)) for file in files], list(encoded), list(read)
