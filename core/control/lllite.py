@@ -1,4 +1,4 @@
-"""ControlNet-LLLite (kohya-ss): small networks that shift what the attention layers of a U-Net read, by a control image."""
+"""ControlNet-LLLite (kohya-ss): small networks that change the inputs of a U-Net's attention by a control image."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def empty(targets: list[LLLiteTarget], cond_emb_dim: int, network_dim: int) -> L
 
 
 class LLLite(nn.ModuleDict):
-    """An LLLite for one U-Net: its layers' networks by their names in files. While attached and shown a control image,
-    it acts.
+    """An LLLite for one U-Net: its layers' networks by their names in files. It acts while it is attached and has a
+    control image.
 
-    If several are attached to a U-Net, the last one attached acts first, and the others see the input it changed.
+    If several are attached to a U-Net, the last one attached acts first, and the others get the input it changed.
 
     multiplier   strength: 0 is exactly the U-Net without it
     dropout      on the hidden layer, while `Dropout` is set to the images of a batch
@@ -105,7 +105,7 @@ class LLLite(nn.ModuleDict):
                 nn.init.zeros_(module.up[0].bias)
         return cls(modules)
 
-    # -- what it shows
+    # -- control images
 
     def show(self, control: Tensor | None) -> None:
         """Set the control images for the next passes, [B, 3, H, W] in 0..1; None turns the net off."""

@@ -26,7 +26,7 @@ Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next le
 # (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
 Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
-TCD_GAMMA = 0.3  # the share of the way that TCD adds noise for again, diffusers' usual
+TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 
 
 def ancestral(now: float, after: float) -> tuple[float, float]:
@@ -299,7 +299,7 @@ class KDiffusion:
         self._step_index = begin_index
 
     def _init_step_index(self, timestep: Tensor) -> None:
-        """Find where a run starts that has no begin index."""
+        """Find the first step of a run without a begin index."""
         starts = self.timesteps[:: self.order]
         self._step_index = int((starts == timestep).nonzero()[0]) * self.order
 

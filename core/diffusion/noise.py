@@ -52,7 +52,7 @@ def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, 
 
 
 def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Address]) -> Noises:
-    """Draw each image's noise and what the settings need besides, on the device of the latents. Float32; with
+    """Draw each image's noise and the other tensors of the settings, on the device of the latents. Float32; with
     `compatibility` noise and perturbation have the latents' dtype.
 
     latents     [B, C, H, W]; only shape, dtype and device are read

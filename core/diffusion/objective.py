@@ -245,7 +245,7 @@ HUBER_SCHEDULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 # -- loss weights by timestep: float32 [B], from snr_B float32 [B]
 
-MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would run away; min-SNR has its own
+MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would diverge; min-SNR has another
 
 
 def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:

@@ -99,7 +99,7 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
     from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
     class Lms(LMSDiscreteScheduler):
-        """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
+        """diffusers' LMS integrates with scipy, which is not installed; polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
             at = [float(self.sigmas[t - back]) for back in range(order)]
@@ -140,7 +140,7 @@ _DPM_2, _DPM_2_A = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
 SAMPLERS: dict[str, Sampler] = {
     # Song et al. 2020, arXiv:2010.02502, eta 0. The last step ends at alpha 1, without noise.
     "ddim": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": True}, k.euler),
-    # As SD 1.5's own scheduler config has it: it ends at the schedule's first alpha, 0.9991.
+    # As in SD 1.5's scheduler config: it ends at the schedule's first alpha, 0.9991.
     "ddim_first_alpha": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": False}, k.euler_to_first_alpha),
     # Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS). With steps of
     # unequal size its method is LMS.
@@ -253,8 +253,7 @@ def make_sampler(
 
 
 def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
-    """The scheduler with the attributes that one from a package may lack; schedulers of its own objectives get no noise
-    schedule."""
+    """The scheduler with attributes that a package's may lack; those for other objectives get no noise schedule."""
     from diffusers.configuration_utils import FrozenDict
 
     if not hasattr(scheduler, "config"):

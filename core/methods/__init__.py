@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 
-Use = Literal["files", "samples"]  # what weights are shown for: saved files; samples and validation
+Use = Literal["files", "samples"]  # of weights: saved files; samples and validation
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,10 @@ class Method(ABC):
         return
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Called before the passes of a micro-batch, which show these images, in this order, also when checkpointing
-        repeats them.
+        """Called before the passes of a micro-batch, including those that gradient checkpointing repeats.
 
         step    optimizer steps done      number  of the micro-batch in this step
-        images  values that identify each image, for random draws
+        images  values that identify each image, for random draws, in the batch's order
         """
         return
 
@@ -137,7 +136,7 @@ class Method(ABC):
 
     def hold_untrained(self, unet: Any) -> None:
         """Take a second, untrained U-Net for `untrained`."""
-        raise AssertionError("asked of methods that need one")
+        raise AssertionError("only for methods that need one")
 
     def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
         """A context in which the weights are those for this use: the average, if there is one."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
-PREFIX = "controlnet_"  # beginning of the names of what the U-Net does not have
+PREFIX = "controlnet_"  # prefix of the parameters that the U-Net does not have
 
 
 class ControlNetMethod(SideMethod):

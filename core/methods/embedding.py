@@ -78,7 +78,7 @@ class EmbeddingMethod(Method):
             components.denoiser.requires_grad_(False)
         if self._settings.extended:
             self._layers = OneTextEach(components.denoiser)
-        if self._clips_table:  # sd-scripts clips the last encoder's, whole
+        if self._clips_table:  # sd-scripts clips the last encoder's whole table
             self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 

@@ -73,7 +73,7 @@ class FullMethod(Method):
         self._average: WeightAverage | None = None
         self._stopped = False
 
-    # -- what trains
+    # -- trained weights
 
     def build(self, components: Components) -> list[Trainable]:
         """Make the trained parts trainable, in place."""

@@ -1,4 +1,5 @@
-"""Extended inversion (XTI): each cross-attention of the U-Net reads its own text. Voynov et al. 2023, arXiv:2303.09522."""
+"""Extended inversion (XTI): each cross-attention of the U-Net reads a different text. Voynov et al. 2023,
+arXiv:2303.09522."""
 
 from __future__ import annotations
 

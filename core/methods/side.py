@@ -40,7 +40,7 @@ class SideMethod(Method):
 
     def _ready(self, net: nn.Module, device: torch.device) -> None:
         """Move the net to the device, in the dtype that it trains in."""
-        # torch's own `to`: diffusers' warns of layers to be kept in fp32 though it lists none
+        # torch's `to`: diffusers' warns about fp32 layers although it lists none
         nn.Module.to(net, device, type_named(self._job.memory.full_precision))
         self.net = net.requires_grad_(True).train()
 

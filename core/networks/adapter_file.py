@@ -427,7 +427,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with one layer of a file, or ""."""
+    """The error in one layer of a file, or ""."""
     kind = kind_of_keys(layer, name)
     if kind is not None:
         return kind.flaw(name, layer)

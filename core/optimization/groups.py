@@ -1,4 +1,4 @@
-"""Parameter groups: which weights train at which rate."""
+"""Parameter groups: weights and their learning rates."""
 
 from __future__ import annotations
 

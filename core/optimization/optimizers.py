@@ -71,7 +71,7 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
         optimizer: Optimizer = load_class(entry)(groups, **arguments)
     except ProblemsError:
         raise
-    except Exception as error:  # the library's own check of its arguments or this machine
+    except Exception as error:  # the library's check of its arguments or this machine
         what = f"{entry.name} cannot be created: {str(error) or type(error).__name__}"
         fix = "correct the argument it names, or choose another optimizer"
         raise ProblemsError.one(what, "optimizer.optimizer_args", fix, "optimizer.refused") from error

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class HalfWeightScaler(torch.amp.GradScaler):
-    """A GradScaler that accepts fp16 gradients, as in sd-scripts: torch's refuses them because it expects fp32 weights,
-    which full fp16 has not."""
+    """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights;
+    with full fp16 there are none."""
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool

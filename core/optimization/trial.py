@@ -82,7 +82,7 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
     """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the result's reason."""
     try:
         return _attempt(make, rate, same_rate, device, rows)
-    except Exception as error:  # any failure of any library goes into the list
+    except Exception as error:  # any failure of any library becomes the reason
         return Result(_first_line(error))
 
 

@@ -18,7 +18,7 @@ from core.record.workspace import Workspace, real_path, resolve_path
 from core.settings.named import leads_out
 
 FIX = "write it as docs/control_images.md says"
-ABOUT = "hint-model"  # what the codes of its problems begin with
+ABOUT = "hint-model"  # prefix of the problems' codes
 BAD_PROFILE = f"{ABOUT}.bad-profile"
 IMAGE, DWPOSE, OPENPOSE, DETECTOR = "image", "dwpose", "openpose", "detector"
 KEYPOINTS = (17, 26, 133)  # of COCO, Halpe and COCO-WholeBody, which all begin with COCO's 17

@@ -34,8 +34,8 @@ class OneImageModel(OfProcess):
     def __init__(
         self, file: Path, name: str, where: str, providers: Sequence[str], device: str, cancel: CancelToken, usual: Size
     ):
-        """name, where: for problems; providers: execution providers, best first; usual: (width, height) for sides of
-        the input that the model leaves open"""
+        """name, where: for problems; providers: execution providers, best first; usual: (width, height) for open sides
+        of the input"""
         self._title, self._where = name, where
         self._model = ModelProcess(file, providers, device, cancel, self.refused)
         self.provider, self.preferred, self.outputs = self._model.provider, providers[0], self._model.outputs

@@ -10,7 +10,7 @@ from PIL import Image
 from core.dataset.images.resize import resize
 from core.settings.hints import HintSettings
 
-DEVIATIONS = 4  # of a Gaussian, to either side; what is left out is 6e-5 of it
+DEVIATIONS = 4  # of a Gaussian, to either side; the rest is 6e-5 of it
 
 
 def grayscale(image: np.ndarray, settings: HintSettings) -> np.ndarray:

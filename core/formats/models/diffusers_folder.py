@@ -82,7 +82,7 @@ def write_part(
     ending = ".bin" if pickled else ".safetensors"
     if stem == "model" and pickled:
         stem = "pytorch_model"  # as transformers calls its pickles
-    # diffusers does not find sharded pickles unless told to load pickles only.
+    # diffusers finds sharded pickles only with use_safetensors=False.
     groups = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
     stem = f"{stem}.{variant}" if variant else stem
     names = [f"{stem}{ending}"]

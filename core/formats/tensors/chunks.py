@@ -113,7 +113,7 @@ class ChunkedFile:
 
 
 def _blocks(size: int) -> int:
-    """Rounded up to whole blocks."""
+    """The size rounded up to whole blocks."""
     return size + -size % BLOCK_BYTES
 
 

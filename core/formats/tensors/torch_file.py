@@ -102,7 +102,7 @@ def write_torch_file(
         in_threads(puts, None, cancel, wrote)
     with open(path, "rb+") as handle:
         handle.seek(offset)
-        with zipfile.ZipFile(handle, "w") as archive:  # adds the list of what is there
+        with zipfile.ZipFile(handle, "w") as archive:  # adds the central directory
             archive.filelist = infos
 
 

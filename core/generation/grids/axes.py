@@ -50,7 +50,7 @@ ALSO = {
     "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,
 }
-ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
+ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have separate axes
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
 
 OPTIONS = re.compile(r"\s--[a-z]")  # the first option of a prompt

@@ -1,4 +1,4 @@
-"""Generates the cells of a grid part by part, each with its model loaded; existing cells are kept."""
+"""Generates the cells of a grid part by part, each with its model loaded; existing cells are skipped."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 
-LONGEST_TEXT = 200_000  # characters of A1111's whole block
+LONGEST_TEXT = 200_000  # characters of A1111's text
 
 # One `Name: value` of A1111's settings; values with commas or colons are quoted and escaped as in JSON, or are JSON.
 NAME = re.compile(r"(\w[\w \-/().+&']{0,80}+):[ \t]*")

@@ -144,7 +144,7 @@ def ranked(rank: int, tensors: Tensors) -> BlockSize:
 
 
 def is_number(value: Tensor) -> bool:
-    """Whether it is one finite number; also of fp8, of which torch has no isfinite."""
+    """Whether it is one finite number, also in fp8, for which torch has no isfinite."""
     return bool(value.numel() == 1 and math.isfinite(float(value)))
 
 

@@ -36,7 +36,7 @@ class DyLoraSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """sd-scripts asserts the same: one rank for all layers, a multiple of the unit."""
+        """As sd-scripts asserts: one rank for all layers, a multiple of the unit."""
         if network.conv_rank is not None and network.conv_rank != network.rank:
             what = (
                 f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"

@@ -13,7 +13,7 @@ USUAL_SIZE = (640, 640)  # of the input, where the model leaves it open
 AROUND = 114  # gray level around a smaller image
 YOLOX_PROFILE = Profile(channels="BGR", scale="255")
 STRIDES = (8, 16, 32)
-MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: places, and what is said of each
+MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: boxes, and values of each
 MAX_PEOPLE = 50
 LOWEST_SCORE, OVERLAP = 0.3, 0.45  # as DWPose
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from core.control.hints.pose.person import Person
 
 Color = tuple[int, int, int]
-SIDE = 512  # the widths are for images whose shorter side has so many pixels
-# Of a limb's ellipse; radii; width of a line, which has 3 pixels where OpenCV is asked for 2.
+SIDE = 512  # pixels of the shorter side, for which the widths are given
+# Of a limb's ellipse; radii; width of a line: OpenCV draws 3 pixels for a width of 2.
 HALF_WIDTH, JOINT, FACE_DOT, FINGER = 4, 4, 3, 3
 LIMBS = (  # pairs of keypoints, in the order of COLORS; those from shoulders to ears are matched, but not drawn
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0), (0, 14),
