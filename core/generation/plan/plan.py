@@ -82,7 +82,7 @@ def _with_files(
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
-    return requests, replace(sources, others=hook_models), problems
+    return requests, replace(sources, hook_files=hook_models), problems
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:

@@ -407,7 +407,7 @@ def _begin(
     assert latents is not None, "only noise begins without latents"
     if sampling.program != "generator" and not stage.run:  # nothing would take noise away
         return first, latents.to(device)
-    noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
+    noise = torch.stack([each.image_noise()[0] for each in noises]).to(device)
     return first, noise * start_scale(scheduler) if stage.fresh else add_noise(scheduler, latents, noise, noised)
 
 

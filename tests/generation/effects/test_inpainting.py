@@ -122,7 +122,7 @@ def test_the_masked_content_is_what_denoising_begins_with(files, workspace, stor
     began = {}
 
     def seen(model, states, stage, noises, sampling, *, latents=None, **more):
-        began[content] = latents.clone(), noises[0].of_image()[0]
+        began[content] = latents.clone(), noises[0].image_noise()[0]
         return latents
 
     monkeypatch.setattr(making, "denoise", seen)
