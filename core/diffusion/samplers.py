@@ -163,7 +163,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmsolver++_3m_sde": Sampler(None, {}, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
     "unipc": Sampler("UniPCMultistepScheduler", _SECOND_ORDER),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler("DEISMultistepScheduler", _SECOND_ORDER),  # Zhang and Chen 2022, arXiv:2204.13902
-    # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
+    # Ho et al. 2020, arXiv:2006.11239: the training process reversed, with fresh noise at every step
     "ddpm": Sampler("DDPMScheduler", _LEADING | {"clip_sample": False}, k.euler_ancestral),
     "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm),  # for models and LoRAs distilled for it, with 2 to 8 steps
     "tcd": Sampler(_distilled("TCDScheduler"), {}, k.tcd),
@@ -247,8 +247,8 @@ def make_sampler(
     changes, config = AS_PROGRAM[program], config_of(scheduler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
         changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
-    if own := {key: value for key, value in changes.items() if key in config}:
-        scheduler.register_to_config(**own)
+    if supported := {key: value for key, value in changes.items() if key in config}:
+        scheduler.register_to_config(**supported)
     return scheduler if schedule == "own" else _at_levels(scheduler, schedule, stretched)
 
 

@@ -59,12 +59,12 @@ def _unit(use: ControlUse, hashes: Hashes) -> str:
     name = PurePath(use.hint_model).stem if use.preprocessor == BY_MODEL else use.preprocessor
     module, settings = MODULES.get(use.preprocessor, (name, ()))
     digest = hashes.controls.get(use.file, "")
-    modes = {ours: a1111 for a1111, ours in MODES.items()} | {"guess": "ControlNet is more important"}
+    modes = {mode: a1111 for a1111, mode in MODES.items()} | {"guess": "ControlNet is more important"}
     pairs = {
         "Module": module,
         "Model": PurePath(use.file).stem + (f" [{digest}]" if digest else ""),
         "Weight": f"{use.weight:g}",
-        "Resize Mode": next(a1111 for a1111, ours in FITS.items() if ours == use.fit),
+        "Resize Mode": next(a1111 for a1111, fit in FITS.items() if fit == use.fit),
         **{key.title(): f"{getattr(use, name):g}" for key, name in zip(THRESHOLDS, settings, strict=False)},
         "Guidance Start": f"{use.start_at:g}",
         "Guidance End": f"{use.end_at:g}",

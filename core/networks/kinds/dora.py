@@ -154,7 +154,7 @@ def _per_output(diffusers: str) -> Misread:
     return Misread(
         {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
         "a magnitude per output",
-        lambda own, conv: own.wd_on_output,
+        lambda options, conv: options.wd_on_output,
         lambda tensors: not _per_input(tensors),
     )
 

@@ -152,7 +152,7 @@ register(
             Misread(
                 {"A1111": OTHER},
                 "scaled outputs of convolutions",
-                lambda own, conv: own.all_layers and not own.train_on_input,
+                lambda options, conv: options.all_layers and not options.train_on_input,
                 lambda tensors: len(tensors[WEIGHT].shape) > 2 and not tensors[ON_INPUT],
             ),
         ),

@@ -326,8 +326,15 @@ _register_of_lycoris(
     misread=(
         Misread({"Forge": REFUSED}),
         # A1111 reads the constraint 0, which is none, as a limit of 0.
-        Misread({"A1111": UNREAD}, "", lambda own, conv: own.constraint == 0, lambda tensors: constraint(tensors) == 0),
-        Misread({"ComfyUI": OTHER}, "rescale", lambda own, conv: own.rescaled, lambda tensors: RESCALE in tensors),
+        Misread(
+            {"A1111": UNREAD},
+            "",
+            lambda options, conv: options.constraint == 0,
+            lambda tensors: constraint(tensors) == 0,
+        ),
+        Misread(
+            {"ComfyUI": OTHER}, "rescale", lambda options, conv: options.rescaled, lambda tensors: RESCALE in tensors
+        ),
     ),
 )
 _register(

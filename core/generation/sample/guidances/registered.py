@@ -25,7 +25,9 @@ def _layers(name: str, title: str, group: type[Settings], of: tuple[str, str]) -
     register(GuidanceKind(name, title, make, group, True, True, lambda own: (place, str(getattr(own, where)), ending)))
 
 
-register(GuidanceKind("classic", "Classifier-free guidance", lambda scale, away, own: classic(scale, away), None, True))
+register(
+    GuidanceKind("classic", "Classifier-free guidance", lambda scale, away, settings: classic(scale, away), None, True)
+)
 register(GuidanceKind("apg", "Adaptive projected (APG)", _differences("apg"), settings.ApgSettings))
 register(GuidanceKind("cfg_zero", "CFG-Zero*", _differences("cfg_zero"), settings.CfgZeroSettings))
 register(GuidanceKind("tangential", "Tangential (TCFG)", _differences("tangential")))
