@@ -136,7 +136,7 @@ class FullMethod(Method):
         self._frozen = unet
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Freeze the text encoders from the step that the settings set."""
+        """Freeze the text encoders from the configured step on."""
         stop = self._settings.stop_text_encoder_training
         if stop is None or step < stop or self._stopped:
             return

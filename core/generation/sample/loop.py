@@ -116,8 +116,7 @@ class Stage:
     another    offset of its noise seed from the image's seed
     sizes      SDXL's size conditioning by side of the guidance; missing and 0 are the image's size
     switch_at  None: all steps. Else the fraction of the noise that is removed before the refiner takes over
-    fresh      its initial noise contains nothing of the latents: inpainting with a strength of 1, as in diffusers'
-    pipelines
+    fresh      its initial noise contains nothing of the latents: inpainting with a strength of 1, as in diffusers
     scores     of the refiner: its aesthetic scores for the prompt and for the other texts
     """
 
