@@ -7,8 +7,7 @@ only
 
 Diag-OFT of LyCORIS: the network rank is the width of the blocks, or the next smaller divisor of a layer's output width
 
-    <name>.oft_blocks [blocks, width, width]     alpha, the constraint     rescale [out, 1(, 1, 1)], a trained factor
-per channel
+    <name>.oft_blocks [blocks, width, width]     alpha, the constraint     rescale [out, 1(, 1, 1)], a factor per channel
 
 BOFT of LyCORIS (Liu et al. 2024, arXiv:2311.06243): several stages, each rotating blocks of channels that are further
 apart, so that every channel reaches every other; the network rank is the largest width of the blocks
