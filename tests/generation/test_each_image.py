@@ -34,7 +34,7 @@ class Maker:
         size = most or self.together
         yield from (list(requests[start : start + size]) for start in range(0, len(requests), size))
 
-    def make_if_it_fits(self, batch, on_step):
+    def make_if_fits(self, batch, on_step):
         self.tried.append([request.seed for request in batch])
         if len(batch) > self.fits:
             return None
