@@ -30,10 +30,10 @@ class Parts:
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
         self.stored = stored[self.kind.denoiser]
-        self.stored = self.kind.parts(self.path)
+        self.opened = self.kind.parts(self.path)
         if self.separate_vae is not None:
-            self.stored["vae"] = open_vae(self.separate_vae)
-        self.sizes = {name: self._size(name) for name in self.stored}
+            self.opened["vae"] = open_vae(self.separate_vae)
+        self.sizes = {name: self._size(name) for name in self.opened}
         self.offload: Offload = "off"
         self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
 
@@ -43,7 +43,7 @@ class Parts:
         refiners = {}
         for name, path in sources.refiners.items():
             parts = refiners[name] = cls(memory, Sources(path, REFINER, None, {}), device)
-            parts.stored.pop("vae", None)
+            parts.opened.pop("vae", None)
             parts.sizes.pop("vae", None)
         return refiners
 
@@ -53,7 +53,7 @@ class Parts:
         use_tf32(self.memory.allow_tf32)
 
     def config(self, name: str) -> dict[str, Any]:
-        return dict(self.stored[name].config_after(self.kind.layout.config(name)))
+        return dict(self.opened[name].config_after(self.kind.layout.config(name)))
 
     @property
     def reading_size(self) -> int:
@@ -85,7 +85,7 @@ class Parts:
     def _bytes(self, name: str) -> dict[str, int]:
         item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
         narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
-        shapes = {key: place.entry.shape for key, place in self.stored[name].places.items()}
+        shapes = {key: place.entry.shape for key, place in self.opened[name].places.items()}
         return {
             key: prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
             for key, shape in shapes.items()

@@ -114,7 +114,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         vae = frozen(parts.config("vae")), sides, images, parts.dtype, parts.vae_dtype, parts.memory.attention
         times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
         gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * pixels
-    entries = parts.stored[kind.denoiser].places.values()
+    entries = parts.opened[kind.denoiser].places.values()
     item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
         denoiser=parts.sizes[kind.denoiser],
@@ -154,7 +154,7 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
 
 
 def _of_diffusers(parts: Parts) -> bool:
-    return "vae" in parts.stored and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
+    return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
