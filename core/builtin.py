@@ -148,7 +148,7 @@ register(
         "generate regularization images of a class with the base model",
         ClassImagesJob,
         later("core.generation.class_images", "run_task"),
-        check=later("core.generation.class_images", "what_would_be_made"),
+        check=later("core.generation.class_images", "check_task"),
         takes="class_images.class_word",
     )
 )

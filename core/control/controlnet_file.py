@@ -43,13 +43,13 @@ OTHER = "a ControlNet", "control.other-tensors"
 
 @dataclass(frozen=True)
 class ControlNetFile:
-    """A ControlNet on disk, by its header.
+    """A ControlNet on disk, described by its header.
 
     places   diffusers' name of each tensor -> (its file, its key)
     shapes   of each, by diffusers' names
-    relative whether the U-Net's half is stored as a difference to the base model
-    config   of diffusers' folder; None: the net is one for the base model's U-Net
-    pooled   whether what it adds is averaged over the image (the "shuffle" net)
+    relative whether the weights shared with the U-Net are stored as a difference to the base model
+    config   of a diffusers folder; None: the config follows from the base model's U-Net
+    pooled   whether the residuals are averaged over the image (the "shuffle" net)
     """
 
     path: Path
@@ -60,7 +60,7 @@ class ControlNetFile:
     config: Mapping[str, Any] | None = None
 
     @property
-    def names_of_sd_scripts(self) -> bool:
+    def has_sd_scripts_names(self) -> bool:
         """Whether it has the original's names without their prefix, as only sd-scripts writes them."""
         return any(key.startswith("zero_convs.") for _, key in self.places.values())
 
@@ -71,7 +71,7 @@ class ControlNetFile:
 
 
 def open_control_net(path: Path) -> ControlNetFile:
-    """A file or folder by its header; ProblemsError for one that is no ControlNet, or of a kind that is not supported."""
+    """Read the header of a ControlNet file or folder. Raises ProblemsError for other files and unsupported kinds."""
     kind = identify(path)
     check_control(kind, path, (CONTROLNET,))
     config = read_json(path / "config.json") if path.is_dir() else None
@@ -84,7 +84,7 @@ def open_control_net(path: Path) -> ControlNetFile:
 
 
 def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
-    """(diffusers' name, key) of the tensors that are the net's."""
+    """(diffusers' name, key) of each tensor of the net; keys of anything else are skipped."""
     if any(key.startswith("controlnet_cond_embedding.") for key in keys):
         yield from ((key, key) for key in keys)
         return
@@ -99,53 +99,53 @@ def to_diffusers(name: str, family: str) -> str:
     module, _, kind = name.rpartition(".")
     if (zero := ZERO_CONV.fullmatch(module)) is not None:
         return f"controlnet_down_blocks.{zero[1]}.{kind}"
-    own = HINT_NAMES.get(module)
-    return f"{own}.{kind}" if own is not None else unet_to_diffusers(name, family)
+    hint_name = HINT_NAMES.get(module)
+    return f"{hint_name}.{kind}" if hint_name is not None else unet_to_diffusers(name, family)
 
 
 def to_ldm(name: str, family: str) -> str:
-    """The inverse."""
+    """The inverse of `to_diffusers`."""
     module, _, kind = name.rpartition(".")
     if module.startswith("controlnet_down_blocks."):
         return f"zero_convs.{module.rpartition('.')[2]}.0.{kind}"
-    own = next((theirs for theirs, ours in HINT_NAMES.items() if ours == module), None)
-    return f"{own}.{kind}" if own is not None else unet_to_ldm(name, family)
+    hint_name = next((ldm for ldm, diffusers in HINT_NAMES.items() if diffusers == module), None)
+    return f"{hint_name}.{kind}" if hint_name is not None else unet_to_ldm(name, family)
 
 
 # -- for a U-Net
 
 
 def fitting(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
-    """The net of a file without numbers; ProblemsError if it was made for another model."""
+    """A ControlNet of the file's shapes on the "meta" device. Raises ProblemsError if it was made for another model."""
     from core.control.controlnet import empty
 
     check_control(file.kind, file.path, (CONTROLNET,), family)
     net = empty(_config(file, unet_config))
-    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    check_shapes(file.path, file.shapes, wanted, OTHER, family)
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    check_shapes(file.path, file.shapes, expected, OTHER, family)
     return net
 
 
 def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, Any]:
-    """That of the U-Net, with the attention layers that the file has: those for SDXL that are named small and mid have fewer."""
-    from core.control.controlnet import config_beside
+    """The U-Net's config with the attention layers that the file has: SDXL's small and mid ControlNets have fewer."""
+    from core.control.controlnet import controlnet_config
 
-    own: dict[str, Any] = {"global_pool_conditions": file.pooled}
+    extra: dict[str, Any] = {"global_pool_conditions": file.pooled}
     if file.config is not None:
-        own["controlnet_conditioning_channel_order"] = file.config.get("controlnet_conditioning_channel_order", "rgb")
+        extra["controlnet_conditioning_channel_order"] = file.config.get("controlnet_conditioning_channel_order", "rgb")
     depths = depths_of(file.shapes)
     levels = [depths.get(f"down_blocks.{level}", 0) for level in range(len(unet_config["down_block_types"]))]
     if unet_config.get("addition_embed_type") == "text_time":
-        own["down_block_types"] = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels]
+        extra["down_block_types"] = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels]
         layers = [depth or 1 for depth in levels]
-        own["transformer_layers_per_block"] = [*layers[:-1], depths.get("mid_block", layers[-1])]
+        extra["transformer_layers_per_block"] = [*layers[:-1], depths.get("mid_block", layers[-1])]
         if "mid_block" not in depths:
-            own["mid_block_type"] = "UNetMidBlock2D"
-    return config_beside(unet_config, **own)
+            extra["mid_block_type"] = "UNetMidBlock2D"
+    return controlnet_config(unet_config, **extra)
 
 
 def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
-    """Why a file is no ControlNet for the model with this U-Net, by its header."""
+    """Problems of using this file as a ControlNet for the model with this U-Net, from its header."""
     try:
         file = open_control_net(path)
         check_control(file.kind, file.path, (CONTROLNET,), family)
@@ -156,10 +156,11 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
 
 
 def load_control_net(path: Path, unet: Any, family: str, model: Path | None = None) -> ControlNetModel:
-    """The net of a file or folder for this U-Net, in fp32 on the CPU.
+    """Load the ControlNet of a file or folder for this U-Net, in fp32 on the CPU.
 
-    model   the base model's file or folder, to whose U-Net a difference is added: the weights in memory may have LoRAs merged in
-    Raises ProblemsError for another kind or family, and for weights that are no numbers.
+    model   the base model's file or folder, whose U-Net a difference is added to: LoRAs may be merged into the weights
+            in memory
+    Raises ProblemsError for another kind or family, and for NaN or infinite weights.
     """
     import torch
 
@@ -170,15 +171,15 @@ def load_control_net(path: Path, unet: Any, family: str, model: Path | None = No
         assert model is not None, "a difference is one to a model"
         base = open_checkpoint(model, family).parts["unet"].places
     with ExitStack() as opened:
-        sources = {each: opened.enter_context(TensorFile(each)) for each in {place.file for place in base.values()}}
+        sources = {each: opened.enter_context(TensorFile(each)) for each in {tensor.file for tensor in base.values()}}
 
-        def whole(name: str, value: torch.Tensor) -> torch.Tensor:
+        def absolute(name: str, value: torch.Tensor) -> torch.Tensor:
             if name not in base:
                 return value
-            own = sources[base[name].file].read_entry(base[name].entry, torch.float32)
-            return value + own.reshape(value.shape)
+            base_value = sources[base[name].file].read_entry(base[name].entry, torch.float32)
+            return value + base_value.reshape(value.shape)
 
-        fill(net, file.path, file.places, whole)
+        fill(net, file.path, file.places, absolute)
     return net
 
 
@@ -194,11 +195,11 @@ def write_control_net(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a ControlNet, complete or not at all; returns advice. If `dtype` would overflow, the file is in fp32.
+    """Write a ControlNet atomically; returns advice. If `dtype` would overflow, the file is in fp32.
 
     tensors   by diffusers' names, on any device
-    family    files for SD 1.x and 2.x get the original's names with their prefix, SDXL diffusers': what other programs read
-    config, pickled, metadata   of `write_tensors`
+    family    SD 1.x and 2.x files get the original's names with their prefix, SDXL diffusers': what other programs read
+    config, pickled, metadata   see `write_tensors`
     """
     diffusers = traits_of(family).diffusers_controlnets or config is not None
     named = {name if diffusers else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}

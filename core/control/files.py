@@ -1,4 +1,4 @@
-"""What both kinds of files share: numbers read into a net and written from one."""
+"""Reading and writing the weights of ControlNet and ControlNet-LLLite files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.models.diffusers_folder import write_part
-from core.formats.models.overflow import kept_wide, largest, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.models.overflow import largest, not_finite, overflowing, refuse_not_finite, shown, written_in_fp32
 from core.formats.tensors.lazy import in_memory
 from core.formats.tensors.reading import TensorFile
 from core.formats.tensors.writer import write_pickle, write_safetensors
@@ -26,24 +26,25 @@ def fill(
     net: nn.Module,
     path: Path,
     places: Mapping[str, tuple[Path, str]],
-    whole: Callable[[str, torch.Tensor], torch.Tensor],
+    convert: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
-    """Give a net the numbers of a file or folder. Raises ProblemsError for NaN and infinite ones.
+    """Load a net's weights from a file or folder. Raises ProblemsError for NaN and infinite values.
 
-    places  the net's name of each tensor -> (its file, its key)     whole  (name, value) -> the value that the net gets
+    places    name of each of the net's tensors -> (its file, its key)
+    convert   (name, tensor of the file) -> the tensor that is loaded
     """
     import torch
 
-    bad = []
+    non_finite = []
     with ExitStack() as opened, torch.no_grad():
         sources = {file: opened.enter_context(TensorFile(file)) for file in {file for file, _ in places.values()}}
         for name, weight in net.state_dict().items():
             file, key = places[name]
             value = sources[file].read(key, torch.float32).reshape(weight.shape)
-            bad += [] if largest(value) < float("inf") else [name]
-            weight.copy_(whole(name, value))
-    if bad:
-        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(bad)}"
+            non_finite += [] if largest(value) < float("inf") else [name]
+            weight.copy_(convert(name, value))
+    if non_finite:
+        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(non_finite)}"
         fix = "use another file; this one is damaged, or its training failed"
         raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
 
@@ -56,22 +57,22 @@ def write_tensors(
     config: Mapping[str, Any] | None = None,
     pickled: bool = False,
 ) -> list[Problem]:
-    """Write a file, complete or not at all; returns advice. If `dtype` would overflow, it is in fp32.
+    """Write a file atomically; returns advice. If `dtype` would overflow, the file is in fp32.
 
-    metadata  of safetensors; .ckpt and .pt have none
-    config    of a diffusers folder, which is written in place of a file      pickled   its weights are a .bin
+    metadata  for safetensors; .ckpt and .pt have none
+    config    writes a diffusers folder with this config in place of a file; `pickled`: with a .bin
     """
     import torch
 
-    refuse_no_numbers(not_finite(tensors), path)
+    refuse_not_finite(not_finite(tensors), path)
     names = overflowing(tensors, dtype) if dtype is not None else []
-    own = torch.float32 if names else dtype
-    lazy = {name: in_memory(value).cast(own) for name, value in tensors.items()}
+    file_dtype = torch.float32 if names else dtype
+    lazy = {name: in_memory(value).cast(file_dtype) for name, value in tensors.items()}
     if config is not None:
         with atomic.folder_atomic(path) as folder:
             write_part(folder, "diffusion_pytorch_model", lazy, config, pickled=pickled, metadata=metadata)
-        return [kept_wide(names, dtype, path)] if names else []
+        return [written_in_fp32(names, dtype, path)] if names else []
     with atomic.open_atomic(path) as temporary:
         write = partial(write_safetensors, metadata=metadata) if path.suffix == ".safetensors" else write_pickle
         write(temporary, lazy)
-    return [kept_wide(names, dtype, path)] if names else []
+    return [written_in_fp32(names, dtype, path)] if names else []

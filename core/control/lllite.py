@@ -1,4 +1,4 @@
-"""ControlNet-LLLite (kohya-ss): small networks that shift what the attention layers of a U-Net read, by a control image."""
+"""ControlNet-LLLite (kohya-ss): small networks that change the inputs of a U-Net's attention by a control image."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from core.control.controlnet import for_rows
-from core.control.shapes import Place, places_among
+from core.control.shapes import LLLiteTarget, targets_among
 from core.record.draws import address
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
 
 
-def places_of(unet: nn.Module, family: str) -> list[Place]:
-    """The layers of a U-Net that an LLLite acts on."""
+def lllite_targets(unet: nn.Module, family: str) -> list[LLLiteTarget]:
+    """The layers of a U-Net that an LLLite changes."""
     linears = ((path, module) for path, module in unet.named_modules() if isinstance(module, nn.Linear))
-    return places_among({path: module.in_features for path, module in linears}, family)
+    return targets_among({path: module.in_features for path, module in linears}, family)
 
 
 class LayerNet(nn.Module):
-    """What is added to one layer's input: up(mid([hint, relu(down(x))])).
+    """The small network of one layer; adds up(mid([hint, relu(down(x))])) to the layer's input x.
 
     width   of the layer's input      cond_emb_dim  of the hint's tokens      network_dim  of the hidden layers
-    shrinks the pixels of the image along a side of each token
+    shrinks the image's pixels per token, along each side
     """
 
     def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
@@ -48,72 +48,73 @@ class LayerNet(nn.Module):
     def tokens(self, hint: Tensor) -> Tensor:
         """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim].
 
-        At sizes that the format does not know, the border is repeated: a U-Net rounds up where it halves, the layers here down.
+        The border is repeated up to a multiple: a U-Net rounds up when it halves, the layers here round down.
         """
         high, wide = (-side % self.shrinks for side in hint.shape[2:])
         if high or wide:
             hint = nn.functional.pad(hint, (0, wide, 0, high), mode="replicate")
-        found: Tensor = self.conditioning1(hint.to(self.up[0].weight.dtype))
-        return found.flatten(2).transpose(1, 2)
+        tokens: Tensor = self.conditioning1(hint.to(self.up[0].weight.dtype))
+        return tokens.flatten(2).transpose(1, 2)
 
     def hidden(self, x: Tensor, tokens: Tensor) -> Tensor:
-        own: Tensor = self.down(x.to(self.up[0].weight.dtype))
-        found: Tensor = self.mid(torch.cat([for_rows(tokens, len(x)).to(own.dtype), own], dim=2))
-        return found
+        hidden: Tensor = self.down(x.to(self.up[0].weight.dtype))
+        mixed: Tensor = self.mid(torch.cat([for_rows(tokens, len(x)).to(hidden.dtype), hidden], dim=2))
+        return mixed
 
 
-def empty(places: list[Place], cond_emb_dim: int, network_dim: int) -> LLLite:
-    """One without numbers, on the "meta" device."""
+def empty(targets: list[LLLiteTarget], cond_emb_dim: int, network_dim: int) -> LLLite:
+    """An LLLite on the "meta" device: shapes without weights."""
     with torch.device("meta"):
-        return LLLite({each.name: LayerNet(each.width, each.depth, cond_emb_dim, network_dim) for each in places})
+        return LLLite({each.name: LayerNet(each.width, each.depth, cond_emb_dim, network_dim) for each in targets})
 
 
 class LLLite(nn.ModuleDict):
-    """Modules by their names in files, for one U-Net. Attached, they act on its passes while a control image is shown.
+    """An LLLite for one U-Net: its layers' networks by their names in files. It acts while it is attached and has a
+    control image.
 
-    Of several on a U-Net, the one attached last acts first, and the others see what it made of the input.
+    If several are attached to a U-Net, the last one attached acts first, and the others get the input it changed.
 
     multiplier   strength: 0 is exactly the U-Net without it
-    dropout      of the hidden layer, while `Dropout` shows the images of a batch
+    dropout      on the hidden layer, while `Dropout` is set to the images of a batch
     """
 
     def __init__(self, modules: Mapping[str, LayerNet]):
         super().__init__(dict(modules))
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
-        self._shown: Tensor | None = None
+        self._control: Tensor | None = None
         self._hint: Tensor | None = None
         self._tokens: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
 
     @classmethod
     def create(
-        cls, places: list[Place], cond_emb_dim: int, network_dim: int, seed: int, zero_bias: bool = True
+        cls, targets: list[LLLiteTarget], cond_emb_dim: int, network_dim: int, seed: int, zero_bias: bool = True
     ) -> LLLite:
-        """A fresh one in fp32, drawn as torch's layers begin, with an output of zeros.
+        """A new LLLite in fp32, initialized as torch initializes layers, with outputs of zero.
 
-        zero_bias   False: the bias of the output is drawn too, as sd-scripts begins; a fresh one then shifts each input
+        zero_bias   False: the output's bias is random too, as sd-scripts starts; the new net then shifts each input
         """
-        found = {}
-        for place in places:
+        modules = {}
+        for target in targets:
             with torch.random.fork_rng([]):
-                torch.manual_seed(address(seed, "lllite", place.name))
-                found[place.name] = made = LayerNet(place.width, place.depth, cond_emb_dim, network_dim)
-            nn.init.zeros_(made.up[0].weight)
+                torch.manual_seed(address(seed, "lllite", target.name))
+                modules[target.name] = module = LayerNet(target.width, target.depth, cond_emb_dim, network_dim)
+            nn.init.zeros_(module.up[0].weight)
             if zero_bias:
-                nn.init.zeros_(made.up[0].bias)
-        return cls(found)
+                nn.init.zeros_(module.up[0].bias)
+        return cls(modules)
 
-    # -- what it shows
+    # -- control images
 
     def show(self, control: Tensor | None) -> None:
-        """Until it is shown others, its passes follow these control images, [B, 3, H, W] in 0..1; None: it does not act."""
-        if control is not self._shown:
-            self._shown, self._hint = control, None if control is None else 2 * control - 1
+        """Set the control images for the next passes, [B, 3, H, W] in 0..1; None turns the net off."""
+        if control is not self._control:
+            self._control, self._hint = control, None if control is None else 2 * control - 1
             self._tokens = {}
 
     def _tokens_of(self, name: str, module: LayerNet) -> Tensor:
-        """Made once for all passes of a net that does not train; a pass with a gradient makes them, also when it is repeated."""
+        """The hint's tokens for one layer: computed once for a net that does not train, else in each pass."""
         assert self._hint is not None
         if self.training or torch.is_grad_enabled():
             return module.tokens(self._hint)
@@ -122,7 +123,7 @@ class LLLite(nn.ModuleDict):
         return self._tokens[name]
 
     def shift(self, name: str, x: Tensor) -> Tensor:
-        """What a layer's input x [rows, h * w, width] becomes."""
+        """A layer's input x [rows, h * w, width] with the change."""
         if self._hint is None or self.multiplier == 0:
             return x
         module = self[name]
@@ -135,13 +136,13 @@ class LLLite(nn.ModuleDict):
 
     # -- on the model
 
-    def attach(self, unet: nn.Module, places: list[Place]) -> None:
-        """Act on this U-Net's layers, before what was attached earlier."""
+    def attach(self, unet: nn.Module, targets: list[LLLiteTarget]) -> None:
+        """Hook the U-Net's layers, in front of hooks attached earlier."""
         assert not self._hooks
-        for place in places:
-            if place.name in self:
-                layer = unet.get_submodule(place.path)
-                self._hooks.append(layer.register_forward_pre_hook(_Hook(self, place.name), prepend=True))
+        for target in targets:
+            if target.name in self:
+                layer = unet.get_submodule(target.path)
+                self._hooks.append(layer.register_forward_pre_hook(_Hook(self, target.name), prepend=True))
 
     def detach(self) -> None:
         for hook in self._hooks:
@@ -154,5 +155,5 @@ class _Hook:
     def __init__(self, net: LLLite, name: str):
         self._net, self._name = net, name
 
-    def __call__(self, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self._net.shift(self._name, given[0]), *given[1:])
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._net.shift(self._name, inputs[0]), *inputs[1:])

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite files: tensors `lllite_unet_<layer>.<module>`, whose shapes tell the sizes; ComfyUI and A1111 read the same."""
+"""ControlNet-LLLite files: tensors `lllite_unet_<layer>.<module>`, as ComfyUI and A1111 read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.control.files import fill
 from core.control.kinds import LLLITE, check_control
-from core.control.shapes import Place, Shapes, check_shapes, lllite_shapes
+from core.control.shapes import LLLiteTarget, Shapes, check_shapes, lllite_shapes
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.tensors.header import read_header
 from core.record.problems import Problem, ProblemsError
@@ -22,7 +22,7 @@ SIZES = (".conditioning1.0.weight", ".down.0.weight")
 
 
 def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
-    """(cond_emb_dim, network_dim) of a file; ProblemsError if it is no LLLite, or of another family."""
+    """(cond_emb_dim, network_dim) of a file. Raises ProblemsError if it is no LLLite, or for another family."""
     check_control(identify(path), path, (LLLITE,), family)
     entries, _ = read_header(path)
     halves = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
@@ -34,7 +34,7 @@ def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
 
 
 def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
-    """Why a file is no LLLite for the model with this U-Net, by its header."""
+    """Problems of using this file as an LLLite for the model with this U-Net, from its header."""
     try:
         if family not in FAMILIES:
             what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
@@ -45,16 +45,16 @@ def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
     return []
 
 
-def _check(path: Path, wanted: Shapes, family: str) -> None:
-    own = {name: tuple(entry.shape) for name, entry in read_header(path)[0].items()}
-    check_shapes(path, own, wanted, OTHER, family)
+def _check(path: Path, expected: Shapes, family: str) -> None:
+    shapes = {name: tuple(entry.shape) for name, entry in read_header(path)[0].items()}
+    check_shapes(path, shapes, expected, OTHER, family)
 
 
-def load_lllite(path: Path, places: list[Place], family: str) -> LLLite:
-    """The LLLite of a file, in fp32 on the CPU, not attached. Raises ProblemsError for one that does not fit."""
+def load_lllite(path: Path, targets: list[LLLiteTarget], family: str) -> LLLite:
+    """Load an LLLite file, in fp32 on the CPU, not attached. Raises ProblemsError if it does not fit the U-Net."""
     from core.control.lllite import empty
 
-    net = empty(places, *sizes_of(path, family))
+    net = empty(targets, *sizes_of(path, family))
     _check(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
     net.to_empty(device="cpu")
     fill(net, path, {name: (path, name) for name in net.state_dict()}, lambda name, value: value)

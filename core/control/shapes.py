@@ -1,4 +1,4 @@
-"""Tensor names and shapes of a ControlNet or an LLLite for a U-Net, against which files are checked. Without torch."""
+"""Expected tensor names and shapes of a ControlNet or an LLLite for a U-Net, for checking files. Without torch."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ READERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
 
 
 def unet_shapes(model: Path, family: str) -> Shapes:
-    """{diffusers' name: shape} by a model's header; nothing for a model without a U-Net."""
+    """{diffusers' name: shape} of a model's U-Net, from its header; empty for a model without a U-Net."""
     part = open_checkpoint(model, family).parts.get("unet")
     return {} if part is None else {name: tuple(place.entry.shape) for name, place in part.places.items()}
 
 
-def check_shapes(path: Path, found: Shapes, wanted: Shapes, problem: tuple[str, str], family: str) -> None:
-    """Raises ProblemsError where a file's tensors are not those of a net for the model.
+def check_shapes(path: Path, shapes: Shapes, expected: Shapes, problem: tuple[str, str], family: str) -> None:
+    """Raise ProblemsError if a file's tensors are not those of a net for the model.
 
     problem   (what to choose instead, code)
     """
     wrong = sorted(
         name
-        for name in wanted.keys() | found.keys()
-        if name not in found or name not in wanted or not _same(found[name], wanted[name])
+        for name in expected.keys() | shapes.keys()
+        if name not in shapes or name not in expected or not _same(shapes[name], expected[name])
     )
     if wrong:
         what = f"{path.name} was made for another model: {len(wrong)} tensors differ, such as {shown(wrong)}"
@@ -49,57 +49,57 @@ def check_shapes(path: Path, found: Shapes, wanted: Shapes, problem: tuple[str, 
         raise ProblemsError.one(what, display_path(path), fix, problem[1])
 
 
-def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """A 1x1 convolution and a Linear have the same numbers."""
-    shorter, longer = sorted((tuple(shape), tuple(wanted)), key=len)
+def _same(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether two shapes hold the same values, as those of a 1x1 convolution and a Linear do."""
+    shorter, longer = sorted((tuple(shape), tuple(expected)), key=len)
     return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
 
 
 # -- ControlNet
 
 
-def control_net_shapes(unet: Shapes, own: Iterable[str]) -> Shapes:
-    """Of a ControlNet for such a U-Net.
+def control_net_shapes(unet: Shapes, names: Iterable[str]) -> Shapes:
+    """The tensors of a ControlNet for such a U-Net.
 
-    own   names in the file: those for SDXL that are named small and mid have fewer attention layers
+    names   of the file's tensors: SDXL's small and mid ControlNets have fewer attention layers
     """
-    wanted = {name: shape for name, shape in unet.items() if not name.startswith(NOT_IN_CONTROL_NETS)}
+    shapes = {name: shape for name, shape in unet.items() if not name.startswith(NOT_IN_CONTROL_NETS)}
     if "add_embedding.linear_1.weight" in unet:
-        depths = depths_of(own)
-        wanted = {name: shape for name, shape in wanted.items() if _is_kept(name, depths)}
-    skips = sorted((int(found[1]), int(found[2] or 99), name) for name in unet if (found := SKIP.fullmatch(name)))
+        depths = depths_of(names)
+        shapes = {name: shape for name, shape in shapes.items() if _is_included(name, depths)}
+    skips = sorted((int(skip[1]), int(skip[2] or 99), name) for name in unet if (skip := SKIP.fullmatch(name)))
     if not skips or "conv_in.weight" not in unet:
         return {}
     channels = [unet[name][0] for name in ("conv_in.weight", *(name for *_, name in skips))]
     zeros = {f"controlnet_down_blocks.{number}": (side, side, 1, 1) for number, side in enumerate(channels)}
     zeros["controlnet_mid_block"] = (channels[-1], channels[-1], 1, 1)
-    return wanted | dict(_with_biases(zeros | _hint_shapes(channels[0])))
+    return shapes | dict(_with_biases(zeros | _hint_shapes(channels[0])))
 
 
 def depths_of(names: Iterable[str]) -> dict[str, int]:
     """{block with attention: transformer layers} of a ControlNet."""
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
     for match in filter(None, map(ATTENTION.match, names)):
         if match[2]:
-            found[match[1]] = max(found.get(match[1], 0), min(int(match[2]) + 1, MOST_LAYERS))
-    return found
+            depths[match[1]] = max(depths.get(match[1], 0), min(int(match[2]) + 1, MOST_LAYERS))
+    return depths
 
 
-def _is_kept(name: str, depths: Mapping[str, int]) -> bool:
-    """Whether a net of so many layers has the parameter of this name in the U-Net."""
+def _is_included(name: str, depths: Mapping[str, int]) -> bool:
+    """Whether a ControlNet with these attention layers has the U-Net's parameter of this name."""
     if match := ATTENTION.match(name):
         return int(match[2] or 0) < depths.get(match[1], 0)
     return "mid_block" in depths or not name.startswith("mid_block.resnets.1.")
 
 
 def _hint_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """Of the layers that make a control image an eighth of its size."""
+    """The layers of the hint embedding, which shrinks a control image to an eighth of its size."""
     pairs = enumerate(pairwise(HINT_CHANNELS))
-    found: dict[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         f"{HINT}blocks.{number}": (after, before, 3, 3) for number, (before, after) in pairs
     }
-    found |= {f"{HINT}conv_in": (HINT_CHANNELS[0], 3, 3, 3), f"{HINT}conv_out": (width, HINT_CHANNELS[-1], 3, 3)}
-    return found
+    shapes |= {f"{HINT}conv_in": (HINT_CHANNELS[0], 3, 3, 3), f"{HINT}conv_out": (width, HINT_CHANNELS[-1], 3, 3)}
+    return shapes
 
 
 def _with_biases(weights: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -112,8 +112,8 @@ def _with_biases(weights: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layer that an LLLite acts on. depth: how far its control image is shrunk, by 8, 16 or 32 for 1, 2 and 3."""
+class LLLiteTarget:
+    """A layer that an LLLite changes. depth: 1, 2 or 3, for hints shrunk by 8, 16 or 32."""
 
     name: str
     path: str
@@ -121,13 +121,13 @@ class Place:
     width: int
 
 
-def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
-    """Query, key and value of self-attention and query of cross-attention, in the encoder and, of SDXL, the middle block: in SD
-    1.x it is at 1/64 of the image, for which the format has no depth.
+def targets_among(widths: Mapping[str, int], family: str) -> list[LLLiteTarget]:
+    """The layers that an LLLite changes: query, key and value of self-attention and query of cross-attention, in the
+    encoder and, for SDXL, the middle block: that of SD 1.x is at 1/64 of the image, for which the format has no depth.
 
     widths   {path of a Linear in the U-Net: its input features}
     """
-    found = []
+    targets = []
     for path, width in widths.items():
         if not path.endswith(READERS) or "transformer_blocks" not in path:
             continue
@@ -135,12 +135,12 @@ def places_among(widths: Mapping[str, int], family: str) -> list[Place]:
             ldm = unet_to_ldm(path, family)
             block = int(ldm.split(".")[1]) if ldm.startswith("input_blocks.") else 99
             depth = 1 if block <= 2 else 2 if block <= 5 else 3
-            found.append(Place(PREFIX + ldm.replace(".", "_"), path, depth, width))
-    return found
+            targets.append(LLLiteTarget(PREFIX + ldm.replace(".", "_"), path, depth, width))
+    return targets
 
 
 def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
-    """Of an LLLite for such a U-Net, of these sizes: see `core.control.lllite.LayerNet`."""
+    """The tensors of an LLLite of these sizes for such a U-Net: see `core.control.lllite.LayerNet`."""
     half = emb // 2
     last: dict[int, dict[str, tuple[int, ...]]] = {
         1: {"conditioning1.2": (emb, half, 2, 2)},
@@ -148,9 +148,9 @@ def lllite_shapes(unet: Shapes, family: str, emb: int, hidden: int) -> Shapes:
         3: {"conditioning1.2": (half, half, 4, 4), "conditioning1.4": (emb, half, 2, 2)},
     }
     weights: dict[str, tuple[int, ...]] = {}
-    read = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}
-    for place in places_among(read, family):
-        own = {"conditioning1.0": (half, 3, 4, 4), **last[place.depth], "down.0": (hidden, place.width)}
-        own |= {"mid.0": (hidden, hidden + emb), "up.0": (place.width, hidden)}
-        weights |= {f"{place.name}.{module}": shape for module, shape in own.items()}
+    widths = {name.removesuffix(".weight"): shape[-1] for name, shape in unet.items() if name.endswith(".weight")}
+    for target in targets_among(widths, family):
+        shapes = {"conditioning1.0": (half, 3, 4, 4), **last[target.depth], "down.0": (hidden, target.width)}
+        shapes |= {"mid.0": (hidden, hidden + emb), "up.0": (target.width, hidden)}
+        weights |= {f"{target.name}.{module}": shape for module, shape in shapes.items()}
     return dict(_with_biases(weights))

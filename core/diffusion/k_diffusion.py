@@ -1,7 +1,8 @@
-"""k-diffusion's samplers, whose names and numbers A1111 and ComfyUI share, with the interface of diffusers' schedulers.
+"""k-diffusion's samplers, with the names and values of A1111 and ComfyUI, behind the interface of diffusers'
+schedulers.
 
 An algorithm works on latents that are image + level * noise. It is a generator: it yields the latents and level of each
-evaluation and is sent the latents as they were evaluated and the clean latents that the model sees in them.
+evaluation and is sent the latents as they were evaluated and the clean latents that the model estimates from them.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Run = Generator[tuple["Tensor", float], tuple["Tensor", "Tensor"], "Tensor"]
-Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next one) -> fresh noise of their shape
-# (latents, levels, noise) -> its run; the levels may begin in the middle of a schedule
+Noise = Callable[["Tensor", float, float], "Tensor"]  # (latents, level, next level) -> fresh noise of their shape
+# (latents, levels, noise) -> a run; the levels may start in the middle of a schedule
 Algorithm = Callable[["Tensor", Sequence[float], Noise], Run]
 HISTORY = 4  # slopes that LMS knows
-TCD_GAMMA = 0.3  # the share of the way that TCD adds noise for again, diffusers' usual
+TCD_GAMMA = 0.3  # TCD's stochasticity, diffusers' default
 
 
 def ancestral(now: float, after: float) -> tuple[float, float]:
-    """(the level to step down to, the size of the fresh noise that leads back up to `after`)"""
+    """(the level to step down to, the size of the fresh noise that leads back up to `after`)."""
     up = min(after, math.sqrt(after**2 * (now**2 - after**2)) / now)
     return math.sqrt(after**2 - up**2), up
 
 
 def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. With the levels of DDIM it is DDIM."""
+    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn. On DDIM's levels it equals DDIM."""
     for now, after in pairwise(levels):
         x, clean = yield x, now
         x = x + (x - clean) / now * (after - now)
@@ -43,12 +44,12 @@ def euler(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def euler_to_first_alpha(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Ends at the lowest level of the training schedule."""
+    """Euler that ends at the lowest level of the training schedule."""
     return (yield from euler(x, [*levels[:-1], max(levels[-1], float(_levels_of_training()[0]))], noise))
 
 
 def euler_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """Euler with fresh noise at every step. With the levels of DDPM it is DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+    """Euler with fresh noise at every step. On DDPM's levels it equals DDPM (Ho et al. 2020, arXiv:2006.11239)."""
     for now, after in pairwise(levels):
         x, clean = yield x, now
         down, up = ancestral(now, after)
@@ -64,8 +65,8 @@ def heun(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         x, clean = yield x, now
         slope = (x - clean) / now
         if after:
-            there, clean = yield x + slope * (after - now), after
-            slope = (slope + (there - clean) / after) / 2
+            ahead, clean = yield x + slope * (after - now), after
+            slope = (slope + (ahead - clean) / after) / 2
         x = x + slope * (after - now)
     return x
 
@@ -76,8 +77,8 @@ def _midpoint(x: Tensor, now: float, after: float) -> Run:
     slope, level = (x - clean) / now, now
     if after:
         level = math.sqrt(now * after)
-        there, clean = yield x + slope * (level - now), level
-        slope = (there - clean) / level
+        ahead, clean = yield x + slope * (level - now), level
+        slope = (ahead - clean) / level
     return x + slope * (after - now)
 
 
@@ -89,7 +90,7 @@ def dpm_2(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """The same with fresh noise at every step."""
+    """`dpm_2` with fresh noise at every step."""
     for now, after in pairwise(levels):
         down, up = ancestral(now, after)
         x = yield from _midpoint(x, now, down)
@@ -99,7 +100,7 @@ def dpm_2_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """The linear multistep method of fourth order, with as many slopes as there are so far."""
+    """The linear multistep method of fourth order; the first steps use as many slopes as there are."""
     slopes: list[Tensor] = []
     for number, (now, after) in enumerate(pairwise(levels)):
         x, clean = yield x, now
@@ -109,21 +110,21 @@ def lms(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
     return x
 
 
-def lms_coefficient(levels: Sequence[float], which: int, low: float, high: float) -> float:
-    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at levels[which] and 0 at the others.
+def lms_coefficient(levels: Sequence[float], index: int, low: float, high: float) -> float:
+    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at levels[index] and 0 at the others.
 
     Gauss' rule with two points is exact up to degree 3, that is for at most four levels.
     """
     middle, half = (high + low) / 2, (high - low) / 2
 
-    def polynomial(at: float) -> float:
-        return math.prod((at - other) / (levels[which] - other) for k, other in enumerate(levels) if k != which)
+    def polynomial(level: float) -> float:
+        return math.prod((level - other) / (levels[index] - other) for k, other in enumerate(levels) if k != index)
 
     return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
 
 
 def _toward(x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
-    """The exact step from one level to another if the clean latents are these."""
+    """The exact step from one level to another, assuming these clean latents."""
     return after / now * x + (1 - after / now) * clean
 
 
@@ -141,7 +142,7 @@ def dpmpp_2m(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
 
 
 def dpmpp_2s_ancestral(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
-    """DPM-Solver++ (2S), the same paper's algorithm 1, with fresh noise at every step."""
+    """DPM-Solver++ (2S), algorithm 1 of the same paper, with fresh noise at every step."""
     for now, after in pairwise(levels):
         x, clean = yield x, now
         down, up = ancestral(now, after)
@@ -194,22 +195,23 @@ def dpmpp_3m_sde(x: Tensor, levels: Sequence[float], noise: Noise) -> Run:
         size = math.log(now / after)
         twice = 2 * size
         phi_2 = math.expm1(-twice) / twice + 1
-        made = _toward(x, clean, now**2, after**2)
+        step = _toward(x, clean, now**2, after**2)
         if cleans:
             first = (clean - cleans[0]) * size / sizes[0]
             if len(cleans) == 2:
                 r0, r1 = sizes[0] / size, sizes[1] / size
                 bend = (first - (cleans[0] - cleans[1]) / r1) / (r0 + r1)
                 first, phi_3 = first + bend * r0, phi_2 / twice - 0.5
-                made = made - phi_3 * bend
-            made = made + phi_2 * first
-        x = _with_noise(made, now, after, noise)
+                step = step - phi_3 * bend
+            step = step + phi_2 * first
+        x = _with_noise(step, now, after, noise)
         cleans, sizes = [clean, *cleans[:1]], [size, *sizes[:1]]
     return x
 
 
 def _with_noise(x: Tensor, now: float, after: float, noise: Noise) -> Tensor:
-    """After a step of an SDE that took away all noise but the share (after / now) ** 2."""
+    """The latents of an SDE step after its fresh noise; before it only the share (after / now) ** 2 of the noise is
+    left."""
     return x + noise(x, now, after) * after * math.sqrt(1 - (after / now) ** 2)
 
 
@@ -243,11 +245,11 @@ def _levels_of_training() -> Tensor:
 
 
 class KDiffusion:
-    """One of the algorithms as a scheduler of diffusers' interface, for one run of `set_timesteps` and `step`.
+    """A k-diffusion algorithm as a diffusers scheduler, for one run of `set_timesteps` and `step`.
 
-    sigmas      float32 [steps + 1]           timesteps     one for each evaluation, fractions among them
-    order       evaluations of a step, but for one that ends without noise
-    step_index  the next evaluation; None: by the timestep of the first `step`
+    sigmas      float32 [steps + 1]           timesteps     one per evaluation, may be fractional
+    order       evaluations per step, except a last one that ends without noise
+    step_index  of the next evaluation; None: found by the timestep of the first `step`
     """
 
     def __init__(
@@ -262,8 +264,8 @@ class KDiffusion:
     ):
         """
         schedule   a key of LEVELS
-        brownian   noise is of a path that the seed decides, in place of one draw after another
-        skips      the last level but one, of a schedule that is one step longer
+        brownian   noise comes from a path determined by the seed, instead of one draw after another
+        skips      leaves out the last level but one, of a schedule that is one step longer
         """
         from diffusers.configuration_utils import FrozenDict
 
@@ -271,7 +273,7 @@ class KDiffusion:
         self.order, self._brownian = order, brownian
         self._step_index: int | None = None
         self._algorithm, self._schedule, self._skips = algorithm, schedule, skips
-        self._table = self._known = level_table(zero_terminal_snr)
+        self._table = self._device_table = level_table(zero_terminal_snr)
         self.alphas_cumprod = (1 / (1 + self._table**2)).float()
         self._run: Run | None = None
         self._generators: Sequence[torch.Generator] | None = None
@@ -286,7 +288,7 @@ class KDiffusion:
         self._steps: list[float] = levels.tolist()
         self._levels = torch.tensor(_evaluated(self._algorithm, self._steps), dtype=torch.float64)
         self.timesteps = timestep_at(self._table, self._levels).float().to(device)
-        self._known = self._table.float().to(device)
+        self._device_table = self._table.float().to(device)
         self.init_noise_sigma = self._steps[0]
 
     @property
@@ -297,13 +299,13 @@ class KDiffusion:
         self._step_index = begin_index
 
     def _init_step_index(self, timestep: Tensor) -> None:
-        """Where a run begins that was not told."""
+        """Find the first step of a run without a begin index."""
         starts = self.timesteps[:: self.order]
         self._step_index = int((starts == timestep).nonzero()[0]) * self.order
 
     def _level(self, timesteps: Tensor) -> Tensor:
-        """float32, to be multiplied with latents"""
-        level = level_at(self._known, timesteps)
+        """The noise level, float32, broadcastable to latents."""
+        level = level_at(self._device_table, timesteps)
         return level.reshape(*level.shape, *[1] * 3) if level.ndim else level
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
@@ -328,7 +330,7 @@ class KDiffusion:
             steps = self._steps[self._step_index // self.order :]
             if self._brownian:
                 assert generator is not None, "its seeds decide the paths"
-                ends = min(filter(None, self._steps)), self._steps[0]  # also where a run begins in the middle
+                ends = min(filter(None, self._steps)), self._steps[0]  # also if a run starts in the middle
                 self._paths = [
                     BrownianPath(each.initial_seed(), sample.shape[1:], *ends, each.device) for each in generator
                 ]
@@ -361,11 +363,11 @@ def _evaluated(algorithm: Algorithm, levels: Sequence[float]) -> list[float]:
     import torch
 
     nothing = torch.zeros(())
-    run, found = algorithm(nothing, levels, lambda x, now, after: x), []
+    run, evaluated = algorithm(nothing, levels, lambda x, now, after: x), []
     try:
         _, level = next(run)
         while True:
-            found.append(level)
+            evaluated.append(level)
             _, level = run.send((nothing, nothing))
     except StopIteration:
-        return found
+        return evaluated

@@ -1,8 +1,8 @@
 """The random tensors of a training step, addressed by image.
 
-A draw depends on (seed, purpose, epoch, image, repeat) alone: the same image meets the same noise however large the
-batch is, however many processes share it, and wherever the run was resumed. `image` is (source id, relative path).
-All draws are float32 on the CPU; the caller moves them.
+A draw depends only on (seed, purpose, epoch, image, repeat): an image gets the same noise for any batch size, any
+number of processes, and after resuming. `image` is (source id, relative path). All draws are float32 on the CPU; the
+caller moves them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ Address = tuple[int, int, ImageInfo, int]  # seed, epoch, image, repeat
 
 @dataclass(frozen=True)
 class Noises:
-    """Everything random of a batch's latents. An option's random part acts when both its setting and its tensor are there.
+    """All random values for a batch's latents. Those of an option act only if its setting and its tensor are both
+    there.
 
     noise, perturbation    standard normal, [B, C, H, W]; the perturbation is scaled by `ip_noise_gamma`
     offset                 standard normal [B, C, 1, 1], scaled by `noise_offset` and the adaptive scale
-    multires               the levels of multi-resolution noise, enlarged, discounted and summed, [B, C, H, W]
-    offset_strength, perturbation_strength   the share of `noise_offset` and `ip_noise_gamma` that counts, one number or
-                           [B]: what a random strength drew, in 0..1
+    multires               sum of the upsampled and discounted levels of multi-resolution noise, [B, C, H, W]
+    offset_strength, perturbation_strength   factors in 0..1 of `noise_offset` and `ip_noise_gamma`: one number or [B],
+                           for random strengths
     """
 
     noise: Tensor
@@ -44,19 +45,19 @@ class Noises:
 
 
 def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> int:
-    """A timestep from [low, high), every one as likely, or `high` where low is not below it, as in sd-scripts 0.10."""
+    """A uniform timestep from [low, high), or `high` if low is not below it, as in sd-scripts 0.10."""
     if low >= high:
         return high
     return integer(low, high, seed, "timestep", epoch, image, repeat)
 
 
 def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Address]) -> Noises:
-    """The noise of each image and what else the settings ask for, on the device of the latents. Float32, but noise and
-    perturbation in the latents' type with `compatibility`.
+    """Draw each image's noise and the other tensors of the settings, on the device of the latents. Float32; with
+    `compatibility` noise and perturbation have the latents' dtype.
 
-    latents     [B, C, H, W]; only their form is read
-    addresses   of the batch's images. With `compatibility` the first one's decides what sd-scripts draws once for a
-                batch: random strengths and the sizes of multi-resolution levels
+    latents     [B, C, H, W]; only shape, dtype and device are read
+    addresses   of the batch's images. With `compatibility` the first one decides what sd-scripts draws once per batch:
+                random strengths and the sizes of multi-resolution levels
     """
     import torch
 
@@ -67,18 +68,18 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
     def each(draw: Callable[..., Tensor]) -> Tensor:
         return stack_draws([draw(shape, *address) for address in addresses], device).to(dtype)
 
-    found: dict[str, Any] = {"noise": each(draw_noise)}
+    noises: dict[str, Any] = {"noise": each(draw_noise)}
     if settings.noise_offset:
-        found["offset"] = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
+        noises["offset"] = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
         if settings.noise_offset_random_strength:
-            found["offset_strength"] = _strengths("noise_offset", shared, device)
+            noises["offset_strength"] = _strengths("noise_offset", shared, device)
     if settings.multires_noise_iterations is not None:
-        found["multires"] = _multires(settings, shape, addresses, shared, device)
+        noises["multires"] = _multires(settings, shape, addresses, shared, device)
     if settings.ip_noise_gamma:
-        found["perturbation"] = each(draw_perturbation)
+        noises["perturbation"] = each(draw_perturbation)
         if settings.ip_noise_gamma_random_strength:
-            found["perturbation_strength"] = _strengths("ip_noise_gamma", shared, device)
-    return Noises(**found)
+            noises["perturbation_strength"] = _strengths("ip_noise_gamma", shared, device)
+    return Noises(**noises)
 
 
 def _strengths(option: str, addresses: Sequence[Address], device: torch.device) -> Tensor:
@@ -105,32 +106,32 @@ def _multires(
 
 
 def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """The noise an image is mixed with: standard normal, float32 `shape` = [C, H, W] of its latents."""
+    """The noise that is added to an image's latents: standard normal, float32 `shape` = [C, H, W]."""
     return normal(tuple(shape), seed, "noise", epoch, image, repeat)
 
 
 def draw_offset_noise(channels: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
-    """One standard normal number per image and channel, [C, 1, 1]; `noise_offset` times it shifts the whole image's
-    brightness and color, so that the model trains very dark and very bright images."""
+    """One standard normal number per image and channel, [C, 1, 1]. Scaled by `noise_offset` it shifts the whole image's
+    brightness and color, so that the model learns very dark and very bright images."""
     return normal((channels, 1, 1), seed, "noise_offset", epoch, image, repeat)
 
 
 def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
     """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
-    the model sees but not to its target."""
+    in the model's input but not in its target."""
     return normal(tuple(shape), seed, "input_perturbation", epoch, image, repeat)
 
 
 def draw_strength(option: str, seed: int, epoch: int, image: ImageInfo, repeat: int) -> float:
-    """The share of `option`'s strength ("noise_offset", "ip_noise_gamma") that a random strength leaves, [0, 1)."""
+    """The random factor in [0, 1) of an option's strength ("noise_offset", "ip_noise_gamma")."""
     return uniform(seed, f"{option}_strength", epoch, image, repeat)
 
 
 def multires_sizes(
     height: int, width: int, iterations: int, seed: int, epoch: int, image: ImageInfo, repeat: int
 ) -> list[tuple[int, int]]:
-    """(height, width) of each level: level i is smaller by r ** i, with an r between 2 and 4 drawn for each. The first is
-    as large as the latents; one that is a single row or column is the last."""
+    """(height, width) of each level: level i is smaller by r ** i, with r drawn between 2 and 4 for each. The first has
+    the latents' size; a level with a side of 1 is the last."""
     draw = python_random(seed, "multires_ratio", epoch, image, repeat)
     sizes = []
     for level in range(iterations):
@@ -150,8 +151,9 @@ def draw_multires(
     image: ImageInfo,
     repeat: int,
 ) -> Tensor:
-    """What multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training') adds to the
-    noise before the sum is divided by its deviation: the levels, enlarged, each `discount` times weaker than the last.
+    """The sum that multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training') adds
+    to the noise, which is then divided by its deviation: the upsampled levels, each `discount` times weaker than the
+    one before.
 
     sizes      of `multires_sizes`; the first is [H, W] of the latents
     returns    float32 [C, H, W]; its first level is a second noise of full size, as in sd-scripts
@@ -168,7 +170,7 @@ def draw_multires(
 
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
-    """[C, ...] draws of a batch's images as one [B, C, ...] on `device`."""
+    """The [C, ...] draws of a batch's images as one [B, C, ...] on `device`."""
     import torch
 
     return queued(torch.stack(list(draws)), device)

@@ -27,23 +27,23 @@ def level_table(zero_terminal_snr: bool = False) -> Tensor:
 
 
 def level_at(table: Tensor, timesteps: Tensor) -> Tensor:
-    """The levels at timesteps, also between those of the table: their logarithm is interpolated."""
+    """The levels at timesteps; between those of the table their logarithm is interpolated."""
     low = timesteps.floor().clamp(0, len(table) - 1).long()
     high = (low + 1).clamp(max=len(table) - 1)
     return table[low].log().lerp(table[high].log(), timesteps.to(table.dtype) - low).exp()
 
 
 def timestep_at(table: Tensor, levels: Tensor) -> Tensor:
-    """The timesteps of levels, the inverse of `level_at`: float64, within those of the table."""
+    """The timesteps of levels, the inverse of `level_at`: float64, within the table's range."""
     import torch
 
-    known, own = table.log(), levels.to(table.dtype).log()
-    low = (torch.searchsorted(known, own, right=True) - 1).clamp(0, len(table) - 2)
-    return low + ((own - known[low]) / (known[low + 1] - known[low])).clamp(0, 1)
+    log_table, log_levels = table.log(), levels.to(table.dtype).log()
+    low = (torch.searchsorted(log_table, log_levels, right=True) - 1).clamp(0, len(table) - 2)
+    return low + ((log_levels - log_table[low]) / (log_table[low + 1] - log_table[low])).clamp(0, 1)
 
 
 def _spread(count: int) -> Tensor:
-    """`count` numbers from 0 to 1 at equal distances."""
+    """`count` evenly spaced numbers from 0 to 1."""
     import torch
 
     return torch.linspace(0, 1, count, dtype=torch.float64)
@@ -56,17 +56,17 @@ def _ended(levels: Tensor) -> Tensor:
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """Timesteps at equal distances, both ends among them."""
+    """Evenly spaced timesteps, including both ends."""
     return _ended(level_at(table, (1 - _spread(steps)) * (len(table) - 1)))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Timesteps at equal distances, without the first of the table."""
+    """Evenly spaced timesteps, without the table's first."""
     return _ended(level_at(table, (1 - _spread(steps + 1)[:-1]) * (len(table) - 1)))
 
 
 def simple(table: Tensor, steps: int) -> Tensor:
-    """Every n-th level of the table, from the last on."""
+    """Every n-th level of the table, from the last one down."""
     return _ended(table[[-1 - int(step * len(table) / steps) for step in range(steps)]])
 
 
@@ -77,7 +77,7 @@ def karras(table: Tensor, steps: int) -> Tensor:
 
 
 def exponential(table: Tensor, steps: int) -> Tensor:
-    """Levels at equal ratios."""
+    """Levels with equal ratios."""
     return _ended(table[-1].log().lerp(table[0].log(), _spread(steps)).exp())
 
 
@@ -100,7 +100,7 @@ LEVELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "exponential": exponential,
     "sgm": sgm_uniform,
     "simple": simple,
-    "normal": uniform,  # A1111's, by another name
+    "normal": uniform,  # A1111's name for it
     "kl_optimal": kl_optimal,
     "beta": beta,
 }

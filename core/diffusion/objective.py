@@ -1,6 +1,6 @@
-"""What a model is trained to predict, and how a wrong prediction counts: chosen once for a run, without switches in the step.
+"""Training objectives: prediction target, loss and loss weights, chosen once per run, without branches in the step.
 
-The order of operations is that of sd-scripts, so each option gives the loss sd-scripts gives (float32, relative 1e-5).
+The order of operations is that of sd-scripts, so each option gives sd-scripts' loss (float32, relative 1e-5).
 Everything stays on the tensors' device: nothing here waits for it.
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Objective(ABC):
-    """What a training asks of its objective. Timesteps [B] are on the scale 0 to 1000, where the lowest is nearly an image and
-    the highest nearly noise: whole numbers, or float32 where the objective draws fractions.
+    """The interface of a training objective. Timesteps [B] are on the scale 0 (nearly an image) to 1000 (nearly noise):
+    integers, or float32 if the objective draws fractions.
 
-    prediction   as metadata and samplers name what the model predicts: "epsilon", "v" ...
-    fractions    whether it draws fractions of timesteps, float32, and not whole ones
+    prediction   the name in metadata and samplers of what the model predicts: "epsilon", "v" ...
+    fractions    whether it draws fractional timesteps, float32
     mask_mean    "area": the loss of a masked image is the mean over its mask; "image": over the whole image
     """
 
@@ -37,47 +37,48 @@ class Objective(ABC):
     fractions: bool = False
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
-        """(x0, the target's noise, the noise that the model is shown), [B, C, H, W] each, from everything drawn."""
+        """(x0, the target's noise, the noise in the model's input), [B, C, H, W] each, from all draws."""
         noise = noises.noise.float()
         return latents.float(), noise, noise
 
     def draw(self, settings: NoiseSettings, address: Address, size: tuple[int, int]) -> float:
-        """An image's timestep, a whole number or a fraction: from `min_timestep` to below `max_timestep`, every one as likely.
+        """An image's timestep, an integer or a fraction: uniform from `min_timestep` to below `max_timestep`.
 
-        address   of the image in random draws: any draw from it (core/record/draws.py) is its own
+        address   of the image for random draws (core/record/draws.py)
         size      of the image, (width, height) in pixels
         """
         return draw_timestep(settings.min_timestep, settings.max_timestep, *address)
 
     @abstractmethod
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The latents that the model is shown, [B, C, H, W]."""
+        """The noisy latents for the model's input, [B, C, H, W]."""
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What it should predict, [B, C, H, W]."""
+        """The prediction target, [B, C, H, W]."""
 
     def form(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """What of the model's output [B, C, H, W], float32, is compared with the target: the output itself, its negation, the
-        image that it estimates ... The base model's output, where it is preserved, is taken in the same form."""
+        """Convert the model's output [B, C, H, W], float32, to the form of the target: unchanged, negated, as the
+        estimated image ... For prior preservation the base model's output is converted too."""
         return output
 
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-        """The loss of each number of the prediction, float32 [B, C, H, W]."""
+        """The elementwise loss, float32 [B, C, H, W]."""
         return (predicted - target) ** 2
 
     def weight(self, timesteps: Tensor) -> Tensor | float:
-        """How much each timestep counts, float32 [B] or one number."""
+        """The loss weight of each timestep, float32 [B] or one number."""
         return 1.0
 
 
 class Diffusion(Objective):
-    """Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the options of the noise group, as Stable Diffusion 1.x,
-    2.x and SDXL are trained.
+    """Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the options of the noise group, as Stable Diffusion
+    1.x, 2.x and SDXL are trained.
 
-    prediction      "epsilon" or "v"                       debiased_as     whose weight debiased estimation takes, if another's
-    alpha_bar       [1000], the schedule in force          snr_alpha_bar   [1000], the one whose SNR weighs the loss: with
-                    `compatibility` the schedule before zero terminal SNR rescaled it
+    prediction      "epsilon" or "v"                       debiased_as     another prediction whose debiased weight is
+                    used
+    alpha_bar       [1000], the schedule in force          snr_alpha_bar   [1000], the schedule of the SNR in loss
+                    weights: with `compatibility` the one before zero terminal SNR rescaled it
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class Diffusion(Objective):
         self._kind = replace(PREDICTIONS[prediction], debiased=PREDICTIONS[debiased_as or prediction].debiased)
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset first, then the multi-resolution levels and their common scale, then the perturbation, which only the
-        input meets. With `compatibility` each tensor keeps its dtype, so half-precision latents are mixed in half
-        precision; else all is float32."""
+        """Offset noise first, then the multi-resolution levels and the division by their deviation, then the
+        perturbation, which is only in the input. With `compatibility` each tensor keeps its dtype, so half-precision
+        latents are mixed in half precision; else all is float32."""
         settings, noise = self.settings, noises.noise
         if not self._as_kohya:
             latents, noise = latents.float(), noise.float()
@@ -109,13 +110,13 @@ class Diffusion(Objective):
         if noises.multires is not None and settings.multires_noise_iterations is not None:
             total = noise + noises.multires
             noise = total / (total.std() if self._as_kohya else total.std(dim=(1, 2, 3), keepdim=True))
-        shown = noise
+        perturbed = noise
         if noises.perturbation is not None and settings.ip_noise_gamma:
-            shown = noise + settings.ip_noise_gamma * _per_image(noises.perturbation_strength) * noises.perturbation
-        return latents, noise, shown
+            perturbed = noise + settings.ip_noise_gamma * _per_image(noises.perturbation_strength) * noises.perturbation
+        return latents, noise, perturbed
 
     def _offset_size(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
-        """What offset noise is multiplied by: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
+        """The factor of offset noise: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
         assert self.settings.noise_offset is not None
         size = self.settings.noise_offset * _per_image(strength)
         if self.settings.adaptive_noise_scale is None:
@@ -131,7 +132,7 @@ class Diffusion(Objective):
         return self._kind.target(x0, noise, *self._signal_and_noise(x0.dtype, timesteps)).float()
 
     def _signal_and_noise(self, dtype: torch.dtype, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_bar ** .5, (1 - alpha_bar) ** .5), [B, 1, 1, 1] each, in this dtype: rounded to it first."""
+        """(alpha_bar ** .5, (1 - alpha_bar) ** .5), [B, 1, 1, 1] each; alpha_bar is rounded to this dtype first."""
         bar_B = self.alpha_bar.to(dtype)[timesteps]
         return bar_B.sqrt().view(-1, 1, 1, 1), (1.0 - bar_B).sqrt().view(-1, 1, 1, 1)
 
@@ -144,21 +145,21 @@ class Diffusion(Objective):
 
 
 def _per_image(value: Tensor | float) -> Tensor | float:
-    """A number for all images as it is; one for each, [B], as [B, 1, 1, 1]."""
+    """One number for all images unchanged; one per image, [B], as [B, 1, 1, 1]."""
     if isinstance(value, (int, float)) or value.dim() == 0:
         return value
     return value.reshape(-1, 1, 1, 1)
 
 
-# -- what is predicted
+# -- predictions
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model predicts. x0, noise: [B, C, H, W]; a = alpha_bar ** .5, s = (1 - alpha_bar) ** .5: [B, 1, 1, 1].
+    """What a model predicts. x0, noise: [B, C, H, W]; a = alpha_bar ** .5, s = (1 - alpha_bar) ** .5: [B, 1, 1, 1].
 
     target     (x0, noise, a, s) -> [B, C, H, W]
-    per_x0     snr -> (target error) ** 2 / (x0 error) ** 2, so a weight on x0 becomes one on the target
+    per_x0     snr -> (target error) ** 2 / (x0 error) ** 2, which turns a weight on x0 into one on the target
     min_snr_at_zero   limit of min(snr, gamma) / per_x0(snr) for snr to 0
     debiased          snr -> weight of debiased estimation
     """
@@ -185,7 +186,7 @@ PREDICTIONS: dict[str, Prediction] = {  # v: Salimans & Ho 2022, arXiv:2202.0051
 }
 
 
-# -- the loss of each number
+# -- elementwise losses
 
 PLAIN_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l2": lambda error: error**2, "l1": lambda error: error.abs()}
 # Pseudo-Huber forms (Charbonnier et al. 1994): square below c, straight above. The difference of two near numbers costs
@@ -197,7 +198,7 @@ HUBER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
-    """The loss of each number of the prediction, float32 [B, C, H, W].
+    """The elementwise loss of the prediction, float32 [B, C, H, W].
 
     error_BCHW    prediction minus target
     alpha_bar_B   of the schedule in force, float32 [B]
@@ -210,9 +211,9 @@ def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, set
 
 
 def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
-    """Huber's c at each timestep, float32 [B] (Khrapov et al. 2024, arXiv:2403.16728).
+    """The Huber threshold c at each timestep, float32 [B] (Khrapov et al. 2024, arXiv:2403.16728).
 
-    With `compatibility` the schedule "snr" leaves `huber_scale` out, as sd-scripts does.
+    With `compatibility` the schedule "snr" ignores `huber_scale`, as sd-scripts does.
     """
     at = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
     unscaled = settings.compatibility != "none" and settings.huber_schedule == "snr"
@@ -226,12 +227,12 @@ def _constant(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
 
 
 def _exponential(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    """1 at timestep 0, c at the end."""
+    """Exponential decay from 1 at timestep 0 to c at the end."""
     return (timesteps.to(alpha_bar_B.dtype) * (math.log(c) / TIMESTEPS)).exp()
 
 
 def _snr(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    """Near 1 where an image is nearly clean, c where it is nothing but noise (sigma infinite)."""
+    """Near 1 for nearly clean images, c for pure noise (sigma infinite)."""
     return (1 - c) / (1 + sigmas(alpha_bar_B)) ** 2 + c
 
 
@@ -242,9 +243,9 @@ HUBER_SCHEDULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-# -- how much each timestep counts: float32 [B], from snr_B float32 [B]
+# -- loss weights by timestep: float32 [B], from snr_B float32 [B]
 
-MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would run away; min-SNR has its own
+MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would diverge; min-SNR has another
 
 
 def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
@@ -258,25 +259,25 @@ def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tenso
 
 
 def like_noise_weight(snr_B: Tensor) -> Tensor:
-    """SNR / (SNR + 1): a v loss with it is the loss that predicting the noise would give."""
+    """SNR / (SNR + 1): turns a v loss into the loss of predicting the noise."""
     capped = snr_B.clip(max=MOST_SNR)
     return capped / (capped + 1.0)
 
 
 def like_v_weight(snr_B: Tensor, strength: float) -> Tensor:
-    """1 + strength * (SNR + 1) / SNR: the noise loss, and that share of the v loss on top. Infinite at SNR 0."""
+    """1 + strength * (SNR + 1) / SNR: the noise loss plus `strength` times the v loss. Infinite at SNR 0."""
     capped = snr_B.clip(max=MOST_SNR)
     return 1.0 + strength * (capped + 1.0) / capped
 
 
 def debiased_weight(snr_B: Tensor, prediction: Prediction) -> Tensor:
-    """Debiased estimation (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, which is infinite at SNR 0;
-    1 / (SNR + 1) for v, as sd-scripts has it since 0.9."""
+    """Debiased estimation (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, infinite at SNR 0; 1 / (SNR +
+    1) for v, as in sd-scripts since 0.9."""
     return prediction.debiased(snr_B.clip(max=MOST_SNR))
 
 
 def timestep_weight(snr_B: Tensor, settings: NoiseSettings, prediction: Prediction) -> Tensor | float:
-    """The product of all weights that are on, in sd-scripts' order; 1.0 when none is."""
+    """The product of all enabled weights, in sd-scripts' order; 1.0 if none is."""
     weight: Tensor | float = 1.0
     if settings.min_snr_gamma is not None:
         weight = weight * min_snr_weight(snr_B, settings.min_snr_gamma, prediction)

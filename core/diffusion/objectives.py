@@ -1,4 +1,4 @@
-"""The objectives that a training can have: each registered by its name. Without torch."""
+"""The registered training objectives, by name. Without torch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """How a model is trained to predict.
+    """A registered objective.
 
     name, title   in presets and on the page
-    make          (job of a known family, what the model predicts, device) -> the objective
-    settings      a group of its own, named after it
-    uses          the settings of the group `noise` that it reads; the page says that the others have no effect
+    make          (job of a known family, prediction, device) -> the objective
+    settings      its own settings group, named after it
+    uses          settings of the group `noise` that it reads; the page marks the others as unused
     """
 
     name: str
@@ -39,7 +39,7 @@ OBJECTIVES: dict[str, ObjectiveKind] = {}
 
 
 def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
-    """Offer an objective. choice: a person may choose it for any model; else only families ask for it."""
+    """Register an objective. choice: users can select it for any model; False: only families use it."""
     OBJECTIVES[kind.name] = kind
     TRAITS[kind.name] = ObjectiveTraits(kind.title, kind.uses)
     if choice:
@@ -48,10 +48,10 @@ def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
         add_group(NoiseSettings, kind.name, kind.settings, kind.title)
 
 
-def make_objective(job: TrainJob, own: str, prediction: str, device: str) -> Objective:
-    """The objective of a run: the chosen one, or the model family's `own`."""
+def make_objective(job: TrainJob, default: str, prediction: str, device: str) -> Objective:
+    """The objective of a run: the selected one, or `default`, the model family's."""
     extensions.load()
-    name = own if job.noise.objective == "auto" else job.noise.objective
+    name = default if job.noise.objective == "auto" else job.noise.objective
     return OBJECTIVES[name].make(job, prediction, device)
 
 

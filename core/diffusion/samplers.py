@@ -1,8 +1,8 @@
-"""The way from noise to image: schedulers with diffusers' interface, made from explicit numbers.
+"""Samplers: schedulers with diffusers' interface, built from explicit settings.
 
-Nothing is read from a model's scheduler config: those differ between copies of one model, and one that lacks
-`clip_sample: false` turns every DDIM image magenta. Samplers that A1111 has too give the numbers of k-diffusion; with
-sd-scripts compatibility, those of diffusers, as sd-scripts itself.
+A model's scheduler config is never read: it differs between copies of one model, and one without `clip_sample: false`
+turns every DDIM image magenta. Samplers that A1111 has too give k-diffusion's values; with sd-scripts compatibility,
+those of diffusers, as in sd-scripts itself.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 
 DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 FOR_DIFFUSION = frozenset({"diffusion"})
-Make = Callable[[str, bool], Any]  # (what the model predicts, zero terminal SNR) -> a fresh scheduler
+Make = Callable[[str, bool], Any]  # (prediction, zero terminal SNR) -> a new scheduler
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A sampler.
 
-    scheduler   the name of diffusers' class, or a function that makes a scheduler; None: only by the algorithm
-    config      of diffusers' class, besides what the model decides
-    algorithm   for all schedule types but "own", and for that one too where `own` has its levels; None: the scheduler is
-                given the levels of a schedule type, or has no other (`LEVELS`) if a package made it
-    order       evaluations of a step           draws       noises that a step draws at most
-    brownian    its noise is of a path that the seed decides (`BrownianPath`)
-    skips       the lowest level above 0, of a schedule that is one step longer: as A1111 does
-    objectives  names of those whose models it samples
+    scheduler   the name of diffusers' class, or a function that makes a scheduler; None: only the algorithm
+    config      for diffusers' class, except what depends on the model
+    algorithm   for all schedule types but "own", and for "own" too if `default_levels` has its levels; None: the
+                scheduler gets the levels of a schedule type, or for one from a package has no others
+    order       evaluations per step           draws       maximum noise draws per step
+    brownian    noise comes from a path determined by the seed (`BrownianPath`)
+    skips       leaves out the lowest level above 0, of a schedule that is one step longer, as A1111 does
+    objectives  names of the objectives whose models it samples
     """
 
     scheduler: str | Make | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     algorithm: k.Algorithm | None = None
-    own: str = ""
+    default_levels: str = ""
     order: int = 1
     draws: int = 1
     brownian: bool = False
@@ -58,17 +58,17 @@ class Sampler:
     all_schedules: bool = True
 
     def make(self, prediction: str, zero_terminal_snr: bool) -> Any:
-        """A fresh scheduler."""
-        assert self.scheduler is not None, "what has no scheduler has levels of its own"
+        """A new scheduler."""
+        assert self.scheduler is not None, "a sampler without a scheduler has levels"
         if not isinstance(self.scheduler, str):
             return self.scheduler(prediction, zero_terminal_snr)
         return _of_diffusers(self.scheduler, self.config, prediction, zero_terminal_snr)
 
 
 def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_terminal_snr: bool) -> Any:
-    """The scheduler of this name with this config.
+    """diffusers' scheduler of this name with this config.
 
-    "leading" never asks for the last timestep, where a stretched schedule begins: it is "trailing" there (Lin et al.
+    "leading" never uses the last timestep, where a stretched schedule starts: it becomes "trailing" there (Lin et al.
     2023, arXiv:2305.08891, section 3.3).
     """
     import diffusers
@@ -77,17 +77,17 @@ def _of_diffusers(name: str, config: Mapping[str, Any], prediction: str, zero_te
     leads = zero_terminal_snr and config.get("timestep_spacing") == "leading"
     spacing = {"timestep_spacing": "trailing"} if leads else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it advises another one; a person asked for this
+        warnings.simplefilter("ignore", FutureWarning)  # it recommends another scheduler; the user chose this one
         return kind(**{**_of_model(kind, prediction, zero_terminal_snr), **config, **spacing})
 
 
 def _of_model(kind: Any, prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
-    """What a scheduler is told about the model. `steps_offset` acts with the "leading" spacing, and where sd-scripts'
-    generator begins with an image."""
-    known = inspect.signature(kind.__init__).parameters
+    """The config that depends on the model. `steps_offset` affects the "leading" spacing, and sd-scripts' generator
+    when it starts from an image."""
+    parameters = inspect.signature(kind.__init__).parameters
     config = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
-    config |= {"steps_offset": 1} if "steps_offset" in known else {}
-    if not zero_terminal_snr or "rescale_betas_zero_snr" in known:
+    config |= {"steps_offset": 1} if "steps_offset" in parameters else {}
+    if not zero_terminal_snr or "rescale_betas_zero_snr" in parameters:
         config |= {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
         return config | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
     table = schedule_in_force(True).double()
@@ -99,7 +99,7 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
     from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
     class Lms(LMSDiscreteScheduler):
-        """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
+        """diffusers' LMS integrates with scipy, which is not installed; polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
             at = [float(self.sigmas[t - back]) for back in range(order)]
@@ -109,7 +109,7 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
 
 
 def _distilled(name: str) -> Make:
-    """A scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
+    """A scheduler for distilled models, with the timesteps of the distillation (50), or more for more steps."""
 
     def make(prediction: str, zero_terminal_snr: bool) -> Any:
         scheduler = _of_diffusers(name, {}, prediction, zero_terminal_snr)
@@ -117,7 +117,7 @@ def _distilled(name: str) -> Make:
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
             more = num_inference_steps > scheduler.config.original_inference_steps
-            # Only where it is needed: told a number, TCD takes other timesteps than those it was distilled with.
+            # Only if needed: with this argument, TCD uses other timesteps than those of the distillation.
             usual(num_inference_steps, device, **{"original_inference_steps": num_inference_steps} if more else {})
 
         scheduler.set_timesteps = set_timesteps
@@ -140,7 +140,7 @@ _DPM_2, _DPM_2_A = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
 SAMPLERS: dict[str, Sampler] = {
     # Song et al. 2020, arXiv:2010.02502, eta 0. The last step ends at alpha 1, without noise.
     "ddim": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": True}, k.euler),
-    # As SD 1.5's own scheduler config has it: it ends at the schedule's first alpha, 0.9991.
+    # As in SD 1.5's scheduler config: it ends at the schedule's first alpha, 0.9991.
     "ddim_first_alpha": Sampler("DDIMScheduler", _DDIM | {"set_alpha_to_one": False}, k.euler_to_first_alpha),
     # Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS). With steps of
     # unequal size its method is LMS.
@@ -163,19 +163,19 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmsolver++_3m_sde": Sampler(None, {}, k.dpmpp_3m_sde, "uniform", brownian=True, skips=True),
     "unipc": Sampler("UniPCMultistepScheduler", _SECOND_ORDER),  # Zhao et al. 2023, arXiv:2302.04867
     "deis": Sampler("DEISMultistepScheduler", _SECOND_ORDER),  # Zhang and Chen 2022, arXiv:2204.13902
-    # Ho et al. 2020, arXiv:2006.11239: the training's own process backwards, with fresh noise at every step
+    # Ho et al. 2020, arXiv:2006.11239: the training process reversed, with fresh noise at every step
     "ddpm": Sampler("DDPMScheduler", _LEADING | {"clip_sample": False}, k.euler_ancestral),
-    "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm),  # for models and LoRAs distilled so, with 2 to 8 steps
+    "lcm": Sampler(_distilled("LCMScheduler"), {}, k.lcm),  # for models and LoRAs distilled for it, with 2 to 8 steps
     "tcd": Sampler(_distilled("TCDScheduler"), {}, k.tcd),
 }
 
 
 def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR_DIFFUSION, draws: int = 1) -> None:
-    """Offer a sampler: from now on samples, generation, presets and the command line know it.
+    """Register a sampler for samples, generation, presets and the command line.
 
-    make         (what the model predicts, zero terminal SNR) -> a fresh scheduler with diffusers' interface
-    objectives   names of those whose models it samples; with any other it is refused before the start
-    draws        noises that it draws in a step at most
+    make         (prediction, zero terminal SNR) -> a new scheduler with diffusers' interface
+    objectives   names of the objectives whose models it samples; it is refused for others before the start
+    draws        maximum noise draws per step
     """
     SAMPLERS[name] = Sampler(make, draws=draws, objectives=objectives, all_schedules=False)
     SAMPLER_LABELS[name] = title
@@ -185,7 +185,7 @@ def register(name: str, title: str, make: Make, objectives: frozenset[str] = FOR
 
 
 def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
-    """The problem of a sampler that does not fit models of this objective."""
+    """The problem of a sampler that does not fit models of this objective; None if it fits."""
     fitting = [each for each, sampler in SAMPLERS.items() if objective in sampler.objectives]
     if name in fitting or name not in SAMPLERS:
         return None
@@ -196,25 +196,25 @@ def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
 
 
 def noise_problem(name: str, where: str) -> Problem | None:
-    """The problem of a sampler that does not say how an image is noised, where a stage begins with one."""
-    if name not in SAMPLERS or any(hasattr(make_sampler(name), way) for way in ("add_noise", "scale_noise")):
+    """The problem of a sampler that cannot add noise to an image, for stages that start from one; None if it can."""
+    if name not in SAMPLERS or any(hasattr(make_sampler(name), method) for method in ("add_noise", "scale_noise")):
         return None
     what = f"The sampler {SAMPLER_LABELS[name]} cannot begin with an image"
     return Problem(what, where, "choose another sampler, or begin with noise", code="sampler.no-images")
 
 
 def schedules_of(name: str) -> list[str]:
-    """The schedule types that a sampler knows."""
+    """The schedule types that a sampler supports."""
     return ["own", *(LEVELS if name in SAMPLERS and SAMPLERS[name].all_schedules else ())]
 
 
 def schedule_problem(name: str, schedule: str, where: str) -> Problem | None:
-    """The problem of a schedule type that a sampler does not know."""
-    known = schedules_of(name)
-    if name not in SAMPLERS or schedule in known:
+    """The problem of a schedule type that a sampler does not support; None if it does."""
+    schedules = schedules_of(name)
+    if name not in SAMPLERS or schedule in schedules:
         return None
     what = f"The sampler {SAMPLER_LABELS[name]} has no schedule type '{schedule}'"
-    return Problem(what, where, f"choose {', '.join(known)}", code="sampler.no-schedule")
+    return Problem(what, where, f"choose {', '.join(schedules)}", code="sampler.no-schedule")
 
 
 def make_sampler(
@@ -225,65 +225,65 @@ def make_sampler(
     program: str = "",
     schedule: str = "own",
 ) -> Any:
-    """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it remembers how far it is.
+    """A new diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it is stateful.
 
     name          a key of SAMPLERS
-    prediction    what the U-Net predicts: "epsilon" or "v"
+    prediction    of the U-Net: "epsilon" or "v"
     zero_terminal_snr
                   for a model trained on the stretched schedule (`schedule.zero_terminal`)
-    program       "trainer": as sd-scripts' trainers sample: x0 is cut to -1..1 where the sampler knows that (DDIM, Heun),
+    program       "trainer": as sd-scripts' trainers sample: x0 is clipped to -1..1 by samplers that can (DDIM, Heun),
                   timesteps have no offset, and the schedule is never stretched; "generator": as its generator does
     schedule      one of `schedules_of`
     """
-    known = SAMPLERS[name]
-    levels = known.own if schedule == "own" and not (program and known.scheduler) else schedule
+    sampler = SAMPLERS[name]
+    levels = sampler.default_levels if schedule == "own" and not (program and sampler.scheduler) else schedule
     stretched = zero_terminal_snr and program != "trainer"
-    if known.algorithm and levels in LEVELS:
+    if sampler.algorithm and levels in LEVELS:
         prediction_type = DIFFUSERS_PREDICTION[prediction]
         return k.KDiffusion(
-            known.algorithm, levels, prediction_type, stretched, known.order, known.brownian, known.skips
+            sampler.algorithm, levels, prediction_type, stretched, sampler.order, sampler.brownian, sampler.skips
         )
-    sampler = _completed(known.make(prediction, stretched), known, prediction, stretched)
-    changes, config = AS_PROGRAM[program], config_of(sampler)
+    scheduler = _completed(sampler.make(prediction, stretched), sampler, prediction, stretched)
+    changes, config = AS_PROGRAM[program], config_of(scheduler)
     if program == "generator" and config.get("timestep_spacing") == "trailing":
         changes = changes | {"timestep_spacing": "leading"}  # also of a stretched schedule
-    if own := {key: value for key, value in changes.items() if key in config}:
-        sampler.register_to_config(**own)
-    return sampler if schedule == "own" else _at_levels(sampler, schedule, stretched)
+    if supported := {key: value for key, value in changes.items() if key in config}:
+        scheduler.register_to_config(**supported)
+    return scheduler if schedule == "own" else _at_levels(scheduler, schedule, stretched)
 
 
-def _completed(sampler: Any, known: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
-    """The scheduler with what a package may leave out, but for that of objectives that it alone knows."""
+def _completed(scheduler: Any, sampler: Sampler, prediction: str, zero_terminal_snr: bool) -> Any:
+    """The scheduler with attributes that a package's may lack; those for other objectives get no noise schedule."""
     from diffusers.configuration_utils import FrozenDict
 
-    if not hasattr(sampler, "config"):
-        sampler.config = FrozenDict(
+    if not hasattr(scheduler, "config"):
+        scheduler.config = FrozenDict(
             prediction_type=DIFFUSERS_PREDICTION.get(prediction, prediction), num_train_timesteps=TIMESTEPS
         )
-    if not hasattr(sampler, "alphas_cumprod") and known.objectives == FOR_DIFFUSION:
-        sampler.alphas_cumprod = schedule_in_force(zero_terminal_snr)
-    return sampler
+    if not hasattr(scheduler, "alphas_cumprod") and sampler.objectives == FOR_DIFFUSION:
+        scheduler.alphas_cumprod = schedule_in_force(zero_terminal_snr)
+    return scheduler
 
 
-def _at_levels(sampler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
-    """A scheduler of diffusers with one evaluation a step, at the levels of a schedule type."""
-    usual, table = sampler.set_timesteps, level_table(zero_terminal_snr)
+def _at_levels(scheduler: Any, schedule: str, zero_terminal_snr: bool) -> Any:
+    """A diffusers scheduler with one evaluation per step, set to the levels of a schedule type."""
+    usual, table = scheduler.set_timesteps, level_table(zero_terminal_snr)
 
     def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
         usual(num_inference_steps, device=device)
         levels = LEVELS[schedule](table, num_inference_steps)
-        levels[-1] = max(float(levels[-1]), float(sampler.sigmas[-1]))  # some cannot go down to 0
-        sampler.sigmas = levels.float()
-        sampler.timesteps = timestep_at(table, levels[:-1]).float().to(device)
+        levels[-1] = max(float(levels[-1]), float(scheduler.sigmas[-1]))  # some cannot end at 0
+        scheduler.sigmas = levels.float()
+        scheduler.timesteps = timestep_at(table, levels[:-1]).float().to(device)
 
-    sampler.set_timesteps = set_timesteps
-    return sampler
+    scheduler.set_timesteps = set_timesteps
+    return scheduler
 
 
-def config_of(sampler: Any) -> Mapping[str, Any]:
+def config_of(scheduler: Any) -> Mapping[str, Any]:
     """A scheduler's config."""
-    found: Mapping[str, Any] = sampler.config
-    return found
+    config: Mapping[str, Any] = scheduler.config
+    return config
 
 
 AS_PROGRAM: dict[str, dict[str, Any]] = {
@@ -293,53 +293,53 @@ AS_PROGRAM: dict[str, dict[str, Any]] = {
 }
 
 
-def start_scale(sampler: Any) -> float:
-    """The size of the noise that sampling starts from; call after `set_timesteps`. Schedulers of flow matching start from 1."""
-    return float(getattr(sampler, "init_noise_sigma", 1.0))
+def start_scale(scheduler: Any) -> float:
+    """The deviation of the initial noise; call after `set_timesteps`. 1 for flow matching."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
-def add_noise(sampler: Any, latents: Tensor, noise: Tensor, index: int) -> Tensor:
-    """Latents as noisy as they are before the evaluation `index` of `sampler.timesteps`."""
-    timestep = sampler.timesteps[index].repeat(len(latents))
-    if hasattr(sampler, "scale_noise"):  # flow matching
-        return sampler.scale_noise(latents, timestep, noise)
-    return sampler.add_noise(latents, noise, timestep)
+def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, index: int) -> Tensor:
+    """Latents with the noise level before evaluation `index` of `sampler.timesteps`."""
+    timestep = scheduler.timesteps[index].repeat(len(latents))
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        return scheduler.scale_noise(latents, timestep, noise)
+    return scheduler.add_noise(latents, noise, timestep)
 
 
-def root_alpha_bar(sampler: Any, timestep: Tensor) -> float:
-    """The share of the clean latents in what the model is shown at this evaluation."""
+def root_alpha_bar(scheduler: Any, timestep: Tensor) -> float:
+    """The factor of the clean latents in the model's input at this evaluation."""
     import torch
 
-    if start_scale(sampler) > 1:  # latents with noise of the size sigma, which are divided for the model
-        return float(model_input(sampler, torch.ones(1, 1, 1, 1, device=timestep.device), timestep))
-    return float(sampler.alphas_cumprod[min(int(timestep), len(sampler.alphas_cumprod) - 1)] ** 0.5)
+    if start_scale(scheduler) > 1:  # latents with noise of the size sigma, which are divided for the model
+        return float(model_input(scheduler, torch.ones(1, 1, 1, 1, device=timestep.device), timestep))
+    return float(scheduler.alphas_cumprod[min(int(timestep), len(scheduler.alphas_cumprod) - 1)] ** 0.5)
 
 
-def clean_estimate(sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
-    """What the latents are without noise, going by the model's output for them at this timestep."""
-    if not hasattr(sampler, "alphas_cumprod"):  # flow matching
+def clean_estimate(scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
+    """The clean latents estimated from the model's output at this timestep."""
+    if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
         return latents - timestep / TIMESTEPS * output
-    root = max(root_alpha_bar(sampler, timestep), 1e-3)
+    root = max(root_alpha_bar(scheduler, timestep), 1e-3)
     spread = (1 - root**2) ** 0.5
-    scaled = latents * root if start_scale(sampler) > 1 else latents
-    if config_of(sampler)["prediction_type"] == "v_prediction":
+    scaled = latents * root if start_scale(scheduler) > 1 else latents
+    if config_of(scheduler)["prediction_type"] == "v_prediction":
         return root * scaled - spread * output
     return (scaled - spread * output) / root
 
 
-def model_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """The latents as the model is shown them; schedulers of flow matching leave them as they are."""
-    scaled: Tensor = sampler.scale_model_input(latents, timestep) if hasattr(sampler, "scale_model_input") else latents
-    return scaled
+def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """The latents scaled for the model's input; unchanged for flow matching."""
+    x: Tensor = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
+    return x
 
 
 def sampler_step(
-    sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor, generators: Sequence[torch.Generator]
+    scheduler: Any, output: Tensor, timestep: Tensor, latents: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """The latents one step nearer to an image, [B, C, H, W]; samplers that add noise draw it per image.
+    """The latents after one step, [B, C, H, W]; samplers that add noise draw it per image.
 
-    output    the U-Net's (guided) prediction at `timestep`, which must be the next of `sampler.timesteps`
+    output    the U-Net's (guided) prediction at `timestep`, which must be the next of `scheduler.timesteps`
     """
-    draws = {"generator": list(generators)} if "generator" in inspect.signature(sampler.step).parameters else {}
-    after: Tensor = sampler.step(output, timestep, latents, return_dict=False, **draws)[0]
+    draws = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    after: Tensor = scheduler.step(output, timestep, latents, return_dict=False, **draws)[0]
     return after

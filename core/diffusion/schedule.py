@@ -29,12 +29,13 @@ def sd_alpha_bar() -> Tensor:
 
 
 def zero_terminal(alpha_bar: Tensor) -> Tensor:
-    """The schedule stretched so that the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+    """The schedule rescaled to zero terminal SNR (Lin et al. 2023, arXiv:2305.08891, algorithm 1): the last timestep is
+    pure noise.
 
-    The first value stays and the last becomes 0. Its steps are taken in the order of sd-scripts and diffusers, through
-    alpha and beta and back, so that the float32 table equals theirs bit for bit.
+    The first value stays and the last becomes 0. Steps are in the order of sd-scripts and diffusers, through alpha and
+    beta and back, so that the float32 table equals theirs bit for bit.
 
-    alpha_bar   [T], falling; of the same shape is what comes back
+    alpha_bar   [T], falling; returns the same shape
     """
     import torch
 
@@ -47,15 +48,15 @@ def zero_terminal(alpha_bar: Tensor) -> Tensor:
 
 
 def schedule_in_force(zero_terminal_snr: bool) -> Tensor:
-    """alpha_bar of a training with these settings, float32 [1000]."""
+    """alpha_bar of a training with this setting, float32 [1000]."""
     return zero_terminal(sd_alpha_bar()) if zero_terminal_snr else sd_alpha_bar()
 
 
 def snr(alpha_bar: Tensor) -> Tensor:
-    """Signal-to-noise ratio in power, `alpha_bar / (1 - alpha_bar)`; same shape, no unit."""
+    """Signal-to-noise ratio in power, `alpha_bar / (1 - alpha_bar)`; same shape."""
     return alpha_bar / (1.0 - alpha_bar)
 
 
 def sigmas(alpha_bar: Tensor) -> Tensor:
-    """Noise deviation per unit of signal, `snr ** -0.5`: what k-diffusion samplers call sigma; same shape."""
+    """Noise deviation per unit of signal, `snr ** -0.5`, as in k-diffusion; same shape."""
     return snr(alpha_bar) ** -0.5

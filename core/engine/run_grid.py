@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, written
+from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, joined
 from core.generation.model.library import find_file, portable_name
 from core.generation.prompt.sample_prompts import SamplePrompt
 from core.record.problems import ProblemsError
@@ -77,11 +77,11 @@ def run_grid_of(
         files_of, strength_of = (CONTROL, WEIGHT) if job.method.traits.control_images else (LORA, STRENGTH)
         grid |= {"x_axis": files_of, "y_axis": strength_of, "y_values": ", ".join(f"{each:g}" for each in strengths)}
         next(letters)
-    grid["x_values"] = written(values)
+    grid["x_values"] = joined(values)
     prompts = prompts[: max(1, MOST_CELLS // (len(values) * max(len(strengths), 1)))]
     if len(prompts) > 1:
         letter = next(letters)
-        grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": written([_line(each) for each in prompts])}
+        grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": joined([_line(each) for each in prompts])}
     asked = build(
         GridJob,
         {

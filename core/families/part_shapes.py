@@ -144,7 +144,7 @@ def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = Non
     assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
     with quick_imports():
         make = kind.maker()
-    check_config(kind, config, where, whole=False)
+    check_config(kind, config, where, complete=False)
     try:
         with torch.device("meta"):
             return make(config).requires_grad_(False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.families.layouts import layout_of
 from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
-from core.formats.models.extra import GUIDANCE, STATED, beside_parts
+from core.formats.models.extra import GUIDANCE, STATED, extra_file
 from core.formats.tensors.header import read_header, sniff
 
 USUAL_GUIDANCE = 7.5
@@ -25,7 +25,7 @@ def own_guidance(model: Path) -> float:
 
 
 def _in_metadata(model: Path) -> float | None:
-    file = beside_parts(model)
+    file = extra_file(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None
     state = file.stat()

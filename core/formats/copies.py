@@ -1,4 +1,4 @@
-"""Copies saved files into folders of other programs: complete or not at all, and never over another file."""
+"""Copies saved files into folders of other programs: atomically, and never over another file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from core.record.space import require_space
 
 # Programs list files by suffix, so a file being written has one that none of them knows.
 PREFIX, SUFFIX = ".atelier-", ".part"
-SYNC_BYTES = 1 << 26  # sync as we go, so that progress is honest on slow drives and a cancel takes effect
+SYNC_BYTES = 1 << 26  # sync in between, so that progress is right on slow drives and a cancel takes effect
 MOST_NAMES = 1000
 CHOOSE = "choose another folder"
-KEPT = "the partial copy was removed"
+PARTIAL_REMOVED = "the partial copy was removed"
 Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of `copy_into`. new: False where the folder already had the same content."""
+    """The result of `copy_into`. new: False if the folder already had the same content."""
 
     path: Path
     new: bool
@@ -41,8 +41,8 @@ def copy_into(
     """Copy a file or a folder (a diffusers model) into an existing folder.
 
     report   (fraction done, what is being done)
-    returns  the copy, under its own name or name-2, name-3 if another file has it
-    Raises ProblemsError or Cancelled; in both cases nothing of the copy is left behind.
+    returns  the copy, under the source's name, or name-2, name-3 if another file has it
+    Raises ProblemsError or Cancelled; either way no part of the copy is left behind.
     """
     cancel = cancel or CancelToken()
     require_folder(folder, source)
@@ -56,7 +56,7 @@ def copy_into(
     atomic.remove_leftovers(folder, f"{PREFIX}*{SUFFIX}")
     require_space(folder, total, f"Copying '{source.name}'", f"free some space there, or {CHOOSE}")
     try:
-        with _beside(folder, source.is_dir()) as temporary:
+        with _temporary(folder, source.is_dir()) as temporary:
             _write(source, parts, temporary, cancel, _counter(total, report))
             for target in _names(source, folder):
                 with suppress(FileExistsError):
@@ -69,7 +69,7 @@ def copy_into(
 
 
 def require_folder(folder: Path, source: Path) -> None:
-    """Refuse a folder that does not exist or is not writable, and one inside of what is being copied."""
+    """Raise ProblemsError for a folder that does not exist, is not writable, or is inside the source."""
     try:
         os.stat(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -93,14 +93,14 @@ def _parts(source: Path) -> dict[Path, tuple[int, int]]:
     """Size and modification time of each file by its path below `source`; the path is Path() for a single file."""
     if not source.is_dir():
         return {Path(): _facts(source)}
-    found: dict[Path, tuple[int, int]] = {}
+    parts: dict[Path, tuple[int, int]] = {}
     for root, folders, names in os.walk(source):
         for each in [Path(root, name) for name in (*folders, *names)]:
             if each.is_symlink():
                 what = "The folder contains a link"
                 raise ProblemsError.one(what, str(each), "replace the link with the file it points to", "copy.link")
-        found |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
-    return found
+        parts |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
+    return parts
 
 
 def _facts(path: Path) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _facts(path: Path) -> tuple[int, int]:
 
 
 def _names(source: Path, folder: Path) -> Iterator[Path]:
-    """The name itself, then name-2.safetensors and so on."""
+    """Candidate paths: the source's name, then name-2.safetensors and so on."""
     suffix = "" if source.is_dir() else source.suffix
     stem = source.name.removesuffix(suffix)
     yield folder / source.name
@@ -121,8 +121,8 @@ def _same(source: Path, parts: dict[Path, tuple[int, int]], target: Path, cancel
     try:
         if os.path.samefile(source, target):
             return True
-        there = _parts(target)
-        if {part: size for part, (size, _) in there.items()} != {part: size for part, (size, _) in parts.items()}:
+        other = _parts(target)
+        if {part: size for part, (size, _) in other.items()} != {part: size for part, (size, _) in parts.items()}:
             return False
         tell = _counter(sum(size for size, _ in parts.values()), report, f"comparing with {target.name}")
         return all(_equal(source / part, target / part, cancel, tell) for part in parts)
@@ -130,8 +130,8 @@ def _same(source: Path, parts: dict[Path, tuple[int, int]], target: Path, cancel
         return False
 
 
-def _equal(one: Path, other: Path, cancel: CancelToken, tell: Callable[[int], None]) -> bool:
-    with open_regular(one) as first, open_regular(other) as second:
+def _equal(source: Path, target: Path, cancel: CancelToken, tell: Callable[[int], None]) -> bool:
+    with open_regular(source) as first, open_regular(target) as second:
         while chunk := first.read(CHUNK_BYTES):
             cancel.check()
             if chunk != second.read(CHUNK_BYTES):
@@ -153,8 +153,8 @@ def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int
 
 
 @contextmanager
-def _beside(folder: Path, as_folder: bool) -> Iterator[Path]:
-    """A temporary file or folder there, removed at the end unless it was renamed."""
+def _temporary(folder: Path, as_folder: bool) -> Iterator[Path]:
+    """A temporary file or folder in `folder`, removed at the end unless it was renamed."""
     if as_folder:
         path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
     else:
@@ -175,7 +175,7 @@ def _write(
     cancel: CancelToken,
     tell: Callable[[int], None],
 ) -> None:
-    """The content of `source`, complete and synced to disk."""
+    """Copy the content of `source`, complete and synced to disk."""
     cancel.check()
     for part, facts in parts.items():
         target = temporary / part
@@ -183,7 +183,7 @@ def _write(
             target.parent.mkdir(parents=True, exist_ok=True)
         _write_file(source / part, target, cancel, tell)
         if _facts(source / part) != facts:
-            what = f"The file changed while it was being copied; {KEPT}"
+            what = f"The file changed while it was being copied; {PARTIAL_REMOVED}"
             raise ProblemsError.one(what, str(source / part), "copy it again", "copy.changed")
         atomic.give_usual_mode(target)
     for each in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())) if temporary.is_dir() else ():
@@ -193,8 +193,8 @@ def _write(
 
 def _write_file(source: Path, target: Path, cancel: CancelToken, tell: Callable[[int], None]) -> None:
     unsynced = 0
-    with open_regular(source) as read, open(target, "wb") as write:
-        while chunk := _read(read, source):
+    with open_regular(source) as reader, open(target, "wb") as write:
+        while chunk := _read(reader, source):
             cancel.check()
             write.write(chunk)
             unsynced += len(chunk)
@@ -207,20 +207,20 @@ def _write_file(source: Path, target: Path, cancel: CancelToken, tell: Callable[
 
 
 def _read(handle: BinaryIO, source: Path) -> bytes:
-    """Read errors raise their own problem, so that they are not reported as write errors."""
+    """Read a chunk; its errors are problems of their own, so that they are not reported as write errors."""
     try:
         return handle.read(CHUNK_BYTES)
     except OSError as error:
-        what = f"The file cannot be read ({error.strerror or error}); {KEPT}"
+        what = f"The file cannot be read ({error.strerror or error}); {PARTIAL_REMOVED}"
         raise ProblemsError.one(what, str(source), "check the drive it is on", code="copy.unreadable") from error
 
 
 def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
     if not folder.is_dir():
-        what = f"The folder no longer exists; {KEPT}"
+        what = f"The folder no longer exists; {PARTIAL_REMOVED}"
         return ProblemsError.one(what, str(folder), f"connect its drive again, or {CHOOSE}", "copy.folder-gone")
     if error.errno == errno.EFBIG:
         fix = f"{CHOOSE}: a drive formatted as FAT32 holds files of up to 4 GB"
-        what = f"'{source.name}' is too large for this drive; {KEPT}"
+        what = f"'{source.name}' is too large for this drive; {PARTIAL_REMOVED}"
         return ProblemsError.one(what, str(folder), fix, "copy.too-large")
-    return unwritten(error, f"'{source.name}' cannot be copied", str(folder), KEPT, then="copy it again")
+    return unwritten(error, f"'{source.name}' cannot be copied", str(folder), PARTIAL_REMOVED, then="copy it again")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import COMFYUI, kohya_place, kohya_prefixes, looks_like
+from core.formats.lora.names import COMFYUI, kohya_prefixes, looks_like, to_kohya_key
 from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
 from core.formats.other_files import recognized
 from core.formats.tensors.entry import TensorEntry
@@ -65,7 +65,7 @@ XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d
 
 Recognizer = Callable[[Mapping[str, TensorEntry], Mapping[str, str]], "ModelKind | None"]
 FolderRecognizer = Callable[[Path], "ModelKind | None"]
-# Further families' own: (tensors, metadata) -> what the file is, or None; the same of a folder
+# Registered by families: (tensors, metadata) -> what the file is, or None; the same for a folder
 RECOGNIZERS: list[Recognizer] = []
 FOLDER_RECOGNIZERS: list[FolderRecognizer] = []
 
@@ -77,7 +77,7 @@ class ModelKind:
     kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None if unknown
     layout      "single_file" or "diffusers"; for a LoRA its naming scheme: "kohya", "peft", "diffusers"
                 (old), "comfyui", "lycoris" (its prefix, or the paths of modules)
-    prediction  "epsilon", "v" or None (SD 2 files do not say)
+    prediction  "epsilon", "v" or None (SD 2 files do not store it)
     evidence    one sentence: how it was detected variant     "inpainting", "loha" ..., or None for the plain kind
     zero_terminal_snr   whether the file is marked as trained with zero terminal SNR
     network     of a LoRA-like file: the title of its kind, as registered ("LoRA", "LoHa")
@@ -94,30 +94,30 @@ class ModelKind:
 
     @property
     def offered(self) -> bool:
-        """Whether anything here uses files of this kind."""
+        """Whether files of this kind can be used here."""
         return self.kind not in NOT_OFFERED and self.variant not in NOT_OFFERED
 
     def __str__(self) -> str:
         """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint", "SD 1.x LoHa"."""
-        words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", self.network or KIND_NAMES[self.kind]]
-        return " ".join(word for word in words if word and word != "other")
+        names = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", self.network or KIND_NAMES[self.kind]]
+        return " ".join(name for name in names if name and name != "other")
 
 
 def identify(path: Path | str) -> ModelKind:
-    """What the file or folder is. Raises ProblemsError for a missing or damaged file, never for an unknown kind."""
+    """The kind of a file or folder. Raises ProblemsError for a missing or damaged file, never for an unknown kind."""
     path = Path(path)
     if os.path.isdir(path):
         return _identify_folder(path)
     facts = check_regular(path)
-    found = _looked_at(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    found = _identify_file(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     if isinstance(found, ModelKind):
         return found
     raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in found])
 
 
 @lru_cache(maxsize=256)
-def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
-    """What it is, or what is wrong with it; cached until the file changes, since one check asks several times."""
+def _identify_file(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
+    """The kind or the problems of a file; cached until the file changes, since one check asks several times."""
     try:
         return identify_header(*read_header(path))
     except ProblemsError as error:
@@ -127,16 +127,16 @@ def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
-    """The same for a header that was already read. The order matters: a checkpoint contains a VAE too."""
-    for question in (*RECOGNIZERS, _as_other, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
-        answer = question(tensors, metadata)
-        if answer is not None:
-            return replace(answer, zero_terminal_snr=_zero_terminal_snr(tensors, metadata))
+    """The kind of a file by its header. The order matters: a checkpoint contains a VAE too."""
+    for recognizer in (*RECOGNIZERS, _as_other, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
+        kind = recognizer(tensors, metadata)
+        if kind is not None:
+            return replace(kind, zero_terminal_snr=_zero_terminal_snr(tensors, metadata))
     return ModelKind("unknown", None, "single_file", None, _first_keys(tensors))
 
 
 def _zero_terminal_snr(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:
-    """For a checkpoint by its marker tensor, for other files by the metadata that sd-scripts writes."""
+    """Whether a checkpoint has the marker tensor, or another file sd-scripts' metadata."""
     return "ztsnr" in tensors or metadata.get("ss_zero_terminal_snr") == "True"
 
 
@@ -147,9 +147,9 @@ def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
 
 
 def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    if (found := recognized(tensors)) is None:
+    if (recognized_kind := recognized(tensors)) is None:
         return None
-    kind, family, variant, evidence = found
+    kind, family, variant, evidence = recognized_kind
     return ModelKind(kind, family, "single_file", None, evidence, variant)
 
 
@@ -194,7 +194,7 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
 
 
 def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """LCM, and models with SDXL's shapes but a different noise schedule, or with only some of SDXL's layers."""
+    """LCM, and models with SDXL's shapes but another noise schedule, or with only some of SDXL's layers."""
     if f"{UNET}time_embed.cond_proj.weight" in tensors:
         return LCM
     if "edm_vpred.sigma_max" in tensors:
@@ -203,7 +203,7 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
         return "Playground 2.5"
     middle = f"{UNET}input_blocks.7.1.transformer_blocks."
     depth = [
-        int(found[0]) for name in tensors if name.startswith(middle) and (found := NUMBER.match(name, len(middle)))
+        int(match[0]) for name in tensors if name.startswith(middle) and (match := NUMBER.match(name, len(middle)))
     ]
     label = tensors.get(f"{UNET}label_emb.0.0.weight")
     if depth and label is not None and label.side(-1) == 2816 and max(depth) < 9:
@@ -212,11 +212,12 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """Checked in order: metadata, marker tensors, step counts of the published SD 2 files, the family's only prediction type."""
-    said = metadata.get("modelspec.prediction_type")
+    """By, in this order, metadata, marker tensors, step counts of the published SD 2 files, the family's only
+    prediction type."""
+    stated = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
-    if said in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
-        return "epsilon" if said == "epsilon" else "v"
+    if stated in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
+        return "epsilon" if stated == "epsilon" else "v"
     if "v_pred" in tensors:
         return "v"
     if family == "sd2":
@@ -264,10 +265,10 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return None
     network, variant = network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
-    if network is None and variant is None and (words := looks_like(kohya_place(name, None)[1] for name in tensors)):
-        evidence = f"it {words}"
-    said = metadata.get("modelspec.prediction_type", "")
-    prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(said)
+    if network is None and variant is None and (near := looks_like(to_kohya_key(name, None)[1] for name in tensors)):
+        evidence = f"it {near}"
+    stated = metadata.get("modelspec.prediction_type", "")
+    prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(stated)
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
 
 
@@ -310,12 +311,12 @@ def _stated_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """SDXL LoRAs use the original block names, number their text encoders, or have deep transformers. Names that families
-    registered as theirs come first."""
+    """The family by key names: SDXL LoRAs use the original block names, number their text encoders, or have deep
+    transformers. Patterns registered by families are checked first."""
     extensions.load()
-    own = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
-    if found := next(own, None):
-        return found
+    registered = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
+    if match := next(registered, None):
+        return match
     beginnings = (*IN_UNET, *kohya_prefixes())
     if any(_in_deep_transformer(name, beginnings) for name in tensors):
         return "sdxl"
@@ -323,7 +324,8 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
-    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length.
+    """Whether it is in a second or later transformer of a U-Net attention. A single regex would be quadratic in the
+    name's length.
 
     beginnings   of the names of a U-Net's layers
     """
@@ -337,19 +339,19 @@ def _in_deep_transformer(name: str, beginnings: tuple[str, ...]) -> bool:
 def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
     if "controlnet_cond_embedding.conv_in.weight" in tensors:
         context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
-        read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
+        context_family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
         stated = _stated_family(metadata) or (None, "")
-        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else read or stated[0]
+        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else context_family or stated[0]
         variant = "union" if "task_embedding" in tensors else None
         return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding", variant)
-    bare = "input_hint_block.0.weight" in tensors  # kohya's trainer leaves the prefix out
+    bare = "input_hint_block.0.weight" in tensors  # sd-scripts writes no prefix
     if not bare and not any(name.startswith("control_model.") for name in tensors):
         return None
     prefix = "" if bare else "control_model."
     context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-    read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
+    context_family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
     stated = _stated_family(metadata) or (None, "")
-    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else read or stated[0]
+    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else context_family or stated[0]
     variant = "Control-LoRA" if "lora_controlnet" in tensors else "difference" if "difference" in tensors else None
     return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
 
@@ -364,7 +366,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     if names & {"clip_l", "clip_g"} and names <= {"clip_l", "clip_g"}:
         return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
-    named = bool(vectors)  # then any width will do; the starter model's is 64
+    named = bool(vectors)  # then with any width; the starter model's is 64
     if not vectors and _are_tokens(tensors):
         vectors, named = sorted(names), all(name.startswith("<") and name.endswith(">") for name in names)
     for name in vectors:
@@ -376,7 +378,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
 
 
 def _are_tokens(tensors: Mapping[str, TensorEntry]) -> bool:
-    """One table of vectors, or several of one width with names of tokens, as diffusers' files have them."""
+    """Whether it is one table of vectors, or several of one width with tokens as names, as in diffusers' files."""
     if len(tensors) == 1:
         return all(len(entry.shape) in (1, 2) for entry in tensors.values())
     tables = all(1 <= len(entry.shape) <= 2 and entry.shape[0] > 0 for entry in tensors.values())
@@ -387,7 +389,7 @@ def _are_tokens(tensors: Mapping[str, TensorEntry]) -> bool:
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    """A VAE, U-Net or text encoder on its own."""
+    """A single VAE, U-Net or text encoder."""
     for prefix in ("", "first_stage_model.", "vae."):
         if f"{prefix}encoder.conv_in.weight" in tensors or f"{prefix}decoder.conv_in.weight" in tensors:
             diffusers = any(
@@ -424,9 +426,9 @@ PIPELINE_FAMILY = {
 
 
 def _identify_folder(path: Path) -> ModelKind:
-    extensions.load()  # families register what they recognize
-    if own := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
-        return own
+    extensions.load()  # registered families
+    if recognized := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
+        return recognized
     index = read_json(path / "model_index.json")
     unet = read_json(path / "unet" / "config.json")
     if index is None and unet is None:
@@ -434,22 +436,22 @@ def _identify_folder(path: Path) -> ModelKind:
     pipeline = str((index or {}).get("_class_name", ""))
     family = next((name for start, name in PIPELINE_FAMILY.items() if pipeline.startswith(start)), None)
     evidence = f"model_index.json names {pipeline}"
-    if family == "sdxl_refiner" and _whole(unet or {}, "cross_attention_dim") == 2048:
-        # A base model, saved from diffusers' image to image.
+    if family == "sdxl_refiner" and _integer(unet or {}, "cross_attention_dim") == 2048:
+        # A base model, saved by diffusers' image-to-image pipeline.
         family, evidence = "sdxl", "its cross-attention is 2048 wide"
     if family is None and unet is not None:
         family, evidence = _unet_config_family(unet)
     variant = _config_variant(unet or {})
     scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
-    said = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
-    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(said)
+    stated = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
+    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(stated)
     stretched = scheduler.get("rescale_betas_zero_snr") is True
     return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant, stretched)
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    """By the width of the text encoder states; another width with SD 1's topology (the starter model) is SD 1."""
-    width = _whole(config, "cross_attention_dim")
+    """By the width of the text encoder states; another width with SD 1's block layout (the starter model) is SD 1."""
+    width = _integer(config, "cross_attention_dim")
     if config.get("addition_embed_type") == "text_time":
         return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"
     if width in CONTEXT_FAMILY:
@@ -465,17 +467,17 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def _config_variant(config: Mapping[str, Any]) -> str | None:
-    return LCM if _whole(config, "time_cond_proj_dim") else INPUT_VARIANTS.get(_whole(config, "in_channels"))
+    return LCM if _integer(config, "time_cond_proj_dim") else INPUT_VARIANTS.get(_integer(config, "in_channels"))
 
 
-def _whole(config: Mapping[str, Any], name: str) -> int:
+def _integer(config: Mapping[str, Any], name: str) -> int:
     """An integer of the config; 0 if it is not one."""
     value = config.get(name)
     return value if type(value) is int else 0
 
 
 def _identify_part_folder(path: Path) -> ModelKind:
-    """A folder with a single model part: its config.json names the class."""
+    """The kind of a folder with a single model part, by the class in its config.json."""
     config = read_json(path / "config.json")
     if config is None:
         what = "This folder does not contain a model: it has neither model_index.json nor unet/config.json"

@@ -1,7 +1,7 @@
 """Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer, XTI).
 
-The layouts: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_param` (A1111), {token: tensor} (diffusers), and 16 layers
-(XTI). A1111's and diffusers' can hold several tokens, each with a name of its own.
+The formats: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_param` (A1111), {token: tensor} (diffusers),
+and 16 layers (XTI). A1111's and diffusers' can hold several named tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.lora.names import BUNDLED
-from core.formats.models.overflow import not_finite, refuse_no_numbers
+from core.formats.models.overflow import not_finite, refuse_not_finite
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import in_memory
@@ -38,11 +38,11 @@ LAYERS = (
 def write_embedding(
     path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    """.safetensors with metadata, or .pt (torch.save of the same names), complete or not at all.
+    """Write a .safetensors with metadata, or a .pt (torch.save of the same names), atomically.
 
     vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one per name in LAYERS
     """
-    refuse_no_numbers(not_finite(vectors), path)
+    refuse_not_finite(not_finite(vectors), path)
     ready = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in vectors.items()}
     with atomic.open_atomic(path) as temporary:
         if path.suffix == ".safetensors":
@@ -52,42 +52,42 @@ def write_embedding(
 
 
 def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
-    """{name: float32 [n, C]} under this program's names, from a .safetensors or .pt file of any common program.
+    """{name: float32 [n, C]} by the names of `write_embedding`, from a .safetensors or .pt file of any common program.
 
     A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
-    token   which of a file of several (`tokens_in`); "" is the first
+    token   which one of a file with several (`tokens_in`); "" is the first
     """
     import torch
 
     with TensorFile(path) as file:
         names = _names(file.entries, path, token)
-        found = {name: file.read(own, torch.float32) for name, own in names.items()}
-    return {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
+        vectors = {name: file.read(key, torch.float32) for name, key in names.items()}
+    return {name: value[None] if value.ndim == 1 else value for name, value in vectors.items()}
 
 
 def read_shapes(path: Path, token: str = "") -> dict[str, tuple[int, int]]:
-    """{name: (n, C)} of the same tensors, from the header only."""
+    """{name: (n, C)} of `read_embedding`'s tensors, from the header only."""
     entries, _ = read_header(path)
-    shapes = {name: entries[own].shape for name, own in _names(entries, path, token).items()}
+    shapes = {name: entries[key].shape for name, key in _names(entries, path, token).items()}
     return {name: (shape[0] if len(shape) == 2 else 1, shape[-1]) for name, shape in shapes.items()}
 
 
 def tokens_in(path: Path) -> list[str]:
-    """The tokens of a file that holds several, or of a LoRA file, by their own names; [] for one, whose name is the file's."""
+    """The tokens of a file with several, or of a LoRA file; [] for a file with one, whose token is the file's name."""
     entries = read_header(path)[0]
     tokens = list(_tables(entries))
     return bundled_tokens(entries) or (tokens if len(tokens) > 1 else [])
 
 
 def bundled_tokens(names: Iterable[str]) -> list[str]:
-    """The tokens of the embeddings that a LoRA file holds."""
+    """The tokens of the embeddings in a LoRA file."""
     inside = (name.removeprefix(BUNDLED) for name in names if name.startswith(BUNDLED))
     parted = (name.partition(f".{A1111}")[0] if f".{A1111}" in name else name.rpartition(".")[0] for name in inside)
     return [token for token in dict.fromkeys(parted) if token]
 
 
 def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """{token: the name of its tensor} where a tensor is a token's; diffusers' "<fox>" is "fox" in prompts."""
+    """{token: the name of its tensor} for tensors named after tokens; diffusers' "<fox>" is "fox" in prompts."""
     vectors = [name for name, entry in entries.items() if _are_vectors(entry)]
     if set(vectors) & {*LAYERS, *SDXL, *ONE}:
         return {}
@@ -96,29 +96,29 @@ def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
 
 
 def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[str, str]:
-    """This program's names -> the file's, for tensors that are token vectors."""
+    """{name in `write_embedding`: key in the file} of the tensors that are token vectors."""
     if token in bundled_tokens(entries):
         begin = f"{BUNDLED}{token}."
         inside = {name.removeprefix(begin): entry for name, entry in entries.items() if name.startswith(begin)}
-        return {name: begin + own for name, own in _names(inside, path, "").items()}
+        return {name: begin + key for name, key in _names(inside, path, "").items()}
     vectors = {name for name, entry in entries.items() if _are_vectors(entry)}
     for names in (LAYERS, SDXL, ONE):
         if set(names) & vectors:
-            found = {name: name for name in names if name in vectors}
+            keys = {name: name for name in names if name in vectors}
             break
     else:
         tables = _tables(entries)
         table = tables.get(token) if token else next(iter(tables.values()), None)
-        found = {ONE[0]: table} if table else {}
-    if not found:
+        keys = {ONE[0]: table} if table else {}
+    if not keys:
         what = "The file does not contain an embedding"
         raise ProblemsError.one(what, str(path), "choose a textual inversion embedding", "embedding.not-an-embedding")
-    if sum(prod(entries[own].shape) for own in found.values()) > MOST_NUMBERS:
+    if sum(prod(entries[key].shape) for key in keys.values()) > MOST_NUMBERS:
         what = "The file is too large for an embedding"
         raise ProblemsError.one(what, str(path), "choose a textual inversion embedding", "embedding.too-large")
-    return found
+    return keys
 
 
 def _are_vectors(entry: TensorEntry) -> bool:
-    """A floating-point vector, or several as rows."""
+    """Whether it is a floating-point vector, or several as rows."""
     return len(entry.shape) in (1, 2) and 0 not in entry.shape and entry.dtype in FLOATS

@@ -23,38 +23,39 @@ LEGACY_OF_SMALL = hashlib.sha256().hexdigest()[:8]
 
 
 class HashMemo:
-    """Remembers values computed from files by path, size and modification time; on disk (one JSON file) if given a path."""
+    """A cache of values computed from files, by path, size and modification time; on disk (one JSON file) if it has a
+    path."""
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path else None
         self._lock = threading.Lock()
-        self._known: dict[str, dict] = {}
+        self._values: dict[str, dict] = {}
         if self.path is not None:
             with suppress(ProblemsError):
-                self._known = read_json_object(self.path)
+                self._values = read_json_object(self.path)
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
-        """The remembered value unless a file has changed, else `compute()`."""
+        """The cached value if no file has changed, else `compute()`."""
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        known = self._known.get(key)
-        if isinstance(known, dict) and known.get("stamps") == stamps and isinstance(known.get("value"), str):
-            return known["value"]
+        entry = self._values.get(key)
+        if isinstance(entry, dict) and entry.get("stamps") == stamps and isinstance(entry.get("value"), str):
+            return entry["value"]
         value = compute()
         with self._lock:
-            self._known[key] = {"stamps": stamps, "value": value}
+            self._values[key] = {"stamps": stamps, "value": value}
             if self.path is not None:
                 with suppress(OSError):  # a memo that cannot be saved only costs time
-                    atomic.write_json(self.path, self._known)
+                    atomic.write_json(self.path, self._values)
         return value
 
 
 def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:
-    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is checked between them. Raises ProblemsError for a
+    """SHA-256 of a file's bytes from `start` on, in chunks; checks `cancel` between them. Raises ProblemsError for a
     sparse file, which may claim terabytes."""
     digest = hashlib.sha256()
     with open_regular(path) as handle:
-        _check_is_whole(path, os.fstat(handle.fileno()))
+        _refuse_sparse(path, os.fstat(handle.fileno()))
         handle.seek(start)
         while chunk := handle.read(CHUNK_BYTES):
             if cancel is not None:
@@ -63,12 +64,13 @@ def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int 
     return digest.hexdigest()
 
 
-def _check_is_whole(path: Path | str, found: os.stat_result) -> None:
-    """Some file systems do not report the size on disk: then the file counts as complete."""
-    there = getattr(found, "st_blocks", 0) * 512
-    if 0 < there < found.st_size / HOLLOW and found.st_size > CHUNK_BYTES:
+def _refuse_sparse(path: Path | str, facts: os.stat_result) -> None:
+    """Raise ProblemsError for a sparse file; if the file system does not report the size on disk, the file counts as
+    complete."""
+    on_disk = getattr(facts, "st_blocks", 0) * 512
+    if 0 < on_disk < facts.st_size / HOLLOW and facts.st_size > CHUNK_BYTES:
         what = (
-            f"The file claims {found.st_size / 1e9:,.1f} GB but takes {there / 1e9:,.3f} GB on disk: it is incomplete"
+            f"The file claims {facts.st_size / 1e9:,.1f} GB but takes {on_disk / 1e9:,.3f} GB on disk: it is incomplete"
         )
         raise ProblemsError.one(what, display_path(path), "download or copy it again", code="file.incomplete")
 
@@ -81,7 +83,7 @@ def legacy_hash(path: Path | str) -> str:
 
 
 def model_hashes(path: Path | str, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> tuple[str, str]:
-    """(old hash, SHA-256) of a model as LoRA metadata has them; sd-scripts' placeholders for a folder and for none."""
+    """(old hash, SHA-256) of a model for LoRA metadata; sd-scripts' placeholders for a folder and for no model."""
     path = Path(path)
     if path.is_dir():
         return "IsADirectory", "IsADirectory"

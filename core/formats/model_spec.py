@@ -33,16 +33,16 @@ GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run adds to its settings at the moment of a save.
+    """Facts of a run at the moment of a save, in addition to its settings.
 
     started_at, saved_at    Unix seconds            epoch, step  finished ones, counted from 1
     num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
     dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
     tag_frequency           folder name -> {tag: n}
-    datasets                one entry per set of folders that share batches, if folders have settings of their own
+    datasets                one entry per set of folders that share batches, if folders have their own settings
     bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
     network_module, network_args    sd-scripts' names for the kind of network and its arguments
-    extra                   more metadata, copied as is
+    extra                   more metadata, copied unchanged
     """
 
     session_id: int = 0
@@ -78,14 +78,14 @@ class RunFacts:
 
 
 def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
-    """The name by which A1111 and ComfyUI managers look it up: `stable-diffusion-v2-768-v/lora`."""
+    """modelspec.architecture, which A1111's and ComfyUI's managers look up: `stable-diffusion-v2-768-v/lora`."""
     name = "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else ARCHITECTURES.get(family, family)
     return name + SUFFIXES[kind]
 
 
 def implementation(family: str, kind: Kind) -> str:
-    """Whose key names the tensors have: diffusers' in folders, LoRAs of SD 1 and 2 and ControlNets of SDXL, the original ones
-    elsewhere."""
+    """modelspec.implementation, the origin of the tensors' names: diffusers for folders, LoRAs of SD 1 and 2 and
+    ControlNets of SDXL, else the original."""
     traits = traits_of(family)
     diffusers = {
         "folder": True,
@@ -96,7 +96,8 @@ def implementation(family: str, kind: Kind) -> str:
 
 
 def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:
-    """The metadata as sd-scripts fills it; `facts.extra` may add author, description, license, tags ... (hash: never).
+    """The modelspec metadata as sd-scripts fills it; `facts.extra` may add author, description, license, tags ... (but
+    not hash).
 
     saved_at  Unix seconds; None: from the facts, else now
     """
@@ -110,7 +111,7 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
         "modelspec.resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
         "modelspec.date": datetime.fromtimestamp(int(saved_at)).isoformat(),
     }
-    if facts.prediction in ("epsilon", "v"):  # the specification knows no other
+    if facts.prediction in ("epsilon", "v"):  # the specification has no other
         values["modelspec.prediction_type"] = facts.prediction
     noise = job.noise
     if (noise.min_timestep, noise.max_timestep) != (0, 1000):
@@ -123,17 +124,17 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
 def model_spec_of(
     before: Mapping[str, str], family: str, prediction: str | None, kind: Kind, title: str, side: int
 ) -> dict[str, str]:
-    """The metadata of a model that no training wrote: what it said `before`, completed.
+    """The modelspec metadata of a model without a training: its previous metadata, completed.
 
-    prediction  None where the model does not say      side  of the images it is made for, in pixels
+    prediction  None if unknown      side  of the images it is made for, in pixels
     """
     values = {
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.date": datetime.fromtimestamp(int(time.time())).isoformat(),
     }
-    known = {"modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": implementation(family, kind)}
+    facts = {"modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": implementation(family, kind)}
     if prediction in ("epsilon", "v"):
         values["modelspec.architecture"] = architecture(family, prediction, kind)
-        known["modelspec.prediction_type"] = prediction
-    return {**values, **before, **known}
+        facts["modelspec.prediction_type"] = prediction
+    return {**values, **before, **facts}

@@ -1,4 +1,4 @@
-"""Detects what is no model part and no LoRA from a file's header: upscalers, and adapters that other programs use."""
+"""Detects files that are neither model parts nor LoRAs, by header: upscalers, and adapters for other programs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from collections.abc import Mapping
 
 from core.formats.tensors.entry import TensorEntry
 
-# What a file is: (kind, family, variant, evidence); the names are those of `core.formats.detect.ModelKind`.
-Found = tuple[str, str | None, str | None, str]
+# (kind, family, variant, evidence), as in `core.formats.detect.ModelKind`.
+Recognized = tuple[str, str | None, str | None, str]
 IMAGE_FAMILY = {
     768: "sd1",
     1024: "sd2",
     2048: "sdxl",
-}  # width of the text encoder states that image prompts stand next to
+}  # width of the text encoder states that image prompts are used with
 HINT_FAMILY = {192: "sd1", 64: "sd1", 768: "sdxl", 256: "sdxl"}  # channels of a hint of 3 or 1, unshuffled by 8 or 16
 WRAPPERS = ("params_ema.", "params.")  # around the weights of upscalers
 LATENT_UPSCALER = {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"}
 WIDTHS = ("320", "640", "768", "1024", "1280")
 
 
-def recognized(tensors: Mapping[str, TensorEntry]) -> Found | None:
-    """What the file is, or None."""
+def recognized(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """The kind of the file, or None."""
     return _ip_adapter(tensors) or _t2i_adapter(tensors) or _upscaler(tensors) or _hypernetwork(tensors)
 
 
-def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Found | None:
+def _ip_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
     """Ye et al. 2023, arXiv:2308.06721."""
-    own = [name for name in tensors if name.startswith("ip_adapter.")]
-    if not own or not any(name.startswith("image_proj.") for name in tensors):
+    adapter_keys = [name for name in tensors if name.startswith("ip_adapter.")]
+    if not adapter_keys or not any(name.startswith("image_proj.") for name in tensors):
         return None
-    reads = next((tensors[name].side(-1) for name in own if name.endswith(".to_k_ip.weight")), 0)
-    face = "FaceID" if any("_lora." in name for name in own) else None
+    reads = next((tensors[name].side(-1) for name in adapter_keys if name.endswith(".to_k_ip.weight")), 0)
+    face = "FaceID" if any("_lora." in name for name in adapter_keys) else None
     return "ip_adapter", IMAGE_FAMILY.get(reads), face, "it has the keys image_proj and ip_adapter"
 
 
-def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Found | None:
-    """Mou et al. 2023, arXiv:2302.08453; of the authors and of diffusers."""
+def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """Mou et al. 2023, arXiv:2302.08453; the authors' and diffusers' files."""
     for prefix in ("", "adapter."):
         first = tensors.get(f"{prefix}conv_in.weight")
         starts = tuple(f"{prefix}body.0.{inner}" for inner in ("block1.", "in_conv.", "resnets.0.block1."))
@@ -44,7 +44,7 @@ def _t2i_adapter(tensors: Mapping[str, TensorEntry]) -> Found | None:
     return None
 
 
-def _upscaler(tensors: Mapping[str, TensorEntry]) -> Found | None:
+def _upscaler(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
     names = set(tensors)
     for prefix in WRAPPERS:
         if any(name.startswith(prefix) for name in tensors):
@@ -63,8 +63,8 @@ def _upscaler(tensors: Mapping[str, TensorEntry]) -> Found | None:
     return None
 
 
-def _hypernetwork(tensors: Mapping[str, TensorEntry]) -> Found | None:
-    """NovelAI's and A1111's: two networks for each width that attention reads."""
+def _hypernetwork(tensors: Mapping[str, TensorEntry]) -> Recognized | None:
+    """NovelAI's and A1111's: two networks for each input width of attention."""
     if tensors and all(name.split(".")[0] in WIDTHS for name in tensors):
         return "hypernetwork", None, None, "its keys are layer widths"
     return None

@@ -14,24 +14,24 @@ from core.generation.class_plan import (
     Manifest,
     Size,
     image_name,
-    images_of_others,
     manifest_for,
     missing,
+    other_images,
     plan_class_images,
     seed_of,
 )
 from core.generation.images.output import encoded_image
 from core.generation.making import Maker, Progress, each_image
-from core.generation.model.leases import kept_texts, leased
+from core.generation.model.embeddings import PromptEncoder
+from core.generation.model.leases import leased, text_cache
 from core.generation.model.loras import LorasInUse
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, make_store
-from core.generation.model.words import Words
-from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_own_guidance, with_own_schedule
+from core.generation.plan.files import find_sources, uses_zero_terminal_snr, with_model_guidance, with_model_schedule
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.requests import Request
 from core.generation.plan.stages import sampling_steps
-from core.generation.run import Written
+from core.generation.run import ImageMetadata
 from core.generation.sample.canvas import images_at_once
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def run_task(job: ClassImagesJob, context: JobContext) -> Outcome:
-    """The task `class_images`."""
+    """Run the task `class_images`."""
     store = context.store or make_store()
     make_class_images(job, context.workspace, store=store, device=context.device, reports=context)
     return Outcome()
@@ -62,53 +62,53 @@ def make_class_images(
 ) -> list[Path]:
     """Generate the missing regularization images; returns their files in order of generation.
 
-    A cancelled or interrupted job keeps finished images; running it again makes the rest, byte for byte as they would
-    have been.
+    A cancelled or interrupted job keeps finished images; running it again generates the others, byte for byte as they
+    would have been.
     """
     reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
-    base = with_own_schedule(with_own_guidance(base, sources.model), sources)
+    base = with_model_schedule(with_model_guidance(base, sources.model), sources)
     reports.stage("looking for files")
     hashes = file_hashes(sources, workspace, reports.cancel)
-    manifest, said = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, reports.cancel))
-    for problem in said:
+    manifest, advice = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, reports.cancel))
+    for problem in advice:
         reports.warn(problem)
-    wanted = wanted_of(plan)
-    todo = missing(plan.folder, manifest, wanted)
-    reports.say(_what_is_there(plan, wanted, len(todo)))
-    made: list[Path] = []
+    number = number_to_generate(plan)
+    todo = missing(plan.folder, manifest, number)
+    reports.say(_summary(plan, number, len(todo)))
+    files: list[Path] = []
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
         with leased(base, sources, store, device, reports, offload_for(base, sources, device)) as components:
             loras = LorasInUse()
-            kept = kept_texts(base, sources, store, device, workspace, loras)
-            maker = Maker(components, Words(components, {}, set(), kept), loras, reports)
-            written = Written(workspace, sources, hashes)
-            made = _Missing(plan, manifest, base, maker, written).all_images(
+            cache = text_cache(base, sources, store, device, workspace, loras)
+            maker = Maker(components, PromptEncoder(components, {}, set(), cache), loras, reports)
+            metadata = ImageMetadata(workspace, sources, hashes)
+            files = _Missing(plan, manifest, base, maker, metadata).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )
-    shown = display_path(plan.folder)
-    reports.say(f"The regularization images are in {shown}", fix=f"set dataset.reg_data_dir to {shown}")
-    return made
+    folder = display_path(plan.folder)
+    reports.say(f"The regularization images are in {folder}", fix=f"set dataset.reg_data_dir to {folder}")
+    return files
 
 
-def wanted_of(plan: ClassPlan) -> int:
-    """How many images to generate: those that others put into the folder count."""
-    return max(0, plan.number - len(images_of_others(plan.folder)))
+def number_to_generate(plan: ClassPlan) -> int:
+    """The number of images to generate; other images in the folder count towards it."""
+    return max(0, plan.number - len(other_images(plan.folder)))
 
 
-def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
-    there = plan.number - wanted
+def _summary(plan: ClassPlan, number: int, todo: int) -> str:
+    existing = plan.number - number
     text = f"{todo} of {plan.number} regularization images to generate"
     text = text if todo else f"All {plan.number} regularization images already exist"
-    return text + (f", including {there} images of your own" if there > 0 else "")
+    return text + (f", including {existing} images of your own" if existing > 0 else "")
 
 
 def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
-    """The job that generates the images, size and seed left open."""
+    """The job that generates the images, except size and seed."""
     settings = job.class_images
     generate = GenerateSettings(
         prompt=plan.prompt,
@@ -134,8 +134,8 @@ def settings_of(
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """What all images of a folder have in common, by the names of class_plan.TITLES. Manifests of earlier versions lack
-    prompt_weights and zero_terminal_snr, so their "no" is None."""
+    """The settings that all images of a folder share, by the names in class_plan.TITLES. Manifests of earlier versions
+    lack prompt_weights and zero_terminal_snr, so their "no" is None."""
     settings = base.generate
     weighs = settings.prompt_weights and any(
         runs_of(text) != [(text, 1.0)] for text in (settings.prompt, settings.negative_prompt)
@@ -167,49 +167,49 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
 
 
 class _Missing:
-    """The missing images of one folder, generated in fixed groups of one size.
+    """Generates a folder's missing images, in fixed groups of one size.
 
-    A group is generated as a whole even if only some of it are missing: rounding depends on how many images are
-    generated together, and the folder must get the same bytes however often the job was interrupted.
+    A group is generated as a whole even if only some of its images are missing: rounding depends on the batch, and the
+    folder must get the same bytes however often the job was interrupted.
     """
 
-    def __init__(self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: Maker, written: Written):
+    def __init__(self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: Maker, metadata: ImageMetadata):
         self.plan, self.manifest, self.job = plan, manifest, job
-        self.maker, self.written = maker, written
+        self.maker, self.metadata = maker, metadata
 
     def all_images(self, todo: Sequence[int], batch: int | None, caption_extension: str) -> list[Path]:
-        """Generates these images; returns their files. batch: at once; None: as the manifest says, or as many as fit"""
+        """Generate these images; returns their files. batch: its size; None: as in the manifest, or as many as fit"""
         ending = ".txt" if caption_extension == "auto" else caption_extension
         indices = [index for group in self._groups(todo, batch) for index in group]
-        left, made = set(todo), list[Path]()
+        remaining, files = set(todo), list[Path]()
 
         def one_by_one(batch_size: int) -> int:
-            self._note_at_once({self.manifest.sizes[index]: 1 for index in left})
+            self._note_at_once({self.manifest.sizes[index]: 1 for index in remaining})
             return 1
 
         steps = len(todo) * sampling_steps(self.job)
         progress = Progress(self.maker.reports, "regularization image", len(todo), steps)
-        existing = [number for number, index in enumerate(indices) if index not in left]
+        existing = [number for number, index in enumerate(indices) if index not in remaining]
         requests = [self._request(index) for index in indices]
         for number, images in each_image(requests, self.maker, progress, existing, fewer=one_by_one):
-            made.append(self._save(indices[number], images[-1], ending))
-            left.remove(indices[number])
-        return made
+            files.append(self._save(indices[number], images[-1], ending))
+            remaining.remove(indices[number])
+        return files
 
     def _groups(self, todo: Sequence[int], batch: int | None) -> list[list[int]]:
-        """The images that are generated together, of each group of which some are missing, by the first of these."""
-        sizes, groups, at_once, wanted = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
+        """The groups with missing images, ordered by the first of these."""
+        sizes, groups, at_once, todo_set = self.manifest.sizes, list[list[int]](), dict[Size, int](), set(todo)
         for size in dict.fromkeys(sizes[index] for index in todo):
             number = batch or self.manifest.at_once.get(_name(size)) or images_at_once(self.maker.components, *size)
             same = [index for index, other in enumerate(sizes) if other == size]
             chunks = (same[start : start + number] for start in range(0, len(same), number))
-            groups += [chunk for chunk in chunks if wanted & set(chunk)]
+            groups += [chunk for chunk in chunks if todo_set & set(chunk)]
             at_once[size] = number
         self._note_at_once(at_once)
-        return sorted(groups, key=lambda group: min(wanted & set(group)))
+        return sorted(groups, key=lambda group: min(todo_set & set(group)))
 
     def _note_at_once(self, at_once: Mapping[Size, int]) -> None:
-        """Write how many images of each size are generated together, before any of them is."""
+        """Store the batch size for each image size, before any image is generated."""
         named = {_name(size): number for size, number in at_once.items()}
         if named.items() - self.manifest.at_once.items():
             self.manifest.at_once |= named
@@ -218,38 +218,38 @@ class _Missing:
     def _job_of(self, index: int) -> GenerateJob:
         """The job of one image."""
         width, height = self.manifest.sizes[index]
-        own = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
-        return self.job.model_copy(update={"generate": self.job.generate.model_copy(update=own)})
+        changes = {"width": width, "height": height, "seed": seed_of(self.manifest.settings["seed"], index)}
+        return self.job.model_copy(update={"generate": self.job.generate.model_copy(update=changes)})
 
     def _request(self, index: int) -> Request:
-        """The same, to be made in a batch of its group."""
+        """The request for an image, in a batch of its group."""
         job, together = self._job_of(index), {"batch_size": self.manifest.at_once[_name(self.manifest.sizes[index])]}
         return Request(job.model_copy(update={"generate": job.generate.model_copy(update=together)}))
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
-        """The caption first: an existing image counts as finished."""
+        """Save the caption, then the image: an existing image counts as finished."""
         path, job = self.plan.folder / image_name(index), self._job_of(index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        atomic.write_bytes(path, encoded_image(image, self.written.job_of(job), self.written.hashes, "png"))
+        atomic.write_bytes(path, encoded_image(image, self.metadata.job_of(job), self.metadata.hashes, "png"))
         self.maker.reports.generated(path, job.generate.seed or 0)
         return path
 
 
 def _name(size: Size) -> str:
-    """A size as the manifest names it."""
+    """A size as named in the manifest."""
     return f"{size[0]}x{size[1]}"
 
 
-def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:
-    """One sentence for a dry run. Raises ProblemsError like the job itself."""
+def check_task(job: ClassImagesJob, workspace: Workspace) -> str:
+    """What the task `class_images` would do, for --check. Raises ProblemsError."""
     plan = plan_class_images(job, workspace)
     base = generate_job(job, plan)
     sources = find_sources(base, workspace)
-    base = with_own_guidance(base, sources.model)
+    base = with_model_guidance(base, sources.model)
     hashes = file_hashes(sources, workspace, None)
     manifest, _ = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, None))
-    todo = missing(plan.folder, manifest, wanted_of(plan))
+    todo = missing(plan.folder, manifest, number_to_generate(plan))
     counts: dict[Size, int] = {}
     for index in todo:
         counts[manifest.sizes[index]] = counts.get(manifest.sizes[index], 0) + 1

@@ -1,4 +1,4 @@
-"""Plans regularization images: class, number, sizes, and what their folder already contains. Loads no model.
+"""Plans regularization images: class, number, sizes, and existing images in their folder. Loads no model.
 
 A regularization image is what the base model generates for a class ("dog"). Trained along with images of one dog, it
 preserves the model's prior of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
@@ -31,9 +31,9 @@ MANIFEST, FORMER_MANIFEST = "class_images.json", "class_pictures.json"  # the se
 FORMAT = 1
 MOST_BY_ITSELF = 200  # images if no number is set; DreamBooth's authors use about 200 per subject
 SMALLEST_SIDE = 64  # pixels; a U-Net halves a smaller image too often
-OURS = re.compile(r"class_\d{4,}\.png")
+GENERATED = re.compile(r"class_\d{4,}\.png")
 END_OF_PNG = b"IEND\xaeB`\x82"
-# What must be equal for all images of a folder, with its name for messages.
+# Settings that must be equal for all images of a folder, with their names for messages.
 TITLES = {
     "prompt": "prompt",
     "negative_prompt": "negative prompt",
@@ -52,10 +52,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """What a job requests.
+    """The plan of a job.
 
     sizes   (width, height) of image 0, 1, ... for the current dataset, for all of `number`
-    views   how many views of an epoch have which size      number   requested, including images of others in the folder
+    views   {size: how often an epoch shows it}      number   requested, including other images in the folder
     """
 
     folder: Path
@@ -74,8 +74,8 @@ class ClassPlan:
 class Manifest:
     """The content of class_images.json: the settings of a folder's images and the size of each.
 
-    settings   of TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; generated or still missing
-    at_once    how many of a size ("512x768") are generated together: rounding depends on it, so it is fixed
+    settings   those in TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; generated or missing
+    at_once    batch size for each image size ("512x768"): fixed, since rounding depends on it
     """
 
     settings: dict[str, Any]
@@ -93,26 +93,26 @@ class Manifest:
 
 
 def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
-    """What the job requests, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
+    """The plan of a job, from the headers of its dataset. Raises ProblemsError with all errors."""
     settings, dataset = job.class_images, job.dataset
     problems: list[Problem] = []
-    word = (settings.class_word or first_class_word(dataset) or "").strip()
-    if not word and "{class}" in settings.prompt + settings.caption:
+    class_word = (settings.class_word or first_class_word(dataset) or "").strip()
+    if not class_word and "{class}" in settings.prompt + settings.caption:
         fix = "set class_images.class_word to what the subject is, such as dog"
         if "{class}" not in settings.prompt:
             fix += ", or write class_images.caption without {class}"
         what = "The regularization images have no class"
         problems.append(Problem(what, "class_images.class_word", fix, code="class-images.no-class"))
-    prompt = settings.prompt.replace("{class}", word).strip()
+    prompt = settings.prompt.replace("{class}", class_word).strip()
     if not prompt:
         what = "The prompt of the regularization images is empty"
         problems.append(Problem(what, "class_images.prompt", "write a prompt", code="class-images.no-prompt"))
     if has_tags(prompt + settings.negative_prompt):
         what, fix = "Regularization images are generated without LoRAs", "remove <lora:...> from the prompt"
         problems.append(Problem(what, "class_images.prompt", fix, code="class-images.lora"))
-    folder = class_folder(settings.folder, word or prompt, workspace)
+    folder = class_folder(settings.folder, class_word or prompt, workspace)
     problems += _folder_problems(folder, dataset)
-    report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)
+    report = preflight(TrainJob(dataset=_only_training(dataset, class_word), captions=job.captions), workspace)
     if not report.placed:
         problems += [problem for problem in report.problems if problem.level == "error"]
         if not problems:
@@ -120,33 +120,33 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
             problems.append(Problem(what, "dataset", "add images", code="dataset.no-images"))
     raise_if_errors(problems)
     views: dict[Size, int] = {}
-    for (width, height), (_, shown) in report.buckets.items():
+    for (width, height), (_, views_of_size) in report.buckets.items():
         size = (max(width, SMALLEST_SIDE), max(height, SMALLEST_SIDE))
-        views[size] = views.get(size, 0) + shown
+        views[size] = views.get(size, 0) + views_of_size
     number = settings.number or min(max(sum(views.values()), 1), MOST_BY_ITSELF)
-    caption = settings.caption.replace("{class}", word).replace("{prompt}", prompt).strip()
-    return ClassPlan(folder, word, prompt, caption, number, views)
+    caption = settings.caption.replace("{class}", class_word).replace("{prompt}", prompt).strip()
+    return ClassPlan(folder, class_word, prompt, caption, number, views)
 
 
 def first_class_word(dataset: DatasetSettings) -> str | None:
-    """The class of the first training folder that has one."""
+    """The class of the first training folder with one."""
     sources = [source for source in dataset.all_sources() if source.role == "train"]
     return next((source.class_word for source in sources if (source.class_word or "").strip()), None)
 
 
-def class_folder(chosen: str | None, words: str, workspace: Workspace) -> Path:
+def class_folder(chosen: str | None, name: str, workspace: Workspace) -> Path:
     """The folder of the settings, else outputs/datasets/<class> regularization images."""
     if chosen and chosen.strip():
         return resolve_path(chosen.strip())
-    return workspace.datasets / f"{safe_name(words).replace('_', ' ')} regularization images"
+    return workspace.datasets / f"{safe_name(name).replace('_', ' ')} regularization images"
 
 
-def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
+def _only_training(dataset: DatasetSettings, class_word: str) -> DatasetSettings:
     """The folders whose sizes count: those of this class, else all training folders."""
     sources = [source for source in dataset.all_sources() if source.role == "train"]
-    own = [source for source in sources if (source.class_word or "").strip() == word]
+    of_class = [source for source in sources if (source.class_word or "").strip() == class_word]
     return dataset.model_copy(
-        update={"folder": None, "reg_data_dir": None, "sources": own if word and own else sources}
+        update={"folder": None, "reg_data_dir": None, "sources": of_class if class_word and of_class else sources}
     )
 
 
@@ -179,25 +179,26 @@ def _real(folder: str) -> Path:
 
 
 def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size] = ()) -> list[Size]:
-    """A size for each of `number` images, so that any first n of them are distributed like the views (within one image).
+    """A size for each of `number` images, so that any first n of them are distributed like the views (within one
+    image).
 
-    Each image takes the size furthest behind its share; ties go by (width, height). So a
-    larger number only adds images. begun: given sizes; the others compensate for them.
+    Each image gets the size furthest behind its share; ties go by (width, height). So a larger number only adds images.
+    begun: fixed sizes, which the others compensate for
     """
     sizes, total = list(begun[:number]), sum(views.values())
-    made = {size: sizes.count(size) for size in sorted(views)}
+    counts = {size: sizes.count(size) for size in sorted(views)}
     while len(sizes) < number:
-        # In integers: share * (n + 1) - made, times the total.
-        behind = {size: views[size] * (len(sizes) + 1) - made[size] * total for size in made}
+        # In integers: share * (n + 1) - count, times the total.
+        behind = {size: views[size] * (len(sizes) + 1) - counts[size] * total for size in counts}
         size = max(behind, key=lambda one: behind[one])
-        made[size] += 1
+        counts[size] += 1
         sizes.append(size)
     return sizes
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of an image (from 0): addressed, so that it does not depend on which other images are made."""
-    return draws.integer(0, 2**32, seed, "class picture", number)  # the address of version 1: seeds stay
+    """The seed of an image (from 0): addressed, so that it does not depend on which other images are generated."""
+    return draws.integer(0, 2**32, seed, "class picture", number)  # the address of version 1, so that seeds stay
 
 
 def image_name(number: int) -> str:
@@ -205,11 +206,11 @@ def image_name(number: int) -> str:
     return f"class_{number + 1:04d}.png"
 
 
-# ---- what the folder contains
+# ---- the content of the folder
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """None if there is none. Raises ProblemsError if it is unreadable."""
+    """The manifest of a folder; None without one. Raises ProblemsError if it is unreadable."""
     path = folder / MANIFEST
     if not path.exists() and (folder / FORMER_MANIFEST).exists():
         path = folder / FORMER_MANIFEST
@@ -235,36 +236,36 @@ def read_manifest(folder: Path) -> Manifest | None:
 def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, list[Problem]]:
     """The folder's manifest with a size for each image of the plan, and advice.
 
-    Images planned before keep their sizes, new ones follow the current dataset. Raises ProblemsError if
-    the folder's images were made with other settings: they are never mixed.
+    Images planned before keep their sizes, new ones follow the current dataset. Raises ProblemsError if the folder's
+    images were generated with other settings: they are never mixed.
     """
-    found = read_manifest(plan.folder)
-    if found is None:
+    manifest = read_manifest(plan.folder)
+    if manifest is None:
         _refuse_unlisted(plan.folder)
-        found = Manifest(settings, plan.class_word)
-    different = [name for name in TITLES if found.settings.get(name) != settings.get(name)]
+        manifest = Manifest(settings, plan.class_word)
+    different = [name for name in TITLES if manifest.settings.get(name) != settings.get(name)]
     if different:
         changes = "; ".join(
-            f"{TITLES[name]} {_change(name, found.settings.get(name), settings.get(name))}" for name in different
+            f"{TITLES[name]} {_change(name, manifest.settings.get(name), settings.get(name))}" for name in different
         )
         what = f"The regularization images in this folder were generated with other settings: {changes}"
         fix = f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or restore these settings"
         raise ProblemsError.one(what, printable(plan.folder), fix, "class-images.other-settings")
-    said = []
-    if found.sizes and not set(found.sizes) <= set(plan.views):
+    advice = []
+    if manifest.sizes and not set(manifest.sizes) <= set(plan.views):
         what = "The training image sizes changed after these regularization images were planned; those keep their sizes"
         fix = "choose a new folder to use the current sizes"
-        said.append(Problem(what, printable(plan.folder), fix, "advice", code="class-images.other-sizes"))
-    wanted = max(0, plan.number - len(images_of_others(plan.folder)))
-    found.sizes = sizes_by_views(plan.views, max(wanted, len(found.sizes)), found.sizes)
-    return found, said
+        advice.append(Problem(what, printable(plan.folder), fix, "advice", code="class-images.other-sizes"))
+    number = max(0, plan.number - len(other_images(plan.folder)))
+    manifest.sizes = sizes_by_views(plan.views, max(number, len(manifest.sizes)), manifest.sizes)
+    return manifest, advice
 
 
 def _refuse_unlisted(folder: Path) -> None:
-    """Images with our names but without the manifest: their settings are unknown."""
-    ours = [name for name in _names(folder) if OURS.fullmatch(name)]
-    if ours:
-        what = f"The folder has regularization images ({min(ours)}) but no {MANIFEST}, which records their settings"
+    """Raise ProblemsError for images with our names but without the manifest: their settings are unknown."""
+    images = [name for name in _names(folder) if GENERATED.fullmatch(name)]
+    if images:
+        what = f"The folder has regularization images ({min(images)}) but no {MANIFEST}, which records their settings"
         fix = "choose a new folder (class_images.folder)"
         raise ProblemsError.one(what, printable(folder), fix, "class-images.no-manifest")
 
@@ -286,28 +287,28 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
 
 
-def images_of_others(folder: Path) -> list[Path]:
-    """Images in the folder and its subfolders that were not generated by this program. They count towards the number."""
-    found = []
-    for place, folders, names in walk_folders(folder):
+def other_images(folder: Path) -> list[Path]:
+    """Images in the folder and its subfolders that this program did not generate. They count towards the number."""
+    images = []
+    for root, folders, names in walk_folders(folder):
         folders[:] = [name for name in folders if not is_junk(name)]
-        top = place == folder
-        found += [
-            place / name
+        top = root == folder
+        images += [
+            root / name
             for name in names
-            if not is_junk(name) and not is_label(name) and is_image(place / name, name)
-            if not (top and OURS.fullmatch(name))
+            if not is_junk(name) and not is_label(name) and is_image(root / name, name)
+            if not (top and GENERATED.fullmatch(name))
         ]
-    return found
+    return images
 
 
 def missing(folder: Path, manifest: Manifest, number: int) -> list[int]:
     """Which of the first `number` images are missing or incomplete."""
-    return [index for index in range(min(number, len(manifest.sizes))) if not _whole(folder / image_name(index))]
+    return [index for index in range(min(number, len(manifest.sizes))) if not _is_complete(folder / image_name(index))]
 
 
-def _whole(path: Path) -> bool:
-    """Exists and is a complete PNG: a truncated copy is generated again."""
+def _is_complete(path: Path) -> bool:
+    """Whether the file is a complete PNG: a truncated copy is generated again."""
     try:
         with open(path, "rb") as handle:
             handle.seek(-len(END_OF_PNG), os.SEEK_END)

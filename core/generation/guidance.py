@@ -1,4 +1,4 @@
-"""What packages import of guidance (docs/extending.md): `core.generation.sample.guidance`."""
+"""Guidance for packages (docs/extending.md): `core.generation.sample.guidance`."""
 
 from core.generation.sample.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, Guidance, Moment, Outputs
 

@@ -1,4 +1,4 @@
-"""What packages import of the kinds of guidance (docs/extending.md): `core.generation.sample.guidances`."""
+"""The guidance kinds for packages (docs/extending.md): `core.generation.sample.guidances`."""
 
 from core.generation.sample.guidances import GuidanceKind, register
 

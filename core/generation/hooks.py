@@ -1,4 +1,4 @@
-"""What packages import of hooks (docs/extending.md): `core.generation.plan.hooks`."""
+"""Hooks for packages (docs/extending.md): `core.generation.plan.hooks`."""
 
 from core.generation.plan.hooks import HookKind, Making, register
 

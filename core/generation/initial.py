@@ -1,4 +1,4 @@
-"""What packages import to read images (docs/extending.md): `core.generation.plan.initial` and `core.generation.sample.canvas`."""
+"""Reading images for packages (docs/extending.md): `core.generation.plan.initial`, `core.generation.sample.canvas`."""
 
 from core.generation.plan.initial import opened
 from core.generation.sample.canvas import fitted, pixels_of

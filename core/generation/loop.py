@@ -1,4 +1,4 @@
-"""What packages import of the loop of sampling (docs/extending.md): `core.generation.sample.loop`."""
+"""The sampling loop for packages (docs/extending.md): `core.generation.sample.loop`."""
 
 from core.generation.sample.loop import Ask, Hook, Stage
 

@@ -1,4 +1,4 @@
-"""Makes images on a loaded model: several that differ only in prompt and seed at once, stage after stage."""
+"""Generates images with a loaded model: batches of images that differ only in prompt and seed, stage after stage."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.generation.effects.inpaint import canvas_of, mixed_noise, reading_mask, reads_mask
+from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.leases import Refiner
 from core.generation.model.loras import LorasInUse
 from core.generation.model.other_files import Leased
 from core.generation.model.store import empty_device_cache
-from core.generation.model.words import Words
 from core.generation.plan.hooks import Lend, Making, differentiates, hooks_of
 from core.generation.plan.initial import IMAGE, opened
 from core.generation.plan.requests import Request
@@ -62,28 +62,28 @@ class Texts:
 
 
 @dataclass
-class Made:
-    """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far.
+class BatchResult:
+    """The results of a batch so far: the latents after each stage, [B, C, h, w]; the image of each request and stage.
 
-    canvas, begun, noises   of the stage that is made now: its initial image, the latents that it began with, and the random
-                            numbers of each image, which a refiner continues with
+    canvas, initial, noises   of the current stage: its initial image, its latents without noise, and each image's
+                              random numbers, which a refiner continues with
     """
 
     latents: list[Tensor] = field(default_factory=list)
     images: list[list[Image]] = field(default_factory=list)
     canvas: Canvas | None = None
-    begun: Tensor | None = None
+    initial: Tensor | None = None
     noises: Sequence[ImageNoise] = ()
 
 
 @dataclass
 class Progress:
-    """The progress of images, as it is reported.
+    """The reported progress of images.
 
     name                     of one image, in the singular
-    images, steps            in all
-    images_done, steps_done  of these, generated or given up
-    batch                    numbers of the requests in work
+    images, steps            in total
+    images_done, steps_done  generated or skipped
+    batch                    indices of the requests in progress
     """
 
     reports: Reports
@@ -95,14 +95,14 @@ class Progress:
     batch: Sequence[int] = ()
 
     def show(self, together: int = 0, step: int = 0, steps: int = 0) -> None:
-        """Report the images in work. together: how many; step, steps: how far each of them is"""
+        """Report the current images. together: how many; step, steps: progress of each"""
         first, last = (min(self.images_done + number, self.images) for number in (1, max(together, 1)))
         which = f"{self.name}s {first} to {last}" if last > first else f"{self.name} {first}"
         done = min(self.steps_done + together * step, self.steps)
         self.reports.stage(f"generating {which} of {self.images}", done, self.steps, step, steps)
 
     def add(self, images: int, steps: int) -> None:
-        """Count images as done, after so many steps of all."""
+        """Count images as done. steps: their sampling steps"""
         self.images_done, self.steps_done = self.images_done + images, self.steps_done + steps
 
 
@@ -114,12 +114,12 @@ def each_image(
     most: int | None = None,
     fewer: Callable[[int], int] = lambda batch_size: batch_size // 2,
 ) -> Iterator[tuple[int, list[Image]]]:
-    """(number of a request, its image after each stage), in order, in batches of as many as fit into memory.
+    """(index of a request, its image after each stage), in order, in batches of as many as fit into memory.
 
-    existing  numbers of the requests whose images exist. Batches are those of all requests, since rounding depends on the
-              size of a batch: what is generated later equals what would have been generated at once
-    most      largest batch; None: as the settings say, or as many as fit
-    fewer     (size of a batch that did not fit) -> the size to try
+    existing  indices of requests whose images exist. Batches are those of all requests, since rounding depends on the
+              batch size: an image generated later equals the one generated at once
+    most      largest batch; None: by the settings, or as many as fit
+    fewer     (batch size that did not fit) -> the next size to try
     Raises Cancelled, and the error of a batch; `progress.batch` is that batch.
     """
     finished, start = set(existing), 0
@@ -131,19 +131,19 @@ def each_image(
             if missing:
                 progress.reports.cancel.check()
                 progress.batch, steps = numbers, sampling_steps(batch[0].job)
-                result = maker.make_if_it_fits(batch, partial(progress.show, len(missing), steps=steps))
-                if result is None:
+                batch_result = maker.make_if_fits(batch, partial(progress.show, len(missing), steps=steps))
+                if batch_result is None:
                     most = fewer(len(batch))
                     break
                 for number in missing:
-                    yield number, [images[number - start] for images in result.images]
+                    yield number, [images[number - start] for images in batch_result.images]
                     progress.add(1, steps)
                 progress.show()
             start += len(batch)
 
 
 class Enlarger:
-    """Upscales initial images and generates nothing, so that no model is loaded. upscaler: lends the networks of files"""
+    """Upscales initial images without generating, so that no model is loaded. upscaler: leases the networks of files"""
 
     def __init__(self, upscaler: Leased):
         self.upscaler = upscaler
@@ -151,24 +151,24 @@ class Enlarger:
     def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
         yield from ([request] for request in requests)
 
-    def make(self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None) -> Made:
+    def make(self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None) -> BatchResult:
         job = batch[0].job
         image = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
         size, file = stages_of(job)[-1].size, job.hires.highres_fix_upscaler_file
         with self.upscaler(file) if file else nullcontext() as network:
-            made = network.images([image], size) if network else enlarged([image], job, size)
-        return Made(images=[made])
+            images = network.images([image], size) if network else enlarged([image], job, size)
+        return BatchResult(images=[images])
 
-    make_if_it_fits = make
+    make_if_fits = make
 
 
 class Maker:
-    """Makes images with a model, its LoRAs attached and its words known."""
+    """Generates images with a model and its attached LoRAs and embeddings."""
 
     def __init__(
         self,
         components: Components,
-        words: Words,
+        encoder: PromptEncoder,
         loras: LorasInUse,
         reports: Reports = NO_REPORTS,
         upscaler: Leased | None = None,
@@ -176,27 +176,27 @@ class Maker:
         nets: Nets | None = None,
         lend: Lend | None = None,
     ):
-        """upscaler, refiner, nets, lend: lend the networks of upscaler files, refiners, ControlNets, models of hooks; None: there
-        are none"""
+        """upscaler, refiner, nets, lend: lease the networks of upscaler files, refiners, ControlNets, models of hooks;
+        None: the job has none"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
-        self.words, self.loras, self.reports = words, loras, reports
+        self.encoder, self.loras, self.reports = encoder, loras, reports
         self.upscaler = upscaler or (lambda file: nullcontext())
         self.refiner, self.nets, self.lend = refiner, nets, lend
 
-    # -- which images are made together
+    # -- batches
 
     def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
-        """Those that are alike but for prompt and seed, in their order, as many as fit. most: not more than so many"""
+        """Batches of requests that differ only in prompt and seed, in order, as many as fit. most: the largest batch"""
         for _, alike in groupby(requests, self._alike):
-            left = list(alike)
-            job = left[0].job
+            remaining = list(alike)
+            job = remaining[0].job
             size = stages_of(job)[-1].size
             fits = 1 if differentiates(job) else images_at_once(self.components, *size)
             number = most or job.generate.batch_size or fits
-            while left:
-                yield left[:number]
-                left = left[number:]
+            while remaining:
+                yield remaining[:number]
+                remaining = remaining[number:]
 
     def _alike(self, request: Request) -> Any:
         job = request.job
@@ -210,32 +210,33 @@ class Maker:
 
     def make(
         self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None, decoded: bool = True
-    ) -> Made:
-        """The images of requests that are alike. on_step: given the steps done, of all stages"""
+    ) -> BatchResult:
+        """Generate the images of requests that differ only in prompt and seed. on_step: called with the steps done, of
+        all stages"""
         job = batch[0].job
         self.loras.use(job.generate.loras)
         stages = stages_of(job)
         changes = any(has_edits(side) for each in batch for side in self._texts(each.job).sides)
         passes = passes_of(job) if changes else [None] * len(stages)
-        states = {during: self._states_of(self.words, batch, during) for during in dict.fromkeys(passes)}
-        made, before = Made(), 0
+        states = {during: self._states_of(self.encoder, batch, during) for during in dict.fromkeys(passes)}
+        result, before = BatchResult(), 0
         for stage, during in zip(stages, passes, strict=True):
             progress = _from(before, on_step)
-            done = (
-                self._refined(stage, during, batch, made, progress)
+            latents = (
+                self._refined(stage, during, batch, result, progress)
                 if stage.refines
-                else self._stage(stage, during, batch, states[during], made, progress)
+                else self._stage(stage, during, batch, states[during], result, progress)
             )
-            made.latents.append(done)
+            result.latents.append(latents)
             before += steps_of(stage)
         if decoded:
-            self._decode(made, job)
-            if made.canvas is not None:
-                made.images[-1] = [made.canvas.pasted(image) for image in made.images[-1]]
-        return made
+            self._decode(result, job)
+            if result.canvas is not None:
+                result.images[-1] = [result.canvas.pasted(image) for image in result.images[-1]]
+        return result
 
-    def make_if_it_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> Made | None:
-        """None if several images together ran out of memory; a single one raises as usual."""
+    def make_if_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> BatchResult | None:
+        """`make`; None if several images together ran out of memory. A single one raises as usual."""
         import torch
 
         try:
@@ -256,44 +257,46 @@ class Maker:
         during: Pass | None,
         batch: Sequence[Request],
         states: PromptStates,
-        made: Made,
+        result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
         job = batch[0].job
         sampling = self.sampling(job)
         seeds, variations = [each.seed for each in batch], [each.variation for each in batch]
         noises = noises_of(self.model, stage, seeds, sampling, self._device(), variations)
-        made.noises, made.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
-        made.begun = self._begun(stage, batch, noises, made)
+        result.noises, result.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
+        result.initial = self._initial_latents(stage, batch, noises, result)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
-        making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
+        making = Making(
+            job, stage, self.components, self.kind, noises, result.initial, result.canvas, sides, networks, show
+        )
         prompts = [schedule(request.job.generate.prompt, during)[-1][1] for request in batch]
         making = replace(making, strengths=self.loras.strengths, by_use=self.loras.by_use)
         making = replace(making, nets=self.nets, prompts=prompts, lend=self.lend)
         model = self.model
         if reads_mask(self.components):
-            model = reading_mask(model, self.components, stage, noises, made.canvas)
-        return self._denoised(model, states, making, sampling, made.begun, on_step)
+            model = reading_mask(model, self.components, stage, noises, result.canvas)
+        return self._denoised(model, states, making, sampling, result.initial, on_step)
 
     def _refined(
         self,
         stage: Stage,
         during: Pass | None,
         batch: Sequence[Request],
-        made: Made,
+        result: BatchResult,
         on_step: Callable[[int, int], None],
     ) -> Tensor:
-        """The last latents, finished by the refiner: it continues with their noise, and the sampler's history begins anew."""
+        """The last latents, finished by the refiner, with the same noise and a new scheduler."""
         assert self.refiner is not None, "the plan of a job with a refiner knows it"
         job = batch[0].job
-        with self.refiner(job) as (refiner, words):
+        with self.refiner(job) as (refiner, encoder):
             sampling = replace(self.sampling(job), prediction=refiner.prediction)
-            states = self._states_of(words, batch, during)
-            seen = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
+            states = self._states_of(encoder, batch, during)
+            model = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
             sides, show = sampling.guidance().sides, self.reports.preview
             kind = family(refiner.family)
-            making = Making(job, stage, seen, kind, made.noises, made.begun, made.canvas, sides, (), show)
-            return self._denoised(Denoiser.of(refiner), states, making, sampling, made.latents[-1], on_step)
+            making = Making(job, stage, model, kind, result.noises, result.initial, result.canvas, sides, (), show)
+            return self._denoised(Denoiser.of(refiner), states, making, sampling, result.latents[-1], on_step)
 
     def _denoised(
         self,
@@ -316,8 +319,10 @@ class Maker:
             cancel=self.reports.cancel,
         )
 
-    def _begun(self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], made: Made) -> Tensor | None:
-        """The latents that a stage with a strength begins with."""
+    def _initial_latents(
+        self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], result: BatchResult
+    ) -> Tensor | None:
+        """The initial latents of a stage with a strength; None for a stage that starts from noise."""
         import torch
 
         job = batch[0].job
@@ -327,37 +332,37 @@ class Maker:
             height, width = self.kind.latent_shape(stage.size)[1:]
             upscale = upscaler_of(job).latents
             assert upscale is not None
-            return upscale(made.latents[-1], (height, width))
+            return upscale(result.latents[-1], (height, width))
         if stage.begins == "image":
-            assert made.canvas is not None
-            images = [made.canvas.shown] * len(batch)
+            assert result.canvas is not None
+            images = [result.canvas.visible] * len(batch)
         else:
-            self._decode(made, job)
-            images = made.images[-1]
+            self._decode(result, job)
+            images = result.images[-1]
         file = job.hires.highres_fix_upscaler_file if stage.begins == "made image" else None
         with self.upscaler(file) if file else nullcontext() as network:
             if stage.begins == "made image":
                 images = network.images(images, stage.size) if network else enlarged(images, job, stage.size)
             latents = torch.cat(
                 [
-                    encoded(self.components.vae, self.kind, pixels_of(image), noise.of_image()[1])
+                    encoded(self.components.vae, self.kind, pixels_of(image), noise.image_noise()[1])
                     for image, noise in zip(images, noises, strict=True)
                 ]
             ).to(self._device())
             if network:
                 latents = network.latents(latents, self.components.vae.config.scaling_factor)
         content = job.image_to_image.masked_content
-        if stage.begins != "image" or made.canvas is None or made.canvas.mask is None or "latent" not in content:
+        if stage.begins != "image" or result.canvas is None or result.canvas.mask is None or "latent" not in content:
             return latents
-        mask = mask_of(made.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
+        mask = mask_of(result.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
         return (1 - mask) * latents + (mask * mixed_noise(noises, latents) if content == "latent_noise" else 0)
 
-    def _decode(self, made: Made, job: GenerateJob) -> None:
-        """The images of the last latents."""
-        made.images.append(
+    def _decode(self, result: BatchResult, job: GenerateJob) -> None:
+        """Decode the last latents."""
+        result.images.append(
             decode(
                 self.components.vae,
-                made.latents[-1],
+                result.latents[-1],
                 self.kind.decode_latents,
                 cancel=self.reports.cancel,
                 warn=self.reports.warn,
@@ -378,64 +383,64 @@ class Maker:
         sides = (*(text for text, _ in parts), job.generate.negative_prompt, *empty)
         return Texts(sides, tuple(weight for _, weight in parts))
 
-    def _states_of(self, words: Words, batch: Sequence[Request], during: Pass | None) -> PromptStates:
-        return _joined([self._states_of_one(words, request.job, during) for request in batch])
+    def _states_of(self, encoder: PromptEncoder, batch: Sequence[Request], during: Pass | None) -> PromptStates:
+        return _joined([self._states_of_one(encoder, request.job, during) for request in batch])
 
-    def _states_of_one(self, words: Words, job: GenerateJob, during: Pass | None) -> PromptStates:
-        """With those of later steps, each encoded once."""
+    def _states_of_one(self, encoder: PromptEncoder, job: GenerateJob, during: Pass | None) -> PromptStates:
+        """The states of one image, with those of later steps, each encoded once."""
         texts = self._texts(job)
         every = [text for side in texts.sides for text in texts_of(side, passes_of(job))]
-        found: dict[tuple[str, ...], PromptStates] = {}
+        encoded: dict[tuple[str, ...], PromptStates] = {}
         times = []
         for begin, sides in at_steps(texts.sides, during):
-            if sides not in found:
-                found[sides] = self._encoded(words, job, replace(texts, sides=sides), every)
-            times.append((begin, found[sides]))
+            if sides not in encoded:
+                encoded[sides] = self._encoded(encoder, job, replace(texts, sides=sides), every)
+            times.append((begin, encoded[sides]))
         return replace(times[0][1], later=tuple(times[1:]))
 
-    def _encoded(self, words: Words, job: GenerateJob, texts: Texts, every: Sequence[str]) -> PromptStates:
-        """every: the texts of all steps, whose length the states have"""
+    def _encoded(self, encoder: PromptEncoder, job: GenerateJob, texts: Texts, every: Sequence[str]) -> PromptStates:
+        """every: the texts of all steps, which all get the same length"""
         reading, count, uses = reading_of(job, self.kind.name), len(texts.weights), job.generate.loras
-        if words is self.words:
+        if encoder is self.encoder:
             self.loras.use(uses)
         if not has_regions(job):
-            read = words.encode_each(texts.sides, reading, every)
-            positive, others = tuple(read[:count]), read[count:]
+            each = encoder.encode_each(texts.sides, reading, every)
+            positive, others = tuple(each[:count]), each[count:]
             states = PromptStates.of([positive[0], *others])
             return replace(states, parts=positive, weights=texts.weights) if count > 1 else states
-        if as_generator(job) and self.kind.name == "sdxl":  # it does not know the text encoders' layers of SDXL's LoRAs
+        if as_generator(job) and self.kind.name == "sdxl":  # it ignores the text encoders' layers of SDXL's LoRAs
             self.loras.use(weaker(uses, count))
-            read = words.encode_each(texts.sides, reading, every)
+            each = encoder.encode_each(texts.sides, reading, every)
             self.loras.use(uses)
-            return PromptStates.of([_coupled(read[:count]), *read[count:]])
+            return PromptStates.of([_coupled(each[:count]), *each[count:]])
         parts: list[TextStates] = []
         for number in range(count):  # each with the text encoders' changes of its own LoRA alone
             self.loras.use(only(uses, number))
-            parts.append(words.encode_each(texts.sides, reading, every)[number])
+            parts.append(encoder.encode_each(texts.sides, reading, every)[number])
         self.loras.use(only(uses, None))
-        others = words.encode_each(texts.sides, reading, every)[count:]
+        others = encoder.encode_each(texts.sides, reading, every)[count:]
         self.loras.use(uses)
         return PromptStates.of([_coupled(parts), *others])
 
 
 def _joined(each: Sequence[PromptStates]) -> PromptStates:
-    """Those of several images, at all steps."""
-    found: dict[tuple[int, ...], PromptStates] = {}
+    """The states of a batch, at all steps."""
+    joined: dict[tuple[int, ...], PromptStates] = {}
     times = []
-    for begin in sorted({0, *(begin for one in each for begin, _ in one.later)}):
-        now = [one.at(begin) for one in each]
+    for begin in sorted({0, *(begin for image in each for begin, _ in image.later)}):
+        now = [image.at(begin) for image in each]
         key = tuple(map(id, now))
-        if key not in found:
-            found[key] = _together(now)
-        times.append((begin, found[key]))
+        if key not in joined:
+            joined[key] = _together(now)
+        times.append((begin, joined[key]))
     return replace(times[0][1], later=tuple(times[1:]))
 
 
 def _together(each: Sequence[PromptStates]) -> PromptStates:
-    """Those of several images at one step."""
-    positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
-    empty = [one.empty for one in each if one.empty is not None]
-    parts = tuple(join_texts(list(same)) for same in zip(*(one.parts for one in each), strict=True))
+    """The states of a batch at one step."""
+    positive, negative = (join_texts([getattr(image, side) for image in each]) for side in ("positive", "negative"))
+    empty = [image.empty for image in each if image.empty is not None]
+    parts = tuple(join_texts(list(same)) for same in zip(*(image.parts for image in each), strict=True))
     return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, each[0].weights)
 
 
@@ -445,7 +450,7 @@ def _coupled(parts: Sequence[TextStates]) -> TextStates:
 
 
 def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
-    """The LoRAs with a part of their strength on the text encoders."""
+    """The LoRAs with their text encoder strength divided by `parts`."""
     return [
         use.model_copy(
             update={
@@ -460,7 +465,7 @@ def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
 
 
 def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
-    """The LoRAs with the text encoders' strength of one alone."""
+    """The LoRAs with the text encoder strength of only one of them."""
     return [
         use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
     ]

@@ -12,13 +12,13 @@ from core.families.components import Components
 from core.generation.images.metadata import one_image
 from core.generation.images.output import save_image
 from core.generation.making import Enlarger, Maker, Progress, each_image
-from core.generation.model.leases import kept_texts, leased, refiners_of
+from core.generation.model.embeddings import embeddings_attached, unused
+from core.generation.model.leases import leased, refiners_of, text_cache
 from core.generation.model.library import find
 from core.generation.model.loras import loras_attached, together
 from core.generation.model.other_files import networks_of, upscaler_kind
 from core.generation.model.sources import Hashes, Sources, file_hashes
 from core.generation.model.store import ModelStore, fingerprint, make_store
-from core.generation.model.words import embeddings_attached, unused
 from core.generation.plan.files import marked_files
 from core.generation.plan.forecast import offload_for
 from core.generation.plan.hooks import Lend
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
-    """The task `generate`."""
+    """Run the task `generate`."""
     store = context.store or make_store()
     run_generate(job, context.workspace, store=store, device=context.device, reports=context)
     return Outcome()
@@ -59,8 +59,8 @@ def run_generate(
     plan = plan_of(job, workspace)
     files: list[Path] = []
     try:
-        with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, written):
-            _all_images(plan, maker, written, reports, files)
+        with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, metadata):
+            _all_images(plan, maker, metadata, reports, files)
     except Cancelled:
         raise Cancelled(f"Cancelled after {len(files)} of {count(len(plan.requests), 'image')}") from None
     return files
@@ -69,14 +69,14 @@ def run_generate(
 @contextmanager
 def ready(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
-) -> Iterator[tuple[Maker | Enlarger, Written]]:
-    """The maker of a plan's images with model, LoRAs and embeddings loaded, and the writer of their settings. Images that are
-    only enlarged take no model."""
+) -> Iterator[tuple[Maker | Enlarger, ImageMetadata]]:
+    """A context with the maker of a plan's images (model, LoRAs and embeddings loaded) and the metadata of their files.
+    Upscaling alone needs no model."""
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     upscalers = networks_of(store, workspace, device)
-    if all(takes_no_model(request.job, workspace) for request in plan.requests):
-        yield Enlarger(upscalers), Written(workspace, sources, hashes)
+    if all(needs_no_model(request.job, workspace) for request in plan.requests):
+        yield Enlarger(upscalers), ImageMetadata(workspace, sources, hashes)
         return
     _say_schedule(plan, reports)
     offload = offload_for(job, sources, device)
@@ -85,25 +85,25 @@ def ready(
         with (
             loras_attached(components, uses, sources.loras.__getitem__, merged_of(job, len(uses))) as loras,
             embeddings_attached(
-                components, sources.embeddings, kept_texts(job, sources, store, device, workspace, loras)
-            ) as words,
+                components, sources.embeddings, text_cache(job, sources, store, device, workspace, loras)
+            ) as encoder,
         ):
             texts = [
                 text for each in plan.requests for text in (each.job.generate.prompt, each.job.generate.negative_prompt)
             ]
-            for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
+            for problem in [*plan.notes, *loras.problems, *unused(encoder, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components, offload)
             lend = _lender(store, components, sources)
             with _nets_of(store, components, sources, workspace, reports) as nets:
-                maker = Maker(components, words, loras, reports, upscalers, refiners, nets, lend)
-                yield maker, Written(workspace, sources, hashes)
+                maker = Maker(components, encoder, loras, reports, upscalers, refiners, nets, lend)
+                yield maker, ImageMetadata(workspace, sources, hashes)
 
 
 def _nets_of(
     store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> AbstractContextManager[Nets | None]:
-    """What lends the ControlNets of a job."""
+    """Leases the ControlNets of a job."""
     if not sources.controls:
         return nullcontext()
     from core.generation.effects.controls.hook import nets_of
@@ -112,45 +112,47 @@ def _nets_of(
 
 
 def _lender(store: ModelStore, components: Components, sources: Sources) -> Lend:
-    """What lends the models of hooks."""
+    """Leases the models of hooks."""
 
     def lend(name: str, load: Callable[[Path], Any]) -> AbstractContextManager[Any]:
-        file, device = sources.others[name], components.device
+        file, device = sources.hook_files[name], components.device
         key = fingerprint(file.path), device
         return store.lease("other", key, lambda: load(file.path), name=file.path.name, size=file.bytes, device=device)
 
     return lend
 
 
-def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
-    """Whether it only upscales an image, and not by a network that corrects latents."""
+def needs_no_model(job: GenerateJob, workspace: Workspace) -> bool:
+    """Whether the job only upscales an image, with an upscaler for images."""
     file = job.hires.highres_fix_upscaler_file
     return only_enlarges(job) and (not file or upscaler_kind(find("upscaler", file, workspace)) == "images")
 
 
 @dataclass
-class Written:
-    """What the settings written into finished images are made from."""
+class ImageMetadata:
+    """The sources of the settings that are written into images."""
 
     workspace: Workspace
     sources: Sources
     hashes: Hashes
 
     def job_of(self, job: GenerateJob) -> GenerateJob:
-        """The job that generates one of the images again, with names that hold on other machines."""
+        """The job that generates one image again, with portable file names."""
         return one_image(job, self.sources, self.workspace)
 
 
-def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, reports: Reports, files: list[Path]) -> None:
-    """Generate and save a job's images; each file is appended to `files`."""
+def _all_images(
+    plan: Plan, maker: Maker | Enlarger, metadata: ImageMetadata, reports: Reports, files: list[Path]
+) -> None:
+    """Generate and save a job's images; appends each file to `files`."""
     progress = Progress(reports, "image", len(plan.requests), plan.steps())
-    where = written.hashes, written.workspace
+    target = metadata.hashes, metadata.workspace
     for number, images in each_image(plan.requests, maker, progress):
         request = plan.requests[number]
-        job, several = written.job_of(request.job), len(images) > 1
+        job, several = metadata.job_of(request.job), len(images) > 1
         if job.hires.highres_fix_save_1st and several:
-            save_image(images[0], job, *where, number=number + 1, stage="0")
-        last = save_image(images[-1], job, *where, request.name, number=number + 1, stage="1" if several else "")
+            save_image(images[0], job, *target, number=number + 1, stage="0")
+        last = save_image(images[-1], job, *target, request.name, number=number + 1, stage="1" if several else "")
         files.append(last)
         reports.generated(last, request.seed)
 

@@ -1,4 +1,4 @@
-"""What packages import of the upscalers of hires fix (docs/extending.md): `core.generation.plan.upscalers`."""
+"""The upscalers of hires fix for packages (docs/extending.md): `core.generation.plan.upscalers`."""
 
 from core.generation.plan.upscalers import Upscaler, register
 

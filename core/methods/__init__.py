@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 
-Use = Literal["files", "samples"]  # what weights are shown for: saved files; samples and validation
+Use = Literal["files", "samples"]  # of weights: saved files; samples and validation
 
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a method is made from. files: the LoRA files that the job names."""
+    """What a method is built from. files: the LoRA files that the job names."""
 
     job: TrainJob
     workspace: Workspace
@@ -40,16 +40,17 @@ class MethodInputs:
 
 
 class Method(ABC):
-    """One way of training, as the loop sees it; before that, its MethodSpec describes it.
+    """A training method, as the training loop uses it; its MethodSpec describes it to everything that runs before.
 
     trains_text      the text encoders are trained: they are loaded, and captions are encoded at each step
     trains_unet      the U-Net is trained
     extension        of the checkpoint, ".safetensors"; empty for a folder
     steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
-    clipped          weights whose gradients are clipped together, once it is built; None: all that train
-    adds_up          whether gradients of clipped weights that do not train add up from step to step, as in sd-scripts
-    advice           what to say once it is built
-    needs_untrained  whether `untrained` needs a second U-Net, which `hold_untrained` then gets
+    clipped          weights whose gradients are clipped together, set by `build`; None: all trained ones
+    adds_up          whether gradients of clipped weights that are not trained add up from step to step, as in
+                     sd-scripts
+    advice           problems to report after `build`
+    needs_untrained  whether `untrained` needs a second U-Net, passed to `hold_untrained`
     """
 
     trains_text: bool
@@ -63,81 +64,82 @@ class Method(ABC):
     def __init__(self) -> None:
         self.advice: list[Problem] = []
 
-    # -- what each method answers
+    # -- implemented by each method
 
     @abstractmethod
     def build(self, components: Components) -> list[Trainable]:
-        """Make what trains, on the loaded model; returns it with its parts and rates. Called once."""
+        """Create the trained weights on the loaded model; returns them with their parts and rates. Called once."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything to resume from, besides the optimizer: the live tensors, not copies."""
+        """Everything to resume from, except the optimizer: the live tensors, not copies."""
 
     @abstractmethod
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put such a state in force."""
+        """Load the tensors of `state_dict`."""
 
     @abstractmethod
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
-        """Write the checkpoint, "fp32", "fp16" or "bf16"; returns advice about it. epoch, step: finished ones."""
+        """Write the checkpoint in "fp32", "fp16" or "bf16"; returns advice about it. epoch, step: how many are done."""
 
     @abstractmethod
     def release(self) -> None:
         """Free the model."""
 
-    # -- what has one answer for most
+    # -- defaults for most methods
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """The states of captions, made with `encode`, in the form that this method's passes read."""
+        """Encode captions with `encode`, in the form that this method's passes read."""
         return encode(captions)
 
-    def conditioned(self, given: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        """What the denoiser reads in a pass of training, validation or samples: with what a model next to it adds."""
-        return given
+    def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+        """The conditioning of a pass (training, validation or samples), with the outputs of a model next to the
+        denoiser."""
+        return conditioning
 
-    def beside(self, path: Path) -> list[Path]:
-        """Further files that `write` makes next to this one."""
+    def extra_files(self, path: Path) -> list[Path]:
+        """Paths of the files that `write` writes besides `path`."""
         return []
 
     def metadata(self) -> dict[str, str]:
-        """Metadata beyond the settings and the dataset."""
+        """Metadata in addition to the settings and the dataset."""
         return {}
 
     def set_strength(self, strength: float) -> None:
-        """Strength of the trained weights in the next passes: 1 is full, 0 the model as before. A method that changes the
-        model itself supports 1 only."""
+        """Set the strength of the trained weights: 1 is full, 0 the untrained model. Methods that change the model
+        itself support 1 only."""
         return
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """The next passes, also those that the gradient repeats, show these images, in this order.
+        """Called before the passes of a micro-batch, including those that gradient checkpointing repeats.
 
         step    optimizer steps done      number  of the micro-batch in this step
-        images  values that name each image: its address in random draws
+        images  values that identify each image, for random draws, in the batch's order
         """
         return
 
     def after_micro_batch(self) -> None:
-        """The gradients are ready; until the next micro-batch, trained weights are only read."""
+        """Called when the gradients are ready; trained weights are only read until the next micro-batch."""
         return
 
     def after_update(self) -> dict[str, Tensor]:
-        """After the optimizer's step. Returns numbers for the log by name, 0-d on the device."""
+        """Called after the optimizer's step. Returns numbers for the log by name, 0-d on the device."""
         return {}
 
     def untrained(self) -> AbstractContextManager[None]:
-        """Inside, passes use the untrained model."""
+        """A context in which passes use the untrained model."""
         return nullcontext()
 
     def sampling(self) -> AbstractContextManager[None]:
-        """Inside, passes are those of samples."""
+        """A context for the passes of samples."""
         return nullcontext()
 
     def hold_untrained(self, unet: Any) -> None:
-        """A second, untrained U-Net for `untrained`."""
-        raise AssertionError("asked of methods that need one")
+        """Take a second, untrained U-Net for `untrained`."""
+        raise AssertionError("only for methods that need one")
 
     def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        """Inside, the weights for this use (an average, where there is one); outside, those that train."""
+        """A context in which the weights are those for this use: the average, if there is one."""
         from core.optimization.averaging import averaged
 
         return averaged(optimizer)
@@ -145,21 +147,21 @@ class Method(ABC):
     # -- for DeepSpeed
 
     def lay_in_modules(self) -> None:
-        """Let the model's modules know what trains next to them as their own weights."""
+        """Register the trained weights next to the model as parameters of the model's modules."""
         return
 
     def shows_average(self, use: Use) -> bool:
-        """Whether an EMA of its own takes the weights' place for this use."""
+        """Whether the method's own EMA replaces the weights for this use."""
         return False
 
     def average_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Average these instead: the parts that this process moves."""
+        """Average these weights instead: those that this process updates."""
         return
 
     def average_state(self) -> dict[str, Tensor]:
-        """Of the EMA; {} without one."""
+        """The state of the EMA; {} without one."""
         return {}
 
     def load_average(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put such a state in force."""
+        """Load the tensors of `average_state`."""
         return

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
-OWN = "controlnet_"  # beginning of the names of what the U-Net does not have
+PREFIX = "controlnet_"  # prefix of the parameters that the U-Net does not have
 
 
 class ControlNetMethod(SideMethod):
-    """What a ControlNet's training needs. With `model.compatibility`, those of SD 1.x and 2.x train as sd-scripts trains them."""
+    """Trains a ControlNet. With `model.compatibility`, those of SD 1.x and 2.x train as in sd-scripts."""
 
     _side: ControlNet | None = None
 
@@ -52,24 +52,25 @@ class ControlNetMethod(SideMethod):
         return self._parts()
 
     def _parts(self) -> list[Trainable]:
-        own: list[nn.Parameter] = []
+        added: list[nn.Parameter] = []
         copied: list[nn.Parameter] = []
         for name, weight in self.net.named_parameters():
-            (own if name.startswith(OWN) else copied).append(weight)
+            (added if name.startswith(PREFIX) else copied).append(weight)
         rate = controlnet_of(self._job).control_net_lr
         if rate is None:
-            return [Trainable("unet", [*own, *copied])]
-        return [Trainable("controlnet", own, rate=rate), Trainable("unet", copied)]
+            return [Trainable("unet", [*added, *copied])]
+        return [Trainable("controlnet", added, rate=rate), Trainable("unet", copied)]
 
-    def conditioned(self, given: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+    def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
         if not self.acts:
-            return given
+            return conditioning
         assert self._side is not None
-        return replace(given, added=self._side(noisy_latents, timesteps, given))
+        return replace(conditioning, added=self._side(noisy_latents, timesteps, conditioning))
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Control images are shown in 0..1, as sd-scripts samples whatever range it trains on (reference: controlnet, 3.5)."""
+        """Samples read control images in 0..1, as in sd-scripts, whatever range it trains on (reference: controlnet,
+        3.5)."""
         assert self._side is not None
         before, self._side.signed = self._side.signed, False
         try:
@@ -90,23 +91,23 @@ class ControlNetMethod(SideMethod):
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Why the initial ControlNet cannot be used, by its header, and advice on the range of its control images."""
-    start, found, file = controlnet_of(job).controlnet_model_name_or_path, unet_of(job, workspace), None
+    """Problems of the initial ControlNet, from its header, and advice on the range of its control images."""
+    start, model, file = controlnet_of(job).controlnet_model_name_or_path, unet_of(job, workspace), None
     try:
         if start:
             file = controlnet_file.open_control_net(model_path(start, workspace, CONTROLNET_START))
     except ProblemsError as error:
         return error.problems
-    if found is None:
+    if model is None:
         return []
-    family, unet = found
+    family, unet = model
     problems = controlnet_file.file_problems(file.path, unet, family) if file else []
     return problems or list(_range_advice(job, family, file))
 
 
 def _range_advice(job: TrainJob, family: str, file: controlnet_file.ControlNetFile | None) -> Iterator[Problem]:
-    """Of SD 1.x and 2.x, where the training and the file that it continues differ in the range of their control images."""
-    kohya_names = file is not None and file.names_of_sd_scripts
+    """Advice for SD 1.x and 2.x if the training reads control images in another range than the file it starts from."""
+    kohya_names = file is not None and file.has_sd_scripts_names
     if family not in KOHYA or kohya_names == trains_as_kohya(job, family):
         return
     what = "With this compatibility, a ControlNet for SD 1.x and 2.x is trained on control images in -1 to 1"

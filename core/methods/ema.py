@@ -1,4 +1,4 @@
-"""A slow average of the trained weights, for use in their place."""
+"""The exponential moving average (EMA) of trained weights."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class WeightAverage:
         self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
 
     def keep(self) -> float:
-        """The EMA decay at this step; with warmup (1 + n) / (10 + n) while that is less, n
-        being the averages taken (diffusers, EMAModel)."""
+        """The EMA decay at this step; with warmup (1 + n) / (10 + n) while that is less, with n the number of updates
+        (diffusers, EMAModel)."""
         every = self._settings.ema_update_every
         decay = self._settings.ema_decay**every
-        taken = self.steps // every
-        return min(decay, (1 + taken) / (10 + taken)) if self._settings.ema_warmup else decay
+        updates = self.steps // every
+        return min(decay, (1 + updates) / (10 + updates)) if self._settings.ema_warmup else decay
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -41,7 +41,7 @@ class WeightAverage:
             return
         share = 1 - self.keep()
         weights = [self._weights[name].detach() for name in self.average]
-        if all(self._place(weight) is weight for weight in weights):  # fp32, here: one kernel for all
+        if all(self._place(weight) is weight for weight in weights):  # fp32 on this device: one kernel for all
             torch._foreach_lerp_(list(self.average.values()), weights, share)
             return
         for average, weight in zip(self.average.values(), weights, strict=True):  # never a second model in memory
@@ -49,13 +49,13 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The average in place of the weights inside; outside, the weights as they were, to the bit."""
-        kept = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
+        """A context with the average in place of the weights; afterwards the weights are restored bit for bit."""
+        weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
         try:
             self._put(self.average)
             yield
         finally:
-            self._put(kept)
+            self._put(weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.average | {"steps": torch.tensor(self.steps)}
@@ -76,11 +76,11 @@ class WeightAverage:
         return weight.to(device, torch.float32)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with prefixed names: `ema.` + name."""
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by prefixed name: `ema.` + name."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def taken_from(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The way back."""
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have the prefix, by name without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -29,9 +29,9 @@ PARTS = ("text_encoder", "text_encoder_2")
 
 
 class EmbeddingMethod(Method):
-    """What textual inversion trains: the embeddings of new tokens in each text encoder.
+    """Textual inversion: trains the embeddings of new tokens in each text encoder.
 
-    With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
+    With `extended` (XTI) every vector has 16 tokens, one for each layer that reads it; ids are grouped by layer.
     """
 
     trains_text = True
@@ -63,12 +63,12 @@ class EmbeddingMethod(Method):
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
-        given = self._given(len(components.text_encoders))
+        initial = self._initial(len(components.text_encoders))
         for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
             rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
             begin = torch.cat(rows).repeat(len(self._suffixes), 1)
-            if given is not None and given[index] is not None:
-                begin = self._fitting(given[index], begin)
+            if initial is not None and initial[index] is not None:
+                begin = self._fitting(initial[index], begin)
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
             table = TokenTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
@@ -78,43 +78,43 @@ class EmbeddingMethod(Method):
             components.denoiser.requires_grad_(False)
         if self._settings.extended:
             self._layers = OneTextEach(components.denoiser)
-        if self._clips_table:  # sd-scripts clips the last encoder's, whole
+        if self._clips_table:  # sd-scripts clips the last encoder's whole table
             self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
-    def _given(self, encoders: int) -> list[Tensor | None] | None:
-        """The vectors of `embedding_weights` for each encoder, layers stacked."""
+    def _initial(self, encoders: int) -> list[Tensor | None] | None:
+        """The vectors of `embedding_weights` for each encoder, with XTI layers stacked; None without a file."""
         if self._start is None:
             return None
-        found = read_embedding(self._start)
+        loaded = read_embedding(self._start)
         if self._settings.extended:
-            missing = [name for name in LAYERS if name not in found]
+            missing = [name for name in LAYERS if name not in loaded]
             if missing:
                 what = f"{self._start.name} has no vectors for {len(missing)} of the 16 layers"
                 fix = "choose an XTI file, or turn XTI off"
                 raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-tensors")
-            return [torch.cat([found[name] for name in LAYERS])]
+            return [torch.cat([loaded[name] for name in LAYERS])]
         names = ONE if encoders == 1 else SDXL
-        if not set(names) & set(found):
+        if not set(names) & set(loaded):
             what, fix = f"{self._start.name} was made for another model family", "choose one of the same family"
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, "embedding.other-tensors")
-        return [found.get(name) for name in names]
+        return [loaded.get(name) for name in names]
 
-    def _fitting(self, given: Tensor | None, begin: Tensor) -> Tensor:
-        assert given is not None
-        if given.shape != begin.shape:
-            (held, width), (wanted, own) = given.shape, begin.shape
+    def _fitting(self, loaded: Tensor | None, begin: Tensor) -> Tensor:
+        assert loaded is not None
+        if loaded.shape != begin.shape:
+            (count, width), (needed, size) = loaded.shape, begin.shape
             what = (
-                f"The embedding contains {held} vectors of width {width}; this training needs {wanted} of width {own}"
+                f"The embedding contains {count} vectors of width {width}; this training needs {needed} of width {size}"
             )
             fix = "set the number of vectors of the file, or choose another file"
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-size")
-        return given
+        return loaded
 
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
+        """Encode captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
             return encode([spelled_out(caption, self.words, count) for caption in captions])
@@ -135,32 +135,32 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """The embedding of one token, under the names of its file."""
+        """The embedding of one token, by the names of tensors in its file."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
-        own = [table.rows.data for table in self._tables]
+        tables = [table.rows.data for table in self._tables]
         if self._settings.extended:
-            rows = own[0].view(len(LAYERS), -1, own[0].shape[-1])
+            rows = tables[0].view(len(LAYERS), -1, tables[0].shape[-1])
             return {name: rows[number, begin : begin + count] for number, name in enumerate(LAYERS)}
-        names = ONE if len(own) == 1 else SDXL
-        return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
+        names = ONE if len(tables) == 1 else SDXL
+        return {name: rows[begin : begin + count] for name, rows in zip(names, tables, strict=True)}
 
-    def beside(self, path: Path) -> list[Path]:
-        """A file for each token but the first, whose file is `path`."""
+    def extra_files(self, path: Path) -> list[Path]:
+        """One file for each token after the first, whose file is `path`."""
         names = [without_signs(word) for word in self.words[1:]]
         return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """One file for each token."""
+        """Write one file for each token."""
         dtype = type_named(precision)
-        for word, file in zip(self.words[1:], self.beside(path), strict=True):
+        for word, file in zip(self.words[1:], self.extra_files(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)
         write_embedding(path, self.vectors(self.words[0]), metadata, dtype)
         return []
 
-    # -- what the loop asks besides
+    # -- for the training loop
 
     def after_update(self) -> dict[str, Tensor]:
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}

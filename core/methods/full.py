@@ -1,7 +1,7 @@
-"""DreamBooth and fine-tuning: the U-Net is trained and, if asked, the text encoders.
+"""DreamBooth and fine-tuning: the U-Net is trained and, if set, the text encoders.
 
-Both are the same here. What makes DreamBooth is its dataset, a subject's images with images of its class, and that
-the text encoder is trained by default.
+Both are the same here. DreamBooth differs by its dataset, a subject's images with regularization images of its class,
+and trains the text encoder by default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.formats.models.sd_keys import unet_to_ldm
 from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, form_of
 from core.formats.tensors.writer import type_named
 from core.methods import Method, Use
-from core.methods.ema import WeightAverage, taken_from, under
+from core.methods.ema import WeightAverage, with_prefix, without_prefix
 from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
@@ -39,18 +39,18 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
 def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
-    """Names of the parts that train: those that are asked for and have a rate other than 0."""
+    """Names of the trained parts: those that the settings train at a rate other than 0."""
     rates = dict(zip(TEXT_PARTS[:text_encoders], job.optimizer.text_rates, strict=False))
-    found = {name for name, rate in rates.items() if rate != 0 and trains_text(job)}
+    parts = {name for name, rate in rates.items() if rate != 0 and trains_text(job)}
     if job.optimizer.unet_rate != 0 or job.method.block_lr:
-        found.add("unet")
-    return found
+        parts.add("unet")
+    return parts
 
 
 class FullMethod(Method):
-    """Training of the model itself: which weights are trained, their EMA, and the saved model.
+    """Trains the model itself: the choice of weights, their EMA, and the saved model.
 
-    source  the model that training begins with; its form is taken where the settings ask for it
+    source  the model that training starts from; "source" in save_model_as takes its format
     vae     baked into saved models in place of the model's own
     """
 
@@ -60,8 +60,8 @@ class FullMethod(Method):
         parts = trained_parts(job)
         self.trains_text = any(name in parts for name in TEXT_PARTS)
         self.trains_unet = "unet" in parts
-        wanted = job.saving.save_model_as
-        self._form: Form = form_of(source) if wanted == "source" else cast("Form", wanted)
+        save_as = job.saving.save_model_as
+        self._form: Form = form_of(source) if save_as == "source" else cast("Form", save_as)
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
         self.needs_untrained = self.trains_unet
@@ -69,14 +69,14 @@ class FullMethod(Method):
         self._components: Components | None = None
         self._trainable: dict[str, Any] = {}  # part's name -> module
         self._unet: Any = None
-        self._weights: dict[str, nn.Parameter] = {}  # everything that trains: "unet.conv_in.weight"
+        self._weights: dict[str, nn.Parameter] = {}  # all trained weights, by names such as "unet.conv_in.weight"
         self._average: WeightAverage | None = None
         self._stopped = False
 
-    # -- what trains
+    # -- trained weights
 
     def build(self, components: Components) -> list[Trainable]:
-        """Let the parts train, in place."""
+        """Make the trained parts trainable, in place."""
         self._components, self._unet = components, components.denoiser
         modules = modules_of(components, family(components.family).layout)
         trainable = trained_parts(self._job, len(components.text_encoders))
@@ -108,8 +108,8 @@ class FullMethod(Method):
     # -- a state
 
     def state_dict(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
-        return found | under(EMA, self.average_state())
+        tensors: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
+        return tensors | with_prefix(EMA, self.average_state())
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         import torch
@@ -117,13 +117,13 @@ class FullMethod(Method):
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(tensors[name])
-        self.load_average(taken_from(EMA, tensors))
+        self.load_average(without_prefix(EMA, tensors))
 
     # -- moments of a run
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """Inside, the untrained U-Net: itself where it is frozen, else the second one."""
+        """A context in which passes use the untrained U-Net: the loaded one if it is frozen, else the second one."""
         assert self._components is not None
         assert self._frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
         self._components.denoiser = self._frozen or self._unet
@@ -136,7 +136,7 @@ class FullMethod(Method):
         self._frozen = unet
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Freeze the text encoders from the step that the settings name."""
+        """Freeze the text encoders from the configured step on."""
         stop = self._settings.stop_text_encoder_training
         if stop is None or step < stop or self._stopped:
             return
@@ -156,11 +156,11 @@ class FullMethod(Method):
         return self._average.in_place() if self.shows_average(use) else nullcontext()
 
     def shows_average(self, use: Use) -> bool:
-        """Whether an average of its own takes the weights' place for this use."""
+        """Whether the EMA replaces the weights for this use."""
         return self._average is not None and self._settings.ema_use in ("all", use)
 
     def average_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Average these instead: the parts that this process moves."""
+        """Average these weights instead: those that this process updates."""
         if self._average is not None:
             self._average = WeightAverage(weights, self._settings)
 
@@ -176,12 +176,12 @@ class FullMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the full model: trained parts from memory, the others as the base model stores them.
+        """Write the full model: trained parts from memory, the others copied from the base model.
 
-        epoch, step   finished ones, which a .ckpt adds to its source's
+        epoch, step   how many are done; a .ckpt adds them to its source's
         """
         assert self._components is not None
-        noise, asked = self._job.noise, self._job.model.prediction
+        noise, prediction = self._job.noise, self._job.model.prediction
         return save_model(
             self._components,
             path,
@@ -192,7 +192,7 @@ class FullMethod(Method):
             kohya_projection=self._job.model.kohya_projection,
             facts=ModelFacts(
                 metadata=metadata,
-                prediction=self._components.prediction if asked == "auto" else asked,
+                prediction=self._components.prediction if prediction == "auto" else prediction,
                 zero_terminal_snr=noise.zero_terminal_snr or self._components.zero_terminal_snr,
                 epoch=epoch,
                 step=step,
@@ -208,7 +208,7 @@ class FullMethod(Method):
 
 
 def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Trainable]:
-    """One group for each block of the U-Net with its own rate; a rate of 0 freezes the block."""
+    """One group for each U-Net block with its own rate; a rate of 0 freezes the block."""
     assert len(rates) == COUNTS[family_name], "the rules count them"
     blocks: dict[int, list[nn.Parameter]] = {}
     for name, weight in unet.named_parameters():
@@ -218,7 +218,8 @@ def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) 
 
 
 def block_of_weight(name: str, family_name: str) -> int:
-    """`down_blocks.1.attentions.0.proj_in.weight` -> 5 in SDXL, whose blocks are counted by their original names."""
+    """The block of a parameter: `down_blocks.1.attentions.0.proj_in.weight` -> 5 for SDXL, whose blocks have the
+    original's numbers."""
     original = traits_of(family_name).original_names
     path = unet_to_ldm(name, "sdxl") if original else name
     if not original and path.startswith(("conv_norm_out.", "conv_out.")):
@@ -227,7 +228,8 @@ def block_of_weight(name: str, family_name: str) -> int:
 
 
 def _freeze_unread(encoder: Any) -> None:
-    """SDXL's first text encoder is read one layer before its last: that layer and the final norm never reach the loss."""
+    """Freeze SDXL's first text encoder above the layer that is read, one before its last: the rest never reaches the
+    loss."""
     model = getattr(encoder, "text_model", encoder)
     model.encoder.layers[-1].requires_grad_(False)
     model.final_layer_norm.requires_grad_(False)

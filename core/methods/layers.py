@@ -1,4 +1,5 @@
-"""Extended inversion (XTI): each cross-attention of the U-Net reads its own text. Voynov et al. 2023, arXiv:2303.09522."""
+"""Extended inversion (XTI): each cross-attention of the U-Net reads a different text. Voynov et al. 2023,
+arXiv:2303.09522."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ from core.formats.embedding_file import LAYERS
 
 
 def readers(unet: Any) -> list[nn.Module]:
-    """The 16 transformers of an SD 1 or 2 U-Net in the order of LAYERS."""
-    found = [attention for block in unet.down_blocks for attention in getattr(block, "attentions", ())]
-    found += list(unet.mid_block.attentions)
-    found += [attention for block in unet.up_blocks for attention in getattr(block, "attentions", ())]
-    assert len(found) == len(LAYERS), f"{len(found)} transformers"
-    return found
+    """The 16 cross-attending transformers of an SD 1.x or 2.x U-Net, in the order of LAYERS."""
+    transformers = [attention for block in unet.down_blocks for attention in getattr(block, "attentions", ())]
+    transformers += list(unet.mid_block.attentions)
+    transformers += [attention for block in unet.up_blocks for attention in getattr(block, "attentions", ())]
+    assert len(transformers) == len(LAYERS), f"{len(transformers)} transformers"
+    return transformers
 
 
 class OneTextEach:
-    """Hands each transformer its own of 16 texts: context [B, 16, T, C] instead of [B, T, C]."""
+    """Hooks that pass one of 16 texts to each transformer: [B, T, C] out of context [B, 16, T, C]."""
 
     def __init__(self, unet: Any):
         self._hooks = [

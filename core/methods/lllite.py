@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.control import lllite_file
 from core.control.files import write_tensors
-from core.control.lllite import LLLite, empty, places_of
+from core.control.lllite import LLLite, empty, lllite_targets
 from core.control.lllite_file import FAMILIES
 from core.diffusion.text_states import Conditioning
 from core.families.components import Components
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 
 class LLLiteMethod(SideMethod):
-    """What an LLLite's training needs."""
+    """Trains a ControlNet-LLLite."""
 
     def build(self, components: Components) -> list[Trainable]:
         unet = components.denoiser.requires_grad_(False)
-        own = lllite_of(self._job)
-        places = places_of(unet, components.family)
+        settings = lllite_of(self._job)
+        targets = lllite_targets(unet, components.family)
         if self._start is not None:
-            net = lllite_file.load_lllite(self._start, places, components.family)
+            net = lllite_file.load_lllite(self._start, targets, components.family)
         else:
-            net = LLLite.create(places, own.cond_emb_dim, own.hidden_dim, self._seed, own.zero_bias)
+            net = LLLite.create(targets, settings.cond_emb_dim, settings.hidden_dim, self._seed, settings.zero_bias)
         self._ready(net, unet.device)
-        if own.dropout:
-            net.dropout = Dropout(NetworkSettings(network_dropout=own.dropout), self._seed)
-        net.attach(unet, places)
+        if settings.dropout:
+            net.dropout = Dropout(NetworkSettings(network_dropout=settings.dropout), self._seed)
+        net.attach(unet, targets)
         return [Trainable("unet", list(net.parameters()))]
 
-    def conditioned(self, given: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
-        self.net.show(given.control if self.acts else None)
-        return given
+    def conditioned(self, conditioning: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+        self.net.show(conditioning.control if self.acts else None)
+        return conditioning
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
         if self.net.dropout is not None:
@@ -67,39 +67,39 @@ class LLLiteMethod(SideMethod):
         super().release()
 
 
-class _Beside(nn.Module):
-    """For the forecast: what trains, in the U-Net, and adds nothing to what a pass is given."""
+class _AttachedLLLite(nn.Module):
+    """For the memory forecast: the LLLite in the U-Net, as a model next to it that adds no arguments."""
 
     def __init__(self, net: LLLite):
         super().__init__()
         self.net = net
 
-    def forward(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> dict[str, Any]:
-        self.net.show(given.control)
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        self.net.show(conditioning.control)
         return {}
 
 
-def beside(unet: Any, own: LLLiteSettings) -> _Beside:
-    """An LLLite without numbers on such a U-Net."""
-    places = places_of(unet, "sdxl" if unet.config.addition_embed_type == "text_time" else "sd1")
-    net = empty(places, own.cond_emb_dim, own.hidden_dim)
-    net.attach(unet, places)
-    return _Beside(net)
+def attached_lllite(unet: Any, settings: LLLiteSettings) -> _AttachedLLLite:
+    """An LLLite on the "meta" device, attached to such a U-Net."""
+    targets = lllite_targets(unet, "sdxl" if unet.config.addition_embed_type == "text_time" else "sd1")
+    net = empty(targets, settings.cond_emb_dim, settings.hidden_dim)
+    net.attach(unet, targets)
+    return _AttachedLLLite(net)
 
 
 def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Why an LLLite cannot be trained on this model, or its initial file cannot be used, by headers."""
-    own = lllite_of(job)
-    found, path = unet_of(job, workspace), None
+    """Problems of training an LLLite on this model or of its initial file, from headers."""
+    settings = lllite_of(job)
+    model, path = unet_of(job, workspace), None
     try:
-        if own.weights:
-            path = model_path(own.weights, workspace, LLLITE_START)
+        if settings.weights:
+            path = model_path(settings.weights, workspace, LLLITE_START)
             lllite_file.sizes_of(path)
     except ProblemsError as error:
         return error.problems
-    if found is None:
+    if model is None:
         return []
-    name, unet = found
+    name, unet = model
     if name not in FAMILIES:
         what = "ControlNet-LLLite is for SD 1.x and SDXL"
         return [Problem(what, "model.base_model", "choose ControlNet, or another model", code="lllite.family")]

@@ -1,4 +1,4 @@
-"""LoRA and its kin: small networks train next to a frozen model."""
+"""Training of LoRA and related network types on a frozen model."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 
 class NetworkMethod(Method):
-    """LoRA training: the network, its state and its file."""
+    """Trains a LoRA or another network type."""
 
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         super().__init__()
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
-        self._own = kind_named(job.network.kind).own(job)
+        self._kind_settings = kind_named(job.network.kind).kind_settings(job)
         self._dtype = type_named(job.memory.full_precision)
         self._convolutions = job.saving.sd2_projections == "convolutions"
         self._family = ""
@@ -59,17 +59,17 @@ class NetworkMethod(Method):
         self._clips_all = rates.clips_as_kohya
 
     def build(self, components: Components) -> list[Trainable]:
-        """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
+        """Create the network on these parts and attach it; returns the trained weights, with roles for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, norms=settings.may_train_norms))
         if settings.chooses_layers and not settings.dim_from_weights:
-            self._hits = str(layer_hits(settings, self._own, targets))
+            self._hits = str(layer_hits(settings, self._kind_settings, targets))
         if start is None:
-            self.network = Network.create(targets, settings, self._seed, own=self._own)
+            self.network = Network.create(targets, settings, self._seed, kind_settings=self._kind_settings)
         else:
             lora = read_file(start, components.family)
-            self.network, self.advice = start_network(targets, settings, self._seed, lora, self._own)
+            self.network, self.advice = start_network(targets, settings, self._seed, lora, self._kind_settings)
         if not self.network.adapters:
             what = "No layer would be trained: every block is excluded"
             fix = "set a rank and a learning rate above 0 for some block, or train another part"
@@ -106,11 +106,11 @@ class NetworkMethod(Method):
         self._built.load_state(tensors)
 
     def lay_in_modules(self) -> None:
-        """Let the model's modules know the network's weights as their own."""
+        """Register the network's weights as parameters of the model's modules."""
         self._built.lay_in_modules()
 
     def set_strength(self, strength: float) -> None:
-        """Multiplier of the network in the next passes: 1 is full, 0 the model without it."""
+        """Set the network's multiplier: 1 is full, 0 the model without it."""
         if strength != self._strength:
             self._strength = strength
             self._built.set_multiplier(strength)
@@ -122,7 +122,7 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Apply max weight norm, if set. Once a step: in between, no weight changes."""
+        """Apply max weight norm, if set. Once per step: in between, no weight changes."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -143,34 +143,34 @@ class NetworkMethod(Method):
             self.set_strength(strength)
 
     def metadata(self) -> dict[str, str]:
-        """The files it was built from, and the sizes where they come from a file."""
-        found = {}
+        """The files that the network started from, and ranks and alphas if they come from a file."""
+        metadata = {}
         if self._files.start is not None:
             start = {"name": self._files.start.name, "sha256": self._files.start_sha256}
-            found["ss_network_weights"] = json.dumps(start, ensure_ascii=False)
+            metadata["ss_network_weights"] = json.dumps(start, ensure_ascii=False)
         if self._files.merged:
             merged = [
                 {"name": file.path.name, "multiplier": file.strength, "sha256": file.sha256}
                 for file in self._files.merged
             ]
-            found["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
+            metadata["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
         if self._hits:
-            found["ss_network_layers"] = self._hits
+            metadata["ss_network_layers"] = self._hits
             for name in CHOICE:
                 if lines := getattr(self._settings, name):
-                    found[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
+                    metadata[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
         if self._settings.starts_by_pissa:
-            found["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
+            metadata["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
         if self._settings.dim_from_weights:
             adapters = [each for each in self._built.adapters.values() if not isinstance(each, NormAdapter)]
-            found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
-            found["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
-        return found
+            metadata["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
+            metadata["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
+        return metadata
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
+        """Write the LoRA file with kohya's keys and the metadata; .ckpt and .pt have no metadata."""
         dtype, tensors = type_named(precision), self._built.saved()
         if self._settings.starts_by_pissa:  # which writes other ranks than it trains
             metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
@@ -187,5 +187,5 @@ class NetworkMethod(Method):
 
 
 def _one_or_dynamic(values: set) -> str:
-    """As sd-scripts' tools write it for files whose layers differ."""
+    """The single value, or "Dynamic" as sd-scripts' tools write for layers that differ."""
     return str(values.pop()) if len(values) == 1 else "Dynamic"

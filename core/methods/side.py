@@ -1,4 +1,4 @@
-"""What methods share whose nets follow control images: their switch, state and precision."""
+"""Shared by methods that train a net with control images: its switch, state and precision."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class SideMethod(Method):
-    """A net that trains next to the frozen U-Net or in it. `net` is set by `build`.
+    """Trains a net next to the frozen U-Net, or in it. `build` sets `net`.
 
-    start   the file that training begins with; None: a fresh net
-    acts    whether passes are of the trained model
+    start   the file that training starts from; None: a new net
+    acts    whether the net takes part in passes
     """
 
     trains_text, trains_unet = False, True
@@ -39,8 +39,8 @@ class SideMethod(Method):
         self.net: Any = None
 
     def _ready(self, net: nn.Module, device: torch.device) -> None:
-        """Put the net on the device in the type that it trains in."""
-        # torch's own `to`: diffusers' warns of layers to be kept in fp32 though it lists none
+        """Move the net to the device, in the dtype that it trains in."""
+        # torch's `to`: diffusers' warns about fp32 layers although it lists none
         nn.Module.to(net, device, type_named(self._job.memory.full_precision))
         self.net = net.requires_grad_(True).train()
 
@@ -63,7 +63,7 @@ class SideMethod(Method):
 
 
 def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Shapes] | None:
-    """(family, shapes of the U-Net's parameters) by the model's header; None where the model is told to be unusable anyway."""
+    """(family, shapes of the U-Net's parameters) from the model's header; None if the model is unusable."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)

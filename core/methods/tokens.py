@@ -1,4 +1,4 @@
-"""New tokens of a text encoder: embeddings next to its token table, which is frozen and not copied."""
+"""New tokens of a text encoder: trained embeddings next to its token table, which is frozen and not copied."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from core.record.problems import Problem, ProblemsError
 class TokenTable(nn.Module):
     """An encoder's token embedding table with trained rows added.
 
-    Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
-    the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they train in.
+    Ids from `first` up are the new rows. Weight decay and clipping act on these alone; sd-scripts applies them to the
+    whole table and restores the other rows (for clipping: `optimizer.compatibility`). dtype: that the rows train in.
     """
 
     def __init__(self, table: nn.Embedding, rows: Tensor, dtype: torch.dtype = torch.float32):
@@ -39,12 +39,13 @@ class TokenTable(nn.Module):
 
 
 def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
-    """The names that a tokenizer gets for the vectors of a token. Captions contain the token itself."""
+    """The tokenizer's tokens for the vectors of one token. Captions contain the token itself."""
     return [f"<{word}|{number}{suffix}>" for number in range(count)]
 
 
 def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
-    """Each new token as those of its vectors: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
+    """A text with each new token replaced by those of its vectors: "a mira" -> "a <mira|0> <mira|1>"; "miracle" is
+    unchanged.
 
     suffix  of the tokens of one layer (XTI)
     """
@@ -53,12 +54,12 @@ def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
-    """Add the names of the tokens' vectors to a tokenizer; ProblemsError when one of the tokens exists already."""
+    """Add the vectors' tokens to a tokenizer. Raises ProblemsError if one of the trained tokens already exists."""
     from tokenizers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
-    known = [word for word in words if f"{word.lower()}</w>" in vocabulary]
-    if known:
+    existing = [word for word in words if f"{word.lower()}</w>" in vocabulary]
+    if existing:
         fix = "choose another token, with no other meaning in the captions"
         raise ProblemsError(
             Problem(
@@ -67,14 +68,14 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
                 fix,
                 code="embedding.known-token",
             )
-            for word in known
+            for word in existing
         )
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Initial embeddings [count, C]: the tokens of the initializer in turn, or the mean of all tokens."""
+    """Initial embeddings [count, C]: the initializer's tokens, repeated, or the mean of all tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)

@@ -1,4 +1,4 @@
-"""`Adapter`: what changes one module; and the forward pass of a module with any number of them."""
+"""`Adapter`: the change of one module; and the forward pass of a module with any number of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ PLUS = "plus"  # the role of weights that train at LoRA+'s higher rate
 
 
 class Adapter(ABC):
-    """The change of one Linear or Conv2d. A kind (core/networks/kinds) derives from it.
+    """The change of one Linear or Conv2d. Each network kind (core/networks/kinds) subclasses it.
 
     Parameters are float32 in the shapes of the kind's files; products run in the dtype of the module's output. The base
     weight must not be read unless the kind sets `needs_base_weight`: it may be packed or sharded.
 
     rank, alpha     its size, for kinds that have one
-    saved_alpha     the alpha written to files if it differs from the one in use: sd-scripts' way with network_weights
-    bias            a change of the layer's bias that lies next to it in its file (core/networks/beside.py), without alpha / rank
-    multiplier      strength of the network it belongs to
-    moment          (step, micro-batch) while it trains on one; None: it is used
+    saved_alpha     the alpha written to files, if not the one in use: sd-scripts' behavior with network_weights
+    bias            a change of the layer's bias, stored next to it in the file (core/networks/bias_norm.py), without
+                    alpha / rank
+    multiplier      strength of its network
+    moment          (step, micro-batch) in training; None: in use
     """
 
     def __init__(self, name: str, module: nn.Module, rank: int = 1, alpha: float = 1.0):
@@ -41,16 +42,16 @@ class Adapter(ABC):
 
     @abstractmethod
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """(parameter, role): the role `PLUS` gets LoRA+'s ratio, any other is plain."""
+        """(parameter, role): the role `PLUS` gets LoRA+'s ratio, other roles do not."""
 
     @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The module's output y with this change, both tensors left as they are; x is what it was given before `enters`."""
+        """The module's output y with this change, as a new tensor. x is the module's input before `enters`."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of a training state by key below the module's name; live, not copied. Files hold them too, unless `saved`
-        says otherwise, in the file's dtype, except those that are no floating numbers; read them in any dtype, since other
+        """The tensors of a training state by key below the module's name; live, not copied. Files contain them too,
+        unless `saved` differs, with floating-point ones cast to the file's dtype; read them in any dtype, since other
         programs cast all."""
 
     @abstractmethod
@@ -65,74 +66,74 @@ class Adapter(ABC):
     def shorten(self, ratio: Tensor) -> None:
         """Multiply the change by `ratio`, 0-d on the device (max weight norm)."""
 
-    # -- the same for most kinds
+    # -- defaults for most kinds
 
     def alpha_in_file(self) -> Tensor:
         return torch.tensor(self.alpha if self.saved_alpha is None else self.saved_alpha, dtype=torch.float32)
 
     def take_alpha(self, alpha: float) -> None:
-        """That of a file: it is used, unless another one is."""
+        """Use a file's alpha, unless `saved_alpha` is set."""
         if self.saved_alpha is None:
             self.alpha = alpha
         else:
             self.saved_alpha = alpha
 
     def delta(self) -> Tensor:
-        """The change of the weight in its shape, float32, without the multiplier, for kinds that add one. Those that turn or
-        scale the weight have `merged` alone."""
+        """The change of the weight in its shape, float32, without the multiplier, for kinds that add one. Kinds that
+        rotate or scale the weight have only `merged`."""
         raise TypeError(f"the change of {self.name} depends on the weight")
 
     def merged(self, weight: Tensor) -> Tensor:
-        """The weight with this change at its multiplier; weight: float32, as changed by what was merged before."""
+        """`weight` with this change at its multiplier. weight: float32, including the changes merged before"""
         return weight + self.delta() * self.multiplier
 
     def to(self, dtype: torch.dtype) -> None:
-        """Keep the parameters in this dtype."""
+        """Cast the parameters to this dtype."""
         for parameter, _ in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
     def enters(self, x: Tensor) -> Tensor:
-        """What the module and the changes below this one are given for the input x."""
+        """The input that the module and the adapters below get for the input x."""
         return x
 
     def below(self) -> Iterator[Adapter]:
-        """The changes that act on the module before this one."""
+        """The adapters that act on the module before this one."""
         for adapter in self.module.__dict__.get(STACK, ()):
-            if self in (adapter, getattr(adapter, "limited", None)):  # limited: where it acts in a region
+            if self in (adapter, getattr(adapter, "limited", None)):  # limited: to a region
                 return
             if not adapter.left_out:
                 yield adapter
 
     def without_bias(self, y: Tensor) -> Tensor:
-        """The output y that this change is given, less the bias in it."""
+        """The output y below this change, minus the bias in it."""
         bias = self.module.bias
-        found = [bias] if isinstance(bias, torch.Tensor) else []
+        biases = [bias] if isinstance(bias, torch.Tensor) else []
         for adapter in self.below():
             change = adapter.bias_delta()
-            found += [change * adapter.multiplier] if change is not None else []
-        for each in found:
+            biases += [change * adapter.multiplier] if change is not None else []
+        for each in biases:
             y = y - over_channels(each, y, self.module)
         return y
 
     def saved(self) -> dict[str, Tensor]:
-        """The tensors of the file for people, if they differ from those a training state holds (`tensors`): other programs
-        know no `scalar`, for example."""
+        """The tensors for checkpoint files, if they differ from a training state's (`tensors`): other programs do not
+        know `scalar`, for example."""
         return self.tensors()
 
     def bias_delta(self) -> Tensor | None:
-        """The change of the layer's bias, as `delta`, for kinds that change it and files that have one."""
+        """The change of the layer's bias, like `delta`; None if it does not change."""
         return self.bias
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        """`add_to`, with the bias that lies next to it."""
+        """`add_to`, plus the change of the bias."""
         return self.with_bias(self.add_to(y, x))
 
     def with_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """up [out, rank] and down [rank, in, with kernels flattened] in float32, whose product times alpha / rank is the change; None
-        for another change."""
+        """up [out, rank] and down [rank, in * kernel] in float32, whose product times alpha / rank is the change; None
+        if it is no such product."""
         return None
 
     def norm(self) -> Tensor:
@@ -140,7 +141,7 @@ class Adapter(ABC):
         return self.delta().norm()
 
     def whole(self, x: Tensor) -> Tensor | None:
-        """The module's output including this change in one product, if that is faster; None: as a sum."""
+        """The module's output with this change in one product, if that is faster; None: compute a sum."""
         return None
 
     @property
@@ -155,12 +156,12 @@ class Adapter(ABC):
 
     @property
     def left_out(self) -> bool:
-        """Whether the module currently computes without this change."""
+        """Whether module dropout currently drops this change."""
         return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
 
 
 class ScaledAdapter(Adapter):
-    """One whose change is multiplied by alpha / rank."""
+    """An adapter whose change is multiplied by alpha / rank."""
 
     @property
     def scale(self) -> float:
@@ -171,20 +172,20 @@ class ScaledAdapter(Adapter):
         return self.multiplier * self.scale
 
     def thinned(self, hidden: Tensor, name: str) -> tuple[Tensor, float]:
-        """Hidden activations after dropout, and the factor that compensates for it. name: of the draw"""
+        """Hidden activations after dropout, and the factor that compensates for it. name: of the random draw"""
         if self.dropout is None or not self.dropout.thins:
             return hidden, 1.0
         return self.dropout.thinned(hidden, name, 1 if isinstance(self.module, nn.Conv2d) else -1)
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
-    """The forward pass of an adapted module: its own, then the changes in the order they were attached, each of what those
-    before it make: f_n(x) = add_to(f_n-1(enters(x)), x)."""
+    """The forward pass of an adapted module: its own, then the adapters in the order they were attached, each on the
+    output of the ones before: f_n(x) = add_to(f_n-1(enters(x)), x)."""
     return forward_through(module, [adapter for adapter in module.__dict__[STACK] if not adapter.left_out], x)
 
 
 def forward_through(module: nn.Module, adapters: list[Adapter], x: Tensor) -> Tensor:
-    """The same with these changes alone."""
+    """`forward_with_adapters` with only these adapters."""
     inputs = [x]
     for adapter in reversed(adapters):
         inputs.append(adapter.enters(inputs[-1]))
@@ -214,12 +215,12 @@ def as_weight(value: Any) -> Tensor:
 
 def fitted(tensor: Tensor, shape: Sequence[int], module: nn.Module) -> Tensor:
     """A float32 copy of a file's tensor in this shape, on the module's device."""
-    place = as_weight(module.weight).device
-    return torch.empty(shape, device=place, dtype=torch.float32).copy_(tensor.reshape(shape))
+    device = as_weight(module.weight).device
+    return torch.empty(shape, device=device, dtype=torch.float32).copy_(tensor.reshape(shape))
 
 
-# -- modules with a replaced forward pass: a subclass of their own class. Assigning a `forward` to each would do the same, but
-# torch.compile treats that as separate code: 70 equal blocks would be compiled 70 times instead of once.
+# -- modules with a replaced forward pass: a subclass of their class. A `forward` assigned to each would work too, but
+# torch.compile treats each as separate code: 70 equal blocks would be compiled 70 times instead of once.
 
 _DERIVED: dict[type, type] = {}
 
@@ -230,8 +231,8 @@ def kind_of(module: nn.Module) -> Any:
 
 
 def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """From now on the module computes `forward(module, ...)`, the same function for every module. Adapting twice has no
-    further effect."""
+    """Make the module compute `forward(module, ...)`, the same function for every module. Adapting twice has no further
+    effect."""
     kind = kind_of(module)
     if kind not in _DERIVED:
         _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})
@@ -239,5 +240,5 @@ def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """Give the module its original class back."""
+    """Restore the module's original class."""
     module.__class__ = kind_of(module)

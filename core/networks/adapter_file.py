@@ -1,5 +1,5 @@
-"""Network files: read with the names of any program, written with kohya's names and metadata or diffusers', complete or not at
-all; the keys below a layer's name belong to the kind (core/networks/kinds).
+"""Network files: read with any program's names, written with kohya's names and metadata or diffusers', atomically; the
+keys below a layer's name belong to the kind (core/networks/kinds).
 
 A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`.
 """
@@ -30,22 +30,22 @@ from core.formats.lora.names import (
     PEFT_BIAS,
     UP,
     group_by_module,
-    kohya_place,
     looks_like,
     module_path,
     part_and_path,
     split_key,
+    to_kohya_key,
 )
 from core.formats.lora.writing import write_lora_tensors
 from core.formats.models.overflow import (
     beyond,
-    kept_wide,
     largest,
-    no_numbers,
     not_finite,
+    not_finite_names,
     overflowing,
-    refuse_no_numbers,
+    refuse_not_finite,
     shown,
+    written_in_fp32,
 )
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.lazy import lazily, loaded
@@ -89,11 +89,11 @@ MODULE_PATH = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was.
+    """A LoRA in memory. `tensors` have kohya's keys, whatever the file's format.
 
-    left_out   names of the file's tensors that no kind of network reads (biases and norms next to LoRA layers): not in `tensors`
-    beside     these tensors, by kohya's key: what `core/networks/beside.py` uses them for
-    bundled    of the embeddings that the file holds too, by its own names
+    left_out   names of tensors that no network kind reads (biases and norms next to LoRA layers): not in `tensors`
+    beside     these tensors, by kohya's key, for `core/networks/bias_norm.py`
+    bundled    tensors of embeddings in the same file, by their names
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -106,12 +106,12 @@ class LoraFile:
 
     @property
     def beside_in_use(self) -> dict[str, torch.Tensor]:
-        """Of `beside`, the changes of biases and norm layers: programs that read kohya's names use them."""
+        """The changes of biases and norm layers in `beside`: programs that read kohya's names use them."""
         return {key: value for key, value in self.beside.items() if key.partition(".")[2] in BESIDE_IN_USE}
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
-        """`tensors` with those of norm layers, which trainings continue."""
+        """`tensors` and those of norm layers, which can be trained further."""
         norms = {
             f"{name}.{key}": value
             for name, layer in group_by_module(self.beside).items()
@@ -130,7 +130,7 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a LoRA file, complete or not at all. Adds the hashes by which A1111 identifies it.
+    """Write a LoRA file atomically. Adds the hashes by which A1111 identifies it.
 
     tensors  by kohya key, on any device, or stored, which are read twice, one after the other
     metadata  all strings; None or empty writes only the hashes
@@ -153,30 +153,30 @@ def write_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[Problem]:
-    """Like save_lora, for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32.
+    """`save_lora` for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32.
 
-    returns  the advice naming the weights
+    returns  advice that names the weights
     """
     import torch
 
     names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
     save_lora(path, tensors, metadata, torch.float32 if names else dtype)
-    return [kept_wide(names, dtype, path)] if names else []
+    return [written_in_fp32(names, dtype, path)] if names else []
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
-    """The same as .ckpt or .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them, without metadata; readable with
-    `torch.load(weights_only=True)`."""
+    """Write a .ckpt or .pt like `write_lora`: torch.save of {kohya key: tensor}, as sd-scripts does, without metadata;
+    readable with `torch.load(weights_only=True)`."""
     import torch
 
-    refuse_no_numbers(not_finite(tensors), path)
+    refuse_not_finite(not_finite(tensors), path)
     matrices = _matrices(tensors)
     wide = overflowing(matrices, dtype)
     dtypes = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
     ready = {name: value.detach().to("cpu", dtypes[name]).contiguous().clone() for name, value in tensors.items()}
     with atomic.open_atomic(path) as temporary:
         save_pickle(ready, temporary)
-    return [kept_wide(wide, dtype, path)] if wide else []
+    return [written_in_fp32(wide, dtype, path)] if wide else []
 
 
 def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def with_convolutions(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor | StoredTensor], dtype: torch.dtype | None) -> None:
     """Before anything is written: refuse NaN, inf, and values that overflow in the dtype."""
     sizes = {name: largest(loaded(value)) for name, value in tensors.items()}
-    refuse_no_numbers(no_numbers(sizes), path)
+    refuse_not_finite(not_finite_names(sizes), path)
     names = beyond(_matrices(sizes), dtype) if dtype is not None else []
     if names:
         what = f"Some weights are too large for the dtype of the file: {shown(names)}"
@@ -208,7 +208,8 @@ def _matrices(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
-    """Read a LoRA with the names of any program (core/formats/lora/names.py). Anything else is refused with its kind.
+    """Read a LoRA with any program's names (core/formats/lora/names.py). Raises ProblemsError for other files, naming
+    their kind.
 
     shapes   read only the header and the alphas; the weights are on torch's "meta" device
     """
@@ -222,7 +223,7 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
 
 
 def lora_outline(path: Path | str) -> LoraFile:
-    """The same without torch, for checks: each tensor is an Outline (core/formats/tensors/outline.py)."""
+    """`load_lora` without torch, for checks: each tensor is an Outline (core/formats/tensors/outline.py)."""
     return _read(Path(path), TensorFile.outline, partial(Outline, (), "F32"))
 
 
@@ -233,17 +234,17 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         _refuse_other(kind, path)
         metadata = dict(file.metadata)
         bundled = {name: read(file, name) for name in file.entries if name.startswith(BUNDLED)}
-        places = _places([name for name in file.entries if name not in bundled], kind.family, path)
-        left_out = _unread(places)
-        tensors = {place: read(file, name) for name, place in places.items() if name not in left_out}
-        beside = {places[name]: read(file, name) for name in left_out}
+        kohya_keys = _kohya_keys([name for name in file.entries if name not in bundled], kind.family, path)
+        left_out = _unread(kohya_keys)
+        tensors = {kohya_key: read(file, name) for name, kohya_key in kohya_keys.items() if name not in left_out}
+        beside = {kohya_keys[name]: read(file, name) for name in left_out}
     from_peft = {key: reshaped for kind in kinds().values() for key, reshaped in kind.from_peft.items()}
-    for name, place in places.items():
+    for name, kohya_key in kohya_keys.items():
         for key, reshaped in from_peft.items():
             if f".{key}" in name:
-                tensors[place] = reshaped(tensors[place])
-    alphas = _peft_alphas(places, tensors, metadata, path)
-    tensors |= {place: number(alpha) for place, alpha in alphas.items()}
+                tensors[kohya_key] = reshaped(tensors[kohya_key])
+    alphas = _peft_alphas(kohya_keys, tensors, metadata, path)
+    tensors |= {kohya_key: number(alpha) for kohya_key, alpha in alphas.items()}
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
     _refuse_not_finite([key for key, each in single.items() if not is_number(each)], path)
     _refuse_incomplete(tensors, path)
@@ -275,7 +276,7 @@ def _number(value: float) -> torch.Tensor:
 
 def _finite(lora: LoraFile, path: Path) -> LoraFile:
     sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.beside, **lora.bundled}.items()}
-    _refuse_not_finite(no_numbers(sizes), path)
+    _refuse_not_finite(not_finite_names(sizes), path)
     return lora
 
 
@@ -287,27 +288,27 @@ def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
 
 
 def _with_peft_biases(beside: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """PEFT's biases of B (lora_bias) as the changes of the layers' biases that they are: times alpha / rank."""
-    found = {}
+    """PEFT's biases of B (lora_bias) as changes of the layers' biases: times alpha / rank."""
+    converted = {}
     for key, value in beside.items():
-        layer, _, own = key.partition(".")
+        layer, _, role = key.partition(".")
         down, alpha = tensors.get(f"{layer}.{DOWN}"), tensors.get(f"{layer}.{ALPHA}")
-        if own == PEFT_BIAS and down is not None and f"{layer}.{BIAS}" not in beside:
+        if role == PEFT_BIAS and down is not None and f"{layer}.{BIAS}" not in beside:
             key, value = f"{layer}.{BIAS}", value * (float(alpha) / down.shape[0] if alpha is not None else 1.0)
-        found[key] = value
-    return found
+        converted[key] = value
+    return converted
 
 
 def _without_numbers(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Outlines as tensors on the meta device; those of a single number have it."""
+    """Outlines as tensors on the meta device; tensors of one number keep its value."""
     import torch
 
-    found = {}
+    meta = {}
     for name, each in tensors.items():
         dtype = getattr(torch, TORCH_NAMES[each.dtype])
-        whole = torch.empty(each.shape, dtype=dtype, device="meta")
-        found[name] = whole if each.number is None else torch.tensor(each.number).to(dtype).reshape(each.shape)
-    return found
+        empty = torch.empty(each.shape, dtype=dtype, device="meta")
+        meta[name] = empty if each.number is None else torch.tensor(each.number).to(dtype).reshape(each.shape)
+    return meta
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
@@ -319,61 +320,62 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
         raise ProblemsError.one(what, str(path), "choose a LoRA of another type", "lora.unsupported-variant")
 
 
-def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, str]:
-    """{the file's name of each tensor: kohya's}."""
-    found: dict[str, str] = {}
+def _kohya_keys(names: Iterable[str], family: str | None, path: Path) -> dict[str, str]:
+    """{the file's name of each tensor: kohya's key}."""
+    keys: dict[str, str] = {}
     for name in names:
-        layer, key = kohya_place(name, family)
+        layer, key = to_kohya_key(name, family)
         if layer is None:
             what = f"The LoRA has layers of an unknown part: {name}"
             raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
-        found[name] = f"{layer}.{key}"
+        keys[name] = f"{layer}.{key}"
     if traits_of(family).two_encoders:
-        found = _with_encoder(found)
-    twice = next((place for place, count in Counter(found.values()).items() if count > 1), None)
+        keys = _with_encoder(keys)
+    twice = next((key for key, count in Counter(keys.values()).items() if count > 1), None)
     if twice is not None:
         what = f"The LoRA has {twice} twice, under the names of different programs"
         raise ProblemsError.one(what, str(path), AGAIN, "lora.layer-twice")
-    return found
+    return keys
 
 
-def _with_encoder(places: dict[str, str]) -> dict[str, str]:
-    """The places of an SDXL file whose text layers are named as of one encoder. sd-scripts' DyLoRA names both so, and writes those
-    of the second, which has more layers than the first's 12."""
-    one = [name for name, place in places.items() if place.startswith("lora_te_")]
-    if not one:
-        return places
-    encoder = "lora_te2_" if any(BEYOND_FIRST.search(name) for name in one) else "lora_te1_"
-    return places | {name: encoder + places[name].removeprefix("lora_te_") for name in one}
+def _with_encoder(keys: dict[str, str]) -> dict[str, str]:
+    """The keys of an SDXL file whose text layers do not name an encoder. sd-scripts' DyLoRA names both encoders' so,
+    and writes those of the second, which has more layers than the first's 12."""
+    text_layers = [name for name, key in keys.items() if key.startswith("lora_te_")]
+    if not text_layers:
+        return keys
+    encoder = "lora_te2_" if any(BEYOND_FIRST.search(name) for name in text_layers) else "lora_te1_"
+    return keys | {name: encoder + keys[name].removeprefix("lora_te_") for name in text_layers}
 
 
-def _unread(places: Mapping[str, str]) -> tuple[str, ...]:
-    """The biases and norms of a file that no kind of network reads with the other tensors of their layer."""
-    names = {place: name for name, place in places.items()}
-    found: list[str] = []
+def _unread(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the biases and norms in a file that no network kind reads with their layer's other tensors."""
+    names = {kohya_key: name for name, kohya_key in keys_by_name.items()}
+    unread: list[str] = []
     for layer, keys in group_by_module(names).items():
         extra = {key for key in keys if key in BESIDE}
         if extra and kind_of_keys(keys.keys()) is None and (extra == keys.keys() or kind_of_keys(keys.keys() - extra)):
-            found += [names[f"{layer}.{key}"] for key in keys if key in extra]
-    return tuple(found)
+            unread += [names[f"{layer}.{key}"] for key in keys if key in extra]
+    return tuple(unread)
 
 
 def _peft_alphas(
-    places: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
+    keys_by_name: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, float]:
-    """The alphas that PEFT writes next to the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
-    config = _peft_config(places, metadata, path)
+    """The alphas that PEFT stores outside the tensors: in the metadata, or in an adapter_config.json; without one alpha
+    = rank."""
+    config = _peft_config(keys_by_name, metadata, path)
     ranked = {key for kind in kinds().values() for key in kind.rank_keys}
-    found: dict[str, float] = {}
-    for name, place in places.items() if config else ():
-        layer, _, key = place.partition(".")
-        if key not in ranked or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
+    alphas: dict[str, float] = {}
+    for name, kohya_key in keys_by_name.items() if config else ():
+        layer, _, key = kohya_key.partition(".")
+        if key not in ranked or f"{layer}.{ALPHA}" in tensors or not tensors[kohya_key].ndim:
             continue
         part, inner = part_and_path(split_key(name)[0], None)
-        alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
+        alpha = _peft_alpha(config, part, inner, tensors[kohya_key].shape[0], path)
         if alpha is not None:
-            found[f"{layer}.{ALPHA}"] = alpha
-    return found
+            alphas[f"{layer}.{ALPHA}"] = alpha
+    return alphas
 
 
 def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
@@ -393,7 +395,7 @@ def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path)
 
 
 def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
-    """The alpha of a module: alpha_pattern's, else lora_alpha; times the root of the rank with use_rslora."""
+    """The alpha of a module: alpha_pattern's, else lora_alpha; times the square root of the rank with use_rslora."""
     start = f"{part}." if f"{part}.r" in config else ""
     if f"{start}r" not in config:
         return None
@@ -403,8 +405,8 @@ def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: in
         if (regex := next((key for key in pattern if not MODULE_PATH.fullmatch(key)), None)) is not None:
             what = f"The LoRA gives alphas by a regular expression, which is not supported: {regex[:80]}"
             raise ProblemsError.one(what, str(where), "save it with one alpha", "lora.alpha-by-regex")
-        words = path.split(".")
-        ends = (".".join(words[start:]) for start in range(len(words)))  # PEFT takes the end of a path for the path
+        names = path.split(".")
+        ends = (".".join(names[start:]) for start in range(len(names)))  # PEFT takes the end of a path for the path
         alpha = next((pattern[end] for end in ends if end in pattern), alpha)
     if alpha is None:
         return None
@@ -415,7 +417,7 @@ def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: in
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Every layer is of a known kind and complete; every alpha is a number."""
+    """Raise ProblemsError unless every layer is of a known kind and complete, and every alpha is a number."""
     problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -423,62 +425,62 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with one layer of a file, or ""."""
+    """The error in one layer of a file, or ""."""
     kind = kind_of_keys(layer, name)
     if kind is not None:
         return kind.flaw(name, layer)
     near = [kind for kind in kinds().values() if layer.keys() & kind.keys]
     near = near or [kind for kind in kinds().values() if layer.keys() & set(kind.optional)]
-    known = {key for kind in near for key in (*kind.keys, *kind.optional)}
-    unknown = sorted(layer.keys() - known)
+    known_keys = {key for kind in near for key in (*kind.keys, *kind.optional)}
+    unknown = sorted(layer.keys() - known_keys)
     if unknown:
-        words = looks_like(layer) or "is of an unknown kind"
-        return f"{name} {words}" if "unknown keys" in words else f"{name}.{unknown[0]} {words}"
+        what = looks_like(layer) or "is of an unknown kind"
+        return f"{name} {what}" if "unknown keys" in what else f"{name}.{unknown[0]} {what}"
     flaws = (flaw for kind in near if (flaw := kind.flaw(name, layer)))  # plain kinds come before those built on them
     return next(flaws, f"{name} has tensors that do not belong together")
 
 
-# ---- for other programs ----
+# ---- conversion for other programs ----
 
 
 def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and
-    metadata.
+    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`,
+    `text_encoder.<path>.lora_B.weight` ..., and metadata.
 
-    fold_alpha  False: the matrices as they are, ranks and alphas in the metadata, where diffusers and `load_lora` read them; so the
-                way back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no metadata; all
-                in float32, since in 16 bits B would be rounded
+    fold_alpha  False: unchanged matrices, ranks and alphas in the metadata, where diffusers and `load_lora` read them;
+                converting back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no
+                metadata; all in float32, since in 16 bits B would be rounded
     """
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
     convolutions = traits_of(lora.family).convolutions_in_loras
-    for name, found, stored, kind in peft_layers(lora):
+    for name, part_path, stored, kind in peft_layers(lora):
         layer = {key: loaded(value) for key, value in stored.items()}
         size = kind.size(layer)
-        own = next(value.dtype for key, value in layer.items() if key in kind.keys)
-        given = (
+        dtype = next(value.dtype for key, value in layer.items() if key in kind.keys)
+        unscaled = (
             layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
-        )  # a scale of 1 multiplies nothing
+        )  # scale 1: nothing is multiplied
         assert kind.to_peft is not None
         if convolutions and PROJECTION.match(f"{name}."):  # PEFT has a Linear there
-            given = {key: value.flatten(1) if value.ndim == 4 else value for key, value in given.items()}
-        written = kind.to_peft(given, torch.float32 if fold_alpha else own)
-        tensors |= {f"{'.'.join(found)}.{key}": value for key, value in written.items()}
-        part, path = found
+            unscaled = {key: value.flatten(1) if value.ndim == 4 else value for key, value in unscaled.items()}
+        peft = kind.to_peft(unscaled, torch.float32 if fold_alpha else dtype)
+        tensors |= {f"{'.'.join(part_path)}.{key}": value for key, value in peft.items()}
+        part, path = part_path
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
-    kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
+    metadata = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     config = json.dumps(_peft_metadata(sizes, any(key.endswith(f".{DORA_SCALE}") for key in lora.tensors)))
     bundled = {name: loaded(value) for name, value in lora.bundled.items()}
-    return {**tensors, **bundled}, {**kept, "format": "pt", PEFT_METADATA: config}
+    return {**tensors, **bundled}, {**metadata, "format": "pt", PEFT_METADATA: config}
 
 
 def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str, torch.Tensor], NetworkKind]]:
     """(name, part and path, tensors, kind) of each layer. Raises ProblemsError for one that PEFT has no names for."""
     for name, layer in group_by_module(lora.tensors).items():
-        found, kind = module_path(name), kind_of_keys(layer, name)
-        if found is None or kind is None:
+        part_path, kind = module_path(name), kind_of_keys(layer, name)
+        if part_path is None or kind is None:
             what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
         if kind.to_peft is None:
@@ -487,13 +489,13 @@ def peft_layers(lora: LoraFile) -> Iterator[tuple[str, tuple[str, str], dict[str
                 "make it a LoRA (convert_lora.network_type), or choose kohya's names",
             )
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
-        yield name, found, layer, kind
+        yield name, part_path, layer, kind
 
 
 def save_diffusers(
     path: Path | str, lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
 ) -> Path:
-    """Write the LoRA as `to_diffusers` gives it, complete or not at all. Weights that overflow in `dtype` are refused by name."""
+    """Write the LoRA as `to_diffusers` returns it, atomically. Weights that overflow in `dtype` are refused by name."""
     from safetensors.torch import save_file
 
     tensors, metadata = to_diffusers(lora, fold_alpha=fold_alpha)
@@ -505,37 +507,38 @@ def save_diffusers(
 
 
 def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:
-    """The arguments of PEFT's LoraConfig for each part, as diffusers writes them next to the tensors."""
-    found: dict[str, Any] = {}
-    for part, own in sizes.items():
-        modules = {bare_name(path) for path in own}  # CLIP has a `text_model` or not; PEFT takes the end of a path
-        rank = Counter(size.rank for size in own.values()).most_common(1)[0][0]
-        alpha = Counter(size.alpha for size in own.values()).most_common(1)[0][0]
-        ranks = {bare_name(path): size.rank for path, size in own.items() if size.rank != rank}
-        alphas = {bare_name(path): size.alpha for path, size in own.items() if size.alpha != alpha}
+    """The arguments of PEFT's LoraConfig for each part, as diffusers stores them in metadata."""
+    metadata: dict[str, Any] = {}
+    for part, layers in sizes.items():
+        modules = {bare_name(path) for path in layers}  # CLIP has a `text_model` or not; PEFT takes the end of a path
+        rank = Counter(size.rank for size in layers.values()).most_common(1)[0][0]
+        alpha = Counter(size.alpha for size in layers.values()).most_common(1)[0][0]
+        ranks = {bare_name(path): size.rank for path, size in layers.items() if size.rank != rank}
+        alphas = {bare_name(path): size.alpha for path, size in layers.items() if size.alpha != alpha}
         values = {"r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas}
         values |= {"target_modules": sorted(modules), "use_dora": dora, "bias": "none"}
-        found |= {f"{part}.{name}": value for name, value in values.items()}
-    return found
+        metadata |= {f"{part}.{name}": value for name, value in values.items()}
+    return metadata
 
 
 def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts reads them."""
+    """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts
+    reads them."""
     sizes, module = set(), ""
     for name, layer in group_by_module(lora.tensors).items():
         if (kind := kind_of_keys(layer, name)) is not None:
             module = kind.module_name
             sizes.add(kind.size(layer))
     ranks, alphas = {size.rank for size in sizes}, {size.alpha for size in sizes}
-    told = {
+    network_metadata = {
         "ss_network_module": module,
         "ss_network_dim": str(*ranks) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(*alphas) if len(alphas) == 1 else "Dynamic",
     }
     if lora.family is not None:
-        told |= version_metadata(lora.family)
-    kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
+        network_metadata |= version_metadata(lora.family)
+    metadata = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
     tensors = {**lora.tensors, **lora.beside_in_use, **lora.bundled}
     if traits_of(lora.family).convolutions_in_loras:
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
-    return tensors, told | kept
+    return tensors, network_metadata | metadata

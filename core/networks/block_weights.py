@@ -1,7 +1,8 @@
-"""Strengths of a LoRA by U-Net block: the comma lists and preset names of the block weight tools, and which layer is where.
+"""Strengths of a LoRA by U-Net block: the comma lists and preset names of the block weight tools, and each layer's
+block.
 
-Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and the LBW extension of A1111; what a list does not name
-keeps 1. Pure: no torch.
+Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and A1111's LBW extension; blocks that a list leaves
+out keep 1. Pure: no torch.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ LARGEST = 10.0
 
 
 def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
-    """The strengths of the 26 slots. sdxl: whether it is for SDXL; None where that is not known yet.
+    """The strengths of the 26 slots. sdxl: whether it is for SDXL; None if not known yet.
 
-    Raises ValueError with what is wrong in the words of a message.
+    Raises ValueError with a message for users.
     """
     name = text.strip().upper()
     if name in PRESETS:
@@ -67,8 +68,8 @@ def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
     if sdxl is not None and len(numbers) in (ONLY_SD if sdxl else ONLY_SDXL):
         families = ("SDXL", "SD 1.x and 2.x")
         raise ValueError(f"{len(numbers)} block weights are for {families[sdxl]}, not for {families[not sdxl]}")
-    given = dict(zip(LISTS[len(numbers)], numbers, strict=True))
-    return tuple(given.get(slot, 1.0) for slot in SLOTS)
+    weights = dict(zip(LISTS[len(numbers)], numbers, strict=True))
+    return tuple(weights.get(slot, 1.0) for slot in SLOTS)
 
 
 def _number(text: str) -> float:
@@ -85,20 +86,20 @@ def _of_preset(name: str, sdxl: bool) -> tuple[float, ...]:
     if name in (NONE, HALF):
         return (0.0 if name == NONE else 0.5,) * len(SLOTS)
     deep_in, deep_out = HALVES[sdxl]
-    kept = NAMES[name]
+    halves = NAMES[name]
 
     def keeps(slot: str) -> bool:
         if slot in (BASE, "MID"):
-            return slot == BASE or slot in kept
+            return slot == BASE or slot in halves
         side, number = slot.rstrip("0123456789"), int(slot[-2:])
         deep = number >= deep_in if side == "IN" else number < deep_out
-        return side in kept or side + ("D" if deep else "S") in kept
+        return side in halves or side + ("D" if deep else "S") in halves
 
     return tuple(float(keeps(slot)) for slot in SLOTS)
 
 
 def slot_of(name: str) -> int | None:
-    """The place in SLOTS of a layer by its name in kohya's files: 0 for the text encoders; None: in no block."""
+    """The index in SLOTS of a layer by its kohya name: 0 for text encoders; None: in no block."""
     if not name.startswith("lora_unet_"):
         return 0
     block = block_of(name)
@@ -116,12 +117,12 @@ def weight_of(weights: Sequence[float], name: str) -> float:
 
 
 def slot_of_key(key: str, family: str | None) -> int:
-    """The place in SLOTS of a checkpoint's key: BASE for all outside the U-Net. As in the MBW extension the embeddings of time
-    and size count as IN00, the last convolution as the last output block."""
-    found = UNET_BLOCK.match(key)
-    if found is None:
+    """The index in SLOTS of a checkpoint's key: BASE for everything outside the U-Net. As in the MBW extension, the
+    time and size embeddings count as IN00, the last convolution as the last output block."""
+    match = UNET_BLOCK.match(key)
+    if match is None:
         return 0
-    side, number = found[1], int(found[2] or 0)
+    side, number = match[1], int(match[2] or 0)
     if side == "input_blocks":
         return 1 + min(number, 11)
     if side == "middle_block":

@@ -20,18 +20,18 @@ def block_of(name: str) -> int:
 
     Layers outside of the blocks (time and size embeddings) are in block 0; SDXL's last convolution in 22.
     """
-    found = ORIGINAL.match(name)
-    if found:
-        return FIRST[found["side"]] + int(found["place"])
-    found = DIFFUSERS.match(name)
-    if found is None:
+    match = ORIGINAL.match(name)
+    if match:
+        return FIRST[match["side"]] + int(match["place"])
+    match = DIFFUSERS.match(name)
+    if match is None:
         return LAST if name.startswith("lora_unet_out_") else 0
-    if found["side"] == "mid":
+    if match["side"] == "mid":
         return 12
-    three = 3 * int(found["block"].rstrip("_"))
-    if found["kind"] in ("downsamplers", "upsamplers"):
-        return three + (3 if found["side"] == "down" else 15)
-    return three + int(found["place"]) + (1 if found["side"] == "down" else 13)
+    three = 3 * int(match["block"].rstrip("_"))
+    if match["kind"] in ("downsamplers", "upsamplers"):
+        return three + (3 if match["side"] == "down" else 15)
+    return three + int(match["place"]) + (1 if match["side"] == "down" else 13)
 
 
 def block_count(names: Iterable[str]) -> int:

@@ -1,9 +1,9 @@
 """Dropout in a network: of activations between down and up, of ranks, of whole layers.
 
-Each mask depends only on its address (seed, step, micro-batch, layer, image): an image has the same
-masks in any batch and any process, on a CPU or a GPU, and when gradient checkpointing recomputes a layer.
-Generators would have to be created for each layer and image, on the CPU; the masks are hashes of
-counters instead, computed for a whole batch on its device.
+Each mask depends only on its address (seed, step, micro-batch, layer, image): an image has the same masks in any batch
+and any process, on a CPU or a GPU, and when gradient checkpointing recomputes a layer. Generators would have to be
+created for each layer and image, on the CPU; the masks are hashes of counters instead, computed for a whole batch on
+its device.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Showing:
 
 
 class Dropout:
-    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set: the network is
-    used, not trained."""
+    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set (the network is used,
+    not trained)."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
         self.elements, self.ranks, self.modules = (
@@ -49,17 +49,17 @@ class Dropout:
         self._now: Showing | None = None
 
     def show(self, step: int, micro_batch: int, images: Sequence[object], device: torch.device | str) -> None:
-        """Set the images of the current batch (any values that identify them), in the order of the batch."""
-        found = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
-        halves = torch.tensor([_halves(number) for number in found], dtype=torch.int32)
+        """Set the images of the current batch (any values that identify them), in the batch's order."""
+        addresses = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
+        halves = torch.tensor([_halves(number) for number in addresses], dtype=torch.int32)
         self._now = Showing(step, micro_batch, queued(halves, device))
 
     def hide(self) -> None:
-        """The network is used, not trained."""
+        """End training: nothing is dropped from here on."""
         self._now = None
 
     def leaves_out(self, name: str) -> bool:
-        """Whether the whole layer is dropped now (module_dropout)."""
+        """Whether module_dropout drops the whole layer now."""
         now = self._now
         if now is None or not self.modules:
             return False
@@ -81,17 +81,17 @@ class Dropout:
         assert hidden.shape[0] % len(keys) == 0, (hidden.shape, len(keys))
         if self.elements:
             shape = list(hidden.shape)
-            hidden = hidden * self._kept(keys, "network_dropout", name, self.elements, shape).to(hidden.dtype)
+            hidden = hidden * self._mask(keys, "network_dropout", name, self.elements, shape).to(hidden.dtype)
             factor /= 1 - self.elements
         if self.ranks:
             shape = [1] * hidden.dim()
             shape[0], shape[channels] = hidden.shape[0], hidden.shape[channels]
-            hidden = hidden * self._kept(keys, "rank_dropout", name, self.ranks, shape).to(hidden.dtype)
+            hidden = hidden * self._mask(keys, "rank_dropout", name, self.ranks, shape).to(hidden.dtype)
             factor /= 1 - self.ranks if self.scales_ranks else 1
         return hidden, factor
 
-    def _kept(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
-        """True for kept values, with probability 1 - share."""
+    def _mask(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
+        """The mask, True with probability 1 - share."""
         count = torch.Size(shape).numel() // len(keys)
         lowest = -(1 << (BITS - 1))
         return (hashes(keys, _layer_key(purpose, name), count) >= lowest + int(share * (1 << BITS))).view(shape)
@@ -109,11 +109,11 @@ def _halves(number: int) -> tuple[int, int]:
 
 
 def hashes(keys: Tensor, layer: tuple[int, int], count: int) -> Tensor:
-    """`count` numbers for each key, evenly distributed over -2^31 .. 2^31 - 1, int32 [B, count].
+    """`count` numbers for each key, uniformly distributed over -2^31 .. 2^31 - 1, int32 [B, count].
 
-    The counter is mixed as in Wellons' 32-bit hash (prospecting for hash functions, 2018; constants of 2022), with half of
-    the address before and half of it within. Products wrap, so every device gives the same. (32 bits: on a CPU a
-    fifth of the time of 64.)
+    The counter is mixed as in Wellons' 32-bit hash (prospecting for hash functions, 2018; constants of 2022), half of
+    the address before and half within. Products wrap, so every device gives the same. (32 bits: on a CPU a fifth of the
+    time of 64.)
     """
     x = torch.arange(count, dtype=torch.int32, device=keys.device) ^ (keys[:, :1] ^ layer[0])
     x ^= (x >> 16) & 0xFFFF

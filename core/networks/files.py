@@ -1,4 +1,4 @@
-"""LoRA files for a model: loaded as networks, or merged into the base model before a training."""
+"""LoRA files for a model: loaded as networks, or merged into the base model before training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MergedFile:
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """The files a network is built from: the one it starts from, and those merged into the base model first."""
+    """The files of a network: the one it starts from, and those merged into the base model first."""
 
     start: Path | None = None
     start_sha256: str | None = None
@@ -41,33 +41,34 @@ class NetworkFiles:
 
 
 def check_file(path: Path, family_name: str) -> None:
-    """Raise ProblemsError unless the file is a LoRA that this family can use, by its header."""
+    """Raise ProblemsError unless the file is a LoRA for this family, by its header."""
     check_lora(identify(path), path, family_name)
 
 
 def check_layers(path: Path, family_name: str) -> None:
-    """The same, and refuse by the header what loading would: layers that lack tensors, shapes that do not belong together, alphas
-    that are no single finite number. Only NaN among the weights is found at loading."""
+    """`check_file`, and raise for what loading would refuse: layers that lack tensors, inconsistent shapes, alphas that
+    are no finite number. Only NaN in the weights is found at loading."""
     check_file(path, family_name)
     lora_outline(path)
 
 
-def check_lora(found: ModelKind, path: Path, family_name: str) -> None:
-    """The same for a file that has been identified already."""
-    if found.kind != "lora":
-        what = f"{path.name} is not a LoRA but: {found} ({found.evidence})"
+def check_lora(detected: ModelKind, path: Path, family_name: str) -> None:
+    """`check_file` for a detected file."""
+    if detected.kind != "lora":
+        what = f"{path.name} is not a LoRA but: {detected} ({detected.evidence})"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")
-    if found.family not in (None, family_name):
-        what = f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}"
-        fix = f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})"
+    if detected.family not in (None, family_name):
+        what = f"{path.name} is a LoRA for {FAMILY_NAMES[detected.family]}; the model is {FAMILY_NAMES[family_name]}"
+        fix = f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({detected.evidence})"
         raise ProblemsError.one(what, display_path(path), fix, "lora.other-family")
-    if found.variant is not None:
-        what = f"The network type of {path.name} is not supported: {found.variant}"
+    if detected.variant is not None:
+        what = f"The network type of {path.name} is not supported: {detected.variant}"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA of another type", "lora.unsupported-variant")
 
 
 def targets_of(components: Components, *, norms: bool = False) -> Iterator[Target]:
-    """The layers of the loaded parts, text encoders first as in kohya's files. norms: the norm layers in the U-Net's blocks too"""
+    """The layers of the loaded parts, text encoders first as in kohya's files. norms: with the norm layers in the
+    U-Net's blocks"""
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:
@@ -75,7 +76,8 @@ def targets_of(components: Components, *, norms: bool = False) -> Iterator[Targe
 
 
 def read_file(path: Path, family_name: str) -> LoraFile:
-    """A LoRA file for this family. Raises ProblemsError for another kind or family, and for weights that are no numbers."""
+    """Read a LoRA file for this family. Raises ProblemsError for another kind or family, and for NaN or infinite
+    weights."""
     check_file(path, family_name)
     return load_finite(path)
 
@@ -95,24 +97,24 @@ def read_network(components: Components, path: Path, strength: float) -> Network
 
 
 def _use_beside(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
-    """Give the network the biases and norms of its file; returns the keys of those that fit nothing."""
-    from core.networks.beside import use_beside
+    """Add a file's biases and norms to its network; returns the keys of those that fit nothing."""
+    from core.networks.bias_norm import use_beside
 
     encoders = dict(zip(("text_encoder", "text_encoder_2"), components.text_encoders, strict=False))
     parts = {"unet": components.denoiser, **encoders}
-    left = use_beside(network, {name: part for name, part in parts.items() if part is not None}, lora.beside)
+    unused = use_beside(network, {name: part for name, part in parts.items() if part is not None}, lora.beside)
     network.set_multiplier(strength)
-    return left
+    return unused
 
 
 def unmatched_problems(network: Network, path: Path) -> list[Problem]:
-    """Advice about the layers of a LoRA file that the model does not have, and what lies next to them."""
-    left = sorted(network.unmatched)
-    if not left:
+    """Advice about layers, biases and norms of a LoRA file that the model does not have."""
+    unmatched = sorted(network.unmatched)
+    if not unmatched:
         return []
-    more = f" and {len(left) - SHOWN_MODULES} more" if len(left) > SHOWN_MODULES else ""
-    what = f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
-    what += f"match no layer of this model and have no effect: {', '.join(left[:SHOWN_MODULES])}{more}"
+    more = f" and {len(unmatched) - SHOWN_MODULES} more" if len(unmatched) > SHOWN_MODULES else ""
+    what = f"{len(unmatched)} of {len(unmatched) + len(network.adapters)} layers of the LoRA {path.name} "
+    what += f"match no layer of this model and have no effect: {', '.join(unmatched[:SHOWN_MODULES])}{more}"
     fix = "use it with a model like the one it was trained on"
     return [Problem(what, display_path(path), fix, "advice", code="lora.unmatched-layers")]
 
@@ -120,7 +122,7 @@ def unmatched_problems(network: Network, path: Path) -> list[Problem]:
 def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
     """Merge LoRAs permanently into the loaded weights, each with its strength, in order.
 
-    Called at each load: parts that are loaded later are merged then. A LoRA may have nothing for these parts.
+    Called at each load: parts loaded later are merged then. A LoRA may have no layers for these parts.
     """
     from core.networks.network import Network
 

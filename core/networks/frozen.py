@@ -1,6 +1,6 @@
-"""Frozen convolutions on a CPU, with their weights converted to oneDNN's blocked layout once instead of at every call.
+"""Frozen convolutions on a CPU, with weights converted to oneDNN's blocked layout once instead of at every call.
 
-A convolution whose weight does not train needs only two products: its output, and the gradient of its input. The second
+A convolution whose weight is not trained needs only two products: its output, and the gradient of its input. The second
 is itself a convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both
 weights are prepacked and the plain one is dropped meanwhile, so the memory cost is one extra copy, not two. 1x1
 convolutions become matrix products over the channels, which need no packing.
@@ -32,14 +32,14 @@ SMALLEST = 16  # channels; fewer gain nothing from packing (the first and last l
 
 
 def install(model: nn.Module, packs: bool = True) -> int:
-    """Convert every suitable frozen convolution of `model`; returns how many are converted now.
+    """Convert every suitable frozen convolution of `model`; returns how many are converted.
 
-    packs   False: their weights are to be read, so all keep their values in channels_last layout
+    packs   False: the weights will be read, so all keep their values, in channels_last layout
 
     From its first use until `uninstall`, the weight of a 3x3 convolution is NaN and takes no memory: its shape and
-    dtype can be read, its values cannot. Unsuitable frozen ones keep their values in channels_last
-    layout, and so do all if packing does not work on this machine. If it would take more than half of the free
-    memory, nothing changes. Both cases return 0.
+    dtype can be read, its values cannot. Unsuitable frozen ones keep their values in channels_last layout, and so do
+    all if packing does not work on this machine. If it would take more than half of the free memory, nothing changes.
+    Both cases return 0.
     """
     if packs and extra_bytes(model) > psutil.virtual_memory().available / 2:
         return 0
@@ -56,23 +56,24 @@ def install(model: nn.Module, packs: bool = True) -> int:
 
 
 def _lay_channels_together(conv: nn.Conv2d) -> None:
-    """Its output then has the layout that the fast forms use: otherwise every sum of both would be reordered."""
+    """Put the weight into channels_last layout: the output then has the fast forms' layout, and sums of both need no
+    reordering."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
 def packed_copies(model: nn.Module) -> Iterator[None]:
-    """Inside, trainable convolutions use the fast form too, with packed copies of their current weights.
+    """A context in which trainable convolutions are fast too, with packed copies of their current weights.
 
-    Their results differ from the plain ones in the last bits: samples of a full model would not be what the saved model
-    generates. For passes without gradients; if `install` would do nothing, nothing changes.
+    Results differ from the plain ones in the last bits: samples of a full model would not match the saved model. For
+    passes without gradients; if `install` would do nothing, nothing changes.
     """
     convolutions = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
     ]
     trainable = [module for module in convolutions if fits(module)]
     others = [module for module in convolutions if not fits(module) and module.weight.device.type == "cpu"]
-    as_they_were = [module.weight.data for module in others]
+    weights = [module.weight.data for module in others]
     if _pack_bytes(trainable) > psutil.virtual_memory().available / 2:
         trainable = []
     changed = [module for module in trainable if ATTRIBUTE not in module.__dict__ and works(module.weight.dtype)]
@@ -84,14 +85,14 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
             _lay_channels_together(module)
         yield
     finally:
-        for module, weight in zip(others, as_they_were, strict=True):
+        for module, weight in zip(others, weights, strict=True):
             module.weight.data = weight
         for module in changed:
             module.__dict__.pop(ATTRIBUTE, None)
 
 
 def extra_bytes(model: nn.Module) -> int:
-    """Memory that `install` costs once both directions have run: as much as the packed weights take."""
+    """Memory of `install` once both directions have run: as much as the packed weights take."""
     return _pack_bytes(module for module in model.modules() if isinstance(module, nn.Conv2d) and suits(module))
 
 
@@ -110,7 +111,7 @@ def uninstall(model: nn.Module) -> None:
 
 @contextmanager
 def readable(model: nn.Module) -> Iterator[None]:
-    """Inside, weights that `install` packed can be read."""
+    """A context in which packed weights can be read."""
     packed = any(ATTRIBUTE in module.__dict__ for module in model.modules())
     if packed:
         uninstall(model)
@@ -123,12 +124,12 @@ def readable(model: nn.Module) -> Iterator[None]:
 
 
 def suits(conv: nn.Conv2d) -> bool:
-    """Frozen, and of a type that can be packed."""
+    """Whether it is frozen and of a type that can be packed."""
     return fits(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """On the CPU, of a dtype oneDNN packs, and with an output of its input's size."""
+    """Whether it is on the CPU, of a dtype that oneDNN packs, and keeps the size of its input."""
     weight = conv.weight
     same_size = (
         tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
@@ -149,7 +150,7 @@ def fits(conv: nn.Conv2d) -> bool:
 
 @lru_cache
 def works(dtype: torch.dtype) -> bool:
-    """Whether prepacked convolutions of this dtype are available and agree with plain ones, forward and backward."""
+    """Whether prepacked convolutions of this dtype are available and match plain ones, forward and backward."""
     if not torch.backends.mkldnn.is_available():
         return False
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -175,9 +176,9 @@ def works(dtype: torch.dtype) -> bool:
 class PackedConv:
     """Replaces a 3x3 convolution's `_conv_forward`.
 
-    There is one pack for each direction, made for the first image size. Other sizes use the same packs,
-    which oneDNN reorders at the call if necessary: correct for any size, and hardly slower than the plain convolution. So
-    memory does not grow with the number of buckets.
+    There is one pack per direction, made for the first image size. Other sizes use the same packs, which oneDNN
+    reorders at the call if necessary: correct for any size, and hardly slower than the plain convolution. So memory
+    does not grow with the number of buckets.
 
     copies   keep the plain weight next to its pack
     """
@@ -225,7 +226,7 @@ class PackedConv:
         return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
 
     def _give_up_weight(self) -> None:
-        """Keep shape, dtype and device readable; any use of the values shows as NaN."""
+        """Drop the weight's values but keep shape, dtype and device readable; any use of the values shows as NaN."""
         weight = self.conv.weight
         weight.data = torch.full((1, 1, 1, 1), float("nan"), dtype=weight.dtype).expand(weight.shape)
 
@@ -269,8 +270,8 @@ class _PointwiseConvolution(torch.autograd.Function):
 
 
 def over_channels(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """x's channels times a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W]. x is copied unless it
-    is channels_last too."""
+    """The product of x's channels and a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W].
+    Copies x unless it is channels_last."""
     batch, _, height, width = x.shape
     y = torch.empty((batch, matrix.shape[1], height, width), dtype=x.dtype, memory_format=torch.channels_last)
     rows, out = x.permute(0, 2, 3, 1).reshape(-1, matrix.shape[0]), y.permute(0, 2, 3, 1).view(-1, matrix.shape[1])

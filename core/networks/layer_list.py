@@ -1,6 +1,6 @@
-"""The layers of a model that a network can have, listed by the names and shapes in its header: without torch, for the page.
+"""The layers of a model that a network can have, from names and shapes in its header: without torch, for the page.
 
-`core.networks.layers` finds the same in the modules that are built; a test compares the two.
+`core.networks.layers` finds the same in built modules; a test compares them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shapes = Mapping[str, Sequence[int]]  # of a part's tensors by diffusers' names
 
 
 class Listed(NamedTuple):
-    """A layer with its place. block: as `block_title`; numbers: of its weight"""
+    """A layer and its block. block: as `block_title`; numbers: parameters of its weight"""
 
     layer: Layer
     block: str
@@ -33,7 +33,7 @@ class Listed(NamedTuple):
 
 
 def block_title(name: str) -> str:
-    """A text encoder, or a block as block weights name it ("IN01", "MID", "OUT11"), by a layer's name in a file."""
+    """A text encoder, or a block's name in block weights ("IN01", "MID", "OUT11"), by a layer's name in a file."""
     prefix = name.split("_text_model_")[0]
     if prefix in TEXT_ENCODERS:
         return TEXT_ENCODERS[prefix]
@@ -42,20 +42,20 @@ def block_title(name: str) -> str:
 
 
 def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
-    """The layers of a Stable Diffusion model, text encoders first, then by block from the input on. parts: by name, as in
-    diffusers' folders"""
-    found = [
+    """The layers of a Stable Diffusion model, text encoders first, then by block from the input on. parts: by the names
+    of diffusers' folders"""
+    layers = [
         Listed(layer, block_title(layer.name), prod(shape))
         for part in sorted(parts)
         for name, shape in parts[part].items()
         if (layer := _layer(family, part, name, shape)) is not None
     ]
     order = {title: n for n, title in enumerate([*TEXT_ENCODERS.values(), *SLOTS, OUTSIDE])}
-    return sorted(found, key=lambda each: order[each.block])
+    return sorted(layers, key=lambda each: order[each.block])
 
 
 def layers_of(family: str, parts: Mapping[str, Part]) -> list[Listed]:
-    """The same of the parts of an opened model: those that are used when it is loaded."""
+    """`listed_layers` for the parts of an opened model that are used when it is loaded."""
     used = {name: layout_of(family).used(part) for name, part in parts.items()}
     return listed_layers(
         family, {name: {key: at.entry.shape for key, at in part.places.items()} for name, part in used.items()}

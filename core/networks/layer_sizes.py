@@ -1,4 +1,4 @@
-"""Which layers a network has, and the rank and alpha of each, by the settings and the layers' names; without torch."""
+"""Which layers a network has, and their ranks and alphas, from the settings and the layers' names; without torch."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ LayerSize = Callable[[Layer], BlockSize | None]
 
 
 def part_of(name: str) -> str:
-    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", as sd-scripts calls the
-    denoiser of every family."""
+    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", sd-scripts' name for
+    any denoiser."""
     return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
 def wanted(settings: NetworkSettings, name: str) -> bool:
-    """Whether the part of a layer is trained."""
+    """Whether a layer's part is trained."""
     return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
 
 
 def usual(settings: NetworkSettings, layer: Layer) -> bool:
-    """Whether a layer trains where none are chosen."""
+    """Whether a layer is trained if no layers are chosen."""
     return not layer.outer and (settings.hooks_residual or not layer.residual)
 
 
 def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize:
-    """Parts by `train_unet` and `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks
-    by `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
-    convolutions only. layers: of the whole model"""
+    """A function from a layer to its rank and alpha. Parts by `train_unet` and `train_text_encoder`, layers by `layers`
+    and `exclude_layers`, else residual and resampling blocks by `hooks_residual`; ranks and alphas of the U-Net by
+    block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3 convolutions only. layers: of the whole model"""
     plain, wide = block_sizes(settings, block_count(layer.name for layer in layers))
     choice = choice_of(settings)
 
@@ -50,7 +50,8 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
         return stabilized(size)
 
     def stabilized(size: BlockSize | None) -> BlockSize | None:
-        """With rs_lora the alpha that a file has: divided by the rank it is the setting's divided by the rank's root."""
+        """The alpha for files with rs_lora: divided by the rank it equals the setting's divided by the rank's square
+        root."""
         if size is None or not settings.rs_lora:
             return size
         return BlockSize(size.rank, size.alpha * sqrt(size.rank))
@@ -65,8 +66,8 @@ def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize
     return size_of
 
 
-def kind_sizes(settings: NetworkSettings, own: Settings | None, layers: Sequence[Layer]) -> LayerSize:
-    """The same of a network of the settings' kind, which leaves some layers alone. own: the kind's settings"""
+def kind_sizes(settings: NetworkSettings, kind_settings: Settings | None, layers: Sequence[Layer]) -> LayerSize:
+    """`layer_sizes` for the settings' network kind, which may exclude layers. kind_settings: the kind's settings"""
     kind = kind_named(settings.kind)
-    size_of = layer_sizes(kind.sized(settings, own), layers)
-    return lambda layer: size_of(layer) if kind.takes(layer, settings, own) else None
+    size_of = layer_sizes(kind.sized(settings, kind_settings), layers)
+    return lambda layer: size_of(layer) if kind.takes(layer, settings, kind_settings) else None

@@ -1,4 +1,4 @@
-"""The layers that a network can have, by block, and how many of them the settings choose; from shapes alone."""
+"""The layers that a network can have, by block, and how many the settings choose; from shapes alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from core.settings.network import NetworkSettings
 
 @dataclass(frozen=True)
 class Hits:
-    """How many layers the settings choose. of: all layers of the trained parts that a network can have, with convolutions;
-    idle: (setting, expression) that finds none of them."""
+    """How many layers the settings choose. of: all layers of the trained parts that a network can have, with
+    convolutions; idle: (setting, expression) of those that match none."""
 
     chosen: int
     of: int
@@ -34,9 +34,9 @@ class Hits:
 def empty_targets(
     family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None, *, norms: bool = False
 ) -> list[Target]:
-    """The layers of a model whose weights are on torch's meta device.
+    """The layers of a model on torch's meta device.
 
-    configs  of its parts by name ("unet", "text_encoder" ...); None: as published     norms  norm layers too
+    configs  of its parts by name ("unet", "text_encoder" ...); None: as published     norms  with norm layers
     """
     layout = family(family_name).layout
     if configs is None:
@@ -54,14 +54,14 @@ def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
     )
 
 
-def layer_hits(settings: NetworkSettings, own: Settings | None, targets: Iterable[Target]) -> Hits:
-    """What the settings choose of a model's layers; norm layers do not count. own: those of the network's kind. Raises ProblemsError
-    for expressions that are invalid or take too long."""
+def layer_hits(settings: NetworkSettings, kind_settings: Settings | None, targets: Iterable[Target]) -> Hits:
+    """The layers that the settings choose, without norm layers. kind_settings: those of the network kind. Raises
+    ProblemsError for expressions that are invalid or take too long."""
     targets = list(targets)
     layers = [layer_of(target) for target in targets if not is_norm(target.module)]
     trained = [layer for layer in layers if wanted(settings, layer.name)]
     norms = [layer_of(target) for target in targets if is_norm(target.module)]
-    size_of, choice = kind_sizes(settings, own, layers), LayerChoice(settings)
+    size_of, choice = kind_sizes(settings, kind_settings, layers), LayerChoice(settings)
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
@@ -70,7 +70,7 @@ def layer_hits(settings: NetworkSettings, own: Settings | None, targets: Iterabl
 
 
 def hit_problems(settings: NetworkSettings, hits: Hits) -> Iterable[Problem]:
-    """Expressions that find nothing, no layer at all, and advice with the count."""
+    """Errors for expressions that match nothing or a choice without layers, and advice with the count."""
     for where, text in hits.idle:
         what = f"'{text[:60]}' finds no layer of the trained parts of this model"
         yield Problem(what, where, "correct or remove it", code="network.layers-not-found")

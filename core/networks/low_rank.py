@@ -1,4 +1,4 @@
-"""The LoRA of a frozen layer as one autograd node; its backward pass only computes the required gradients."""
+"""The LoRA of a frozen layer as one autograd node, whose backward pass only computes the required gradients."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.nn.functional import linear
 
 
 class LinearWithLowRank(torch.autograd.Function):
-    """One autograd node instead of five. Products run in x's dtype and are added to the frozen product as they are
-    computed; the gradients of down and up have their own dtype (float32 masters). The frozen weight gets none."""
+    """A Linear with its LoRA: one autograd node instead of five. Products run in x's dtype and are added to the frozen
+    product at once; the gradients of down and up have their own dtype (float32 masters). The frozen weight gets none.
+    """
 
     @staticmethod
     def forward(
@@ -39,16 +40,16 @@ class LinearWithLowRank(torch.autograd.Function):
 
 
 class AddLowRankOverChannels(torch.autograd.Function):
-    """The same sum at every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
+    """The same for every position of an image: y [B, out, H, W] and x [B, in, H, W], channels_last."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
         ctx.strength, ctx.master_type = strength, down.dtype
         down, up = down.flatten(1).to(y.dtype), up.flatten(1).to(y.dtype)
-        hidden = _places(x) @ down.t()
+        hidden = _rows(x) @ down.t()
         batch, channels, height, width = y.shape
-        # y stays: what limits a change to a region subtracts it from the sum
-        sum_ = torch.addmm(_places(y), hidden, up.t(), alpha=strength)
+        # y is kept: limiting a change to a region subtracts it from the sum
+        sum_ = torch.addmm(_rows(y), hidden, up.t(), alpha=strength)
         ctx.shape, needs_down = x.shape, ctx.needs_input_grad[2]
         ctx.save_for_backward(x if needs_down else None, hidden, down, up)
         return sum_.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -58,9 +59,9 @@ class AddLowRankOverChannels(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, down, up = ctx.saved_tensors
         _, need_x, need_down, need_up, _ = ctx.needs_input_grad
-        rows = _places(x) if need_down else None
+        rows = _rows(x) if need_down else None
         grad_down, grad_up, grad_hidden = _factor_gradients(
-            ctx, _places(grad), rows, hidden, up, need_x, need_down, need_up
+            ctx, _rows(grad), rows, hidden, up, need_x, need_down, need_up
         )
         grad_x = None
         if need_x:
@@ -73,7 +74,7 @@ class AddLowRankOverChannels(torch.autograd.Function):
         return grad, grad_x, grad_down, grad_up, None
 
 
-def _places(x: Tensor) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B * H * W, C], without a copy if x is channels_last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 

@@ -1,4 +1,4 @@
-"""What other programs do not read of a network's file."""
+"""Which programs do not read a network's file as it is meant."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from core.settings.readers import CELLS, PROGRAMS, UNREAD, Misread
 
 
 def misread_problems(lora: LoraFile, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
-    """Advice about the programs that do not read the file, or read it otherwise. lora: also its outline"""
-    found: dict[str, dict[str, Misread]] = {}
+    """Advice about programs that do not read the file, or read it differently. lora: may be an outline"""
+    groups: dict[str, dict[str, Misread]] = {}
     for name, layer in group_by_module(lora.tensors).items():
         kind = kind_of_keys(layer, name)
         if kind is not None:
             apply = {f"{number}": each for number, each in enumerate(kind.misread) if each.layer(layer)}
-            found.setdefault(kind.title, {}).update(apply)
+            groups.setdefault(kind.title, {}).update(apply)
     where = lora.path.name if lora.path else ""
     return [
-        problem for title, each in found.items() for problem in readers.problems(title, each.values(), where, programs)
+        problem for title, each in groups.items() for problem in readers.problems(title, each.values(), where, programs)
     ]
 
 
 def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> list[Problem]:
-    """The same of any file: none of one that is no LoRA, or that cannot be read."""
+    """`misread_problems` of any file; none for a file that is not a LoRA or cannot be read."""
     with suppress(ProblemsError):
         if path.is_file() and identify(path).kind == "lora":
             return misread_problems(lora_outline(path), programs)
@@ -38,7 +38,7 @@ def misread_by(path: Path, programs: Iterable[str] = readers.NAMES_OF_KOHYA) -> 
 
 
 def table() -> list[str]:
-    """The lines of the table of kinds and options by program, for the docs."""
+    """The table of kinds and options by program, as lines for the docs."""
     lines = [f"| files of | {' | '.join(PROGRAMS)} |", "|---" * (len(PROGRAMS) + 1) + "|"]
     for kind in kinds().values():
         for option, by in readers.rows(kind.misread).items():

@@ -1,4 +1,5 @@
-"""`NormAdapter`: the change of a norm layer, of any kind of network, in LyCORIS' format (train_norm): <name>.w_norm, <name>.b_norm."""
+"""`NormAdapter`: the change of a norm layer, for any network kind, in LyCORIS' format (train_norm): <name>.w_norm,
+<name>.b_norm."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ class NormAdapter(Adapter):
 
     def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
         super().__init__(name, module)
-        place = as_weight(module.weight).device
-        self.weight, self.shift = (nn.Parameter(each.float().to(place)) for each in (weight, shift))
+        device = as_weight(module.weight).device
+        self.weight, self.shift = (nn.Parameter(each.float().to(device)) for each in (weight, shift))
 
     @classmethod
     def fresh(cls, target: Target) -> NormAdapter:
-        """One without effect, for a layer that train_norm trains."""
+        """A new one without effect, for a layer that train_norm trains."""
         zero = torch.zeros_like(as_weight(target.module.weight), dtype=torch.float32)
         return cls(target.name, target.module, zero, zero.clone())
 
@@ -51,8 +52,8 @@ class NormAdapter(Adapter):
         return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        given = {name: tensor.numel() for name, tensor in tensors.items()}
-        fits = NORM in given and given.keys() <= {NORM, NORM_BIAS} and set(given.values()) == {self.weight.numel()}
+        sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+        fits = NORM in sizes and sizes.keys() <= {NORM, NORM_BIAS} and set(sizes.values()) == {self.weight.numel()}
         return "" if fits else "has a different shape"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:

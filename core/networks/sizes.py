@@ -1,4 +1,4 @@
-"""Which layers a network has, and the rank and alpha of each: from the settings, or from a file."""
+"""Which layers a network has, and their ranks and alphas: from the settings, or from a file."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ SizeOf = Callable[[Target], BlockSize | None]
 
 
 def has_large_kernel(module: nn.Module) -> bool:
-    """A convolution other than 1x1."""
+    """Whether it is a convolution other than 1x1."""
     return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
 
 
 def needs_conv_rank(target: Target) -> bool:
-    """Hooked only by C3Lier: 3x3 convolutions, and everything else in the residual and resampling blocks."""
+    """Whether only C3Lier has it: 3x3 convolutions, and everything else in the residual and resampling blocks."""
     return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 
 def layer_of(target: Target) -> Layer:
-    """What expressions are compared with."""
+    """The layer's name and path, which expressions are matched against."""
     wide, unet = has_large_kernel(target.module), part_of(target.name) == "unet"
     return Layer(target.name, target.path, unet, wide, needs_conv_rank(target), unet and target.path in OUTER)
 
 
 def sized_layers(
-    targets: Iterable[Target], settings: NetworkSettings, own: Settings | None, size_of: SizeOf | None = None
+    targets: Iterable[Target], settings: NetworkSettings, kind_settings: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
-    """The layers that a network of these settings changes, with their sizes; norm layers where other layers of their place train,
-    which kind it ever is. size_of: other sizes than the settings'"""
+    """The layers that a network with these settings changes, with their sizes; norm layers if other layers of their
+    part train, whatever the kind. size_of: replaces the settings' sizes"""
     targets = list(targets)
     if size_of is None:
         layers = list(map(layer_of, targets))
-        of_kind, of_norms = kind_sizes(settings, own, layers), layer_sizes(settings, layers)
+        of_kind, of_norms = kind_sizes(settings, kind_settings, layers), layer_sizes(settings, layers)
         pairs = zip(targets, layers, strict=True)
         sized = [(target, (of_norms if is_norm(target.module) else of_kind)(layer)) for target, layer in pairs]
     else:
@@ -56,7 +56,7 @@ def sized_layers(
 
 
 def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -> None:
-    """Raise ProblemsError if layers cannot have the rank they are given, with the nearest rank that all can have."""
+    """Raise ProblemsError if layers cannot have their rank, with the nearest rank that all can have."""
     fits = kind.fits
     if fits is None:
         return
@@ -66,16 +66,16 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
     if not unfit:
         return
     widths, rank = {width for _, width, _ in layers}, unfit[0][2]
-    near = sorted(range(1, 4 * rank + 1), key=lambda other: abs(other - rank))
-    other = next((each for each in near if all(fits(width, each) for width in widths)), None)
-    shown = ", ".join(f"{name} ({width} wide)" for name, width, _ in unfit[:3])
-    what = f"{len(unfit)} layers cannot be divided into blocks by {kind.title} with rank {rank}: {shown}"
-    fix = f"use rank {other}" if other is not None else "choose fewer layers, or another network type"
+    near = sorted(range(1, 4 * rank + 1), key=lambda nearest: abs(nearest - rank))
+    nearest = next((each for each in near if all(fits(width, each) for width in widths)), None)
+    listed = ", ".join(f"{name} ({width} wide)" for name, width, _ in unfit[:3])
+    what = f"{len(unfit)} layers cannot be divided into blocks by {kind.title} with rank {rank}: {listed}"
+    fix = f"use rank {nearest}" if nearest is not None else "choose fewer layers, or another network type"
     raise ProblemsError.one(what, "network.rank", fix, "network.unfit-rank")
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
-    """The file's own layers, ranks and alphas, for the trained parts and the blocks with a learning rate.
+    """The file's layers, ranks and alphas, for the trained parts and the blocks with a learning rate.
 
     modules  layer -> its tensors, by the key below its name in the file
     """

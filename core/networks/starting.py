@@ -28,12 +28,12 @@ def start_network(
     settings: NetworkSettings,
     seed: int,
     lora: LoraFile,
-    own: Settings | None = None,
+    kind_settings: Settings | None = None,
 ) -> tuple[Network, list[Problem]]:
-    """The network with the weights of a file loaded, and advice about what does not match.
+    """The network with the weights of a file loaded, and advice about differences.
 
-    With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the
-    file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with
+    With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and
+    the file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with
     `model.compatibility` the settings' alpha is used in training and the file's is saved.
     """
     targets = list(targets)
@@ -41,7 +41,7 @@ def start_network(
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
     settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
-    network = Network.create(targets, settings, seed, size_of, own)
+    network = Network.create(targets, settings, seed, size_of, kind_settings)
     advice = _take_over(network, kind_named(settings.kind), modules, settings)
     return network, advice + _about_others([key for key in (*lora.beside, *lora.bundled) if key not in tensors])
 
@@ -49,64 +49,64 @@ def start_network(
 def _take_over(
     network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[Problem]:
-    found, ranks, shapes, alphas = {}, {}, [], {}
+    loaded, ranks, shapes, alphas = {}, {}, [], {}
     for name, adapter in network.adapters.items():
-        given = modules.get(name, {})
+        tensors = modules.get(name, {})
         if isinstance(adapter, NormAdapter):
-            if given and adapter.misfit(given):
+            if tensors and adapter.misfit(tensors):
                 shapes.append(name)
-            elif given:
-                found[name] = given
+            elif tensors:
+                loaded[name] = tensors
             continue
-        if not kind.holds(given):
+        if not kind.holds(tensors):
             continue
-        size = kind.size(given)
-        if not adapter.misfit(given):
-            found[name] = given
+        size = kind.size(tensors)
+        if not adapter.misfit(tensors):
+            loaded[name] = tensors
             if size.alpha != adapter.alpha:
                 alphas[name] = (size.alpha, adapter.alpha)
-        elif size.rank != adapter.rank and kind.from_tensors(_layer(name, adapter.module), given) is not None:
+        elif size.rank != adapter.rank and kind.from_tensors(_layer(name, adapter.module), tensors) is not None:
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
-    _refuse(found, ranks, shapes, [] if found else _other_kinds(network, kind, modules))
-    for name, given in found.items():
+    _refuse(loaded, ranks, shapes, [] if loaded else _other_kinds(network, kind, modules))
+    for name, tensors in loaded.items():
         adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
             adapter.saved_alpha = adapter.alpha
-        adapter.take(given)
-    return [*_about_alphas(alphas, settings), *_about_layers(network, modules, found, settings)]
+        adapter.take(tensors)
+    return [*_about_alphas(alphas, settings), *_about_layers(network, modules, loaded, settings)]
 
 
 def _layer(name: str, module: nn.Module) -> Target:
-    """A layer of the model in the form that kinds take; where it lies is nothing to them."""
+    """A layer of the model as a target for kinds, without its position in the model."""
     return Target(name, path="", parent=module, attribute="", module=module)
 
 
 def _other_kinds(network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]]) -> list[NetworkKind]:
-    """The kinds that the file has for layers of the network, in place of the one that trains."""
-    held = {found.name: found for name in network.adapters if (found := kind_of_keys(modules.get(name, {}), name))}
-    return [] if kind.name in held else list(held.values())
+    """The kinds that the file has for the network's layers, instead of the trained one."""
+    in_file = {each.name: each for name in network.adapters if (each := kind_of_keys(modules.get(name, {}), name))}
+    return [] if kind.name in in_file else list(in_file.values())
 
 
 def _refuse(
-    found: Mapping,
+    loaded: Mapping,
     ranks: Mapping[str, tuple[int, int, str]],
     shapes: Sequence[str],
     kinds: Sequence[NetworkKind],
 ) -> None:
     problems = []
-    given_by = {
-        setting: {three[0] for three in ranks.values() if three[2] == setting} for _, _, setting in ranks.values()
+    by_setting = {
+        setting: {sizes[0] for sizes in ranks.values() if sizes[2] == setting} for _, _, setting in ranks.values()
     }
-    for (given, asked, setting), count in Counter(ranks.values()).items():
-        names = [name for name, three in ranks.items() if three == (given, asked, setting)]
-        what = f"{count} layers of the LoRA have rank {given}, but rank {asked} is set: {_some(names)}"
-        fix = f"set network.{setting} to {given}, or turn on network.dim_from_weights"
-        if len(given_by[setting]) > 1:  # no one number gives them all, such as ranks that follow the width (BOFT)
+    for (file_rank, rank, setting), count in Counter(ranks.values()).items():
+        names = [name for name, sizes in ranks.items() if sizes == (file_rank, rank, setting)]
+        what = f"{count} layers of the LoRA have rank {file_rank}, but rank {rank} is set: {_some(names)}"
+        fix = f"set network.{setting} to {file_rank}, or turn on network.dim_from_weights"
+        if len(by_setting[setting]) > 1:  # several, such as ranks that follow the width (BOFT)
             fix = "turn on network.dim_from_weights"
         elif setting.endswith("dims"):
-            fix = f"set these blocks to rank {given} in network.{setting}, or turn on network.dim_from_weights"
+            fix = f"set these blocks to rank {file_rank} in network.{setting}, or turn on network.dim_from_weights"
         problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
         what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {_some(shapes)}"
@@ -115,7 +115,7 @@ def _refuse(
         what = f"The LoRA to start from is of the network type {' and '.join(each.title for each in kinds)}"
         fix = f"set network.kind to {kinds[0].name}, or choose another LoRA"
         problems.append(Problem(what, f"{WHERE}, kind", fix, code="network.start-kind"))
-    if not problems and not found:
+    if not problems and not loaded:
         what = "The LoRA to start from has no trained layer"
         problems.append(
             Problem(
@@ -130,7 +130,7 @@ def _refuse(
 
 
 def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:
-    """The setting that a layer's rank comes from."""
+    """The name of the setting that a layer's rank comes from."""
     if has_large_kernel(module):
         return "conv_block_dims" if settings.conv_block_dims else "conv_rank"
     return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
@@ -140,23 +140,23 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     if not alphas or settings.dim_from_weights:
         return []
     pairs = Counter(alphas.values()).most_common(SHOWN)
-    words = "; ".join(f"{given:g} in {count} layers where {asked:g} is set" for (given, asked), count in pairs)
+    text = "; ".join(f"{loaded:g} in {count} layers where {alpha:g} is set" for (loaded, alpha), count in pairs)
     if settings.weights_scale == "kohya":
         what = (
-            f"The LoRA's alpha differs from the settings ({words}): training uses the settings, the saved "
+            f"The LoRA's alpha differs from the settings ({text}): training uses the settings, the saved "
             "file keeps its own"
         )
         fix = "turn model.compatibility off to train at the strength it is used with"
         return [Problem(what, WHERE, fix, "advice", code="network.start-alpha-saved")]
-    what = f"The LoRA's alpha is used instead of the setting: {words}"
+    what = f"The LoRA's alpha is used instead of the setting: {text}"
     return [Problem(what, WHERE, "set the same alpha, or ignore this", "advice", code="network.start-alpha")]
 
 
 def _about_layers(
-    network: Network, modules: Mapping[str, object], found: Mapping[str, object], settings: NetworkSettings
+    network: Network, modules: Mapping[str, object], loaded: Mapping[str, object], settings: NetworkSettings
 ) -> list[Problem]:
     problems = []
-    fresh = [name for name in network.adapters if name not in found]
+    fresh = [name for name in network.adapters if name not in loaded]
     if fresh:
         what = (
             f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start from scratch: {_some(fresh)}"
@@ -164,23 +164,23 @@ def _about_layers(
         problems.append(
             Problem(what, WHERE, "check that this is intended", "advice", code="network.start-fresh-layers")
         )
-    left = [name for name in modules if name not in network.adapters]
-    untrained = [name for name in left if not wanted(settings, name)]
+    unmatched = [name for name in modules if name not in network.adapters]
+    untrained = [name for name in unmatched if not wanted(settings, name)]
     if untrained:
         what = f"{len(untrained)} layers of the LoRA belong to a part that is not trained and will be missing in the result"
         problems.append(
             Problem(what, WHERE, "train that part too to keep it", "advice", code="network.start-untrained-part")
         )
-    others = [name for name in left if wanted(settings, name)]
-    if others:
-        what = f"{len(others)} layers of the LoRA are not used: {_some(others)}"
+    unused = [name for name in unmatched if wanted(settings, name)]
+    if unused:
+        what = f"{len(unused)} layers of the LoRA are not used: {_some(unused)}"
         fix = "turn on network.dim_from_weights to train all of them"
         problems.append(Problem(what, WHERE, fix, "advice", code="network.start-unused-layers"))
     return problems
 
 
 def _about_others(keys: Sequence[str]) -> list[Problem]:
-    """Advice about tensors next to the LoRA's layers that do not train, such as changes of biases."""
+    """Advice about tensors next to the LoRA's layers that cannot be trained, such as changes of biases."""
     if not keys:
         return []
     what = f"{len(keys)} tensors of the LoRA do not train further and will be missing in the result: {_some(keys)}"

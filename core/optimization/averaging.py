@@ -1,4 +1,4 @@
-"""Schedule-free optimizers train at one point and are used at another, the average of the points passed."""
+"""Evaluation weights of schedule-free optimizers: they train one set of weights and use the average of its values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def averages(optimizer: Optimizer) -> bool:
-    """Whether it has a second set of weights for evaluation: schedule-free optimizers (Defazio et al. 2024, arXiv:2405.15682)
-    and some similar ones."""
+    """Whether an optimizer has a second set of weights for evaluation: schedule-free ones (Defazio et al. 2024,
+    arXiv:2405.15682) and similar ones."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 def ready_to_train(optimizer: Optimizer) -> None:
-    """Switch the weights to the point where gradients are taken: after building, before the first step."""
+    """Switch to the training weights: after building, before the first step."""
     if averages(optimizer):
         schedule_free: Any = optimizer
         schedule_free.train()
@@ -27,10 +27,10 @@ def ready_to_train(optimizer: Optimizer) -> None:
 
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """The averaged weights inside, for saving, sampling and validation; the training ones outside.
+    """A context with the averaged weights, for saving, sampling and validation; the training weights afterwards.
 
-    The training weights are restored from a copy, not by the optimizer's own `train()`: that one computes, and rounding would
-    make a run that samples more often end elsewhere. Copies are kept in RAM.
+    The training weights are restored from a copy, not by the optimizer's own `train()`: that computes them, and
+    rounding would change the result of runs that sample more often. Copies are kept in RAM.
     """
     import torch
 
@@ -38,7 +38,7 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
         yield
         return
     with torch.no_grad():
-        kept = [(weight, weight.detach().to("cpu", copy=True)) for weight in _weights(optimizer)]
+        copies = [(weight, weight.detach().to("cpu", copy=True)) for weight in _weights(optimizer)]
         modes = [group.get("train_mode") for group in optimizer.param_groups]
     try:
         with torch.no_grad():
@@ -50,17 +50,17 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
             for group, mode in zip(optimizer.param_groups, modes, strict=True):
                 if mode is not None:
                     group["train_mode"] = mode
-            for weight, copy in kept:
+            for weight, copy in copies:
                 weight.copy_(copy)
 
 
-def _turn(optimizer: Optimizer, way: str) -> None:
-    """`optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
+def _turn(optimizer: Optimizer, mode: str) -> None:
+    """Call `optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
     narrow = [(weight, weight.data) for weight in _weights(optimizer) if weight.dtype in NARROW]
     try:
         for weight, old in narrow:
             weight.data = old.float()
-        getattr(optimizer, way)()
+        getattr(optimizer, mode)()
     finally:  # memory may run out in between
         for weight, old in narrow:
             weight.data = old.copy_(weight.data)

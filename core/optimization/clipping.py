@@ -28,14 +28,14 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 class NonFiniteGuard:
-    """A flag on the device, set by a non-finite loss or gradient, whose step then changes no weight.
+    """A flag on the device, set by a non-finite loss or gradient; the step then changes no weight.
 
     After more than `allowed` such steps it stays set: the host may read it steps later and the run still stops
     at the right step, with the weights before it.
     """
 
     def __init__(self, device: torch.device | str, allowed: int = 0, undo: bool | None = None):
-        """undo: steps are taken and undone instead of waiting; the default where waiting is expensive, on a GPU."""
+        """undo: take steps and undo them instead of waiting; the default on a GPU, where waiting is expensive."""
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self._skipped = torch.zeros_like(self.flag)
         self._allowed = allowed
@@ -43,19 +43,19 @@ class NonFiniteGuard:
         self._undo = undo and allowed == 0  # counters on the host would include a skipped step
 
     def begin(self) -> None:
-        """A new step: earlier flags are counted, and stay set only if there were too many. No sync."""
+        """Start a new step: earlier flags are counted, and stay set only if there were too many. No sync."""
         self._skipped.add_(self.flag)
         self.flag.copy_(self._skipped > self._allowed)
 
     def watch(self, *values: Tensor) -> None:
         """Set the flag if any of these (losses, gradient norms) is NaN or infinite."""
         for value in values:
-            bad = torch.logical_not(torch.isfinite(value.detach()).all())
-            self.flag.copy_(torch.maximum(self.flag, bad.to(self.flag)))
+            non_finite = torch.logical_not(torch.isfinite(value.detach()).all())
+            self.flag.copy_(torch.maximum(self.flag, non_finite.to(self.flag)))
 
     def step(self, optimizer: Optimizer) -> None:
-        """`optimizer.step()`, unless the flag is set. torch's fused optimizers read the flag on the device; others undo a step
-        there; the rest makes the host wait once: see `can_undo`."""
+        """`optimizer.step()`, unless the flag is set. torch's fused optimizers read the flag on the device; others undo
+        the step on the device if `can_undo`; otherwise the host waits once."""
         if _reads_flags(optimizer):
             vars(optimizer)["found_inf"] = self.flag
             optimizer.step()
@@ -70,20 +70,20 @@ class NonFiniteGuard:
         optimizer: Optimizer,
         parameters: Sequence[nn.Parameter],
         max_norm: float,
-        beside: Sequence[nn.Parameter] = (),
+        unstepped: Sequence[nn.Parameter] = (),
     ) -> Tensor:
-        """The same with scaled losses: unscale, clip, step unless the gradient overflowed or the flag is set, update the scale.
-        Returns the norm before clipping. The scaler makes the host wait for any optimizer but torch's fused ones.
+        """`step` with scaled losses: unscale, clip, step unless the gradient overflowed or the flag is set, update the
+        scale. Returns the norm before clipping. The host waits for any optimizer but torch's fused ones.
 
-        parameters  clipped together       beside  those of them that the optimizer does not have
+        parameters  clipped together       unstepped  those of them that the optimizer does not have
         """
         waits = self._allowed > 0 or not _reads_flags(optimizer)
         if not waits:  # the scaler's own check on the device, for the flag
-            held = (parameter for group in optimizer.param_groups for parameter in group["params"])
-            gradient = next(parameter.grad for parameter in held if parameter.grad is not None)
+            stepped = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            gradient = next(parameter.grad for parameter in stepped if parameter.grad is not None)
             gradient.masked_fill_(self.flag > 0, float("nan"))
         scaler.unscale_(optimizer)
-        for parameter in beside:
+        for parameter in unstepped:
             if parameter.grad is not None:
                 parameter.grad.div_(scaler.get_scale())
         norm = clip_grad_norm(parameters, max_norm)
@@ -98,5 +98,5 @@ class NonFiniteGuard:
 
 
 def _reads_flags(optimizer: Optimizer) -> bool:
-    """Whether it is one of torch's fused optimizers, which skip a step by a flag on the device."""
+    """Whether it is one of torch's fused optimizers, which skip the step if a flag on the device is set."""
     return bool(optimizer.defaults.get("fused") and getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -1,4 +1,5 @@
-"""Fused backward pass: steps weights while gradients are still being computed, so that a model's gradients are never all held."""
+"""Fused backward pass: steps weights while gradients are still being computed, so that all gradients never exist at
+once."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """Weights that are stepped together. group: index of their optimizer group (the groups themselves are
-    replaced when a state is loaded); waiting: gradients still to come."""
+    """Weights that are stepped together. group: index of their optimizer group (loading a state replaces the groups
+    themselves); waiting: gradients still missing."""
 
     group: int
     weights: list[nn.Parameter]
@@ -30,11 +31,10 @@ class Part:
 
 
 class FusedBackward:
-    """Steps each part of the weights as soon as all its gradients are computed, and frees these.
+    """Steps each part of the weights as soon as all its gradients are computed, and frees them.
 
-    The result equals the plain step except for clipping, which handles each tensor alone: the whole gradient never
-    exists at once. One backward pass per step. A non-finite value sets the guard's flag: later parts and
-    steps change nothing.
+    The result equals the plain step, except that clipping acts on each tensor alone: the whole gradient never exists at
+    once. One backward pass per step. A non-finite value sets the guard's flag: later parts and steps change nothing.
 
     by_tensor      one part per tensor, for optimizers that keep all their state with the weight (AdaFactor);
                    otherwise the optimizer's groups are the parts: see `split_groups`
@@ -47,23 +47,24 @@ class FusedBackward:
         self._wide, self._guard, self._longest = wide, guard, max_grad_norm
         self._optimizer, self._by_tensor = optimizer, by_tensor
         self._parts: dict[nn.Parameter, Part] = {}
-        for place, group in enumerate(optimizer.param_groups):
+        for index, group in enumerate(optimizer.param_groups):
             cut = [[weight] for weight in group["params"]] if by_tensor else [list(group["params"])]
             for weights in cut:
-                part = Part(place, weights)
+                part = Part(index, weights)
                 self._parts.update(dict.fromkeys(weights, part))
         self._norms: list[Tensor] = []
         self._hooks = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in self._parts]
 
     def begin(self, loss: Tensor) -> None:
-        """Before `loss.backward()`."""
+        """Call before `loss.backward()`."""
         self._guard.watch(loss)
         self._norms = []
         for part in self._each():
             part.waiting = {weight for weight in part.weights if weight.requires_grad}
 
     def end(self) -> Tensor:
-        """After it: steps parts with a tensor without gradient; returns the L2 norm of all gradients, 0-d."""
+        """Call after `loss.backward()`: steps parts in which a tensor got no gradient; returns the L2 norm of all
+        gradients, 0-d."""
         for part in self._each():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
                 self._move(part)

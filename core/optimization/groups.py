@@ -1,4 +1,4 @@
-"""Parameter groups: which weights train at which rate."""
+"""Parameter groups: weights and their learning rates."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def parameter_groups(
 ) -> list[Group]:
     """One group for all weights of a name and a rate, text encoders first; a rate of 0 excludes weights.
 
-    Excluded weights get requires_grad False, so nothing is computed for them and they do not count in the gradient
-    norm. They are still saved with the network.
+    Excluded weights get requires_grad False, so no gradient is computed and they do not count in the gradient norm.
+    They are still saved with the network.
 
     parts   {part: weights}, or Trainables if a part has several rates
     scale   factor of every rate (scale_lr)
@@ -76,5 +76,5 @@ def parameter_groups(
 
 def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
     """The learning rate before scale_lr and the schedule."""
-    own = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
-    return own * settings.plus_ratio(trainable.part) if trainable.role == "plus" else own
+    rate = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
+    return rate * settings.plus_ratio(trainable.part) if trainable.role == "plus" else rate

@@ -1,4 +1,4 @@
-"""Learning rates that would jump where a run goes on with another length, known before it starts."""
+"""Warns before a run is resumed with another length if its learning rate would jump."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from core.record.run_folder import RunFolder, state_step, states_in
 from core.settings.job import TrainJob
 from core.settings.optimization.rates import effective_rates
 
-RISES = 1.5  # times the last rate, from where on it is said
-OF_RATE = 0.01  # of the group's own rate: less is no matter
+RISES = 1.5  # times the last rate: from here on there is a warning
+OF_RATE = 0.01  # of the group's own rate: rates below are ignored
 
 
 def planned(folder: RunFolder) -> tuple[int, int] | None:
-    """(steps, steps per epoch) that the run was last planned for; None where it never began."""
-    lines = [line for line in read_lines(folder.path / "events.jsonl") if line.get("kind") == "planned"]
-    return (int(lines[-1]["total"]), int(lines[-1].get("steps_per_epoch", 0))) if lines else None
+    """(steps, steps per epoch) that the run was last planned with; None if it never started."""
+    events = [event for event in read_lines(folder.path / "events.jsonl") if event.get("kind") == "planned"]
+    return (int(events[-1]["total"]), int(events[-1].get("steps_per_epoch", 0))) if events else None
 
 
 def steps_planned(job: TrainJob, per_epoch: int) -> int | None:
-    """How many steps a job comes to; None where its length is to be suggested."""
+    """The number of steps of a job; None if its length will be suggested."""
     epochs = job.schedule.max_train_epochs
     return job.schedule.steps_in_force or (epochs * per_epoch if epochs else None)
 
 
 def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: int) -> tuple[float, float] | None:
-    """(last rate, next rate) of the part whose learning rate rises most at this step, from a run of `steps` steps to one of
-    `total`; None where none jumps. Another rate that was set is no jump of the schedule."""
+    """(last rate, next rate) of the part whose learning rate rises most at this step, when a run of `steps` steps
+    continues with `total`; None if none jumps. A change of the rate setting is not a jump of the schedule."""
     processes = after.memory.num_processes
     rates_before, rates = effective_rates(before, processes), effective_rates(after, processes)
     last = Rates(before, steps, before.memory.num_processes).at(max(0, step - 1), rates_before)
@@ -45,15 +45,15 @@ def rate_jump(before: TrainJob, steps: int, after: TrainJob, total: int, step: i
 def jump_advice(
     folder: RunFolder, before: TrainJob, after: TrainJob, step: int | None = None, total: int | None = None
 ) -> list[Problem]:
-    """A warning where the learning rate would jump as a run goes on, with the choices.
+    """A warning if the learning rate would jump when the run is resumed, with the choices.
 
-    folder, before   the run whose state it goes on from, and its settings
-    step, total      the first step and the last one, where they are known; else of the newest state and of the settings
+    folder, before   the run to resume and its settings
+    step, total      first and last step, if known; else from the newest state and the settings
     """
-    plan, states, own = planned(folder), states_in(folder.path / "state"), after.schedule
+    plan, states, schedule = planned(folder), states_in(folder.path / "state"), after.schedule
     if step is None and states:
         step = state_step(states[0])
-    if plan is None or not step or (own.lr_scheduler_steps and own.lr_scheduler_after == "restart"):
+    if plan is None or not step or (schedule.lr_scheduler_steps and schedule.lr_scheduler_after == "restart"):
         return []
     length = total or steps_planned(after, plan[1])
     jump = rate_jump(before, plan[0], after, length, step) if length and length > step else None

@@ -46,7 +46,8 @@ def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: 
 
 
 def groups_for(entry: Entry, groups: Sequence[Group]) -> list[Group]:
-    """The groups as the optimizer takes them: Muon's with matrices and vectors apart, under the same name and rate."""
+    """The groups in the form that the optimizer takes: for Muon, matrices and vectors apart, under the same name and
+    rate."""
     if entry.path not in OF_MATRICES:
         return [dict(group) for group in groups]
     parts = [
@@ -70,7 +71,7 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
         optimizer: Optimizer = load_class(entry)(groups, **arguments)
     except ProblemsError:
         raise
-    except Exception as error:  # the library's own check of its arguments or this machine
+    except Exception as error:  # the library's check of its arguments or this machine
         what = f"{entry.name} cannot be created: {str(error) or type(error).__name__}"
         fix = "correct the argument it names, or choose another optimizer"
         raise ProblemsError.one(what, "optimizer.optimizer_args", fix, "optimizer.refused") from error
@@ -81,7 +82,8 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
 
 
 def resolve(name: str) -> Entry:
-    """The entry for a job's optimizer_type; one from an allowed module is described from its class. Raises ProblemsError."""
+    """The entry for a job's optimizer_type; for one from an allowed module it is built from its class. Raises
+    ProblemsError."""
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -96,7 +98,7 @@ def resolve(name: str) -> Entry:
 
 
 def load_class(entry: Entry) -> Any:
-    """Import the class. Only for listed optimizers or modules that the owner allowed."""
+    """Import the class. Only for listed optimizers and modules that the owner allowed."""
     module, _, attribute = entry.path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -108,7 +110,7 @@ def load_class(entry: Entry) -> Any:
 
 
 def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
-    """Problems known before the start about an optimizer on a device ("cpu", "cuda:0", "mps")."""
+    """Problems of running an optimizer on a device ("cpu", "cuda:0", "mps"), known before the start."""
     entry = find(settings.optimizer_type)
     reason = entry.unusable(device) if entry is not None and entry.offered else ""  # others are refused by the rules
     if entry is None or not reason:
@@ -121,9 +123,9 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
 
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """`load_state_dict`, keeping the dtypes of the state: torch casts them to the weights', and an optimizer with
-    bfloat16 states would resume from other values than it was saved with. Rates and other options stay those of this run's
-    settings; torch takes the saved ones."""
+    """`load_state_dict` without casting the state: torch casts it to the weights' dtype, and an optimizer with bfloat16
+    states would resume from other values than were saved. Rates and other options stay those of this run's settings;
+    torch would take the saved ones."""
     import torch
 
     configured = [{name: group[name] for name in CONFIGURED if name in group} for group in optimizer.param_groups]
@@ -136,16 +138,16 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         saved = state["state"].get(number, {})
         now = optimizer.state.get(weight, {})
         for name, value in saved.items():
-            held = now.get(name)
-            if isinstance(value, torch.Tensor) and isinstance(held, torch.Tensor) and held.dtype != value.dtype:
-                now[name] = value.detach().clone().to(held.device)
+            current = now.get(name)
+            if isinstance(value, torch.Tensor) and isinstance(current, torch.Tensor) and current.dtype != value.dtype:
+                now[name] = value.detach().clone().to(current.device)
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Group name -> d * lr of optimizers that find the step size themselves, if known without a sync."""
-    found = {}
+    """Group name -> d * lr, for optimizers that estimate their step size, if it can be read without a sync."""
+    sizes = {}
     for group in optimizer.param_groups:
         d = group.get("d")
         if isinstance(d, (int, float)) and group.get("lr") is not None:
-            found[group["name"]] = float(d) * group["lr"]
-    return found
+            sizes[group["name"]] = float(d) * group["lr"]
+    return sizes

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
 LARGEST = 1 << 26  # elements in fp32 at once: 256 MB of weights and as much of gradients
-# Elements rounded at a time: few enough for a CPU's cache, many enough that its threads need not be woken for
-# each small piece; a multiple of 4, since random numbers come in fours.
+# Elements rounded at a time: few enough for a CPU's cache, many enough to be worth starting its threads;
+# a multiple of 4, since random numbers come in fours.
 PIECE = 1 << 20
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -41,8 +41,8 @@ def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """Four shorts from each random number, since generating them takes the time: on a CPU torch's own generator would
-    take ten times as long."""
+    """A source of random shorts: four from each random number, since generating them takes the time (on a CPU torch's
+    own generator would take ten times as long)."""
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
         return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
@@ -58,22 +58,22 @@ def draws(seed: int, device: torch.device) -> Shorts:
 class WideStep:
     """Replaces `optimizer.step`: 16-bit weights and gradients are fp32 during the step.
 
-    The optimizer's state is then fp32. Part of the weights is upcast at a time; an optimizer that counts steps
-    for all its weights together gets them all at once.
+    The optimizer's state is then fp32. Weights are upcast part by part; an optimizer that counts steps for all its
+    weights together gets them all at once.
 
     seed         of the random numbers, addressed by step and weight: a resumed run rounds like an uninterrupted one
-    stochastic   False: to nearest, as always for fp16, which is precise enough
+    stochastic   False: round to nearest, as always for fp16, which is precise enough
     by_parts     whether the optimizer keeps its state per weight
     """
 
     def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool):
         self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
         self._plain = type(optimizer).step
-        self._place = {weight: place for place, weight in enumerate(_weights(optimizer.param_groups))}
+        self._index = {weight: index for index, weight in enumerate(_weights(optimizer.param_groups))}
         optimizer.param_groups[0].setdefault(STEP, 0)
 
     def __call__(self, closure: Any = None) -> None:
-        """All weights with a gradient; gradients are freed as soon as they are used."""
+        """Step all weights with a gradient; gradients are freed as soon as they are used."""
         assert closure is None
         groups = self._optimizer.param_groups
         for part in parts_of(groups) if self._by_parts else [groups]:
@@ -81,16 +81,16 @@ class WideStep:
         self.count()
 
     def count(self) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self._optimizer.param_groups[0][STEP] += 1
 
     @torch.no_grad()
     def move(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
         """Step the weights of these groups only.
 
-        withheld   0-d on the device: above 0, they are unchanged
+        withheld   0-d on the device: above 0, the weights stay unchanged
         """
-        asked = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
+        on_cpu = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
         weights = [weight for weight in _weights(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
         for weight in weights:
@@ -108,12 +108,12 @@ class WideStep:
             if new is old:
                 continue
             weight.data = old
-            if asked and withheld is not None and bool(withheld > 0):
+            if on_cpu and withheld is not None and bool(withheld > 0):
                 continue
             chance = self._chance(weight)
             for target, values in in_pieces(old, new):
                 rounded = values if chance is None else round_stochastically(values, chance)
-                if withheld is not None and not asked:
+                if withheld is not None and not on_cpu:
                     rounded = torch.where(withheld > 0, target, rounded.to(target.dtype))
                 target.copy_(rounded)
 
@@ -122,11 +122,11 @@ class WideStep:
         if weight.dtype != torch.bfloat16 or not self._stochastic:
             return None
         step = self._optimizer.param_groups[0][STEP]
-        return draws(address(self._seed, "rounding", step, self._place[weight]), weight.device)
+        return draws(address(self._seed, "rounding", step, self._index[weight]), weight.device)
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views [PIECE] of tensors of one shape, side by side. Whole tensors on a GPU, and if they are not contiguous."""
+    """Views [PIECE] of tensors of one shape, in parallel. Whole tensors on a GPU, and if they are not contiguous."""
     if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
         yield tensors
         return
@@ -144,22 +144,22 @@ def wide_norm(values: Tensor) -> Tensor:
 
 
 def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """The groups in pieces of at most LARGEST elements, a larger weight alone."""
+    """The groups split into parts of at most LARGEST elements; a larger weight is a part of its own."""
     for group in groups:
-        held: list[Any] = []
+        params: list[Any] = []
         size = 0
         for weight in group["params"]:
-            if held and size + weight.numel() > LARGEST:
-                yield [{**group, "params": held}]
-                held, size = [], 0
-            held.append(weight)
+            if params and size + weight.numel() > LARGEST:
+                yield [{**group, "params": params}]
+                params, size = [], 0
+            params.append(weight)
             size += weight.numel()
-        if held:
-            yield [{**group, "params": held}]
+        if params:
+            yield [{**group, "params": params}]
 
 
 def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool) -> WideStep:
-    """From now on `optimizer.step()` steps 16-bit weights in fp32. fp32 weights step as before."""
+    """Make `optimizer.step()` step 16-bit weights in fp32; fp32 weights step as before."""
     wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts)
     if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
         vars(optimizer)["step"] = wide
@@ -167,7 +167,7 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
 
 
 def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
-    """The optimizer's own step for these groups only; its state is keyed by weight, so it does not need the others."""
+    """The optimizer's own step for these groups only; its state is keyed by weight, so the others are not needed."""
     everything = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class HalfWeightScaler(torch.amp.GradScaler):
-    """torch's scaler refuses fp16 gradients because it expects fp32 weights. With full fp16 there are none, so it is
-    told to accept them, as in sd-scripts."""
+    """A GradScaler that accepts fp16 gradients, as in sd-scripts. torch's refuses them because it expects fp32 weights;
+    with full fp16 there are none."""
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
@@ -22,6 +22,6 @@ class HalfWeightScaler(torch.amp.GradScaler):
 
 
 def make_scaler(device: str, weights: torch.dtype) -> Any:
-    """The scaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
+    """The GradScaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
     kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
     return kind(device.partition(":")[0])

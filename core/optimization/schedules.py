@@ -25,8 +25,8 @@ FLOOR = 1e-7  # the polynomial's default end (transformers' lr_end)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The inputs of a schedule. Ticks are optimizer steps, unless compatibility with several processes stretches them.
+class ScheduleInputs:
+    """The inputs of a schedule. A tick is an optimizer step; with sd-scripts compatibility each process counts its own.
 
     tick 0 .. total  position in the run            warmup, decay  ticks
     rate             the reference of the polynomial's floor
@@ -45,7 +45,7 @@ class Shape:
         return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
     def argument(self, name: str, default: Any) -> Any:
-        """One of the schedule's extra arguments."""
+        """One of lr_scheduler_args."""
         return self.settings.lr_scheduler_args.get(name, default)
 
 
@@ -53,83 +53,83 @@ def _half_waves(part: float, cycles: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * cycles * part))
 
 
-def _restarts(shape: Shape) -> float:
-    part = shape.done
-    return 0.0 if part >= 1 else _half_waves((shape.settings.lr_scheduler_num_cycles * part) % 1.0, 1)
+def _restarts(inputs: ScheduleInputs) -> float:
+    part = inputs.done
+    return 0.0 if part >= 1 else _half_waves((inputs.settings.lr_scheduler_num_cycles * part) % 1.0, 1)
 
 
-def _polynomial(shape: Shape) -> float:
-    rate, floor = abs(shape.rate), shape.argument("lr_end", FLOOR)
+def _polynomial(inputs: ScheduleInputs) -> float:
+    rate, floor = abs(inputs.rate), inputs.argument("lr_end", FLOOR)
     if rate <= floor:  # nothing to decay to
         return 1.0
-    left = (1.0 - shape.done) ** shape.settings.lr_scheduler_power
-    return ((rate - floor) * left + floor) / rate
+    remaining = (1.0 - inputs.done) ** inputs.settings.lr_scheduler_power
+    return ((rate - floor) * remaining + floor) / rate
 
 
-def _cosine(shape: Shape) -> float:
-    return _half_waves(shape.done, 2 * shape.argument("num_cycles", 0.5))
+def _cosine(inputs: ScheduleInputs) -> float:
+    return _half_waves(inputs.done, 2 * inputs.argument("num_cycles", 0.5))
 
 
-def _inverse_sqrt(shape: Shape) -> float:
-    scale = shape.settings.lr_scheduler_timescale or shape.warmup or 10_000
-    return 1.0 / math.sqrt(max(1e-12, (shape.tick + scale - shape.warmup) / scale))
+def _inverse_sqrt(inputs: ScheduleInputs) -> float:
+    scale = inputs.settings.lr_scheduler_timescale or inputs.warmup or 10_000
+    return 1.0 / math.sqrt(max(1e-12, (inputs.tick + scale - inputs.warmup) / scale))
 
 
-def _cosine_with_min_lr(shape: Shape) -> float:
-    low = shape.settings.lr_scheduler_min_lr_ratio or shape.argument("min_lr", 0.0) / (abs(shape.rate) or 1.0)
-    return _half_waves(shape.done, shape.settings.lr_scheduler_num_cycles) * (1 - low) + low
+def _cosine_with_min_lr(inputs: ScheduleInputs) -> float:
+    low = inputs.settings.lr_scheduler_min_lr_ratio or inputs.argument("min_lr", 0.0) / (abs(inputs.rate) or 1.0)
+    return _half_waves(inputs.done, inputs.settings.lr_scheduler_num_cycles) * (1 - low) + low
 
 
-def _stable_decay(shape: Shape) -> float:
-    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
-    into = shape.tick - (shape.total - shape.decay)  # a decay longer than the time after warmup is shortened
+def _stable_decay(inputs: ScheduleInputs) -> float:
+    low = inputs.settings.lr_scheduler_min_lr_ratio or 0.0
+    into = inputs.tick - (inputs.total - inputs.decay)  # a decay longer than the time after warmup is shortened
     if into < 0:
         return 1.0
-    if into >= shape.decay:
+    if into >= inputs.decay:
         return low
-    part = into / shape.decay
+    part = into / inputs.decay
     fallen = {
         "linear": 1.0 - part,
-        "cosine": _half_waves(part, shape.settings.lr_scheduler_num_cycles),
+        "cosine": _half_waves(part, inputs.settings.lr_scheduler_num_cycles),
         "1-sqrt": 1.0 - math.sqrt(part),
     }
-    return max(0.0, fallen[shape.argument("decay_type", "cosine")]) * (1 - low) + low
+    return max(0.0, fallen[inputs.argument("decay_type", "cosine")]) * (1 - low) + low
 
 
-def _piecewise(shape: Shape) -> float:
-    rules, last = read_step_rules(shape.settings.lr_scheduler_args.get("step_rules", ""))
-    return next((factor for factor, until in rules if shape.tick < until), last)
+def _piecewise(inputs: ScheduleInputs) -> float:
+    rules, last = read_step_rules(inputs.settings.lr_scheduler_args.get("step_rules", ""))
+    return next((factor for factor, until in rules if inputs.tick < until), last)
 
 
 # after warmup
-CURVES: dict[str, Callable[[Shape], float]] = {
-    "constant": lambda shape: 1.0,
-    "constant_with_warmup": lambda shape: 1.0,
+SCHEDULES: dict[str, Callable[[ScheduleInputs], float]] = {
+    "constant": lambda inputs: 1.0,
+    "constant_with_warmup": lambda inputs: 1.0,
     "cosine": _cosine,
-    "linear": lambda shape: 1.0 - shape.done,
+    "linear": lambda inputs: 1.0 - inputs.done,
     "cosine_with_restarts": _restarts,
     "polynomial": _polynomial,
     "inverse_sqrt": _inverse_sqrt,
     "cosine_with_min_lr": _cosine_with_min_lr,
     "warmup_stable_decay": _stable_decay,
     "piecewise_constant": _piecewise,
-    "adafactor": lambda shape: 1.0,
+    "adafactor": lambda inputs: 1.0,
 }
 NO_WARMUP = ("piecewise_constant", "adafactor")
 
 
-def _rise(shape: Shape) -> float:
-    part = (shape.tick + (0 if shape.settings.lr_warmup_from_zero else 1)) / shape.warmup
-    if shape.settings.lr_scheduler != "warmup_stable_decay":
+def _rise(inputs: ScheduleInputs) -> float:
+    part = (inputs.tick + (0 if inputs.settings.lr_warmup_from_zero else 1)) / inputs.warmup
+    if inputs.settings.lr_scheduler != "warmup_stable_decay":
         return part
-    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
+    low = inputs.settings.lr_scheduler_min_lr_ratio or 0.0
     risen = {"linear": part, "cosine": 1.0 - _half_waves(part, 1), "1-sqrt": 1.0 - math.sqrt(max(0.0, 1.0 - part))}
-    return low + (1 - low) * risen[shape.argument("warmup_type", "linear")]
+    return low + (1 - low) * risen[inputs.argument("warmup_type", "linear")]
 
 
-class Curve:
-    """The schedule of a run of so many optimizer steps, warmup included; later steps keep the last value. A schedule of its
-    own length is followed by its last rate or by another one over the remaining steps.
+class LrSchedule:
+    """The learning rate schedule of a run of `total` optimizer steps, warmup included; later steps keep the last value.
+    A schedule with its own length is followed by its last rate or by another schedule over the remaining steps.
 
     processes   sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
     """
@@ -138,11 +138,11 @@ class Curve:
         self._settings, self._kohya = settings, settings.compatibility == "kohya"
         self._ticks = processes if self._kohya else 1  # per step
         self._length = settings.lr_scheduler_steps or 0
-        self._next: Curve | None = None
+        self._next: LrSchedule | None = None
         if self._length:
             if settings.lr_scheduler_after == "restart" and total > self._length:
                 once = settings.model_copy(update={"lr_scheduler_steps": None})
-                self._next = Curve(once, total - self._length, processes)
+                self._next = LrSchedule(once, total - self._length, processes)
             total = self._length
         self._total = total * self._ticks
         warms = settings.lr_scheduler not in NO_WARMUP
@@ -150,9 +150,9 @@ class Curve:
         self._decay = steps_of(settings.lr_decay_steps, self._total)
 
     def at(self, step: int, base_rate: float = 1e-4, reference_rate: float | None = None) -> float:
-        """The factor of a group's own rate at optimizer step `step` (the first is 0).
+        """The factor of a group's rate at optimizer step `step` (the first is 0).
 
-        base_rate       the group's own rate, used by the polynomial's floor and torch's cyclic schedules
+        base_rate       the group's rate, used by the polynomial's floor and torch's cyclic schedules
         reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
         """
         if self._next and step >= self._length:
@@ -163,15 +163,15 @@ class Curve:
 
             return simulated(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
         rate = reference_rate if self._kohya and reference_rate is not None else base_rate
-        shape = Shape(settings, tick, self._total, self._warmup, self._decay, rate)
-        return _rise(shape) if tick < self._warmup else CURVES[settings.lr_scheduler](shape)
+        inputs = ScheduleInputs(settings, tick, self._total, self._warmup, self._decay, rate)
+        return _rise(inputs) if tick < self._warmup else SCHEDULES[settings.lr_scheduler](inputs)
 
     def _within(self, step: int) -> int:
-        """The step, or the last one of a schedule of its own length."""
+        """The step, limited to the schedule's own length."""
         return min(step, self._length - 1) if self._length else step
 
     def momentum(self, step: int, base_rate: float) -> float | None:
-        """What some of torch's schedules change with the rate; None where it stays."""
+        """The momentum that some of torch's schedules set along with the rate; None if it does not change."""
         if self._next and step >= self._length:
             return self._next.momentum(step - self._length, base_rate)
         settings = self._settings
@@ -186,49 +186,50 @@ class Curve:
 # -- rates
 
 
-def without_curve(optimizer: OptimizerSettings) -> bool:
-    """Whether the optimizer uses no schedule: AdaFactor with relative steps, and schedule-free ones."""
+def without_schedule(optimizer: OptimizerSettings) -> bool:
+    """Whether the optimizer ignores the schedule: AdaFactor with relative steps, and schedule-free ones."""
     return relative_steps(optimizer) or averages(optimizer.optimizer_type)
 
 
 class Rates:
-    """The learning rates of a run: what its settings come to."""
+    """The learning rates of a run, from its settings."""
 
     def __init__(self, job: TrainJob, total: int, processes: int = 1):
         optimizer = job.optimizer
-        self._curve = None if without_curve(optimizer) else Curve(job.schedule, total, processes)
+        self._schedule = None if without_schedule(optimizer) else LrSchedule(job.schedule, total, processes)
         self._relative = relative_steps(optimizer)
         self._first = (
             1e-6 if optimizer.optimizer_args.get("warmup_init") else None
         )  # of relative steps, which then rise
         self._reference = optimizer.learning_rate * scale_factor(job, processes)
 
-    def at(self, step: int, own: Mapping[str, float]) -> dict[str, float]:
-        """{group: rate at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
+    def at(self, step: int, base_rates: Mapping[str, float]) -> dict[str, float]:
+        """{group: rate at optimizer step `step`, the first is 0} for {group: base rate, scale_lr included}.
 
-        AdaFactor's relative step is given before scaling by the size of the weights (transformers' Adafactor, `_get_lr`).
+        AdaFactor's relative step is returned before scaling by the size of the weights (transformers' Adafactor,
+        `_get_lr`).
         """
         if self._relative:
             first = self._first * (step + 1) if self._first else 1e-2
-            return dict.fromkeys(own, min(first, 1.0 / math.sqrt(step + 1)))
-        if self._curve is None:
-            return dict(own)
-        return {name: rate * self._curve.at(step, rate, self._reference) for name, rate in own.items()}
+            return dict.fromkeys(base_rates, min(first, 1.0 / math.sqrt(step + 1)))
+        if self._schedule is None:
+            return dict(base_rates)
+        return {name: rate * self._schedule.at(step, rate, self._reference) for name, rate in base_rates.items()}
 
     def of(self, optimizer: Optimizer, step: int) -> dict[str, float]:
         """{group's name: rate at this step}."""
         return self.at(step, {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups})
 
     def set(self, optimizer: Optimizer, step: int) -> dict[str, float]:
-        """Set the rates of this step, each group from its own (`initial_lr`); returns {group's name: rate}."""
+        """Set the rates of this step, each from its group's `initial_lr`; returns {group's name: rate}."""
         rates = self.of(optimizer, step)
-        if self._curve is None:
+        if self._schedule is None:
             return rates
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
             if not ("betas" in group or "momentum" in group):
                 continue
-            momentum = self._curve.momentum(step, group.get("initial_lr", 0.0))
+            momentum = self._schedule.momentum(step, group.get("initial_lr", 0.0))
             if momentum is not None and "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
             elif momentum is not None:
@@ -238,8 +239,8 @@ class Rates:
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
     """[(step, {part: rate})] from the first step to the last, for a chart: the rates used in training."""
-    rates, own = Rates(job, total, processes), effective_rates(job, processes)
-    return [(step, rates.at(step, own)) for step in _spread(total, points)]
+    rates, base_rates = Rates(job, total, processes), effective_rates(job, processes)
+    return [(step, rates.at(step, base_rates)) for step in _spread(total, points)]
 
 
 def _spread(total: int, points: int) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Random numbers of optimizers, by address, so that a resumed run gets the same."""
+"""Addressed random numbers for optimizers, so that a resumed run gets the same."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ STEP = "draws_step"  # in the first group, and so in the saved state: steps take
 
 
 def seed_steps(optimizer: Optimizer, seed: int) -> None:
-    """From now on every step seeds the process's generators by (seed, step) and restores them afterwards.
-    For libraries that use the global generators; our own draws have addresses (core/record/draws.py)."""
+    """Make every step seed the process's generators by (seed, step) and restore them afterwards.
+    For libraries that use the global generators; other draws have addresses (core/record/draws.py)."""
     optimizer.param_groups[0].setdefault(STEP, 0)
-    kept: list[Any] = []
+    snapshots: list[Any] = []
 
     def before(optimizer: Optimizer, *_: Any) -> None:
-        kept[:] = [_snapshot()]
+        snapshots[:] = [_snapshot()]
         seed_globally(address(seed, "optimizer", optimizer.param_groups[0][STEP]) % 2**32)
 
     def after(optimizer: Optimizer, *_: Any) -> None:
         optimizer.param_groups[0][STEP] += 1
-        _restore(kept.pop())
+        _restore(snapshots.pop())
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
 
 
 def seed_globally(seed: int) -> None:
-    """torch on every device, Python and numpy. seed: 0 to 2**32 - 1."""
+    """Seed torch on every device, Python and numpy. seed: 0 to 2**32 - 1."""
     import numpy
     import torch
 
@@ -42,7 +42,7 @@ def seed_globally(seed: int) -> None:
 
 
 def global_state() -> tuple[bytes, Any, str]:
-    """The state of all generators, to detect whether one was used."""
+    """The state of all generators, for detecting whether one was used."""
     import numpy
     import torch
 

@@ -10,14 +10,15 @@ from typing import Any
 from core.settings.optimization.optimizers import Argument
 
 
-def arguments_of(found: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
-    """A constructor's arguments with type and default, except those that a job sets elsewhere or cannot set."""
+def arguments_of(constructor: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
+    """The arguments of a class's constructor with type and default, except those that a job sets elsewhere or cannot
+    set."""
     try:
-        hints = typing.get_type_hints(found.__init__)
+        hints = typing.get_type_hints(constructor.__init__)
     except Exception:  # an annotation that cannot be evaluated: use the defaults
         hints = {}
     arguments = []
-    for name, parameter in list(inspect.signature(found.__init__).parameters.items())[1:]:
+    for name, parameter in list(inspect.signature(constructor.__init__).parameters.items())[1:]:
         variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if variable or name in skip or name in ("named_parameters", "model"):
             continue
@@ -54,7 +55,8 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _kind(default: Any, members: tuple[Any, ...]) -> str:
-    """bool, int, number, numbers, text or any: from the default, or from the annotation if that is None."""
+    """The kind of an argument ("bool", "int", "number", "numbers", "text", "any"), by its default or, if that is None,
+    its annotation."""
     plain = {typing.get_origin(member) or member for member in members}
     if isinstance(default, bool) or (default is None and bool in plain):
         return "bool"

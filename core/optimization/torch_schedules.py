@@ -16,7 +16,7 @@ MOMENTUM = ("CyclicLR", "OneCycleLR")  # these also change it, opposite to the r
 
 
 def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float) -> float:
-    """The factor at this step for a group with this rate."""
+    """The factor of a group's rate at this step, for a group with this base rate."""
     factors, _ = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
     return factors[min(step, len(factors) - 1)]
 
@@ -40,8 +40,8 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
     """The rate of every step relative to the base rate, and its momentum, from one run of the scheduler."""
     import torch
 
-    given = json.loads(arguments)
-    problems = type_problems(name, given)
+    keyword_arguments = json.loads(arguments)
+    problems = type_problems(name, keyword_arguments)
     if problems:
         raise ProblemsError(problems)
     bare = _bare(name)
@@ -54,7 +54,7 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            schedule = getattr(importlib.import_module(module), attribute)(optimizer, **given)
+            schedule = getattr(importlib.import_module(module), attribute)(optimizer, **keyword_arguments)
             for _ in range(max(1, total)):
                 rates.append(float(optimizer.param_groups[0]["lr"]))
                 momenta.append(float(optimizer.param_groups[0]["momentum"]))

@@ -1,4 +1,4 @@
-"""Tries an optimizer on a small net: three steps, a saved state, three more. Those that pass are offered."""
+"""Tries optimizers on a small net: three steps, a saved state, three more. Those that pass are offered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Result:
 
 
 class Small:
-    """Weights of every trained shape: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors.
+    """A small net with weights of all trained shapes: a matrix large enough for 8-bit states, a LoRA pair, a
+    convolution, vectors.
 
     rows   of the large matrix; 96 are enough for 8-bit states, PAGED_ROWS for paged ones
     """
@@ -61,7 +62,8 @@ class Small:
         ]
 
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
-        """Train. The global generators are seeded by the step, as core.optimization.seeded does in a run."""
+        """Train for these steps. The global generators are seeded by the step, as core.optimization.seeded does in a
+        run."""
         from core.optimization.seeded import global_state, seed_globally
 
         for step in steps:
@@ -77,11 +79,11 @@ Make = Callable[[list[dict[str, Any]]], Any]
 
 
 def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu", rows: int = 96) -> Result:
-    """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the reason."""
+    """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the result's reason."""
     try:
         return _attempt(make, rate, same_rate, device, rows)
-    except Exception as error:  # any failure of any library goes into the list
-        return Result(_words(error))
+    except Exception as error:  # any failure of any library becomes the reason
+        return Result(_first_line(error))
 
 
 def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
@@ -119,7 +121,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -
     return Result("", traits)
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The first line of an error, without memory addresses or paths."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     text = re.sub(r"0x[0-9a-f]+", "...", text)

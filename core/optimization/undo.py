@@ -1,4 +1,4 @@
-"""Steps undone on the device if they should not have been taken, so that the host need not wait before them."""
+"""Undoes steps on the device that should not have been taken, so that the host need not wait before them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 MOST = 512 << 20  # bytes of weights and state copied per step; full models have far more
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-Place = tuple[Any, Any]  # a dict or list, and the key of a tensor in it
+Slot = tuple[Any, Any]  # a dict or list, and the key of a tensor in it
 
 
 def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
-    """Whether its steps can be undone: all its state is in known tensors of limited size.
+    """Whether the optimizer's steps can be undone: all its state is in known tensors of limited size.
 
-    Weights that have a gradient for the first time (ranks of DyLoRA, layers that were dropped out) get their state in the
-    step itself, where nothing could be put back. D-Adaptation and Prodigy keep their step size on the host and sync with
-    the device in each step anyway.
+    Weights that get their first gradient (ranks of DyLoRA, layers that were dropped out) get their state in the step
+    itself, which could not be restored. D-Adaptation and Prodigy keep their step size on the host and sync with the
+    device in each step anyway.
     """
     if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
         return False
@@ -29,29 +29,29 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
     if any(weight.grad is not None and weight not in optimizer.state for weight in weights):
         return False
     try:
-        held = [box[key] for box, key in _places(optimizer)]
+        tensors = [box[key] for box, key in _slots(optimizer)]
     except TypeError:
         return False
-    there = [tensor for tensor in held if tensor.device == device]
+    on_device = [tensor for tensor in tensors if tensor.device == device]
     return (
         all(
-            tensor.device == device or tensor.numel() == 1 for tensor in held
+            tensor.device == device or tensor.numel() == 1 for tensor in tensors
         )  # torch's optimizers count steps on the host
-        and all(tensor.element_size() in BITS for tensor in there)
-        and sum(tensor.numel() * tensor.element_size() for tensor in there) <= MOST
+        and all(tensor.element_size() in BITS for tensor in on_device)
+        and sum(tensor.numel() * tensor.element_size() for tensor in on_device) <= MOST
     )
 
 
 @torch.no_grad()
 def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
-    """`optimizer.step()`; if `withheld` (0-d on the device) is above 0, weights and state are as before, bit for bit."""
-    places = [(box, key) for box, key in _places(optimizer) if box[key].device == withheld.device]
-    before = [box[key].detach() for box, key in places]
+    """`optimizer.step()`; if `withheld` (0-d on the device) is above 0, weights and state are restored bit for bit."""
+    slots = [(box, key) for box, key in _slots(optimizer) if box[key].device == withheld.device]
+    before = [box[key].detach() for box, key in slots]
     copies = [torch.empty_like(tensor) for tensor in before]
     torch._foreach_copy_(copies, before)
     optimizer.step()
     by_size: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-    for (box, key), copy in zip(places, copies, strict=True):
+    for (box, key), copy in zip(slots, copies, strict=True):
         now = box.get(key) if isinstance(box, dict) else box[key]
         if isinstance(now, Tensor) and (now.shape, now.dtype, now.stride()) == (copy.shape, copy.dtype, copy.stride()):
             new, old = by_size.setdefault(copy.element_size(), ([], []))
@@ -64,17 +64,17 @@ def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
         torch._foreach_add_(new, old)
 
 
-def _places(optimizer: Optimizer) -> Iterator[Place]:
-    """The places of the weights and all tensors of the state and groups. TypeError for types that may hide some."""
+def _slots(optimizer: Optimizer) -> Iterator[Slot]:
+    """The slots of the weights and all tensors of the state and groups. TypeError for types that may hide some."""
     for group in optimizer.param_groups:
-        for place in range(len(group["params"])):
-            yield group["params"], place
+        for index in range(len(group["params"])):
+            yield group["params"], index
         yield from _tensors({key: value for key, value in group.items() if key != "params"}, group)
     for state in optimizer.state.values():
         yield from _tensors(state, state)
 
 
-def _tensors(values: Any, box: Any) -> Iterator[Place]:
+def _tensors(values: Any, box: Any) -> Iterator[Slot]:
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in pairs:
         if isinstance(value, Tensor):

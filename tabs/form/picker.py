@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from core.control.kinds import check_control
 from core.families.locate import FAMILIES, GENERATED, check_family
 from core.formats.detect import ModelKind, identify
+from core.generation.model.embeddings import check_embedding
 from core.generation.model.index import FileFacts, facts_of_file, preview_of
 from core.generation.model.library import find_file
 from core.generation.model.other_files import check_refiner, check_upscaler
-from core.generation.model.words import check_embedding
 from core.networks.files import check_lora
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace

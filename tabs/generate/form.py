@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
+from core.generation.model.embeddings import Embedding, find_embedding, find_embeddings
 from core.generation.model.library import find, find_file, list_vaes, portable_name
 from core.generation.model.other_files import NETS, find_refiner, net_of_image
-from core.generation.model.words import NewWord, find_word, find_words
 from core.generation.prompt.loras import LoraTag, with_prompt_loras, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.record.problems import Problem, ProblemsError
@@ -155,7 +155,7 @@ def values_of(
     values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, net_hashes, workspace, notes))]
     for text in job.generate.embeddings:
         try:
-            values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
+            values["embeddings"] += [word.setting(workspace) for word in find_embeddings(text, workspace)]
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
     for name, find_named in FOUND_BY_NAME.items():
@@ -429,13 +429,13 @@ def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
     return "", str(ENTRIES["prompt"].default), str(kept.get("prompt_of_run", ""))
 
 
-def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:
+def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[Embedding]:
     """Each token with its newest file: names of all but the first token end in "-TOKEN"."""
     found = []
     there = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
     for number, word in enumerate(words):
         own = [path for path in there if _word_of(path, words) == number]
-        found += [NewWord(word, path) for path in own[:1]]
+        found += [Embedding(word, path) for path in own[:1]]
     return found
 
 
@@ -471,7 +471,7 @@ def marked_for_zero_snr(
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
         *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
         *((lora, tag.name) for tag in tags_of(str(values["prompt"]))),
-        *((lambda text: find_word(text, workspace).path, text) for text in values["embeddings"]),
+        *((lambda text: find_embedding(text, workspace).path, text) for text in values["embeddings"]),
     ]
     found = []
     for look, name in looks:

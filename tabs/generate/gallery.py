@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.images.gallery import UNREAD, Gallery, Shot, Wanted, copy_as_dataset, read_facts
+from core.generation.images.gallery import UNREAD, Filter, Gallery, Shot, copy_as_dataset, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import find_file
@@ -96,7 +96,7 @@ class Shelf:
 
     def _read(self, whole: bool, task: Any) -> None:
         if whole:
-            self.gallery.look(whole=True)
+            self.gallery.look(full=True)
         self.gallery.read(check=task.check)
 
     def newest(self) -> Shown | None:
@@ -155,7 +155,7 @@ class Shelf:
         version, gallery = self.follow(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
-        found = gallery.found(wanted_of(request))
+        found = gallery.matching(wanted_of(request))
         lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
         twins = {gallery.twin(shot.name) for shot in lately}
         strip = [shot.name for shot in lately if shot.name not in twins][:STRIP]
@@ -254,7 +254,7 @@ class Shelf:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
         names = names_of(request, MOST_COPIED) or [
-            shot.name for shot in self.gallery.found(wanted_of(request))[:MOST_COPIED]
+            shot.name for shot in self.gallery.matching(wanted_of(request))[:MOST_COPIED]
         ]
         images = [(self.gallery.shot(name).path, self.gallery.facts(name).prompt) for name in names]
         name = " ".join(str(request.get("folder", "")).split()) or "generated"
@@ -279,11 +279,11 @@ class Shelf:
         return {}
 
 
-def wanted_of(request: dict[str, Any]) -> Wanted:
+def wanted_of(request: dict[str, Any]) -> Filter:
     """The filter that the script sent."""
     texts = {name: str(request.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
     stars = request.get("stars")
-    return Wanted(**texts, stars=stars if isinstance(stars, int) else 0)
+    return Filter(**texts, stars=stars if isinstance(stars, int) else 0)
 
 
 def names_of(request: dict[str, Any], most: int) -> list[str]:

@@ -121,7 +121,7 @@ def table(
     file_url: Callable[..., str],
 ) -> str:
     """An open grid: its state, files and tables. kept: {(axis, index): what is kept of that checkpoint}."""
-    made = folder.made()
+    made = folder.generated()
     columns, rows, tables = content.size
     total = columns * rows * tables
     bodies = "".join(_table(folder, content, z, made, kept, thumb_url, file_url) for z in range(tables))

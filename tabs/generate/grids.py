@@ -24,9 +24,9 @@ from core.generation.grids.axes import (
     STRENGTH,
     WEIGHT,
     axes_of,
-    meant,
+    joined,
+    setting_named,
     settings_of_axes,
-    written,
 )
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
@@ -177,7 +177,7 @@ class Grids:
         total = columns * rows * tables - len(content.same)
         entry = self._entry(folder.name)
         doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
-        return view.Earlier(folder.name, content.title, len(folder.made()), total, len(content.failed), doing)
+        return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
         """The job of a grid in the queue."""
@@ -244,13 +244,13 @@ class Grids:
 
     def _fill(self, letter: str) -> None:
         """All values that are known of an axis."""
-        name = meant(self._given()[f"{letter}_axis"])
+        name = setting_named(self._given()[f"{letter}_axis"])
         known = self._known(name) if name else []
         if not known:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
-        self._set(f"{letter}_values", written(known[:MOST_FILLED]))
+        self._set(f"{letter}_values", joined(known[:MOST_FILLED]))
 
     def _known(self, name: str) -> list[str]:
         shelf = self.shelf
@@ -293,7 +293,7 @@ class Grids:
 
     def _name(self) -> str:
         """What a grid is called: its axes."""
-        axes = [meant(self._given()[f"{letter}_axis"]) for letter in LETTERS]
+        axes = [setting_named(self._given()[f"{letter}_axis"]) for letter in LETTERS]
         return " x ".join(axis.rpartition(".")[2].partition(":")[0] for axis in axes if axis)[:80] or "grid"
 
     def _resume(self, name: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from core.formats.detect import identify
+from core.generation.model.embeddings import find_embedding
 from core.generation.model.index import FileFacts, facts_of_file, preview_of
 from core.generation.model.library import find_file
-from core.generation.model.words import find_word
 from core.generation.prompt.loras import LoraTag
 from core.networks.block_weights import PRESETS
 from core.record.problems import Problem, ProblemsError
@@ -282,7 +282,7 @@ class Loras:
         """Why an embedding cannot be chosen for the model; a name without a file is judged at the start."""
         family = self._family(self.fields.load())
         try:
-            path = find_word(text, self.page.workspace).path
+            path = find_embedding(text, self.page.workspace).path
         except ProblemsError:
             return []
         try:

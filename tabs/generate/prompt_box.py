@@ -16,10 +16,10 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.images.gallery import LONGEST, Gallery
-from core.generation.model.library import known_in, several_files, tokens_of_file, wildcard_names
-from core.generation.model.words import find_words
+from core.generation.model.embeddings import find_embeddings
+from core.generation.model.library import ambiguity_advice, prompt_names, tokens_of_file, wildcard_names
 from core.generation.plan.stages import passes_of
-from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
+from core.generation.prompt.analysis import Analysis, Parsing, Part, analyze
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
 from core.record import atomic
 from core.record.bounded_json import read_json
@@ -69,12 +69,12 @@ class PromptBox:
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
-        ways = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
+        mode = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
         known = replace(
-            known_in(self.page.workspace, self._chosen_words(values)),
-            lora=lambda name: several_files("lora", name, self._shelf.find(name)),
+            prompt_names(self.page.workspace, self._chosen_words(values)),
+            lora=lambda name: ambiguity_advice("lora", name, self._shelf.find(name)),
         )
-        found = analyze(text, known, ways)
+        found = analyze(text, known, mode)
         places = _utf16(text)
         marks = [
             {
@@ -89,18 +89,18 @@ class PromptBox:
         ]
         return {"meter": meter(found), "marks": marks}
 
-    def _ways(self, values: Values) -> Ways:
+    def _ways(self, values: Values) -> Parsing:
         with suppress(ProblemsError):  # said at the fields
             job = self._form.job(values)
             assert isinstance(job, GenerateJob)
-            return Ways(passes=tuple(each for each in passes_of(job) if each is not None))
-        return Ways()
+            return Parsing(passes=tuple(each for each in passes_of(job) if each is not None))
+        return Parsing()
 
     def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
         found = []
         for text in values["embeddings"]:
             try:
-                found += [(word.word, word.path, word.token) for word in find_words(text, self.page.workspace)]
+                found += [(each.name, each.path, each.token) for each in find_embeddings(text, self.page.workspace)]
             except ProblemsError:
                 continue  # said at the start
         return found

@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.sources.files import printable
-from core.generation.grids.folder import GridFolder, place_of
+from core.generation.grids.folder import GridFolder, position_of
 from core.generation.images.gallery import Facts, Shot, read_facts
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.record import ImageRecord
@@ -85,7 +85,7 @@ class Sending:
         if not name.startswith(CELL):
             return self._shelf.shot(name), self._shelf.gallery.facts(name)
         grid, _, cell = name.removeprefix(CELL).partition("/")
-        folder, place = GridFolder.named(grid, self.page.workspace), place_of(cell.removesuffix(".png"))
+        folder, place = GridFolder.named(grid, self.page.workspace), position_of(cell.removesuffix(".png"))
         if place is None or not (path := folder.cell(place)).is_file():
             raise ProblemsError.one("This cell no longer exists", cell[:40], "open the grid again", "grid.no-such-cell")
         return Shot(name, path, *_bytes_and_time(path)), read_facts(path)

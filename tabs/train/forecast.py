@@ -191,7 +191,7 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
         return {}
     names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
     targets = empty_targets(facts.family, {name: facts.parts[name].config for name in names})
-    hits = layer_hits(network, kind_named(network.kind).own(job), targets)
+    hits = layer_hits(network, kind_named(network.kind).kind_settings(job), targets)
     numbers = sum(trained_numbers(job, facts.family, facts.parts).values())
     return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
 
@@ -213,7 +213,7 @@ def plan_key(job: TrainJob) -> Any:
         for own in (concept.images for concept in concepts_of(job))
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
-    of_network = kind_named(job.network.kind).own(job)
+    of_network = kind_named(job.network.kind).kind_settings(job)
     return looks, named, of_network, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
 
 

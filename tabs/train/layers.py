@@ -138,7 +138,7 @@ def _tree_name(job: TrainJob) -> str:
 
 def found_of(job: TrainJob, tree: LayerTree) -> Found:
     """What a job's settings choose of a model's layers. Raises ProblemsError for expressions that are invalid or take too long."""
-    network, own = job.network, kind_named(job.network.kind).own(job)
+    network, own = job.network, kind_named(job.network.kind).kind_settings(job)
     choice, size_of = LayerChoice(network), kind_sizes(network, own, tree.layers)
     return Found(
         tree,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from core.optimization.schedules import curve, without_curve
+from core.optimization.schedules import curve, without_schedule
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.rules import schedule as rules
@@ -56,7 +56,7 @@ class RateSketch:
         if not points or not points[0][1]:
             return _nothing(total, "Nothing is trained: every learning rate is 0.")
         about = "" if total else f"Shown for {GUESSED_STEPS} steps until the images are counted."
-        if without_curve(job.optimizer):
+        if without_schedule(job.optimizer):
             about = "The optimizer sets its own learning rate; the scheduler has no effect."
         return rate_series([[step + 1, rates] for step, rates in points]) | {"total": steps, "about": about}
 

@@ -21,11 +21,11 @@ import torch
 from core.families.counting import FusedKernel
 from core.families.vae_strips import Strips
 from core.generation.making import Maker
+from core.generation.model.embeddings import embeddings_attached
 from core.generation.model.leases import leased
 from core.generation.model.loras import LorasInUse
 from core.generation.model.parts import Parts
-from core.generation.model.store import ModelStore, ModelTexts
-from core.generation.model.words import embeddings_attached
+from core.generation.model.store import ModelStore, ModelTextCache
 from core.generation.plan.forecast import needs_of, offload_for
 from core.generation.plan.plan import plan_of
 from core.record import machine
@@ -77,7 +77,7 @@ def count(folder: Path, name: str) -> dict:
         mock.patch.object(Strips, "decoder", autospec=True, side_effect=Strips.decoder) as in_strips,
         card() as watched,
         leased(*one, ModelStore(), "cuda", NO_REPORTS, offload_for(*one, "cuda")) as components,
-        embeddings_attached(components, [], ModelTexts(device="cuda")) as words,
+        embeddings_attached(components, [], ModelTextCache(device="cuda")) as words,
     ):
         found["loading"], watched.peak = watched.peak, watched.now
         made = Maker(components, words, LorasInUse()).make(plan.requests, decoded=False)

@@ -167,10 +167,10 @@ def test_from_a_unet_it_is_a_copy_that_changes_nothing_and_shares_nothing(name, 
 def test_narrow_unets_are_copied_as_they_act(unets):
     import copy
 
-    from core.networks.narrow import narrow
+    from core.networks.fp8 import to_fp8
 
     unet = copy.deepcopy(unets["sd1"])
-    assert narrow(unet) > 0
+    assert to_fp8(unet) > 0
     net, plain = from_unet(unet, 0).requires_grad_(False), dict(unets["sd1"].named_parameters())
     for key, weight in net.named_parameters():
         if key in plain:

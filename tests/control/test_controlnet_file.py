@@ -10,7 +10,7 @@ import torch
 from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 
-from core.control.controlnet import config_beside, empty, from_unet
+from core.control.controlnet import controlnet_config, empty, from_unet
 from core.control.controlnet_file import (
     file_problems,
     load_control_net,
@@ -61,7 +61,7 @@ def equal(one, other):
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_names_and_shapes_are_the_published_ones(name, keys):
     unet = family(name).make_empty("unet")
-    net = empty(config_beside(unet.config))
+    net = empty(controlnet_config(unet.config))
     ours = {key: list(value.shape) for key, value in net.state_dict().items()}
     assert {key: list(shape) for key, shape in control_net_shapes(shapes_of(unet), ours).items()} == ours
     if name == "sdxl":
@@ -143,7 +143,7 @@ def test_shallower_nets_for_sdxl_are_used(unets, tmp_path):
             "transformer_layers_per_block": [depth or 1 for depth in levels],
             "mid_block_type": "UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D",
         }
-        net = ControlNetModel(**config_beside({**from_unet(unets["sdxl"], 0).config, **SDXL}, **shape))
+        net = ControlNetModel(**controlnet_config({**from_unet(unets["sdxl"], 0).config, **SDXL}, **shape))
         path = write(tmp_path / "small.safetensors", net, "sdxl")
         assert file_problems(path, shapes_of(unets["sdxl"]), "sdxl") == []
         assert equal(load_control_net(path, unets["sdxl"], "sdxl"), net)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.control.files import write_tensors
-from core.control.lllite import LayerNet, LLLite, Place, places_of
+from core.control.lllite import LayerNet, LLLite, LLLiteTarget, lllite_targets
 from core.control.lllite_file import file_problems, load_lllite, sizes_of
 from core.families import family
 from core.record.problems import ProblemsError
@@ -51,7 +51,7 @@ def test_one_module(depth, recorded, facts):
         layer.bias.copy_(by_formula(f"module{depth}.bias", (40,)))
         net = LLLite({"one": module})
         net.multiplier = wanted["multiplier"]
-        net.attach(torch.nn.ModuleDict({"layer": layer}), [Place("one", "layer", depth, 48)])
+        net.attach(torch.nn.ModuleDict({"layer": layer}), [LLLiteTarget("one", "layer", depth, 48)])
         net.show(hint)
         close(module.tokens(2 * hint - 1), recorded[f"module{depth}.cond_emb"])
         close(layer(x), recorded[f"module{depth}.y"])
@@ -94,7 +94,7 @@ def net_on(unets):
     made = []
 
     def make(prefix="lllite."):
-        places = places_of(unets["sdxl"], "sdxl")
+        places = lllite_targets(unets["sdxl"], "sdxl")
         net = filled(LLLite.create(places, EMB, HIDDEN, 0), prefix)
         net.attach(unets["sdxl"], places)
         made.append(net)
@@ -154,7 +154,7 @@ def test_a_control_image_is_read_once_for_all_steps(passes, net_on, recorded, mo
 
 @pytest.mark.parametrize("zero_bias", [True, False])
 def test_a_fresh_one_changes_nothing_unless_its_bias_is_drawn(zero_bias, unets, passes, recorded):
-    places = places_of(unets["sdxl"], "sdxl")
+    places = lllite_targets(unets["sdxl"], "sdxl")
     net, again = (LLLite.create(places, EMB, HIDDEN, 3, zero_bias) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(net.parameters(), again.parameters(), strict=True))
     plain = passes()
@@ -166,7 +166,7 @@ def test_a_fresh_one_changes_nothing_unless_its_bias_is_drawn(zero_bias, unets, 
 
 def test_gradients_reach_every_weight_and_repeated_passes_too(unets, recorded):
     """With gradient checkpointing, which repeats each block."""
-    unet, places = unets["sdxl"], places_of(unets["sdxl"], "sdxl")
+    unet, places = unets["sdxl"], lllite_targets(unets["sdxl"], "sdxl")
     grads = []
     for checkpointed in (False, True):
         net = filled(LLLite.create(places, EMB, HIDDEN, 3), "lllite.").requires_grad_(True)
@@ -189,7 +189,7 @@ def test_gradients_reach_every_weight_and_repeated_passes_too(unets, recorded):
 def test_places_and_keys_of_the_published_sdxl():
     with gzip.open(VECTORS / "lllite_sdxl_modules.json.gz", "rt") as file:
         listed = json.load(file)
-    places = places_of(family("sdxl").make_empty("unet"), "sdxl")
+    places = lllite_targets(family("sdxl").make_empty("unet"), "sdxl")
     found = [{"name": each.name, "depth": each.depth, "in": each.width} for each in places]
     assert found == [{key: each[key] for key in ("name", "depth", "in")} for each in listed["modules"]]
     with torch.device("meta"):
@@ -201,7 +201,7 @@ def test_places_and_keys_of_the_published_sdxl():
 
 
 def test_of_sd1_the_middle_block_is_left_out(unets):
-    places = places_of(unets["sd1"], "sd1")
+    places = lllite_targets(unets["sd1"], "sd1")
     assert len(places) == 24 and {each.depth for each in places} == {1, 2, 3}
     assert not any("middle_block" in each.name for each in places)
     net = LLLite.create(places, EMB, HIDDEN, 0)
@@ -215,7 +215,7 @@ def test_of_sd1_the_middle_block_is_left_out(unets):
 @pytest.mark.slow(but=("sd1-.safetensors",))
 @pytest.mark.parametrize(("name", "ending"), [("sdxl", ".safetensors"), ("sd1", ".safetensors"), ("sdxl", ".pt")])
 def test_a_file_gives_the_same_again(name, ending, unets, tmp_path):
-    places = places_of(unets[name], name)
+    places = lllite_targets(unets[name], name)
     net = filled(LLLite.create(places, EMB, HIDDEN, 0), "lllite.")
     path = tmp_path / f"net{ending}"
     assert write_tensors(path, net.state_dict(), {}, torch.float32) == []
@@ -230,7 +230,7 @@ def test_files_that_do_not_fit_are_named(unets, tmp_path):
         return [each.code for each in file_problems(path, shapes_of(unets[name]), name)]
 
     path, state = tmp_path / "xl.safetensors", {}
-    net = LLLite.create(places_of(unets["sdxl"], "sdxl"), EMB, HIDDEN, 0)
+    net = LLLite.create(lllite_targets(unets["sdxl"], "sdxl"), EMB, HIDDEN, 0)
     state = net.state_dict()
     write_tensors(path, state, {}, None)
     assert codes(path, "sdxl") == [] and codes(path, "sd1") == ["lllite.other-family"]
@@ -246,5 +246,5 @@ def test_files_that_do_not_fit_are_named(unets, tmp_path):
 
     save_file(bad, path)
     with pytest.raises(ProblemsError) as refused:
-        load_lllite(path, places_of(unets["sdxl"], "sdxl"), "sdxl")
+        load_lllite(path, lllite_targets(unets["sdxl"], "sdxl"), "sdxl")
     assert [each.code for each in refused.value.problems] == ["weights.not-finite"]

@@ -14,7 +14,7 @@ from core.dataset.images.opening import open_rgb
 from core.dataset.sources.archive import unpack_zip
 from core.dataset.sources.scan import recognize, scan_dataset
 from core.dataset.sources.walk import Walk, unused_files
-from core.generation.class_plan import images_of_others
+from core.generation.class_plan import other_images
 from core.record.problems import ProblemsError
 from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.dataset import DatasetSettings
@@ -114,7 +114,7 @@ def test_folders_of_systems_are_left_out_everywhere_and_named_once(tmp_path, add
     (problem,) = found.problems
     assert problem.code == "dataset.ignored-names" and name in problem.what and problem.what.startswith("2 ")
     assert [path.name for path in images_of(tmp_path / "set", True)[0]] == ["a.png"]
-    assert [path.name for path in images_of_others(tmp_path / "set")] == ["a.png"]
+    assert [path.name for path in other_images(tmp_path / "set")] == ["a.png"]
     assert _captions(str(tmp_path / "set")) == ["a cat"]
 
 
@@ -183,7 +183,7 @@ def test_masks_of_onetrainer_are_never_trained(labelled):
     assert [image.conditioning for image in found.images] == [None] * 3
     assert [problem.code for problem in found.problems] == ["mask.not-used", "control.not-used"]
     assert recognize(labelled).startswith("3 images")
-    assert {path.name for path in images_of_others(labelled)} == {"0.png", "1.jpg", "2.png"}
+    assert {path.name for path in other_images(labelled)} == {"0.png", "1.jpg", "2.png"}
     assert not _is_source(labelled / "0-masklabel.png") and _is_source(labelled / "0.png")
 
 

@@ -268,4 +268,4 @@ def test_a_sampler_says_how_many_noises_a_step_draws(monkeypatch):
         drawn = torch.Generator().manual_seed(7)
         for _ in range(1 + 5 * draws):
             torch.randn(4, 2, 2, generator=drawn)
-        assert torch.equal(noise.of_image()[0], torch.randn(4, 2, 2, generator=drawn))
+        assert torch.equal(noise.image_noise()[0], torch.randn(4, 2, 2, generator=drawn))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.families.trained_size import STATED, USUAL_GUIDANCE, own_guidance
-from core.generation.plan.files import with_own_guidance
+from core.generation.plan.files import with_model_guidance
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
@@ -28,6 +28,6 @@ def test_what_is_no_guidance_counts_for_nothing(tmp_path, value):
 @pytest.mark.parametrize(("asked", "used"), [(None, 4.0), (6.5, 6.5), (0.0, 0.0)])
 def test_a_guidance_that_is_set_holds_and_an_empty_one_is_the_models(asked, used):
     job = build(GenerateJob, {"generate": {"guidance_scale": asked}})
-    assert with_own_guidance(job, STARTER).generate.guidance_scale == used
+    assert with_model_guidance(job, STARTER).generate.guidance_scale == used
     train = build(TrainJob, {"samples": {"guidance_scale": asked, "sample_prompts": ["a fox", "a fox --l 3"]}})
     assert [each.guidance for each in prompts_of(train, STARTER)] == [used, 3.0]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.formats.hashes import HashMemo, _check_is_whole, file_sha256, legacy_hash, model_hashes
+from core.formats.hashes import HashMemo, _refuse_sparse, file_sha256, legacy_hash, model_hashes
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -71,10 +71,10 @@ def test_a_file_may_claim_20_times_what_it_takes_and_small_ones_more(claimed, fi
     """A file system may compress."""
     on_disk = SimpleNamespace(st_size=claimed, st_blocks=1000 if claimed > 1 << 22 else 1)
     if fits:
-        _check_is_whole("a.safetensors", on_disk)
+        _refuse_sparse("a.safetensors", on_disk)
         return
     with refused("file.incomplete"):
-        _check_is_whole("a.safetensors", on_disk)
+        _refuse_sparse("a.safetensors", on_disk)
 
 
 def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from core.families.targets import Target
 from core.formats.detect import identify
-from core.formats.lora.names import kohya_place
+from core.formats.lora.names import to_kohya_key
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
 from core.networks.files import read_file
 from core.networks.network import Network
@@ -132,10 +132,10 @@ def test_every_program_s_names_are_read_as_kohya_s(tmp_path, scheme, model):
 
 def test_sdxl_files_of_kohya_and_of_flat_text_encoders_have_the_usual_names():
     name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
-    assert kohya_place(name, "sdxl") == ("lora_unet_input_blocks_4_1_proj_in", "lora_down.weight")
-    assert kohya_place(name, "sd1") == (name.partition(".")[0], "lora_down.weight")
+    assert to_kohya_key(name, "sdxl") == ("lora_unet_input_blocks_4_1_proj_in", "lora_down.weight")
+    assert to_kohya_key(name, "sd1") == (name.partition(".")[0], "lora_down.weight")
     flat, full = (f"lora_te1_{text}encoder_layers_0_mlp_fc1" for text in ("", "text_model_"))
-    assert kohya_place(f"{flat}.alpha", "sdxl") == kohya_place(f"{full}.alpha", "sdxl") == (full, "alpha")
+    assert to_kohya_key(f"{flat}.alpha", "sdxl") == to_kohya_key(f"{full}.alpha", "sdxl") == (full, "alpha")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.formats.models.overflow import kept_wide, largest, not_finite, overflowing
+from core.formats.models.overflow import largest, not_finite, overflowing, written_in_fp32
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,6 @@ def test_integers_and_empty_tensors_have_no_size():
 
 
 def test_the_advice_names_three_and_counts_the_others():
-    problem = kept_wide(list("abcde"), torch.float16, "x.safetensors")
+    problem = written_in_fp32(list("abcde"), torch.float16, "x.safetensors")
     assert (problem.level, problem.code) == ("advice", "weights.overflow")
     assert "fp32" in problem.what and "a, b, c and 2 more" in problem.what

@@ -41,7 +41,7 @@ def place(request, tmp_path):
         lambda tensor: tensor.in_shape(60, 1),
         lambda tensor: tensor.transposed(),
         lambda tensor: stacked([tensor, tensor]),
-        lambda tensor: tensor.seen(lambda value: None),
+        lambda tensor: tensor.watched(lambda value: None),
     ],
     ids=["plain", "shaped", "transposed", "stacked", "seen"],
 )
@@ -65,7 +65,7 @@ def test_a_file_is_read_in_pieces_of_the_size_asked_for_by_many_threads_at_once(
 def test_what_looks_at_a_tensor_sees_each_piece_that_is_written(place, tmp_path):
     seen = []
     with OpenFiles() as files:
-        tensor = files.lazy(place).seen(lambda piece: seen.append(piece.clone()))
+        tensor = files.lazy(place).watched(lambda piece: seen.append(piece.clone()))
         write_safetensors(tmp_path / "copy.safetensors", {"w": tensor}, {})
     assert torch.equal(torch.cat(seen), values().flatten())
 

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 
 from core.families import family
 from core.generation.making import Maker
+from core.generation.model.embeddings import Embedding, embeddings_attached
 from core.generation.model.library import wildcard_lines
 from core.generation.model.loras import loras_attached, together
-from core.generation.model.store import ModelTexts
-from core.generation.model.words import NewWord, embeddings_attached
+from core.generation.model.store import ModelTextCache
 from core.generation.plan import stages
 from core.generation.plan.requests import merged_of, requests_of
 from core.machine_check.random_model import shipped_config, write_folder
@@ -202,7 +202,7 @@ def job_of(case, work):
     strengths += [1.0] * (len(files) - len(strengths))
     put("generate.loras", [{"file": file, "strength": own} for file, own in zip(files, strengths, strict=True)])
     words = given.get("textual_inversion_embeddings", [])
-    return GenerateJob.model_validate(groups), [NewWord(Path(word).stem, Path(word)) for word in words]
+    return GenerateJob.model_validate(groups), [Embedding(Path(word).stem, Path(word)) for word in words]
 
 
 def run(case, components, work, monkeypatch):
@@ -220,7 +220,7 @@ def run(case, components, work, monkeypatch):
     found = []
     with ExitStack() as stack:
         attached = stack.enter_context(loras_attached(components, uses, Path, merged_of(job, len(uses))))
-        texts = ModelTexts(changes=attached.on_texts)
+        texts = ModelTextCache(changes=attached.on_texts)
         known = stack.enter_context(embeddings_attached(components, words, texts))
         maker = Maker(components, known, attached)
         left = list(requests)

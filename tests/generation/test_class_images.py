@@ -14,7 +14,7 @@ from core.cli.main import main
 from core.dataset.preflight import preflight
 from core.generation import class_images as running
 from core.generation import making
-from core.generation.class_images import make_class_images, what_would_be_made
+from core.generation.class_images import check_task, make_class_images
 from core.generation.class_plan import MANIFEST, Manifest, manifest_for, plan_class_images, seed_of, sizes_by_views
 from core.generation.images.metadata import read_image_metadata
 from core.record.cancel import Cancelled
@@ -200,7 +200,7 @@ def test_images_of_the_person_count_and_are_left_alone(workspace, dataset, store
     Image.new("RGB", (50, 50)).save(folder / "own.png")
     own = (folder / "own.png").read_bytes()
     job = job_of(dataset, folder=str(folder), number=3)
-    assert "2 of 3 regularization images" in what_would_be_made(job, workspace)
+    assert "2 of 3 regularization images" in check_task(job, workspace)
     assert not (folder / MANIFEST).exists()  # asking makes nothing
     assert len(make_class_images(job, workspace, store=store)) == 2
     assert (folder / "own.png").read_bytes() == own

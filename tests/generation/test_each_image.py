@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.generation.making import Made, Progress, each_image
+from core.generation.making import BatchResult, Progress, each_image
 from core.generation.plan.requests import Request
 from core.record.cancel import Cancelled
 from core.settings.check import build
@@ -34,12 +34,12 @@ class Maker:
         size = most or self.together
         yield from (list(requests[start : start + size]) for start in range(0, len(requests), size))
 
-    def make_if_it_fits(self, batch, on_step):
+    def make_if_fits(self, batch, on_step):
         self.tried.append([request.seed for request in batch])
         if len(batch) > self.fits:
             return None
         on_step(3)
-        return Made(images=[[f"small {each.seed}" for each in batch], [each.seed for each in batch]])
+        return BatchResult(images=[[f"small {each.seed}" for each in batch], [each.seed for each in batch]])
 
 
 def made(maker, count, existing=(), **more):

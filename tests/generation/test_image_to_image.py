@@ -11,7 +11,7 @@ from PIL import Image
 from core.generation.images.metadata import read_image_metadata
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
-from core.generation.sample.loop import Sampling, Stage, _places
+from core.generation.sample.loop import Sampling, Stage, _first_evaluations
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
@@ -97,5 +97,5 @@ def test_as_in_sd_scripts_an_image_is_noised_for_the_step_before_the_first_that_
     way, stage = sampling.scheduler(), Stage((64, 64), 10, 5, "image")
     way.set_timesteps(stage.steps)
     offset = 0 if sampler == "dpmsingle" else 1
-    assert _places(way, stage, sampling) == (5, -5 - offset)
-    assert _places(way, stage, replace(sampling, one_level_up=False)) == (5, -5)
+    assert _first_evaluations(way, stage, sampling) == (5, -5 - offset)
+    assert _first_evaluations(way, stage, replace(sampling, one_level_up=False)) == (5, -5)

@@ -57,7 +57,7 @@ def test_a_recorded_run(name, models, work, monkeypatch):
     case = CASES[name]
     components = models("sdxl" if case["group"] == "sdxl" else "sd1")
     if name == "two_pictures_batch":  # sd-scripts draws one noise of the VAE for a batch, after the last seed
-        last = ImageNoise(58, (4, 16, 16), 5).of_image()[1]
+        last = ImageNoise(58, (4, 16, 16), 5).image_noise()[1]
         monkeypatch.setattr(making, "encoded", lambda vae, kind, pixels, noise: encoded(vae, kind, pixels, last))
     found = recorded.run(case, components, work, monkeypatch)
     stages = [(batch, states, latents, at) for batch, states, made in found for at, latents in enumerate(made.latents)]

@@ -28,7 +28,7 @@ from core.generation.plan.forecast import Needs, forecast, peak_of
 from core.generation.plan.plan import check_task, plan_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import ready, run_generate
-from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, own_part, steps_of
+from core.generation.sample.loop import Denoiser, Sampling, Stage, denoise, noises_of, stage_evaluations, steps_of
 from core.machine_check.random_model import random_state
 from core.record.context import NO_REPORTS
 from core.record.problems import ProblemsError
@@ -130,14 +130,14 @@ def test_an_initial_image_is_finished_too(workspace, store, tmp_path, monkeypatc
     values = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
     Image.fromarray(values).resize((WIDTH, HEIGHT)).save(tmp_path / "a.png")
     given = {"image_path": str(tmp_path / "a.png"), "strength": 0.6}
-    noises, begun = [], making.Maker._begun
+    noises, begun = [], making.Maker._initial_latents
 
     def kept(self, stage, batch, own, made):
         noises.append(begun(self, stage, batch, own, made))
-        noises.append(own[0].of_image()[0][None])
+        noises.append(own[0].image_noise()[0][None])
         return noises[0]
 
-    monkeypatch.setattr(making.Maker, "_begun", kept)
+    monkeypatch.setattr(making.Maker, "_initial_latents", kept)
     mine = latents_of(job_of(image_to_image=given, generate={"sampler": "euler"}), workspace, store)
     monkeypatch.setattr(f"{PIPELINE}.randn_tensor", lambda *shape, **how: noises[1])
     as_many = (int(STEPS * 0.6) + 1) / STEPS  # A1111's strength of 0.6 runs one step more than diffusers'
@@ -173,7 +173,10 @@ def test_every_evaluation_is_of_one_part_and_no_step_is_divided(sampler, run):
     stage, way = Stage((64, 64), STEPS, run, switch_at=0.8), Sampling(sampler).scheduler()
     way.set_timesteps(STEPS)
     first = 0 if run is None else (STEPS - run) * getattr(way, "order", 1)
-    base, refiner = own_part(way, stage, first), own_part(way, replace(stage, begins="unfinished latents"), first)
+    base, refiner = (
+        stage_evaluations(way, stage, first),
+        stage_evaluations(way, replace(stage, begins="unfinished latents"), first),
+    )
     assert [*base, *refiner] == list(range(len(way.timesteps) - first))
     assert all(way.timesteps[first + index] >= 200 for index in base)
     assert len(base) % getattr(way, "order", 1) == 0
@@ -189,7 +192,7 @@ def test_two_evaluations_of_a_step_begin_as_the_refiner_of_diffusers():
         pipeline = object.__new__(StableDiffusionXLImg2ImgPipeline)
         pipeline.__dict__["scheduler"] = way
         begin = len(way.timesteps) - StableDiffusionXLImg2ImgPipeline.get_timesteps(pipeline, steps, 1.0, "cpu", 0.8)[1]
-        mine = own_part(way, Stage((64, 64), steps, switch_at=0.8, begins="unfinished latents"), 0)
+        mine = stage_evaluations(way, Stage((64, 64), steps, switch_at=0.8, begins="unfinished latents"), 0)
         assert mine.start == begin and begin % 2 == 0
 
 
@@ -326,7 +329,7 @@ def test_its_texts_are_read_once(workspace, monkeypatch):
 
     def watched(parts, store, stack, **own):
         found = encoders(parts, store, stack, **own)
-        return leases.WhenUsed(lambda: read.append(parts.kind.name) or list(found))
+        return leases.LazyList(lambda: read.append(parts.kind.name) or list(found))
 
     monkeypatch.setattr(leases, "_encoders", watched)
     first = latents_of(job_of(), workspace, store)

@@ -45,7 +45,7 @@ def kohya() -> dict[str, dict[str, torch.Tensor]]:
     found = {}
     for name, kind in kinds().items():
         own = kind.settings() if kind.settings is not None else None
-        network = Network.create(targets(), NetworkSettings(kind=name, **size), 1, own=own)
+        network = Network.create(targets(), NetworkSettings(kind=name, **size), 1, kind_settings=own)
         found[name] = {key: value.detach().contiguous().clone() for key, value in network.saved().items()}
     return found
 

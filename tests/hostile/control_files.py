@@ -39,13 +39,13 @@ def model() -> TemporaryDirectory[str]:
 def good() -> tuple[bytes, ...]:
     from core.control.controlnet import from_unet
     from core.control.controlnet_file import to_ldm
-    from core.control.lllite import LLLite, places_of
+    from core.control.lllite import LLLite, lllite_targets
 
     for weight in unet().parameters():
         torch.nn.init.zeros_(weight)
     net = {key: value.half() for key, value in from_unet(unet(), 0).state_dict().items()}
     ldm = {f"control_model.{to_ldm(key, 'sd1')}": value for key, value in net.items()}
-    lite = LLLite.create(places_of(unet(), "sd1"), 4, 4, 0).state_dict()
+    lite = LLLite.create(lllite_targets(unet(), "sd1"), 4, 4, 0).state_dict()
     return save(net), save(ldm), save({**ldm, "difference": torch.zeros(1)}), save(lite)
 
 
@@ -77,10 +77,10 @@ def make(folder: Path, case: int) -> Path:
 
 def readers() -> Readers:
     from core.control.controlnet_file import fitting, load_control_net, open_control_net
-    from core.control.lllite import places_of
+    from core.control.lllite import lllite_targets
     from core.control.lllite_file import load_lllite, sizes_of
 
-    places = places_of(unet(), "sd1")
+    places = lllite_targets(unet(), "sd1")
     return {
         "header": lambda path: fitting(open_control_net(path), unet().config, "sd1"),
         "of sdxl": lambda path: fitting(open_control_net(path), SDXL, "sdxl"),

@@ -387,8 +387,8 @@ def model_readers() -> Readers:
     from core.formats.embedding_file import read_embedding, read_shapes
     from core.formats.hashes import model_hashes
     from core.formats.models.checkpoint import open_checkpoint, open_vae, part_digest
+    from core.generation.model.embeddings import token_widths
     from core.generation.model.library import kind_of
-    from core.generation.model.words import token_widths
     from core.networks.adapter_file import load_lora, to_diffusers
     from core.tools.models.inspect import in_words, inspect
 
@@ -445,8 +445,8 @@ def folder_readers() -> Readers:
     from core.families.sd1 import FAMILY as sd1
     from core.families.tokenizer import load_tokenizer
     from core.formats.detect import identify
+    from core.generation.model.embeddings import token_widths
     from core.generation.model.library import kind_of
-    from core.generation.model.words import token_widths
     from core.record.problems import errors
     from core.tools.models.inspect import in_words, inspect
     from core.training.memory.plan import facts_of

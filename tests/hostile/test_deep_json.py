@@ -11,7 +11,7 @@ from core.dataset.images.look import look_at_all, looks
 from core.formats.hub import catalog
 from core.formats.hub.fetch import Remote, _Transfer
 from core.formats.models.diffusers_folder import write_older_vocabulary
-from core.generation.images.a1111_rows import by_own_names, read_own
+from core.generation.images.a1111_rows import other_settings, read_other
 from core.generation.images.gallery import Gallery
 from core.networks.kinds.lora import sizes_as_metadata
 from core.record.bounded_json import json_or_none
@@ -87,9 +87,9 @@ def test_a_kept_header_is_no_files(tmp_path):
 
 
 def test_settings_in_images_are_ignored_and_those_typed_are_refused():
-    pair = next(entry for entry in by_own_names().values() if entry.kind == "pair")
+    pair = next(entry for entry in other_settings().values() if entry.kind == "pair")
     with pytest.raises(ValueError):
-        read_own(pair, DEEP)
+        read_other(pair, DEEP)
     with refused("settings.bad-json"):
         read(SOURCE["custom_attributes"], DEEP)
     with refused("upscale.bad-choice"):

@@ -112,7 +112,7 @@ def test_each_word_has_its_own_vectors_in_their_order(extended):
         assert list(found) == (list(LAYERS) if extended else ["emb_params"])
         for layer, rows in enumerate(found.values()):
             assert rows.flatten().tolist() == [4 * layer + begin, 4 * layer + begin + 1]
-    assert [path.name for path in own.beside(Path("a/t.safetensors"))] == ["t-brabol.safetensors"]
+    assert [path.name for path in own.extra_files(Path("a/t.safetensors"))] == ["t-brabol.safetensors"]
 
 
 # ---- networks

@@ -74,7 +74,7 @@ def test_keys_and_shapes_of_a_network_are_those_of_sd_scripts(case):
         conv_alpha=float(named["conv_alpha"]) if "conv_alpha" in named else None,
         **{name: text for name, text in named.items() if name.startswith("block")},
     )
-    network = Network.create(targets(case.split("/")[0]), settings, seed=1, own=own)
+    network = Network.create(targets(case.split("/")[0]), settings, seed=1, kind_settings=own)
     found = {key: list(value.shape) for key, value in network.saved().items()}
     if case in BOTH_ENCODERS:
         first = {key for key in found if key.startswith("lora_te1_")}

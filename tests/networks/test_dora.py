@@ -48,18 +48,18 @@ def test_the_gradient_takes_the_norm_as_constant():
     x, tensors = input_of(layer), random_tensors(dora(layer))
     network = network_of(layer, tensors)
     up, down = (tensors[f"lora_{side}.weight"].clone().requires_grad_() for side in ("up", "down"))
-    length = tensors["dora_scale"].clone().requires_grad_()
+    magnitude = tensors["dora_scale"].clone().requires_grad_()
     change = layer.weight + up @ down * 0.5
-    y = x @ (change * length / change.detach().norm(dim=1, keepdim=True)).t() + layer.bias
+    y = x @ (change * magnitude / change.detach().norm(dim=1, keepdim=True)).t() + layer.bias
     y.square().sum().backward()
     adapter = network.adapters[NAME]
     for parameter in network.parameters():
         parameter.requires_grad_()
     network.attach()
     layer(x).square().sum().backward()
-    for parameter, other in zip(network.parameters(), (down, up, length), strict=True):
+    for parameter, other in zip(network.parameters(), (down, up, magnitude), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4)
-    assert adapter.length.grad is not None
+    assert adapter.magnitude.grad is not None
 
 
 def test_over_a_turned_layer_the_norm_is_of_what_the_layers_below_make():

@@ -40,7 +40,10 @@ def network_of(model, seed=1):
     """As if trained: every number of up has moved."""
     targets = [SimpleNamespace(name=name, path="", parent=model, module=model[key]) for key, name in NAMES.items()]
     made = job()
-    network, draw = Network.create(targets, made.network, seed, own=made.dylora), torch.Generator().manual_seed(3)
+    network, draw = (
+        Network.create(targets, made.network, seed, kind_settings=made.dylora),
+        torch.Generator().manual_seed(3),
+    )
     for adapter in network.adapters.values():
         adapter.put(adapter.down.detach(), torch.randn(adapter.up.shape, generator=draw))
     return network

@@ -31,7 +31,7 @@ def made(**own):
         "lora_te_text_model_encoder_layers_0_mlp_fc2",
     )
     targets = [target_of(layer_of("linear"), name) for name in names]
-    network = Network.create(targets, job.network, 0, own=job.ia3)
+    network = Network.create(targets, job.network, 0, kind_settings=job.ia3)
     return {name.removeprefix(f"{BLOCK}_"): adapter.on_input for name, adapter in network.adapters.items()}
 
 

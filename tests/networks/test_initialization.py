@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from pytest import approx, fixture, mark
 from torch import nn
 
+from core.networks.fp8 import Fp8Linear, _convert
 from core.networks.kinds.initialization import PissaAdapter, principal
-from core.networks.narrow import NarrowLinear, _narrow
 from core.networks.network import Network, attached
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -205,7 +205,7 @@ def test_pissa_merges_as_it_is_attached(model):
 
 
 def test_pissa_reads_weights_in_fp8_with_their_factors(model):
-    _narrow(model["q"], NarrowLinear)
+    _convert(model["q"], Fp8Linear)
     before = outputs(model)["q"]
     network = network_of(model, "pissa")
     adapter = network.adapters[NAMES["q"]]

@@ -20,8 +20,8 @@ from core.formats.detect import identify
 from core.networks import frozen
 from core.networks.adapter import Adapter
 from core.networks.adapter_file import _flaw, load_lora, save_lora
+from core.networks.fp8 import Fp8Conv, Fp8Linear, _convert
 from core.networks.kinds import kind_of_keys, kinds
-from core.networks.narrow import NarrowConv, NarrowLinear, _narrow
 from core.networks.network import Network, attached
 from core.record.workspace import PROJECT
 from core.settings.check import build
@@ -110,7 +110,9 @@ def job_of(case, **network):
 
 def fresh(case, model, seed=1, **network):
     job = job_of(case, **network)
-    return Network.create(targets_of(model), job.network, seed, own=kinds()[job.network.kind].own(job))
+    return Network.create(
+        targets_of(model), job.network, seed, kind_settings=kinds()[job.network.kind].kind_settings(job)
+    )
 
 
 def trained(case, model, seed=1, **network):
@@ -289,7 +291,7 @@ def test_on_a_base_in_fp8_it_changes_the_same(model, inputs, case):
     plain, x = model.to_k, torch.randn(3, 16)
     layer = copy.deepcopy(plain)
     for module in (layer, model.ff, model.down):
-        _narrow(module, NarrowConv if isinstance(module, nn.Conv2d) else NarrowLinear)
+        _convert(module, Fp8Conv if isinstance(module, nn.Conv2d) else Fp8Linear)
     assert layer.weight.dtype == torch.float8_e4m3fn
     plain.weight.copy_(layer.weight.float() * layer.factors)
     expected, adapter = output(plain, [x], one_of(network, "to_k")), network.adapters[NAMES["to_k"]]
@@ -419,7 +421,7 @@ def test_the_forecast_counts_its_numbers(tiny_parts, case):
     counts = []
     for parts in tiny_parts:
         targets = [target for part in parts.values() for target in list(sd1.lora_targets(part, conv=True))[::5]]
-        network = Network.create(targets, job.network, 0, own=kind.own(job))
+        network = Network.create(targets, job.network, 0, kind_settings=kind.kind_settings(job))
         counts.append({part: sum(map(torch.numel, w)) for part, w in network.parameters_by_part().items()})
     assert counts[0] == counts[1] and counts[0]["unet"]
     assert {weight.device.type for weight in network.parameters()} == {"cpu"}

@@ -97,7 +97,10 @@ def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
     network["train_norm"] = algo != "lokr"
     job = build(TrainJob, {"network": network} | ({algo: own} if own else {}))
     made = Network.create(
-        targets_of(components, norms=job.network.train_norm), job.network, 1, own=kinds()[algo].own(job)
+        targets_of(components, norms=job.network.train_norm),
+        job.network,
+        1,
+        kind_settings=kinds()[algo].kind_settings(job),
     )
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():

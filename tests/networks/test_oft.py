@@ -77,7 +77,7 @@ def test_a_turned_weight_keeps_all_products_of_its_columns(kind):
     """R is orthogonal, of BOFT the product of all stages: W^T W stays."""
     module = layer_of("linear")
     job = job_of(kind, rank=6, alpha=100)
-    network = Network.create([target_of(module)], job.network, 0, own=kinds()[kind].own(job))
+    network = Network.create([target_of(module)], job.network, 0, kind_settings=kinds()[kind].kind_settings(job))
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(generator=torch.Generator().manual_seed(1))
@@ -93,7 +93,7 @@ def test_its_files_have_sd_scripts_keys_and_shapes_of_each_family(case):
     own = {name: value == "True" for name, value in told["network_args"].items()}
     job = job_of("oft", own, rank=told["dim"], alpha=told["alpha"])
     targets = empty_targets(FAMILIES[case.partition("/")[0]])
-    network = Network.create(targets, job.network, 0, own=job.oft)
+    network = Network.create(targets, job.network, 0, kind_settings=job.oft)
     assert {key: list(value.shape) for key, value in network.saved().items()} == told["keys"]
     assert kinds()["oft"].network_args(job) == told["network_args"]
 
@@ -126,9 +126,9 @@ def test_ranks_that_divide_no_layer_are_refused_with_the_nearest_that_divides_al
     for kind, rank, good in (("oft", 7, 8), ("boft", 5, 6)):
         job = job_of(kind, rank=rank)
         with refused("network.unfit-rank", NAME, f"rank {good}"):
-            Network.create(targets, job.network, 0, own=kinds()[kind].own(job))
+            Network.create(targets, job.network, 0, kind_settings=kinds()[kind].kind_settings(job))
     job = job_of("diag_oft", rank=7)
-    made = Network.create(targets, job.network, 0, own=job.diag_oft)
+    made = Network.create(targets, job.network, 0, kind_settings=job.diag_oft)
     assert {tuple(value.shape) for value in made.parameters()} == {(6, 4, 4), (4, 4, 4)}, "as LyCORIS factorizes"
 
 

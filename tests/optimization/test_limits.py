@@ -14,7 +14,7 @@ from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer, load_state, step_sizes
 from core.optimization.rounding import parts_of, widen_steps
 from core.optimization.scaling import HalfWeightScaler, make_scaler
-from core.optimization.schedules import Curve, Rates, curve
+from core.optimization.schedules import LrSchedule, Rates, curve
 from core.optimization.seeded import global_state, seed_steps
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -150,7 +150,7 @@ def test_two_schedules_have_no_warmup_and_a_rule_ends_before_its_step(name, rate
     values = {"lr_scheduler": name, "lr_warmup_steps": 2, "lr_scheduler_args": arguments}
     optimizer = {"optimizer_type": "AdaFactor"} if name == "adafactor" else {}
     own = build(TrainJob, {"schedule": values, "optimizer": optimizer}).schedule
-    assert [Curve(own, 5).at(step) for step in range(5)] == rates
+    assert [LrSchedule(own, 5).at(step) for step in range(5)] == rates
 
 
 @pytest.mark.parametrize(

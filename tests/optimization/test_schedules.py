@@ -7,7 +7,7 @@ import torch
 from pytest import approx, mark, raises
 
 from core.optimization.optimizers import build_optimizer
-from core.optimization.schedules import Curve, Rates, curve
+from core.optimization.schedules import LrSchedule, Rates, curve
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizers import parse_arguments
@@ -79,12 +79,12 @@ def test_the_polynomial_ends_at_1e_7_for_every_part_and_with_compatibility_at_it
 @mark.parametrize("name", [name for name in EVERY if name not in ("piecewise_constant", "warmup_stable_decay")])
 def test_warm_up_starts_at_0_and_ends_at_the_full_rate(name):
     own = settings(lr_scheduler=name, lr_warmup_steps=4, lr_scheduler_min_lr_ratio=0.1)
-    assert [Curve(own, 100).at(step) for step in range(5)] == approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert [LrSchedule(own, 100).at(step) for step in range(5)] == approx([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
 def test_without_the_zero_the_first_step_has_its_share():
     own = settings(lr_scheduler="constant_with_warmup", lr_warmup_steps=4, lr_warmup_from_zero=False)
-    assert [Curve(own, 100).at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [LrSchedule(own, 100).at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @mark.parametrize(
@@ -101,20 +101,20 @@ def test_without_the_zero_the_first_step_has_its_share():
 )
 def test_past_the_end_a_curve_stays_where_it_ended(name, end):
     own = settings(lr_scheduler=name, lr_scheduler_min_lr_ratio=0.1, lr_decay_steps=20)
-    assert [Curve(own, 100).at(step, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
+    assert [LrSchedule(own, 100).at(step, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
 
 
 def test_a_warm_up_as_long_as_the_run_only_rises():
     own = settings(lr_scheduler="cosine", lr_warmup_steps=4)
-    assert [Curve(own, 4).at(step) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    assert [LrSchedule(own, 4).at(step) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
 
 
 @mark.parametrize("name", EVERY)
 def test_resuming_needs_nothing_a_step_has_its_rate_whatever_came_before(name):
     arguments = {"step_rules": "1:3,0.5:6,0.1"} if name == "piecewise_constant" else {}
     own = settings(lr_scheduler=name, lr_warmup_steps=2, lr_decay_steps=3, lr_scheduler_args=arguments)
-    forward = [Curve(own, 10).at(step) for step in range(10)]
-    assert [Curve(own, 10).at(step) for step in reversed(range(10))] == forward[::-1]
+    forward = [LrSchedule(own, 10).at(step) for step in range(10)]
+    assert [LrSchedule(own, 10).at(step) for step in reversed(range(10))] == forward[::-1]
     assert all(math.isfinite(factor) and factor >= 0 for factor in forward)
 
 
@@ -151,9 +151,9 @@ def test_with_several_processes_the_curve_is_that_of_one_and_with_compatibility_
         for which in ("none", "sd-scripts-0.10")
     )
     for step in range(100):
-        assert Curve(right, 100, 2).at(step) == Curve(right, 100).at(step)
+        assert LrSchedule(right, 100, 2).at(step) == LrSchedule(right, 100).at(step)
         tick, n, w = 2 * step, 200, 10
-        assert Curve(kohya, 100, 2).at(step) == approx(tick / w if tick < w else (n - tick) / (n - w))
+        assert LrSchedule(kohya, 100, 2).at(step) == approx(tick / w if tick < w else (n - tick) / (n - w))
 
 
 @mark.parametrize("warmup", [0, 3, 10])
@@ -183,7 +183,9 @@ def test_further_arguments_of_a_curve_are_those_that_transformers_takes(name, mo
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     schedule = getattr(optimization, theirs)(optimizer, **handed)
     for step in range(total):
-        assert rate * Curve(own, total).at(step, rate) == approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        assert rate * LrSchedule(own, total).at(step, rate) == approx(
+            optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15
+        )
         optimizer.step()
         schedule.step()
 
@@ -196,7 +198,7 @@ def test_the_inverse_square_root_falls_by_its_time_scale_as_in_transformers(warm
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = get_inverse_sqrt_schedule(optimizer, warmup, timescale)
     for step in range(100):
-        assert Curve(own, 100).at(step) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert LrSchedule(own, 100).at(step) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         schedule.step()
 
@@ -225,17 +227,17 @@ def test_a_schedule_of_torch_gives_the_rates_that_torch_gives(name, arguments):
     optimizer = torch.optim.AdamW([weight], lr=1e-3)
     theirs = getattr(torch.optim.lr_scheduler, name.rsplit(".", 1)[-1])(optimizer, **arguments)
     for step in range(12):
-        assert 1e-3 * Curve(own, 12).at(step, 1e-3) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert 1e-3 * LrSchedule(own, 12).at(step, 1e-3) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         if step < 11:
             theirs.step()
-    assert Curve(own, 12).at(40, 1e-3) == Curve(own, 12).at(11, 1e-3)
+    assert LrSchedule(own, 12).at(40, 1e-3) == LrSchedule(own, 12).at(11, 1e-3)
 
 
 def test_a_schedule_that_torch_refuses_is_a_problem_with_its_words():
     own = settings(lr_scheduler_type="OneCycleLR", lr_scheduler_args={"max_lr": 1e-3, "total_steps": 5})
     with refused("schedule.refused", "OneCycleLR"):
-        Curve(own, 20).at(0, 1e-3)
+        LrSchedule(own, 20).at(0, 1e-3)
 
 
 def optimizer_of(job, *rates):
@@ -346,7 +348,7 @@ def test_the_drawn_curve_is_the_one_that_trains():
     assert [step for step, _ in drawn][:: len(drawn) - 1] == [0, 999] and len(drawn) == 50
     own = {"unet": 2e-4 * 24, "text_encoder": 1e-4 * 24}
     for step, rates in drawn:
-        assert rates == approx({name: rate * Curve(job.schedule, 1000).at(step) for name, rate in own.items()})
+        assert rates == approx({name: rate * LrSchedule(job.schedule, 1000).at(step) for name, rate in own.items()})
     short = curve(job, 7)
     assert [step for step, _ in short] == list(range(7))
     assert all(one != other for one, other in itertools.pairwise(rates["unet"] for _, rates in short))

@@ -15,12 +15,12 @@ from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.explain import explain
 from core.engine.queue import QueueEntry
-from core.generation.images.gallery import own_words, pair_key
+from core.generation.images.gallery import nets_text, pair_key
 from core.generation.images.metadata import png_info
 from core.generation.images.record import ImageRecord
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes
-from core.generation.model.store import Held
+from core.generation.model.store import LoadedModel
 from core.generation.plan.requests import requests_of
 from core.generation.prompt.wildcards import no_files
 from core.record.problems import Problem, ProblemsError
@@ -50,9 +50,9 @@ def desk(tmp_path):
 def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
     assert "Unload" not in desk.memory.html()
     parts = [("base", "sd15.safetensors", 1 << 30), ("VAE", "sd15.safetensors", 1 << 29)]
-    desk.page.engine.models.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
+    desk.page.engine.models.held = [LoadedModel(slot, name, name, None, size) for slot, name, size in parts]
     assert "Unload 1.5 GB" in desk.memory.html() and "loaded models: sd15 1.5 GB" in desk.memory.html()
-    desk.page.engine.models.held += [Held("base", "other", "<other>", None, 1 << 30)]
+    desk.page.engine.models.held += [LoadedModel("base", "other", "<other>", None, 1 << 30)]
     shown = desk.memory.html()
     assert "Unload 2.5 GB" in shown and "&lt;other&gt; 1.0 GB" in shown
     desk.page.engine.now = {"task": "generate"}
@@ -135,7 +135,7 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
-    assert "ink 0.8 / 0.5" in own_words(full) and "ink 0.8 / 0.5" in loras.rows((), tags=form.tags_of(values["prompt"]))
+    assert "ink 0.8 / 0.5" in nets_text(full) and "ink 0.8 / 0.5" in loras.rows((), tags=form.tags_of(values["prompt"]))
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs
@@ -151,7 +151,7 @@ def test_new_words_and_trained_models_are_compared_too():
     plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.model == TrainJob().model and full.model.base_model == trained
     assert plain.generate == full.generate and plain.generate.seed is not None
-    assert [own_words(each) for each in (plain, full)] == ["", "dog"]
+    assert [nets_text(each) for each in (plain, full)] == ["", "dog"]
 
 
 def test_a_lora_of_strength_0_is_left_out_of_the_job():

@@ -559,7 +559,7 @@ def test_a_run_is_renamed_everywhere_and_its_folder_and_journal_stay(desk):
     title = f"Best fox {HOSTILE}"
     assert monitor.run_names(page)[0]["title"] == page.engine.snapshot(folder.name)["title"] == title
     assert compare_view.head((folder.name, "x"), [RunFolder(folder)]).count("Best fox &lt;img") == 1
-    assert library._run_words(folder) == f"{title} ({folder.name})"
+    assert library._run_label(folder) == f"{title} ({folder.name})"
     assert "<img src=x" not in desk._main({}) + desk._main({"open": folder.name})
     assert folder.is_dir() and (folder / "events.jsonl").read_bytes() == before
     desk.act({}, event("rename", folder.name, ""))  # its own name again

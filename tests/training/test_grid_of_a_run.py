@@ -76,7 +76,7 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert [use.strength for use in requests_and_notes[2, 1, 0].loras] == [0.8]
 
     run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
-    assert begun.made() == set(requests_and_notes)
+    assert begun.generated() == set(requests_and_notes)
     sample = next(each for each in facts["samples"] if (each["step"], each["index"]) == (4, 0))
     assert np.abs(pixels(sample["file"]) - pixels(begun.cell((2, 2, 0)))).max() <= 1, "the run's own sample"
     first = next(each for each in facts["samples"] if (each["step"], each["index"]) == (0, 1))
@@ -156,7 +156,7 @@ def test_checkpoints_of_a_control_net_follow_the_control_image_of_the_sample_nex
     assert len(controls) == 10 and not controls[0, 0, 0].nets and not grid.notes, "one cell without control a prompt"
     assert [(use.weight, use.image) for use in controls[2, 0, 1].used] == [(0.5, edges)]
     run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
-    assert begun.made() == set(controls)
+    assert begun.generated() == set(controls)
     made = {(each["step"], each["index"]): pixels(each["file"]) for each in facts["samples"]}
     assert np.abs(pixels(begun.cell((2, 1, 0))) - made[4, 0]).mean() < 1, "the sample of the last checkpoint again"
     assert np.abs(pixels(begun.cell((0, 0, 0))) - made[-1, 0]).mean() < 1

@@ -9,7 +9,7 @@ from torch import nn
 
 from core.families import family
 from core.families.attention import checkpoint_unet, memory_problems, set_attention
-from core.networks.narrow import NARROW, NarrowConv, NarrowLinear, narrow
+from core.networks.fp8 import FP8, Fp8Conv, Fp8Linear, to_fp8
 from core.record.workspace import PROJECT
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
@@ -29,10 +29,10 @@ class Blocks(nn.Module):
 
 def test_weights_of_blocks_become_8_bit_and_products_stay_near():
     model, plain = Blocks(), Blocks()
-    assert narrow(model) == 3 * (8 * 6 * 9 + 5 * 7)  # three of four bytes each
+    assert to_fp8(model) == 3 * (8 * 6 * 9 + 5 * 7)  # three of four bytes each
     conv, linear = model.down_blocks
-    assert isinstance(conv, NarrowConv) and isinstance(linear, NarrowLinear)
-    assert conv.weight.dtype == linear.weight.dtype == NARROW and model.conv_in.weight.dtype == torch.float32
+    assert isinstance(conv, Fp8Conv) and isinstance(linear, Fp8Linear)
+    assert conv.weight.dtype == linear.weight.dtype == FP8 and model.conv_in.weight.dtype == torch.float32
     for narrowed, wide, shape in ((conv, plain.down_blocks[0], (2, 8, 6, 8)), (linear, plain.down_blocks[1], (3, 5))):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -205,7 +205,7 @@ def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch,
         ]
 
     unet, text = at_first_step(types, network={"train_text_encoder": True}, memory={switch: True})
-    assert NARROW in unet and (NARROW in text) is narrowed
+    assert FP8 in unet and (FP8 in text) is narrowed
 
 
 @pytest.mark.slow

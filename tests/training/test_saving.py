@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.formats.hub.upload import Uploads, place_in_repo
+from core.formats.hub.upload import Uploads, path_in_repo
 from core.record.kept import keep
 from core.record.run_folder import state_step
 from core.settings.check import build
@@ -67,11 +67,11 @@ class Written:
     extension = ".safetensors"
 
     def write(self, path, metadata, precision, *, epoch, step):
-        for each in (path, *self.beside(path)):
+        for each in (path, *self.extra_files(path)):
             each.write_text(f"{metadata} {precision} {epoch} {step}")
         return []
 
-    def beside(self, path):
+    def extra_files(self, path):
         return [path.with_name(f"{path.stem}.more")]
 
 
@@ -302,8 +302,8 @@ def hub(monkeypatch):
 
 
 def test_files_go_to_their_folder_in_the_repository_under_their_own_names():
-    assert place_in_repo(HubSettings(), "a.safetensors") == "a.safetensors"
-    assert place_in_repo(HubSettings(huggingface_path_in_repo="/x\\y/"), "a") == "x/y/a"
+    assert path_in_repo(HubSettings(), "a.safetensors") == "a.safetensors"
+    assert path_in_repo(HubSettings(huggingface_path_in_repo="/x\\y/"), "a") == "x/y/a"
 
 
 def test_files_and_folders_are_uploaded_and_the_repository_is_made_private(hub, tmp_path):

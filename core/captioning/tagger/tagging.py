@@ -19,7 +19,7 @@ from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
 from core.formats.onnx.process import ModelGone
-from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
+from core.formats.onnx.providers import CPU, onnxruntime, provider_title, providers_for
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.workspace import Workspace
@@ -88,10 +88,10 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
 
 
 def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) -> None:
-    context.say(f"{tagger.files.title} runs on {words_of(tagger.provider)}")
+    context.say(f"{tagger.files.title} runs on {provider_title(tagger.provider)}")
     if tagger.provider != tagger.wanted:
         fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
-        text = f"onnxruntime cannot use {words_of(tagger.wanted)} here, so the tagger runs on the CPU"
+        text = f"onnxruntime cannot use {provider_title(tagger.wanted)} here, so the tagger runs on the CPU"
         context.say(text, "warning", fix)
     elif tagger.provider == CPU and settings.provider == "auto" and context.device.startswith("cuda"):
         text = "The installed onnxruntime has no GPU support, so the tagger runs on the CPU"

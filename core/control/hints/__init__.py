@@ -37,21 +37,21 @@ PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
 def register(preprocessor: Preprocessor) -> None:
-    """Offer a preprocessor wherever one is chosen."""
+    """Register a preprocessor: it can then be chosen wherever there is a choice."""
     PREPROCESSORS[preprocessor.name] = preprocessor
     for group in groups_of(HintSettings):
         add_choice(group, "preprocessor", preprocessor.name, preprocessor.title)
 
 
 def groups_of(group: type[HintSettings]) -> Iterator[type[HintSettings]]:
-    """A group of settings, and those made from it."""
+    """The class of a settings group and its subclasses."""
     yield group
     for each in group.__subclasses__():
         yield from groups_of(each)
 
 
 def preprocessors() -> dict[str, Preprocessor]:
-    """All that are registered, by name."""
+    """All registered preprocessors, by name."""
     extensions.load()
     return PREPROCESSORS
 
@@ -62,7 +62,8 @@ def make_hint(image: ndarray, settings: HintSettings) -> ndarray:
 
 
 def black_hints(names: Sequence[str], where: str) -> Problem:
-    """Advice about control images that came out all black, as nothing was found. names: of their images; where: a setting"""
+    """Advice about control images that are all black because nothing was detected. names: of the images; where: a
+    setting"""
     are = "control image is" if len(names) == 1 else "control images are"
     what = f"Nothing was found in {listed(names, NAMED)}: {len(names)} {are} all black"
     fix = "leave these images out, or try other settings or another model"
@@ -70,12 +71,12 @@ def black_hints(names: Sequence[str], where: str) -> Problem:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """Those that a preprocessor reads. name: also "model", or "none" where it can be chosen"""
-    known = preprocessors().get(name)
-    return known.settings if known else ("hint_model",) if name == BY_MODEL else ()
+    """Names of the settings that a preprocessor reads. name: may be "model" too, or "none" where that can be chosen"""
+    preprocessor = preprocessors().get(name)
+    return preprocessor.settings if preprocessor else ("hint_model",) if name == BY_MODEL else ()
 
 
 def unused_settings(values: Mapping[str, Any]) -> set[str]:
-    """The settings that the preprocessor chosen among these values does not read."""
+    """The settings in `values` that the preprocessor chosen there does not read."""
     name = values.get("preprocessor", HintSettings.model_fields["preprocessor"].default)
     return set(AnyHintSettings.model_fields) - {"preprocessor", *settings_of(name)}

@@ -1,4 +1,4 @@
-"""Control images by a loaded ONNX model (one that makes an image of an image, or finds poses), and by any preprocessor."""
+"""Control images by a loaded ONNX model (image to image, or pose estimation), and by any preprocessor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from core.control.hints import make_hint
-from core.control.hints.models import DWPOSE, IMAGE, OPENPOSE, Found, checked_model
+from core.control.hints.models import DWPOSE, IMAGE, OPENPOSE, ModelFile, checked_model
 from core.control.hints.one_image import OneImageModel, normalized
 from core.control.hints.plain import as_rgb, to_levels
 from core.control.hints.pose.bottom_up import OpenPose
@@ -22,12 +22,12 @@ from core.settings.hints import BY_MODEL, AnyHintSettings
 
 
 class HintModel(OneImageModel):
-    """Makes control images by a model that makes an image of an image."""
+    """Makes control images with an image-to-image model."""
 
-    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = found.profile
+    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        self.profile = model.profile
         usual = (self.profile.size, self.profile.size)
-        super().__init__(found.file, found.title, found.where, wanted, device, cancel, usual)
+        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
         if len(self.outputs) != 1:
             self.close()
             names = ", ".join(self.outputs)[:200]
@@ -65,23 +65,24 @@ class HintModel(OneImageModel):
         return as_rgb(levels) if levels.ndim == 2 else levels
 
 
-MODELS: dict[str, Callable[[Found, Sequence[str], str, CancelToken], HintModel | PoseModel]] = {
+MODELS: dict[str, Callable[[ModelFile, Sequence[str], str, CancelToken], HintModel | PoseModel]] = {
     IMAGE: HintModel,
     DWPOSE: DWPose,
     OPENPOSE: OpenPose,
 }
 
 
-def open_model(found: Found, wanted: Sequence[str], device: str, cancel: CancelToken) -> HintModel | PoseModel:
-    """A loaded model: a context manager, `make` of which makes control images. Raises ProblemsError.
+def open_model(model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken) -> HintModel | PoseModel:
+    """Load a model; returns a context manager whose `make` makes control images. Raises ProblemsError.
 
-    wanted   execution providers in the order of preference
+    providers   execution providers in the order of preference
     """
-    return MODELS[found.kind](found, wanted, device, cancel)
+    return MODELS[model.kind](model, providers, device, cancel)
 
 
 class HintMaker:
-    """Makes control images by any preprocessor. ONNX models run on the CPU, each in a process that ends with this.
+    """Makes control images with any preprocessor. ONNX models run on the CPU, each in its own process until this is
+    closed.
 
     where   the setting that names a model
     """
@@ -95,8 +96,8 @@ class HintMaker:
         if settings.preprocessor != BY_MODEL:
             return make_hint(image, settings)
         if settings.hint_model not in self._models:
-            found = checked_model(settings.hint_model, self._workspace, self._where)
-            self._models[settings.hint_model] = open_model(found, [CPU], "cpu", self._cancel)
+            model = checked_model(settings.hint_model, self._workspace, self._where)
+            self._models[settings.hint_model] = open_model(model, [CPU], "cpu", self._cancel)
         return self._models[settings.hint_model].make(image)
 
     def __enter__(self) -> Self:
@@ -108,7 +109,7 @@ class HintMaker:
 
 
 def not_an_image(shape: Sequence[int], batch: int) -> str:
-    """Why an output of this shape is no batch of images of 1 or 3 channels, "" if it is."""
+    """Why an output of this shape is not a batch of images with 1 or 3 channels; "" if it is."""
     if len(shape) not in (3, 4) or not all(shape) or shape[0] != batch:
         return f"not {batch} of images" if batch > 1 else "not one image"
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3):

@@ -18,9 +18,9 @@ def canny_lines(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """The size of the gradient of the blurred gray image; a step of 255 / `edge_gain` levels is white at its middle.
+    """The gradient's size in the blurred gray image; the middle of an edge of 255 / `edge_gain` levels is white.
 
-    A step of h levels, smoothed by a Gaussian of deviation s, rises by h / (s sqrt(2 pi)) a pixel at most.
+    An edge of h levels, smoothed by a Gaussian of deviation s, rises by at most h / (s sqrt(2 pi)) per pixel.
     """
     dx, dy = _sobel(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
     rise = np.hypot(dx, dy) / 8  # the kernel's sum times the two pixels that it spans
@@ -28,7 +28,7 @@ def soft_edges(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def scribble(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """Canny edges of the blurred gray image, as lines of `line_width`."""
+    """Canny edges of the blurred gray image, `line_width` thick."""
     gray = np.rint(gaussian(gray_levels(image).astype(np.float32), settings.edge_blur))
     return as_rgb(_white(_thick(canny(gray, settings.edge_low, settings.edge_high), settings.line_width)))
 
@@ -38,7 +38,7 @@ def _white(mask: np.ndarray) -> np.ndarray:
 
 
 def _thick(lines: np.ndarray, width: int) -> np.ndarray:
-    """Lines of one pixel, drawn with a round brush."""
+    """Lines of one pixel, widened with a round brush."""
     height, across = lines.shape
     reach = width // 2
     around = np.pad(lines, reach)
@@ -51,9 +51,9 @@ def _thick(lines: np.ndarray, width: int) -> np.ndarray:
 
 
 def canny(gray_HW: np.ndarray, low: float, high: float) -> np.ndarray:
-    """bool [H, W]. The steps of cv2.Canny: Sobel 3 x 3, |dx| + |dy|, the ridge across the gradient, hysteresis.
+    """bool [H, W] edges, by the steps of cv2.Canny: Sobel 3 x 3, |dx| + |dy|, non-maximum suppression, hysteresis.
 
-    gray_HW   float32, levels 0 to 255      low, high   steps of brightness times the kernel's sum of 4
+    gray_HW   float32, levels 0 to 255      low, high   thresholds: a brightness step times the kernel's sum of 4
     """
     low, high = min(low, high), max(low, high)
     dx, dy = _sobel(gray_HW)
@@ -71,7 +71,8 @@ def _sobel(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Pixels that no neighbor along the gradient's direction (of four) surpasses; of two equal ones the later stays out."""
+    """Non-maximum suppression: pixels that no neighbor along the gradient (one of four directions) exceeds; of two
+    equal ones the first."""
     around = np.pad(size, 1)
     height, width = size.shape
 
@@ -82,26 +83,26 @@ def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
     level = y < x * _TAN_22
     steep = y > x * (_TAN_22 + 2)
     falling = (dx >= 0) == (dy >= 0)  # the gradient points to the lower right or the upper left
-    rest = ~level & ~steep
+    diagonal = ~level & ~steep
     across = level & (size > at(0, -1)) & (size >= at(0, 1))
     along = steep & (size > at(-1, 0)) & (size >= at(1, 0))
-    down = rest & falling & (size > at(-1, -1)) & (size > at(1, 1))
-    up = rest & ~falling & (size > at(-1, 1)) & (size > at(1, -1))
+    down = diagonal & falling & (size > at(-1, -1)) & (size > at(1, 1))
+    up = diagonal & ~falling & (size > at(-1, 1)) & (size > at(1, -1))
     return across | along | down | up
 
 
 def _connected(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
-    """The strong pixels and every weak one that a chain of weak ones (of eight neighbors) joins to them."""
+    """The strong pixels and every weak one connected to them by weak ones, over eight neighbors."""
     height, width = strong.shape
-    found, waiting = np.pad(strong, 1).ravel(), np.pad(weak & ~strong, 1).ravel()
+    edges, waiting = np.pad(strong, 1).ravel(), np.pad(weak & ~strong, 1).ravel()
     step = width + 2
     neighbors = np.array([-step - 1, -step, -step + 1, -1, 1, step - 1, step, step + 1])
-    latest = np.zeros(found.size, np.intp)
-    front = np.flatnonzero(found)
+    latest = np.zeros(edges.size, np.intp)
+    front = np.flatnonzero(edges)
     while len(front):
         front = (front[:, None] + neighbors).ravel()
         front = front[waiting[front]]
         latest[front] = np.arange(len(front))  # of pixels that several lead to, one stays
         front = front[latest[front] == np.arange(len(front))]
-        found[front], waiting[front] = True, False
-    return found.reshape(height + 2, step)[1:-1, 1:-1]
+        edges[front], waiting[front] = True, False
+    return edges.reshape(height + 2, step)[1:-1, 1:-1]

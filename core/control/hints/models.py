@@ -1,4 +1,4 @@
-"""ONNX models that make control images: where they lie, of which kind they are, and what a profile.json says of them."""
+"""ONNX models that make control images: their files, their kinds, and the profile.json next to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.record.workspace import Workspace, real_path, resolve_path
 from core.settings.named import leads_out
 
 FIX = "write it as docs/control_images.md says"
-ABOUT = "hint-model"  # what the codes of its problems begin with
+ABOUT = "hint-model"  # prefix of the problems' codes
 BAD_PROFILE = f"{ABOUT}.bad-profile"
 IMAGE, DWPOSE, OPENPOSE, DETECTOR = "image", "dwpose", "openpose", "detector"
 KEYPOINTS = (17, 26, 133)  # of COCO, Halpe and COCO-WholeBody, which all begin with COCO's 17
@@ -29,17 +29,18 @@ Deviations = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)],
 
 
 class Profile(BaseModel):
-    """What the file itself does not say of a model.
+    """A model's properties that its file does not contain.
 
-    kind       "image" makes an image of an image, "dwpose" and "openpose" find poses; "" is seen by the outputs
-    size       shorter side of the input in pixels, where the model leaves it open
-    multiple   sides of the input are multiples of it, where the model leaves them open
-    scale      "255": values as they are; "1": divided by 255, then (value - mean) / std
-    values     of the output: "range" from the lowest to the highest of each image, "1" from 0 to 1, "-1" from -1 to 1, "255"
-    invert     white becomes black: for models that draw black on white, or give distances in place of depth
-    detector   of "dwpose": the file next to it that finds people; "" is seen by the outputs of the files there
+    kind       "image" makes an image of an image, "dwpose" and "openpose" find poses; "" detects it from the outputs
+    size       shorter side of the input in pixels, if the model leaves it open
+    multiple   sides of the input are multiples of it, if the model leaves them open
+    scale      "255": values unchanged; "1": divided by 255, then (value - mean) / std
+    values     of the output: "range" from the lowest to the highest of each image, "1" from 0 to 1, "-1" from -1 to 1,
+               "255"
+    invert     swaps black and white: for models that draw black on white, or return distances instead of depth
+    detector   of "dwpose": the file next to it that detects people; "" detects it from the outputs of the files there
     score      of "dwpose": the lowest score of a keypoint that is drawn
-    hands, face   whether they are drawn, of models that find them
+    hands, face   whether they are drawn, for models that find them
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,13 +61,13 @@ class Profile(BaseModel):
     face: bool = True
 
     def over(self, usual: Mapping[str, Any]) -> Self:
-        """With what is usual for a kind of model, in place of the defaults of fields that the file leaves out."""
+        """The profile with `usual` in place of the defaults, for fields that the file leaves out."""
         return type(self).model_validate({**usual, **self.model_dump(exclude_unset=True)})
 
 
 @dataclass(frozen=True)
-class Found:
-    """A model's file, and what is said of it. where: the setting that names it; detector: finds people for it, or None"""
+class ModelFile:
+    """A model's file and its profile. where: the setting that names it; detector: detects people for it, or None"""
 
     file: Path
     profile: Profile
@@ -79,32 +80,32 @@ class Found:
         return self.profile.title or (self.file.parent.name if self.file.stem == "model" else self.file.stem)
 
 
-def checked_model(given: str, workspace: Workspace, where: str) -> Found:
-    """An .onnx file, or a folder with one: a path, or a name below models/preprocessors. Raises ProblemsError at the setting
-    that names it (`where`) for one that is missing, damaged or too large."""
-    if not given:
+def checked_model(name: str, workspace: Workspace, where: str) -> ModelFile:
+    """The .onnx file of a setting, or the one in a folder: a path, or a name below models/preprocessors. Raises
+    ProblemsError for `where` if it is missing, damaged or too large."""
+    if not name:
         fix = "choose an .onnx file, or a folder with one"
         raise ProblemsError.one("No model is chosen", where, fix, f"{ABOUT}.none")
-    place = _place(given, workspace)
-    if not os.path.exists(place):  # false, not an error, for an invalid name
-        what = f"There is no model '{given}'"
+    path = _place(name, workspace)
+    if not os.path.exists(path):  # false, not an error, for an invalid name
+        what = f"There is no model '{name}'"
         raise ProblemsError.one(what, where, "check the path, or the name below models/preprocessors", f"{ABOUT}.none")
     with problems_at(where):
-        file = _only_model(place) if os.path.isdir(place) else place
-        path = file.with_name(FILE)
-        profile = read_profile(path, Profile, FIX, BAD_PROFILE) if os.path.lexists(path) else Profile()
+        file = _only_model(path) if os.path.isdir(path) else path
+        profile_file = file.with_name(FILE)
+        profile = read_profile(profile_file, Profile, FIX, BAD_PROFILE) if os.path.lexists(profile_file) else Profile()
         check_regular(file)
-        seen = _kind_of_file(file)
-        kind = profile.kind or seen
+        detected = _kind_of_file(file)
+        kind = profile.kind or detected
         if kind == DETECTOR:
             what = f"The model {file.name} finds boxes around people, not their poses"
             fix = "put a pose model into its folder, and choose the folder"
             raise ProblemsError.one(what, str(file), fix, f"{ABOUT}.detector")
-        return Found(file, profile, where, kind, _detector_of(file, profile) if kind == DWPOSE else None)
+        return ModelFile(file, profile, where, kind, _detector_of(file, profile) if kind == DWPOSE else None)
 
 
 def kind_of(outputs: Mapping[str, Sequence[int]]) -> str:
-    """The kind of a model by the names and shapes of its outputs, where 0 is a number that it leaves open."""
+    """The kind of a model by the names and shapes of its outputs; 0 is an open dimension."""
     names, shapes = [*outputs], [*outputs.values()]
     if len(shapes) == 2 and (
         all(name.startswith("simcc") for name in names)
@@ -123,15 +124,16 @@ def known_models(workspace: Workspace) -> list[str]:
     return [each.name for each in entries if each.suffix.lower() == ".onnx" or any(each.glob("*.onnx"))]
 
 
-def portable_model(given: str, workspace: Workspace) -> str:
-    """The model's name below models/preprocessors, else its last part: no folder of this machine."""
-    place, root = real_path(_place(given, workspace)), real_path(workspace.preprocessors)
-    return place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name
+def portable_model(name: str, workspace: Workspace) -> str:
+    """The model's name below models/preprocessors, else the last part of its path, so that no folder of this machine
+    appears."""
+    path, root = real_path(_place(name, workspace)), real_path(workspace.preprocessors)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _place(given: str, workspace: Workspace) -> Path:
-    place = workspace.preprocessors / given
-    return place if not leads_out(given) and os.path.lexists(place) else resolve_path(given)
+def _place(name: str, workspace: Workspace) -> Path:
+    path = workspace.preprocessors / name
+    return path if not leads_out(name) and os.path.lexists(path) else resolve_path(name)
 
 
 def _models_in(folder: Path) -> list[Path]:
@@ -143,7 +145,7 @@ def _kind_of_file(file: Path) -> str:
 
 
 def _only_model(folder: Path) -> Path:
-    """model.onnx, or the only model that is no person detector."""
+    """model.onnx, or the folder's only model that is not a person detector."""
     files = _models_in(folder)
     named = [file for file in files if file.name == "model.onnx"]
     if len(files) > 1 and not named:
@@ -155,7 +157,7 @@ def _only_model(folder: Path) -> Path:
 
 
 def _detector_of(file: Path, profile: Profile) -> Path | None:
-    """The model next to a pose model that finds people for it."""
+    """The model next to a pose model that detects people for it."""
     if profile.detector:
         detector = file.with_name(profile.detector)
         check_regular(detector)

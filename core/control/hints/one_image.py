@@ -1,4 +1,4 @@
-"""An ONNX model that is given one image after the other: its input checked, its outputs as floats."""
+"""An ONNX model that reads one image at a time: checks its input and returns its outputs as floats."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Pick = Callable[[Sequence[Sequence[int]]], Sequence[int]]  # shapes of the outpu
 class OneImageModel(OfProcess):
     """A loaded model.
 
-    provider, wanted   of onnxruntime: taken, and asked for
-    layout, fixed      of its input: "NCHW" or "NHWC"; (width, height), or None where both are open
-    outputs, batch     their names; images that it takes at once, all of which are the same here
+    provider, preferred   of onnxruntime: the one in use, and the first choice
+    layout, fixed         of its input: "NCHW" or "NHWC"; (width, height), or None where both are open
+    outputs, batch        names of its outputs; images per call, which all are the same image here
     """
 
     def __init__(
-        self, file: Path, title: str, where: str, wanted: Sequence[str], device: str, cancel: CancelToken, usual: Size
+        self, file: Path, name: str, where: str, providers: Sequence[str], device: str, cancel: CancelToken, usual: Size
     ):
-        """title, where: of its problems; wanted: execution providers in the order of preference; usual: of the input, for a side
-        that the model leaves open"""
-        self._title, self._where = title, where
-        self._model = ModelProcess(file, wanted, device, cancel, self.refused)
-        self.provider, self.wanted, self.outputs = self._model.provider, wanted[0], self._model.outputs
+        """name, where: for problems; providers: execution providers, best first; usual: (width, height) for open sides
+        of the input"""
+        self._title, self._where = name, where
+        self._model = ModelProcess(file, providers, device, cancel, self.refused)
+        self.provider, self.preferred, self.outputs = self._model.provider, providers[0], self._model.outputs
         self._room: tuple[int, ...] = ()
         try:
             self.layout, self.batch, self.fixed = self._input(usual)
@@ -47,19 +47,19 @@ class OneImageModel(OfProcess):
             raise
 
     def run(self, pixels: np.ndarray, outputs: Sequence[str], pick: Pick) -> list[np.ndarray]:
-        """What it returns for an image: the first of the batch of each output, float32.
+        """The outputs for an image: float32, the first of the batch each.
 
         pixels   float32 [H, W, 3]
-        pick     of the outputs' shapes, before any is read: the numbers of those to return. It refuses those that do not fit
+        pick     (shapes of all outputs) -> indices of those to return; raises for outputs that do not fit
         """
         prepared = np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
         if self._room != prepared.shape:
             self._model.room(self.batch, prepared.shape)
             self._room = prepared.shape
-        found = self._model.run([prepared], self.batch, outputs)
-        if sum(prod(shape) for _, shape in found) * LARGEST_NUMBER > MAX_INPUT:
-            raise self.refused(f"returns {', '.join(str(shape) for _, shape in found)[:200]}: too many numbers")
-        return [self._read(number, found[number][0]) for number in pick([shape for _, shape in found])]
+        results = self._model.run([prepared], self.batch, outputs)
+        if sum(prod(shape) for _, shape in results) * LARGEST_NUMBER > MAX_INPUT:
+            raise self.refused(f"returns {', '.join(str(shape) for _, shape in results)[:200]}: too many numbers")
+        return [self._read(number, results[number][0]) for number in pick([shape for _, shape in results])]
 
     def _read(self, number: int, dtype: str) -> np.ndarray:
         if not dtype.startswith("float"):
@@ -70,7 +70,8 @@ class OneImageModel(OfProcess):
         return values[0]
 
     def size_for(self, width: int, height: int, profile: Profile) -> Size:
-        """(width, height) of the input for an image: the shorter side near the profile's size, both multiples, unless fixed."""
+        """(width, height) of the input for an image, unless fixed: the shorter side near the profile's size, both of
+        its multiple."""
         if self.fixed:
             return self.fixed
         scale, step = profile.size / min(width, height), profile.multiple
@@ -99,7 +100,7 @@ class OneImageModel(OfProcess):
         return layout, batch or 1, size if width or height else None
 
     def refused(self, why: str, end: str = "model") -> ProblemsError:
-        """The problem with what a model is or does. end: of its code"""
+        """The error for a model that cannot be used. end: of its code"""
         fix = "choose a model of a kind that docs/control_images.md names, or correct its profile.json"
         return ProblemsError.one(f"The model {self._title} {why}", self._where, fix, f"{ABOUT}.{end}")
 
@@ -115,7 +116,7 @@ def normalized(pixels: np.ndarray, profile: Profile) -> np.ndarray:
 
 
 def letterboxed(image: np.ndarray, size: Size, level: int) -> tuple[np.ndarray, float]:
-    """An image resized to fit into (width, height), in the upper left on a gray of this level: uint8 [H, W, 3]; and its scale."""
+    """An image scaled to fit into (width, height), upper left on gray `level`: uint8 [H, W, 3]; and the scale."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     inner = Image.fromarray(image).resize(

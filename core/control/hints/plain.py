@@ -10,11 +10,11 @@ from PIL import Image
 from core.dataset.images.resize import resize
 from core.settings.hints import HintSettings
 
-DEVIATIONS = 4  # of a Gaussian, to either side; what is left out is 6e-5 of it
+DEVIATIONS = 4  # of a Gaussian, to either side; the rest is 6e-5 of it
 
 
 def grayscale(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """Levels as Pillow's L (0.299, 0.587, 0.114), in all three channels."""
+    """Gray levels as Pillow's L (0.299, 0.587, 0.114), in all three channels."""
     return as_rgb(gray_levels(image))
 
 
@@ -24,13 +24,14 @@ def inverted(image: np.ndarray, settings: HintSettings) -> np.ndarray:
 
 
 def blurred(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """A Gaussian of `blur_radius` on each channel."""
+    """The image after a Gaussian blur of `blur_radius` on each channel."""
     smooth = [gaussian(image[..., channel].astype(np.float32), settings.blur_radius) for channel in range(3)]
     return to_levels(np.stack(smooth, axis=2))
 
 
 def tiled(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """Smaller by `tile_factor` (area averaging), and back (bicubic): ControlNet 1.1's tile resample, at the image's size."""
+    """The image reduced by `tile_factor` (area) and enlarged again (bicubic): ControlNet 1.1's tile resample, at the
+    image's size."""
     height, width = image.shape[:2]
     small = (max(1, round(width / settings.tile_factor)), max(1, round(height / settings.tile_factor)))
     coarse = resize(Image.fromarray(image), small, "area")
@@ -48,13 +49,13 @@ def as_rgb(levels: np.ndarray) -> np.ndarray:
 
 
 def to_levels(values: np.ndarray) -> np.ndarray:
-    """Floats of 0..255, rounded."""
+    """uint8 of floats in 0..255, rounded."""
     result: np.ndarray = np.rint(values).clip(0, 255).astype(np.uint8)
     return result
 
 
 def gaussian(values: np.ndarray, deviation: float) -> np.ndarray:
-    """float32 [H, W], smoothed by a Gaussian that is cut at 4 deviations; mirrored outside, without doubling the border
+    """float32 [H, W] after a Gaussian blur cut off at 4 deviations; the border is mirrored without repeating the edge
     (OpenCV's BORDER_REFLECT_101)."""
     reach = max(1, math.ceil(DEVIATIONS * deviation))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
@@ -64,7 +65,7 @@ def gaussian(values: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def _rows_smoothed(values: np.ndarray, weights: np.ndarray, reach: int) -> np.ndarray:
-    """Along the first axis."""
+    """The values convolved along the first axis."""
     around = np.pad(values, ((reach, reach), (0, 0)), mode="reflect")
     result: np.ndarray = around[reach : reach + len(values)] * weights[reach]
     for step in range(1, reach + 1):

@@ -1,4 +1,4 @@
-"""Control images with something random in them: shuffled images and masks for inpainting."""
+"""Control images with a random part: shuffled images and masks for inpainting."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SIDES = (0.1, 0.5)  # of a masked part, as a share of the image's
 
 
 def shuffled(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """ControlNet 1.1's content shuffle: each pixel is taken from a place that a smooth random field names, so that colors
-    stay and shapes do not."""
+    """ControlNet 1.1's content shuffle: pixels are sampled along a smooth random field, so that colors stay and shapes
+    do not."""
     height, width = image.shape[:2]
     dice = np.random.default_rng(address(settings.hint_seed, "hint.shuffle"))
     x = _smooth_field(height, width, dice) * (width - 1)
     y = _smooth_field(height, width, dice) * (height - 1)
-    return _taken_at(image, x, y)
+    return _sampled_at(image, x, y)
 
 
 def masked(image: np.ndarray, settings: HintSettings) -> np.ndarray:
-    """The image with at least `mask_share` of it black: boxes and ellipses, each of 10 to 50% of the sides."""
+    """The image with at least `mask_share` of it black: boxes and ellipses, with sides of 10 to 50% of the image's."""
     hint = image.copy()
     hint[random_mask(image.shape[0], image.shape[1], settings.mask_share, settings.hint_seed)] = 0
     return hint
@@ -56,8 +56,8 @@ def _smooth_field(height: int, width: int, dice: np.random.Generator) -> np.ndar
     return result
 
 
-def _taken_at(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear between the four pixels around each place. x, y: [H, W], inside the image."""
+def _sampled_at(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear samples of an image. x, y: [H, W] positions inside it."""
     left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     right, below = np.minimum(left + 1, image.shape[1] - 1), np.minimum(top + 1, image.shape[0] - 1)
     across, down = (x - left)[..., None], (y - top)[..., None]

@@ -1,4 +1,4 @@
-"""The base models and VAEs that the page offers by name (catalog.json), and where each lies on this machine."""
+"""The base models and VAEs that the page offers by name (catalog.json), and their paths on this machine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Entry:
 
     use       the setting it is for                       family   a key of detect.FAMILY_NAMES
     size      bytes                                      place    its path below models/
-    revision  the commit of the hub repository; the hash says which bytes they are, where only its branch is known
-    names     what people type for it, lower case without punctuation
-    gone      repositories that used to hold it and no longer exist
-    needs     {setting: value} that a training of it must have, as its model card says
-    unverified   facts that its author's own pages were not seen to confirm: license, revision, author
+    revision  the commit of the hub repository; or its branch, if only that is known: the hash identifies the bytes
+    names     what users type for it, lower case without punctuation
+    gone      repositories that used to have it and no longer exist
+    needs     {setting: value} required for training it, by its model card
+    unverified   facts not confirmed on its author's own pages: license, revision, author
     """
 
     id: str
@@ -60,18 +60,18 @@ ENTRIES = TypeAdapter(tuple[Entry, ...]).validate_json(Path(__file__).with_name(
 
 
 def named(text: str) -> Entry | None:
-    """The entry meant by "sd1.5", "SDXL", its file name, or the id of a repository that no longer exists."""
-    wanted = text.strip()
-    plain = re.sub(r"[^a-z0-9]", "", wanted.lower().removesuffix(".safetensors"))
+    """The entry for "sd1.5", "SDXL", its file name, or the id of a repository that no longer exists; else None."""
+    name = text.strip()
+    plain = re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".safetensors"))
     for entry in ENTRIES:
         file = re.sub(r"[^a-z0-9]", "", entry.file.removesuffix(".safetensors").lower())
-        if wanted in entry.gone or ("/" not in wanted and plain in (*entry.names, file)):
+        if name in entry.gone or ("/" not in name and plain in (*entry.names, file)):
             return entry
     return None
 
 
 def of_hub(repository: str, file: str | None) -> Entry | None:
-    """The entry of a hub repository's file; for a repository that no longer exists, whichever file is asked for."""
+    """The entry of a hub repository's file; for a repository that no longer exists, whatever the file."""
     return next(
         (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
         None,
@@ -88,22 +88,23 @@ def target(entry: Entry, models: Path) -> Path:
 
 
 def here(entry: Entry, models: Path) -> Path | None:
-    """The path of the complete file: at its place, in its hub folder, or under its own name in models/ or a subfolder."""
+    """The path of the complete file: as downloaded, in its hub folder, or under its own name in models/ or a subfolder;
+    None without one."""
     owner, name = entry.repository.split("/")
-    places = [target(entry, models), models / f"{owner}--{name}" / entry.file, models / name / entry.file]
-    places += [models / entry.file, *sorted(models.glob(f"*/{entry.file}"))]
+    paths = [target(entry, models), models / f"{owner}--{name}" / entry.file, models / name / entry.file]
+    paths += [models / entry.file, *sorted(models.glob(f"*/{entry.file}"))]
     fetched = recorded(models)
-    for place in places:
-        facts = fetched.get(_name(place, models), {})
+    for path in paths:
+        facts = fetched.get(_name(path, models), {})
         sizes = {entry.size} | ({facts.get("size")} if facts.get("sha256") == entry.sha256 else set())
-        if _size(place) in sizes:
-            return place
+        if _size(path) in sizes:
+            return path
     return None
 
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
-    """What the page shows of an entry: "here" with its path, else how many bytes have been downloaded."""
-    found = here(entry, models)
+    """The state of an entry for the page: "here" with its path, or the bytes downloaded so far."""
+    path = here(entry, models)
     return {
         "id": entry.id,
         "title": entry.title,
@@ -116,8 +117,8 @@ def state(entry: Entry, models: Path) -> dict[str, Any]:
         "license_url": entry.license_url,
         "source": f"{entry.repository}/{entry.file}",
         "page": entry.page,
-        "found": found,
-        "have": 0 if found else part_bytes(target(entry, models)),
+        "found": path,
+        "have": 0 if path else part_bytes(target(entry, models)),
     }
 
 
@@ -141,7 +142,7 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
 
 
 def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
-    """Remember where a file came from and its verified hash. query: what stands for that of a link."""
+    """Store where a file came from and its verified hash. query: identifies a link's query string"""
     facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 

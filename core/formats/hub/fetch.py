@@ -1,5 +1,5 @@
-"""Downloads one file from a web server: resumed where it stopped, verified, and named only when it is complete and of the
-format that its name says.
+"""Downloads one file from a web server: resumes, verifies, and renames it only when it is complete and of the format in
+its name.
 
 Next to the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
 """
@@ -29,7 +29,7 @@ TRIES = 6  # in a row without receiving a byte
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between them; a server's Retry-After counts up to the longest
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-OnBytes = Callable[[int, int], None]  # bytes so far, total bytes (0 if the server does not say)
+OnBytes = Callable[[int, int], None]  # bytes so far, total bytes (0 if unknown)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Remote:
 class FetchError(Exception):
     """Why a download failed.
 
-    advice       what to do, if not downloading by hand
+    advice       what to do, other than downloading by hand
     again        whether a retry may help, after retry_after seconds
     """
 
@@ -58,18 +58,18 @@ AGAIN = "try again: it resumes where it stopped"
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse a download that would fill the disk."""
+    """Raise ProblemsError for a download that would fill the disk."""
     fix = "free some space, or start with --models and a folder on another disk"
     require_space(folder, needed, f"Downloading {what}", fix)
 
 
 def part_of(path: Path) -> Path:
-    """Path of the partial download."""
+    """The path of the partial download."""
     return path.with_name(path.name + ".part")
 
 
 def part_bytes(path: Path) -> int:
-    """How many bytes of the file were downloaded already."""
+    """The number of bytes downloaded so far."""
     try:
         return part_of(path).stat().st_size
     except OSError:
@@ -78,8 +78,8 @@ def part_bytes(path: Path) -> int:
 
 def forget_part(path: Path) -> None:
     """Remove a partial download."""
-    for left in (part_of(path), _note_of(path)):
-        atomic.remove(left)
+    for each in (part_of(path), _note_of(path)):
+        atomic.remove(each)
 
 
 def _note_of(path: Path) -> Path:
@@ -87,8 +87,8 @@ def _note_of(path: Path) -> Path:
 
 
 def fetch(remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None = None) -> str:
-    """Download a file to `path` and return its SHA-256. Raises FetchError, and ProblemsError for another format than its
-    name says; Cancelled keeps the partial download."""
+    """Download a file to `path` and return its SHA-256. Raises FetchError, and ProblemsError if its format is not that
+    of its name; Cancelled keeps the partial download."""
     return _Transfer(remote, path, on_bytes, cancel).run()
 
 
@@ -99,8 +99,8 @@ class _Transfer:
         self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
         self.part, self.note = part_of(path), _note_of(path)
         self.have, self.total, self.etag = 0, remote.size or 0, ""
-        self.answered = False  # whether the server did, in this attempt
-        self.wanted = remote.sha256
+        self.answered = False  # whether the server sent anything in this attempt
+        self.expected = remote.sha256
         self.digest = hashlib.sha256()
 
     def run(self) -> str:
@@ -118,7 +118,7 @@ class _Transfer:
                     raise
                 failure = error
             except Exception as error:
-                if not _of_the_connection(error):
+                if not _is_connection_error(error):
                     raise
                 if not self.answered:
                     raise FetchError("the server does not answer") from error
@@ -134,16 +134,16 @@ class _Transfer:
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
-        while (left := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             self._look_at_cancel()
-            time.sleep(min(left, 0.1))
+            time.sleep(min(remaining, 0.1))
 
     def _look_at_cancel(self) -> None:
         if self.cancel is not None:
             self.cancel.check()
 
     def _take_up(self) -> None:
-        """Resume a partial download if it is of the same file. Its bytes are read again for the hash."""
+        """Resume a partial download of the same file. Its bytes are read again for the hash."""
         try:
             noted = read_json_object(self.note)
             same = noted["url"] == self.remote.url and noted["sha256"] == (self.remote.sha256 or "")
@@ -188,7 +188,7 @@ class _Transfer:
         return not self.total or self.have >= self.total
 
     def _beyond_the_end(self, response: Any) -> bool:
-        """The server has no more bytes: the partial file is complete, or belongs to another file."""
+        """Handle a server without more bytes: the partial file is complete, or belongs to another file."""
         total = response.headers.get("content-range", "").rpartition("/")[2]
         if total == str(self.have):
             return True
@@ -204,10 +204,10 @@ class _Transfer:
                 f"the server states another SHA-256 ({stated[:10]}...) than expected for {self.path.name}",
                 "do not use it; download the file elsewhere",
             )
-        self.wanted = self.remote.sha256 or stated
+        self.expected = self.remote.sha256 or stated
 
     def _continues(self, response: Any) -> bool:
-        """Whether these bytes continue the partial file or start it. A changed file is started over."""
+        """Whether the response continues the partial file or starts it. A changed file is started over."""
         etag = _strong_etag(response)
         length = response.headers.get("content-length", "")
         if response.status_code == 206:
@@ -228,7 +228,7 @@ class _Transfer:
         atomic.write_json(self.note, facts)
 
     def _write(self, response: Any) -> None:
-        """Write the body. One whose length the server does not state may never end: room is looked for as it grows."""
+        """Write the body. A body of unknown length may never end: the free space is checked as it grows."""
         with open(self.part, "ab" if self.have else "wb") as handle:
             for chunk in response.iter_raw():
                 self._look_at_cancel()
@@ -243,9 +243,9 @@ class _Transfer:
 
     def _finish(self) -> str:
         """Rename the file to its final name, unless its hash is wrong."""
-        found = self.digest.hexdigest()
-        size = self.remote.size if self.remote.size and not self.wanted else self.total
-        if (self.wanted and found != self.wanted) or (size and size != self.have):
+        digest = self.digest.hexdigest()
+        size = self.remote.size if self.remote.size and not self.expected else self.total
+        if (self.expected and digest != self.expected) or (size and size != self.have):
             self._start_over()
             raise FetchError(f"{self.path.name} arrived damaged and was removed", "try again")
         if not self.have:
@@ -254,7 +254,7 @@ class _Transfer:
         atomic.sync_file(self.part)
         atomic.replace(self.part, self.path)
         atomic.remove(self.note)
-        return found
+        return digest
 
     def _check_form(self) -> None:
         try:
@@ -264,7 +264,7 @@ class _Transfer:
             raise ProblemsError([replace(each, where=self.path.name) for each in error.problems]) from error
 
 
-def _of_the_connection(error: Exception) -> bool:
+def _is_connection_error(error: Exception) -> bool:
     """Whether the web client failed to connect (huggingface_hub decides which client that is)."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
@@ -288,22 +288,22 @@ def _refusal(response: Any) -> FetchError:
 
 
 def _stated_sha256(response: Any) -> str | None:
-    """The SHA-256 that the hub states for a large file before redirecting to its storage."""
-    for answer in (*response.history, response):
-        etag = answer.headers.get("x-linked-etag", "").strip('"')
+    """The SHA-256 that the hub sends for a large file before redirecting to its storage."""
+    for each in (*response.history, response):
+        etag = each.headers.get("x-linked-etag", "").strip('"')
         if SHA256.fullmatch(etag):
             return etag
     return None
 
 
 def _strong_etag(response: Any) -> str:
-    """A weak one does not guarantee equal bytes, which a range request needs."""
+    """The ETag if it is strong: a weak one does not guarantee equal bytes, which a range request needs."""
     etag = response.headers.get("etag", "")
     return "" if etag.startswith("W/") else etag
 
 
 def _content_range(response: Any) -> tuple[int, int]:
-    """(first byte, total bytes) of a partial response; -1 if not given."""
+    """(first byte, total bytes) of a partial response; -1 if missing."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
     if match is None:
         return -1, 0

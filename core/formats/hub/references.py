@@ -62,7 +62,7 @@ class Link:
     url: str
 
     def __str__(self) -> str:
-        """Without the query string: it may contain a key."""
+        """The link without its query string, which may contain a key."""
         return self.url.partition("?")[0]
 
     @property
@@ -72,7 +72,7 @@ class Link:
 
     @property
     def query(self) -> str:
-        """Tells links apart that differ in the query string, without keeping what may be a key in it. "" without one."""
+        """A hash that identifies the query string, which may contain a key; "" without one."""
         query = urlsplit(self.url).query
         return hashlib.sha256(query.encode()).hexdigest()[:16] if query else ""
 
@@ -81,11 +81,11 @@ Source = HubId | Link
 
 
 def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
-    """What a model setting refers to.
+    """The path or hub id for a model setting.
 
-    For a path (absolute, or relative to the project), a name under models/ with or without its extension, `outputs/...` for
+    A path (absolute, or relative to the project), a name under models/ with or without its extension, `outputs/...` for
     trained files wherever that folder is, or a catalog entry ("sd15") or hub id already downloaded to models/: its
-    path. For one of these that is not here yet: the HubId. Anything else raises ProblemsError.
+    path. A catalog entry or hub id not downloaded yet: the HubId. Raises ProblemsError for anything else.
     """
     text, models = reference.strip(), Path(models)
     if not text:
@@ -97,28 +97,28 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
     if hub_id is None:
         fix = f"choose an existing file or folder, a hub id (owner/name), or one of: {catalog.known_names()}"
         raise ProblemsError.one(f"The model '{reference}' does not exist", display_path(models), fix, "model.not-found")
-    found = _downloaded(hub_id, models)
-    return hub_id if found is None else found
+    path = _downloaded(hub_id, models)
+    return hub_id if path is None else path
 
 
 def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
     """Paths that a name may refer to, in the order they are tried."""
     if "\0" in text:
         return []
-    places = [resolve_path(text)]
+    paths = [resolve_path(text)]
     if not open_home(text).is_absolute():
         inside = PurePosixPath(text.replace("\\", "/"))
         names = [inside, PurePosixPath(*inside.parts[1:])] if inside.parts[:1] == ("models",) else [inside]
         for name in names:
             if ".." not in name.parts and name.parts:
-                places += [models / name, *(models / f"{name}{suffix}" for suffix in WEIGHT_SUFFIXES)]
+                paths += [models / name, *(models / f"{name}{suffix}" for suffix in WEIGHT_SUFFIXES)]
         if outputs is not None and inside.parts[:1] == ("outputs",) and ".." not in inside.parts:
-            places.append(outputs / PurePosixPath(*inside.parts[1:]))
-    return places
+            paths.append(outputs / PurePosixPath(*inside.parts[1:]))
+    return paths
 
 
 def parse_hub_id(text: str) -> HubId | None:
-    """`owner/name`, `owner/name/file` or a catalog entry; None for what can only be a local path."""
+    """The hub id for `owner/name`, `owner/name/file` or a catalog entry; None if it can only be a local path."""
     entry = catalog.named(text)
     if entry is not None:
         owner, name = entry.repository.split("/")
@@ -133,7 +133,7 @@ def parse_hub_id(text: str) -> HubId | None:
 
 
 def parse_source(text: str) -> Source:
-    """What to download: a catalog entry, a hub id or a link. Raises ProblemsError."""
+    """The source of a download: a catalog entry, a hub id or a link. Raises ProblemsError."""
     text = text.strip()
     source = _parse_link(text) if re.match(r"[a-z]+://", text, re.IGNORECASE) else parse_hub_id(text)
     if source is None:
@@ -147,7 +147,7 @@ def parse_source(text: str) -> Source:
 
 
 def _parse_link(text: str) -> Source:
-    """A link to a file. The hub's own links become hub ids, so that the hash is known."""
+    """The source for a link to a file. The hub's own links become hub ids, so that the hash is known."""
     try:
         parts = urlsplit(text)
         host = (parts.hostname or "").lower()
@@ -173,26 +173,26 @@ def _parse_link(text: str) -> Source:
 
 
 def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
-    """The model, if it was downloaded before from the same address and has still the same size and hash, else None.
+    """The path of a model already downloaded from the same address with the same size and hash; None without one.
 
-    Raises ProblemsError for a file that is no model, such as a login page saved as one.
+    Raises ProblemsError for a file that is no model, such as a saved login page.
     """
     if isinstance(source, Link):
         facts = catalog.recorded(models).get(source.file, {})
         same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
-        found, expected = models / source.file if same else None, facts.get("sha256")
+        path, expected = models / source.file if same else None, facts.get("sha256")
     elif entry := catalog.of_hub(source.repository, source.file):
-        found, expected = catalog.here(entry, models), entry.sha256
+        path, expected = catalog.here(entry, models), entry.sha256
     else:
         folder = models / source.folder_name
-        found, expected = folder / source.file if source.file else _model_in(folder), None
-    if found is None or not found.exists():
+        path, expected = folder / source.file if source.file else _model_in(folder), None
+    if path is None or not path.exists():
         return None
-    if found.is_file():
-        check_form(found, found.name)
-        if expected and file_sha256(found, cancel) != expected:
+    if path.is_file():
+        check_form(path, path.name)
+        if expected and file_sha256(path, cancel) != expected:
             return None
-    return found
+    return path
 
 
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
@@ -209,7 +209,7 @@ def _downloaded(hub_id: HubId, models: Path) -> Path | None:
 
 
 def _model_in(path: Path) -> Path:
-    """A folder with a single weight file stands for that file."""
+    """The folder, or its only weight file."""
     if path.is_dir() and not any((path / name).is_file() for name in ("model_index.json", "config.json")):
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
         if len(files) == 1:
@@ -229,7 +229,7 @@ def download(
 ) -> Path:
     """Download the needed files of a model into models/ and return its path there.
 
-    It appears complete or not at all; an interrupted download resumes. on_progress(bytes done, total bytes).
+    It appears atomically; an interrupted download resumes. on_progress(bytes done, total bytes).
     The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to
     the hub only, and jobs of a shared page have none unless the owner allows it.
     """
@@ -259,7 +259,7 @@ def download_files(
     cancel: CancelToken | None = None,
     endpoint: str | None = None,
 ) -> None:
-    """Download these files of a model into a folder, each complete or not at all; an interrupted download resumes.
+    """Download these files of a model into a folder, each atomically; an interrupted download resumes.
 
     names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
     """
@@ -267,9 +267,9 @@ def download_files(
         listed = {file.name: file for file in _listing(hub_id, endpoint)}
         if gone := [name for name in names if name not in listed]:
             raise FetchError(f"it does not have the file {gone[0]}")
-        wanted = [listed[name] for name in names]
-        require_room(folder, sum(file.size for file in wanted), f"'{hub_id}'")
-        _fetch_all(hub_id, wanted, folder, on_progress, cancel, endpoint)
+        files = [listed[name] for name in names]
+        require_room(folder, sum(file.size for file in files), f"'{hub_id}'")
+        _fetch_all(hub_id, files, folder, on_progress, cancel, endpoint)
     except (Cancelled, ProblemsError):
         raise
     except Exception as error:
@@ -278,7 +278,7 @@ def download_files(
 
 
 def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
-    """The names of a model's files on the hub. folder: where they belong, for what is said without a network."""
+    """The names of a model's files on the hub. folder: where to put them by hand, for messages without a network"""
     try:
         return [file.name for file in _listing(hub_id, endpoint)]
     except Exception as error:
@@ -301,7 +301,7 @@ def forget(source: Source, models: Path | str) -> None:
 def _download_file(
     source: Source, remote: Remote, target: Path, models: Path, on_progress: Progress, cancel: CancelToken | None
 ) -> Path:
-    """Download one file to its place. A file already there is a different one, or it would not have been requested."""
+    """Download one file to its target. A file already there is a different one, or it would not have been requested."""
     if target.exists():
         facts = catalog.recorded(models).get(target.relative_to(models).as_posix(), {})
         origin = f", from {facts['source']}" if facts.get("source") not in (None, str(source)) else ""
@@ -319,10 +319,10 @@ def _download_folder(
 ) -> Path:
     """Download the needed files of a hub repository into a folder."""
     target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
-    wanted = choose_files(hub_id, _listing(hub_id, endpoint))
-    here = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
-    require_room(models, sum(file.size for file in wanted) - here, f"'{hub_id}'")
-    _fetch_all(hub_id, wanted, partial, on_progress, cancel, endpoint)
+    files = choose_files(hub_id, _listing(hub_id, endpoint))
+    downloaded = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
+    require_room(models, sum(file.size for file in files) - downloaded, f"'{hub_id}'")
+    _fetch_all(hub_id, files, partial, on_progress, cancel, endpoint)
     _move_in(partial, target)
     return target / hub_id.file if hub_id.file else _model_in(target)
 
@@ -353,7 +353,7 @@ class RemoteFile:
 
 
 def _token() -> str | bool | None:
-    """The token of the environment or of Tools; None for huggingface_hub's login, False for none."""
+    """The token of the environment or of Tools; None for huggingface_hub's login, False for no token."""
     return secret("huggingface_token") or None if may_use_keys() else False
 
 
@@ -370,28 +370,28 @@ def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
 
 
 def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
-    """Only what is needed: one format of the weights (fp16 and safetensors preferred), configs and vocabulary."""
+    """The needed files: one format of the weights (fp16 and safetensors preferred), configs and vocabulary."""
     by_name = {file.name: file for file in files}
     if hub_id.file is not None:
         if hub_id.file not in by_name:
             raise _no_such_file(hub_id, list(by_name))
         return [by_name[hub_id.file]]
     if "model_index.json" in by_name:
-        wanted = ["model_index.json"]
+        chosen = ["model_index.json"]
         for part in PARTS:
             inside = [name for name in by_name if name.startswith(f"{part}/") and name.count("/") == 1]
-            wanted += [name for name in inside if name.endswith(SMALL_SUFFIXES) and not name.endswith(".index.json")]
-            wanted += _one_form(inside)
-        return [by_name[name] for name in wanted]
+            chosen += [name for name in inside if name.endswith(SMALL_SUFFIXES) and not name.endswith(".index.json")]
+            chosen += _weights(inside)
+        return [by_name[name] for name in chosen]
     if "config.json" in by_name:  # a single part, such as a VAE
-        return [by_name[name] for name in ("config.json", *_one_form([name for name in by_name if "/" not in name]))]
+        return [by_name[name] for name in ("config.json", *_weights([name for name in by_name if "/" not in name]))]
     single = [name for name in by_name if name.lower().endswith(".safetensors") and "/" not in name]
     if len(single) != 1:
         raise _no_such_file(hub_id, single)
     return [by_name[single[0]]]
 
 
-def _one_form(names: list[str]) -> list[str]:
+def _weights(names: list[str]) -> list[str]:
     """The weights of one folder in one format, shards with their index."""
     for pattern in (
         r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
@@ -399,31 +399,31 @@ def _one_form(names: list[str]) -> list[str]:
         r"(diffusion_pytorch_model|pytorch_model)\.fp16\.bin",
         r"(diffusion_pytorch_model|pytorch_model)\.bin",
     ):
-        found = [name for name in names if re.fullmatch(pattern, name.rpartition("/")[2])]
-        if found:
-            return found
+        matches = [name for name in names if re.fullmatch(pattern, name.rpartition("/")[2])]
+        if matches:
+            return matches
     return []
 
 
 def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
     files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
-    shown = ", ".join(files[:5]) or "none"
-    what = f"'{hub_id}' does not name a file to download; it has: {shown}"
+    examples = ", ".join(files[:5]) or "none"
+    what = f"'{hub_id}' does not name a file to download; it has: {examples}"
     fix = f"name one of its files, for example {hub_id.repository}/{files[0]}" if files else "choose another model"
     return ProblemsError.one(what, str(hub_id), fix, "model.file-not-named")
 
 
 def _fetch_all(
     hub_id: HubId,
-    wanted: list[RemoteFile],
+    files: list[RemoteFile],
     partial: Path,
     on_progress: Progress,
     cancel: CancelToken | None,
     endpoint: str | None,
 ) -> None:
-    total, done = sum(file.size for file in wanted), 0
+    total, done = sum(file.size for file in files), 0
     on_progress(0, total)
-    for file in wanted:
+    for file in files:
         path = partial / _safe_name(hub_id, file.name)
         if not (path.is_file() and path.stat().st_size == file.size):
             url = _address(hub_id.repository, file.name, "main", endpoint)
@@ -435,7 +435,7 @@ def _fetch_all(
 
 
 def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
-    """A file name as a path inside the model's folder; names are untrusted and must not lead outside."""
+    """A file name as a path inside the model's folder. Raises ProblemsError for untrusted names that lead outside."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
         what = f"'{hub_id}' contains a file with an unsafe name: {name!r}"
@@ -444,7 +444,7 @@ def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
 
 
 def _progress_after(on_progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one file after those already done."""
+    """Progress of one file in addition to those already done."""
     return lambda now, _: on_progress(before + now, total)
 
 
@@ -460,17 +460,17 @@ def _move_in(partial: Path, target: Path) -> None:
     atomic.remove_folder(partial)
 
 
-def _failed(source: Source, models: Path, error: Exception, by_hand: str = "") -> ProblemsError:
-    """One line: what failed, and how to proceed without a network."""
+def _failed(source: Source, models: Path, error: Exception, instructions: str = "") -> ProblemsError:
+    """The error of a failed download, with advice for proceeding without a network."""
     if isinstance(error, OSError) and not _is_network(error):
         what = f"'{source}' could not be written: {error.strerror or error}"
         return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")
     reason, advice = (error.reason, error.advice) if isinstance(error, FetchError) else _reason(error)
     what = f"'{source}' could not be downloaded: {reason}"
-    return ProblemsError.one(what, "", advice or by_hand or _by_hand(source, models), "model.download-failed")
+    return ProblemsError.one(what, "", advice or instructions or _manual_steps(source, models), "model.download-failed")
 
 
-def _by_hand(source: Source, models: Path) -> str:
+def _manual_steps(source: Source, models: Path) -> str:
     """Where to put the files when downloading them elsewhere."""
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if entry is not None:
@@ -484,12 +484,13 @@ def _by_hand(source: Source, models: Path) -> str:
 
 
 def _is_network(error: OSError) -> bool:
-    """Connection errors are OSErrors too; those of the disk have a file name or report a full disk."""
+    """Whether it is a connection error: those are OSErrors too, but disk errors have a file name or an errno of a full
+    disk."""
     return error.filename is None and error.errno not in (28, 122) and not isinstance(error, PermissionError)
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Why it failed, and the advice if that is not to download by hand."""
+    """The cause of an error, and advice other than downloading by hand."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner requires you to accept its terms",

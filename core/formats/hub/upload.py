@@ -18,14 +18,14 @@ WHERE = "hub.huggingface_repo_id"
 Say = Callable[[str, str, str], None]  # text, level, fix
 
 
-def place_in_repo(settings: HubSettings, name: str) -> str:
-    """The path in the repository: the file's own name in the folder of the settings."""
+def path_in_repo(settings: HubSettings, name: str) -> str:
+    """The path in the repository: the file's name in the folder of the settings."""
     folder = settings.huggingface_path_in_repo.replace("\\", "/").strip("/")
     return f"{folder}/{name}" if folder else name
 
 
 def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
-    """An upload without a token cannot succeed; checked without asking the hub."""
+    """The problem of an upload without a token, without asking the hub; None if there is one."""
     if not settings.huggingface_repo_id or token:
         return None
     fix = "store a Hugging Face token in Tools or set HF_TOKEN, or leave the repository empty"
@@ -34,14 +34,14 @@ def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
 
 def upload_problem(settings: HubSettings, token: str | None, endpoint: str | None = None) -> Problem | None:
     """What the hub answers before anything is sent: an error if the upload will be refused, advice if the hub does not
-    answer, since it may by the first save. Nothing is created or changed there."""
+    answer (it may by the first save). Nothing is created or changed there."""
     if not settings.huggingface_repo_id or not token:
         return missing_key(settings, token)
-    found: list[Problem | None] = []
-    asking = threading.Thread(target=lambda: found.append(_ask(settings, token, endpoint)), daemon=True, name="hub")
+    answers: list[Problem | None] = []
+    asking = threading.Thread(target=lambda: answers.append(_ask(settings, token, endpoint)), daemon=True, name="hub")
     asking.start()
     asking.join(LOOK_SECONDS)
-    return found[0] if found else _unreachable(f"no answer within {LOOK_SECONDS:g} seconds")
+    return answers[0] if answers else _unreachable(f"no answer within {LOOK_SECONDS:g} seconds")
 
 
 def _unreachable(why: str) -> Problem:
@@ -78,7 +78,8 @@ def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | N
 
 
 def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
-    """A missing repository is created at the first upload, which only its owner can do."""
+    """The problem of a missing repository of another owner: it is created at the first upload, which only its owner can
+    do."""
     names = [str(who.get("name", "")), *(str(org.get("name", "")) for org in who.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
@@ -97,11 +98,11 @@ class Uploads:
     def __init__(self, settings: HubSettings, token: str | None, say: Say, endpoint: str | None = None):
         self._settings, self._token, self._say, self._endpoint = settings, token, say, endpoint
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload") if settings.huggingface_repo_id else None
-        self._waiting: list[Future[None]] = []
+        self._pending: list[Future[None]] = []
         self._api: Any = None
 
     def look(self) -> None:
-        """Check in the background what would fail at the first save."""
+        """Check in the background for what would fail at the first save."""
         if self._pool is not None:
             self._pool.submit(self._look)
 
@@ -111,11 +112,11 @@ class Uploads:
             self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
-        """Upload a file or a folder. wait: return when it and all before it are uploaded."""
+        """Upload a file or a folder. wait: return when it and all before it are uploaded"""
         if self._pool is None:
             return
-        self._waiting = [each for each in self._waiting if not each.done()]
-        self._waiting.append(self._pool.submit(self._upload, path))
+        self._pending = [each for each in self._pending if not each.done()]
+        self._pending.append(self._pool.submit(self._upload, path))
         if wait or not self._settings.async_upload:
             self.finish()
 
@@ -125,9 +126,9 @@ class Uploads:
 
     def finish(self) -> None:
         """Wait for all pending uploads."""
-        for each in self._waiting:
+        for each in self._pending:
             each.result()
-        self._waiting = []
+        self._pending = []
 
     def close(self) -> None:
         if self._pool is not None:
@@ -139,26 +140,26 @@ class Uploads:
         repository = str(self._settings.huggingface_repo_id)
         try:
             api = self._connected(repository)
-            place = place_in_repo(self._settings, path.name)
-            about = {"repo_id": repository, "repo_type": self._settings.huggingface_repo_type, "path_in_repo": place}
+            target = path_in_repo(self._settings, path.name)
+            about = {"repo_id": repository, "repo_type": self._settings.huggingface_repo_type, "path_in_repo": target}
             if path.is_dir():
                 api.upload_folder(folder_path=str(path), **about)
             else:
                 api.upload_file(path_or_fileobj=str(path), **about)
-            self._say(f"Uploaded {place} to {repository}", "info", "")
+            self._say(f"Uploaded {target} to {repository}", "info", "")
         except Exception as error:
-            words = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             fix = (
                 "set HF_TOKEN or store a Hugging Face token in Tools"
                 if self._token is None
                 else "the local file is complete; upload it by hand"
             )
             self._say(
-                f"{path.name} could not be uploaded to {repository}: {words[0] if words else error!r}", "warning", fix
+                f"{path.name} could not be uploaded to {repository}: {lines[0] if lines else error!r}", "warning", fix
             )
 
     def _connected(self, repository: str) -> Any:
-        """The hub, with the repository created if missing."""
+        """The hub's API, with the repository created if missing."""
         if self._api is None:
             from huggingface_hub import HfApi
 

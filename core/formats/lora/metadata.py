@@ -21,11 +21,12 @@ from core.settings.job import TrainJob
 from core.settings.model import traits_of
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
 
-MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # of trigger words: how many, of them frequent tags, letters of one
+MOST_WORDS, MOST_TAGS, LONGEST = 12, 8, 80  # of trigger words: how many, how many frequent tags, characters of one
 
 
 def version_metadata(family: str | None, prediction: str | None = None) -> dict[str, str]:
-    """ss_v2 and, of a known family, ss_base_model_version as sd-scripts writes them: "_v" marks v-prediction, but not of SDXL."""
+    """ss_v2 and, for a known family, ss_base_model_version as sd-scripts writes them: "_v" marks v-prediction, except
+    for SDXL."""
     version = traits_of(family).kohya_version or family or ""
     mark = "_v" if prediction == "v" and not version.startswith("sdxl") else ""
     v2 = {"ss_v2": str(version.startswith("sd_v2"))}
@@ -33,7 +34,7 @@ def version_metadata(family: str | None, prediction: str | None = None) -> dict[
 
 
 def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
-    """All metadata of a LoRA file of this job at this moment, except the hashes of its weights."""
+    """All metadata of a job's LoRA file at this moment, except the hashes of its weights."""
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
     values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
@@ -74,11 +75,11 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
 
 
 def _rates(job: TrainJob) -> dict[str, Any]:
-    """AdaFactor's relative steps have no rate but the schedule's, which only reports (as in sd-scripts)."""
+    """The ss_ learning rates. AdaFactor's relative steps have only the schedule's rate (as in sd-scripts)."""
     optimizer, schedule = job.optimizer, job.schedule
     if relative_steps(optimizer):
-        given = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
-        return given | {"ss_lr_scheduler": f"adafactor:{optimizer.learning_rate}"}
+        none = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
+        return none | {"ss_lr_scheduler": f"adafactor:{optimizer.learning_rate}"}
     return {
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.unet_lr,
@@ -93,14 +94,14 @@ def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
         "ss_sd_model_name": facts.base_model_name,
     }
-    known = {
+    hashes = {
         "ss_sd_model_hash": facts.base_model_hash,
         "ss_new_sd_model_hash": facts.base_model_sha256,
         "ss_vae_name": facts.vae_name,
         "ss_vae_hash": facts.vae_hash,
         "ss_new_vae_hash": facts.vae_sha256,
     }
-    return values | {key: value for key, value in known.items() if value is not None}
+    return values | {key: value for key, value in hashes.items() if value is not None}
 
 
 def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
@@ -127,27 +128,27 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Python's spelling, as sd-scripts writes it: "True", "None", "0.0001"."""
+    """Values in Python's spelling, as sd-scripts writes them: "True", "None", "0.0001"."""
     return {key: str(value) for key, value in values.items()}
 
 
-# -- the words that a prompt needs
+# -- trigger words
 
 
 def trigger_words(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Trigger words and frequent tags of a LoRA file, most relevant first."""
     words = dict.fromkeys([*_stated(metadata), *_of_run(path), *_frequent(metadata)])
-    return tuple(word for word in words if 0 < len(word) <= LONGEST)[:MOST_WORDS]
+    return tuple(trigger for trigger in words if 0 < len(trigger) <= LONGEST)[:MOST_WORDS]
 
 
 def _stated(metadata: Mapping[str, str]) -> Iterator[str]:
-    """Trigger phrases and usage hint in the metadata (modelspec)."""
+    """Trigger phrases and usage hint in the modelspec metadata."""
     for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
-        yield from (word.strip() for word in metadata.get(name, "")[:2000].split(","))
+        yield from (trigger.strip() for trigger in metadata.get(name, "")[:2000].split(","))
 
 
 def _of_run(path: Path) -> Iterator[str]:
-    """The trigger word of the run whose checkpoint it is."""
+    """The trigger word of the run that saved the file."""
     if path.parent.name == "checkpoints":
         with suppress(ProblemsError, OSError):
             captions = read_json_object(path.parent.parent / "job.json").get("captions")
@@ -156,7 +157,7 @@ def _of_run(path: Path) -> Iterator[str]:
 
 
 def _frequent(metadata: Mapping[str, str]) -> list[str]:
-    """The most frequent tags of the captions it was trained with (ss_tag_frequency), of all folders together."""
+    """The most frequent tags of the training captions (ss_tag_frequency), over all folders."""
     counts: Counter[str] = Counter()
     with suppress(ProblemsError):
         folders = parse_json(metadata.get("ss_tag_frequency") or "{}", "ss_tag_frequency")

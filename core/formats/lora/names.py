@@ -52,14 +52,14 @@ JOINED = {
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
     *("layer_norm1", "layer_norm2", "final_layer_norm", "conv_norm_out"),
 }
-BUNDLED = "bundle_emb."  # begins the names of embeddings that a LoRA file holds: bundle_emb.<token>.<name in the embedding's file>
+BUNDLED = "bundle_emb."  # prefix of embeddings in a LoRA file: bundle_emb.<token>.<name in the embedding's file>
 LONGEST = max(name.count("_") + 1 for name in JOINED)
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 DORA_SCALE = "dora_scale"
 NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
 PEFT_BIAS = "lora_B.bias"
-BESIDE = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # what can lie next to the tensors of a network's layers
-BESIDE_IN_USE = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # of these, those that are used: added to what
+BESIDE = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # tensors that can be next to those of a network's layers
+BESIDE_IN_USE = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # the parameter they are added to
 UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"
 OLD_DIFFUSERS = {
@@ -95,27 +95,26 @@ TEXT_ROOTS = {"text_model", "encoder"}
 
 
 def layer_name(name: str) -> str:
-    """The name that a layer has in kohya's LoRA files, of one in a file of a kind with a prefix of its own: `oft_unet_...` ->
-    `lora_unet_...`."""
+    """A layer's name in kohya's LoRA files, for kinds with another prefix too: `oft_unet_...` -> `lora_unet_...`."""
     prefix = next((each for each in kohya_prefixes() if each not in KOHYA and name.startswith(each)), None)
     return name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
 
 
 def module_path(name: str) -> tuple[str, str] | None:
-    """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for another name.
+    """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for other names.
 
     SDXL's original block names become diffusers'. Paths of text encoders start with `text_model.`.
     """
-    head, words = _split(name)
+    head, components = _split(name)
     if head is None:
         return None
-    parts, place = [], 0
-    while place < len(words):
+    parts, index = [], 0
+    while index < len(components):
         for count in range(LONGEST, 0, -1):
-            joined = "_".join(words[place : place + count])
-            if count == 1 or (joined in JOINED and place + count <= len(words)):
+            joined = "_".join(components[index : index + count])
+            if count == 1 or (joined in JOINED and index + count <= len(components)):
                 parts.append(joined)
-                place += count
+                index += count
                 break
     path = ".".join(parts)
     part = PREFIXES[head]
@@ -124,17 +123,17 @@ def module_path(name: str) -> tuple[str, str] | None:
     return part, path
 
 
-def place_of_layer(name: str) -> tuple[str, str] | None:
-    """(part, name of the module there) of a LoRA's layer, as tensors of models are named here."""
-    found = module_path(layer_name(name))
-    return (found[0], bare_name(found[1])) if found is not None else None
+def module_of_layer(name: str) -> tuple[str, str] | None:
+    """(part, path of the module) of a LoRA's layer, by the names of `core.formats.models`."""
+    module = module_path(layer_name(name))
+    return (module[0], bare_name(module[1])) if module is not None else None
 
 
-def place_beside(key: str) -> tuple[str, str] | None:
-    """(part, name of the tensor there) that a tensor next to a LoRA's layers is added to; None: it is not used."""
-    name, _, own = key.partition(".")
-    place = place_of_layer(name)
-    return None if place is None or own not in BESIDE_IN_USE else (place[0], f"{place[1]}.{BESIDE_IN_USE[own]}")
+def module_of_extra(key: str) -> tuple[str, str] | None:
+    """(part, parameter) that a bias or norm tensor of a LoRA file is added to; None: it is not used."""
+    name, _, kind = key.partition(".")
+    module = module_of_layer(name)
+    return None if module is None or kind not in BESIDE_IN_USE else (module[0], f"{module[1]}.{BESIDE_IN_USE[kind]}")
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:
@@ -145,10 +144,11 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 
 
 def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
-    """The inverse: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names; None for another part."""
+    """The inverse of `module_path`: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names;
+    None for another part."""
     if part == "unet":
-        own = sd_keys.unet_to_ldm(path, "sdxl") if traits_of(family).original_names else path
-        return "lora_unet_" + own.replace(".", "_")
+        ldm_path = sd_keys.unet_to_ldm(path, "sdxl") if traits_of(family).original_names else path
+        return "lora_unet_" + ldm_path.replace(".", "_")
     prefix = {"text_encoder": _first_encoder(family), "text_encoder_2": "lora_te2"}.get(part)
     return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")
 
@@ -157,43 +157,44 @@ def _first_encoder(family: str | None) -> str:
     return "lora_te1" if traits_of(family).two_encoders else "lora_te"
 
 
-def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
-    """A tensor's name in the LoRA file of any program -> (kohya's name of its layer, the key below it as kohya and LyCORIS name it).
+def to_kohya_key(name: str, family: str | None) -> tuple[str | None, str]:
+    """A tensor's name in any program's LoRA file -> (kohya's name of its layer, the key below it as in kohya's and
+    LyCORIS' files).
 
-    The layer is None for a part that no model of Stable Diffusion has; the key of an unknown kind stays as it is.
+    The layer is None for a part that Stable Diffusion does not have; keys of unknown kinds are unchanged.
     """
-    head, _, rest = name.partition(".")
+    head, _, key_below = name.partition(".")
     layer, key = split_key(name)
     if head.startswith(kohya_prefixes()):
-        return _of_kohya(head, family), key if layer == head else rest
+        return _normalized(head, family), key if layer == head else key_below
     if layer.startswith(LYCORIS):
-        return _of_lycoris(layer, family), key
+        return _from_lycoris(layer, family), key
     part, path = part_and_path(layer, family)
     return (None if part is None else kohya_name(part, path, family)), key
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """(a layer's name as the file has it, the key below it as kohya and LyCORIS name it)."""
-    layer, _, rest = name.rpartition(".lora_")
-    words = rest.split(".")
-    if layer and words[0] in PEFT and words[-1] != "bias" and len(words) <= 3:  # A, A.weight, A.default.weight
-        return layer, PEFT[words[0]]
-    layer, _, rest = name.rpartition("_lora.")
-    if layer and rest in OLD_DIFFUSERS:
-        return _old_module(layer), OLD_DIFFUSERS[rest]
+    """(a layer's name in the file, the key below it as in kohya's and LyCORIS' files)."""
+    layer, _, key = name.rpartition(".lora_")
+    names = key.split(".")
+    if layer and names[0] in PEFT and names[-1] != "bias" and len(names) <= 3:  # A, A.weight, A.default.weight
+        return layer, PEFT[names[0]]
+    layer, _, key = name.rpartition("_lora.")
+    if layer and key in OLD_DIFFUSERS:
+        return _old_module(layer), OLD_DIFFUSERS[key]
     for form in (".lora.", ".lora_linear_layer."):
-        layer, _, rest = name.rpartition(form)
-        if layer and rest in OLD_DIFFUSERS:
-            return layer, OLD_DIFFUSERS[rest]
-    words, keys = name.split("."), _of_kinds()[0]
+        layer, _, key = name.rpartition(form)
+        if layer and key in OLD_DIFFUSERS:
+            return layer, OLD_DIFFUSERS[key]
+    names, keys = name.split("."), _keys_and_prefixes()[0]
     for count in (2, 1):  # "a1.weight" is a key, and "weight" may be one
-        ending = ".".join(words[-count:])
-        if len(words) > count and ending in keys:
-            return ".".join(words[:-count]), ending
+        ending = ".".join(names[-count:])
+        if len(names) > count and ending in keys:
+            return ".".join(names[:-count]), ending
     if name.startswith((*kohya_prefixes(), LYCORIS)):
         layer, _, ending = name.partition(".")
         return layer, ending
-    return ".".join(words[:-1]), words[-1]
+    return ".".join(names[:-1]), names[-1]
 
 
 def _old_module(layer: str) -> str:
@@ -204,17 +205,18 @@ def _old_module(layer: str) -> str:
     return f"{path.removesuffix('.processor')}.{'to_out.0' if name == 'to_out' else name}"
 
 
-def _of_kohya(layer: str, family: str | None) -> str:
-    """The name as sd-scripts has it: SDXL's blocks can have diffusers' names, and transformers' flat CLIP no `text_model`."""
+def _normalized(layer: str, family: str | None) -> str:
+    """A kohya name as in sd-scripts: some files have diffusers' names for SDXL's blocks, or transformers' flat CLIP
+    without `text_model`."""
     if "_text_model_" not in layer and layer.startswith("lora_te"):
         return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
     if traits_of(family).original_names and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
-        found = module_path(layer)
-        return (kohya_name(*found, family) if found else None) or layer
+        module = module_path(layer)
+        return (kohya_name(*module, family) if module else None) or layer
     return layer
 
 
-def _of_lycoris(layer: str, family: str | None) -> str:
+def _from_lycoris(layer: str, family: str | None) -> str:
     """`lycoris_down_blocks_0_...` -> `lora_unet_down_blocks_0_...`."""
     first = f"{_first_encoder(family)}_"
     inner = layer.removeprefix(LYCORIS)
@@ -223,14 +225,15 @@ def _of_lycoris(layer: str, family: str | None) -> str:
         *(("text_model_", f"{first}text_model_"), ("", "lora_unet_")),
     ):
         if inner.startswith(beginning):
-            return _of_kohya(kohya + inner.removeprefix(beginning), family)
+            return _normalized(kohya + inner.removeprefix(beginning), family)
     raise AssertionError
 
 
 def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
-    """`diffusion_model.input_blocks.1.1.proj_in` -> ("unet", "down_blocks.0.attentions.0.proj_in"); (None, ...) for other parts.
+    """`diffusion_model.input_blocks.1.1.proj_in` -> ("unet", "down_blocks.0.attentions.0.proj_in"); (None, ...) for
+    other parts.
 
-    A path without a part is the U-Net's or the first text encoder's, by its first word.
+    A path without a part is the U-Net's or the first text encoder's, by its first component.
     """
     layer = layer.removeprefix("base_model.model.")
     beginning = next((each for each in PARTS if layer.startswith(each)), "")
@@ -243,33 +246,34 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
 
 
 def looks_like(keys: Iterable[str]) -> str:
-    """Of keys that belong to no kind together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any of them."""
-    given = set(keys)
-    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(given & kind.all_keys), -len(kind.all_keys)), default=None)
-    if near is None or not given & near.all_keys - {ALPHA}:
+    """The likeness of keys that no kind has together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any
+    of them."""
+    found = set(keys)
+    near = max(NETWORK_KINDS.values(), key=lambda kind: (len(found & kind.all_keys), -len(kind.all_keys)), default=None)
+    if near is None or not found & near.all_keys - {ALPHA}:
         return ""
-    unknown = sorted(given - near.all_keys)
-    shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
+    unknown = sorted(found - near.all_keys)
+    examples = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
     return (
-        f"looks like {near.title} with unknown keys ({shown})"
+        f"looks like {near.title} with unknown keys ({examples})"
         if unknown
         else f"looks like {near.title} with keys missing"
     )
 
 
 def kohya_prefixes() -> tuple[str, ...]:
-    """How layers' names begin in kohya's files of all registered kinds."""
-    return _of_kinds()[1]
+    """The prefixes of layer names in kohya's files, of all registered kinds."""
+    return _keys_and_prefixes()[1]
 
 
-def _of_kinds() -> tuple[frozenset[str], tuple[str, ...]]:
-    """(what follows a layer's name in files of all registered kinds, or lies next to it; how the names begin in kohya's)."""
+def _keys_and_prefixes() -> tuple[frozenset[str], tuple[str, ...]]:
+    """(keys below a layer's name in files of all registered kinds, or next to it; kohya's prefixes)."""
     extensions.load()
-    return _of_table(len(NETWORK_KINDS))
+    return _cached_keys_and_prefixes(len(NETWORK_KINDS))
 
 
 @lru_cache(maxsize=1)
-def _of_table(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
+def _cached_keys_and_prefixes(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
     kinds = NETWORK_KINDS.values()
     keys = frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in kinds))
     return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))
@@ -279,6 +283,6 @@ def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """{"name.alpha": tensor} -> {"name": {"alpha": tensor}}. Module names contain no dots."""
     grouped: dict[str, dict[str, T]] = {}
     for key, tensor in tensors.items():
-        name, _, rest = key.partition(".")
-        grouped.setdefault(name, {})[rest] = tensor
+        name, _, inner = key.partition(".")
+        grouped.setdefault(name, {})[inner] = tensor
     return grouped

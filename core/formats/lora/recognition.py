@@ -1,4 +1,4 @@
-"""What tells LoRA-like files from others by the names of their tensors: naming scheme, network kind, input width of a layer."""
+"""Recognizes LoRA-like files by the names of their tensors: naming scheme, network kind, input width of a layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, LYCORIS, NORM, kohya_place, kohya_prefixes, split_key
+from core.formats.lora.names import BESIDE, COMFYUI, LYCORIS, NORM, kohya_prefixes, split_key, to_kohya_key
 from core.formats.tensors.entry import TensorEntry
 from core.settings.network import NETWORK_KINDS, KindTraits
 
@@ -15,7 +15,7 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered
     ("oft_diag", "OFT of an early LyCORIS"),
     (NORM, "norm difference"),
 )
-# Of PEFT's and old diffusers' files: endings of tensors whose second side is their layer's input, and whose first is its rank
+# In PEFT's and old diffusers' files: suffixes of tensors of [rank, layer's input]
 INPUTS = (("lora_A.weight",), ("lora_A.default.weight",), ("down.weight",))
 RANK_FIRST = (
     "lora_A.weight",
@@ -24,7 +24,7 @@ RANK_FIRST = (
     "lora_linear_layer.down.weight",
     "_lora.down.weight",
 )
-# Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products hold their kernels flattened or apart.
+# Names of U-Nets' 3x3 convolutions, with underscores for dots: LyCORIS' products store kernels flattened or separately.
 CONVOLUTION = re.compile(
     r"(resnets_\d+_conv[12]|samplers_\d+_conv|conv_in|conv_out|in_layers_2|out_layers_3|blocks_\d+_\d+_(op|conv)"
     r"|input_blocks_0_0|(unet|diffusion_model)_out_2)$"
@@ -39,7 +39,7 @@ OLD_DIFFUSERS = tuple(
 
 
 def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
+    """The naming scheme (core/formats/lora/names.py), or None if it is not a LoRA."""
     kohya = kohya_prefixes()
     if any(name.startswith(kohya) for name in tensors):
         return "kohya"
@@ -58,10 +58,10 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
-    """(title of the registered kind, the algorithm of what no registered kind reads)."""
+    """(title of the registered kind, the algorithm if no registered kind reads it)."""
     extensions.load()  # network kinds register their keys
     endings = _endings(tensors)
-    fitting = (  # LoCon's keys are LoRA's and one more
+    fitting = (  # LoCon has LoRA's keys and one more
         ((len(form), bool(kind.prefix), kind.module_name == module), kind.title)
         for kind in NETWORK_KINDS.values()
         for form in kind.forms
@@ -69,29 +69,29 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
         and any(name.startswith(kind.prefix) for name in tensors)
         and _looks(kind, form, tensors)
     )
-    network = max(fitting, key=lambda found: found[0], default=(None, None))[1]
-    read = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
-    left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
+    network = max(fitting, key=lambda each: each[0], default=(None, None))[1]
+    known = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
+    unknown = {ending for ending in endings if ending not in known and not (network and ending in BESIDE)}
     variants = (
         title
         for suffix, title in LORA_VARIANTS
-        if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
+        if any(ending == suffix or ending.endswith("." + suffix) for ending in unknown)
     )
     return network, next(variants, None)
 
 
 def _endings(names: Iterable[str]) -> set[str]:
-    """The keys below the layers. Kohya's names have it after their first dot, so that one layer tells it of all that are alike."""
+    """The keys below the layers. Of kohya's names, which have it after their first dot, one layer per key is enough."""
     kohya = kohya_prefixes()
     alike = {(True, name.partition(".")[2]) if name.startswith(kohya) else (False, name): name for name in names}
-    return {kohya_place(name, None)[1] for name in alike.values()}
+    return {to_kohya_key(name, None)[1] for name in alike.values()}
 
 
 def ranks_of(
     tensors: Mapping[str, TensorEntry], network: str | None, metadata: Mapping[str, str]
 ) -> tuple[int | None, int | None]:
-    """(rank, rank of 3x3 convolutions where it is another) of a LoRA-like file, the largest if its layers differ: by shapes and names,
-    else as sd-scripts' metadata say it. None where its kind has no rank, or neither says it."""
+    """(rank, rank of 3x3 convolutions if it differs) of a LoRA-like file, the largest if its layers differ: by shapes
+    and names, else by sd-scripts' metadata. None if its kind has no rank, or neither has it."""
     if not any(kind.ranked for kind in NETWORK_KINDS.values() if kind.title == network):
         return None, None
     endings = (*RANK_FIRST, *(f".{key}" for kind in NETWORK_KINDS.values() for key in kind.rank_keys))
@@ -100,28 +100,28 @@ def ranks_of(
         if name.endswith(endings):
             layer = split_key(name)[0].replace(".", "_")
             sides[prod(entry.shape[2:]) > 1 or CONVOLUTION.search(layer) is not None].append(entry.side(0))
-    said = metadata.get("ss_network_dim", "")
+    stated = metadata.get("ss_network_dim", "")
     conv = max(sides[True], default=None)
-    rank = max(sides[False], default=conv or (int(said) if said.isdecimal() and len(said) < 6 else None))
+    rank = max(sides[False], default=conv or (int(stated) if stated.isdecimal() and len(stated) < 6 else None))
     return rank, conv if conv != rank else None
 
 
 def _looks(kind: KindTraits, form: tuple[str, ...], tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether the first layer with the keys of a form is of a kind."""
+    """Whether the first layer with the keys of this form is of a kind."""
     if kind.looks is None:
         return True
     layers: dict[str | None, dict[str, TensorEntry]] = {}
     for name, entry in tensors.items():
-        layer, key = kohya_place(name, None)
+        layer, key = to_kohya_key(name, None)
         layers.setdefault(layer, {})[key] = entry
     return any(kind.looks(layer) for layer in layers.values() if layer.keys() >= set(form))
 
 
 def input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
-    """The input width of the layer of a tensor whose name ends in this key; None if its kind is unknown."""
+    """The input width of the layer with this tensor, whose name ends in `key`; None if its kind is unknown."""
     layer = name.removesuffix(key)
     for keys in (*INPUTS, *(kind.input_keys for kind in NETWORK_KINDS.values())):
         if key in keys:
-            found = (tensors[layer + each] for each in keys if layer + each in tensors)
-            return prod(entry.side(1) for entry in found if len(entry.shape) >= 2)
+            factors = (tensors[layer + each] for each in keys if layer + each in tensors)
+            return prod(entry.side(1) for entry in factors if len(entry.shape) >= 2)
     return None

@@ -1,1 +1,1 @@
-"""Whole models: found, read and written."""
+"""Full models: finding, reading and writing."""

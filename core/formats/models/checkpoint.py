@@ -48,8 +48,8 @@ SIZES_KEY = "atelier_sizes"
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor: the file, its name there, and its byte range. The entry may be a slice of the tensor of that name, or
-    its transpose."""
+    """Where a tensor is stored: the file, its name there, and its byte range. The entry may be a slice of that tensor,
+    or its transpose."""
 
     file: Path
     name: str
@@ -61,7 +61,7 @@ class Part:
     """One part of a model.
 
     places   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
-    reading  "kohya" where tensors are read as sd-scripts reads them, which gives a different model; else empty
+    reading  "kohya" if tensors are read as in sd-scripts, which gives a different model; else empty
     sizes    config values of a single file that differ from the published ones
     """
 
@@ -73,7 +73,7 @@ class Part:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
-        """The folder's own config; for a single file the published one with the sizes named in the file."""
+        """The folder's config; for a single file the published one with the sizes in the file's metadata."""
         return dict(self.config) if self.config is not None else {**published, **self.sizes}
 
     @property
@@ -89,7 +89,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk with its header read: what it is and where its parts are."""
+    """A model on disk with its header read: its kind and its parts."""
 
     path: Path
     kind: ModelKind
@@ -110,13 +110,13 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
     kind = identify_header(entries, metadata)
     parts = _file_parts(path, entries, kind.family or family, kohya_projection)
     sizes = _named_sizes(path, metadata)
-    if kind.variant == "inpainting":  # besides the latents its U-Net reads a mask and the latents of what is kept
+    if kind.variant == "inpainting":  # its U-Net also reads a mask and the masked image's latents
         sizes["unet"] = {"in_channels": 9, **sizes.get("unet", {})}
     return Checkpoint(path, kind, {name: replace(part, sizes=sizes.get(name, {})) for name, part in parts.items()})
 
 
 def open_vae(path: Path | str) -> Part:
-    """A VAE from its own file or folder, or from a full checkpoint's file or folder."""
+    """The VAE of a file or folder, which may be a full checkpoint's."""
     path = Path(path)
     if path.is_dir():
         for folder in (path, path / "vae"):
@@ -136,14 +136,14 @@ def open_vae(path: Path | str) -> Part:
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     fix = "save the model again, or use its diffusers folder"
-    found = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
-    if not isinstance(found, dict) or not all(isinstance(sizes, dict) for sizes in found.values()):
+    sizes_by_part = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
+    if not isinstance(sizes_by_part, dict) or not all(isinstance(sizes, dict) for sizes in sizes_by_part.values()):
         what = f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid"
         raise ProblemsError.one(what, str(path), fix, "model.bad-sizes")
-    for part, sizes in found.items():
+    for part, sizes in sizes_by_part.items():
         if part in USUAL:
-            check_config(PART_KINDS[USUAL[part]], sizes, f"{path}, {SIZES_KEY}", whole=False)
-    return found
+            check_config(PART_KINDS[USUAL[part]], sizes, f"{path}, {SIZES_KEY}", complete=False)
+    return sizes_by_part
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
@@ -152,18 +152,18 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
     places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, entry in entries.items():
         if name.startswith(sd_keys.UNET_PREFIX):
-            ours = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
-            places["unet"][ours] = Place(path, name, entry)
+            name_here = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
+            places["unet"][name_here] = Place(path, name, entry)
         elif clip is not None and name.startswith(clip):
             places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip))] = Place(path, name, entry)
         elif open_clip is not None and name.startswith(open_clip):
-            found = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
-            places[open_clip_part].update({ours: Place(path, name, part) for ours, part in found.items()})
+            names = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
+            places[open_clip_part].update({name_here: Place(path, name, part) for name_here, part in names.items()})
     reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
     parts = {
-        part: Part(part, path, _without_ballast(PART_KINDS[USUAL[part]], found), reading=reading.get(part, ""))
-        for part, found in places.items()
-        if found
+        part: Part(part, path, _used(PART_KINDS[USUAL[part]], names), reading=reading.get(part, ""))
+        for part, names in places.items()
+        if names
     }
     vae = _vae_part(path, entries)
     return parts | ({"vae": vae} if vae is not None else {})
@@ -176,18 +176,18 @@ def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) ->
         return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
     if name == "text_projection" and not kohya_projection and len(entry.shape) == 2:
         entry = _transposed(entry)
-    return {ours: entry for ours in names}
+    return {each: entry for each in names}
 
 
 def _thirds(entry: TensorEntry) -> list[TensorEntry]:
     """The three slices of q, k and v stacked along the first axis."""
     rows = entry.shape[0] // 3
     row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
-    found = []
+    slices = []
     for start in (entry.start, entry.start + rows * row, entry.start + 2 * rows * row):
         stop = entry.stop if entry.strides else start + rows * row
-        found.append(replace(entry, shape=(rows, *entry.shape[1:]), start=start, stop=stop))
-    return found
+        slices.append(replace(entry, shape=(rows, *entry.shape[1:]), start=start, stop=stop))
+    return slices
 
 
 def _transposed(entry: TensorEntry) -> TensorEntry:
@@ -196,7 +196,7 @@ def _transposed(entry: TensorEntry) -> TensorEntry:
 
 
 def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
-    """The VAE of a file under any of its prefixes, without the losses and EMA weights of its own training."""
+    """The VAE of a file under any of its prefixes, without the losses and EMA weights of its training."""
     for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
         places = {
             sd_keys.vae_to_diffusers(name.removeprefix(prefix)): Place(path, name, entry)
@@ -219,13 +219,13 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 
 
 def folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
-    """The part that a folder holds, with its config. Raises ProblemsError."""
+    """The part in a folder, with its config. Raises ProblemsError."""
     check_config(kind, config, str(folder / "config.json"))
     places = {}
     for file in weight_files(folder):
         entries, _ = read_header(file)
         places.update({kind.rename(key): Place(file, key, entry) for key, entry in entries.items()})
-    return Part(folder.name, folder, _without_ballast(kind, places), config)
+    return Part(folder.name, folder, _used(kind, places), config)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -246,7 +246,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def index_name(file: str) -> str:
-    """`model.fp16.safetensors` -> `model.safetensors.index.fp16.json`, as diffusers and transformers call the list of shards."""
+    """`model.fp16.safetensors` -> `model.safetensors.index.fp16.json`, diffusers' and transformers' name of the index
+    of shards."""
     stem, *variant, ending = file.split(".")
     return ".".join([stem, ending, "index", *variant, "json"])
 
@@ -260,9 +261,9 @@ def _shards(listed: Any, folder: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _without_ballast(kind: PartKind, places: Mapping[str, Place]) -> dict[str, Place]:
-    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly), a tensor's second name, and what the
-    kind does not read, as the projection of a text encoder that is not asked for a pooled vector."""
+def _used(kind: PartKind, places: Mapping[str, Place]) -> dict[str, Place]:
+    """The tensors without CLIP's position_ids (a counter, which 16-bit files round), a tensor's second name, and what
+    the kind does not read, such as the projection of a text encoder without a pooled output."""
     return {
         name: place
         for name, place in places.items()
@@ -286,7 +287,7 @@ def read_part(
 ) -> dict[str, torch.Tensor]:
     """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time.
 
-    wide  beginnings of names that stay in float32
+    wide  prefixes of names that stay in float32
     """
     import torch
 
@@ -296,22 +297,22 @@ def read_part(
             for name, place in places:
                 if cancel is not None:
                     cancel.check()
-                own = torch.float32 if name.startswith(wide) else dtype
-                state[name] = handle.read_entry(place.entry, own).to(device)
+                tensor_dtype = torch.float32 if name.startswith(wide) else dtype
+                state[name] = handle.read_entry(place.entry, tensor_dtype).to(device)
     return state
 
 
 def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> str:
     """SHA-256 of a part's names, dtypes, shapes and bytes: equal for the same weights in a file and in a folder.
 
-    Latent and text encoder caches are keyed by it.
+    It is the key of latent and text encoder caches.
     """
     memo = memo or HashMemo()
     return memo.get(f"part:{part.name}{part.reading}", part.files, lambda: _digest(part, cancel))
 
 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     with_lines: dict[str, str] = {}
     for file, places in in_file_order(part):
         with open_regular(file) as handle:
@@ -321,8 +322,8 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
                 content = hashlib.sha256(_row_by_row(handle, file, place.entry)).hexdigest()
                 with_lines[name] = f"{name} {place.entry.dtype} {_core_shape(place.entry.shape)} None {content}\n"
     for name in sorted(with_lines):
-        whole.update(with_lines[name].encode())
-    return whole.hexdigest()
+        digest.update(with_lines[name].encode())
+    return digest.hexdigest()
 
 
 def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
@@ -337,7 +338,8 @@ def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | mem
 
 
 def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A linear layer and a 1x1 convolution hold the same weights, so trailing ones of 3 and 4 dimensions are dropped."""
+    """The shape without trailing ones of 3 and 4 dimensions: a linear layer and a 1x1 convolution have the same
+    weights."""
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

@@ -1,4 +1,4 @@
-"""A model written in another form or precision, and its VAE alone: from file to file, never built."""
+"""Conversion of a model to another format or precision, and of its VAE: from file to file, without building modules."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part
 from core.formats.models.diffusers_folder import Published, write_part
-from core.formats.models.extra import survivors
-from core.formats.models.overflow import beyond, has_no_numbers, kept_wide, largest
+from core.formats.models.extra import extra_tensors
+from core.formats.models.overflow import beyond, largest, not_finite_warning, written_in_fp32
 from core.formats.models.single_file import file_tensors
 from core.formats.models.whole_model import (
     WRITERS,
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is written of a model, and where.
+    """What to write of a model, and where.
 
-    parts             those of the source that are written, or others in their place
+    parts             the source's parts to write, or replacements
     dtype             of all weights; None keeps them as stored
-    ema               keep the EMA weights as well
-    kohya_projection  the text projection goes between a file and a folder untransposed, as in sd-scripts: `parts` were read so
+    ema               keep the EMA weights too
+    kohya_projection  the text projection is copied untransposed between file and folder, as in sd-scripts, and `parts`
+                      were read so
     variant           "fp16" in the names of a folder's weight files
     """
 
@@ -68,11 +69,11 @@ def convert(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
-    """Write a model in another form or precision; it appears complete at its target or not at all.
+    """Write a model in another format or precision; it appears atomically at its target.
 
-    Tensors are read as they are written; what has no place in the form is kept (core.formats.models.extra).
-    change    the parts' tensors, still to be read -> those to write, as for a merge; reading them may raise TooLarge
-    wrote     told the bytes of each tensor that was written
+    Tensors are read as they are written; those without a place in the format are kept (core.formats.models.extra).
+    change    the parts' lazy tensors -> those to write, as for a merge; reading them may raise TooLarge
+    wrote     called with the bytes of each tensor that was written
     returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
     atomic.remove_leftovers(conversion.target.parent)  # they may be filling the disk
@@ -81,7 +82,7 @@ def convert(
         states = _states(conversion, files)
         states = change(states) if change is not None else states
         if conversion.dtype is not None:
-            # Few models hold values that a dtype cannot: only those are read twice.
+            # Few models have values that a dtype cannot hold: only those are read twice.
             with suppress(_NotFinite, TooLarge):
                 model = _model(conversion, files, cast_states(states, conversion.dtype), conversion.dtype)
                 WRITERS[conversion.form](replace(model, see=_refuse, cancel=cancel, wrote=wrote), conversion.target)
@@ -94,8 +95,8 @@ def convert(
     return advice + _damage(damaged, conversion.source.path)
 
 
-def in_one_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The tensors as stored, still to be read, and the metadata that a model has as a single file."""
+def as_single_file(conversion: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The lazy tensors and the metadata of the model as a single file."""
     model = _model(conversion, files, _states(conversion, files), None)
     return one_file(model), {**conversion.facts.metadata, **other_sizes(model.configs, conversion.published)}
 
@@ -110,7 +111,7 @@ def _states(conversion: Conversion, files: OpenFiles) -> States:
 
 
 def _model(conversion: Conversion, files: OpenFiles, states: States, dtype: torch.dtype | None) -> Model:
-    """What is written, still to be read. dtype: of what the model has besides these."""
+    """The lazy model to write. dtype: of the tensors besides these parts"""
     return Model(
         conversion.family,
         states,
@@ -119,7 +120,7 @@ def _model(conversion: Conversion, files: OpenFiles, states: States, dtype: torc
         conversion.source,
         conversion.facts,
         files,
-        survivors(
+        extra_tensors(
             conversion.source, states, files, conversion.family, dtype, conversion.facts.prediction, ema=conversion.ema
         ),
         conversion.kohya_projection,
@@ -129,9 +130,9 @@ def _model(conversion: Conversion, files: OpenFiles, states: States, dtype: torc
 
 
 def _cast(states: States, dtype: torch.dtype | None, target: Path) -> tuple[States, torch.dtype | None, list[Problem]]:
-    """(the tensors in `dtype`, or in fp32 where some are too large for it, that dtype, the advice about those)."""
+    """(the tensors in `dtype`, or in fp32 if some are too large for it, that dtype, the advice about those)."""
     names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
-    advice = [kept_wide(names, dtype, target)] if names else []
+    advice = [written_in_fp32(names, dtype, target)] if names else []
     if names:
         import torch
 
@@ -150,16 +151,16 @@ def write_vae(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
-    """Write a VAE as a file with LDM's names, or as a folder that diffusers loads. Returns advice as `convert` does."""
+    """Write a VAE as a file with LDM's names, or as a diffusers folder. Returns advice as `convert` does."""
     config, damaged = vae.config_after(published.config("vae")), list[str]()
     with OpenFiles() as files:
         states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
-        state = {name: tensor.seen(partial(_note, damaged, name)) for name, tensor in states["vae"].items()}
+        state = {name: tensor.watched(partial(_note, damaged, name)) for name, tensor in states["vae"].items()}
         if folder:
             kind = published.kind("vae")
-            with atomic.folder_atomic(target) as made:
+            with atomic.folder_atomic(target) as path:
                 content = kind.in_folder(config, state)
-                write_part(made, kind.stem, content, config, pickled=False, metadata={}, cancel=cancel, wrote=wrote)
+                write_part(path, kind.stem, content, config, pickled=False, metadata={}, cancel=cancel, wrote=wrote)
         else:
             named = file_tensors({"vae": state}, family)
             with atomic.open_atomic(target) as temporary:
@@ -169,11 +170,11 @@ def write_vae(
 
 
 class TooLarge(ProblemsError):
-    """A changed value is too large for the dtype that it is read in."""
+    """A changed value that is too large for the dtype it is read in."""
 
 
 class _NotFinite(Exception):
-    """A value is NaN or infinite as it is written."""
+    """A NaN or infinite value found while writing."""
 
 
 def _refuse(name: str, value: torch.Tensor) -> None:
@@ -187,4 +188,4 @@ def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:
 
 
 def _damage(damaged: list[str], source: Path) -> list[Problem]:
-    return [has_no_numbers(sorted(damaged), source)] if damaged else []
+    return [not_finite_warning(sorted(damaged), source)] if damaged else []

@@ -24,8 +24,8 @@ NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specifi
 
 @dataclass(frozen=True)
 class Published:
-    """What is shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json; a tokenizer's
-    folder may have one of its own."""
+    """The configs shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json; a
+    tokenizer's folder may have its own."""
 
     configs: Path
     vocabulary: Path
@@ -50,15 +50,15 @@ class Published:
 
 def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
     """The tensors in groups of at most `limit` bytes, in order; a larger tensor gets its own group."""
-    found: list[dict[str, LazyTensor]] = [{}]
+    groups: list[dict[str, LazyTensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
-        if found[-1] and filled + tensor.byte_count > limit:
-            found.append({})
+        if groups[-1] and filled + tensor.byte_count > limit:
+            groups.append({})
             filled = 0
-        found[-1][name] = tensor
+        groups[-1][name] = tensor
         filled += tensor.byte_count
-    return found
+    return groups
 
 
 def write_part(
@@ -73,38 +73,38 @@ def write_part(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """config.json and the weights, sharded with an index if large.
+    """Write config.json and the weights, sharded with an index if large.
 
-    stem     of the weight files, see PartKind        variant  "fp16", which then stands in their names
+    stem     of the weight files, see PartKind        variant  "fp16", in their names
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", clean_config(config, tensors))
     ending = ".bin" if pickled else ".safetensors"
     if stem == "model" and pickled:
         stem = "pytorch_model"  # as transformers calls its pickles
-    # diffusers does not find sharded pickles unless told to load pickles only.
-    pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
+    # diffusers finds sharded pickles only with use_safetensors=False.
+    groups = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
     stem = f"{stem}.{variant}" if variant else stem
     names = [f"{stem}{ending}"]
-    if len(pieces) > 1:
-        names = [f"{stem}-{number:05d}-of-{len(pieces):05d}{ending}" for number in range(1, len(pieces) + 1)]
+    if len(groups) > 1:
+        names = [f"{stem}-{number:05d}-of-{len(groups):05d}{ending}" for number in range(1, len(groups) + 1)]
         total = sum(tensor.byte_count for tensor in tensors.values())
-        places = {key: name for name, piece in zip(names, pieces, strict=True) for key in piece}
-        write_json(folder / index_name(f"{stem}{ending}"), {"metadata": {"total_size": total}, "weight_map": places})
-    for name, piece in zip(names, pieces, strict=True):
+        files = {key: name for name, shard in zip(names, groups, strict=True) for key in shard}
+        write_json(folder / index_name(f"{stem}{ending}"), {"metadata": {"total_size": total}, "weight_map": files})
+    for name, shard in zip(names, groups, strict=True):
         if pickled:
-            write_pickle(folder / name, piece, cancel=cancel, wrote=wrote)
+            write_pickle(folder / name, shard, cancel=cancel, wrote=wrote)
         else:
-            write_safetensors(folder / name, piece, metadata, cancel, wrote)
+            write_safetensors(folder / name, shard, metadata, cancel, wrote)
 
 
 def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
-    """Without paths of other machines, and with the dtype the weights are saved in (transformers loads by it)."""
-    found = {key: value for key, value in config.items() if key not in NOT_SAVED}
+    """The config without other machines' paths, and with the dtype of the saved weights (transformers loads by it)."""
+    cleaned = {key: value for key, value in config.items() if key not in NOT_SAVED}
     for key in ("dtype", "torch_dtype"):
-        if key in found:
-            found[key] = next(iter(tensors.values())).type
-    return found
+        if key in cleaned:
+            cleaned[key] = next(iter(tensors.values())).type
+    return cleaned
 
 
 # ---- scheduler, tokenizers, index ----
@@ -118,7 +118,8 @@ def write_rest(
     zero_terminal_snr: bool,
     inpainting: bool = False,
 ) -> None:
-    """Scheduler and tokenizers of the source folder, or the published ones; and model_index.json, for the parts in the folder."""
+    """Write the source folder's scheduler and tokenizers, or the published ones; and model_index.json, for the parts in
+    the folder."""
     scheduler = scheduler_config(published, source, prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -136,27 +137,27 @@ def write_rest(
 def scheduler_config(
     published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """The source folder's or the published one, with the current prediction type."""
+    """The source folder's scheduler config or the published one, with the current prediction type."""
     name = "scheduler_config.json"
-    found = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
-    if found is None or "_class_name" not in found:
-        found = read_json(published.configs / "scheduler" / name) or {}
-    if prediction in PREDICTION_TYPES:  # schedulers of flow matching know none
-        found["prediction_type"] = PREDICTION_TYPES[prediction]
+    config = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
+    if config is None or "_class_name" not in config:
+        config = read_json(published.configs / "scheduler" / name) or {}
+    if prediction in PREDICTION_TYPES:  # flow matching schedulers have none
+        config["prediction_type"] = PREDICTION_TYPES[prediction]
     if zero_terminal_snr:
-        if found["_class_name"] == "PNDMScheduler":  # does not support it; DDIM is the same except for its steps
-            found["_class_name"] = "DDIMScheduler"
-            found.pop("skip_prk_steps", None)
+        if config["_class_name"] == "PNDMScheduler":  # does not support it; DDIM is the same except for its steps
+            config["_class_name"] = "DDIMScheduler"
+            config.pop("skip_prk_steps", None)
         # Lin et al. 2024, arXiv:2305.08891: sampling has to start at the last timestep, which is pure noise.
-        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return {key: value for key, value in found.items() if key not in NOT_SAVED}
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return {key: value for key, value in config.items() if key not in NOT_SAVED}
 
 
 def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path | None) -> None:
-    own = source / folder.name if source is not None else None
+    source_folder = source / folder.name if source is not None else None
     folder.mkdir()
-    if own is not None and _is_tokenizer(own):
-        for file in sorted(own.iterdir()):
+    if source_folder is not None and _is_tokenizer(source_folder):
+        for file in sorted(source_folder.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, folder / file.name)
         write_older_vocabulary(folder)
@@ -167,31 +168,31 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
         key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if key in config
     }
     write_json(folder / "special_tokens_map.json", marks)
-    own_words = shipped / "tokenizer.json"
-    shutil.copyfile(own_words if own_words.is_file() else vocabulary, folder / "tokenizer.json")
+    tokenizer = shipped / "tokenizer.json"
+    shutil.copyfile(tokenizer if tokenizer.is_file() else vocabulary, folder / "tokenizer.json")
     write_older_vocabulary(folder)
 
 
 def write_older_vocabulary(folder: Path) -> None:
     """Write vocab.json and merges.txt from tokenizer.json if missing: transformers below 5 (used by sd-scripts) reads
-    CLIP's tokenizer only from them. Added tokens go into a third file."""
+    CLIP's tokenizer only from them. Added tokens are written to a third file."""
     source = folder / "tokenizer.json"
     if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
-    found = read_json_object(source)
-    if "merges" not in found["model"]:  # not CLIP's: T5's words have no merges
+    tokenizer = read_json_object(source)
+    if "merges" not in tokenizer["model"]:  # not CLIP's: T5's vocabulary has no merges
         return
-    words, merges = found["model"]["vocab"], found["model"]["merges"]
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
     lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in merges)]
-    added = {word["content"]: word["id"] for word in found.get("added_tokens", []) if word["content"] not in words}
-    _write_words(folder / "vocab.json", words)
+    added = {each["content"]: each["id"] for each in tokenizer.get("added_tokens", []) if each["content"] not in vocab}
+    _write_vocab(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     if added and not (folder / "added_tokens.json").exists():
-        _write_words(folder / "added_tokens.json", added)
+        _write_vocab(folder / "added_tokens.json", added)
 
 
-def _write_words(path: Path, words: Mapping[str, int]) -> None:
-    path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8", newline="\n")
+def _write_vocab(path: Path, vocab: Mapping[str, int]) -> None:
+    path.write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8", newline="\n")
 
 
 def _is_tokenizer(folder: Path) -> bool:
@@ -201,5 +202,5 @@ def _is_tokenizer(folder: Path) -> bool:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """As diffusers writes it: sorted, two spaces."""
+    """Write JSON as diffusers does: sorted, two spaces."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

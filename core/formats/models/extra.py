@@ -1,5 +1,5 @@
-"""What a model holds besides its parts: unknown keys, SD 2's last layer, buffers, EMA weights. A single file has them among
-its tensors; a diffusers folder that was made of one keeps them in a file of its own."""
+"""Tensors of a model besides its parts: unknown keys, SD 2's last layer, buffers, EMA weights. A single file has them
+among its tensors; a diffusers folder made from one has them in a separate file."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     import torch
 
-EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder: names of a single file
+EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder, with a single file's names
 # The U-Net's averages in CompVis' files: its keys from "diffusion_model." on, without their dots.
 EMA, EMA_UNET = "model_ema.", "model_ema.diffusion_model"
 POSITIONS = "embeddings.position_ids"
 STATED = "generation_defaults.json"  # next to a diffusers folder's model_index.json: {"guidance_scale": 4.0}
-GUIDANCE = "atelier_guidance_scale"  # the same in the metadata of what is made of such a folder
+GUIDANCE = "atelier_guidance_scale"  # the same in the metadata of files made from such a folder
 SHOWN = 3
 
 
-def beside_parts(path: Path) -> Path | None:
-    """The file that holds a model's further tensors: a single file itself, a folder's own file of them, or None."""
+def extra_file(path: Path) -> Path | None:
+    """The file with a model's extra tensors: the single file itself, a folder's file of them, or None."""
     if path.is_dir():
         return path / EXTRA_FILE if (path / EXTRA_FILE).is_file() else None
     return path
 
 
 def metadata_of(source: Checkpoint) -> dict[str, str]:
-    """The metadata of a file, with the plain numbers of a pickle (epoch, global_step); of a folder those of its U-Net and of
-    the file it was made of, with the guidance that it states."""
-    found: dict[str, str] = {}
+    """The metadata of a file, with the plain numbers of a pickle (epoch, global_step); for a folder those of its U-Net
+    and of the file it was made from, with its guidance scale."""
+    metadata: dict[str, str] = {}
     files = source.parts["unet"].files if source.path.is_dir() and "unet" in source.parts else []
-    for file in (*files, beside_parts(source.path)):
+    for file in (*files, extra_file(source.path)):
         if file is not None and (file.suffix != ".bin"):
-            found |= read_header(file)[1]
+            metadata |= read_header(file)[1]
     stated = (read_json(source.path / STATED) or {}) if source.path.is_dir() else {}
-    return found | ({GUIDANCE: str(stated["guidance_scale"])} if "guidance_scale" in stated else {})
+    return metadata | ({GUIDANCE: str(stated["guidance_scale"])} if "guidance_scale" in stated else {})
 
 
-def survivors(
+def extra_tensors(
     source: Checkpoint,
     states: Mapping[str, Mapping[str, LazyTensor]],
     files: OpenFiles,
@@ -58,63 +58,63 @@ def survivors(
     *,
     ema: bool = False,
 ) -> dict[str, LazyTensor]:
-    """Tensors of the source besides the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
-    buffers and losses. The text encoder's and the EMA weights get the saved dtype, the rest keep theirs.
+    """The source's tensors besides the written parts: unknown keys, SD 2's last layer, position_ids, LDM's buffers and
+    losses. The text encoder's and the EMA weights get the saved dtype, the rest keep theirs.
 
     ema   also the EMA weights: those from before a training would not match the trained weights
     """
-    file = beside_parts(source.path)
+    file = extra_file(source.path)
     if file is None:
         return {}
-    written = _written(source, states) if file == source.path else set()
+    in_parts = _names_in_parts(source, states) if file == source.path else set()
     cast = (*(sd_keys.CLIP_PREFIXES.get(family, "\0"), sd_keys.OPEN_CLIP_PREFIXES.get(family, "\0")), EMA_UNET)
-    found: dict[str, LazyTensor] = {}
+    extra: dict[str, LazyTensor] = {}
     for name, entry in read_header(file)[0].items():
-        if name in written or (name.startswith(EMA) and not ema) or (name == V_MARKER and prediction == "epsilon"):
+        if name in in_parts or (name.startswith(EMA) and not ema) or (name == V_MARKER and prediction == "epsilon"):
             continue
         if name.endswith(POSITIONS):
-            found |= _positions(name, entry.shape, family)
+            extra |= _positions(name, entry.shape, family)
             continue
         tensor = files.lazy(Place(file, name, entry))
-        found[name] = tensor.cast(dtype) if name.startswith(cast) else tensor
-    return found
+        extra[name] = tensor.cast(dtype) if name.startswith(cast) else tensor
+    return extra
 
 
-def _written(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTensor]]) -> set[str]:
-    """Names of the source's tensors that are written as those of a part."""
+def _names_in_parts(source: Checkpoint, states: Mapping[str, Mapping[str, LazyTensor]]) -> set[str]:
+    """Names of the source's tensors that are written as tensors of a part."""
     names = {
         place.name
         for name, part in source.parts.items()
-        for ours, place in part.places.items()
-        if ours in states.get(name, {})
+        for key, place in part.places.items()
+        if key in states.get(name, {})
     }
     # Nothing of a VAE that is replaced or left out may remain, even if it had more tensors.
     return names | ({place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set())
 
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
-    """A fresh position_ids tensor for CLIP: 16-bit files round it. Under its usual name with `text_model.`"""
+    """A new position_ids tensor for CLIP, since 16-bit files round it, by its usual name with `text_model.`"""
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
     if name.startswith(prefix):
         name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
 
-    def made(dtype: torch.dtype) -> torch.Tensor:
+    def position_ids(dtype: torch.dtype) -> torch.Tensor:
         import torch
 
         return torch.arange(shape[-1], dtype=dtype).expand(shape).contiguous()
 
-    return {name: LazyTensor("int64", shape, made)}
+    return {name: LazyTensor("int64", shape, position_ids)}
 
 
 def ema_names(name: str, family: str) -> tuple[str, str]:
-    """Where files keep the average of a U-Net's tensor, by diffusers' name: CompVis' without dots, others with them."""
+    """Names of the EMA of a U-Net's tensor, by diffusers' name: CompVis' without dots, others with them."""
     ldm = sd_keys.unet_to_ldm(name, family)
     return EMA_UNET + ldm.replace(".", ""), f"{EMA_UNET}.{ldm}"
 
 
 def with_ema(unet: Part, source: Checkpoint, family: str) -> Part:
-    """The U-Net with its EMA weights in place of its own. Raises ProblemsError where the model has none, or not all."""
-    file = beside_parts(source.path)
+    """The U-Net with its EMA weights. Raises ProblemsError if the model has none, or not all."""
+    file = extra_file(source.path)
     entries: Mapping[str, TensorEntry] = read_header(file)[0] if file is not None else {}
     places = {}
     for name, place in unet.places.items():

@@ -19,17 +19,17 @@ SHOWN = 3
 
 
 def overflowing(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[str]:
-    """Names of tensors that become infinite in `dtype`, not counting those that contain NaN or inf already."""
+    """Names of tensors that become infinite in `dtype`, not counting those that already contain NaN or inf."""
     return beyond({name: largest(value) for name, value in tensors.items()}, dtype)
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors with NaN or infinite values."""
-    return no_numbers({name: largest(value) for name, value in tensors.items()})
+    return not_finite_names({name: largest(value) for name, value in tensors.items()})
 
 
 def largest(value: torch.Tensor) -> float:
-    """The largest absolute value of a tensor: nan if it contains one; 0 for integers and empty tensors."""
+    """The largest absolute value of a tensor: NaN if it contains one; 0 for integers and empty tensors."""
     if not value.is_floating_point() or value.numel() == 0:
         return 0.0
     value = value.detach() if value.dtype.itemsize > 1 else value.detach().float()  # fp8 has no aminmax
@@ -38,12 +38,12 @@ def largest(value: torch.Tensor) -> float:
 
 
 def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
-    """The same for each tensor, read one after the other."""
+    """`largest` of each tensor, read one after the other."""
     return {name: largest(tensor.read()) for name, tensor in tensors.items()}
 
 
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
-    """Names of those whose largest value becomes infinite in `dtype`, or NaN where it has no infinity (fp8)."""
+    """Names of those whose largest value becomes infinite in `dtype`, or NaN if it has no infinity (fp8)."""
     import torch
 
     return [
@@ -53,12 +53,12 @@ def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
     ]
 
 
-def no_numbers(sizes: Mapping[str, float]) -> list[str]:
+def not_finite_names(sizes: Mapping[str, float]) -> list[str]:
     return [name for name, size in sizes.items() if not isfinite(size)]
 
 
-def refuse_no_numbers(names: Sequence[str], where: object) -> None:
-    """A file with NaN or inf only makes black or noisy images."""
+def refuse_not_finite(names: Sequence[str], where: object) -> None:
+    """Raise ProblemsError for weights with NaN or inf: such a file only makes black or noisy images."""
     if names:
         raise ProblemsError.one(
             f"The weights contain NaN or infinite values: {shown(names)}",
@@ -68,8 +68,8 @@ def refuse_no_numbers(names: Sequence[str], where: object) -> None:
         )
 
 
-def has_no_numbers(names: Sequence[str], where: object) -> Problem:
-    """The warning of a model that was written although it contains NaN or infinite values."""
+def not_finite_warning(names: Sequence[str], where: object) -> Problem:
+    """The warning about a model that was written with NaN or infinite values."""
     return Problem(
         f"{count(len(names), 'tensor')} with NaN or infinite values: {shown(names)}",
         str(where),
@@ -79,8 +79,8 @@ def has_no_numbers(names: Sequence[str], where: object) -> Problem:
     )
 
 
-def kept_wide(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
-    """The advice for a file that is written in fp32 because of these."""
+def written_in_fp32(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
+    """The advice about a file that is written in fp32 because of these weights."""
     name = next((short for short, long in PRECISIONS.items() if str(dtype) == f"torch.{long}"), str(dtype))
     return Problem(
         f"Some weights are too large for {name}, so this file was written in fp32: {shown(names)}",

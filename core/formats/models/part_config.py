@@ -1,4 +1,4 @@
-"""Checks the config of a model part before modules are built from it: types and plausible numbers."""
+"""Checks the config of a model part before modules are built from it: types and plausible values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FIX = "download the model folder again"
 MOST_BLOCKS = 8
 
 
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
+def _integer(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A value for all blocks, or a list with one per block; a block may have a list of its own."""
+    """Accepts a value for all blocks, or a list with one per block; a block's may be a list too."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, list):
@@ -45,7 +45,7 @@ def _name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 100
 
 
-_SIZE, _LAYERS, _SWITCH = _whole(1, 65_536), _whole(1, 128), lambda value: isinstance(value, bool)
+_SIZE, _LAYERS, _SWITCH = _integer(1, 65_536), _integer(1, 128), lambda value: isinstance(value, bool)
 RULES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "in_channels", "out_channels", "latent_channels"), _SIZE),
     **dict.fromkeys(("norm_num_groups", "max_position_embeddings", "projection_dim"), _SIZE),
@@ -60,28 +60,28 @@ RULES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("upcast_attention", "use_linear_projection", "force_upcast"), _or_none(_SWITCH)),
     "block_out_channels": _list(_SIZE),
     "num_hidden_layers": _LAYERS,
-    "vocab_size": _whole(1, 1_000_000),
+    "vocab_size": _integer(1, 1_000_000),
     "scaling_factor": _factor,
     "sample_size": _or_none(_or_list(_SIZE)),
 }
 
 
-def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, whole: bool = True) -> None:
+def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, complete: bool = True) -> None:
     """Raise ProblemsError for a config that is invalid for this kind of part.
 
-    whole  whether it is complete, so that nothing may be missing
+    complete  whether nothing may be missing
     """
-    for name in kind.needed if whole else ():
+    for name in kind.needed if complete else ():
         if config.get(name) is None:
             raise ProblemsError.one(f"The config has no {name}", where, FIX, code="model.bad-config")
     for name, value in config.items():
         accepts = kind.checks.get(name) or RULES.get(name)
         if accepts is not None and not accepts(value):
             raise ProblemsError.one(
-                f"The config's {name} is invalid: {_shown(value)}", where, FIX, code="model.bad-config"
+                f"The config's {name} is invalid: {_abbreviated(value)}", where, FIX, code="model.bad-config"
             )
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + " ..."

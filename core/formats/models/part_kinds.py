@@ -1,6 +1,6 @@
-"""The kinds of parts that models are made of, by the class that a part's config.json names.
+"""The kinds of model parts, by the class that a part's config.json names.
 
-A package of a family brings its own with `register`: what is read, checked, built and written of a part follows from it.
+A family's package registers its own with `register`: how a part is read, checked, built and written follows from it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from core.formats.models import sd_keys, text_keys
 
-State = Mapping[str, Any]  # of tensors that are read when they are written: core.formats.tensors.lazy.LazyTensor
+State = Mapping[str, Any]  # of lazy tensors: core.formats.tensors.lazy.LazyTensor
 Accepts = Callable[[Any], bool]
-# Fields that a text encoder's class gets; it would take any other name of a config for one of its own.
+# Fields passed to a text encoder's class; it would accept any other name of a config too.
 TEXT_FIELDS = frozenset(
     (
         *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers"),
@@ -26,7 +26,7 @@ VAE_ATTENTION = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weig
 PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 
 
-def _as_it_is(part: Any, state: Any) -> Any:
+def _unchanged(part: Any, state: Any) -> Any:
     return state
 
 
@@ -36,16 +36,17 @@ class PartKind:
 
     name      its class, as config.json names it: `_class_name` of diffusers, `architectures` of transformers
     module    the module of that class
-    needed    config values without which the class would fall back to its defaults
+    needed    config values without which the class would use its defaults
     config    (module, class) of the config that transformers builds it from; None: diffusers builds it from the file
-    fields    config values that are handed to the class; None: all
-    checks    config value -> whether it is valid, besides those that all kinds share (core/formats/models/part_config.py)
+    fields    config values that are passed to the class; None: all
+    checks    config value -> whether it is valid, in addition to the checks of all kinds
+              (core/formats/models/part_config.py)
     rename    a tensor's name in a diffusers folder -> its name in the core
-    tied      another name of a tensor that a file holds once -> its name there
+    tied      another name of a tensor that a file stores once -> its name there
     named     (module, state) -> the state with the names of this version's class
     unused    tensors of files that are not read
-    wide      beginnings of tensors' names that stay in float32 whatever the part is loaded in
-    overflows whether its numbers exceed fp16's range: it is loaded in bf16 or fp32 then
+    wide      prefixes of tensors' names that stay in float32 whatever the part's dtype
+    overflows whether its values exceed fp16's range: it is then loaded in bf16 or fp32
     in_folder (config, tensors by the core's names) -> tensors with names and shapes of a diffusers folder
     stem      of its weight files in a diffusers folder
     """
@@ -58,23 +59,23 @@ class PartKind:
     checks: Mapping[str, Accepts] = field(default_factory=dict)
     rename: Callable[[str], str] = str
     tied: Mapping[str, str] = field(default_factory=dict)
-    named: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = _as_it_is
-    in_folder: Callable[[Mapping[str, Any], State], State] = _as_it_is
+    named: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = _unchanged
+    in_folder: Callable[[Mapping[str, Any], State], State] = _unchanged
     unused: frozenset[str] = frozenset()
     wide: tuple[str, ...] = ()
     overflows: bool = False
     stem: str = "diffusion_pytorch_model"
 
     def maker(self) -> Callable[[Mapping[str, Any]], Any]:
-        """Makes the module that a config describes. The libraries are imported here."""
-        made = getattr(import_module(self.module), self.name)
+        """A function that builds the module of a config. Imports the libraries."""
+        part_class = getattr(import_module(self.module), self.name)
         if self.config is None:
-            return lambda config: made.from_config(dict(config))
+            return lambda config: part_class.from_config(dict(config))
         module, name = self.config
         config_class = getattr(import_module(module), name)
-        return lambda config: made(config_class(**self._given(config)))
+        return lambda config: part_class(config_class(**self._arguments(config)))
 
-    def _given(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if self.fields is None or key in self.fields}
 
 
@@ -94,7 +95,7 @@ def _vae_in_folder(config: Mapping[str, Any], state: State) -> State:
 
 
 def _text_in_folder(config: Mapping[str, Any], state: State) -> State:
-    """With the `text_model.` prefix, which every version of transformers reads."""
+    """The tensors with the `text_model.` prefix, which every version of transformers reads."""
     return {text_keys.full_name(name): tensor for name, tensor in state.items()}
 
 
@@ -117,7 +118,7 @@ PART_KINDS: dict[str, PartKind] = {}
 
 
 def register(kind: PartKind) -> None:
-    """A kind of part for model folders that hold its class."""
+    """Register a kind of part for model folders with its class."""
     PART_KINDS[kind.name] = kind
 
 
@@ -138,10 +139,10 @@ register(
         in_folder=_vae_in_folder,
     )
 )
-register(_clip("CLIPTextModel", frozenset({"text_projection.weight"})))  # it has no pooled vector
+register(_clip("CLIPTextModel", frozenset({"text_projection.weight"})))  # without a pooled output
 register(_clip("CLIPTextModelWithProjection"))
 
-# What a part is whose config names no class, and that of SD's single files.
+# The kinds of SD's parts in single files, and in folders whose config names no class.
 USUAL = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -152,12 +153,13 @@ TITLES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "text_e
 
 
 def part_title(name: str) -> str:
-    """A part as people call it: "U-Net", "second text encoder", "transformer"."""
+    """A part's name for messages: "U-Net", "second text encoder", "transformer"."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def kind_of(name: str, config: Mapping[str, Any]) -> PartKind | None:
-    """What a part of this name in a model's folder is; None for one that no family has, such as a safety checker."""
+    """The kind of a part by its name in a model's folder and its config; None for parts that no family has, such as a
+    safety checker."""
     stated = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
-    found = PART_KINDS.get(stated) if isinstance(stated, str) else None
-    return found or (PART_KINDS[USUAL[name]] if name in USUAL else None)
+    kind = PART_KINDS.get(stated) if isinstance(stated, str) else None
+    return kind or (PART_KINDS[USUAL[name]] if name in USUAL else None)

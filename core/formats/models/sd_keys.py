@@ -1,6 +1,6 @@
 """Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE, CLIP-L and OpenCLIP.
 
-Renamed by whole components of the dotted name, never by substring: `out.2` occurs inside other names.
+Names are replaced by whole components between dots, never by substring: `out.2` occurs inside other names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ OPEN_CLIP_PREFIXES = {
     "sdxl": "conditioner.embedders.1.model.",
     "sdxl_refiner": "conditioner.embedders.0.model.",
 }
-# The name of the text encoder that is OpenCLIP.
+# The part that is OpenCLIP.
 OPEN_CLIP_PARTS = {"sd2": "text_encoder", "sdxl": "text_encoder_2", "sdxl_refiner": "text_encoder_2"}
 
 
 class BlockPlan(NamedTuple):
-    """Which U-Net blocks have attention; index 0 is nearest to the image in the encoder."""
+    """Which U-Net blocks have attention; index 0 is the outermost encoder block."""
 
     down_attention: tuple[bool, ...]
     up_attention: tuple[bool, ...]
@@ -64,7 +64,7 @@ OPEN_CLIP_OUTSIDE = {
     "text_projection": "text_projection.weight",
 }
 OPEN_CLIP_RESBLOCK = "transformer.resblocks"
-LONGEST = 8  # components of the longest known module name, with margin
+LONGEST = 8  # components of the longest module name in the tables, with margin
 TRANSFORMERS_LAYER = "encoder.layers"
 
 
@@ -97,7 +97,7 @@ def _unet_modules(family: str) -> dict[str, str]:
         # The upsampler comes after the resnet, and after the attention where there is one.
         names[f"output_blocks.{3 * block + 2}.{2 if attention else 1}.conv"] = f"up_blocks.{block}.upsamplers.0.conv"
     for ldm, diffusers in resnets.items():
-        names.update({f"{ldm}.{inner}": f"{diffusers}.{theirs}" for inner, theirs in RESNET.items()})
+        names.update({f"{ldm}.{inner}": f"{diffusers}.{diffusers_inner}" for inner, diffusers_inner in RESNET.items()})
     return names
 
 
@@ -109,8 +109,8 @@ def _vae_modules() -> dict[str, str]:
         names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
         for number in (1, 2):
             names.update(_vae_resnet(f"{half}.mid.block_{number}", f"{half}.mid_block.resnets.{number - 1}"))
-        for theirs, ours in VAE_ATTENTION.items():
-            names[f"{half}.mid.attn_1.{theirs}"] = f"{half}.mid_block.attentions.0.{ours}"
+        for ldm_name, name in VAE_ATTENTION.items():
+            names[f"{half}.mid.attn_1.{ldm_name}"] = f"{half}.mid_block.attentions.0.{name}"
         for block in range(4):
             # The decoder's blocks are counted from the image in LDM, from the latent in diffusers.
             ldm, diffusers = (
@@ -118,29 +118,29 @@ def _vae_modules() -> dict[str, str]:
             )
             for layer in range(2 if down else 3):
                 names.update(_vae_resnet(f"{half}.{ldm}.block.{layer}", f"{half}.{diffusers}.resnets.{layer}"))
-            sampler, theirs = ("downsample", "downsamplers") if down else ("upsample", "upsamplers")
-            names[f"{half}.{ldm}.{sampler}.conv"] = f"{half}.{diffusers}.{theirs}.0.conv"
+            sampler, ldm_name = ("downsample", "downsamplers") if down else ("upsample", "upsamplers")
+            names[f"{half}.{ldm}.{sampler}.conv"] = f"{half}.{diffusers}.{ldm_name}.0.conv"
     return names
 
 
 def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
     inner = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
-    return {f"{ldm}.{theirs}": f"{diffusers}.{ours}" for theirs, ours in inner.items()}
+    return {f"{ldm}.{ldm_name}": f"{diffusers}.{diffusers_name}" for ldm_name, diffusers_name in inner.items()}
 
 
 @cache
 def _inverse(part: str, family: str) -> dict[str, str]:
     names = _unet_modules(family) if part == "unet" else _vae_modules()
-    return {ours: theirs for theirs, ours in names.items()}
+    return {diffusers: ldm for ldm, diffusers in names.items()}
 
 
 def _rename(name: str, modules: dict[str, str]) -> str:
     """Replace the longest leading run of components that is a known module; a name without one is returned unchanged."""
     components = name.split(".")
     for length in range(min(len(components), LONGEST), 0, -1):
-        found = modules.get(".".join(components[:length]))
-        if found is not None:
-            return ".".join([found, *components[length:]])
+        renamed = modules.get(".".join(components[:length]))
+        if renamed is not None:
+            return ".".join([renamed, *components[length:]])
     return name
 
 
@@ -150,7 +150,7 @@ def unet_to_diffusers(name: str, family: str = "sd1") -> str:
 
 
 def unet_to_ldm(name: str, family: str = "sd1") -> str:
-    """The inverse."""
+    """The inverse of `unet_to_diffusers`."""
     return _rename(name, _inverse("unet", family))
 
 
@@ -164,23 +164,25 @@ def vae_to_diffusers(name: str) -> str:
 
 
 def vae_to_ldm(name: str) -> str:
-    """The inverse. The weights of q, k, v and proj_out are 1x1 convolutions there: give them two more dimensions."""
+    """The inverse of `vae_to_diffusers`. The weights of q, k, v and proj_out are 1x1 convolutions in LDM: add two
+    dimensions."""
     return _rename(name, _inverse("vae", ""))
 
 
 def clip_to_diffusers(name: str) -> str:
-    """CLIP-L's names without prefix are transformers', with or without `text_model.`; ours are without."""
+    """CLIP-L's name without prefix, without the `text_model.` that some files have."""
     return bare_name(name)
 
 
 def clip_to_ldm(name: str) -> str:
-    """Single files have the `text_model.` prefix."""
+    """The inverse of `clip_to_diffusers`, with the `text_model.` prefix of single files."""
     return full_name(name)
 
 
 def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
-    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which are stacked
-    along the first axis of one tensor; none for what transformers does not have (logit_scale, attn_mask).
+    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which OpenCLIP
+    stacks along the first axis of one tensor; none for tensors that transformers does not have (logit_scale,
+    attn_mask).
 
     `text_projection` is the transpose of transformers' `text_projection.weight`.
     """
@@ -192,7 +194,7 @@ def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
             return tuple(f"{layer}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
         module, _, kind = inner.rpartition(".")
         return (f"{layer}.{OPEN_CLIP_LAYER[module]}.{kind}",) if module in OPEN_CLIP_LAYER else ()
-    if name == "text_projection.weight":  # Playground's files have transformers' own
+    if name == "text_projection.weight":  # Playground's files have transformers' names
         return (name,)
     return (OPEN_CLIP_OUTSIDE[name],) if name in OPEN_CLIP_OUTSIDE else ()
 
@@ -206,6 +208,6 @@ def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
         block = f"{OPEN_CLIP_RESBLOCK}.{number}"
         if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
             return f"{block}.attn.in_proj_{kind}", "qkv".index(module[len("self_attn.")])
-        theirs = {ours: ldm for ldm, ours in OPEN_CLIP_LAYER.items()}[module]
-        return f"{block}.{theirs}.{kind}", None
-    return {ours: ldm for ldm, ours in OPEN_CLIP_OUTSIDE.items()}[name], None
+        ldm_inner = {diffusers: ldm for ldm, diffusers in OPEN_CLIP_LAYER.items()}[module]
+        return f"{block}.{ldm_inner}.{kind}", None
+    return {diffusers: ldm for ldm, diffusers in OPEN_CLIP_OUTSIDE.items()}[name], None

@@ -36,10 +36,10 @@ SIZES = (
 
 
 def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:
-    """The parts of a model under the key names of a single file.
+    """A model's parts with the key names of a single file.
 
     states            part -> {diffusers' or transformers' name: tensor}
-    kohya_projection  the text projection was read untransposed, as sd-scripts does, and is written back that way
+    kohya_projection  the text projection was read untransposed, as in sd-scripts, and is written back untransposed
     """
     tensors: dict[str, LazyTensor] = {}
     open_clip = sd_keys.OPEN_CLIP_PARTS.get(family)
@@ -57,42 +57,43 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:
-    """SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
-    found = {}
+    """The U-Net: SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    tensors = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):
             tensor = tensor.in_shape(*tensor.shape[:2], *(() if traits_of(family).linear_projections else (1, 1)))
-        found[sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(name, family)] = tensor
-    return found
+        tensors[sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(name, family)] = tensor
+    return tensors
 
 
 def _vae(state: State) -> dict[str, LazyTensor]:
-    """Attention weights become 1x1 convolutions."""
-    found = {}
+    """The VAE, with attention weights as 1x1 convolutions."""
+    tensors = {}
     for name, tensor in state.items():
         name = sd_keys.VAE_PREFIX + sd_keys.vae_to_ldm(name)
-        found[name] = tensor.in_shape(*tensor.shape[:2], 1, 1) if name.endswith(VAE_ATTENTION) else tensor
-    return found
+        tensors[name] = tensor.in_shape(*tensor.shape[:2], 1, 1) if name.endswith(VAE_ATTENTION) else tensor
+    return tensors
 
 
 def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, LazyTensor]:
-    """q, k and v become one tensor; `text_projection` is the transpose of transformers' (reference: training 1.11)."""
-    found: dict[str, LazyTensor] = {}
+    """OpenCLIP: q, k and v as one tensor; `text_projection` is the transpose of transformers' (reference: training
+    1.11)."""
+    tensors: dict[str, LazyTensor] = {}
     thirds: dict[str, dict[int, LazyTensor]] = {}
     for name, tensor in state.items():
-        theirs, third = sd_keys.open_clip_to_ldm(name)
+        ldm_name, third = sd_keys.open_clip_to_ldm(name)
         if third is not None:
-            thirds.setdefault(theirs, {})[third] = tensor
+            thirds.setdefault(ldm_name, {})[third] = tensor
         else:
-            turns = theirs == "text_projection" and not kohya_projection
-            found[prefix + theirs] = tensor.transposed() if turns else tensor
-    return found | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
+            turns = ldm_name == "text_projection" and not kohya_projection
+            tensors[prefix + ldm_name] = tensor.transposed() if turns else tensor
+    return tensors | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
 
 
 def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
-    """What SD 2 files contain beyond what is used: OpenCLIP's last layer, its projection and scale.
+    """The unused tensors of SD 2 files: OpenCLIP's last layer, its projection and scale.
 
-    Other programs build it with 24 layers and read the second to last. If no source has them they are made as in
+    Other programs build it with 24 layers and read the second to last. If no source has them they are created as in
     sd-scripts: a copy of the layer before, ones, and 1.
     """
     if not traits_of(family).spare_layer:
@@ -103,28 +104,28 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
     if not numbers:
         return {}
     last = f"{blocks}{max(numbers)}."
-    found = {
+    spare = {
         f"{blocks}{max(numbers) + 1}.{name.removeprefix(last)}": tensor
         for name, tensor in tensors.items()
         if name.startswith(last)
     }
     final = tensors[f"{prefix}ln_final.weight"]
     width = final.shape[0]
-    found[f"{prefix}text_projection"] = _ones(width, width).cast(final.type)
-    found[f"{prefix}logit_scale"] = _ones().cast(final.type)
-    return found
+    spare[f"{prefix}text_projection"] = _ones(width, width).cast(final.type)
+    spare[f"{prefix}logit_scale"] = _ones().cast(final.type)
+    return spare
 
 
 def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
     """Empty tensors that mark the prediction type, which the weights do not reveal."""
-    wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
-    return {name: _ones(0) for name, is_wanted in wanted.items() if is_wanted}
+    enabled = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
+    return {name: _ones(0) for name, is_enabled in enabled.items() if is_enabled}
 
 
 def _ones(*shape: int) -> LazyTensor:
-    def made(dtype: torch.dtype) -> torch.Tensor:
+    def ones(dtype: torch.dtype) -> torch.Tensor:
         import torch
 
         return torch.ones(shape, dtype=dtype)
 
-    return LazyTensor("float32", shape, made)
+    return LazyTensor("float32", shape, ones)

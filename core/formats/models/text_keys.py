@@ -1,7 +1,7 @@
-"""The one place that knows whether CLIP's names start with `text_model.`.
+"""Whether CLIP's names start with `text_model.`: decided here only.
 
-transformers 5.6 and later build `CLIPTextModel` without that prefix, while `CLIPTextModelWithProjection`, older folders,
-single-file checkpoints and LoRA names of kohya tools keep it.
+transformers 5.6 and later build `CLIPTextModel` without that prefix, while `CLIPTextModelWithProjection`, older
+folders, single-file checkpoints and kohya's LoRA names have it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def bare_name(name: str) -> str:
 
 
 def name_for(model: Any, name: str) -> str:
-    """The name in this CLIP model, of whichever class and version."""
+    """The name in this CLIP model, for any class and version."""
     return full_name(name) if hasattr(model, "text_model") else bare_name(name)
 
 

@@ -1,4 +1,4 @@
-"""Writes a full model: one file or a diffusers folder, complete or not at all, holding one tensor besides the model."""
+"""Writes a full model: one file or a diffusers folder, atomically, with one tensor in memory besides the model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.formats.models import single_file, text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
-from core.formats.models.extra import EXTRA_FILE, POSITIONS, metadata_of, survivors
+from core.formats.models.extra import EXTRA_FILE, POSITIONS, extra_tensors, metadata_of
 from core.formats.models.overflow import (
     beyond,
-    kept_wide,
     largest_of,
-    no_numbers,
-    refuse_no_numbers,
+    not_finite_names,
+    refuse_not_finite,
+    written_in_fp32,
 )
 from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import sniff
@@ -58,13 +58,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything to be written.
+    """A full model to write.
 
     extra             further tensors of the source, by their names in a single file
     keeps_extra       a folder gets a file of them
     kohya_projection  the text projection is written untransposed
     variant           "fp16" in the names of a folder's weight files
-    see               (name, tensor) of each that is written
+    see               called with (name, tensor) of each that is written
     """
 
     family: str
@@ -82,14 +82,14 @@ class Model:
     cancel: CancelToken | None = None
     wrote: Wrote | None = None
 
-    def seen(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
+    def watched(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
         if self.see is None:
             return dict(tensors)
-        return {name: tensor.seen(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
+        return {name: tensor.watched(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
 
 
 def form_of(source: Path | str) -> Form:
-    """The format of a model: what an empty `save_model_as` means."""
+    """The format of a model, for an empty `save_model_as`."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
@@ -112,15 +112,15 @@ def write_model(
     kohya_projection: bool = False,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
-    """Write a model; it appears complete at `target` or not at all. Returns advice.
+    """Write a model; it appears atomically at `target`. Returns advice.
 
-    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that did not
-             train: they are then copied from `source` as stored there
+    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that were not
+             trained: they are then copied from `source` as stored there
     source   the model that was trained. Also provides a file's unknown keys, epoch and step, and a folder's configs,
              tokenizers and scheduler
     vae      a file or folder whose VAE replaces the source's
     dtype    of all weights; None keeps them as in memory, or as stored
-    kohya_projection   SDXL's text projection was read as sd-scripts reads it, and is written back that way
+    kohya_projection   SDXL's text projection was read as in sd-scripts, and is written back that way
     """
     target, source = Path(target), Path(source) if source is not None else None
     _refuse_target(target, source, form)
@@ -141,7 +141,7 @@ def write_model(
             opened,
             facts,
             files,
-            survivors(opened, states, files, family, dtype, facts.prediction) if opened is not None else {},
+            extra_tensors(opened, states, files, family, dtype, facts.prediction) if opened is not None else {},
             kohya_projection and source is not None and source.is_file(),
             cancel=cancel,
         )
@@ -149,11 +149,11 @@ def write_model(
     return advice
 
 
-# ---- what is written ----
+# ---- content ----
 
 
 def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
-    """Never over the base model, nor over a folder that contains anything but a model."""
+    """Raise ProblemsError for the base model as target, and for a folder that contains anything but a model."""
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         what = "The output would overwrite the base model"
         raise ProblemsError.one(what, str(target), "choose another output name or folder", "saving.over-base-model")
@@ -167,22 +167,22 @@ def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
 
 
 def _chosen_parts(
-    given: Mapping[str, Mapping[str, torch.Tensor] | Part],
+    parts: Mapping[str, Mapping[str, torch.Tensor] | Part],
     source: Checkpoint | None,
     vae: Path | str | None,
     published: Published,
     target: Path,
 ) -> dict[str, Mapping[str, torch.Tensor] | Part]:
-    """Every part of the family: the given one, else the source's."""
-    found: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **given}
-    if vae is not None and "vae" not in given:
-        found["vae"] = open_vae(vae)
-    missing = [part_title(name) for name in published.parts if name not in found]
+    """Every part of the family: from `parts`, else the source's."""
+    chosen: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **parts}
+    if vae is not None and "vae" not in parts:
+        chosen["vae"] = open_vae(vae)
+    missing = [part_title(name) for name in published.parts if name not in chosen]
     if missing:
         what = f"The model to be saved has no {' and no '.join(missing)}"
         fix = "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint"
         raise ProblemsError.one(what, str(target), fix, "saving.missing-parts")
-    return {name: found[name] for name in published.parts}
+    return {name: chosen[name] for name in published.parts}
 
 
 def _config(
@@ -200,37 +200,37 @@ def part_state(
 ) -> dict[str, LazyTensor]:
     """A part's tensors by the names of core.formats.models.checkpoint, without counters and unused layers."""
     if isinstance(part, Part):
-        found = {name: files.lazy(place) for name, place in part.places.items()}
+        state = {name: files.lazy(place) for name, place in part.places.items()}
     else:
-        found = {text_keys.bare_name(name): in_memory(value) for name, value in part.items()}
+        state = {text_keys.bare_name(name): in_memory(value) for name, value in part.items()}
     layers = config.get("num_hidden_layers")
     return {
         name: tensor
-        for name, tensor in found.items()
+        for name, tensor in state.items()
         if not name.endswith(POSITIONS) and (layers is None or _layer(name) < layers)
     }
 
 
 def _layer(name: str) -> int:
-    """`encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
-    words = name.split(".")
-    return int(words[words.index("layers") + 1]) if "layers" in words else -1
+    """The number of a layer: `encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
+    components = name.split(".")
+    return int(components[components.index("layers") + 1]) if "layers" in components else -1
 
 
 def _fitting_type(
     states: States, trained: set[str], dtype: torch.dtype | None, target: Path
 ) -> tuple[torch.dtype | None, list[Problem]]:
-    """The requested dtype, or fp32 if it would overflow. NaN and inf are refused."""
+    """(the requested dtype, or fp32 if it would overflow; advice). Raises ProblemsError for NaN and inf."""
     import torch
 
     sizes = sizes_beyond(states, dtype, trained)
-    refuse_no_numbers(no_numbers(sizes), target)
+    refuse_not_finite(not_finite_names(sizes), target)
     names = beyond(sizes, dtype) if dtype is not None else []
-    return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
+    return (torch.float32, [written_in_fp32(names, dtype, target)]) if dtype is not None and names else (dtype, [])
 
 
 def sizes_beyond(states: States, dtype: torch.dtype | None, always: Collection[str] = ()) -> dict[str, float]:
-    """The largest value of each tensor of the parts that hold more than `dtype` can, and of those of `always`."""
+    """The largest values of each tensor that does not fit `dtype`, and of those in `always`."""
     import torch
 
     sizes: dict[str, float] = {}
@@ -252,7 +252,7 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
     require_space(target.parent, needed, "Saving the model", fix, reserve=SPARE_BYTES)
 
 
-# ---- the forms ----
+# ---- formats ----
 
 
 def one_file(model: Model) -> dict[str, LazyTensor]:
@@ -261,18 +261,19 @@ def one_file(model: Model) -> dict[str, LazyTensor]:
     tensors = single_file.file_tensors(model.states, model.family, kohya_projection=model.kohya_projection)
     spare = single_file.spare_layer(tensors, model.family)
     marks = single_file.markers(facts.prediction, facts.zero_terminal_snr)
-    return model.seen(marks | spare | dict(model.extra) | tensors)
+    return model.watched(marks | spare | dict(model.extra) | tensors)
 
 
 def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
-    """For models without the published sizes, such as the starter: what a single file needs to be loadable again."""
-    other = {}
+    """Metadata with the sizes of a model that differ from the published ones, such as the starter's, for loading a
+    single file."""
+    sizes_by_part = {}
     for name, config in configs.items():
         usual = published.config(name)
         sizes = {key: config[key] for key in single_file.SIZES if key in config and config[key] != usual.get(key)}
         if sizes:
-            other[name] = sizes
-    return {SIZES_KEY: json.dumps(other)} if other else {}
+            sizes_by_part[name] = sizes
+    return {SIZES_KEY: json.dumps(sizes_by_part)} if sizes_by_part else {}
 
 
 def _write_safetensors(model: Model, target: Path) -> None:
@@ -290,13 +291,13 @@ def _write_safetensors(model: Model, target: Path) -> None:
 
 
 def _write_ckpt(model: Model, target: Path) -> None:
-    """{"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
+    """Write {"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
     tensors = one_file(model)
     _refuse_full_disk(target, file_bytes(tensors))
     before = metadata_of(model.source) if model.source is not None else {}
     counters = {
-        "epoch": _whole_number(before.get("epoch")) + model.facts.epoch,
-        "global_step": _whole_number(before.get("global_step")) + model.facts.step,
+        "epoch": _integer(before.get("epoch")) + model.facts.epoch,
+        "global_step": _integer(before.get("global_step")) + model.facts.step,
     }
     with atomic.open_atomic(target) as temporary:
         write_pickle(
@@ -310,7 +311,7 @@ def _write_ckpt(model: Model, target: Path) -> None:
         model.files.close()
 
 
-def _whole_number(text: str | None) -> int:
+def _integer(text: str | None) -> int:
     return int(text) if text is not None and text.lstrip("-").isdigit() else 0
 
 
@@ -318,10 +319,10 @@ def _write_folder(model: Model, target: Path, pickled: bool = False) -> None:
     facts, source = model.facts, model.source.path if model.source is not None else None
     kinds = {name: model.published.kind(name) for name in model.states}
     content = {
-        name: model.seen(kinds[name].in_folder(model.configs[name], state), f"{name}.")
+        name: model.watched(kinds[name].in_folder(model.configs[name], state), f"{name}.")
         for name, state in model.states.items()
     }
-    extra = model.seen(model.extra) if model.keeps_extra else {}
+    extra = model.watched(model.extra) if model.keeps_extra else {}
     _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
     with atomic.folder_atomic(target) as temporary:
         for name, tensors in content.items():

@@ -1,1 +1,1 @@
-"""ONNX models: checked before a library opens them, and run in a process of their own."""
+"""ONNX models: checked before a library opens them, and run in a separate process."""

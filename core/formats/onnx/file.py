@@ -1,8 +1,8 @@
-"""What an ONNX file says before a library opens it: whether it is complete, which other files its numbers lie in, and how large
-its input and output are.
+"""Checks an ONNX file before a library opens it: whether it is complete, which other files have its weights, and the
+sizes of its input and output.
 
-Protocol buffers: each field is a number, a kind and a value; only the fields on the way to tensors are followed
-(github.com/onnx/onnx, onnx.proto). The numbers themselves are skipped, so that a file of a gigabyte takes milliseconds.
+Protocol buffers: each field is a number, a kind and a value; only the fields on the path to tensors are followed
+(github.com/onnx/onnx, onnx.proto). Weights are skipped, so that a file of a gigabyte takes milliseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import MissingFile, check_regular, open_regular
 from core.record.units import memory_words
 
-MAX_BYTES = 8 << 30  # of a model with its numbers
+MAX_BYTES = 8 << 30  # of a model with its weights
 MAX_DEPTH = 40
 MAX_FIELDS = 5_000_000
 MAX_NODES = 20_000  # the time to open a file may grow with their square; taggers have at most a few thousand
@@ -40,40 +40,40 @@ AGAIN = "download it again"
 
 
 def check_onnx(path: Path, about: str = "tagger") -> dict[str, list[int]]:
-    """The shapes of its outputs by their names: 0 for a number that is open, nothing where it does not say.
+    """The shapes of its outputs by their names: 0 is an open dimension, [] an unknown shape.
 
-    Raises ProblemsError for a file that is damaged, incomplete or too large, that asks for too many images at once, or that
-    reads files outside its folder. about: what the codes of its problems begin with.
+    Raises ProblemsError for a file that is damaged, incomplete or too large, that needs too many images at once, or
+    that reads files outside its folder. about: prefix of the problems' codes
     """
     size = check_regular(path).st_size
     if size > MAX_BYTES:
-        raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
+        raise _error(about, path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
     if not size:
-        raise _bad(about, path, "is empty")
+        raise _error(about, path, "is empty")
     with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:15] == b"<!doctype html>" or data[:7] == b"version":
-            raise _bad(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
+            raise _error(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
             walk = _Walk(data)
-            places = set(walk.external(0, size, "model", 0))
+            locations = set(walk.external(0, size, "model", 0))
             shapes = [*_Walk(data).shapes(size)]
         except (ValueError, IndexError) as error:
-            raise _bad(about, path, f"is incomplete or damaged ({error})") from error
+            raise _error(about, path, f"is incomplete or damaged ({error})") from error
     if walk.nodes > MAX_NODES:
-        raise _bad(about, path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
+        raise _error(about, path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
     for inward, _, shape in shapes:
         why = batch_too_large(shape) if inward else outputs_too_many(shape)
         if why:
-            raise _bad(about, path, why, "choose another model")
-    for place in places:
-        size += _size_of(about, place, path)
+            raise _error(about, path, why, "choose another model")
+    for location in locations:
+        size += _size_of(about, location, path)
     if size > MAX_BYTES:
-        raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
+        raise _error(about, path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
     return {name.decode("utf-8", "replace"): shape for inward, name, shape in shapes if not inward}
 
 
 def batch_too_large(shape: Sequence[int]) -> str:
-    """Why no batch of images can have this shape, "" if it can. 0 is a number that the model leaves open."""
+    """Why an input shape cannot be a batch of images; "" if it can. 0 is an open dimension."""
     size = 4 * prod(max(1, number) for number in shape)
     if len(shape) != 4 or (shape[0] <= MAX_BATCH and size <= MAX_INPUT):
         return ""
@@ -83,22 +83,22 @@ def batch_too_large(shape: Sequence[int]) -> str:
 
 
 def outputs_too_many(shape: Sequence[int]) -> str:
-    """The same for the scores of a batch."""
+    """Why an output shape cannot be the scores of a batch; "" if it can."""
     many = len(shape) == 2 and shape[1] > MAX_OUTPUTS
     return f"has {shape[1]:,} outputs, more than {MAX_OUTPUTS:,}" if many else ""
 
 
-def _size_of(about: str, place: str, path: Path) -> int:
-    """The size of a file with numbers next to the model."""
-    inside = PurePosixPath(place.replace("\\", "/"))
+def _size_of(about: str, location: str, path: Path) -> int:
+    """The size of a file with weights next to the model."""
+    inside = PurePosixPath(location.replace("\\", "/"))
     folder = os.path.realpath(path.parent)
-    real = os.path.realpath(path.parent / place) if "\0" not in place else ""
-    if inside.is_absolute() or ".." in inside.parts or ":" in place or not real.startswith(folder + os.sep):
-        raise _bad(about, path, f"reads a file outside its folder ({place[:200]!r})", "do not use it")
+    real = os.path.realpath(path.parent / location) if "\0" not in location else ""
+    if inside.is_absolute() or ".." in inside.parts or ":" in location or not real.startswith(folder + os.sep):
+        raise _error(about, path, f"reads a file outside its folder ({location[:200]!r})", "do not use it")
     try:
         return check_regular(real).st_size
     except MissingFile:
-        raise _bad(about, path, f"needs the file {place[:200]}", "download that file too") from None
+        raise _error(about, path, f"needs the file {location[:200]}", "download that file too") from None
 
 
 class _Walk:
@@ -106,7 +106,7 @@ class _Walk:
         self.data, self.count, self.nodes = data, 0, 0
 
     def external(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
-        """The locations of external numbers within one message."""
+        """The locations of external weights within one message."""
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
         ways = WAYS[message]
@@ -121,9 +121,9 @@ class _Walk:
                 yield from self.external(begin, stop, inside, depth + 1)
 
     def shapes(self, size: int) -> Iterator[tuple[bool, bytes, list[int]]]:
-        """(whether it is an input, name, shape) of what the model is given and returns; 0 where it leaves a number open."""
+        """(whether it is an input, name, shape) of the inputs and outputs; 0 is an open dimension."""
         inputs = {self.name(a, b): self.shape(a, b) for a, b in self.at(0, size, (7, 11))}
-        for a, b in self.at(0, size, (7, 5, 8)):  # former files list their weights as inputs too
+        for a, b in self.at(0, size, (7, 5, 8)):  # old files list their weights as inputs too
             inputs.pop(self.data[a : min(b, a + MAX_TEXT)], None)
         yield from ((True, name, shape) for name, shape in inputs.items())
         yield from ((False, self.name(a, b), self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
@@ -135,21 +135,21 @@ class _Walk:
         sides = [self.numbers(a, b).get(1, 0) for a, b in self.at(start, end, (2, 1, 2, 1))]
         return [side if side < 1 << 63 else 0 for side in sides]  # a negative one
 
-    def at(self, start: int, end: int, way: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Start and end of the messages that a way of fields leads to."""
-        if not way:
+    def at(self, start: int, end: int, fields: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Start and end of the messages at the end of a path of fields."""
+        if not fields:
             yield start, end
             return
         for field, begin, stop in self.messages(start, end):
-            if field == way[0]:
-                yield from self.at(begin, stop, way[1:])
+            if field == fields[0]:
+                yield from self.at(begin, stop, fields[1:])
 
     def messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(field, start, end) of the fields that have a length; the others are stepped over."""
+        """(field, start, end) of the fields with a length; others are skipped."""
         return ((field, begin, stop) for field, kind, begin, stop in self.parts(start, end) if kind == 2)
 
     def numbers(self, start: int, end: int) -> dict[int, int]:
-        """The whole numbers by their fields."""
+        """The integers by their fields."""
         return {field: value for field, kind, value, _ in self.parts(start, end) if kind == 0}
 
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -186,5 +186,5 @@ class _Walk:
         raise ValueError("it ends in the middle of a number")
 
 
-def _bad(about: str, path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
+def _error(about: str, path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
     return ProblemsError.one(f"The model {path.name} {why}", str(path), fix, f"{about}.bad-model")

@@ -1,4 +1,4 @@
-"""An ONNX model that is loaded in a process of its own (`runner.py`), from this side."""
+"""An ONNX model loaded in its own process (`runner.py`), from this side."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from core.record.temporary import HeldFolder
 from core.record.worker import Gone, Worker
 
 LONGEST_SECONDS = 120.0  # to open a model, and for each image of a batch; on a slow CPU the largest needs 20
-COMPILING_SECONDS = 600.0  # the same where the provider may compile the model first
+COMPILING_SECONDS = 600.0  # the same for providers that may compile the model first
 
 Refused = Callable[[str, str], ProblemsError]  # (why, end of its code: "model" or "no-answer") -> the problem
 
 
 class ModelGone(ProblemsError):
-    """The process of a model has ended, or was ended as it gave no answer."""
+    """The process of a model has ended, or was stopped because it did not answer."""
 
 
 class ModelProcess:
-    """A loaded model. Its process is ended where one answer takes longer than `_seconds` for each image.
+    """A loaded model. Its process is stopped if an answer takes longer than `_seconds` per image.
 
-    wanted    providers of onnxruntime in the order of preference; `provider` is the one that was taken
-    inputs    [name, type, shape] of each       outputs   their names        tags   a text in its metadata
+    providers   of onnxruntime in the order of preference; `provider` is the one in use
+    inputs      [name, type, shape] of each       outputs   their names        tags   a text in its metadata
     """
 
-    def __init__(self, model: Path, wanted: Sequence[str], device: str, cancel: CancelToken, refused: Refused):
+    def __init__(self, model: Path, providers: Sequence[str], device: str, cancel: CancelToken, refused: Refused):
         self._cancel, self._refused = cancel, refused
-        self._seconds = LONGEST_SECONDS if wanted[0] == CPU else COMPILING_SECONDS
+        self._seconds = LONGEST_SECONDS if providers[0] == CPU else COMPILING_SECONDS
         self._images: np.ndarray | None = None
         self._folder = HeldFolder("onnx")
-        self._place = self._folder.path
-        self._worker = Worker([sys.executable, "-m", "core.formats.onnx.runner", str(self._place)], self._place)
+        self._path = self._folder.path
+        self._worker = Worker([sys.executable, "-m", "core.formats.onnx.runner", str(self._path)], self._path)
         try:
-            question = {"model": str(model.absolute()), "providers": list(wanted), "device": device}
+            question = {"model": str(model.absolute()), "providers": list(providers), "device": device}
             facts = self._ask({"open": question | {"threads": machine.threads()}}, "cannot be loaded", self._seconds)
         except BaseException:
             self.close()
@@ -54,38 +54,38 @@ class ModelProcess:
         self.tags: str = facts["tags"]
 
     def close(self) -> None:
-        """End its process, whatever the model does."""
+        """Stop its process, whatever the model does."""
         self._worker.end()
         self._images = None  # Windows keeps a mapped file
         self._folder.close()
 
     def room(self, images: int, shape: Sequence[int]) -> None:
-        """Make room for a batch: in full, as a disk that fills up later would end this process."""
+        """Allocate the file for a batch in full: a disk that fills up later would crash this process."""
         kind = np.float16 if self.inputs[0][1] == "tensor(float16)" else np.float32
-        one: np.ndarray = np.zeros(shape, kind)
+        image: np.ndarray = np.zeros(shape, kind)
         self._images = None
-        file = self._place / IMAGES
+        file = self._path / IMAGES
         try:
             with open(file, "wb") as out:
                 for _ in range(images):
-                    out.write(one.data)
+                    out.write(image.data)
         except OSError as error:
             raise unwritten(error, "The images for the model cannot be written", str(file)) from error
-        self._images = np.memmap(file, one.dtype, "r+", shape=(images, *shape))
+        self._images = np.memmap(file, image.dtype, "r+", shape=(images, *shape))
 
-    def run(self, images: Sequence[np.ndarray], many: int, outputs: Sequence[str]) -> list[tuple[str, list[int]]]:
-        """Give it prepared images, filled up to `many` with the last one. Returns dtype and shape of each of these outputs."""
+    def run(self, images: Sequence[np.ndarray], batch: int, outputs: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Run prepared images, padded to `batch` with the last one. Returns dtype and shape of each of the outputs."""
         assert self._images is not None
         np.stack(images, out=self._images[: len(images)], casting="same_kind")
-        self._images[len(images) : many] = self._images[len(images) - 1]
-        shape = [many, *self._images.shape[1:]]
+        self._images[len(images) : batch] = self._images[len(images) - 1]
+        shape = [batch, *self._images.shape[1:]]
         question = {"name": self.inputs[0][0], "outputs": [*outputs], "dtype": str(self._images.dtype), "shape": shape}
-        found = self._ask({"run": question}, "failed", self._seconds * many)
-        return [(dtype, shape) for dtype, shape in found["outputs"]]
+        answer = self._ask({"run": question}, "failed", self._seconds * batch)
+        return [(dtype, shape) for dtype, shape in answer["outputs"]]
 
     def values(self, number: int = 0) -> np.ndarray:
-        """The floats that it returned last, of the output of this number among those that it was asked for."""
-        values: np.ndarray = np.load(self._place / VALUES.format(number), allow_pickle=False)
+        """The floats last returned by one of the requested outputs. number: its index among them"""
+        values: np.ndarray = np.load(self._path / VALUES.format(number), allow_pickle=False)
         return values
 
     def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
@@ -99,12 +99,12 @@ class ModelProcess:
 
 
 class OfProcess:
-    """What uses a model as a context manager: its process ends with it."""
+    """A user of a model process, as a context manager that stops it."""
 
     _model: ModelProcess
 
     def close(self) -> None:
-        """End the process, whatever the model does."""
+        """Stop the process, whatever the model does."""
         self._model.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Profiles of ONNX models: what a person writes of a model that its file does not say."""
+"""Profiles of ONNX models: JSON files by users with the properties that a model's file does not contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Profile = TypeVar("Profile", bound=BaseModel)
 
 
 def read_profile(path: Path, form: type[Profile], fix: str, code: str) -> Profile:
-    """The profile of this form in a file. Raises ProblemsError with everything that is wrong in it."""
+    """The profile in a file, validated by `form`. Raises ProblemsError with all its errors."""
     values = read_json_object(path, fix, max_bytes=100_000)
     try:
         return form.model_validate(values)

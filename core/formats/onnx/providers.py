@@ -1,4 +1,4 @@
-"""What an ONNX model runs on: onnxruntime, and its execution providers."""
+"""onnxruntime and its execution providers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from core.record.problems import ProblemsError
 
 CPU = "CPUExecutionProvider"
-# What the setting calls it -> onnxruntime's names, the newest first.
+# The setting's value -> onnxruntime's names, newest first.
 PROVIDERS = {
     "cuda": ("CUDAExecutionProvider",),
     "rocm": ("MIGraphXExecutionProvider", "ROCMExecutionProvider"),
@@ -20,7 +20,8 @@ PROVIDERS = {
 
 
 def onnxruntime(providers: Sequence[str] = ()) -> Any:
-    """The library. torch too where one of the providers is a GPU's: its package holds the CUDA libraries of both."""
+    """Import the library; with torch if one of the providers uses a GPU, since torch's package has the CUDA libraries
+    of both."""
     try:
         import onnxruntime as library
 
@@ -33,17 +34,17 @@ def onnxruntime(providers: Sequence[str] = ()) -> Any:
 
 
 def providers_for(provider: str, device: str, available: Sequence[str], where: str = "tag.provider") -> list[str]:
-    """Provider names to ask for, the CPU as the last. Raises ProblemsError for one that is not installed.
+    """Execution providers in the order of preference, the CPU last. Raises ProblemsError for one that is not installed.
 
-    device   of the job ("cuda:1"): automatic takes CUDA and ROCm only where torch has a GPU
-    where    the setting that asks
+    device   of the job ("cuda:1"): automatic uses CUDA and ROCm only if torch has a GPU
+    where    the setting
     """
     names = PROVIDERS if provider == "auto" else {provider: PROVIDERS[provider]}
     on_gpu = device.startswith("cuda")
     for kind, candidates in names.items():
-        found = next((name for name in candidates if name in available), None)
-        if found is not None and (provider != "auto" or kind not in ("cuda", "rocm") or on_gpu):
-            return [CPU] if found == CPU else [found, CPU]
+        chosen = next((name for name in candidates if name in available), None)
+        if chosen is not None and (provider != "auto" or kind not in ("cuda", "rocm") or on_gpu):
+            return [CPU] if chosen == CPU else [chosen, CPU]
     what = f"onnxruntime has no execution provider for '{provider}'; it has {', '.join(available)}"
     fix = "choose automatic, or install that build of onnxruntime"
     raise ProblemsError.one(what, where, fix, "tagger.no-provider")
@@ -52,10 +53,10 @@ def providers_for(provider: str, device: str, available: Sequence[str], where: s
 def with_options(names: Sequence[str], device: str) -> list[Any]:
     number = device.partition(":")[2] or "0"
     of_gpu = (*PROVIDERS["cuda"], *PROVIDERS["rocm"], *PROVIDERS["directml"])
-    # FP16 gives wrong scores with OpenVINO, which takes it by itself on a GPU
-    own = {name: {"device_id": number} for name in of_gpu} | {"OpenVINOExecutionProvider": {"precision": "FP32"}}
-    return [(name, own[name]) if name in own else name for name in names]
+    # FP16, OpenVINO's default on a GPU, gives wrong scores
+    options = {name: {"device_id": number} for name in of_gpu} | {"OpenVINOExecutionProvider": {"precision": "FP32"}}
+    return [(name, options[name]) if name in options else name for name in names]
 
 
-def words_of(provider: str) -> str:
+def provider_title(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")

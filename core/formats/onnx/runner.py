@@ -1,7 +1,7 @@
-"""The process in which an ONNX model runs: a file of a stranger may loop for ever, or crash the library.
+"""The process that runs an ONNX model: an untrusted file may loop forever, or crash the library.
 
-Asked to open the file first, then for the output of one batch after the other. The images lie in a file that both processes
-map; its outputs are written to others.
+It opens the file first, then computes one batch after the other. The images are in a file that both processes map;
+outputs are written to others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMAGES, VALUES = "images.bin", "values-{}.npy"  # a file for each output
 
 
 class Runner:
-    """Answers {"open"} and {"run"}; what fails is answered as {"error"}."""
+    """Answers {"open"} and {"run"} requests; failures are answered as {"error"}."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -33,11 +33,11 @@ class Runner:
             return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
 
     def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
-        """What the model takes and returns: name, type and shape of each; and what it runs on."""
+        """The model's inputs and outputs: name, type and shape of each; and its provider."""
         library = onnxruntime(providers)
         options = library.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong is raised, or told by the provider that is left
+        options.log_severity_level = 4  # failures are raised, or visible in the remaining provider
         session = library.InferenceSession(model, sess_options=options, providers=with_options(providers, device))
         self._session = session
         return {
@@ -51,8 +51,8 @@ class Runner:
     def _run(self, name: str, outputs: list[str], dtype: str, shape: list[int]) -> dict[str, Any]:
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
         facts, size = [], 0
-        for number, found in enumerate(self._session.run(outputs, {name: batch})):
-            values = np.asarray(found)
+        for number, output in enumerate(self._session.run(outputs, {name: batch})):
+            values = np.asarray(output)
             size += values.nbytes
             if values.dtype.kind == "f" and size <= MAX_INPUT:
                 np.save(self._folder / VALUES.format(number), values)

@@ -1,5 +1,5 @@
-"""Large files read and written in large chunks, past the system's file cache where it can be: a model passes once, and pages of the
-cache that are filled for it cost more time than the rest of the work."""
+"""Reading and writing large files in large chunks, past the system's file cache if possible: a model is read once, and
+filling pages of the cache for it costs more time than the rest of the work."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = max(4096, mmap.PAGESIZE)  # without the cache, places in the file, sizes and memory are multiples of it
+BLOCK_BYTES = max(4096, mmap.PAGESIZE)  # without the cache, file offsets, sizes and memory are multiples of it
 CHUNK_BYTES = 4 << 20
 SAMPLES = 16  # of a file, to see whether the cache has it
 
 
 class Buffers:
-    """Memory that is used again: fresh memory costs several times the copy into it."""
+    """Reused memory: fresh memory costs several times as much as copying into it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._free: list[torch.Tensor] = []
 
     def take(self, size: int = 0) -> torch.Tensor:
-        """uint8, of so many bytes or more, beginning at a multiple of BLOCK_BYTES."""
+        """A uint8 tensor of at least this many bytes, aligned to BLOCK_BYTES."""
         import torch
 
         with suppress(IndexError):
@@ -51,7 +51,8 @@ class Buffers:
 
 
 class ChunkedFile:
-    """A new file of known size. Its bytes are put in any order, by any threads; a chunk is written as soon as it is complete."""
+    """A new file of known size. Bytes are put in any order, by any threads; a chunk is written as soon as it is
+    complete."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.size = size
@@ -71,10 +72,10 @@ class ChunkedFile:
                 assert not self._open, "A chunk is not complete"
                 self._handle.truncate(self.size)  # the last block was written whole
 
-    def put(self, place: int, content: torch.Tensor) -> None:
-        """content: uint8, flat"""
+    def put(self, offset: int, content: torch.Tensor) -> None:
+        """Write `content` (uint8, flat) at this offset."""
         while len(content):
-            number, within = divmod(place, CHUNK_BYTES)
+            number, within = divmod(offset, CHUNK_BYTES)
             part = content[: CHUNK_BYTES - within]
             with self._changes:
                 if number not in self._open:
@@ -90,34 +91,34 @@ class ChunkedFile:
                 start = number * CHUNK_BYTES
                 self._write(memoryview(buffer[: _blocks(min(CHUNK_BYTES, self.size - start))].numpy()), start)
                 self._buffers.give(buffer)
-            place, content = place + len(part), content[len(part) :]
+            offset, content = offset + len(part), content[len(part) :]
 
-    def _write(self, content: memoryview, place: int) -> None:
+    def _write(self, content: memoryview, offset: int) -> None:
         direct = self._direct
         while content:
             try:
-                count = self._write_at(content, place)
+                count = self._write_at(content, offset)
             except OSError as error:
                 use_cache_after(error, self._handle, direct)
                 direct = self._direct = False
                 continue
-            content, place = content[count:], place + count
+            content, offset = content[count:], offset + count
 
-    def _write_at(self, content: memoryview, place: int) -> int:
+    def _write_at(self, content: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
-            return os.pwrite(self._handle.fileno(), content, place)
+            return os.pwrite(self._handle.fileno(), content, offset)
         with self._moves:
-            self._handle.seek(place)
+            self._handle.seek(offset)
             return self._handle.write(content)
 
 
 def _blocks(size: int) -> int:
-    """Rounded up to whole blocks."""
+    """The size rounded up to whole blocks."""
     return size + -size % BLOCK_BYTES
 
 
 def bypass_cache(handle: Any) -> bool:
-    """Whether the system, and the drive, let this open file be read and written past the cache."""
+    """Whether the system and the drive can read and write this open file past the cache."""
     try:
         import fcntl
 
@@ -128,7 +129,7 @@ def bypass_cache(handle: Any) -> bool:
 
 
 def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
-    """Undo it where the drive has larger blocks than were read or written past the cache; raise any other error."""
+    """Return to the cache if the drive has larger blocks than were read or written; raise any other error."""
     if error.errno != errno.EINVAL or not direct:
         raise error
     import fcntl
@@ -137,17 +138,17 @@ def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
 
 
 def is_cached(handle: Any) -> bool:
-    """Whether the cache has most of a file, so that reading it there is faster. True where the system does not say."""
+    """Whether the cache has most of a file, so that reading from it is faster. True if the system cannot tell."""
     if not hasattr(os, "RWF_NOWAIT"):
         return True
-    number, found = handle.fileno(), 0
+    number, hits = handle.fileno(), 0
     step = os.fstat(number).st_size // SAMPLES
     try:
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)  # or a look would read ahead
-        for place in range(step // 2, step * SAMPLES, max(1, step)):
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)  # or the probe would read ahead
+        for offset in range(step // 2, step * SAMPLES, max(1, step)):
             with suppress(BlockingIOError):
-                found += os.preadv(number, [bytearray(1)], place, os.RWF_NOWAIT)
+                hits += os.preadv(number, [bytearray(1)], offset, os.RWF_NOWAIT)
         os.posix_fadvise(number, 0, 0, os.POSIX_FADV_NORMAL)
     except OSError:  # a drive that cannot tell
         return True
-    return found > SAMPLES // 2
+    return hits > SAMPLES // 2

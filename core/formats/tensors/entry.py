@@ -1,4 +1,4 @@
-"""One tensor of a model file, as its header tells it."""
+"""One tensor of a model file, from its header."""
 
 from __future__ import annotations
 

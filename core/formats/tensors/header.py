@@ -1,4 +1,4 @@
-"""What a model file contains, from its header: names, dtypes, shapes and byte ranges of its tensors."""
+"""The content of a model file from its header: names, dtypes, shapes and byte ranges of its tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_ELEMENTS = 1 << 48
 # A tensor may repeat another's bytes (shared weights), or its own through a stride of 0.
 MAX_TIMES_FILE, SMALL_BYTES = 4, 16_000_000
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# An entry as every program writes it, or else all of the rest: one pass over it takes a tenth of the time of JSON within limits.
+# An entry in the usual form, or else the remaining text: one pass takes a tenth of the time of JSON within limits.
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
 _USUAL_ENTRY = re.compile(
     rf'"([^"\\\x00-\x1f]*)": ?{{"dtype": ?"([A-Z0-9_]+)", ?"shape": ?\[({_NUMBER}(?:, ?{_NUMBER})*|)\], ?'
@@ -34,7 +34,7 @@ _USUAL_ENTRY = re.compile(
     re.DOTALL,
 )
 _METADATA = re.compile(r'\{"__metadata__": ?(\{(?:"(?:[^"\\]|\\.)*+"[:,]? ?)*+\})(?:, ?(?=")|(?=\} *\Z))', re.DOTALL)
-MOST_USUAL_BYTES = 4_000_000  # of a listing that is read so: 20,000 tensors take 3 MB
+MOST_USUAL_BYTES = 4_000_000  # of a listing in that form: 20,000 tensors take 3 MB
 
 
 def sniff(path: Path | str) -> str:
@@ -70,14 +70,14 @@ NOT_A_MODEL = {
 }
 
 
-# What a weights file may hold, by its extension.
+# Formats of a weights file, by its extension.
 FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
     (".ckpt", ".pt", ".pth", ".bin"), ("zip", "pickle", "safetensors")
 )
 
 
 def check_form(path: Path, name: str) -> None:
-    """Raises ProblemsError where a file is not what a weights file of this name holds."""
+    """Raise ProblemsError if a file does not have the format of a weights file with this name."""
     allowed = FORMS.get(Path(name).suffix.lower())
     if allowed is None:
         return
@@ -140,42 +140,43 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
 
 
 def _usual_listing(path: Path, text: bytes, data_start: int) -> tuple[dict[str, TensorEntry], dict[str, str]] | None:
-    """The tensors and metadata of a header in the form that programs write; None for another form, which may be right or wrong."""
+    """The tensors and metadata of a header in the form that all programs write; None for another form, which may be
+    valid or not."""
     if len(text) > MOST_USUAL_BYTES:
         return None
     try:
         listing = text.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    told = _METADATA.match(listing)
-    found = _USUAL_ENTRY.findall(listing, told.end() if told else 1)
-    if not listing.startswith("{") or not found or found[-1][-1]:
+    metadata_text = _METADATA.match(listing)
+    entries = _USUAL_ENTRY.findall(listing, metadata_text.end() if metadata_text else 1)
+    if not listing.startswith("{") or not entries or entries[-1][-1]:
         return None
     try:
-        metadata = parse_json(told[1], str(path), AGAIN, object_pairs_hook=_each_once) if told else {}
+        metadata = parse_json(metadata_text[1], str(path), AGAIN, object_pairs_hook=_each_once) if metadata_text else {}
         tensors = {
             name: _entry(dtype, tuple(map(int, shape.split(","))) if shape else (), int(begin), int(end), data_start)
-            for name, dtype, shape, begin, end, _ in found
+            for name, dtype, shape, begin, end, _ in entries
         }
     except (ProblemsError, ValueError):
         return None
-    if len(tensors) < len(found) or "__metadata__" in tensors:
+    if len(tensors) < len(entries) or "__metadata__" in tensors:
         return None
     _refuse_overlaps(path, tensors)
     return tensors, {key: str(value) for key, value in metadata.items()}
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON readers keep one of two equal names, and not all keep the same one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object whose names are unique: JSON readers keep one of two equal names, and not all the same one."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"'{name[:100]}' appears twice")
-    return found
+    return unique
 
 
 def _described(described: Any, data_start: int) -> TensorEntry:
-    """One entry of a safetensors header as JSON has it. Raises ValueError, KeyError or TypeError."""
+    """One entry of a safetensors header, from JSON. Raises ValueError, KeyError or TypeError."""
     dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
     if not isinstance(dtype, str) or not all(type(number) is int for number in (*shape, begin, end)):
         raise ValueError("a tensor's entry is invalid")
@@ -194,7 +195,8 @@ def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int, data_start:
 
 
 def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
-    """The format allows none; otherwise a small file could claim any number of bytes."""
+    """Raise ProblemsError for overlapping tensors, which the format forbids: a small file could claim any number of
+    bytes."""
     before = 0
     for entry in sorted(tensors.values(), key=lambda entry: (entry.start, entry.stop)):
         if entry.start < before and entry.stop > entry.start:
@@ -203,7 +205,7 @@ def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
 
 
 def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
-    """Rules for every format: bounded sizes, printable names, and no more bytes than the file can hold."""
+    """Checks for every format: bounded sizes, printable names, and no more bytes than the file can have."""
     if len(tensors) > MAX_TENSORS:
         raise _damaged(path, f"it lists more than {MAX_TENSORS:,} tensors")
     if max(map(len, tensors), default=0) > MAX_NAME or CONTROL.search("".join(tensors)):
@@ -224,15 +226,15 @@ def _damaged(path: Path, why: str) -> ProblemsError:
     return ProblemsError.one(f"The file's header is invalid: {why}", str(path), AGAIN, code="model.bad-header")
 
 
-def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:
-    what = f"The file is truncated: {found:,} of {promised:,} bytes"
+def _cut_short(path: Path, promised: int, actual: int) -> ProblemsError:
+    what = f"The file is truncated: {actual:,} of {promised:,} bytes"
     return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")
 
 
 def header_with(header: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A safetensors header (its JSON alone) with other metadata: entries and places of the tensors are the same."""
+    """A safetensors header (its JSON alone) with other metadata; entries and offsets of the tensors are unchanged."""
     listing = json.loads(header)
     listing.pop("__metadata__", None)
-    whole = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
-    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    described = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
+    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return text + b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes

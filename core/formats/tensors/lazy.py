@@ -1,4 +1,4 @@
-"""Tensors that are read at the moment they are written, from memory or files, so that no second model is held."""
+"""Tensors that are read when they are written, from memory or files, so that no second model is in memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def type_name(dtype: torch.dtype | str) -> str:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous. Until then no torch
-    is loaded.
+    """A tensor that is not read yet: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous.
+    Torch is imported only then.
 
     type  torch's name of its dtype: "float16"
-    cut   (dtype, numbers) -> its numbers in order, in flat tensors of that many or of whole rows, each valid until the next is asked for.
-          None: it is read whole
+    cut   (dtype, numbers) -> its values in order, in flat tensors of that many or of whole rows, each valid until the
+          next one. None: it is read as a whole
     """
 
     type: str
@@ -45,8 +45,8 @@ class LazyTensor:
     def dtype(self) -> torch.dtype:
         import torch
 
-        found: torch.dtype = getattr(torch, self.type)
-        return found
+        dtype: torch.dtype = getattr(torch, self.type)
+        return dtype
 
     @property
     def is_float(self) -> bool:
@@ -64,40 +64,41 @@ class LazyTensor:
         return self.fetch(self.dtype)
 
     def pieces(self, dtype: torch.dtype | None = None, numbers: int | None = None) -> Iterator[torch.Tensor]:
-        """As `cut`, where it can be; so a large tensor stays in the processor's cache from its file to another."""
+        """The pieces of `cut` or of the whole tensor: a large tensor then stays in the processor's cache from one file
+        to the other."""
         dtype = dtype or self.dtype
         numbers = numbers or PIECE_BYTES // dtype.itemsize
         return sliced(self.fetch(dtype), numbers) if self.cut is None else self.cut(dtype, numbers)
 
     def cast(self, dtype: torch.dtype | str | None) -> LazyTensor:
-        """In another dtype, or that of this name; integers keep theirs, and None changes nothing."""
+        """The tensor in another dtype, or in that of this name; integers are unchanged, and None changes nothing."""
         if dtype is None or not self.is_float:
             return self
         return replace(self, type=type_name(dtype))
 
-    def seen(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
-        """The same; `see` is shown what is read, whole or in pieces."""
+    def watched(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
+        """The same tensor; `see` is called with what is read, whole or in pieces."""
 
-        def shown(value: torch.Tensor) -> torch.Tensor:
+        def observed(value: torch.Tensor) -> torch.Tensor:
             see(value)
             return value
 
         cut = self.cut
         return replace(
             self,
-            fetch=lambda dtype: shown(self.fetch(dtype)),
-            cut=None if cut is None else lambda dtype, numbers: map(shown, cut(dtype, numbers)),
+            fetch=lambda dtype: observed(self.fetch(dtype)),
+            cut=None if cut is None else lambda dtype, numbers: map(observed, cut(dtype, numbers)),
         )
 
     def in_shape(self, *shape: int) -> LazyTensor:
-        """Reshaped, with the same number of elements."""
+        """The tensor reshaped, with the same number of elements."""
         if shape == self.shape:
             return self
         assert prod(shape) == prod(self.shape), f"{self.shape} does not reshape to {shape}"
         return replace(self, shape=shape, fetch=lambda dtype: self.fetch(dtype).reshape(shape))
 
     def transposed(self) -> LazyTensor:
-        """Transposed; for a matrix."""
+        """The transpose of a matrix."""
         rows, columns = self.shape
         return LazyTensor(self.type, (columns, rows), lambda dtype: self.fetch(dtype).T.contiguous())
 
@@ -105,17 +106,17 @@ class LazyTensor:
 def in_pieces(
     dtype: torch.dtype, shape: tuple[int, ...], cut: Callable[[torch.dtype, int], Iterator[torch.Tensor]]
 ) -> LazyTensor:
-    """A tensor that is made piece by piece."""
+    """A tensor that is computed piece by piece."""
     return LazyTensor(
         type_name(dtype),
         shape,
-        lambda wanted: gathered(cut(wanted, PIECE_BYTES // wanted.itemsize), wanted, shape),
+        lambda target: gathered(cut(target, PIECE_BYTES // target.itemsize), target, shape),
         cut,
     )
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
-    """A tensor on any device; it is copied to the CPU when it is read."""
+    """A tensor on any device; it is copied to the CPU when read."""
     return LazyTensor(
         type_name(tensor.dtype), tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous()
     )
@@ -134,7 +135,7 @@ def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
-    """Concatenated along the first axis."""
+    """The concatenation along the first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
     def fetch(dtype: torch.dtype) -> torch.Tensor:
@@ -146,7 +147,7 @@ def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
 
 
 class OpenFiles:
-    """Open files with tensors still to be read, by any thread. Close before replacing one of them."""
+    """Open files for lazy tensors, used by any thread. Close before replacing one of them."""
 
     def __init__(self) -> None:
         self._open: dict[Path, TensorFile] = {}
@@ -159,12 +160,12 @@ class OpenFiles:
         self.close()
 
     def close(self) -> None:
-        """A file that is read again is reopened."""
+        """Close all files; one that is read again is reopened."""
         while self._open:
             self._open.popitem()[1].__exit__()
 
     def lazy(self, place: Place) -> LazyTensor:
-        """The tensor at this place."""
+        """The tensor stored at this place."""
         return LazyTensor(
             TORCH_NAMES[place.entry.dtype],
             place.entry.shape,

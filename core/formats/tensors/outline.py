@@ -1,4 +1,4 @@
-"""A tensor as far as its file's header tells it, for checks that load no torch."""
+"""A tensor as far as its file's header describes it, for checks without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FORMATS |= {"U64": "Q", "U32": "I", "U16": "H", "U8": "B"}
 
 @dataclass(frozen=True)
 class Outline:
-    """Answers what is asked of a tensor's shape. dtype: safetensors' name; number: the value of one that has a single number."""
+    """A tensor's shape and dtype, with the interface of a tensor. dtype: safetensors' name; number: the value of a
+    tensor with one element"""
 
     shape: tuple[int, ...]
     dtype: str = "F32"
@@ -39,7 +40,7 @@ class Outline:
         return self.dtype in FLOATS
 
     def reshape(self, first: int, *sides: int) -> Outline:
-        """first: -1 for what is left of the numbers"""
+        """first: -1 for the remaining elements"""
         return replace(self, shape=(self.numel() // prod(sides) if first == -1 else first, *sides))
 
     def __mul__(self, factor: float) -> Outline:
@@ -77,7 +78,8 @@ def number_of(raw: bytes, dtype: str) -> float:
 
 
 def _e4m3(byte: int) -> float:
-    """float8_e4m3fn: a sign, 4 bits of exponent with bias 7 and 3 of fraction; all ones are NaN, and there is no infinity."""
+    """The value of a float8_e4m3fn: a sign, 4 bits of exponent with bias 7 and 3 of fraction; all ones are NaN, and
+    there is no infinity."""
     exponent, fraction = byte >> 3 & 15, byte & 7
     size = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
     return math.nan if byte & 127 == 127 else -size if byte & 128 else size

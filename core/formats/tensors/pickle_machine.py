@@ -1,8 +1,8 @@
-"""Reads a pickle without Python's unpickler: its opcodes are run one at a time, in a loop, within limits.
+"""Reads a pickle without Python's unpickler: opcodes run one at a time, in a loop, within limits.
 
-A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every
-other class and function is an inert stand-in. Nothing it names is called, no opcode calls another (nesting uses no
-stack), and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length.
+A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every other
+class and function is an inert placeholder. Nothing it names is called, no opcode calls another (nesting uses no stack),
+and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Damaged(ValueError):
 
 
 class Inert:
-    """Stands for an object of any unknown class. It keeps its state and does nothing."""
+    """A placeholder for an object of an unknown class. It keeps its state and does nothing."""
 
     __slots__ = ("state",)
 
@@ -49,7 +49,7 @@ class Inert:
 
 
 class InertKey:
-    """Stands for a key that is neither number nor string. Hashing a tuple visits everything in it, each time."""
+    """A placeholder for a key that is neither number nor string: hashing a tuple visits all its items, each time."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ _FORMS = {form: struct.Struct(form) for form in ("<B", "<H", "<i", "<I", "<Q", "
 class Machine:
     """Reads one pickle from the file's position and leaves the position behind it.
 
-    storages  the storages it names, by key     odd_keys  whether a dict or set has keys that are not numbers or strings
+    storages  the storages in it, by key     odd_keys  whether a dict or set has keys that are not numbers or strings
     """
 
     def __init__(self, handle: BinaryIO, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
@@ -97,7 +97,8 @@ class Machine:
         self.odd_keys = False
 
     def load(self) -> Any:
-        """Raises Damaged; on a broken stack also IndexError, struct.error, ValueError or TypeError."""
+        """Run the pickle and return its object. Raises Damaged; on a broken stack also IndexError, struct.error,
+        ValueError or TypeError."""
         read, actions = self._read, _ACTIONS
         while True:
             self._steps -= 1
@@ -136,7 +137,7 @@ class Machine:
         return data[:-1].decode("utf-8", "replace")
 
     def spend(self, count: int) -> None:
-        """Work that one opcode does for several."""
+        """Count the steps of an opcode that does several."""
         self._steps -= count
         if self._steps < 0:
             raise Damaged("it has too many opcodes")
@@ -153,14 +154,14 @@ class Machine:
         return value
 
     def pop_mark(self) -> list[Any]:
-        """The items above the last mark, which is removed."""
-        stack, place = self._stack, len(self._stack) - 1
-        while stack[place] is not _MARK:  # each item was pushed by one opcode and is visited once
-            place -= 1
-            if place < 0:
+        """Remove the last mark and return the items above it."""
+        stack, index = self._stack, len(self._stack) - 1
+        while stack[index] is not _MARK:  # each item was pushed by one opcode and is visited once
+            index -= 1
+            if index < 0:
                 raise Damaged("it has no mark")
-        items = stack[place + 1 :]
-        del stack[place:]
+        items = stack[index + 1 :]
+        del stack[index:]
         return items
 
     def top(self) -> Any:
@@ -181,11 +182,11 @@ class Machine:
     # ---- objects
 
     def fill(self, items: list[Any]) -> None:
-        """Alternating keys and values, for the dict on top of the stack."""
+        """Add alternating keys and values to the dict on top of the stack."""
         target = self.top()
         if isinstance(target, dict):
-            for place in range(0, len(items) - 1, 2):
-                target[self.key(items[place])] = items[place + 1]
+            for index in range(0, len(items) - 1, 2):
+                target[self.key(items[index])] = items[index + 1]
         elif not isinstance(target, Inert):
             raise Damaged("it sets an item of something that is not a dict")
 
@@ -206,13 +207,13 @@ class Machine:
             raise Damaged("it appends to something that is not a list")
 
     def build(self) -> None:
-        """The state of an inert object. A dict's (`_metadata` of a state_dict) contains nothing that is needed."""
+        """Set the state of an inert object. A dict's state (`_metadata` of a state_dict) is not needed."""
         state = self.pop()
         if isinstance(self.top(), Inert):
             self.top().state = state
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """The result of a known call; an inert object for every other."""
+        """The result of a known call; an inert object for any other."""
         if not isinstance(function, Named):
             if isinstance(function, Inert):
                 return Inert()
@@ -229,8 +230,8 @@ class Machine:
         return Inert()
 
     def _ordered(self, arguments: tuple) -> dict[Any, Any]:
-        """Empty, or from the list of pairs that Python 2 wrote."""
-        found: dict[Any, Any] = {}
+        """An OrderedDict: empty, or from the list of pairs that Python 2 wrote."""
+        items: dict[Any, Any] = {}
         pairs = arguments[0] if arguments else ()
         if not isinstance(pairs, (list, tuple)):
             raise Damaged("its dict has no pairs")
@@ -238,18 +239,19 @@ class Machine:
         for pair in pairs:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise Damaged("its dict has no pairs")
-            found[self.key(pair[0])] = pair[1]
-        return found
+            items[self.key(pair[0])] = pair[1]
+        return items
 
     def persistent(self, note: Any) -> None:
-        """("storage", storage class, key, device, element count, [view of another storage: unused since torch 0.4])."""
+        """A storage by ("storage", storage class, key, device, element count, [view of another storage: unused since
+        torch 0.4])."""
         if not isinstance(note, tuple) or not 5 <= len(note) <= 6:
             raise Damaged("it refers to an invalid storage")
         _, kind, key, _, count = note[:5]
         if not isinstance(key, (str, int)) or not _is_size(count):
             raise Damaged("it refers to an invalid storage")
-        known = isinstance(kind, Named) and kind.module in ("torch", "torch.storage")
-        storage = Storage(str(key), STORAGES.get(kind.name, "") if known else "", count)
+        is_torch = isinstance(kind, Named) and kind.module in ("torch", "torch.storage")
+        storage = Storage(str(key), STORAGES.get(kind.name, "") if is_torch else "", count)
         self.storages[storage.key] = storage
         self.push(storage)
 
@@ -277,13 +279,13 @@ def _tuples(*values: Any) -> bool:
 # ---- the opcodes (pickletools.opcodes)
 
 
-def _whole(data: bytes) -> int:
+def _integer(data: bytes) -> int:
     if len(data) > MAX_NUMBER_BYTES:
         raise Damaged("a number is too long")
     return int.from_bytes(data, "little", signed=True)
 
 
-def _whole_line(text: str) -> int:
+def _integer_line(text: str) -> int:
     if len(text) > 25:
         raise Damaged("a number is too long")
     return int(text.rstrip("L"), 0)
@@ -291,7 +293,7 @@ def _whole_line(text: str) -> int:
 
 def _int(machine: Machine) -> None:
     text = machine.line()
-    machine.push({"00": False, "01": True}[text] if text in ("00", "01") else _whole_line(text))
+    machine.push({"00": False, "01": True}[text] if text in ("00", "01") else _integer_line(text))
 
 
 def _string_line(machine: Machine) -> None:
@@ -412,12 +414,12 @@ _ACTIONS: dict[bytes, Callable[[Machine], None]] = {
     b"\x88": _constant(True),
     b"\x89": _constant(False),
     b"I": _int,
-    b"L": lambda machine: machine.push(_whole_line(machine.line())),
+    b"L": lambda machine: machine.push(_integer_line(machine.line())),
     b"J": _number("<i"),
     b"K": _number("<B"),
     b"M": _number("<H"),
-    b"\x8a": lambda machine: machine.push(_whole(machine.take(machine.number("<B")))),
-    b"\x8b": lambda machine: machine.push(_whole(machine.take(machine.number("<i")))),
+    b"\x8a": lambda machine: machine.push(_integer(machine.take(machine.number("<B")))),
+    b"\x8b": lambda machine: machine.push(_integer(machine.take(machine.number("<i")))),
     b"F": lambda machine: machine.push(float(machine.line())),
     b"G": _number(">d"),
     # strings
@@ -450,11 +452,11 @@ _ACTIONS: dict[bytes, Callable[[Machine], None]] = {
     b"\x90": _add_items,
     b"\x91": _frozen_set,
     # the memo
-    b"p": lambda machine: machine.remember(_whole_line(machine.line())),
+    b"p": lambda machine: machine.remember(_integer_line(machine.line())),
     b"q": lambda machine: machine.remember(machine.number("<B")),
     b"r": lambda machine: machine.remember(machine.number("<I")),
     b"\x94": lambda machine: machine.remember(len(machine._memo)),
-    b"g": lambda machine: machine.recall(_whole_line(machine.line())),
+    b"g": lambda machine: machine.recall(_integer_line(machine.line())),
     b"h": lambda machine: machine.recall(machine.number("<B")),
     b"j": lambda machine: machine.recall(machine.number("<I")),
     # classes and objects

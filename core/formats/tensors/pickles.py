@@ -22,19 +22,19 @@ from core.record.regular import open_regular
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001
-FEW_STEPS = 1000  # for the small pickles before the model in the legacy form
+FEW_STEPS = 1000  # for the small pickles before the model in legacy files
 MAX_WRAPS = 8
 MAX_STATE_STEPS, MAX_STATE_BYTES = 20_000_000, 256_000_000  # a million images, 18 opcodes each
 MAX_VISITS = 200_000
 MAX_NAME_CHARACTERS = 16_000_000
-Places = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
+Storages = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file."""
     try:
-        _, root, places = _read_zip(path) if form == "zip" else _read_legacy(path)
-        tensors = {name: _entry(tensor, places) for name, tensor in _named_tensors(_unwrap(root)).items()}
+        _, root, storages = _read_zip(path) if form == "zip" else _read_legacy(path)
+        tensors = {name: _entry(tensor, storages) for name, tensor in _named_tensors(_unwrap(root)).items()}
     except ProblemsError:
         raise
     except Exception as error:  # a damaged pickle can raise anything at all
@@ -44,13 +44,13 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
 
 
 def refuse_hostile(path: Path) -> None:
-    """Raise ProblemsError for a `torch.save` file (zip form) that is unsafe to give to `torch.load(weights_only=True)`,
-    which runs nothing but trusts sizes. A training state has entries for each image of its dataset: its limits are larger."""
+    """Raise ProblemsError for a `torch.save` file (zip) that is unsafe for `torch.load(weights_only=True)`, which runs
+    no code but trusts sizes. The limits are larger: a training state has entries for each image of its dataset."""
     try:
-        machine, _, places = _read_zip(path, MAX_STATE_STEPS, MAX_STATE_BYTES)
+        machine, _, storages = _read_zip(path, MAX_STATE_STEPS, MAX_STATE_BYTES)
         if machine.odd_keys:
             raise Damaged("it has keys that are not numbers or strings")
-        if sum(length for _, length in places.values()) > path.stat().st_size:
+        if sum(length for _, length in storages.values()) > path.stat().st_size:
             raise Damaged("its storages overlap")
     except ProblemsError:
         raise
@@ -75,8 +75,8 @@ def _damaged(path: Path, error: Exception) -> ProblemsError:
     return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")
 
 
-def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> tuple[Machine, Any, Places]:
-    """The machine that read it, the pickled object, and the places of the storages."""
+def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> tuple[Machine, Any, Storages]:
+    """The machine that read it, the pickled object, and the byte ranges of the storages."""
     with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
@@ -91,7 +91,7 @@ def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES
         machine = Machine(io.BytesIO(read_member(archive, members[listing], max_bytes)), max_steps, max_bytes)
         content = machine.load()
         size = handle.seek(0, 2)
-        places = {}
+        storages = {}
         for name, info in members.items():
             if name.startswith(root + "data/"):
                 if info.compress_type != zipfile.ZIP_STORED:
@@ -100,8 +100,8 @@ def _read_zip(path: Path, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES
                 start = _member_start(handle, info)
                 if start + info.file_size > size:
                     raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
-                places[name.removeprefix(root + "data/")] = (start, info.file_size)
-    return machine, content, places
+                storages[name.removeprefix(root + "data/")] = (start, info.file_size)
+    return machine, content, storages
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
@@ -111,8 +111,9 @@ def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name_bytes + extra_bytes
 
 
-def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
-    """torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count, bytes."""
+def _read_legacy(path: Path) -> tuple[Machine, Any, Storages]:
+    """Read a file of torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count,
+    bytes."""
     with open_regular(path) as handle:
         size = handle.seek(0, 2)
         handle.seek(0)
@@ -122,15 +123,15 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
         _small(handle)
         machine = Machine(handle)
         content = machine.load()
-        places = {}
+        storages = {}
         for key in Machine(handle).load():
             (count,) = struct.unpack("<q", handle.read(8))
             length = count * ITEM_BYTES[machine.storages[str(key)].dtype]
-            places[str(key)] = (handle.tell(), length)
+            storages[str(key)] = (handle.tell(), length)
             if count < 0 or handle.tell() + length > size:
                 raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
             handle.seek(length, 1)
-    return machine, content, places
+    return machine, content, storages
 
 
 def _small(handle: BinaryIO) -> Any:
@@ -138,7 +139,7 @@ def _small(handle: BinaryIO) -> Any:
 
 
 def _unwrap(content: Any) -> Any:
-    """The weights inside of "state_dict" wrappers, of which training files may have several."""
+    """The weights inside "state_dict" wrappers, of which training files may have several."""
     for _ in range(MAX_WRAPS):
         if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
             return content
@@ -148,7 +149,7 @@ def _unwrap(content: Any) -> Any:
 
 @dataclass
 class _Budget:
-    """What the walk below may still use: one dict can be in many places, and so be walked many times."""
+    """A limit on the walk below: a dict can be in many places, and so be visited many times."""
 
     visits: int = MAX_VISITS
     characters: int = MAX_NAME_CHARACTERS
@@ -161,13 +162,14 @@ class _Budget:
 
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
-    """Tensors by dotted name, from nested dicts too (an embedding's string_to_param) and from inert objects' states."""
+    """Tensors by dotted name, including those of nested dicts (an embedding's string_to_param) and of inert objects'
+    states."""
     budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state
     if isinstance(content, dict) and isinstance(content.get("_parameters"), dict):  # an nn.ParameterDict
         content = content["_parameters"]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, dict) and depth < 4:
         for key, value in content.items():
             if isinstance(key, int) and isinstance(value, tuple) and len(value) == 2:  # a hypernetwork's pair
@@ -176,17 +178,17 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budg
                 name = f"{prefix}{key}"
                 budget.spend(name)
                 if isinstance(value, Tensor):
-                    found[name] = value
+                    tensors[name] = value
                 else:
-                    found.update(_named_tensors(value, f"{name}.", depth + 1, budget))
-    return found
+                    tensors.update(_named_tensors(value, f"{name}.", depth + 1, budget))
+    return tensors
 
 
-def _entry(tensor: Tensor, places: Places) -> TensorEntry:
+def _entry(tensor: Tensor, storages: Storages) -> TensorEntry:
     """A tensor's position in the file; its span must be inside its storage."""
-    if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in places:
+    if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in storages:
         raise Damaged("a tensor has an unknown dtype or no elements")
-    start, length = places[tensor.storage.key]
+    start, length = storages[tensor.storage.key]
     item = ITEM_BYTES[tensor.storage.dtype]
     count = prod(tensor.shape)
     reach = 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True)) if count else 0

@@ -1,4 +1,4 @@
-"""Tensors put into a file by several threads, each at its place."""
+"""Writes tensors into a file with several threads, each at its offset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from core.record.cancel import CancelToken
 
-Wrote = Callable[[int], None]  # told the bytes of each tensor that was written
+Wrote = Callable[[int], None]  # called with the bytes of each tensor that was written
 MOST_THREADS, WAITING_THREADS = 6, 2
 
 
@@ -25,13 +25,13 @@ def put_tensor(
     file: ChunkedFile,
     name: str,
     tensor: LazyTensor,
-    place: int,
+    offset: int,
     see: Callable[[memoryview], Future[None] | None] | None,
     ends: threading.Event,
 ) -> int:
     """Read, compute and write a tensor piece by piece, until `ends` is set. Returns its bytes.
 
-    see    shown each piece, at once or in another thread
+    see    called with each piece, here or in another thread
     """
     import torch
 
@@ -39,11 +39,11 @@ def put_tensor(
     for piece in tensor.pieces():
         assert piece.dtype == tensor.dtype, f"{name} differs from its declaration"
         content = piece.view(torch.uint8)
-        seen = see(memoryview(content.numpy())) if see is not None else None
-        file.put(place + done, content)
+        pending = see(memoryview(content.numpy())) if see is not None else None
+        file.put(offset + done, content)
         done += len(content)
-        if seen is not None:
-            seen.result()  # the next piece may take the memory of this one
+        if pending is not None:
+            pending.result()  # the next piece may take the memory of this one
         if ends.is_set():
             return done
     assert done == tensor.byte_count, f"{name} differs from its declaration"
@@ -56,7 +56,8 @@ def in_threads(
     cancel: CancelToken | None,
     wrote: Wrote | None,
 ) -> None:
-    """Several at a time, each in a thread of its own: while one waits for the drive, others compute. None: as many as are useful."""
+    """Run several at a time, each in its own thread: while one waits for the drive, others compute. threads: None is as
+    many as useful"""
     ends = threading.Event()
     threads = threads or min(machine.threads() + WAITING_THREADS, MOST_THREADS)
     with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="write-tensors") as workers:
@@ -70,7 +71,7 @@ def in_threads(
 
 
 def as_bytes(content: bytes) -> torch.Tensor:
-    """The same as a uint8 tensor."""
+    """`content` as a uint8 tensor."""
     import torch
 
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -78,7 +79,8 @@ def as_bytes(content: bytes) -> torch.Tensor:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Inside, threads that start compute alone: of torch's own threads each would spin while it waits for those of the others."""
+    """A context in which new threads compute with one thread: with torch's thread pool, each would busy-wait for the
+    others'."""
     import torch
 
     before = torch.get_num_threads()
@@ -89,8 +91,8 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+def count(size: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
     if wrote is not None:
-        wrote(written)
+        wrote(size)
     if cancel is not None:
         cancel.check()

@@ -1,4 +1,4 @@
-"""Reads tensors of a model file one at a time, into memory of their own.
+"""Reads tensors of a model file one at a time, into memory.
 
 Nothing stays mapped: on Windows a mapped file cannot be replaced.
 """
@@ -24,7 +24,7 @@ from core.record.regular import open_regular
 if TYPE_CHECKING:
     import torch
 
-PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes takes the system longer than a hundred of one
+PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes is slower than a hundred of one
 TORCH_NAMES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -45,9 +45,9 @@ TORCH_NAMES = {
 
 
 class TensorFile:
-    """An open model file: safetensors or pickle, by its first bytes. Any threads may read from it.
+    """An open model file: safetensors or pickle, by its first bytes. Any thread may read from it.
 
-    once   it is read once, most of it: past the system's file cache, unless that has it already
+    once   most of it is read, once: past the system's file cache, unless the cache has it already
     """
 
     def __init__(self, path: Path | str, *, once: bool = False) -> None:
@@ -65,11 +65,11 @@ class TensorFile:
         self._handle.close()
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The tensor on the CPU, in its own dtype or converted to `dtype`; integers are never converted."""
+        """The tensor on the CPU, in its dtype or converted to `dtype`; integers are never converted."""
         return self.read_entry(self.entries[name], dtype)
 
     def outline(self, name: str) -> Outline:
-        """The tensor without its numbers, unless it has only one."""
+        """The tensor without its values, except a single one."""
         entry, number = self.entries[name], None
         if prod(entry.shape) == 1:
             raw = bytearray(ITEM_BYTES[entry.dtype])
@@ -83,7 +83,7 @@ class TensorFile:
         return StoredTensor(outline.shape, outline.dtype, outline.number, fetch=partial(self.read, name))
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The same for any byte range of the file that is a tensor, such as a third of one."""
+        """`read` for any byte range of the file that is a tensor, such as a third of one."""
         try:
             return self._read_entry(entry, dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
@@ -96,38 +96,38 @@ class TensorFile:
         import torch
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
-        wanted = dtype if dtype is not None and stored.is_floating_point else stored
-        if wanted == stored and entry.strides is None and not self._direct:
+        target = dtype if dtype is not None and stored.is_floating_point else stored
+        if target == stored and entry.strides is None and not self._direct:
             raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
             self._fill(memoryview(raw.numpy()), entry.start, len(raw))
             return raw.view(stored).view(entry.shape)
         # Fresh pages cost more than the copy: bytes that are converted next are read in pieces.
-        return gathered(self.pieces(entry, wanted, PIECE_BYTES // stored.itemsize), wanted, entry.shape)
+        return gathered(self.pieces(entry, target, PIECE_BYTES // stored.itemsize), target, entry.shape)
 
     def pieces(self, entry: TensorEntry, dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
-        """The same in flat tensors of so many numbers, each valid until the next is asked for."""
+        """`read_entry` in flat tensors of `numbers` values, each valid until the next one."""
         import torch
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
-        wanted = dtype if stored.is_floating_point else stored
+        target = dtype if stored.is_floating_point else stored
         if entry.strides is not None:
             count = entry.stop - entry.start
             raw = gathered(self._raw(entry.start, entry.stop, PIECE_BYTES), torch.uint8, (count,))
-            whole = raw.view(stored).as_strided(entry.shape, entry.strides).to(wanted)
-            yield from sliced(whole, numbers)
+            tensor = raw.view(stored).as_strided(entry.shape, entry.strides).to(target)
+            yield from sliced(tensor, numbers)
             return
-        with self._cast_into.one(numbers * wanted.itemsize) as buffer:
-            cast = buffer.view(wanted)
+        with self._cast_into.one(numbers * target.itemsize) as buffer:
+            cast = buffer.view(target)
             for raw in self._raw(entry.start, entry.stop, numbers * stored.itemsize):
                 piece = (raw.clone() if raw.storage_offset() % stored.itemsize else raw).view(stored)
-                yield piece if wanted == stored else cast[: len(piece)].copy_(piece)
+                yield piece if target == stored else cast[: len(piece)].copy_(piece)
 
     def _raw(self, start: int, stop: int, step: int) -> Iterator[torch.Tensor]:
         """Bytes of the file in uint8 tensors of `step`."""
         block = BLOCK_BYTES if self._direct else 1
         if block == 1:
             self._soon(start, stop)
-        # Past the cache several steps at once, with all of the blocks that their bytes begin and end in.
+        # Past the cache: several steps at once, in whole blocks.
         many = max(1, (CHUNK_BYTES - 2 * block) // step) * step if block > 1 else step
         with self._read_into.one(min(many, stop - start) + 2 * block) as buffer:
             for first in range(start, stop, many):
@@ -142,12 +142,12 @@ class TensorFile:
             with suppress(OSError):
                 os.posix_fadvise(self._handle.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _fill(self, view: memoryview, place: int, needed: int) -> None:
-        """Read bytes from a place on, as many as are needed or more. The GIL is released while it copies."""
+    def _fill(self, view: memoryview, offset: int, needed: int) -> None:
+        """Read at least `needed` bytes from an offset on. The GIL is released while it copies."""
         done, direct = 0, self._direct
         while done < needed:
             try:
-                count = self._read_at(view[done:] if direct else view[done : done + PIECE_BYTES], place + done)
+                count = self._read_at(view[done:] if direct else view[done : done + PIECE_BYTES], offset + done)
             except OSError as error:
                 use_cache_after(error, self._handle, direct)
                 direct = self._direct = False
@@ -157,27 +157,27 @@ class TensorFile:
                 raise ProblemsError.one(what, str(self.path), "download or copy it again", "model.truncated")
             done += count
 
-    def _read_at(self, view: memoryview, place: int) -> int:
+    def _read_at(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._handle.fileno(), [view], place)
+            return os.preadv(self._handle.fileno(), [view], offset)
         with self._moves:
-            self._handle.seek(place)
+            self._handle.seek(offset)
             return self._handle.readinto(view)
 
 
-def sliced(whole: torch.Tensor, numbers: int) -> Iterator[torch.Tensor]:
-    """Its numbers in order, in flat tensors of so many; none of an empty one."""
-    flat = whole.reshape(-1)
+def sliced(tensor: torch.Tensor, numbers: int) -> Iterator[torch.Tensor]:
+    """The tensor's values in order, in flat tensors of `numbers` values; none for an empty one."""
+    flat = tensor.reshape(-1)
     return (flat[start : start + numbers] for start in range(0, len(flat), numbers))
 
 
 def gathered(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """A tensor of its numbers in order."""
+    """The tensor of this shape with the pieces' values in order."""
     import torch
 
-    whole = torch.empty(prod(shape), dtype=dtype)
+    tensor = torch.empty(prod(shape), dtype=dtype)
     done = 0
     for piece in pieces:
-        whole[done : done + len(piece)] = piece
+        tensor[done : done + len(piece)] = piece
         done += len(piece)
-    return whole.view(shape)
+    return tensor.view(shape)

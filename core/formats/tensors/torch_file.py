@@ -1,4 +1,4 @@
-"""torch's own file format written tensor by tensor: torch.save would hold them all."""
+"""Writes torch's file format tensor by tensor: torch.save would need all of them in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.puts import Wrote, as_bytes, in_threads, put_tensor
 from core.record.cancel import CancelToken
 
-# Classes of torch that old and new versions name in pickles; newer dtypes have none.
+# Storage classes of torch that old and new versions name in pickles; newer dtypes have none.
 STORAGES = {
     torch.float64: torch.DoubleStorage,
     torch.float32: torch.FloatStorage,
@@ -35,7 +35,7 @@ STORAGES = {
     torch.uint8: torch.ByteStorage,
     torch.bool: torch.BoolStorage,
 }
-ALIGNMENT = 64  # of a tensor's first byte, as torch has it, so that the file can be mapped
+ALIGNMENT = 64  # of a tensor's first byte, as in torch's files, so that the file can be mapped
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Storage:
 
 
 class _Pickler(pickle.Pickler):
-    """As torch's: tensors are calls of its rebuild function on storages that lie next to the pickle."""
+    """torch's pickler: tensors are calls of its rebuild function on storages next to the pickle."""
 
     def __init__(self, out: io.BytesIO) -> None:
         super().__init__(out, protocol=2)
@@ -65,7 +65,7 @@ class _Pickler(pickle.Pickler):
         for side in reversed(content.shape):
             strides.append(step)
             step *= max(side, 1)
-        given: tuple[Any, ...] = (
+        arguments: tuple[Any, ...] = (
             _Storage(len(self.stored) - 1, content),
             0,
             content.shape,
@@ -73,25 +73,25 @@ class _Pickler(pickle.Pickler):
             False,
             OrderedDict(),
         )
-        return torch._utils._rebuild_tensor_v2, given
+        return torch._utils._rebuild_tensor_v2, arguments
 
 
 def write_torch_file(
     path: Path, content: dict[str, Any], cancel: CancelToken | None = None, wrote: Wrote | None = None
 ) -> None:
-    """A file that torch.load(weights_only=True) reads, of dicts, numbers, strings and LazyTensors of the dtypes of STORAGES.
-    Memory: the pieces of a few tensors."""
+    """Write a file for torch.load(weights_only=True): dicts, numbers, strings and LazyTensors of the dtypes of
+    STORAGES. Memory: the pieces of a few tensors."""
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
     pickler.dump(content)
     tensors = enumerate(pickler.stored)
     entries: list[tuple[str, bytes | LazyTensor]] = [("data.pkl", pickled.getvalue()), ("byteorder", b"little")]
     entries += [*((f"data/{number}", tensor) for number, tensor in tensors), ("version", b"3\n")]
-    infos, place = [], 0
+    infos, offset = [], 0
     for name, each in entries:
-        infos.append(_info(name, place, len(each) if isinstance(each, bytes) else each.byte_count))
-        place += len(infos[-1].FileHeader()) + infos[-1].file_size
-    with ChunkedFile(path, place) as file:
+        infos.append(_info(name, offset, len(each) if isinstance(each, bytes) else each.byte_count))
+        offset += len(infos[-1].FileHeader()) + infos[-1].file_size
+    with ChunkedFile(path, offset) as file:
         puts = []
         for info, (_, each) in zip(infos, entries, strict=True):
             if isinstance(each, bytes):
@@ -101,23 +101,23 @@ def write_torch_file(
                 puts.append(partial(_put, file, info, each))
         in_threads(puts, None, cancel, wrote)
     with open(path, "rb+") as handle:
-        handle.seek(place)
-        with zipfile.ZipFile(handle, "w") as archive:  # adds the list of what is there
+        handle.seek(offset)
+        with zipfile.ZipFile(handle, "w") as archive:  # adds the central directory
             archive.filelist = infos
 
 
-def _info(name: str, place: int, size: int) -> zipfile.ZipInfo:
+def _info(name: str, offset: int, size: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"archive/{name}")
     info.file_size = info.compress_size = size
-    info.CRC, info.header_offset, info.external_attr = 0, place, 0o600 << 16
-    start = place + zipfile.sizeFileHeader + len(info.filename) + 4  # type: ignore[attr-defined]
+    info.CRC, info.header_offset, info.external_attr = 0, offset, 0o600 << 16
+    start = offset + zipfile.sizeFileHeader + len(info.filename) + 4  # type: ignore[attr-defined]
     padding = -start % ALIGNMENT
     info.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding  # "FB", as torch names it
     return info
 
 
 def _put(file: ChunkedFile, info: zipfile.ZipInfo, tensor: LazyTensor, ends: threading.Event) -> int:
-    """The tensor, then the header before it, which has its checksum."""
+    """Write the tensor, then the header before it, which has its checksum."""
 
     def see(content: memoryview) -> None:
         info.CRC = zlib.crc32(content, info.CRC)

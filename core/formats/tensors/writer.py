@@ -1,4 +1,4 @@
-"""Writes files of many tensors one after the other: safetensors, and torch's own format."""
+"""Writes files of many tensors one after the other: safetensors, and torch's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
-WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # what its metadata holds until the tensors are written
+WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # in the metadata until the tensors are written
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # as in settings -> torch's name
 HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
 
@@ -33,27 +33,27 @@ def write_safetensors(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """Header, then the tensors, several of which are read and written at a time: memory for so many, or for their pieces.
+    """Write the header, then the tensors, several at a time: memory for these, or for their pieces.
 
-    metadata   all strings; `format: pt` is added, without which transformers refuses a file. NO_HASH as the WEIGHTS_HASH is
-               replaced by the SHA-256 of the tensors' bytes
+    metadata   all strings; `format: pt` is added, which transformers requires. NO_HASH as the WEIGHTS_HASH is replaced
+               by the SHA-256 of the tensors' bytes
     """
     # Wide dtypes first, as the library does: every tensor then starts at a multiple of its item size.
     names = sorted(tensors, key=lambda name: -tensors[name].item_bytes)
     listing: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    place = 0
+    offset = 0
     for name in names:
         tensor = tensors[name]
         listing[name] = {
             "dtype": SAFE_NAMES[tensor.type],
             "shape": list(tensor.shape),
-            "data_offsets": [place, place + tensor.byte_count],
+            "data_offsets": [offset, offset + tensor.byte_count],
         }
-        place += tensor.byte_count
+        offset += tensor.byte_count
     header = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % 8)
     start, digest = 8 + len(header), hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None
-    with ChunkedFile(path, start + place) as file, ThreadPoolExecutor(1, thread_name_prefix="hash-tensors") as hasher:
+    with ChunkedFile(path, start + offset) as file, ThreadPoolExecutor(1, thread_name_prefix="hash-tensors") as hasher:
         file.put(0, as_bytes(len(header).to_bytes(8, "little") + header))
         see, puts = (lambda content: hasher.submit(digest.update, content)) if digest is not None else None, []
         for name in names:
@@ -75,8 +75,8 @@ def write_pickle(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """A file of torch's own format of {name: tensor}, readable with `torch.load(weights_only=True)`. Memory: one tensor; all
-    of them where one has a dtype that older versions of torch do not know (fp8).
+    """Write {name: tensor} in torch's format, readable with `torch.load(weights_only=True)`. Memory: one tensor; all of
+    them if one has a dtype that older versions of torch do not know (fp8).
 
     wrap   a key to nest the tensors under           plain  numbers and strings next to them
     """
@@ -106,19 +106,19 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def type_named(precision: str) -> torch.dtype:
-    """The dtype files are saved in, by its name in `saving.save_precision`."""
+    """The dtype of a value of `saving.save_precision`."""
     import torch
 
-    found: torch.dtype = getattr(torch, PRECISIONS[precision])
-    return found
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return dtype
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    """torch saves the whole storage of a view: a view gets its own."""
-    whole = tensor.untyped_storage().nbytes()
-    return tensor if whole == tensor.numel() * tensor.element_size() else tensor.clone()
+    """A copy of a view, since torch saves its whole storage; other tensors unchanged."""
+    storage_bytes = tensor.untyped_storage().nbytes()
+    return tensor if storage_bytes == tensor.numel() * tensor.element_size() else tensor.clone()
 
 
 def file_bytes(tensors: Mapping[str, LazyTensor]) -> int:
-    """An upper estimate of the bytes a file of these takes."""
+    """An upper estimate of the bytes of a file with these tensors."""
     return sum(tensor.byte_count + HEADER_BYTES_PER_TENSOR for tensor in tensors.values())

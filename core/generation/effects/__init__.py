@@ -1,1 +1,1 @@
-"""What acts at the steps of a generation, registered in core/generation/plan/hooks.py."""
+"""Hooks that act at the steps of a generation, registered in core/generation/plan/hooks.py."""

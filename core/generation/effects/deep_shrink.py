@@ -1,4 +1,5 @@
-"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat things."""
+"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat
+content."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from core.settings.generation.high_resolution import DeepShrinkSettings
 
 
 def hook_of(making: Making) -> Hook | None:
-    """If depth 1 is set and the model has input blocks."""
+    """The hook, if depth 1 is set and the model has input blocks."""
     if making.job.deep_shrink.ds_depth_1 is None or making.family.input_blocks is None:
         return None
     unet = making.components.denoiser
@@ -54,26 +55,26 @@ class DeepShrink(Hook):
                 if depth in (self._settings.ds_depth_1, self._settings.ds_depth_2):
                     stack.callback(block.register_forward_pre_hook(self._shrink(depth), with_kwargs=True).remove)
             head: Any = self._unet.conv_norm_out
-            stack.callback(head.register_forward_pre_hook(self._whole_again).remove)
+            stack.callback(head.register_forward_pre_hook(self._restore).remove)
             stack.enter_context(_Enlarged())
             yield
 
     def _shrink(self, depth: int) -> Any:
-        def change(block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        def change(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._in_effect(depth):
                 return None
-            states = named.get("hidden_states") if not given else given[0]
+            states = kwargs.get("hidden_states") if not args else args[0]
             small = resized(states, factor=self._settings.ds_ratio)
-            return ((small, *given[1:]), named) if given else (given, named | {"hidden_states": small})
+            return ((small, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": small})
 
         return change
 
-    def _whole_again(self, head: nn.Module, given: tuple[Any, ...]) -> Any:
-        return (resized(given[0], self._full),) if given[0].shape[-2:] != self._full else None
+    def _restore(self, head: nn.Module, args: tuple[Any, ...]) -> Any:
+        return (resized(args[0], self._full),) if args[0].shape[-2:] != self._full else None
 
 
 def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Tensor:
-    """Bicubic interpolation of [B, C, H, W] in float32, back in its dtype."""
+    """Bicubic interpolation of [B, C, H, W] in float32, returned in its dtype."""
     return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Gradual Latent: starts with small latents and enlarges them to the full size over the steps. For Euler a."""
+"""Gradual Latent: starts with small latents and enlarges them over the steps. For Euler a."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP = 8  # sides in latents are multiples of it
 
 
 def hook_of(making: Making) -> Hook | None:
-    """If a start timestep is set and the sampler supports it."""
+    """The hook, if a start timestep is set and the sampler supports it."""
     settings = making.job.gradual_latent
     if settings.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
         return None
@@ -27,8 +27,8 @@ def hook_of(making: Making) -> Hook | None:
 class GradualLatent(Hook):
     """Euler a with steps that enlarge the latents.
 
-    late    as in sd-scripts' generator: noise from the generators' state after all noises of the full size, and latents that
-            have not reached the full size stay small; else the last step enlarges them
+    late    as in sd-scripts' generator: noise from the generators' state after all noises of the full size, and latents
+            that have not reached the full size stay small; otherwise the last step enlarges them
     """
 
     def __init__(self, settings: GradualLatentSettings, late: bool = False):
@@ -42,7 +42,7 @@ class GradualLatent(Hook):
             self._full = (at.latents.shape[-2], at.latents.shape[-1])
             least = 1.5 + (
                 self._unsharp[0] // 2 if self._unsharp else 0
-            )  # reflected borders lie inside; .5 against rounding
+            )  # reflected borders must be inside; .5 against rounding
             self._ratio = max(self._ratio, min(least / min(self._full), 1.0))
             small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
             at.latents = self._sharpened(small)
@@ -50,7 +50,7 @@ class GradualLatent(Hook):
 
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         size = self._next_size(at)
-        scheduler = at.sampler
+        scheduler = at.scheduler
         if scheduler.step_index is None:
             scheduler._init_step_index(at.timestep)
         sigma, after = scheduler.sigmas[scheduler.step_index], scheduler.sigmas[scheduler.step_index + 1]
@@ -61,17 +61,17 @@ class GradualLatent(Hook):
         scheduler._step_index += 1
         target_x = self._unsharp is None or self._unsharp[3]
         if size is None or target_x:
-            made = at.latents + slope * (down - sigma)
-            made = made if size is None else self._sharpened(interpolate(made, size=size, mode="bicubic"))
+            latents = at.latents + slope * (down - sigma)
+            latents = latents if size is None else self._sharpened(interpolate(latents, size=size, mode="bicubic"))
         else:
             start = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
-            made = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
-        drawn = [torch.randn(made.shape[1:], generator=own, device=own.device) for own in self._draws]
-        noise = torch.stack(drawn).to(made)
-        return made + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
+            latents = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
+        drawn = [torch.randn(latents.shape[1:], generator=draws, device=draws.device) for draws in self._draws]
+        noise = torch.stack(drawn).to(latents)
+        return latents + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
-        """(height, width) that this step enlarges the latents to; None to keep their size."""
+        """(height, width) that this step enlarges the latents to; None keeps their size."""
         settings, last = self._settings, at.index == at.steps - 1 and not self._late
         begun = float(at.timestep) < (settings.gradual_latent_timesteps or 0)
         size = None

@@ -1,4 +1,4 @@
-"""Inpainting: masked content, only masked, inpainting models, and the hook that keeps the unmasked latents."""
+"""Inpainting: masked content, only masked, inpainting models, and the hook that restores the unmasked latents."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
     """The initial image and mask of a job, prepared for a stage of (width, height). Raises ProblemsError."""
-    given = job.image_to_image
-    image = opened(resolve_path(given.image_path or ""), IMAGE)
-    if not given.mask_path:
-        return Canvas(fitted(image, size, given.fit))
-    mask = blurred(read_mask(given, image.size), blur_of(job))
-    if given.inpaint_area == "masked":
-        box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, given.mask_padding, size)
-        shown, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
-        return Canvas(_with_contents(shown, small, given), small, image, box, mask)
-    image, mask = fitted(image, size, given.fit), fitted(mask, size, given.fit)
-    # Doubled: beyond half of the blur, the latents are blended already.
+    settings = job.image_to_image
+    image = opened(resolve_path(settings.image_path or ""), IMAGE)
+    if not settings.mask_path:
+        return Canvas(fitted(image, size, settings.fit))
+    mask = blurred(read_mask(settings, image.size), blur_of(job))
+    if settings.inpaint_area == "masked":
+        box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, settings.mask_padding, size)
+        visible, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
+        return Canvas(_with_contents(visible, small, settings), small, image, box, mask)
+    image, mask = fitted(image, size, settings.fit), fitted(mask, size, settings.fit)
+    # Doubled: half of the blur is already blended in the latents.
     overlay = None if as_generator(job) else mask.point(lambda level: min(2 * level, 255))
-    return Canvas(_with_contents(image, mask, given), mask, image, None, overlay)
+    return Canvas(_with_contents(image, mask, settings), mask, image, None, overlay)
 
 
 def blurred(mask: Image, radius: int) -> Image:
@@ -53,7 +53,7 @@ def blurred(mask: Image, radius: int) -> Image:
 
 
 def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:
-    """The box of a masked area plus padding, within the image, extended to the aspect ratio of `size` where there is room."""
+    """The box of a masked area plus padding, within the image, widened to the aspect ratio of `size` if possible."""
     left, top, right, bottom = area
     left, top = max(left - padding, 0), max(top - padding, 0)
     right, bottom = min(right + padding, image[0]), min(bottom + padding, image[1])
@@ -66,14 +66,14 @@ def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int
 
 
 def _stretched(start: int, end: int, length: int, most: int) -> tuple[int, int]:
-    """A span extended on both sides to `length`, and shifted into 0..most."""
+    """A span extended to both sides to `length`, and shifted into 0..most."""
     length = min(max(length, end - start), most)
     start = min(max(start - (length - (end - start)) // 2, 0), most - length)
     return start, start + length
 
 
-def _with_contents(image: Image, mask: Image, given: ImageToImageSettings) -> Image:
-    return filled(image, mask) if given.masked_content == "fill" else image
+def _with_contents(image: Image, mask: Image, settings: ImageToImageSettings) -> Image:
+    return filled(image, mask) if settings.masked_content == "fill" else image
 
 
 def filled(image: Image, mask: Image) -> Image:
@@ -83,26 +83,27 @@ def filled(image: Image, mask: Image) -> Image:
 
     around_it = pillow.new("RGBa", image.size)
     around_it.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask))
-    found = pillow.new("RGBA", image.size)
+    result = pillow.new("RGBA", image.size)
     for radius, times in FILL:
         layer = around_it.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
-            found.alpha_composite(layer)
-    return found.convert("RGB")
+            result.alpha_composite(layer)
+    return result.convert("RGB")
 
 
 def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
-    """The noise that is added to initial latents, [B, C, h, w]."""
+    """The noise for initial latents, [B, C, h, w]."""
     import torch
 
-    return torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
+    return torch.stack([each.image_noise()[0] for each in noises]).to(latents.device)
 
 
 # -- inpainting models
 
 
 def reads_mask(components: Components) -> bool:
-    """Whether it is an inpainting model, whose U-Net reads a mask and the masked image's latents too (2 C + 1 channels)."""
+    """Whether it is an inpainting model, whose U-Net also reads a mask and the masked image's latents (2 C + 1
+    channels)."""
     config = getattr(components.denoiser, "config", {})
     return bool(config.get("in_channels") == 2 * config.get("out_channels", 0) + 1)
 
@@ -119,36 +120,37 @@ def reading_mask(
         pixels, mask = torch.zeros(1, 3, stage.size[1], stage.size[0]), torch.ones(1, 1, *shape[1:])
     else:
         sharp = canvas.mask.point(lambda level: 255 if level >= 128 else 0)
-        kept = mask_of(sharp, (1, sharp.height, sharp.width)) < 0.5
-        pixels, mask = pixels_of(canvas.shown) * kept, (mask_of(sharp, shape) >= 0.5).float()
-    found = torch.cat([encoded(components.vae, kind, pixels, noise.of_image()[1]) for noise in noises])
-    added = torch.cat([mask.expand(len(noises), -1, -1, -1).to(found.device), found], dim=1)
+        unmasked = mask_of(sharp, (1, sharp.height, sharp.width)) < 0.5
+        pixels, mask = pixels_of(canvas.visible) * unmasked, (mask_of(sharp, shape) >= 0.5).float()
+    masked = torch.cat([encoded(components.vae, kind, pixels, noise.image_noise()[1]) for noise in noises])
+    added = torch.cat([mask.expand(len(noises), -1, -1, -1).to(masked.device), masked], dim=1)
 
-    def predict(noisy: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
+    def predict(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         rows = added.repeat(len(noisy) // len(added), 1, 1, 1).to(noisy)
         rows = rows if rows.shape[2:] == noisy.shape[2:] else interpolate(rows, noisy.shape[2:])  # Gradual Latent
-        return model.predict(torch.cat([noisy, rows], dim=1), timesteps, given)
+        return model.predict(torch.cat([noisy, rows], dim=1), timesteps, conditioning)
 
     return replace(model, predict=predict)
 
 
 def hook_of(making: Making) -> Hook | None:
-    """For an initial image with a mask. sd-scripts' second stage repaints everything."""
+    """The hook, for an initial image with a mask. sd-scripts' second stage repaints everything."""
     if reads_mask(making.components):
         return None
     latents, kohya = making.latents, as_generator(making.job)
     mask = None if making.canvas is None else making.canvas.mask
     if latents is None or mask is None or (kohya and making.stage.begins != "image"):
         return None
-    kept = mask_of(mask, making.family.latent_shape(making.stage.size), kohya).to(latents.device)
-    return Repaint(latents, mixed_noise(making.noises, latents), kept, kohya)
+    weights = mask_of(mask, making.family.latent_shape(making.stage.size), kohya).to(latents.device)
+    return Repaint(latents, mixed_noise(making.noises, latents), weights, kohya)
 
 
 @dataclass
 class Repaint(Hook):
     """Restores the unmasked latents of the initial image after each step, at the noise level of the next step.
 
-    original, noise   latents of the initial image and their noise, [B, C, h, w]      mask   [B, 1, h, w], 1 is repainted
+    original, noise   latents of the initial image and their noise, [B, C, h, w]      mask   [B, 1, h, w], 1 is
+                      repainted
     late              at the noise level of this step instead, as in sd-scripts' generator
     """
 
@@ -158,6 +160,6 @@ class Repaint(Hook):
     late: bool = False
 
     def after(self, at: Moment) -> None:
-        which = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
-        kept = add_noise(at.sampler, self.original, self.noise, which) if which else self.original
-        at.latents = self.mask * at.latents + (1 - self.mask) * kept
+        next_index = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
+        noised = add_noise(at.scheduler, self.original, self.noise, next_index) if next_index else self.original
+        at.latents = self.mask * at.latents + (1 - self.mask) * noised

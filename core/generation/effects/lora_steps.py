@@ -1,4 +1,4 @@
-"""LoRAs that act at a part of the steps only: a hook turns them off at the others."""
+"""LoRAs with a step range: a hook turns them off at the other steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from core.generation.model.loras import NO_STRENGTH, WHOLE, Strength
+from core.generation.model.loras import ALL_STEPS, NO_STRENGTH, Strength
 from core.generation.plan.hooks import Making
 from core.generation.sample.guidance import Moment
 from core.generation.sample.loop import Hook
@@ -40,10 +40,10 @@ class StepRanges(Hook):
 
 
 def hook_of(making: Making) -> Hook | None:
-    """The step ranges of a stage's LoRAs; None where all act at every step."""
+    """The hook for a stage's LoRAs; None if all act at every step."""
     ranged = [
         (network, strength)
         for network, strength in zip(making.networks, making.strengths, strict=True)
-        if strength.steps != WHOLE and network.attached
+        if strength.steps != ALL_STEPS and network.attached
     ]
     return StepRanges(ranged) if ranged else None

@@ -1,4 +1,4 @@
-"""Previews of images during sampling: a linear map of the predicted clean latents to RGB, at latent resolution."""
+"""Previews during sampling: a linear map of the predicted clean latents to RGB, at latent resolution."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 SECONDS = 0.25  # between two previews
 QUALITY = 80
 LARGEST = 1024  # pixels, of a side of the JPEG
-GRAY = 128  # of empty places of the sheet
-# RGB in -1..1 of each latent channel, and of 1: as ComfyUI publishes them (comfy/latent_formats.py).
+GRAY = 128  # of empty cells of the sheet
+# RGB in -1..1 for each latent channel, and the bias, as published by ComfyUI (comfy/latent_formats.py).
 SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
 SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
 PUBLISHED = {"sd1": [*SD, [0.0] * 3], "sd2": [*SD, [0.0] * 3], "sdxl": [*SDXL, [0.1084, -0.0175, -0.0011]]}
 PUBLISHED["sdxl_refiner"] = PUBLISHED["sdxl"]
-WIDTHS = [128, 256, 512, 512]  # of the VAEs that they are for
+WIDTHS = [128, 256, 512, 512]  # of the VAEs they are for
 FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
@@ -41,7 +41,8 @@ def hook_of(making: Making) -> Preview | None:
 
 
 def rgb_factors(family: Family, vae: Any) -> Tensor:
-    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for it."""
+    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for
+    it."""
     import torch
 
     if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
@@ -56,8 +57,8 @@ def fitted(family: Family, vae: Any) -> Tensor:
     import torch
     from torch.nn.functional import interpolate
 
-    made = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, family.latent_channels, 6, 6, generator=made)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, family.latent_channels, 6, 6, generator=generator)
     latents = interpolate(coarse, size=(24, 24), mode="bicubic")
     parameter = next(vae.parameters())
     with torch.no_grad():
@@ -93,7 +94,7 @@ def tiled(images: Tensor) -> Tensor:
 
 
 class Preview(Hook):
-    """Hands a JPEG of the images of the batch to `show`.
+    """Passes a JPEG of the batch's images to `show`.
 
     every   evaluations between two previews, at most one per `SECONDS`
     size    (width, height) of each image in it, also in stages of other sizes
@@ -108,7 +109,7 @@ class Preview(Hook):
         if (at.index + 1) % self.every or now - self._last < SECONDS:
             return
         self._last = now
-        clean = clean_estimate(at.sampler, output, at.timestep, at.latents)
+        clean = clean_estimate(at.scheduler, output, at.timestep, at.latents)
         images = approximated(clean, self.factors)
         self.show(self._jpeg(tiled(images), images.shape[2]))
 

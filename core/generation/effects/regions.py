@@ -1,7 +1,7 @@
 """Regional prompts and LoRAs: Attention Couple, and LoRAs that act in the region of their prompt.
 
-A prompt "a AND b" has sub-prompts, each with a mask; a LoRA belongs to the sub-prompt of its place in the list. Within the
-U-Net, only the cross-attention is computed once per sub-prompt (reference: generation, section 13).
+A prompt "a AND b" has sub-prompts, each with a mask; a LoRA belongs to the sub-prompt with its index in the list. In
+the U-Net, only the cross-attention is computed once per sub-prompt (reference: generation, section 13).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from core.networks.network import Network
 
-# (output, what the change is added to, input, adapter) -> the output with the change where it acts
+# (output, output below the adapter, input, adapter) -> the output with the change in its region
 Change = Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
 SMALL = 1e-4  # added to sums of masks before a division
 LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
 def hook_of(making: Making) -> Hook | None:
-    """If there is a region map and a prompt with AND."""
+    """The hook, if there is a region map and a prompt with AND."""
     job = making.job
     if not has_regions(job):
         return None
@@ -57,28 +57,29 @@ def hook_of(making: Making) -> Hook | None:
 def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor:
     """The masks of sub-prompts, float32 [count, H, W] in 0..1.
 
-    Red, green and blue are the masks of the first three; further ones, and those that would be empty, are the whole image.
-    color_codes   the number of regions that have one plain color each instead: red 1, green 2, both 3, blue 4 ...
+    Red, green and blue are the masks of the first three; further ones, and those that would be empty, are the whole
+    image.
+    color_codes   the number of regions with one plain color each instead: red 1, green 2, both 3, blue 4 ...
     """
     import numpy as np
 
     pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.uint8))
-    found = []
+    masks = []
     for number in range(count):
         if color_codes:
             code = torch.tensor(color_code(number + 1), dtype=torch.uint8)
-            own = (pixels == code).all(dim=-1).float() if number < color_codes else torch.ones(pixels.shape[:2])
+            mask = (pixels == code).all(dim=-1).float() if number < color_codes else torch.ones(pixels.shape[:2])
         else:
-            own = pixels[..., number].float() / 255 if number < 3 else torch.ones(pixels.shape[:2])
-        found.append(own if own.any() else torch.ones_like(own))
-    return torch.stack(found)
+            mask = pixels[..., number].float() / 255 if number < 3 else torch.ones(pixels.shape[:2])
+        masks.append(mask if mask.any() else torch.ones_like(mask))
+    return torch.stack(masks)
 
 
 class Regions(Hook):
-    """Limits the sub-prompts of an image to their masks.
+    """Limits an image's sub-prompts to their masks.
 
     masks      [n, H, W] of the sub-prompts                      size     (height, width) of the latents
-    networks   {number of its sub-prompt: LoRA}; those of no sub-prompt act on the whole image        images   B
+    networks   {number of its sub-prompt: LoRA}; those without a sub-prompt act on the whole image        images   B
     before     sides of the guidance before the prompt's, of B rows each
     plain      sub-prompts without a LoRA get an empty mask, as in sd-scripts
     weak_time  LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
@@ -106,8 +107,8 @@ class Regions(Hook):
         self._by_area: dict[int, Tensor] = {}
         height, width = size
         for _ in range(LEVELS):
-            own = interpolate(masks[None], size=(height, width), mode="bilinear")[0].to(device)
-            self._by_area.setdefault(height * width, own)
+            resized = interpolate(masks[None], size=(height, width), mode="bilinear")[0].to(device)
+            self._by_area.setdefault(height * width, resized)
             height, width = -(-height // 2), -(-width // 2)
 
     @contextmanager
@@ -129,32 +130,32 @@ class Regions(Hook):
         plain = module.forward
 
         def couple(
-            hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *given: Any, **named: Any
+            hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
         ) -> Any:
             rows = slice(self._before, self._before + self._images)
-            many = torch.cat(
+            hidden = torch.cat(
                 [
                     hidden_states[: rows.start],
                     hidden_states[rows].repeat_interleave(self._count, dim=0),
                     hidden_states[rows.stop :],
                 ]
             )
-            made = plain(many, encoder_hidden_states, *given, **named)
+            output = plain(hidden, encoder_hidden_states, *args, **kwargs)
             stop = rows.start + self._images * self._count
-            parts = made[rows.start : stop].unflatten(0, (self._images, self._count))
-            masks = self._masks(made.shape[1], made)  # [n, tokens, 1]
-            one = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + SMALL)
-            return torch.cat([made[: rows.start], one.to(made.dtype), made[stop:]])
+            parts = output[rows.start : stop].unflatten(0, (self._images, self._count))
+            masks = self._masks(output.shape[1], output)  # [n, tokens, 1]
+            combined = (parts * masks).sum(dim=1) / (masks.sum(dim=0) + SMALL)
+            return torch.cat([output[: rows.start], combined.to(output.dtype), output[stop:]])
 
         module.__dict__["forward"] = couple
         stack.callback(module.__dict__.pop, "forward")
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
         """The masks for a layer of `area` positions: [n, area, 1]."""
-        own = self._by_area.get(area)
-        if own is None:
+        masks = self._by_area.get(area)
+        if masks is None:
             return torch.full((self._count, 1, 1), 1 / self._count, device=like.device, dtype=like.dtype)
-        return own.flatten(1)[..., None].to(like.dtype)
+        return masks.flatten(1)[..., None].to(like.dtype)
 
     # -- LoRAs
 
@@ -162,45 +163,45 @@ class Regions(Hook):
         if "time_emb" in name and not self._weak_time:
             return
         waiting = adapter.module.__dict__[STACK]
-        place = waiting.index(adapter)
-        waiting[place] = _InRegion(adapter, self._change_for(name, number))
-        stack.callback(waiting.__setitem__, place, adapter)
+        index = waiting.index(adapter)
+        waiting[index] = _InRegion(adapter, self._change_for(name, number))
+        stack.callback(waiting.__setitem__, index, adapter)
 
     def _change_for(self, name: str, number: int) -> Change:
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
-            return lambda y, start, x, adapter: self._own_rows(y, start, x, adapter, number, None)
+            return lambda y, start, x, adapter: self._prompt_rows(y, start, x, adapter, number, None)
         if "time_emb" in name:
             return lambda y, start, x, adapter: y + (adapter.changed(start, x) - y) / self._count
         if ".attn2.to_out" in name:
-            return lambda y, start, x, adapter: self._own_rows(
+            return lambda y, start, x, adapter: self._prompt_rows(
                 y, start, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + SMALL
             )
-        return lambda y, start, x, adapter: self._where_mask_is(y, start, x, adapter, number)
+        return lambda y, start, x, adapter: self._masked(y, start, x, adapter, number)
 
-    def _own_rows(
+    def _prompt_rows(
         self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None
     ) -> Tensor:
-        """The LoRA's change, only in the rows of its sub-prompt."""
+        """The output with the LoRA's change in the rows of its sub-prompt only."""
         rows = slice(self._before + number, self._before + self._images * self._count, self._count)
-        own = y[rows]
-        change = adapter.changed(start[rows], x[rows]) - own
+        output = y[rows]
+        change = adapter.changed(start[rows], x[rows]) - output
         y = y.clone()
-        y[rows] = own + (change if factor is None else change * factor)
+        y[rows] = output + (change if factor is None else change * factor)
         return y
 
-    def _where_mask_is(self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
+    def _masked(self, y: Tensor, start: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
         change = adapter.changed(start, x) - y
         if y.ndim == 4:
-            own = self._masks(y.shape[-2] * y.shape[-1], y)[number]
-            mask = own.view(1, 1, *y.shape[-2:]) if len(own) > 1 else own.view(1, 1, 1, 1)
+            weights = self._masks(y.shape[-2] * y.shape[-1], y)[number]
+            mask = weights.view(1, 1, *y.shape[-2:]) if len(weights) > 1 else weights.view(1, 1, 1, 1)
         else:
             mask = self._masks(y.shape[1], y)[number]
         return y + change * mask
 
 
 class _InRegion:
-    """An adapter whose output change is limited to a region; all else of it is the adapter's own. One that changes what its module
-    is given has the module compute again: other regions are given what they were."""
+    """An adapter whose output change is limited to a region. If it changes the module's input, the module is computed
+    again: other regions keep the original input."""
 
     def __init__(self, adapter: Adapter, change: Change):
         self.limited, self._change = adapter, change
@@ -215,6 +216,6 @@ class _InRegion:
         return x
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        given = self.limited.enters(x)
-        start = y if given is x else forward_through(self.limited.module, list(self.limited.below()), given)
+        entered = self.limited.enters(x)
+        start = y if entered is x else forward_through(self.limited.module, list(self.limited.below()), entered)
         return self._change(y, start, x, self.limited)

@@ -1,4 +1,4 @@
-"""The axes of a grid: which setting each changes, and its values, read from texts as A1111's X/Y/Z plot writes them."""
+"""The axes of a grid: the setting that each changes, and its values, parsed from texts as in A1111's X/Y/Z plot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPECIAL = {  # titles
 }
 FILES = (LORA, CONTROL)
 NONE = "none"  # an empty setting among the values of an axis
-# A1111's names that differ from a setting's own name and title.
+# A1111's names that differ from a setting's name and title.
 ALSO = {
     "checkpoint": "model.base_model",
     "checkpoint name": "model.base_model",
@@ -50,14 +50,14 @@ ALSO = {
     "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,
 }
-ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
+ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have separate axes
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
 
 OPTIONS = re.compile(r"\s--[a-z]")  # the first option of a prompt
-WHOLE = r"([+-]?\d+)"
+INTEGER = r"([+-]?\d+)"
 NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 RANGE = r"\s*{0}\s*-\s*{0}\s*(?:\(\s*{0}\s*\)|\[\s*(\d+)\s*\])?\s*"
-WHOLE_RANGE, NUMBER_RANGE = re.compile(RANGE.format(WHOLE)), re.compile(RANGE.format(NUMBER))
+INTEGER_RANGE, NUMBER_RANGE = re.compile(RANGE.format(INTEGER)), re.compile(RANGE.format(NUMBER))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Axis:
 
     @property
     def field(self) -> str:
-        """The setting of its values, as `where` of problems."""
+        """The setting with its values, as `where` of problems."""
         return f"grid.{self.letter}_values"
 
 
@@ -121,7 +121,7 @@ def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Ax
         what = f"The values of the {letter.upper()} axis have no setting"
         problems.append(Problem(what, where, "choose what they are of", code="grid.no-setting"))
         return []
-    setting = meant(name)
+    setting = setting_named(name)
     if setting is None:
         problems.append(Problem(f"There is no setting '{name[:80]}'", where, _nearest(name), code="grid.unknown-axis"))
         return []
@@ -134,31 +134,32 @@ def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Ax
 
 
 def _twice(axes: list[Axis]) -> Iterator[Problem]:
-    seen: set[str] = set()
+    changed_before: set[str] = set()
     for axis in axes:
         changed = {"generate.width", "generate.height"} if axis.setting == SIZE else {axis.setting}
-        if seen & changed:
+        if changed_before & changed:
             what = f"Two axes change {axis.title}"
             yield Problem(what, f"grid.{axis.letter}_axis", "choose another setting", code="grid.axis-twice")
-        seen |= changed
+        changed_before |= changed
 
 
 def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
-    """Prompt S/R whose first value is in no prompt."""
+    """Advice about prompt S/R axes whose first value is in no prompt."""
     texts = [job.generate.prompt, job.generate.negative_prompt]
-    written = ("generate.prompt", "generate.negative_prompt")
-    texts += [str(value.value) for axis in axes if axis.setting in written for value in axis.values]
+    prompts = ("generate.prompt", "generate.negative_prompt")
+    texts += [str(value.value) for axis in axes if axis.setting in prompts for value in axis.values]
     for axis in axes:
         if axis.setting == PROMPT_SR and not any(axis.values[0].value in text for text in texts):
             what = f"'{axis.values[0].text[:60]}', the first value, is not in the prompt"
             yield Problem(what, axis.field, "begin with words of the prompt", code="grid.search-not-found")
 
 
-# -- which setting
+# -- settings
 
 
-def meant(name: str) -> str | None:
-    """The setting of a name: its path, its own name or title, the name in sd-scripts or A1111, or a special one."""
+def setting_named(name: str) -> str | None:
+    """The path of a setting by its path, name or title, its name in sd-scripts or A1111, or a special name; None
+    without one."""
     plain = name.strip().casefold()
     head, colon, lora = name.strip().partition(":")
     if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
@@ -168,16 +169,16 @@ def meant(name: str) -> str | None:
 
 @cache
 def _names() -> dict[str, str]:
-    """{any name of a setting, lower case: its path}; for equal names the first, settings of `generate` before others."""
-    found: dict[str, str] = {}
+    """{any name of a setting, lower case: its path}; of equal names the first, settings of `generate` before others."""
+    paths: dict[str, str] = {}
     entries = sorted(settings_of_axes().values(), key=lambda entry: entry.group != "generate")
     for path in (entry.path for entry in entries):
-        found.setdefault(path.casefold(), path)
-    found |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | ALSO
+        paths.setdefault(path.casefold(), path)
+    paths |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | ALSO
     for entry in entries:
         for name in (entry.name, entry.title, *entry.kohya_names):
-            found.setdefault(name.casefold(), entry.path)
-    return found
+            paths.setdefault(name.casefold(), entry.path)
+    return paths
 
 
 def _nearest(name: str) -> str:
@@ -193,11 +194,12 @@ def title_of(setting: str) -> str:
     return str(settings_of_axes()[setting].title)
 
 
-# -- which values
+# -- values
 
 
 def texts_of(text: str) -> list[str]:
-    """The values of a text, separated by commas or lines; double quotes around values with commas. Raises ProblemsError."""
+    """The values in a text, separated by commas or lines; double quotes around values with commas. Raises
+    ProblemsError."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
@@ -208,8 +210,8 @@ def texts_of(text: str) -> list[str]:
         raise ProblemsError.one(f"The values cannot be read: {error}", "", "close all quotes", "grid.quotes") from None
 
 
-def written(texts: Sequence[str]) -> str:
-    """The text of these values, as `texts_of` reads it."""
+def joined(texts: Sequence[str]) -> str:
+    """The text of these values, as `texts_of` parses it."""
     quoted = ('"' + text.replace('"', '""') + '"' if set(',"\n\r') & set(text) else text for text in texts)
     return ", ".join(quoted)
 
@@ -236,33 +238,33 @@ def read_values(setting: str, text: str) -> list[Value]:
     return values
 
 
-NUMBERS = {  # of the files in a list, which are no settings of their own
+NUMBERS = {  # of the files in a list, which are not separate settings
     STRENGTH: Declared("loras.strength", "loras", "strength", LoraUse.model_fields["strength"]),
     WEIGHT: Declared("nets.weight", "nets", "weight", ControlUse.model_fields["weight"]),
 }
 
 
-def _range(text: str, whole: bool) -> Iterator[str]:
-    """The numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spread; any other text alone."""
-    found = (WHOLE_RANGE if whole else NUMBER_RANGE).fullmatch(text)
-    if found is None:
+def _range(text: str, integers: bool) -> Iterator[str]:
+    """The numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spaced; any other text unchanged."""
+    match = (INTEGER_RANGE if integers else NUMBER_RANGE).fullmatch(text)
+    if match is None:
         yield text
         return
-    first, last = float(found[1]), float(found[2])
-    number = int(found[4]) if found[4] else 0
-    step = float(found[3]) if found[3] else math.copysign(1.0, last - first)
-    if found[4]:
+    first, last = float(match[1]), float(match[2])
+    number = int(match[4]) if match[4] else 0
+    step = float(match[3]) if match[3] else math.copysign(1.0, last - first)
+    if match[4]:
         number = max(number, 1)
-        places = ((last - first) / max(number - 1, 1) * each for each in range(min(number, MOST_VALUES + 1)))
+        offsets = ((last - first) / max(number - 1, 1) * each for each in range(min(number, MOST_VALUES + 1)))
     else:
         if not step or (last - first) * step < 0:
             what = f"The range '{text}' never ends" if not step else f"The range '{text}' is empty"
             raise ProblemsError.one(what, "", "use a step towards its end", "grid.bad-range")
         number = int((last - first) / step + 1e-9) + 1
-        places = (step * each for each in range(min(number, MOST_VALUES + 1)))
-    for place in places:
-        value = first + place
-        yield str(int(value)) if whole else number_text(round(value, 10))
+        offsets = (step * each for each in range(min(number, MOST_VALUES + 1)))
+    for offset in offsets:
+        value = first + offset
+        yield str(int(value)) if integers else number_text(round(value, 10))
 
 
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
@@ -270,7 +272,7 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
         return _size(text, problems)
     if setting in (PROMPT_SR, *FILES):
         value = None if setting in FILES and text.casefold() == NONE else text
-        return Value(value, file_words(text) if setting in FILES and value else text)
+        return Value(value, file_stem(text) if setting in FILES and value else text)
     assert entry is not None
     value = _typed(entry, text)
     if entry in NUMBERS.values():
@@ -284,7 +286,7 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
 
 
 def _typed(entry: Declared, text: str) -> Any:
-    """The value of a text for a setting; a text that does not fit is returned for the check to reject."""
+    """The value of a text for a setting; a text that does not fit is returned unchanged, for the check to reject."""
     plain = text.casefold()
     if entry.kind == "choice":
         for choice in entry.choices:
@@ -303,9 +305,9 @@ def _typed(entry: Declared, text: str) -> Any:
 def _near_choice(entry: Declared, text: str) -> str:
     if entry.kind != "choice":
         return ""
-    known = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
-    near = difflib.get_close_matches(text.casefold(), list(known), n=1, cutoff=0.6)
-    return f"did you mean '{known[near[0]]}'?" if near else ""
+    choices = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
+    near = difflib.get_close_matches(text.casefold(), list(choices), n=1, cutoff=0.6)
+    return f"did you mean '{choices[near[0]]}'?" if near else ""
 
 
 def label_of(entry: Declared, value: Any, text: str) -> str:
@@ -319,11 +321,11 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
     if entry.kind in ("int", "float"):
         return number_text(value)
     if entry.kind == "list":
-        return ", ".join(each.partition("=")[0] if "=" in each else file_words(each) for each in value)
-    return file_words(text) if entry.names else text
+        return ", ".join(each.partition("=")[0] if "=" in each else file_stem(each) for each in value)
+    return file_stem(text) if entry.names else text
 
 
-def file_words(text: str) -> str:
+def file_stem(text: str) -> str:
     """The name of a file without folder and extension."""
     name = PurePosixPath(text.replace("\\", "/")).name or text
     stem, dot, suffix = name.rpartition(".")

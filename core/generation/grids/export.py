@@ -11,17 +11,17 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from core.generation.grids.folder import GridContent, GridFolder, Place
+from core.generation.grids.folder import GridContent, GridFolder, Index
 from core.record import atomic
 
 PAPER, INK, SOFT, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
-MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image, which most programs can open
-LARGEST_IN_HTML = 768  # pixels of a cell's longer side there
+MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image: most programs can open it
+LARGEST_IN_HTML = 768  # pixels of a cell's longer side
 GAP, MOST_LINES = 6, 8
 
 
 def export(folder: GridFolder) -> None:
-    """Write grid.png and grid.html from the cells made so far."""
+    """Write grid.png and grid.html from the cells generated so far."""
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)
@@ -32,7 +32,7 @@ def export(folder: GridFolder) -> None:
 
 
 @dataclass(frozen=True)
-class Shown:
+class CellImage:
     """A cell: its image, or why there is none."""
 
     path: Path | None
@@ -44,24 +44,24 @@ class Page:
     """One table: its label, its cells row by row."""
 
     label: str
-    rows: list[list[Shown]]
+    rows: list[list[CellImage]]
 
     @classmethod
     def of(cls, folder: GridFolder, content: GridContent, z: int) -> Page:
-        made = folder.made()
+        existing = folder.generated()
         columns, rows, _ = content.size
 
-        def cell(place: Place) -> Shown:
-            source = content.source(place)
-            if source in made:
-                return Shown(folder.cell(source), "")
-            return Shown(None, content.failed.get(source, "not made"))
+        def cell(position: Index) -> CellImage:
+            source = content.source(position)
+            if source in existing:
+                return CellImage(folder.cell(source), "")
+            return CellImage(None, content.failed.get(source, "not made"))
 
         return cls(label(content, "z", z), [[cell((x, y, z)) for x in range(columns)] for y in range(rows)])
 
 
 def label(content: GridContent, letter: str, number: int) -> str:
-    """The label of a column, row or table: title and value, and the value's note on a second line."""
+    """The label of a column, row or table: title and value, with the value's note on a second line."""
     axis = content.axis(letter)
     if axis is None:
         return ""
@@ -80,28 +80,28 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
     wide, high = max(int(wide * scale), 16), max(int(high * scale), 16)
     font = ImageFont.load_default(size=max(12, min(wide // 18, 40)))
     tops = [_wrapped(label(content, "x", x), font, wide - 2 * GAP) for x in range(columns)]
-    left = _left_width(content, rows, wide)
-    sides = [_wrapped(label(content, "y", y), font, left - 2 * GAP) for y in range(rows)]
-    line = _line_height(font)
-    top = max(map(len, tops)) * line + 2 * GAP if content.axis("x") else 0
-    whole = left + columns * (wide + GAP) + GAP
-    titles = [_wrapped(page.label, font, whole - 2 * GAP) for page in pages]
-    heights = [top + len(title) * line + (2 * GAP if title else 0) + rows * (high + GAP) for title in titles]
-    sheet = Image.new("RGB", (whole, sum(heights) + GAP), PAPER)
+    label_width = _left_width(content, rows, wide)
+    sides = [_wrapped(label(content, "y", y), font, label_width - 2 * GAP) for y in range(rows)]
+    line_height = _line_height(font)
+    top = max(map(len, tops)) * line_height + 2 * GAP if content.axis("x") else 0
+    total = label_width + columns * (wide + GAP) + GAP
+    titles = [_wrapped(page.label, font, total - 2 * GAP) for page in pages]
+    heights = [top + len(title) * line_height + (2 * GAP if title else 0) + rows * (high + GAP) for title in titles]
+    sheet = Image.new("RGB", (total, sum(heights) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     at = 0
     for page, title in zip(pages, titles, strict=True):
         y = at + GAP
         for number, text in enumerate(title):
-            draw.text((GAP, y + number * line), text, INK, font)
-        y += len(title) * line + (GAP if title else 0)
+            draw.text((GAP, y + number * line_height), text, INK, font)
+        y += len(title) * line_height + (GAP if title else 0)
         for x, lines in enumerate(tops):
-            _centered(draw, lines, font, (left + GAP + x * (wide + GAP), y, wide, top - GAP if top else 0))
+            _centered(draw, lines, font, (label_width + GAP + x * (wide + GAP), y, wide, top - GAP if top else 0))
         y += top - GAP if top else 0
         for row, cells in enumerate(page.rows):
-            _centered(draw, sides[row], font, (0, y, left, high))
+            _centered(draw, sides[row], font, (0, y, label_width, high))
             for x, cell in enumerate(cells):
-                _paste(sheet, draw, cell, font, (left + GAP + x * (wide + GAP), y, wide, high))
+                _paste(sheet, draw, cell, font, (label_width + GAP + x * (wide + GAP), y, wide, high))
             y += high + GAP
         at += heights[pages.index(page)]
     return sheet
@@ -150,14 +150,14 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    found, now = [], ""
+    pieces, now = [], ""
     for letter in word:
         if now and font.getlength(now + letter) > width:
-            found.append(now)
+            pieces.append(now)
             now = letter
         else:
             now += letter
-    return [*found, now]
+    return [*pieces, now]
 
 
 def _centered(
@@ -168,17 +168,17 @@ def _centered(
     ink: tuple[int, int, int] = INK,
 ) -> None:
     x, y, width, height = box
-    line = _line_height(font)
-    y += max(0, (height - line * len(lines)) // 2)
+    line_height = _line_height(font)
+    y += max(0, (height - line_height * len(lines)) // 2)
     for number, text in enumerate(lines):
-        place = x + (width - font.getlength(text)) / 2, y + number * line
-        draw.text(place, text, ink, font)
+        corner = x + (width - font.getlength(text)) / 2, y + number * line_height
+        draw.text(corner, text, ink, font)
 
 
 def _paste(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    cell: Shown,
+    cell: CellImage,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     box: tuple[int, int, int, int],
 ) -> None:
@@ -229,8 +229,8 @@ document.addEventListener('keydown', (event) => {
 
 def html_of(content: GridContent, pages: Sequence[Page]) -> str:
     """An HTML page with embedded images: tables with labels; a click enlarges, arrow keys show the next."""
-    held: dict[Path, str] = {}
-    tables = "".join(_table(content, page, held) for page in pages)
+    embedded: dict[Path, str] = {}
+    tables = "".join(_table(content, page, embedded) for page in pages)
     title = html.escape(content.title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -240,7 +240,7 @@ def html_of(content: GridContent, pages: Sequence[Page]) -> str:
     )
 
 
-def _table(content: GridContent, page: Page, held: dict[Path, str]) -> str:
+def _table(content: GridContent, page: Page, embedded: dict[Path, str]) -> str:
     columns, _, _ = content.size
     tops = [label(content, "x", x) for x in range(columns)]
     corner = "<td></td>" if content.axis("y") else ""
@@ -251,7 +251,7 @@ def _table(content: GridContent, page: Page, held: dict[Path, str]) -> str:
         side = label(content, "y", y)
         first = f'<th scope="row">{html.escape(side)}</th>' if content.axis("y") else ""
         cells = "".join(
-            _cell(cell, ", ".join(filter(None, (top, side, page.label))), held)
+            _cell(cell, ", ".join(filter(None, (top, side, page.label))), embedded)
             for cell, top in zip(row, tops, strict=True)
         )
         body += f"<tr>{first}{cells}</tr>"
@@ -259,13 +259,13 @@ def _table(content: GridContent, page: Page, held: dict[Path, str]) -> str:
     return f"{title}<table>{head}<tbody>{body}</tbody></table>"
 
 
-def _cell(cell: Shown, words: str, held: dict[Path, str]) -> str:
+def _cell(cell: CellImage, title: str, embedded: dict[Path, str]) -> str:
     if cell.path is None:
         return f'<td class="none">{html.escape(cell.why)}</td>'
-    if cell.path not in held:
-        held[cell.path] = _embedded(cell.path)
-    words = html.escape(words.replace("\n", ", "))
-    return f'<td><button type="button" title="{words}"><img src="{held[cell.path]}" alt="{words}"></button></td>'
+    if cell.path not in embedded:
+        embedded[cell.path] = _embedded(cell.path)
+    title = html.escape(title.replace("\n", ", "))
+    return f'<td><button type="button" title="{title}"><img src="{embedded[cell.path]}" alt="{title}"></button></td>'
 
 
 def _embedded(path: Path) -> str:

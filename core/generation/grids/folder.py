@@ -1,4 +1,4 @@
-"""The folder of a grid: its settings, its cells as images, why cells failed. Resuming makes the missing cells."""
+"""The folder of a grid: its settings, its cells as images, why cells failed. Resuming generates the missing cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_BYTES = 8_000_000
 NAME = re.compile(r"x(\d{1,4})_y(\d{1,4})_z(\d{1,4})")
 FIX = "delete the folder and make the grid again"
 
-Place = tuple[int, int, int]
+Index = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class GridContent:
 
     title: str
     axes: tuple[AxisTexts, ...]
-    same: Mapping[Place, Place]
-    failed: Mapping[Place, str]
+    same: Mapping[Index, Index]
+    failed: Mapping[Index, str]
     state: str
     steps: int
     seconds: float
@@ -60,25 +60,25 @@ class GridContent:
         return next((axis for axis in self.axes if axis.letter == letter), None)
 
     @property
-    def size(self) -> Place:
+    def size(self) -> Index:
         """Number of columns, rows and tables."""
         x, y, z = (len(axis.texts) if (axis := self.axis(letter)) else 1 for letter in "xyz")
         return x, y, z
 
-    def source(self, place: Place) -> Place:
-        """The cell whose image is shown at a place: equal cells share one."""
-        return self.same.get(place, place)
+    def source(self, position: Index) -> Index:
+        """The cell whose image is shown at a position: equal cells share one."""
+        return self.same.get(position, position)
 
 
-def name_of(place: Sequence[int]) -> str:
+def name_of(position: Sequence[int]) -> str:
     """ "x1_y2_z1", counted from 1."""
-    x, y, z = place
+    x, y, z = position
     return f"x{x + 1}_y{y + 1}_z{z + 1}"
 
 
-def place_of(name: str) -> Place | None:
-    found = NAME.fullmatch(name)
-    return (int(found[1]) - 1, int(found[2]) - 1, int(found[3]) - 1) if found else None
+def position_of(name: str) -> Index | None:
+    match = NAME.fullmatch(name)
+    return (int(match[1]) - 1, int(match[2]) - 1, int(match[3]) - 1) if match else None
 
 
 def grids_of(workspace: Workspace) -> Path:
@@ -86,13 +86,13 @@ def grids_of(workspace: Workspace) -> Path:
 
 
 def require_writable(workspace: Workspace) -> None:
-    """Raises ProblemsError if grids cannot be written."""
+    """Raise ProblemsError if grids cannot be written."""
     root = grids_of(workspace)
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
-        if not there.is_dir():
+        if not existing.is_dir():
             raise NotADirectoryError(20, "Not a directory")
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise _unwritable(root, error) from None
@@ -131,7 +131,7 @@ class GridFolder:
         workspace: Workspace,
         job: GridJob,
         axes: Sequence[Mapping[str, Any]],
-        same: Mapping[Place, Place],
+        same: Mapping[Index, Index],
         run: str = "",
     ) -> GridFolder:
         """A new grid. job: with its seeds decided. Raises ProblemsError if it cannot be written"""
@@ -149,14 +149,14 @@ class GridFolder:
             except OSError as error:
                 raise _unwritable(root, error) from None
         folder = cls(path)
-        own = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
+        stored = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
         content = {
             "format": FORMAT,
             "title": job.grid.name,
             "run": run,
-            "job": dump(own, task="grid"),
+            "job": dump(stored, task="grid"),
             "axes": [dict(axis) for axis in axes],
-            "same": {name_of(place): name_of(other) for place, other in same.items()},
+            "same": {name_of(position): name_of(other) for position, other in same.items()},
             "failed": {},
             "state": "new",
             "steps": 0,
@@ -184,14 +184,14 @@ class GridFolder:
         return build(GridJob, preset.values, self.name)
 
     def content(self) -> GridContent:
-        """Raises ProblemsError for a damaged file."""
+        """The content of grid.json. Raises ProblemsError for a damaged file."""
         raw = self._read()
         try:
             return GridContent(
                 title=str(raw["title"]),
                 axes=tuple(_axis(axis) for axis in raw["axes"]),
-                same=_places(raw["same"]),
-                failed={place: str(why) for name, why in raw["failed"].items() if (place := place_of(name))},
+                same=_positions(raw["same"]),
+                failed={position: str(why) for name, why in raw["failed"].items() if (position := position_of(name))},
                 state=str(raw["state"]),
                 steps=int(raw["steps"]),
                 seconds=float(raw["seconds"]),
@@ -201,29 +201,29 @@ class GridFolder:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ProblemsError([damaged(self.path / FILE)]) from None
 
-    def change(self, **given: Any) -> None:
-        """Update values of grid.json. failed: {place: reason}"""
-        if "failed" in given:
-            given["failed"] = {name_of(place): why for place, why in given["failed"].items()}
-        self._write(self._read() | given)
+    def change(self, **values: Any) -> None:
+        """Update values of grid.json. failed: {position: reason}"""
+        if "failed" in values:
+            values["failed"] = {name_of(position): why for position, why in values["failed"].items()}
+        self._write(self._read() | values)
 
-    def cell(self, place: Place) -> Path:
-        return self.cells / f"{name_of(place)}.png"
+    def cell(self, position: Index) -> Path:
+        return self.cells / f"{name_of(position)}.png"
 
-    def made(self) -> set[Place]:
-        """The places whose images exist; each is complete."""
+    def generated(self) -> set[Index]:
+        """The positions of existing images; each is complete."""
         if not self.cells.is_dir():
             return set()
-        return {place for path in self.cells.glob("x*.png") if (place := place_of(path.stem)) is not None}
+        return {position for path in self.cells.glob("x*.png") if (position := position_of(path.stem)) is not None}
 
 
 def damaged(path: Path) -> Problem:
     return Problem("The file of the grid is damaged", str(path), FIX, code="grid.damaged")
 
 
-def _places(raw: Mapping[str, str]) -> dict[Place, Place]:
-    read = ((place_of(name), place_of(other)) for name, other in raw.items())
-    return {place: other for place, other in read if place is not None and other is not None}
+def _positions(raw: Mapping[str, str]) -> dict[Index, Index]:
+    pairs = ((position_of(name), position_of(other)) for name, other in raw.items())
+    return {position: other for position, other in pairs if position is not None and other is not None}
 
 
 def _axis(raw: Mapping[str, Any]) -> AxisTexts:
@@ -245,5 +245,5 @@ def list_grids(workspace: Workspace) -> list[GridFolder]:
     root = grids_of(workspace)
     if not root.is_dir():
         return []
-    found = [GridFolder(path) for path in root.iterdir() if (path / FILE).is_file()]
-    return sorted(found, key=lambda folder: folder.name, reverse=True)
+    folders = [GridFolder(path) for path in root.iterdir() if (path / FILE).is_file()]
+    return sorted(folders, key=lambda folder: folder.name, reverse=True)

@@ -1,4 +1,4 @@
-"""Generates the cells of a grid part by part, each with its model loaded; existing cells are kept."""
+"""Generates the cells of a grid part by part, each with its model loaded; existing cells are skipped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.grids.export import export
-from core.generation.grids.folder import GridFolder, Place
+from core.generation.grids.folder import GridFolder, Index
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
 from core.generation.images.output import encoded_image
 from core.generation.making import Progress, each_image
 from core.generation.model.store import ModelStore, make_store
 from core.generation.plan.stages import sampling_steps
-from core.generation.run import Written, ready
+from core.generation.run import ImageMetadata, ready
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def run_task(job: GridJob, context: JobContext) -> Outcome:
-    """The task `grid`."""
+    """Run the task `grid`."""
     store = context.store or make_store()
     folder, failed = run_grid(job, context.workspace, store=store, device=context.device, reports=context)
     lines = [f"{count(failed, 'image')} failed"] if failed else []
@@ -89,14 +89,14 @@ class Work:
     store: ModelStore
     device: str
     reports: Reports
-    failed: dict[Place, str] = field(default_factory=dict)
+    failed: dict[Index, str] = field(default_factory=dict)
     _began: float = 0.0
 
     def __post_init__(self) -> None:
-        self.made = self.folder.made()
-        steps = {cell.place: sampling_steps(cell.request.job) for cell in self.grid.cells}
-        self._before = sum(steps[place] for place in steps if place in self.made)
-        self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.made), self._before)
+        self.done = self.folder.generated()
+        steps = {cell.position: sampling_steps(cell.request.job) for cell in self.grid.cells}
+        self._before = sum(steps[position] for position in steps if position in self.done)
+        self.progress = Progress(self.reports, "image", len(steps), sum(steps.values()), len(self.done), self._before)
 
     def run(self) -> None:
         """Generate all missing cells."""
@@ -116,15 +116,15 @@ class Work:
             steps=max(self.progress.steps_done - self._before, 0),
             seconds=round(seconds, 2),
         )
-        if self.made:
+        if self.done:
             self.reports.stage("writing the grid")
             export(self.folder)
 
     def _is_over(self, cell: Cell) -> bool:
-        return cell.place in self.made or cell.place in self.failed
+        return cell.position in self.done or cell.position in self.failed
 
     def _try(self, part: Part, alone: bool) -> bool:
-        """Generate cells of a part until an error. alone: one by one; returns whether the next try needs that."""
+        """Generate a part's cells until an error. alone: one by one; returns whether the next try needs that."""
         self.progress.batch = []
         try:
             self._make(part, 1 if alone else None)
@@ -142,39 +142,39 @@ class Work:
         return alone
 
     def _make(self, part: Part, most: int | None) -> None:
-        """Generate and save the missing cells of a part. most: at once"""
+        """Generate and save a part's missing cells. most: largest batch"""
         plan = part.plan(self.workspace)
         existing = [number for number, cell in enumerate(part.cells) if self._is_over(cell)]
         with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
             maker,
-            written,
+            metadata,
         ):
             for number, images in each_image(plan.requests, maker, self.progress, existing, most):
-                request, place = plan.requests[number], part.cells[number].place
-                self._save(images[-1], self.folder.cell(place), written.job_of(request.job), written)
-                self.made.add(place)
-                self.reports.generated(self.folder.cell(place), request.seed)
+                request, position = plan.requests[number], part.cells[number].position
+                self._save(images[-1], self.folder.cell(position), metadata.job_of(request.job), metadata)
+                self.done.add(position)
+                self.reports.generated(self.folder.cell(position), request.seed)
 
-    def _save(self, image: Image, path: Path, job: GenerateJob, written: Written) -> None:
+    def _save(self, image: Image, path: Path, job: GenerateJob, metadata: ImageMetadata) -> None:
         try:
-            atomic.write_bytes(path, encoded_image(image, job, written.hashes, "png"))
+            atomic.write_bytes(path, encoded_image(image, job, metadata.hashes, "png"))
         except OSError as error:
             raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
 
     def _fail(self, cells: Sequence[Cell], why: str) -> None:
         for cell in cells:
-            self.failed[cell.place] = why
+            self.failed[cell.position] = why
         self.progress.add(len(cells), 0)
         self.folder.change(failed=self.failed)
         self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
 
 
 class Unsaved(ProblemsError):
-    """An image cannot be written, which ends the grid: no other could be."""
+    """An image cannot be written, which ends the grid: the next ones could not be written either."""
 
 
 def reason(error: Exception) -> str:
-    """Why a cell failed, as one sentence. Re-raises errors that all other cells would meet: a full disk, a CUDA error."""
+    """Why a cell failed, as one sentence. Re-raises errors that affect all cells: a full disk, a CUDA error."""
     if isinstance(error, ProblemsError):
         first = error.problems[0]
         return f"{first.what} ({first.where})" if first.where else first.what

@@ -19,10 +19,10 @@ from core.generation.grids.axes import (
     WEIGHT,
     Axis,
     axes_of,
-    file_words,
-    written,
+    file_stem,
+    joined,
 )
-from core.generation.grids.folder import GridFolder, Place, require_writable
+from core.generation.grids.folder import GridFolder, Index, require_writable
 from core.generation.plan.files import model_problems
 from core.generation.plan.initial import with_initial_images
 from core.generation.plan.plan import Plan, plan_for, requests_and_notes
@@ -41,15 +41,15 @@ from core.settings.model import ModelSettings
 from core.settings.named import named_in
 
 SEED, MODEL = "generate.seed", "model.base_model"
-STAGED = ("image_to_image", "hires", "refiner")  # groups that decide on the stages of an image
+STAGED = ("image_to_image", "hires", "refiner")  # groups that decide an image's stages
 BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: once options and LoRA tags are parsed
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of the grid. place: the indices of its values, (x, y, z)"""
+    """One image of the grid. position: the indices of its values, (x, y, z)"""
 
-    place: Place
+    position: Index
     request: Request
 
 
@@ -67,12 +67,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """axes: those that are set. parts: the distinct cells in the order of work. same: {cell: an equal one before it}"""
+    """axes: those that are set. parts: the distinct cells in processing order. same: {cell: an equal one before it}"""
 
     job: GridJob
     axes: list[Axis]
     parts: list[Part]
-    same: Mapping[Place, Place]
+    same: Mapping[Index, Index]
     notes: list[Problem]
 
     @property
@@ -81,19 +81,19 @@ class Grid:
 
     def texts(self, notes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
         """The axes as stored in grid.json. notes: {letter of an axis: a note for each value}"""
-        found = []
+        texts = []
         for axis in self.axes:
-            own = notes.get(axis.letter) or [""] * len(axis.values)
+            axis_notes = notes.get(axis.letter) or [""] * len(axis.values)
             values = [
                 {"text": value.text, "value": value.value, "note": note}
-                for value, note in zip(axis.values, own, strict=True)
+                for value, note in zip(axis.values, axis_notes, strict=True)
             ]
-            found.append({"letter": axis.letter, "setting": axis.setting, "title": axis.title, "values": values})
-        return found
+            texts.append({"letter": axis.letter, "setting": axis.setting, "title": axis.title, "values": values})
+        return texts
 
 
 def decided(job: GridJob) -> GridJob:
-    """The job with all random seeds decided, so that it can be resumed."""
+    """The job with all random seeds drawn, so that it can be resumed."""
     changes: dict[str, Any] = {}
     random = [name for name in ("seed", "variation_seed") if getattr(job.generate, name) is None]
     if random:
@@ -103,8 +103,8 @@ def decided(job: GridJob) -> GridJob:
             seeds = [
                 value.value if value.value is not None else secrets.randbelow(FRESH_SEEDS) for value in axis.values
             ]
-            given = {f"{axis.letter}_values": written([str(seed) for seed in seeds])}
-            changes["grid"] = changes.get("grid", job.grid).model_copy(update=given)
+            values = {f"{axis.letter}_values": joined([str(seed) for seed in seeds])}
+            changes["grid"] = changes.get("grid", job.grid).model_copy(update=values)
     return job.model_copy(update=changes)
 
 
@@ -113,26 +113,26 @@ def grid_of(job: GridJob, workspace: Workspace) -> Grid:
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
     notes: list[Problem] = list(_ignored(base))
-    found: dict[str, Place] = {}
-    same: dict[Place, Place] = {}
+    first_of: dict[str, Index] = {}
+    same: dict[Index, Index] = {}
     cells: list[Cell] = []
-    for place in _places(axes):
-        request = _request(base, job, axes, place, workspace, notes)
+    for position in _positions(axes):
+        request = _request(base, job, axes, position, workspace, notes)
         if request is None:
             continue
         key = request.job.model_dump_json()
-        if key in found:
-            same[place] = found[key]
+        if key in first_of:
+            same[position] = first_of[key]
         else:
-            found[key] = place
-            cells.append(Cell(place, request))
+            first_of[key] = position
+            cells.append(Cell(position, request))
     notes += _unused_loras(axes, cells)
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     return Grid(job, axes, parts_of(cells), same, notes)
 
 
-def _places(axes: Sequence[Axis]) -> Iterator[Place]:
+def _positions(axes: Sequence[Axis]) -> Iterator[Index]:
     """(x, y, z) of every cell: row by row, table by table."""
     sizes = {axis.letter: len(axis.values) for axis in axes}
     for z, y, x in product(*(range(sizes.get(letter, 1)) for letter in reversed(LETTERS))):
@@ -150,56 +150,57 @@ def _ignored(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _request(
-    base: GenerateJob, job: GridJob, axes: Sequence[Axis], place: Place, workspace: Workspace, notes: list[Problem]
+    base: GenerateJob, job: GridJob, axes: Sequence[Axis], position: Index, workspace: Workspace, notes: list[Problem]
 ) -> Request | None:
-    """The request of a cell's image; None with the problems in `notes` if its prompt cannot be used."""
-    at = {axis: axis.values[place[LETTERS.index(axis.letter)]].value for axis in axes}
+    """The request of a cell's image; None, with the problems in `notes`, if its prompt cannot be used."""
+    at = {axis: axis.values[position[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
-    alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, place)})
+    alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, position)})
     cell = base.model_copy(update={"generate": alone, "prompts": prompts})
     for when in (BEFORE_TEXTS, TEXTS):
         for axis in axes:
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis])
     try:
-        requests, own = requests_and_notes(cell, workspace)
+        requests, advice = requests_and_notes(cell, workspace)
     except ProblemsError as error:
         notes += error.problems
         return None
-    notes += own
+    notes += advice
     if len(requests) != 1:
         what = f"The prompt makes {count(len(requests), 'image')}; a cell has one"
         notes.append(Problem(what, "generate.prompt", "remove {e$$...} from it", code="grid.several-images"))
         return None
-    made = requests[0].job
+    cell_job = requests[0].job
     for axis in axes:
-        if "." in axis.setting and axis.setting != "generate.prompt" and value_of(made, axis.setting) != at[axis]:
+        if "." in axis.setting and axis.setting != "generate.prompt" and value_of(cell_job, axis.setting) != at[axis]:
             what = f"{axis.title} of the axis is ignored: the prompt has an option for it"
             notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
     for when in (AFTER, LAST):
         for axis in axes:
             if _when(axis) == when:
-                made = _put(made, axis, at[axis])
-    if closed := list(_closed(made)):
+                cell_job = _put(cell_job, axis, at[axis])
+    if closed := list(_closed(cell_job)):
         notes += closed
         return None
-    return with_initial_images([replace(requests[0], job=made)])[0]
+    return with_initial_images([replace(requests[0], job=cell_job)])[0]
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:
-    """Files of axes that a shared page may not open. Models, LoRAs and embeddings are only found in open folders anyway."""
+    """Problems of axis files that a shared page may not open. Models, LoRAs and embeddings are only searched for in
+    open folders anyway."""
     for named in named_in(job):
         if named.what == "path" and not may_reach(resolve_path(named.value)):
             what = f"'{named.value}' is not accessible from a shared page"
             yield Problem(what, named.where, "use a file inside an open folder", code="shared.path-closed")
 
 
-def _seed(job: GridJob, axes: Sequence[Axis], place: Place) -> int:
-    """The seed of a cell: the job's, counted up along the axes that vary it, as A1111 does."""
+def _seed(job: GridJob, axes: Sequence[Axis], position: Index) -> int:
+    """The seed of a cell: the job's, incremented along the axes that vary it, as in A1111."""
     seed, stride = job.generate.seed or 0, 1
     for number, letter in enumerate(LETTERS):
         if getattr(job.grid, f"vary_seeds_{letter}"):
-            seed += place[number] * stride
+            seed += position[number] * stride
             stride *= next((len(axis.values) for axis in axes if axis.letter == letter), 1)
     return seed % SEEDS
 
@@ -224,15 +225,15 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
         uses = _with_file(settings.loras, value) if name == LORA else _with_strength(settings.loras, lora, value)
         return job.model_copy(update={"generate": settings.model_copy(update={"loras": uses})})
     if name in (CONTROL, WEIGHT):
-        given = job.controls
-        nets = _with_net(given.nets, value) if name == CONTROL else _with_weight(given.nets, value)
-        own = {"nets": nets, "control_image": given.control_image if nets else None}
-        return job.model_copy(update={"controls": given.model_copy(update=own)})
+        controls = job.controls
+        nets = _with_net(controls.nets, value) if name == CONTROL else _with_weight(controls.nets, value)
+        changes = {"nets": nets, "control_image": controls.control_image if nets else None}
+        return job.model_copy(update={"controls": controls.model_copy(update=changes)})
     group, _, setting = name.partition(".")
-    changes = {setting: value}
-    if name == MODEL and value != job.model.base_model:  # set for the job's own model, not for others
-        changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
-    return job.model_copy(update={group: getattr(job, group).model_copy(update=changes)})
+    group_changes = {setting: value}
+    if name == MODEL and value != job.model.base_model:  # set for the job's model only
+        group_changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
+    return job.model_copy(update={group: getattr(job, group).model_copy(update=group_changes)})
 
 
 def _with_file(uses: Sequence[LoraUse], file: str | None) -> list[LoraUse]:
@@ -261,7 +262,7 @@ def _with_strength(uses: Sequence[LoraUse], name: str, strength: float) -> list[
 
 
 def _is(use: LoraUse, name: str) -> bool:
-    return file_words(use.file).casefold() == file_words(name).casefold()
+    return file_stem(use.file).casefold() == file_stem(name).casefold()
 
 
 def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
@@ -270,9 +271,9 @@ def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Probl
         head, _, name = axis.setting.partition(":")
         uses = [use for cell in cells for use in cell.request.job.generate.loras]
         if head == STRENGTH and not any(not name or _is(use, name) for use in uses):
-            known = ", ".join(dict.fromkeys(file_words(use.file) for use in uses))
+            names = ", ".join(dict.fromkeys(file_stem(use.file) for use in uses))
             what = f"There is no LoRA '{name}' in this grid" if name else "There is no LoRA in this grid"
-            fix = f"use one of {known}" if known else "add a LoRA, or write <lora:name:1> in the prompt"
+            fix = f"use one of {names}" if names else "add a LoRA, or write <lora:name:1> in the prompt"
             yield Problem(what, f"grid.{axis.letter}_axis", fix, code="grid.no-lora")
 
 
@@ -280,8 +281,8 @@ def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Probl
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Part]:
-    """The cells in the order of work: each model is loaded once, each set of LoRA files attached once per model, and cells that
-    differ only in prompt and seed are adjacent, to form batches."""
+    """The cells in processing order: each model is loaded once, each set of LoRA files attached once per model, and
+    cells that differ only in prompt and seed are adjacent, to form batches."""
     models: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
         by_files = models.setdefault(_model_key(cell.request.job), {})
@@ -318,7 +319,7 @@ def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
-    """Sampling steps of all cells and stages by the settings alone: no file is looked for, no prompt is read."""
+    """Sampling steps of all cells and stages by the settings alone, without opening files or parsing prompts."""
     staged = [axis for axis in axes if axis.setting.partition(".")[0] in STAGED or axis.setting == "generate.steps"]
     steps = 0
     for values in product(*(axis.values for axis in staged)):
@@ -330,7 +331,7 @@ def expected_steps(job: GridJob, axes: Sequence[Axis]) -> int:
 
 
 def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
-    """(the grid, its number of steps). Raises ProblemsError with all problems, also of the files."""
+    """(the grid, its number of steps). Raises ProblemsError with all problems, including those of files."""
     require_writable(workspace)
     grid = grid_of(decided(job), workspace)
     problems: list[Problem] = []

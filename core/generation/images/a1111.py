@@ -1,4 +1,4 @@
-"""A1111's `parameters` block: the text of an image's settings that Forge, image sites and this program write and read."""
+"""A1111's `parameters` text: the settings of an image as Forge, image sites and this program write and read them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from core.record.bounded_json import json_or_none
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 
-LONGEST_TEXT = 200_000  # characters of A1111's whole block
+LONGEST_TEXT = 200_000  # characters of A1111's text
 
-# One `Name: value` of A1111's settings; a value with commas or colons is in double quotes, escaped as in JSON, or is JSON itself.
+# One `Name: value` of A1111's settings; values with commas or colons are quoted and escaped as in JSON, or are JSON.
 NAME = re.compile(r"(\w[\w \-/().+&']{0,80}+):[ \t]*")
 VALUE = re.compile(r'"(?:\\[\s\S]|[^\\"])*+"(?=[ \t]*(?:,|\n|\Z))|[^,\n]*')
 AFTER = re.compile(r"[ \t]*(?:,|\n|\Z)")
@@ -29,16 +29,16 @@ KNOWN = frozenset({*(row.key for row in ROWS), "Size", "Sampler", "Schedule type
 WEIGHTED = re.compile(r"\s*([^:,]{1,200}+):\s*(-?\d{1,3}(?:\.\d{1,6})?)(?=,|$)")  # of Fooocus: "ink: 0.5"
 NEGATIVE = re.compile(r"\s?(Negative prompt:)", re.IGNORECASE)
 FLAT = re.compile(r"\bSteps: \d{1,4}, (?=\w[\w ]{0,30}: )")
-OF_EXTRAS = "Postprocess "  # how the names of A1111's Extras tab begin
-JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of programs that are not known; no prompt begins so
+OF_EXTRAS = "Postprocess "  # prefixes of names of A1111's Extras tab
+JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # of unknown programs; no prompt starts with these
 
 
 # -- writing
 
 
 def a1111_text(job: GenerateJob, hashes: Hashes) -> str:
-    """A1111's `parameters` block: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs. What A1111 has no
-    name for has our own."""
+    """A1111's `parameters` text: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs. Settings that
+    A1111 does not have are written by our names."""
     settings = job.generate
     tags = "".join(f" {tag_of(use, settings.steps)}" for use in settings.loras)
     lines = [settings.prompt + tags]
@@ -58,10 +58,10 @@ def _quoted(value: Any) -> str:
 
 
 def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
-    """(prompt, negative prompt, settings) of A1111's block; without a line of settings there are none."""
+    """(prompt, negative prompt, settings) of A1111's text; no settings without a line of them."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     at = _begin(lines)
-    if at == len(lines) and (flat := FLAT.search(text)):  # websites make one line of it
+    if at == len(lines) and (flat := FLAT.search(text)):  # websites join all lines
         lines = [*NEGATIVE.sub(r"\n\1", text[: flat.start()], 1).strip().split("\n"), text[flat.start() :].strip()]
         at = len(lines) - 1
     start = next((number for number, line in enumerate(lines[:at]) if NEGATIVE.match(line)), at)
@@ -71,16 +71,17 @@ def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _begin(lines: Sequence[str]) -> int:
-    """Where the settings begin: others follow that line where a value has line breaks; at the end if there are none."""
+    """The line where the settings begin (a value with line breaks continues on the next lines); the end if there are
+    none."""
     end, last = len(lines), len(lines) - 1
-    said = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
-    numbered = (number for number in reversed(said) if len(said[number]) >= 3 and _counts(said[number]))
+    pairs_in = {number: _pairs(line) for number, line in enumerate(lines) if NAME.match(line.lstrip())}
+    numbered = (number for number in reversed(pairs_in) if len(pairs_in[number]) >= 3 and _counts(pairs_in[number]))
     if (first := next(numbered, None)) is not None:
         return first
-    pairs = said.get(last, {})
+    pairs = pairs_in.get(last, {})
     named = pairs.keys() & KNOWN
-    known = _counts(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
-    return last if known or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
+    is_settings = _counts(pairs) or (len(pairs) == 2 == len(named)) or (len(pairs) > 2 and named - {"Steps"})
+    return last if is_settings or (pairs and all(name.startswith(OF_EXTRAS) for name in pairs)) else end
 
 
 def _counts(pairs: Mapping[str, str]) -> bool:
@@ -88,29 +89,29 @@ def _counts(pairs: Mapping[str, str]) -> bool:
 
 
 def _pairs(line: str) -> dict[str, str]:
-    """Of several with one name the first, since what comes later may be a part of another's value."""
+    """The pairs of a line. Of equal names the first counts: a later one may be part of a value."""
     pairs: dict[str, str] = {}
-    decoder, at, whole = json.JSONDecoder(), 0, True
+    decoder, at, complete = json.JSONDecoder(), 0, True
     while name := NAME.search(line, at):
         value = VALUE.match(line, name.end())
         text, at = (_unquoted(value[0]), value.end()) if value else ("", name.end())
-        if whole and line[name.end() : name.end() + 1] in ("{", "["):
+        if complete and line[name.end() : name.end() + 1] in ("{", "["):
             try:
                 end = decoder.raw_decode(line, name.end())[1]
                 text, at = (line[name.end() : end], end) if AFTER.match(line, end) else (text, at)
             except (ValueError, RecursionError):
-                whole = False  # each attempt may read to the end
+                complete = False  # each attempt may read to the end
         pairs.setdefault(name[1].strip(), text)
     return pairs
 
 
 def _resources(pairs: Mapping[str, str]) -> list[str]:
-    """What an image of Civitai was made with besides its model: ["Civitai resources (lora Ink 0.8)"]."""
+    """What Civitai's metadata lists besides the model: ["Civitai resources (lora Ink 0.8)"]."""
     listed = json_or_none(pairs.get("Civitai resources", ""))
     rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
     others = [each for each in rows if each.get("type") != "checkpoint"]
-    words = (" ".join(str(each.get(key, ""))[:40] for key in ("type", "modelName", "weight")) for each in others)
-    return [f"Civitai resources ({' '.join(each.split())})" for each in words]
+    descriptions = (" ".join(str(each.get(key, ""))[:40] for key in ("type", "modelName", "weight")) for each in others)
+    return [f"Civitai resources ({' '.join(each.split())})" for each in descriptions]
 
 
 def _unquoted(value: str) -> str:
@@ -123,7 +124,8 @@ def _unquoted(value: str) -> str:
 
 
 def from_a1111_text(text: str, processed: str = "") -> ImageRecord:
-    """A1111's block as settings. What is not read is noted, never dropped silently. processed: what was done to the finished image"""
+    """A1111's text as settings. Unread settings are noted, never dropped silently. processed: changes to the finished
+    image"""
     if len(text) > LONGEST_TEXT:
         return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     prompt, negative, pairs = a1111_parts(text.removeprefix("\ufeff"))
@@ -156,10 +158,10 @@ def _limited(reading: Reading, tag: LoraTag) -> LoraTag | None:
 
 
 def from_foreign(settings: ForeignSettings) -> ImageRecord:
-    """The settings of another program as a job, with notes on what differs."""
+    """The settings of another program as a job, with notes on differences."""
     if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
-    reading = Reading(settings.pairs, settings.source.lower(), settings.left)
+    reading = Reading(settings.pairs, settings.source.lower(), settings.unread)
     what = f"{settings.source} weights prompts and samples differently, so the image will differ"
     reading.note(what, "other-program")
     if not settings.prompt:
@@ -169,7 +171,7 @@ def from_foreign(settings: ForeignSettings) -> ImageRecord:
 
 
 def _record(reading: Reading, prompt: str, negative: str, tags: Sequence[LoraTag]) -> ImageRecord:
-    """What was read, and notes on the rest."""
+    """The settings that were read, and notes on the others."""
     if not reading.pairs:
         reading.note("It contains a prompt alone; all other settings are the defaults", "prompt-alone")
     reading.groups["prompts"]["dynamic_prompts"] = False

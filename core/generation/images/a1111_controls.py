@@ -1,4 +1,5 @@
-"""ControlNets in A1111's text, as sd-webui-controlnet and Forge write and read them: `ControlNet 0: "Module: canny, Model: ..."`."""
+"""ControlNets in A1111's text, as sd-webui-controlnet and Forge write and read them: `ControlNet 0: "Module: canny,
+Model: ..."`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
 from core.settings.job import GenerateJob
 
-# Ours -> theirs, and which of our settings are their thresholds A and B. Their others are networks of their own.
+# Our preprocessor -> A1111's module, and our settings for its thresholds A and B. A1111's other modules are networks.
 MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "none": ("none", ()),
     "canny": ("canny", ("edge_low", "edge_high")),
@@ -21,7 +22,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tile": ("tile_resample", ("tile_factor",)),
     "shuffle": ("shuffle", ()),
 }
-MODES = {  # the first name of each value is the one that is written
+MODES = {  # the first name of each value is written
     "Balanced": "balanced",
     "My prompt is more important": "prompt",
     "ControlNet is more important": "control",
@@ -50,34 +51,34 @@ Note = Callable[[str, str, str], None]  # (what, end of its code, fix)
 
 
 def units_of(job: GenerateJob, hashes: Hashes) -> dict[str, str]:
-    """{"ControlNet 0": its values} of those that act. Models have A1111's first hash, as in the extension."""
+    """{"ControlNet 0": its values} of the active ControlNets. Models have A1111's first hash, as in the extension."""
     return {f"ControlNet {number}": _unit(use, hashes) for number, use in enumerate(job.controls.used)}
 
 
 def _unit(use: ControlUse, hashes: Hashes) -> str:
-    own = PurePath(use.hint_model).stem if use.preprocessor == BY_MODEL else use.preprocessor
-    module, settings = MODULES.get(use.preprocessor, (own, ()))
+    name = PurePath(use.hint_model).stem if use.preprocessor == BY_MODEL else use.preprocessor
+    module, settings = MODULES.get(use.preprocessor, (name, ()))
     digest = hashes.controls.get(use.file, "")
-    modes = {ours: theirs for theirs, ours in MODES.items()} | {"guess": "ControlNet is more important"}
+    modes = {mode: a1111 for a1111, mode in MODES.items()} | {"guess": "ControlNet is more important"}
     pairs = {
         "Module": module,
         "Model": PurePath(use.file).stem + (f" [{digest}]" if digest else ""),
         "Weight": f"{use.weight:g}",
-        "Resize Mode": next(theirs for theirs, ours in FITS.items() if ours == use.fit),
-        **{name.title(): f"{getattr(use, own):g}" for name, own in zip(THRESHOLDS, settings, strict=False)},
+        "Resize Mode": next(a1111 for a1111, fit in FITS.items() if fit == use.fit),
+        **{key.title(): f"{getattr(use, name):g}" for key, name in zip(THRESHOLDS, settings, strict=False)},
         "Guidance Start": f"{use.start_at:g}",
         "Guidance End": f"{use.end_at:g}",
-        "Pixel Perfect": use.preprocessor != "none",  # made at the size of the image
+        "Pixel Perfect": use.preprocessor != "none",  # preprocessed at the size of the image
         "Control Mode": modes[use.mode],
     }
-    return ", ".join(f"{name}: {re.sub('[,:]', '_', str(value))}" for name, value in pairs.items())
+    return ", ".join(f"{key}: {re.sub('[,:]', '_', str(value))}" for key, value in pairs.items())
 
 
 # -- reading
 
 
 def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
-    """The ControlNets among the settings of A1111's text, unchecked."""
+    """The ControlNets in A1111's settings, unchecked."""
     uses = [_use(unit, note) for unit in _units_in(pairs)]
     if uses:
         note("The control images are not in the file", "no-control-image", "choose them")
@@ -85,16 +86,16 @@ def uses_in(pairs: Mapping[str, str], note: Note) -> list[dict[str, Any]]:
 
 
 def unread_in(pairs: Mapping[str, str]) -> list[str]:
-    """What the units say and no setting has: the passes of hires fix that they act in, and their regions."""
+    """Values of units that no setting has: the hires fix passes in which they act, and their regions."""
     units = enumerate(_units_in(pairs))
     return [f"ControlNet {number} {name}" for number, unit in units for name in UNREAD if unit.get(name) not in USUAL]
 
 
 def hashes_in(pairs: Mapping[str, str]) -> dict[str, str]:
-    """{name of a ControlNet: A1111's first hash} of those that have one."""
+    """{name of a ControlNet: A1111's first hash}, if stored."""
     models = [unit["model"] for unit in _units_in(pairs)]
-    found = {HASH.sub("", model): named[1].lower() for model in models if (named := HASH.search(model))}
-    return {name: digest for name, digest in found.items() if len(digest) == FIRST_HASH}
+    hashes = {HASH.sub("", model): named[1].lower() for model in models if (named := HASH.search(model))}
+    return {name: digest for name, digest in hashes.items() if len(digest) == FIRST_HASH}
 
 
 def _units_in(pairs: Mapping[str, str]) -> list[dict[str, str]]:
@@ -103,28 +104,28 @@ def _units_in(pairs: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _values(text: str) -> dict[str, str]:
-    """By the names of today, in lower case."""
-    found = {name.strip().lower().replace("_", " "): value.strip() for name, value in PART.findall(text)}
+    """The values by their current names, in lower case."""
+    values = {name.strip().lower().replace("_", " "): value.strip() for name, value in PART.findall(text)}
     former = {"module": "preprocessor", "guidance start": "starting/ending", "processor res": "preprocessor params"}
-    found |= {name: found[old] for name, old in former.items() if old in found}
+    values |= {name: values[old] for name, old in former.items() if old in values}
     for names in (("guidance start", "guidance end"), ("processor res", *THRESHOLDS)):
-        if found.get(names[0], "").startswith("("):
-            found |= dict(zip(names, (each.strip() for each in found[names[0]].strip("()").split(",")), strict=False))
-    return found
+        if values.get(names[0], "").startswith("("):
+            values |= dict(zip(names, (each.strip() for each in values[names[0]].strip("()").split(",")), strict=False))
+    return values
 
 
 def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
     module = values.get("module", "none")
-    ours = next((own for own, (theirs, _) in MODULES.items() if theirs.casefold() == module.casefold()), None)
-    if ours is None:
+    preprocessor = next((name for name, (a1111, _) in MODULES.items() if a1111.casefold() == module.casefold()), None)
+    if preprocessor is None:
         what = f"The preprocessor {module[:60]} is not available; control images are used as they are"
         note(what, "no-preprocessor", "choose a preprocessor, or a finished control image")
-    wanted = {"weight": "weight", "guidance start": "start_at", "guidance end": "end_at"}
-    wanted |= dict(zip(THRESHOLDS, MODULES[ours or "none"][1], strict=False))
-    numbers = {name: number for key, name in wanted.items() if (number := _number(values.get(key, ""))) is not None}
+    names = {"weight": "weight", "guidance start": "start_at", "guidance end": "end_at"}
+    names |= dict(zip(THRESHOLDS, MODULES[preprocessor or "none"][1], strict=False))
+    numbers = {path: number for key, path in names.items() if (number := _number(values.get(key, ""))) is not None}
     return {
         "file": HASH.sub("", values["model"]),
-        "preprocessor": ours or "none",
+        "preprocessor": preprocessor or "none",
         "fit": _choice(FITS, values.get("resize mode", ""), "crop"),
         "mode": _choice(MODES, values.get("control mode", ""), "balanced"),
         **numbers,
@@ -132,14 +133,14 @@ def _use(values: Mapping[str, str], note: Note) -> dict[str, Any]:
 
 
 def _choice(names: Mapping[str, str], text: str, usual: str) -> str:
-    """By its name or, as the API's clients write it, by its number."""
-    known = {name.casefold(): value for name, value in names.items()}
-    known |= {str(number): value for number, value in enumerate(list(names.values())[:3])}
-    return known.get(text.casefold(), usual)
+    """A choice by its name or, as API clients write it, by its number."""
+    choices = {name.casefold(): value for name, value in names.items()}
+    choices |= {str(number): value for number, value in enumerate(list(names.values())[:3])}
+    return choices.get(text.casefold(), usual)
 
 
 def _number(text: str) -> float | int | None:
-    """None for none, and for -1, which stands for the default."""
+    """The number of a text; None if it is none, and for -1, the default."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The settings that A1111's text has a name for: a row each, by which they are written and read."""
+"""The settings that A1111's text has a name for: one row each, for writing and reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.settings.job import GenerateJob
 
 ZERO_SNR = "Zero Terminal SNR"
 HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
-# Groups and settings of a generation that are no part of how one image is made, or that the text has in another form.
+# Groups and settings of a generation that do not affect a single image, or that the text has in another form.
 SILENT_GROUPS = ("prompts", "controls", "output", "memory", "generation_memory")
 SILENT = {"model.base_model", "model.family"} | set(
     f"generate.{name}"
@@ -38,7 +38,7 @@ class Row:
     to_text    (value) -> its text; None is not written
     from_text  (text) -> the value, which is checked afterwards; raises ValueError
     acts       (job) -> whether it is written
-    value      (job, hashes of its files) -> what is written, if it is not the setting's value
+    value      (job, hashes of its files) -> the written value, if it is not the setting's
     """
 
     key: str
@@ -54,7 +54,7 @@ class Row:
 
 
 def plain(value: Any) -> str:
-    """The text of a setting's value, from which the same value is read."""
+    """The text of a setting's value, which parses to the same value."""
     if isinstance(value, tuple | list):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
@@ -64,16 +64,16 @@ def _number(key: str, path: str, **more: Any) -> Row:
     return Row(key, path, plain, **more)
 
 
-def _words(key: str, path: str, words: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
-    """A row of fixed words. words: {A1111's: ours}; also: others that are read, not written"""
-    known = {word.casefold(): value for word, value in {**words, **(also or {})}.items()}
+def _labels(key: str, path: str, labels: Mapping[str, Any], also: Mapping[str, Any] | None = None, **more: Any) -> Row:
+    """A row of fixed texts. labels: {A1111's text: value}; also: others that are read, not written"""
+    values = {label.casefold(): value for label, value in {**labels, **(also or {})}.items()}
 
     def read(text: str) -> Any:
-        if text.casefold() not in known:
+        if text.casefold() not in values:
             raise ValueError(text)
-        return known[text.casefold()]
+        return values[text.casefold()]
 
-    return Row(key, path, {value: word for word, value in words.items()}.get, read, **more)
+    return Row(key, path, {value: label for label, value in labels.items()}.get, read, **more)
 
 
 def _guidance(text: str) -> str:
@@ -106,8 +106,8 @@ def _refiner(job: GenerateJob, hashes: Hashes) -> str | None:
     return name and Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")
 
 
-GIVEN = "image_to_image"
-NO_VAE = ("automatic", "none", "default", "default (model)", "baked vae", "auto")  # the model's own
+GROUP = "image_to_image"
+NO_VAE = ("automatic", "none", "default", "default (model)", "baked vae", "auto")  # the model's
 ROWS = (
     _number("Steps", "generate.steps"),
     _number("CFG scale", "generate.guidance_scale"),
@@ -123,29 +123,29 @@ ROWS = (
     _number("Clip skip", "model.clip_skip"),
     _number(
         "Denoising strength",
-        f"{GIVEN}.strength",
+        f"{GROUP}.strength",
         acts=lambda job: begins(job) or job.hires.highres_fix_scale is not None,
     ),
-    _number("Mask blur", f"{GIVEN}.mask_blur", acts=_repaints, value=lambda job, hashes: blur_of(job)),
-    _words(
-        "Mask mode", f"{GIVEN}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
+    _number("Mask blur", f"{GROUP}.mask_blur", acts=_repaints, value=lambda job, hashes: blur_of(job)),
+    _labels(
+        "Mask mode", f"{GROUP}.mask_invert", {"Inpaint not masked": True}, {"Inpaint masked": False}, acts=_repaints
     ),
-    _words(
+    _labels(
         "Masked content",
-        f"{GIVEN}.masked_content",
+        f"{GROUP}.masked_content",
         {"fill": "fill", "latent noise": "latent_noise", "latent nothing": "latent_nothing"},
         {"original": "original"},
         acts=_repaints,
     ),
-    _words(
-        "Inpaint area", f"{GIVEN}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_repaints
+    _labels(
+        "Inpaint area", f"{GROUP}.inpaint_area", {"Only masked": "masked"}, {"Whole picture": "whole"}, acts=_repaints
     ),
-    _number("Masked area padding", f"{GIVEN}.mask_padding", acts=_masked),
-    _words("Resize mode", f"{GIVEN}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
+    _number("Masked area padding", f"{GROUP}.mask_padding", acts=_masked),
+    _labels("Resize mode", f"{GROUP}.fit", {"Crop and resize": "crop"}, {"Just resize": "resize"}, acts=begins),
     Row("Refiner", "refiner.refiner_checkpoint", from_text=lambda text: HASH.sub("", text) or None, value=_refiner),
     _number("Refiner switch at", "refiner.refiner_switch_at", acts=lambda job: bool(job.refiner.refiner_checkpoint)),
-    _words("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
-    _words("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device", "cuda": "device"}),
+    _labels("Noise schedule", "generate.zero_terminal_snr", {ZERO_SNR: "on"}, {"Default": "auto"}),
+    _labels("RNG", "start_noise.noise_source", {"CPU": "cpu", "GPU": "device"}, {"NV": "device", "cuda": "device"}),
     Row("Guidance", "generate.guidance", lambda name: None if name == "classic" else str(name), _guidance),
 )
 _HAVE_ROWS = frozenset(row.path for row in ROWS)
@@ -156,29 +156,29 @@ def written_rows(job: GenerateJob, hashes: Hashes) -> dict[str, str | None]:
     return {row.key: row.text(job, hashes) for row in ROWS}
 
 
-def by_own_names() -> dict[str, Declared]:
-    """The settings that change an image and that A1111 does not have, by our names; those of packages by their paths where
-    another has the name."""
-    found: dict[str, Declared] = {}
+def other_settings() -> dict[str, Declared]:
+    """{name: setting} of those that change an image and that A1111 does not have; a package's setting by its path if
+    its name is taken."""
+    settings: dict[str, Declared] = {}
     for entry in declared(GenerateJob):
         if entry.group not in SILENT_GROUPS and entry.path not in SILENT | _HAVE_ROWS and entry.kind != "list":
-            found[entry.path if entry.name in found else entry.name] = entry
-    return found
+            settings[entry.path if entry.name in settings else entry.name] = entry
+    return settings
 
 
-def written_own(job: GenerateJob) -> dict[str, str]:
-    """{our name: text} of those that are not at their defaults, without kinds of guidance that are not chosen."""
-    found = {}
-    for name, entry in by_own_names().items():
+def other_texts(job: GenerateJob) -> dict[str, str]:
+    """{name: text} of these settings that are not at their defaults, without those of unselected guidance kinds."""
+    texts = {}
+    for name, entry in other_settings().items():
         value = value_of(job, entry.path)
         idle = entry.group in GUIDANCES and entry.group != job.generate.guidance
         if value is not None and value != entry.default and not idle:
-            found[name] = plain(value)
-    return found
+            texts[name] = plain(value)
+    return texts
 
 
-def read_own(entry: Declared, text: str) -> Any:
-    """The value of such a setting, to be checked afterwards. Raises ValueError."""
+def read_other(entry: Declared, text: str) -> Any:
+    """The value of such a setting, still unchecked. Raises ValueError."""
     value = json_or_none(text) if entry.kind == "pair" else text
     if value is None:
         raise ValueError(f"{entry.title} is not JSON")

@@ -1,6 +1,7 @@
-"""What the settings in A1111's text mean: how each is written, and next to it how it is read.
+"""The meaning of the settings in A1111's text: how each is written and, next to it, how it is read.
 
-Most are a row (`a1111_rows`); a `Topic` is what A1111 has in another form: several settings in one value, or one in several.
+Most are a row (`a1111_rows`); a `Topic` is what A1111 has in another form: several settings in one value, or one in
+several.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from core import __version__
 from core.diffusion.samplers import schedule_problem
 from core.generation.images.a1111_controls import UNIT, hashes_in, units_of, unread_in, uses_in
-from core.generation.images.a1111_rows import ROWS, by_own_names, read_own, written_own, written_rows
+from core.generation.images.a1111_rows import ROWS, other_settings, other_texts, read_other, written_rows
 from core.generation.images.record import names_of
 from core.generation.model.sources import Hashes
 from core.generation.plan.stages import hires_sizes, stages_of
@@ -33,7 +34,7 @@ PROGRAM = "Atelier"  # the first word of the block's version
 MOST_NAMED = 100  # settings in one note
 SIZE = re.compile(r"(\d{1,5})\s*[x\u00d7]\s*(\d{1,5})")
 LABELS = SAMPLER_LABELS | {"pndm": "PLMS"}  # A1111's
-# What "Automatic" is with A1111's samplers, where it is not our own schedule, which is "Uniform" there.
+# A1111's "Automatic" schedule by sampler, if it is not our "own" schedule, which A1111 calls "Uniform".
 AUTOMATIC = {
     "dpmsolver++": "karras",
     "dpmsolver++_sde": "karras",
@@ -43,11 +44,11 @@ AUTOMATIC = {
     "dpm_2": "karras",
     "dpm_2_a": "karras",
 }
-UNSCHEDULED = ("ddim", "pndm", "unipc")  # in A1111 their steps do not follow the schedule type
-# A1111's names for how prompt weights are applied: (whether they are, how the text states are scaled)
+UNSCHEDULED = ("ddim", "pndm", "unipc")  # in A1111 their steps ignore the schedule type
+# A1111's names for the application of prompt weights: (whether they are applied, how the text states are scaled)
 EMPHASES = {"Original": (True, "original"), "No norm": (True, "none"), "None": (False, "none"), "abs": (True, "abs")}
-UPSCALER_TITLES = {"None": "lanczos"}  # A1111's others are ours
-# Values that leave things as they are, and what does not change an image or is read from its hashes.
+UPSCALER_TITLES = {"None": "lanczos"}  # A1111's other names are ours
+# Values without effect, and settings that do not change an image or are read from its hashes.
 NOTHING = frozenset({"", "None", "False"})
 SILENT = frozenset({
     "Version", "Model", "Model hash", "VAE hash", "Hashes", "Lora hashes", "TI hashes", "TI", "Batch size", "Batch pos",
@@ -56,7 +57,7 @@ SILENT = frozenset({
     "App", "Backend", "Pipeline", "Operations", "Batch", "Raw prompt", "Raw negative prompt", "Metadata Scheme", "Base Model hash",
     "Lora weights", "Civitai resources",
 })  # fmt: skip
-# Names of SD.Next and Fooocus for A1111's and ours.
+# SD.Next's and Fooocus' names -> A1111's or ours.
 OTHER_NAMES = {
     "Base Model": "Model",
     "Scheduler": "Schedule type",
@@ -69,26 +70,26 @@ HIRES = ("Hires upscale", "Hires resize")  # either turns hires fix on
 
 
 class Reading:
-    """The settings of one image by A1111's names, on their way into ours.
+    """The settings of one image by A1111's names, being converted into ours.
 
-    left   those that nothing has read yet; more: names of others that cannot be read
+    unread   those not read yet; more: names of others that cannot be read
     """
 
     def __init__(self, pairs: dict[str, str], source: str, more: Sequence[str] = ()):
-        self.pairs, self.left, self.source, self.more = pairs, dict(pairs), source, more
+        self.pairs, self.unread, self.source, self.more = pairs, dict(pairs), source, more
         self.notes: list[Problem] = []
         self.groups: dict[str, dict[str, Any]] = defaultdict(dict)
-        # A1111 and Forge; others write its text too, with their own ways of making images
-        written_by_a1111 = "App" not in pairs and re.match(
+        # A1111 and Forge; others write its text too, but generate differently
+        by_a1111 = "App" not in pairs and re.match(
             r"[vf]?\d|neo|$", pairs.get("Version", "")
         )  # SD.Next has a hash there
-        self.of_a1111 = source == "a1111" and bool(written_by_a1111)
+        self.of_a1111 = source == "a1111" and bool(by_a1111)
 
     def note(self, what: str, slug: str, fix: str = "") -> None:
         self.notes.append(Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}"))
 
     def take(self, name: str, usual: str = "") -> str:
-        return self.left.pop(name, usual)
+        return self.unread.pop(name, usual)
 
     def put(self, path: str, value: Any) -> None:
         group, _, name = path.partition(".")
@@ -102,32 +103,32 @@ class Reading:
             slug = "no-guidance" if name == "Guidance" else "unreadable-value"
             self.note(f"{name} '{text[:60]}' is not available and was ignored", slug)
 
-    def valid(self, wanted: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
-        """The settings that are within range; others get a note and keep their defaults."""
+    def valid(self, values: dict[str, Any], group: type[Settings]) -> dict[str, Any]:
+        """The settings within their range; others get a note and keep their defaults."""
         try:
-            group.model_validate(wanted)
+            group.model_validate(values)
         except ValidationError as error:
             for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
-                what = f"{group.title_of(name)} '{str(wanted[name])[:60]}' is out of range and is ignored"
+                what = f"{group.title_of(name)} '{str(values[name])[:60]}' is out of range and is ignored"
                 self.note(what, "out-of-range")
-                del wanted[name]
-        return wanted
+                del values[name]
+        return values
 
     @property
-    def of_us(self) -> bool:
+    def by_atelier(self) -> bool:
         """Whether this program wrote it."""
         return self.pairs.get("Version", "").partition(" ")[0] == PROGRAM
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What A1111's text has in a form of its own.
+    """Settings that A1111's text has in another form.
 
-    written   (job, hashes of its files) -> {A1111's name: its text}; None and "" are not written
-    read      takes its names out of a reading, and puts settings into it
+    write   (job, hashes of its files) -> {A1111's name: its text}; None and "" are not written
+    read    takes its names out of a reading, and puts settings into it
     """
 
-    written: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
+    write: Callable[[GenerateJob, Hashes], Mapping[str, Any]]
     read: Callable[[Reading], None]
 
 
@@ -145,36 +146,36 @@ def _sampler(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 def _schedule_label(sampler: str, schedule: str) -> str | None:
     if schedule == "own":
         return "Uniform" if sampler in AUTOMATIC else None
-    return next(name for name, ours in _schedule_types().items() if ours == schedule)
+    return next(name for name, value in _schedule_types().items() if value == schedule)
 
 
 def _schedule_types() -> dict[str, str]:
-    """{A1111's name: ours}; before its version 1.9 they ended the sampler's name."""
+    """{A1111's name: ours}; before its version 1.9 they were at the end of the sampler's name."""
     labels: dict[str, str] = about_of(GenerateSettings.model_fields["schedule_type"])["labels"]
     return {label.replace("uniform", "Uniform"): name for name, label in labels.items()}
 
 
 def _read_sampler(reading: Reading) -> None:
-    """The sampler by its label, and the schedule type, which may be part of the label."""
+    """Read the sampler by its label, and the schedule type, which may be part of the label."""
     label, schedule = reading.take("Sampler"), reading.take("Schedule type")
     if not label:
         return
     ending = "|".join(re.escape(each) for each in _schedule_types())
-    found = re.search(rf"\s+({ending})$", label, re.IGNORECASE)
-    name = label[: found.start()] if found else label
+    ending_match = re.search(rf"\s+({ending})$", label, re.IGNORECASE)
+    name = label[: ending_match.start()] if ending_match else label
     labels = LABELS.items() | SAMPLER_LABELS.items()
-    by_label = {text.lower(): own for own, text in labels} | {own: own for own in LABELS}
+    by_label = {text.lower(): key for key, text in labels} | {key: key for key in LABELS}
     sampler = by_label.get(sampler_name(name.lower()))
-    if sampler is None and label == label.lower():  # nodes of ComfyUI write its own names
+    if sampler is None and label == label.lower():  # nodes of ComfyUI write ComfyUI's names
         name, kind = names_of(label, schedule)
         sampler, schedule = by_label.get(name), kind or schedule
     if sampler is None:
         reading.note(f"The sampler {label[:60]} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler")
         return
     reading.put("generate.sampler", sampler)
-    schedule = found[1] if found else schedule
-    if known := _schedule(reading, sampler, schedule.lower()):
-        reading.put("generate.schedule_type", known)
+    schedule = ending_match[1] if ending_match else schedule
+    if schedule_type := _schedule(reading, sampler, schedule.lower()):
+        reading.put("generate.schedule_type", schedule_type)
     else:
         what = f"It was generated with another noise schedule ({schedule[:60]}), so the image will differ slightly"
         reading.note(what, "noise-schedule")
@@ -182,12 +183,12 @@ def _read_sampler(reading: Reading) -> None:
 
 def _schedule(reading: Reading, sampler: str, schedule: str) -> str | None:
     """Our schedule type for A1111's; None if the sampler does not have it."""
-    if not schedule or (reading.of_a1111 and sampler in UNSCHEDULED):  # before its version 1.9, none was uniform
+    if not schedule or (reading.of_a1111 and sampler in UNSCHEDULED):  # uniform before version 1.9
         return "own"
-    known = next((ours for name, ours in _schedule_types().items() if name.casefold() == schedule), None)
+    schedule_type = next((value for name, value in _schedule_types().items() if name.casefold() == schedule), None)
     if reading.source == "a1111" and sampler in AUTOMATIC:
-        known = {"own": AUTOMATIC[sampler], "uniform": "own"}.get(known or "", known)
-    return known if known is not None and schedule_problem(sampler, known, "") is None else None
+        schedule_type = {"own": AUTOMATIC[sampler], "uniform": "own"}.get(schedule_type or "", schedule_type)
+    return schedule_type if schedule_type is not None and schedule_problem(sampler, schedule_type, "") is None else None
 
 
 # -- prompt weights
@@ -196,14 +197,14 @@ def _schedule(reading: Reading, sampler: str, schedule: str) -> str | None:
 def _emphasis(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     settings = job.generate
     weights = (settings.prompt_weights, settings.emb_normalize_mode if settings.prompt_weights else "none")
-    name = next(name for name, known in EMPHASES.items() if known == weights)
+    name = next(name for name, choice in EMPHASES.items() if choice == weights)
     return {"Emphasis": name if name != "Original" and _brackets(settings.prompt, settings.negative_prompt) else None}
 
 
 def _read_emphasis(reading: Reading) -> None:
-    name, generate = reading.left.get("Emphasis", ""), reading.groups["generate"]
+    name, generate = reading.unread.get("Emphasis", ""), reading.groups["generate"]
     brackets = _brackets(generate["prompt"], generate["negative_prompt"])
-    if not name and brackets and (reading.of_a1111 or reading.source == "sd-scripts" or reading.of_us):
+    if not name and brackets and (reading.of_a1111 or reading.source == "sd-scripts" or reading.by_atelier):
         name = "Original"
     if name in EMPHASES:
         reading.take("Emphasis")
@@ -218,22 +219,22 @@ def _brackets(*texts: str) -> bool:
 
 
 def _rows(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    return written_rows(job, hashes) | written_own(job)
+    return written_rows(job, hashes) | other_texts(job)
 
 
 def _read_rows(reading: Reading) -> None:
     reading.put("start_noise.noise_source", "device" if reading.of_a1111 else "cpu")  # A1111 leaves RNG out for the GPU
-    own = by_own_names()
+    others = other_settings()
     for row in ROWS:
-        if row.key in reading.left:
+        if row.key in reading.unread:
             reading.read(row.key, row.path, row.from_text)
-    for name in [name for name in reading.left if name in own]:
-        entry = own[name]
-        reading.read(name, entry.path, lambda text, entry=entry: read_own(entry, text))
+    for name in [name for name in reading.unread if name in others]:
+        entry = others[name]
+        reading.read(name, entry.path, lambda text, entry=entry: read_other(entry, text))
     if (
         "Denoising strength" in reading.pairs
         and "image_path" not in reading.pairs
-        and not reading.left.keys() & {*HIRES}
+        and not reading.unread.keys() & {*HIRES}
     ):
         reading.note("It was made from another image, which is not in the file", "no-initial-image", "choose it")
 
@@ -254,24 +255,24 @@ def _read_size(reading: Reading) -> None:
 
 
 def _hires(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """A1111's names for hires fix. Its size and steps are those of the first stage."""
+    """A1111's names for hires fix. A1111's size and steps are those of the first stage."""
     hires, settings = job.hires, job.generate
     if hires.highres_fix_scale is None:
         return {}
     first, second = stages_of(job)[:2]
-    found: dict[str, Any] = {"Steps": first.steps, "Hires steps": settings.steps, "highres_fix_steps": None}
+    values: dict[str, Any] = {"Steps": first.steps, "Hires steps": settings.steps, "highres_fix_steps": None}
     if hires.highres_fix_scale > 1:
-        found |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
+        values |= {"Hires upscale": f"{hires.highres_fix_scale:g}", "highres_fix_scale": None}
     elif settings.width and settings.height:
-        found |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
+        values |= {"Size": "{}x{}".format(*first.size), "Hires resize": "{}x{}".format(*second.size)}
     file = hires.highres_fix_upscaler_file
     names = dict.fromkeys(("highres_fix_upscaler", "highres_fix_upscaler_file", "highres_fix_latents_upscaling"))
-    return found | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
+    return values | {"Hires upscaler": Path(file).stem if file else upscaler_of(job).title} | names
 
 
 def _read_hires(reading: Reading) -> None:
-    """A1111's steps are those of the first stage, its size too; 0 steps are as many as there."""
-    if not reading.left.keys() & {*HIRES}:
+    """Read hires fix: A1111's steps and size are those of the first stage; 0 hires steps are as many."""
+    if not reading.unread.keys() & {*HIRES}:
         return
     generate, hires = reading.groups["generate"], reading.groups["hires"]
     scale, resize, steps = (reading.take(name) for name in ("Hires upscale", "Hires resize", "Hires steps"))
@@ -290,10 +291,10 @@ def _read_hires(reading: Reading) -> None:
 
 
 def _resize(reading: Reading, width: int, height: int) -> None:
-    """Hires fix to a size in pixels, of which one side may be 0: by the scale that gives it."""
+    """Hires fix to a size in pixels, of which one side may be 0, as a scale."""
     generate, hires = reading.groups["generate"], reading.groups["hires"]
     small = generate.get("width") or 0, generate.get("height") or 0
-    if "highres_fix_scale" in hires:  # as this program writes it: a share of the final size
+    if "highres_fix_scale" in hires:  # as this program writes it: a fraction of the final size
         generate |= {"width": width, "height": height}
         return
     factors = [large / side for large, side in zip((width, height), small, strict=True) if large and side]
@@ -302,11 +303,11 @@ def _resize(reading: Reading, width: int, height: int) -> None:
     scale = max(factors)
     hires["highres_fix_scale"] = scale
     wide, high = hires_sizes(small, scale)[1]
-    wanted = width or wide, height or high
-    if wanted == (wide, high):
+    target = width or wide, height or high
+    if target == (wide, high):
         return
-    if hires_sizes(wanted, 1 / scale)[0] == small:
-        generate |= {"width": wanted[0], "height": wanted[1]}
+    if hires_sizes(target, 1 / scale)[0] == small:
+        generate |= {"width": target[0], "height": target[1]}
         hires["highres_fix_scale"] = 1 / scale
         return
     reading.note(f"A1111 cropped it to {width}x{height}; here hires fix keeps the aspect ratio", "hires-size")
@@ -320,7 +321,7 @@ def _model(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
         "Model hash": hashes.model[:10],
         "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
         "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
-        "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
+        "TI hashes": ", ".join(f"{token}: {digest[:12]}" for token, digest in hashes.embeddings.items()),
     }
 
 
@@ -333,8 +334,8 @@ def _read_model(reading: Reading) -> None:
 
 def read_hashes(pairs: Mapping[str, str]) -> Hashes:
     """The hashes of files in A1111's text."""
-    by_lora, by_word = _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes")
-    return Hashes(pairs.get("Model hash", ""), by_lora, by_word, controls=hashes_in(pairs))
+    by_lora, by_token = _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes")
+    return Hashes(pairs.get("Model hash", ""), by_lora, by_token, controls=hashes_in(pairs))
 
 
 def _listed(pairs: Mapping[str, str], name: str) -> dict[str, str]:
@@ -361,21 +362,21 @@ TOPICS = (
     Topic(_model, _read_model),
     Topic(units_of, _read_nets),
 )
-# The names that come first, as A1111 orders them.
+# The first names, in A1111's order.
 FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")
-FILES = ("Lora hashes", "TI hashes", "Emphasis")  # that come behind the rows
+FILES = ("Lora hashes", "TI hashes", "Emphasis")  # written after the rows
 
 
 def written_pairs(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
     """{A1111's name: text} of an image's settings, in A1111's order; None and "" are not written."""
     pairs: dict[str, Any] = dict.fromkeys((*FIRST, *(row.key for row in ROWS), *FILES))
     for topic in TOPICS:
-        pairs |= topic.written(job, hashes)
+        pairs |= topic.write(job, hashes)
     return pairs | {"Version": f"{PROGRAM} {__version__}"}
 
 
 def read_pairs(reading: Reading) -> dict[str, Any]:
-    """The groups of settings of a reading that has the prompts, and notes on what is not read."""
+    """The groups of settings of a reading that has the prompts, and notes on unread settings."""
     _former_names(reading)
     for topic in TOPICS:
         topic.read(reading)
@@ -387,23 +388,23 @@ def read_pairs(reading: Reading) -> dict[str, Any]:
 
 
 def _former_names(reading: Reading) -> None:
-    """Names of A1111's older versions, of Forge and of programs that write A1111's text too."""
-    for name, known in OTHER_NAMES.items():
-        if name in reading.left and known not in reading.pairs:
-            reading.pairs[known] = reading.left[known] = reading.take(name)
+    """Rename names of older A1111 versions, of Forge and of other programs that write A1111's text."""
+    for name, current in OTHER_NAMES.items():
+        if name in reading.unread and current not in reading.pairs:
+            reading.pairs[current] = reading.unread[current] = reading.take(name)
     if (first := reading.take("First pass size")) and SIZE.fullmatch(first):
-        reading.left |= {"Hires resize": reading.left.get("Size", ""), "Size": first} if first != "0x0" else {}
-    if "VAE" not in reading.left and "Module 2" not in reading.left and "Module 1" in reading.left:
-        reading.left["VAE"] = reading.take("Module 1")
-    if reading.left.get("Hires CFG Scale") == reading.left.get("CFG scale"):
+        reading.unread |= {"Hires resize": reading.unread.get("Size", ""), "Size": first} if first != "0x0" else {}
+    if "VAE" not in reading.unread and "Module 2" not in reading.unread and "Module 1" in reading.unread:
+        reading.unread["VAE"] = reading.take("Module 1")
+    if reading.unread.get("Hires CFG Scale") == reading.unread.get("CFG scale"):
         reading.take("Hires CFG Scale")
 
 
 def _note_rest(reading: Reading) -> None:
-    """One note that names everything that was not read and may change the image."""
+    """Add one note that names all unread settings that may change the image."""
     names = [
         name
-        for name, value in reading.left.items()
+        for name, value in reading.unread.items()
         if not (name in SILENT or UNIT.fullmatch(name) or value in NOTHING or value.startswith("Use same"))
     ]
     names += [name for name in reading.more if name not in names]

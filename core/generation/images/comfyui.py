@@ -16,9 +16,9 @@ Graph = Mapping[str, Any]  # {id: {"class_type": ..., "inputs": {name: value, or
 _CARRIES = re.compile(
     r"populated_text|wildcard_text|t5xxl|clip_[lg]|(text|string|prompt|value|positive|conditioning)(_?([a-z]|\d+|to|from))?"
 )
-_GUIDED = "BasicGuider"  # takes a conditioning without calling it positive
-PIPES = ("pipe", "basic_pipe", "sdxl_tuple")  # by which nodes hand on model, prompts and latents together
-LINKED = ("noise", "guider", "sampler", "sigmas", *PIPES)  # from where samplers have their settings
+_GUIDED = "BasicGuider"  # reads a conditioning from an input not called positive
+PIPES = ("pipe", "basic_pipe", "sdxl_tuple")  # through which nodes pass model, prompts and latents together
+LINKED = ("noise", "guider", "sampler", "sigmas", *PIPES)  # inputs of samplers that lead to their settings
 MODELS = ("model", "model1", "MODEL", "lora_stack", "optional_lora_stack")
 TEXTS, NUMBERS = ("text", "prompt", "string", "value"), ("value", "seed", "noise_seed", "int", "float", "number")
 SIDES = (("width", "height"), ("empty_latent_width", "empty_latent_height"))
@@ -26,8 +26,8 @@ CLIP_LAYERS = ("stop_at_clip_layer", "clip_skip", "base_clip_skip")
 SEPARATORS = ("delimiter", "separator")
 EMPTY, REPLACES = "ConditioningZeroOut", "StringReplace"
 NO_TEXT = ("model", "clip", "vae", "image", "pixels", "samples", "latent")
-MOST_SAMPLERS, MOST_NODES, DEEPEST, LONGEST = 100, 50, 100, 200_001  # that are looked at
-# Nodes that are a sampler or a scheduler by their kind.
+MOST_SAMPLERS, MOST_NODES, DEEPEST, LONGEST = 100, 50, 100, 200_001  # nodes visited at most
+# Classes of samplers and schedulers.
 IMPLIED = {
     **{f"{kind}Scheduler": {"scheduler": kind.lower()} for kind in ("Karras", "Exponential")},
     "BetaSamplingScheduler": {"scheduler": "beta"},
@@ -48,12 +48,12 @@ _KNOWN = re.compile(
     r"|StringReplace",
     re.IGNORECASE,
 )
-# Those that only hold, join, show or save something; all others are named.
+# Those that only store, join, show or save something; all others are reported.
 _HOLDS = re.compile(
     r".*(Preview|Save|Show|Display|Primitive|String|Text|Prompt|Seed|Float|Concat|Integer|(?-i:Int|INT|\bint)(Constant|\b)).*",
     re.IGNORECASE,
 )
-# Nodes of texts that make another one of what they take.
+# Nodes that change their input texts.
 _CHANGES = re.compile(
     r"replac|styl|random|wildcard|regex|trim|slic|substring|translat|llm|gpt|generat|template|format|case|interrogat|tagger|schedul"
     r"|travel|split|extract|truncat|enhanc|expan|upsampl|edit|function",
@@ -69,21 +69,21 @@ _STRENGTHS = (
 
 
 def is_graph(content: Mapping[str, Any]) -> bool:
-    """Whether JSON is a graph that ran, in part."""
+    """Whether JSON is a graph that ran, or part of one."""
     return any(isinstance(each, dict) and "class_type" in each for each in content.values())
 
 
 def positive_prompts(graph: Graph) -> list[str]:
-    """The texts in the order of the samplers, each node once."""
-    seen: set[str] = set()
+    """The positive texts in the order of the samplers, each node once."""
+    visited: set[str] = set()
     texts: list[str] = []
     for start in _starts(graph):
         waiting = [start]
         while waiting:
             name = waiting.pop()
-            if name in seen:
+            if name in visited:
                 continue
-            seen.add(name)
+            visited.add(name)
             carried = list(_carried(graph, name))
             texts += [text for text in carried if isinstance(text, str) and text.strip()]
             waiting += [node for value in reversed(carried) if (node := _linked(value))]
@@ -98,20 +98,20 @@ def _inputs(graph: Graph, name: str) -> Mapping[str, Any]:
 
 
 def _linked(value: Any) -> str:
-    """The node that an input is linked to; "" for none."""
+    """The node that an input is linked to; "" without a link."""
     link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)
     return str(value[0]) if link else ""
 
 
 def _carried(graph: Graph, name: str) -> Iterator[Any]:
-    """The texts and links of a node's inputs that carry a text or a conditioning."""
+    """The texts and links in a node's inputs that carry a text or a conditioning."""
     for key, value in _inputs(graph, name).items():
         if _CARRIES.fullmatch(key) and (isinstance(value, str) or _linked(value)):
             yield value
 
 
 def _starts(graph: Graph) -> Iterator[str]:
-    """What is linked to the positive input of a sampler or guider."""
+    """The links of the positive inputs of samplers and guiders."""
     for name, each in graph.items():
         kind = str(each.get("class_type", "")) if isinstance(each, dict) else ""
         if "Sampler" in kind or "Guider" in kind:
@@ -120,7 +120,7 @@ def _starts(graph: Graph) -> Iterator[str]:
 
 
 def graph_of(workflow: Any) -> Graph:
-    """The graph of a workflow as ComfyUI's page saves it: nodes, links between them and the values of their widgets."""
+    """The graph of a workflow as saved by ComfyUI's page: nodes, links between them and the values of their widgets."""
     nodes, links = (_objects(workflow, "nodes"), _links(workflow)) if isinstance(workflow, dict) else ([], {})
     graph: dict[str, Any] = {}
     for node in nodes:
@@ -146,10 +146,10 @@ def _objects(holder: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _links(workflow: Mapping[str, Any]) -> dict[str, str]:
     """{link: node it comes from}, of lists [link, node, ...] and of objects."""
-    found = {str(each.get("id")): str(each.get("origin_id")) for each in _objects(workflow, "links")}
+    sources = {str(each.get("id")): str(each.get("origin_id")) for each in _objects(workflow, "links")}
     listed = workflow.get("links")
     pairs = [each for each in listed if isinstance(each, list) and len(each) > 1] if isinstance(listed, list) else []
-    return found | {str(each[0]): str(each[1]) for each in pairs}
+    return sources | {str(each[0]): str(each[1]) for each in pairs}
 
 
 # ---- settings
@@ -158,19 +158,19 @@ def _links(workflow: Mapping[str, Any]) -> dict[str, str]:
 def settings_of(
     nodes: Mapping[str, Any], workflow: Any = None, size: tuple[int, int] | None = None
 ) -> ForeignSettings | None:
-    """The settings of the graph that ran, or the prompt alone where no sampler is found in it; None without either.
+    """The settings of the graph that ran, or only the prompt if it has no sampler; None without either.
 
-    workflow   that of ComfyUI's page, where there is no graph that ran
-    size       of the image, for nodes that do not say it
+    workflow   of ComfyUI's page, if there is no graph that ran
+    size       of the image, for nodes without one
     """
     graph = _Graph(nodes)
     chosen = graph.sampler()
     if chosen is None:
         texts = positive_prompts(nodes or graph_of(workflow))
-        return ForeignSettings("ComfyUI", ", ".join(texts), left=graph.unknown()) if texts else None
+        return ForeignSettings("ComfyUI", ", ".join(texts), unread=graph.unknown()) if texts else None
     positive = chosen.get("positive", chosen.get("conditioning"))
-    negative = graph.words(chosen.get("negative"), "negative")
-    settings = ForeignSettings("ComfyUI", graph.words(positive, "positive"), negative)
+    negative = graph.text(chosen.get("negative"), "negative")
+    settings = ForeignSettings("ComfyUI", graph.text(positive, "positive"), negative)
     numbers = {name: graph.value(chosen, name, (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
     settings.put({"Steps": numbers["steps"], "CFG scale": 1 if "conditioning" in chosen else numbers["cfg"]})
     settings.put({"Seed": graph.value(chosen, "seed" if "seed" in chosen else "noise_seed", (int,), NUMBERS)})
@@ -183,20 +183,20 @@ def settings_of(
         layers = [layer for name in CLIP_LAYERS if isinstance(layer := inputs.get(name), int) and layer < 0]
         settings.put({"Clip skip": -layers[0] if layers else None})
     settings.put({"VAE": graph.vae()})
-    settings.left = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
-    settings.left += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
+    settings.unread = [*graph.unknown(), *dict.fromkeys(graph.missed), *(["joined prompts"] if graph.joined else [])]
+    settings.unread += [f"{graph.samplers - 1} further samplers"] if graph.samplers > 1 else []
     return settings
 
 
 def _add_model(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any]) -> None:
-    """The model, or the LoRAs, of one node."""
+    """Add the model or the LoRAs of one node."""
     for name, value in inputs.items():
         if match := _LORA.fullmatch(name):
             file = None if isinstance(value, dict) else graph.value(inputs, name, (str,), TEXTS)
             _add_numbered(settings, graph, inputs, file, match[1] or match[2] or "")
-        held = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
-        for each in (value, *(held if isinstance(held, list) else ())):
-            if isinstance(each, dict) and (each.get("on") or each.get("active")):  # the former of rgthree's
+        loras = value.get("__value__") if isinstance(value, dict) else None  # of the LoRA Manager's
+        for each in (value, *(loras if isinstance(loras, list) else ())):
+            if isinstance(each, dict) and (each.get("on") or each.get("active")):  # rgthree's older form
                 texts = each.get("strengthTwo", each.get("clipStrength"))
                 settings.add_lora(each.get("lora", each.get("name")), each.get("strength"), texts)
     for tag in _tags(inputs.get("loras")):
@@ -213,18 +213,18 @@ def _tags(text: Any) -> list[LoraTag]:
 
 
 def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str, Any], name: Any, number: str) -> None:
-    """A LoRA by the inputs that have its number."""
+    """Add a LoRA by the inputs with its number."""
     count = inputs.get("lora_count")
     beyond = isinstance(count, int) and number and int(number[1:]) > count
     if beyond or inputs.get(f"switch{number}") == "Off":
         return
-    other = "lora_wt" if inputs.get("input_mode") == "advanced" else ""
+    unused = "lora_wt" if inputs.get("input_mode") == "advanced" else ""
     unet, text = (
         next(
             (
                 graph.value(inputs, key + number, (int, float), NUMBERS)
                 for key in keys
-                if key + number in inputs and key != other
+                if key + number in inputs and key != unused
             ),
             None,
         )
@@ -234,16 +234,17 @@ def _add_numbered(settings: ForeignSettings, graph: _Graph, inputs: Mapping[str,
 
 
 class _Graph:
-    """samplers: how many there are; joined: whether prompts were joined in a way of their own; missed: inputs whose value is not found"""
+    """samplers: their number; joined: whether prompts were joined by an unknown node; missed: inputs whose value was
+    not found"""
 
     def __init__(self, nodes: Graph):
         self.inputs = {name: _inputs(nodes, name) for name in nodes if _inputs(nodes, name)}
         self.kind_of = {name: str(each.get("class_type", "")) for name, each in nodes.items() if isinstance(each, dict)}
         self.samplers, self.joined, self.missed = 0, False, list[str]()
-        self._words: dict[tuple[str, str], str] = {}
+        self._texts: dict[tuple[str, str], str] = {}
 
     def unknown(self) -> list[str]:
-        """The kinds of the nodes that are not read."""
+        """The classes of the nodes that are not read."""
         kinds = dict.fromkeys(kind for kind in self.kind_of.values() if kind and kind not in IMPLIED)
         return [
             kind
@@ -252,9 +253,9 @@ class _Graph:
         ]
 
     def sampler(self) -> dict[str, Any] | None:
-        """The inputs of the sampler of the first stage, and of the nodes that give it settings; None if there is none."""
+        """The inputs of the first stage's sampler, and of the nodes with its settings; None without a sampler."""
         merged: dict[str, dict[str, Any]] = {}
-        parts: set[str] = set()  # nodes that another sampler has its settings from
+        parts: set[str] = set()  # nodes with another sampler's settings
         for name in self.inputs:
             if "latent_image" not in self.inputs[name] and not self.inputs[name].keys() & {*PIPES}:
                 continue
@@ -275,46 +276,46 @@ class _Graph:
         return all("latent_image" not in inputs for inputs in self.before(sampler.get("latent_image")))
 
     def node(self, link: Any) -> str | None:
-        """The id of the node that a link leads to; None if it is not a link."""
+        """The id of the node at the other end of a link; None if it is not a link."""
         name = _linked(link)
         return name if name in self.inputs else None
 
     def upstream(self, link: Any, names: Sequence[str] = ()) -> Iterator[str]:
         """The nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
-        seen, left = set(), [self.node(link)]
-        while left:
-            at = left.pop(0)
-            if at is None or at in seen:
+        visited, queue = set(), [self.node(link)]
+        while queue:
+            at = queue.pop(0)
+            if at is None or at in visited:
                 continue
-            seen.add(at)
+            visited.add(at)
             yield at
-            left += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
+            queue += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
 
     def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-        """The inputs of those nodes."""
+        """The inputs of the nodes upstream of a link."""
         return (self.inputs[name] for name in self.upstream(link, names))
 
     def value(self, inputs: Mapping[str, Any], name: str, kind: tuple[type, ...], names: Sequence[str]) -> Any:
-        """An input of these types, or the nearest one upstream of the same name or of these; None if there is none."""
-        given = inputs.get(name)
-        if isinstance(given, str) and int in kind and re.fullmatch(r"\d{1,20}", given):
-            return int(given)
-        if isinstance(given, kind):
-            return given
-        for each in self.before(given):
+        """An input of these types, or the nearest one upstream with the same name or one of these; None without one."""
+        value = inputs.get(name)
+        if isinstance(value, str) and int in kind and re.fullmatch(r"\d{1,20}", value):
+            return int(value)
+        if isinstance(value, kind):
+            return value
+        for each in self.before(value):
             for key in (name, f"{name}_total", *names):
                 if isinstance(each.get(key), kind):
                     return each[key]
-        nearest = self.inputs.get(_linked(given), {})
-        values = [value for value in nearest.values() if isinstance(value, kind) and not isinstance(value, bool)]
+        nearest = self.inputs.get(_linked(value), {})
+        values = [item for item in nearest.values() if isinstance(item, kind) and not isinstance(item, bool)]
         if len(values) == 1:
             return values[0]
-        if _linked(given):
+        if _linked(value):
             self.missed.append(name)
         return None
 
     def size(self, sampler: Mapping[str, Any], image: tuple[int, int] | None) -> str | None:
-        """The size of the latents; of the image where no node says it and none changes it."""
+        """The size of the latents; the image's if no node has it and none changes it."""
         for inputs in (sampler, *self.before(sampler.get("latent_image"))):
             for names in SIDES:
                 sides = [self.value(inputs, name, (int,), NUMBERS) for name in names]
@@ -324,27 +325,28 @@ class _Graph:
         return "{}x{}".format(*image) if image and not changed else None
 
     def vae(self) -> str | None:
-        """The VAE that a node takes."""
+        """The selected VAE."""
         used = {_linked(value) for inputs in self.inputs.values() for value in inputs.values()}
         named = (inputs["vae_name"] for name, inputs in self.inputs.items() if "vae_name" in inputs and name in used)
         return next(named, None)
 
-    def words(self, link: Any, side: str, depth: int = 0) -> str:
-        """The text at a link: of its node, or those that the node takes, joined as it says. side: "positive" or "negative" """
+    def text(self, link: Any, side: str, depth: int = 0) -> str:
+        """The text at a link: of its node, or those of its inputs, joined as the node does. side: "positive" or
+        "negative" """
         if isinstance(link, str):
             return link[:LONGEST]
         at = self.node(link)
         if at is None or depth > DEEPEST or self.kind_of[at] == EMPTY:
             return ""
-        if (at, side) in self._words:
-            return self._words[at, side]
-        self._words[at, side] = ""  # of a circle
+        if (at, side) in self._texts:
+            return self._texts[at, side]
+        self._texts[at, side] = ""  # a cycle
         inputs = self.inputs[at]
         named = _carriers(inputs, side)
         links = [name for name in inputs if _linked(inputs[name]) and name not in NO_TEXT]
-        texts = [self.words(inputs[name], side, depth + 1) for name in named or links]
+        texts = [self.text(inputs[name], side, depth + 1) for name in named or links]
         texts = [text for text in texts if text.strip()]
-        texts = texts if named else texts[:1]  # of a switch or reroute with names of its own
+        texts = texts if named else texts[:1]  # a switch or reroute with other names
         separator = next((inputs[name] for name in SEPARATORS if isinstance(inputs.get(name), str)), None)
         if separator is None:
             texts = list(dict.fromkeys(texts))
@@ -352,13 +354,13 @@ class _Graph:
         text = (", " if separator is None else separator.replace("\\n", "\n")).join(texts)
         if self.kind_of[at] == REPLACES and all(isinstance(inputs.get(name), str) for name in ("find", "replace")):
             text = text.replace(inputs["find"], inputs["replace"])
-        self._words[at, side] = text[:LONGEST]
-        return self._words[at, side]
+        self._texts[at, side] = text[:LONGEST]
+        return self._texts[at, side]
 
 
 def _carriers(inputs: Mapping[str, Any], side: str) -> list[str]:
-    """The inputs that carry the text of a side, where the node says which."""
-    chosen = inputs.get("select")  # of a switch
+    """The inputs that carry the text of a side, if the node names it."""
+    chosen = inputs.get("select")  # a switch
     for names in ((side, f"text_{side}", f"{side}_prompt"), ("populated_text", "result"), (f"input{chosen}",)):
         if named := [name for name in names if inputs.get(name)]:
             return named

@@ -1,4 +1,4 @@
-"""Reads the metadata of other programs than A1111 as settings by A1111's names, within limits."""
+"""Reads other programs' metadata as settings by A1111's names, within limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from core.record.problems import ProblemsError
 LONGEST = 2_000_000  # characters of JSON
 MOST = 100_000  # values in it
 LONGEST_LINE = 10_000  # characters of a command line
-NOTHING: tuple[Any, ...] = (None, "", "None", False, "False", "none", 0, [], {})  # values that change nothing
+NOTHING: tuple[Any, ...] = (None, "", "None", False, "False", "none", 0, [], {})  # values without effect
 # InvokeAI's command line, before it had JSON: "a hat [blur]" -s 50 -S 1
 _DREAM = {
     "-s": "steps", "-S": "seed", "-W": "width", "-H": "height", "-C": "cfg_scale", "-A": "sampler", "-f": "strength",
@@ -43,7 +43,7 @@ _DREAM = {
 
 
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings written by one of these programs; None if there are none.
+    """The settings written by one of these programs; None without any.
 
     texts     of a PNG; those of other formats by the same names
     comment   EXIF's UserComment
@@ -58,8 +58,8 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
     ]
     for text, reader in readers:
         content = _object(text) if text.lstrip()[:1] == "{" else None
-        if content is not None and (found := reader(content)) is not None:
-            return found
+        if content is not None and (settings := reader(content)) is not None:
+            return settings
     if dream := _dream(texts.get("Dream", "")):
         return _invokeai_2({"image": dream})
     names = {plain(name) for name in texts}
@@ -71,12 +71,12 @@ def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) 
 
 
 def _of_any(content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, int]) -> ForeignSettings | None:
-    """The settings of JSON that does not say by its place which program wrote it. texts: the other ones of the image"""
+    """The settings of JSON in a place that several programs use. texts: the image's other ones"""
     if isinstance(parameters := content.get("sui_image_params"), dict):
         return _read(SWARMUI, parameters)
-    if is_graph(content):  # of websites that make images with ComfyUI
+    if is_graph(content):  # of websites that run ComfyUI
         return settings_of(content, size=size)
-    if isinstance(inner := content.get("Comment"), str):  # NovelAI's texts, as one in formats other than PNG
+    if isinstance(inner := content.get("Comment"), str):  # NovelAI's, in formats other than PNG
         content, texts = _object(inner) or {}, content
     of_novelai = "NovelAI" in (texts.get("Software"), str(texts.get("Source"))[:7])
     names = {plain(name) for name in content}
@@ -87,59 +87,59 @@ def _of_any(content: dict[str, Any], texts: Mapping[str, Any], size: tuple[int, 
 
 
 def _in_xmp(packet: str) -> str:
-    """The JSON that Draw Things keeps in the XMP of a PNG; "" for none."""
+    """The JSON that Draw Things writes into a PNG's XMP; "" without one."""
     match = re.search(r"<rdf:li[^<>]{0,200}>\s*(\{[^<]*\})\s*</", packet[:LONGEST])
     return html.unescape(match[1]) if match else ""
 
 
 def _dream(line: str) -> dict[str, Any]:
-    """InvokeAI's command line as its JSON has it."""
+    """InvokeAI's command line as the JSON of its later versions."""
     try:
-        words = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
-    except ValueError:  # a quotation mark without a partner
+        arguments = shlex.split(line) if 0 < len(line) <= LONGEST_LINE else []
+    except ValueError:  # an unpaired quotation mark
         return {}
-    content: dict[str, Any] = {"prompt": words[0]} if words else {}
+    content: dict[str, Any] = {"prompt": arguments[0]} if arguments else {}
     options = re.findall(r"(?<!\S)(-[A-Za-z])\s*([^\s-]\S*)", line[line.rfind('"') + 1 :])
     return content | {_DREAM[name]: value for name, value in options if name in _DREAM}
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object of a text; None if it is not one or too large."""
+    """The JSON object in a text; None if it is not one or too large."""
     if not text or len(text) > LONGEST:
         return None
     try:
-        found = parse_json(text, "the image's settings", max_values=MOST, finite=False)  # ComfyUI writes NaN
+        content = parse_json(text, "the image's settings", max_values=MOST, finite=False)  # ComfyUI writes NaN
     except ProblemsError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _read(program: Program, content: Mapping[str, Any], size: tuple[int, int] | None = None) -> ForeignSettings:
-    """By the program's table. size: of the image, where it is not in the content"""
-    values = {plain(name): value for name, value in content.items()}
-    given: dict[str, Any] = {}
-    for path, ours in program.paths.items():
+    """The settings by the program's table. size: of the image, if it is not in the content"""
+    values = {plain(key): value for key, value in content.items()}
+    pairs: dict[str, Any] = {}
+    for path, name in program.paths.items():
         value = _name(values.get(path))
-        value = program.values[ours](value) if ours in program.values else value
-        if given.get(ours) in (None, ""):
-            given[ours] = value
-    both = given.pop(SCHEDULE + SAMPLER, None)
-    sampler, schedule, width, height = (given.pop(name, None) for name in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
-    prompt, negative = (str(given.pop(name, None) or "") for name in (PROMPT, NEGATIVE))
+        value = program.values[name](value) if name in program.values else value
+        if pairs.get(name) in (None, ""):
+            pairs[name] = value
+    both = pairs.pop(SCHEDULE + SAMPLER, None)
+    sampler, schedule, width, height = (pairs.pop(key, None) for key in (SAMPLER, SCHEDULE, WIDTH, HEIGHT))
+    prompt, negative = (str(pairs.pop(key, None) or "") for key in (PROMPT, NEGATIVE))
     settings = ForeignSettings(program.name, prompt, negative)
-    settings.put(given)
+    settings.put(pairs)
     if "Size" in settings.pairs:
         settings.pairs["Size"] = "x".join(re.findall(r"\d+", settings.pairs["Size"]))
     elif (width and height) or size:
         settings.put({"Size": "{}x{}".format(*(size or (width, height)))})
     settings.sampled(sampler or both, schedule)
     _add_loras(settings, values)
-    settings.left = [name for name, value in content.items() if not program.reads(plain(name)) and value not in NOTHING]
+    settings.unread = [key for key, value in content.items() if not program.reads(plain(key)) and value not in NOTHING]
     return settings
 
 
 def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
-    """The LoRAs: as objects, as pairs, as two lists, or as "name : 0.5" each."""
+    """Add the LoRAs: objects, pairs, two lists, or "name : 0.5" each."""
     listed = _list(values.get("loras")) or _list(values.get("lora"))
     weights = _list(values.get("loraweights"))
     for number, each in enumerate(listed):
@@ -162,23 +162,23 @@ def _add_loras(settings: ForeignSettings, values: Mapping[str, Any]) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """Easy Diffusion's one or several: "a", ["a", "b"], or the latter as Python writes it."""
+    """Easy Diffusion's one or several texts: "a", ["a", "b"], or the latter in Python's notation."""
     if isinstance(value, list):
         return [str(each) for each in value[:100]]
     return [each.strip(" '\"") for each in str(value or "").strip("[]").split(",")]
 
 
 def _invokeai_2(content: dict[str, Any]) -> ForeignSettings | None:
-    """InvokeAI before 3: prompts are a text or a list with weights, and what is in [] is the negative one."""
+    """InvokeAI before 3: prompts are a text or a list with weights, and text in [] is negative."""
     image = content.get("image")
     if not isinstance(image, dict):
         return None
     prompts = image.get("prompt")
     texts = [prompts] if isinstance(prompts, str) else [_name(each) for each in _list(prompts)]
-    words = ", ".join(text for text in texts if isinstance(text, str))
-    plain = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", words).strip(), "model": content.get("model_weights")}
+    joined = ", ".join(text for text in texts if isinstance(text, str))
+    plain = {"prompt": re.sub(r"\s*\[[^\[\]]*\]", "", joined).strip(), "model": content.get("model_weights")}
     settings = _read(INVOKEAI_2, image | plain)
-    settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", words))
+    settings.negative = ", ".join(re.findall(r"\[([^\[\]]*)\]", joined))
     return settings
 
 
@@ -187,7 +187,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _name(value: Any) -> Any:
-    """The name of what is described by an object, such as a model; other values as they are."""
+    """The name in an object such as a model; other values unchanged."""
     if not isinstance(value, dict):
         return value
     return next((value[key] for key in ("name", "model_name", "prompt") if isinstance(value.get(key), str)), None)

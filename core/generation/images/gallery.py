@@ -1,7 +1,7 @@
 """The images of outputs/images: an index of their settings, stars, filters, trash, and copies to train on.
 
-An image is named by its path below that folder. Facts are read once per version of a file and kept in the index of
-outputs/.atelier; stars have a file of their own there, so they outlive the index.
+An image is named by its path below that folder. Facts are read once per version of a file and stored in the index in
+outputs/.atelier; stars have a separate file there, so they outlive the index.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ KIND = "generated image 2"  # of the facts in the index; another number reads al
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
 SETTLED_NS = (
-    2_000_000_000  # folders that changed less than this before a listing are listed again: file times are coarse
+    2_000_000_000  # folders that changed less than this before a listing are listed again, since file times are coarse
 )
 AT_ONCE = 256  # images read between two updates of the index
 LONGEST = 4000  # characters of a prompt in the index
-MODELS_OWN = ("width", "height", "guidance_scale")  # settings whose default depends on the model
+MODEL_DEFAULTS = ("width", "height", "guidance_scale")  # settings whose default depends on the model
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Facts of an image. source: "atelier", "a1111" ...; "" if it has no settings.
 
-    own    LoRAs with strengths, embeddings or the trained model, in a few words
+    own    short text of LoRAs with strengths, embeddings or the trained model
     pair   equal for images that differ only in LoRAs and embeddings; plain: whether this one has none
     kin    equal for images that also differ in the model and in settings of MODELS_OWN
     """
@@ -83,12 +83,12 @@ def read_facts(path: Path) -> Facts:
     except BrokenImage:
         return UNREAD
     record = read_image_metadata(path)
-    found = facts_of(record.job, record.source) if record.job is not None else UNREAD
-    return Facts(**asdict(found) | {"width": header.width, "height": header.height})
+    facts = facts_of(record.job, record.source) if record.job is not None else UNREAD
+    return Facts(**asdict(facts) | {"width": header.width, "height": header.height})
 
 
 def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
-    """The facts of a job of one image, without its size. Model names in other programs' images are not used."""
+    """The facts of a job of one image, without its size. Model names in other programs' images are ignored."""
     settings = job.generate
     return Facts(
         seed=settings.seed,
@@ -98,29 +98,30 @@ def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
         loras=tuple(Path(use.file).stem for use in settings.loras),
         sampler=settings.sampler,
         source=source,
-        own=own_words(job),
+        own=nets_text(job),
         pair=pair_key(job),
         plain=not (settings.loras or settings.embeddings),
-        kin=pair_key(job, MODELS_OWN, "model"),
+        kin=pair_key(job, MODEL_DEFAULTS, "model"),
     )
 
 
-def own_words(job: GenerateJob) -> str:
+def nets_text(job: GenerateJob) -> str:
     """LoRAs with strengths and embeddings, "fox 0.8, glyphs", or else the name of a model trained here."""
-    words = []
+    names = []
     for use in job.generate.loras:
         both = use.text_encoder_strength not in (None, use.strength)
         strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
-        words.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
-    words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
+        names.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
+    names += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
     trained = Path(job.model.base_model)
-    return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
+    return ", ".join(names) or (trained.stem if "checkpoints" in trained.parts else "")
 
 
 def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
-    """A hash of all settings except LoRAs and embeddings. but, groups: further settings of generate, and groups, to ignore"""
-    own = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
-    values = job.model_dump(mode="json", exclude={"generate": own, **dict.fromkeys(("memory", *groups), True)})
+    """A hash of all settings except LoRAs and embeddings. but, groups: other settings of generate, and groups, to
+    ignore"""
+    ignored = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
+    values = job.model_dump(mode="json", exclude={"generate": ignored, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -139,8 +140,8 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A filter. words: all must be in the prompt or the name; day: "", "today", "week" or 2026-12-31; stars: at least."""
+class Filter:
+    """A filter. words: all must be in the prompt or the name; day: "", "today", "week" or 2026-12-31; stars: minimum"""
 
     words: str = ""
     model: str = ""
@@ -179,12 +180,12 @@ class _Folder:
 
 
 class Gallery:
-    """The index of one outputs folder. `look` lists the files, `read` gets their facts from the index or the images. Both
-    may be called from any thread."""
+    """The index of one outputs folder. `look` lists the files, `read` gets their facts from the index or the images.
+    Both may be called from any thread."""
 
     def __init__(self, workspace: Workspace):
         self.folder = workspace.images
-        self.version = 0  # grows when an image, a fact or a star changes
+        self.version = 0  # incremented when an image, a fact or a star changes
         self._memo = Memo(workspace.private / "index.sqlite")
         self._stars_file = workspace.private / "stars.json"
         self._folders: dict[Path, _Folder] = {}
@@ -195,33 +196,33 @@ class Gallery:
         self._stars: dict[str, int] | None = None
         self._lock, self._reading = threading.RLock(), threading.Lock()
 
-    # -- what is there
+    # -- listing
 
-    def look(self, whole: bool = False) -> None:
-        """List the folders that changed since the last call; with `whole` all of them, which also finds overwritten files."""
+    def look(self, full: bool = False) -> None:
+        """List the folders that changed since the last call; `full`: all of them, which also finds replaced files."""
         with self._lock:
-            found: dict[Path, _Folder] = {}
+            folders: dict[Path, _Folder] = {}
             queue = [self.folder]
             while queue:
                 folder = queue.pop()
                 with suppress(OSError):
-                    found[folder] = self._listed(folder, whole)
-                    queue += found[folder].below
-            if found == self._folders:
+                    folders[folder] = self._listed(folder, full)
+                    queue += folders[folder].below
+            if folders == self._folders:
                 return
-            self._folders = found
-            shots = {name: shot for each in found.values() for name, shot in each.shots.items()}
+            self._folders = folders
+            shots = {name: shot for each in folders.values() for name, shot in each.shots.items()}
             if shots == self._shots:
                 return
-            self._facts = {name: known for name, known in self._facts.items() if shots.get(name) == known[0]}
+            self._facts = {name: facts for name, facts in self._facts.items() if shots.get(name) == facts[0]}
             self._shots = shots
             self.version += 1
 
-    def _listed(self, folder: Path, whole: bool) -> _Folder:
-        mtime_ns, known = os.stat(folder).st_mtime_ns, self._folders.get(folder)
-        settled = known is not None and known.listed_ns > mtime_ns + SETTLED_NS
-        if known is not None and settled and known.mtime_ns == mtime_ns and not whole:
-            return known
+    def _listed(self, folder: Path, full: bool) -> _Folder:
+        mtime_ns, listed = os.stat(folder).st_mtime_ns, self._folders.get(folder)
+        settled = listed is not None and listed.listed_ns > mtime_ns + SETTLED_NS
+        if listed is not None and settled and listed.mtime_ns == mtime_ns and not full:
+            return listed
         now, shots, below = time.time_ns(), {}, []
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -234,7 +235,7 @@ class Gallery:
                         state = entry.stat(follow_symlinks=False)
                         path = Path(entry.path)
                         name = path.relative_to(self.folder).as_posix()
-                        if state.st_size:  # else it is still being written
+                        if state.st_size:  # otherwise it is still being written
                             shots[name] = Shot(name, path, state.st_size, state.st_mtime_ns)
         return _Folder(mtime_ns, now, shots, tuple(sorted(below)))
 
@@ -251,9 +252,10 @@ class Gallery:
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Read the facts of at most `most` images that have none, newest first; returns at once if another thread does so.
+        """Read the facts of at most `most` images without any, newest first; returns at once if another thread is
+        reading.
 
-        check, progress   as in `Memo.facts`; facts read before a cancel are kept
+        check, progress   as in `Memo.facts`; facts read before a cancel are saved
         """
         if not self._reading.acquire(blocking=False):
             return
@@ -261,17 +263,17 @@ class Gallery:
             waiting = self.unread()[:most]
             for start in range(0, len(waiting), AT_ONCE):
                 part = waiting[start : start + AT_ONCE]
-                found = self._memo.facts(KIND, part, _measured, check)
+                facts = self._memo.facts(KIND, part, _measured, check)
                 with self._lock:
-                    self._take({path: text for path, text in found.items() if isinstance(text, str)})
+                    self._take({path: text for path, text in facts.items() if isinstance(text, str)})
                     self.version += 1
                 if progress:
                     progress(start + len(part), len(waiting))
         finally:
             self._reading.release()
 
-    def _take(self, found: dict[Path, str]) -> None:
-        for path, text in found.items():
+    def _take(self, texts: dict[Path, str]) -> None:
+        for path, text in texts.items():
             shot = self._shots.get(path.relative_to(self.folder).as_posix())
             if shot is None:  # deleted meanwhile
                 continue
@@ -282,7 +284,7 @@ class Gallery:
                 facts = read_facts(path)
             self._facts[shot.name] = (shot, facts)
 
-    # -- asking
+    # -- queries
 
     def newest(self) -> list[Shot]:
         """Every image, newest first."""
@@ -292,7 +294,7 @@ class Gallery:
             return self._newest[1]
 
     def shot(self, name: str) -> Shot:
-        """The image of that name. Raises ProblemsError for one that is not in the folder."""
+        """The image of that name. Raises ProblemsError if it is not in the folder."""
         with self._lock:
             if name in self._shots:
                 return self._shots[name]
@@ -301,34 +303,34 @@ class Gallery:
 
     def facts(self, name: str) -> Facts:
         """The facts of an image; UNREAD before it was read."""
-        known = self._facts.get(name)
-        return known[1] if known else UNREAD
+        entry = self._facts.get(name)
+        return entry[1] if entry else UNREAD
 
-    def found(self, wanted: Wanted | None = None) -> list[Shot]:
+    def matching(self, criteria: Filter | None = None) -> list[Shot]:
         """The images that match a filter, newest first, without those shown as another one's `twin`."""
-        wanted = wanted or Wanted()
-        words = wanted.words.casefold().split()
-        begin, end = wanted.span()
+        criteria = criteria or Filter()
+        words = criteria.words.casefold().split()
+        begin, end = criteria.span()
         shots = [
             shot
             for shot in self.newest()
             if begin <= shot.time < end
-            and (not wanted.stars or self.stars(shot.name) >= wanted.stars)
-            and self._suits(shot.name, words, wanted)
+            and (not criteria.stars or self.stars(shot.name) >= criteria.stars)
+            and self._suits(shot.name, words, criteria)
         ]
         twins = {self.twin(shot.name) for shot in shots}
         return [shot for shot in shots if shot.name not in twins]
 
-    def _suits(self, name: str, words: list[str], wanted: Wanted) -> bool:
+    def _suits(self, name: str, words: list[str], criteria: Filter) -> bool:
         facts = self.facts(name)
-        if (wanted.model and facts.model != wanted.model) or (wanted.lora and wanted.lora not in facts.loras):
+        if (criteria.model and facts.model != criteria.model) or (criteria.lora and criteria.lora not in facts.loras):
             return False
         text = f"{facts.prompt} {name}".casefold() if words else ""
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" for none. For a
-        model trained here, any model that was not trained here counts as its base."""
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" without
+        one. For a model trained here, any model that was not trained here counts as its base."""
         facts = self.facts(name)
         if not facts.plain:
             return self._plain_ones()[0].get(facts.pair, "")
@@ -336,14 +338,14 @@ class Gallery:
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
-        """The newest image with the same settings from another model that is older than this one; "" for none."""
+        """The newest image with the same settings from another model that is older than this one; "" without one."""
         model = self.facts(name).model
         return self._older([each for each in self._kin(name) if self.facts(each).model != model], name)
 
     def _older(self, names: Iterable[str], name: str) -> str:
-        """The first of `names` that is not newer than an image; "" for none."""
-        made = self.shot(name).mtime_ns
-        return next((each for each in names if self.shot(each).mtime_ns <= made), "")
+        """The first of `names` that is not newer than an image; "" without one."""
+        time = self.shot(name).mtime_ns
+        return next((each for each in names if self.shot(each).mtime_ns <= time), "")
 
     def _kin(self, name: str) -> list[str]:
         """Images without LoRAs and embeddings with the settings of this one, itself included, newest first."""
@@ -365,7 +367,7 @@ class Gallery:
 
     def models(self) -> Counter[str]:
         """{model: number of images}"""
-        return Counter(known.model for _, known in list(self._facts.values()) if known.model)
+        return Counter(entry.model for _, entry in list(self._facts.values()) if entry.model)
 
     def days(self) -> Counter[str]:
         """{day, as 2026-12-31: number of images}"""
@@ -373,7 +375,7 @@ class Gallery:
 
     def loras(self) -> Counter[str]:
         """{LoRA: number of images}"""
-        return Counter(lora for _, known in list(self._facts.values()) for lora in known.loras)
+        return Counter(lora for _, entry in list(self._facts.values()) for lora in entry.loras)
 
     # -- stars
 
@@ -383,10 +385,10 @@ class Gallery:
     def set_stars(self, names: Iterable[str], stars: int) -> None:
         """Set the stars of images, 0 to MOST_STARS; 0 removes them. Raises ProblemsError for an image that does not exist."""
         with self._lock:
-            kept = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
-            kept = {name: number for name, number in kept.items() if number}
-            atomic.write_json(self._stars_file, {"v": 1, "stars": kept})
-            self._stars = kept
+            stars_by_name = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
+            stars_by_name = {name: number for name, number in stars_by_name.items() if number}
+            atomic.write_json(self._stars_file, {"v": 1, "stars": stars_by_name})
+            self._stars = stars_by_name
             self.version += 1
 
     def _all_stars(self) -> dict[str, int]:
@@ -400,8 +402,8 @@ class Gallery:
         if not self._stars_file.exists():
             return {}
         try:
-            kept = read_json_object(self._stars_file)["stars"]
-            return {str(name): min(int(number), MOST_STARS) for name, number in kept.items() if int(number) > 0}
+            stored = read_json_object(self._stars_file)["stars"]
+            return {str(name): min(int(number), MOST_STARS) for name, number in stored.items() if int(number) > 0}
         except (ProblemsError, ValueError, TypeError, KeyError, AttributeError):
             with suppress(OSError):
                 atomic.replace(self._stars_file, self._stars_file.with_name(f"stars-damaged-{int(time.time())}.json"))
@@ -416,7 +418,8 @@ class Gallery:
         return token
 
     def put_back(self, token: str) -> list[str]:
-        """Restore what one `put_away` moved; returns the images' names. Raises ProblemsError for tokens of another trash."""
+        """Restore the files of one `put_away`; returns the images' names. Raises ProblemsError for tokens of another
+        trash."""
         if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
@@ -427,7 +430,7 @@ class Gallery:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name is valid Unicode: on Linux others exist, which JSON and the page cannot hold."""
+    """Whether a file name is valid Unicode: on Linux others exist, which JSON and the page cannot represent."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -453,13 +456,12 @@ def copy_as_dataset(
     check: Callable[[], None] = lambda: None,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Path:
-    """Copy images, each with the words of its prompt as caption, into a new folder below `datasets`: all of them, or nothing;
-    returns it.
+    """Copy images, each with its plain prompt as caption, into a new folder below `datasets`, atomically; returns it.
 
     images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
     """
-    if (bad := bad_name(name)) is not None:
-        what = f"The dataset cannot be called '{name[:60]}': {bad}"
+    if (problem := bad_name(name)) is not None:
+        what = f"The dataset cannot be called '{name[:60]}': {problem}"
         raise ProblemsError.one(what, "Train on these", "use another name", "gallery.bad-dataset-name")
     if not images:
         what = "No images are selected"
@@ -471,13 +473,13 @@ def copy_as_dataset(
         require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
         try:
-            taken: set[str] = set()
+            stems: set[str] = set()
             for number, (path, prompt) in enumerate(images):
                 check()
                 progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
-                target = temporary / _free(path, taken)
+                target = temporary / _free(path, stems)
                 shutil.copyfile(path, target)
-                if caption := plain_words(prompt):
+                if caption := plain_prompt(prompt):
                     target.with_suffix(".txt").write_text(caption, encoding="utf-8")
             os.chmod(temporary, 0o755)
             return atomic.put_folder(temporary, datasets, name)
@@ -487,20 +489,20 @@ def copy_as_dataset(
         raise unwritten(error, "The images could not be copied", str(datasets), "none was copied") from error
 
 
-def plain_words(prompt: str) -> str:
-    """The words of a prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
+def plain_prompt(prompt: str) -> str:
+    """A prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
     text = tagless(read_line(" ".join(prompt.split()), [], "").text)
     texts = [part for part, _ in weighted_parts(text)] if AND.search(text) else [text]  # alone, ":30" may be a time
-    words = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
-    parts = " ".join(BREAK.sub(",", words).split()).split(",")
+    joined = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
+    parts = " ".join(BREAK.sub(",", joined).split()).split(",")
     return ", ".join(part.strip() for part in parts if part.strip())
 
 
-def _free(path: Path, taken: set[str]) -> str:
+def _free(path: Path, stems: set[str]) -> str:
     """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
     number, stem = 1, path.stem
-    while stem.casefold() in taken:
+    while stem.casefold() in stems:
         number += 1
         stem = f"{path.stem}-{number}"
-    taken.add(stem.casefold())
+    stems.add(stem.casefold())
     return stem + path.suffix

@@ -1,6 +1,6 @@
 """The settings of a generated image, written into its PNG and read back.
 
-Two text chunks: `parameters`, the block that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
+Two text chunks: `parameters`, the text that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
 Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is revealed.
 """
 
@@ -37,14 +37,14 @@ EXIF_FOLDER = 0x8769
 EXIF_DESCRIPTION = 0x010E
 EXIF_CAMERA = (0x010F, 0x0110)  # maker and model
 MOST_EXIF = 65_000  # bytes
-PROCESSED = ("postprocessing", "extras")  # A1111's texts of images that its Extras tab has changed
+PROCESSED = ("postprocessing", "extras")  # A1111's texts for images changed in its Extras tab
 
 
 # -- writing
 
 
 def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
-    """The text chunks for one image. `job` has the settings of this very image: its seed, its size, count 1."""
+    """The text chunks for one image. `job` has this image's settings: its seed, its size, count 1."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -54,9 +54,9 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 
 
 def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
-    """EXIF for JPEG and WebP: A1111's block as UserComment, as A1111 writes it, and our JSON as ImageDescription.
+    """EXIF for JPEG and WebP: A1111's text as UserComment, as A1111 writes it, and our JSON as ImageDescription.
 
-    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the block alone is, so is the block.
+    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the text alone is, so is the text.
     """
     from PIL.Image import Exif
 
@@ -66,8 +66,8 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
         exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = comment
         if text:
             exif[EXIF_DESCRIPTION] = text
-        if len(found := exif.tobytes()) <= MOST_EXIF:
-            return found
+        if len(data := exif.tobytes()) <= MOST_EXIF:
+            return data
     return b""
 
 
@@ -85,7 +85,8 @@ def _content(job: GenerateJob, hashes: Hashes) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was generated with: Atelier's own chunk, else what another program wrote (PNG text or EXIF)."""
+    """The settings an image was generated with: from Atelier's chunk, else as another program wrote them (PNG text or
+    EXIF)."""
     from core.dataset.images.opening import BrokenImage, open_image
 
     try:
@@ -99,7 +100,7 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
         return _from_chunk(texts.get(CHUNK) or description)
     if (foreign := read_foreign(graphs | texts, comment, size)) is not None:
         return from_foreign(foreign)
-    of_camera = not any(a1111_parts(comment)[1:])  # a comment of another kind
+    of_camera = not any(a1111_parts(comment)[1:])  # another kind of comment
     prompt = texts.get("prompt", "")
     processed = next((texts[name] for name in PROCESSED if texts.get(name)), "")
     block = texts.get("parameters") or ("" if JSON.match(prompt) else prompt) or ("" if of_camera else comment)
@@ -120,7 +121,7 @@ def _has_steps(text: str) -> bool:
 
 
 def _texts(image: Any) -> dict[str, str]:
-    """The text chunks. They are usually before the pixels; if ours is not, the rest of the file is read."""
+    """The text chunks. They are usually before the pixels; if ours is not, the whole file is read."""
     from core.dataset.images.opening import LARGE_PIXELS
 
     small = image.width * image.height <= LARGE_PIXELS
@@ -131,27 +132,27 @@ def _texts(image: Any) -> dict[str, str]:
 
 
 def _exif_texts(image: Any) -> tuple[str, str, dict[str, str]]:
-    """(UserComment, where A1111 keeps its block in JPEG and WebP, or the file's own comment, where it does so in GIF; the
-    description, where our JSON is; ComfyUI's graphs, which stand for the camera)"""
-    written = file_comment(image)
+    """(UserComment, where A1111 writes its text in JPEG and WebP, or the file's comment, where it does so in GIF; the
+    description, where our JSON is; ComfyUI's graphs, which are in the camera's tags)"""
+    comment = file_comment(image)
     try:
         exif = image.getexif()
         description = exif.get(EXIF_DESCRIPTION, "")
         of_camera = (str(exif.get(tag, "")).partition(":") for tag in EXIF_CAMERA)
         graphs = {name: text for name, _, text in of_camera if name in ("prompt", "workflow")}
-        return user_comment(exif) or written, description if isinstance(description, str) else "", graphs
+        return user_comment(exif) or comment, description if isinstance(description, str) else "", graphs
     except Exception:  # damaged EXIF raises a dozen kinds of errors
-        return written, "", {}
+        return comment, "", {}
 
 
 def file_comment(image: Any) -> str:
-    """The comment of a GIF or JPEG itself, where A1111 and early Fooocus write; "" for none."""
-    written = image.info.get("comment")
-    return written.decode("utf-8", errors="replace") if isinstance(written, bytes) else ""
+    """The comment of a GIF or JPEG file, where A1111 and early Fooocus write; "" without one."""
+    comment = image.info.get("comment")
+    return comment.decode("utf-8", errors="replace") if isinstance(comment, bytes) else ""
 
 
 def user_comment(exif: Any) -> str:
-    """The text of UserComment in Pillow's EXIF, in any of its encodings; "" for none."""
+    """The text of UserComment in Pillow's EXIF, in any of its encodings; "" without one."""
     raw = exif.get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
@@ -179,43 +180,43 @@ def _from_chunk(text: str) -> ImageRecord:
             content["job"]["prompts"] = {"dynamic_prompts": False}
         job = GenerateJob.model_validate(content["job"])
         stored = content.get("hashes", {})
-        others = (
+        digests = (
             {str(name): str(digest) for name, digest in stored.get(kind, {}).items()}
             for kind in ("loras", "embeddings", "refiners", "controls")
         )
-        hashes = Hashes(str(stored.get("model", "")), *others)
+        hashes = Hashes(str(stored.get("model", "")), *digests)
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return ImageRecord(reason="The settings in this image are damaged or were edited.")
     return ImageRecord(job=job, source="atelier", hashes=hashes)
 
 
 def one_image(job: GenerateJob, sources: Sources, workspace: Workspace) -> GenerateJob:
-    """The job that generates one image again, with names of its files that hold on other machines.
+    """The job that generates one image again, with portable file names.
 
-    job   of this very image, as it was generated: whether zero terminal SNR was in effect is stored, since files may change
+    job   of this image, as it was generated: whether zero terminal SNR was used is stored, since files may change
     """
 
     def portable(path: str | Path | None) -> str | None:
         return portable_name(path, workspace) if path else None
 
     settings, groups = job.generate, dict[str, Any]()
-    for entry in declared(GenerateJob):  # files of packages' settings too
+    for entry in declared(GenerateJob):  # also files in settings of packages
         path = value_of(job, entry.path)
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
-            file = sources.others[path].path if path in sources.others else path
+            file = sources.hook_files[path].path if path in sources.hook_files else path
             group = groups.get(entry.group, getattr(job, entry.group))
             groups[entry.group] = group.model_copy(update={entry.name: portable(file)})
     if refiner := sources.refiners.get(job.refiner.refiner_checkpoint or ""):
         groups["refiner"] = job.refiner.model_copy(update={"refiner_checkpoint": portable(refiner)})
     nets = []
     for use in job.controls.used:
-        own = {"file": portable(sources.controls[use.file].path), "image": portable(use.image) or ""}
-        own |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
-        nets.append(use.model_copy(update=own))
+        changes = {"file": portable(sources.controls[use.file].path), "image": portable(use.image) or ""}
+        changes |= {"hint_model": portable_model(use.hint_model, workspace)} if use.preprocessor == BY_MODEL else {}
+        nets.append(use.model_copy(update=changes))
     generate = {
         "count": 1,
         "loras": [use.model_copy(update={"file": portable(sources.loras[use.file])}) for use in settings.loras],
-        "embeddings": [word.setting(workspace) for word in sources.embeddings],
+        "embeddings": [embedding.setting(workspace) for embedding in sources.embeddings],
         "zero_terminal_snr": "on" if settings.zero_terminal_snr == "on" else "off",
     }
     groups |= {

@@ -1,4 +1,4 @@
-"""Names and writes generated images: complete or not at all, never over another file."""
+"""Names and writes generated images: atomically, never over another file."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def save_image(
     number: int = 1,
     stage: str = "",
 ) -> Path:
-    """Write an image and its settings: complete or not at all, replacing none.
+    """Write an image and its settings atomically, without replacing a file.
 
-    name    from the prompt (--f), instead of the pattern; its extension chooses the format
+    name    from the prompt (--f), instead of the pattern; its extension selects the format
     number  of the image in its job, from 1
     stage   with hires fix: "0" or "1" in numbered names, as in sd-scripts
     returns its path; raises OSError
@@ -73,7 +73,7 @@ def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> 
 
 
 def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
-    """The name without ending: the prompt's, the initial image's, a number or the pattern's."""
+    """The name without extension: the prompt's, the initial image's, a number or the pattern's."""
     plain = _plain(name)
     if not plain and job.output.use_original_file_name and job.image_to_image.image_path:
         plain = _plain(job.image_to_image.image_path)
@@ -98,17 +98,17 @@ def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) 
         "height": settings.height,
         "number": f"{number:05d}",
     }
-    return _safe(FIELD.sub(lambda found: str(values.get(found[1], "")), pattern))
+    return _safe(FIELD.sub(lambda match: str(values.get(match[1], "")), pattern))
 
 
 def _plain(name: str | None) -> str:
-    """A name from a prompt or a path, without folder and ending."""
+    """A name from a prompt or a path, without folder and extension."""
     stem = Path((name or "").replace("\\", "/")).name
     return _safe(stem.rsplit(".", 1)[0] if Path(stem).suffix.lower() in ENDINGS else stem)
 
 
 def _safe(text: str) -> str:
-    """A name of characters that all file systems allow, and none that Windows reserves."""
+    """A name with characters that all file systems allow, and not reserved on Windows."""
     name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST].strip(" .")
     return f"_{name}" if name and bad_name(name) else name
 

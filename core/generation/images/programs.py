@@ -1,4 +1,4 @@
-"""What other programs write into their images: a table for each, from its names to A1111's or ours."""
+"""The metadata of other programs: a table for each, from its names to A1111's or ours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PROMPT, NEGATIVE, SAMPLER, SCHEDULE, WIDTH, HEIGHT = "prompt", "negative", "samp
 class Program:
     """A program's metadata as a table. Names are in lower case, with _ for blanks.
 
-    marks    names of which its content has one, and no program before it in `BY_MARKS`
-    paths    {name in its content: A1111's name, ours, or one of the constants above}; of two for one the first that is there
-    silent   names in its content that do not change an image, or are read otherwise
-    values   {A1111's name or ours: (value) -> what it is in A1111's terms; None for nothing}
+    marks    names that identify it: its content has one, and no program before it in `BY_MARKS` does
+    paths    {name in its content: A1111's name, ours, or one of the constants above}; of two for one, the first present
+    silent   names in its content that do not change an image, or are read elsewhere
+    values   {A1111's name or ours: (value) -> the value in A1111's terms; None for no value}
     """
 
     name: str
@@ -39,7 +39,7 @@ _LORA_NAMES = ("loras", "loraweights", "lora", "lora_model", "use_lora_model", "
 
 
 def _below(layer: Any) -> Any:
-    """A number of layers that are skipped, counted from 0, as A1111's clip skip."""
+    """The number of skipped layers, counted from 0, as A1111's clip skip."""
     return layer + 1 if isinstance(layer, int) and layer > 0 else None
 
 
@@ -137,7 +137,7 @@ SD_SCRIPTS = Program(
     },
 )  # fmt: skip
 
-# Names that many programs use, for those that are not known.
+# Common names, for unknown programs.
 ANOTHER = Program(
     "Another program",
     {
@@ -150,5 +150,5 @@ ANOTHER = Program(
     frozenset({"prompt", "positive_prompt"}),
 )  # fmt: skip
 
-# The programs that are known by what is in a text, which several of them write into the same places.
+# The programs recognized by the content of a text, since several of them write into the same places.
 BY_MARKS = (EASY_DIFFUSION, FOOOCUS, DRAW_THINGS, NOVELAI, ANOTHER)

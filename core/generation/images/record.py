@@ -1,4 +1,4 @@
-"""The settings found in an image file."""
+"""The settings read from an image file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.settings.job import GenerateJob
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """The settings found in an image.
+    """The settings in an image.
 
     job       settings that generate it again; None if there are none
-    source    "atelier", "a1111", "comfyui" ...; "" if there is no job
+    source    "atelier", "a1111", "comfyui" ...; "" without a job
     reason    why there is no job, in one sentence
-    notes     advice about what differs or was ignored
+    notes     advice about differences and ignored settings
     """
 
     job: GenerateJob | None = None
@@ -29,7 +29,7 @@ class ImageRecord:
     hashes: Hashes = field(default_factory=Hashes)
 
 
-# Sampler and scheduler of other programs -> ours and A1111's; with _gpu, k_ and the like taken off.
+# Sampler and scheduler of other programs -> ours and A1111's; without _gpu, k_ and the like.
 SAMPLERS = {
     "euler": "euler",
     "euler_a": "euler_a",
@@ -71,7 +71,8 @@ _ENDINGS = ("karras", "exponential", "sgm_uniform", "ddim_uniform", "kl_optimal"
 
 
 def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
-    """(our name of a sampler, A1111's of a schedule type) by another program's names, which may be one; unknown ones as they are."""
+    """(our sampler, A1111's schedule type) for another program's names, which may be a single one; unknown names
+    unchanged."""
     name, kind = sampler.lower(), schedule.lower()
     if ending := next((each for each in _ENDINGS if name.endswith(f"_{each}")), ""):
         name, kind = name.removesuffix(f"_{ending}"), ending
@@ -84,28 +85,28 @@ def names_of(sampler: str, schedule: str = "") -> tuple[str, str]:
 @dataclass
 class ForeignSettings:
     """source: the program; pairs: {A1111's name or ours: value}; loras: (name, U-Net strength, text encoder strength);
-    left: names of what may change the image and cannot be read"""
+    unread: names of settings that may change the image and cannot be read"""
 
     source: str
     prompt: str = ""
     negative: str = ""
     pairs: dict[str, str] = field(default_factory=dict)
     loras: list[tuple[str, float, float]] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Add pairs; None and values that are not text or numbers are left out."""
+        """Add pairs, except None and values that are neither text nor numbers."""
         for name, value in values.items():
             if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value not in ("", "None"):
                 self.pairs[name] = f"{value:g}" if isinstance(value, float) else str(value)[:300]
 
     def sampled(self, sampler: Any, schedule: Any = "") -> None:
-        """Add the sampler and scheduler, given by another program's names."""
+        """Add the sampler and scheduler by another program's names."""
         name, kind = names_of(str(sampler or ""), str(schedule or ""))
         self.put({"Sampler": name, "Schedule type": kind})
 
     def add_lora(self, name: Any, unet: Any, text: Any = None) -> None:
-        """Add a LoRA unless its name or strength is missing. The name loses folder and extension."""
+        """Add a LoRA unless its name or strength is missing. Drops folder and extension of the name."""
         if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
             plain = re.sub(r"\.(safetensors|ckpt|pt)$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
             self.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))

@@ -1,1 +1,1 @@
-"""What is lent to a generation: files found by name, the store, parts of models, LoRAs, embeddings, ControlNets, upscalers."""
+"""Models of a generation: files found by name, the store, model parts, LoRAs, embeddings, ControlNets, upscalers."""

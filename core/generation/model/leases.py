@@ -1,4 +1,4 @@
-"""The model of a job: its parts leased from the store and set up as the memory settings say."""
+"""The model of a job: its parts leased from the store and set up by the memory settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from core.families import family
 from core.families.attention import device_problems
 from core.families.components import Components
 from core.formats.hashes import HashMemo
+from core.generation.model.embeddings import PromptEncoder
 from core.generation.model.loras import LorasInUse
 from core.generation.model.parts import Offload, Parts
 from core.generation.model.sources import Sources
-from core.generation.model.store import ModelStore, ModelTexts, fingerprint
-from core.generation.model.words import Words
+from core.generation.model.store import ModelStore, ModelTextCache, fingerprint
 from core.record import machine
 from core.record.context import Reports
 from core.record.memory import free_memory
@@ -23,18 +23,18 @@ from core.record.problems import raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
-FREE_SHARE = 0.7  # of the free memory that decoding may take: libraries need more than what is counted
-# job -> its refiner, whose words are not those of embeddings, for a while
-Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
+FREE_SHARE = 0.7  # of the free memory that decoding may take: libraries need more than is estimated
+# job -> a context with its refiner and a prompt encoder without embeddings
+Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, PromptEncoder]]]
 
 
 @contextmanager
 def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports, offload: Offload
 ) -> Iterator[Components]:
-    """The job's model, leased inside the block. Text encoders are loaded when first used. Raises ProblemsError.
+    """A context with the job's model. Text encoders are loaded when first used. Raises ProblemsError.
 
-    offload   what rests in RAM (`core.generation.plan.forecast.offload_for`)
+    offload   parts that rest in RAM (`core.generation.plan.forecast.offload_for`)
     """
     from core.families.offload import vae_visits
 
@@ -48,11 +48,11 @@ def leased(
     parts = Parts(job.memory, sources, device)
     parts.use_device()
     parts.offload = offload
-    own = {"name": sources.model.name, "device": device}
+    facts = {"name": sources.model.name, "device": device}
     with ExitStack() as stack:
         sizes = parts.sizes
         base = stack.enter_context(
-            store.lease("base", parts.denoiser_key, parts.denoiser, size=sizes[parts.kind.denoiser], **own)
+            store.lease("base", parts.denoiser_key, parts.denoiser, size=sizes[parts.kind.denoiser], **facts)
         )
         vae_name = (sources.vae or sources.model).name
         vae = stack.enter_context(
@@ -62,22 +62,22 @@ def leased(
         stack.enter_context(_sliced(vae, parts, settings.vae_slices, reports))
         if parts.rests != device:
             stack.enter_context(vae_visits(vae.vae, device))
-        encoders = _encoders(parts, store, stack, **own)
+        encoders = _encoders(parts, store, stack, **facts)
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
 
 
-def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **own: Any) -> WhenUsed:
-    """The text encoders, leased until the stack ends when they are first used."""
+def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **facts: Any) -> LazyList:
+    """The text encoders, leased when first used, until the stack ends."""
 
     def encoders() -> Sequence[Any]:
         size = sum(parts.sizes[name] for name in parts.texts)
-        lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **own)
-        found: Sequence[Any] = stack.enter_context(lease).text_encoders
-        for encoder in found:
+        lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **facts)
+        loaded: Sequence[Any] = stack.enter_context(lease).text_encoders
+        for encoder in loaded:
             encoder.to(parts.rests)
-        return found
+        return loaded
 
-    return WhenUsed(encoders)
+    return LazyList(encoders)
 
 
 def refiners_of(
@@ -89,36 +89,37 @@ def refiners_of(
     base: Components,
     offload: Offload,
 ) -> Refiner:
-    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is offloaded"""
+    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is
+    offloaded"""
     every = Parts.of_refiners(job.memory, sources, device)
 
     @contextmanager
-    def lease(one: GenerateJob) -> Iterator[tuple[Components, Words]]:
-        name = one.refiner.refiner_checkpoint or ""
+    def lease(refined_job: GenerateJob) -> Iterator[tuple[Components, PromptEncoder]]:
+        name = refined_job.refiner.refiner_checkpoint or ""
         parts = every[name]
         parts.offload = offload
-        own = {"name": parts.path.name, "device": device}
+        facts = {"name": parts.path.name, "device": device}
         with ExitStack() as stack:
             if offload == "parts":
                 base.denoiser.to("cpu")
                 stack.callback(base.denoiser.to, device)
             size = parts.sizes[parts.kind.denoiser]
-            loaded = stack.enter_context(store.lease("refiner", parts.denoiser_key, parts.denoiser, size=size, **own))
+            loaded = stack.enter_context(store.lease("refiner", parts.denoiser_key, parts.denoiser, size=size, **facts))
             if offload == "parts":
                 stack.callback(loaded.denoiser.to, "cpu")
             if offload != "layers":
                 loaded.denoiser.to(device)  # an earlier job may have left it in RAM
-            encoders = _encoders(parts, store, stack, **own)
+            encoders = _encoders(parts, store, stack, **facts)
             refiner = replace(loaded, text_encoders=encoders, device=device)
             of_refiner = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
-            texts = kept_texts(job, of_refiner, store, device, workspace, LorasInUse())
-            yield refiner, Words(refiner, {}, set(), texts)
+            texts = text_cache(job, of_refiner, store, device, workspace, LorasInUse())
+            yield refiner, PromptEncoder(refiner, {}, set(), texts)
 
     return lease
 
 
-def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:
-    """Inside, the VAE works in `wanted` strips; None: in strips only if the whole image does not fit."""
+def _sliced(loaded: Components, parts: Parts, strips: int | None, reports: Reports) -> AbstractContextManager[None]:
+    """A context in which the VAE works in `strips`; None: in strips only if the whole image does not fit."""
     from core.families.counting import decoding_bytes, frozen
     from core.families.vae_strips import FIRST, in_strips, suits
 
@@ -126,11 +127,11 @@ def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Repor
         return nullcontext()
 
     def slices(pixels: int) -> int:
-        if wanted is not None:
-            return wanted
+        if strips is not None:
+            return strips
         config = frozen(loaded.vae_config)
-        whole = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
-        return 1 if whole < FREE_SHARE * machine.free_memory(parts.device) else FIRST
+        needed = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
+        return 1 if needed < FREE_SHARE * machine.free_memory(parts.device) else FIRST
 
     def again(number: int) -> None:
         free_memory()
@@ -139,32 +140,32 @@ def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Repor
     return in_strips(loaded.vae, slices, again)
 
 
-def kept_texts(
+def text_cache(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
-) -> ModelTexts:
+) -> ModelTextCache:
     """The cache of text states for the job's model with its embeddings and LoRAs."""
     kind, memory = family(sources.family), job.memory
     store.texts.room = memory.text_cache_bytes
     encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
-    words = tuple((word.word, fingerprint(word.path)) for word in sources.embeddings)
-    own = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
-    tokenizers = tuple(map(fingerprint, sorted(own)))
+    embeddings = tuple((embedding.name, fingerprint(embedding.path)) for embedding in sources.embeddings)
+    files = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
+    tokenizers = tuple(map(fingerprint, sorted(files)))
     dtype = Parts(memory, sources, device).dtype
-    model = (kind.name, encoders, tokenizers, str(dtype), memory.fp8_base, device, words)
-    return ModelTexts(store.texts, device, model, loras.on_texts)
+    model = (kind.name, encoders, tokenizers, str(dtype), memory.fp8_base, device, embeddings)
+    return ModelTextCache(store.texts, device, model, loras.on_texts)
 
 
-class WhenUsed(Sequence[Any]):
+class LazyList(Sequence[Any]):
     """A list that is created on first access."""
 
     def __init__(self, make: Callable[[], Sequence[Any]]):
         self._make = make
-        self._made: Sequence[Any] | None = None
+        self._items: Sequence[Any] | None = None
 
     def _all(self) -> Sequence[Any]:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        if self._items is None:
+            self._items = self._make()
+        return self._items
 
     def __len__(self) -> int:
         return len(self._all())

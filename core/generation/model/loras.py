@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from core.networks.network import Network
     from core.settings.generation.generate import LoraUse
 
-MOST_KEPT, MOST_KEPT_BYTES = 20, 1 << 30  # networks that stay in memory with their model
-WHOLE = (0.0, 1.0)
+MOST_CACHED, MOST_CACHED_BYTES = 20, 1 << 30  # networks cached with their model
+ALL_STEPS = (0.0, 1.0)
 ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
 
 
 @dataclass(frozen=True)
 class AttachedLora:
-    """One LoRA in use. file: as it is named in the settings; modules: layers of the model it acts on."""
+    """One LoRA in use. file: as named in the settings; modules: number of the model's layers it changes."""
 
     file: str
     path: Path
@@ -42,13 +42,13 @@ class AttachedLora:
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong a LoRA is. blocks: weights of the 26 slots (`core.networks.block_weights`), None for 1 everywhere; steps:
-    (first, last) share of the steps at which its U-Net layers act."""
+    """The strength of a LoRA. blocks: weights of the 26 slots (`core.networks.block_weights`), None for 1 everywhere;
+    steps: (first, last) fraction of the steps at which its U-Net layers act."""
 
     unet: float
     text_encoder: float | None = None
     blocks: tuple[float, ...] | None = None
-    steps: tuple[float, float] = WHOLE
+    steps: tuple[float, float] = ALL_STEPS
 
     @classmethod
     def of(cls, use: LoraUse, sdxl: bool) -> Strength:
@@ -70,11 +70,11 @@ NO_STRENGTH = Strength(0.0)
 
 @dataclass
 class LorasInUse:
-    """The LoRAs in use, in the given order, and advice about layers of a file that this model does not have.
+    """The LoRAs in use, in order, and advice about layers of a file that this model does not have.
 
-    networks   one for each                 merged    the number of first ones that are merged into the weights
-    strengths  their current strengths      sdxl      whether the model is SDXL, which has other blocks
-    by_use     {place among the current uses: network}
+    networks   one for each                 merged    how many of the first ones are merged into the weights
+    strengths  the current ones             sdxl      whether the model is SDXL, which has other blocks
+    by_use     {index among the current uses: network}
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
@@ -84,19 +84,19 @@ class LorasInUse:
     sdxl: bool = False
     strengths: list[Strength] = field(default_factory=list)
     by_use: dict[int, Network] = field(default_factory=dict)
-    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _now: list[Strength] = field(default_factory=list)
 
     def use(self, uses: Sequence[LoraUse]) -> None:
         """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
-        left = dict(enumerate(uses))
+        remaining = dict(enumerate(uses))
         strengths: list[Strength] = []
         self.by_use = {}
         for lora, network in zip(self.loras, self.networks, strict=True):
-            number = next((number for number, use in left.items() if use.file == lora.file), None)
-            if number is not None:
-                self.by_use[number] = network
-            strengths.append(Strength.of(left.pop(number), self.sdxl) if number is not None else NO_STRENGTH)
+            index = next((index for index, use in remaining.items() if use.file == lora.file), None)
+            if index is not None:
+                self.by_use[index] = network
+            strengths.append(Strength.of(remaining.pop(index), self.sdxl) if index is not None else NO_STRENGTH)
             strengths[-1].set_on(network)
         self.strengths = strengths
         if self.merged and strengths[: self.merged] != self._now:
@@ -104,27 +104,27 @@ class LorasInUse:
             self._now = strengths[: self.merged]
 
     def on_texts(self) -> tuple[Any, ...]:
-        """Key of the text states: file and strengths of each LoRA that changes the text encoders now."""
+        """The key of the text states: file and strengths of each LoRA that changes the text encoders now."""
         from core.networks.layer_sizes import part_of
 
-        found: list[Any] = []
+        key: list[Any] = []
         for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
             adapters = network.adapters.items()
             strengths = tuple(each.multiplier for name, each in adapters if part_of(name) == "text_encoder")
             if any(strengths):
-                found.append((fingerprint(lora.path), number < self.merged, strengths))
-        return tuple(found)
+                key.append((fingerprint(lora.path), number < self.merged, strengths))
+        return tuple(key)
 
     def _merge(self) -> None:
-        """Merge the first networks into the weights; the original weights are kept for `restore`."""
+        """Merge the first networks into the weights; `restore` needs the original weights, which are copied."""
         self.restore()
         weights = {
             id(adapter.module): adapter.module
             for network in self.networks[: self.merged]
             for adapter in network.adapters.values()
         }
-        own = (getattr(module, name, None) for module in weights.values() for name in ("weight", "bias", "factors"))
-        self._kept = [(each, each.detach().clone()) for each in own if each is not None]
+        tensors = (getattr(module, name, None) for module in weights.values() for name in ("weight", "bias", "factors"))
+        self._originals = [(each, each.detach().clone()) for each in tensors if each is not None]
         for network in self.networks[: self.merged]:
             network.merge_to()
 
@@ -134,86 +134,86 @@ class LorasInUse:
 
         with (
             torch.no_grad()
-        ):  # not by `data`: what is computed of a weight is kept by its version, which that leaves as it was
-            for weight, own in self._kept:
-                weight.copy_(own)
-        self._kept = []
+        ):  # not by `data`: values computed from a weight are cached by its version, which `data` does not change
+            for weight, original in self._originals:
+                weight.copy_(original)
+        self._originals = []
 
 
 @contextmanager
 def loras_attached(
     components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path], merged: int = 0
 ) -> Iterator[LorasInUse]:
-    """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
+    """A context with these LoRAs on U-Net and text encoder; their deltas add up.
 
-    Modules add the delta to their output until the block ends, also after an error. Only merged LoRAs change weights, which
-    are restored at the end. All problems with the files are raised together, before anything is attached.
+    Modules add the delta to their output until the context ends, also after an error. Only merged LoRAs change weights,
+    which are restored at the end. All problems with the files are raised together, before anything is attached.
 
-    merged   the number of first LoRAs that are merged into the weights instead
+    merged   how many of the first LoRAs are merged into the weights instead
     """
     from core.networks.frozen import readable
     from core.networks.network import attached
 
-    found = LorasInUse(merged=merged, sdxl=has_nine_blocks(components.family))
+    loras = LorasInUse(merged=merged, sdxl=has_nine_blocks(components.family))
     problems: list[Problem] = []
     for use in uses:
         try:
             path = find(use.file)
-            network = _network(components, path, [lora.path for lora in found.loras].count(path))
+            network = _network(components, path, [lora.path for lora in loras.loras].count(path))
         except ProblemsError as error:
             problems.extend(error.problems)
             continue
-        found.networks.append(network)
-        found.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
-        found.problems.extend(unmatched_problems(network, path))
+        loras.networks.append(network)
+        loras.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
+        loras.problems.extend(unmatched_problems(network, path))
     if problems:
         raise ProblemsError(problems)
-    for network in found.networks[merged:]:  # layers may rest in RAM
+    for network in loras.networks[merged:]:  # layers may rest in RAM
         for parameter in network.parameters():
             parameter.data = parameter.data.to(components.device)
-    reads = bool(merged) or any(network.needs_base_weight for network in found.networks)
-    with readable(components.denoiser) if reads else nullcontext(), attached(*found.networks[merged:]):
+    reads = bool(merged) or any(network.needs_base_weight for network in loras.networks)
+    with readable(components.denoiser) if reads else nullcontext(), attached(*loras.networks[merged:]):
         try:
-            found.use(uses)
-            yield found
+            loras.use(uses)
+            yield loras
         finally:
-            found.restore()
+            loras.restore()
             _forget_oldest(components)
 
 
-# Networks of a loaded model, the most recently used last, so that a new strength or a LoRA chosen again reads no file.
-# They are freed with the model: adapters hold its layers, but nothing holds the whole denoiser.
-_KEPT: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
+# Networks of a loaded model, the most recently used last, so that a new strength or a LoRA used again reads no file.
+# They are freed with the model: adapters reference its layers, but nothing references the denoiser.
+_NETWORKS: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
 
 
 def _network(components: Components, path: Path, before: int) -> Network:
-    """The network of a file, read only if it was not kept. before: how many uses of the file came before this one"""
+    """The network of a file, read only if it is not cached. before: how many uses of the file came before this one"""
     parts = (*components.text_encoders, components.denoiser)
-    kept = _KEPT.setdefault(components.denoiser, {})
+    cached = _NETWORKS.setdefault(components.denoiser, {})
     key = (fingerprint(path), before, tuple(part is None for part in parts))
-    network = kept.pop(key, None)
+    network = cached.pop(key, None)
     layers = {id(module) for part in parts if part is not None for module in part.modules()}
     if network is None or any(id(each.module) not in layers for each in network.adapters.values()):
         network = read_network(components, path, 1.0)
-    kept[key] = network
+    cached[key] = network
     return network
 
 
 def _forget_oldest(components: Components) -> None:
-    kept = _KEPT.get(components.denoiser, {})
-    sizes = {key: sum(each.nbytes for each in network.parameters()) for key, network in kept.items()}
-    for key in list(kept):
-        if len(kept) <= MOST_KEPT and sum(sizes[each] for each in kept) <= MOST_KEPT_BYTES:
+    cached = _NETWORKS.get(components.denoiser, {})
+    sizes = {key: sum(each.nbytes for each in network.parameters()) for key, network in cached.items()}
+    for key in list(cached):
+        if len(cached) <= MOST_CACHED and sum(sizes[each] for each in cached) <= MOST_CACHED_BYTES:
             break
-        del kept[key]
+        del cached[key]
 
 
 def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
-    """The LoRAs to attach for several images: each file as often as the image that uses it most."""
-    found: dict[tuple[str, int], LoraUse] = {}
-    for uses in lists:
-        seen: Counter[str] = Counter()
-        for use in uses:
-            found.setdefault((use.file, seen[use.file]), use)
-            seen[use.file] += 1
-    return list(found.values())
+    """The LoRAs to attach for several images: each file as often as in the image that uses it most."""
+    attached: dict[tuple[str, int], LoraUse] = {}
+    for list_uses in lists:
+        counts: Counter[str] = Counter()
+        for use in list_uses:
+            attached.setdefault((use.file, counts[use.file]), use)
+            counts[use.file] += 1
+    return list(attached.values())

@@ -1,4 +1,5 @@
-"""Models besides the base model, ControlNets, LLLites, upscalers and refiners: found, and checked by their headers. Without torch."""
+"""Models besides the base model (ControlNets, LLLites, upscalers, refiners): found, and checked by their headers.
+Without torch."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 NETS, UPSCALER = "controls.nets", "hires.highres_fix_upscaler_file"
 REFINER_FILE = "refiner.refiner_checkpoint"
 NEEDED = ("unet", "text_encoder_2")  # parts of a refiner
-Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler file -> its network, for a while
+Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler file -> a context with its network
 
 
 # -- ControlNets
@@ -46,10 +47,10 @@ Leased = Callable[[str], AbstractContextManager[Any]]  # name of an upscaler fil
 
 @dataclass(frozen=True)
 class Nets:
-    """What a job's stages share.
+    """Shared by a job's stages.
 
     lease   (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
-    hint    (use, size, initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; each is made once
+    hint    (use, size, initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; cached
     """
 
     lease: Callable[[ControlUse, int], AbstractContextManager[ControlNet | LLLite]]
@@ -65,16 +66,16 @@ class ControlFile:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it has, by its header."""
+        """Its number of parameters, by its header."""
         if self.is_lllite:
             return sum(prod(entry.shape) for entry in read_header(self.path)[0].values())
         return sum(prod(shape) for shape in open_control_net(self.path).shapes.values())
 
 
 def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bool]:
-    """(the file of a ControlNet that an image names, whether it may be the one it was made with).
+    """(the file of a ControlNet that an image names, whether it may be the one it was generated with).
 
-    Where the file of that name is missing or has another hash, it is another one of models/ or of a run with this hash.
+    If the file of that name is missing or has another hash, it is a file of models/ or of a run with this hash.
     digest   A1111's first hash; "" and that of files under 1 MiB identify no file
     Raises ProblemsError if there is neither.
     """
@@ -84,8 +85,8 @@ def net_of_image(name: str, digest: str, workspace: Workspace) -> tuple[Path, bo
     if digest in ("", LEGACY_OF_SMALL) or (path is not None and _has_hash(path, digest)):
         return path or find("controlnet", name, workspace), True
     listed = (file for kind in CODES for _, file in list_control(workspace, kind))
-    other = next((file for file in listed if _has_hash(file, digest)), None)
-    return (other, True) if other is not None else (path or find("controlnet", name, workspace), False)
+    by_hash = next((file for file in listed if _has_hash(file, digest)), None)
+    return (by_hash, True) if by_hash is not None else (path or find("controlnet", name, workspace), False)
 
 
 def _has_hash(path: Path, digest: str) -> bool:
@@ -95,28 +96,30 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 
 def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
-    """Raises ProblemsError for a file that is neither a ControlNet nor an LLLite, or, where the model is known, not for it."""
-    found = ControlFile(path, identify(path).kind == LLLITE)
+    """The ControlNet or LLLite in a file. Raises ProblemsError for anything else or, if the model is known, if it does
+    not fit."""
+    file = ControlFile(path, identify(path).kind == LLLITE)
     if model and family:
-        check = lllite_file.file_problems if found.is_lllite else controlnet_file.file_problems
+        check = lllite_file.file_problems if file.is_lllite else controlnet_file.file_problems
         if problems := check(path, unet_shapes(model, family), family):
             raise ProblemsError([replace(problem, where=NETS) for problem in problems])
-    return found
+    return file
 
 
 # -- upscalers
 
 
 def upscaler_kind(path: Path, where: str = UPSCALER) -> str:
-    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
+    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises
+    ProblemsError."""
     return upscales(identify(path), path, where)
 
 
-def upscales(found: ModelKind, path: Path, where: str = UPSCALER) -> str:
-    """The same of a file that has been identified already."""
-    if found.kind in ("upscaler", "latent_upscaler") and found.offered:
-        return "images" if found.kind == "upscaler" else "latents"
-    what = f"{path.name} is not a supported upscaler but: {found} ({found.evidence})"
+def upscales(kind: ModelKind, path: Path, where: str = UPSCALER) -> str:
+    """`upscaler_kind` of a detected file."""
+    if kind.kind in ("upscaler", "latent_upscaler") and kind.offered:
+        return "images" if kind.kind == "upscaler" else "latents"
+    what = f"{path.name} is not a supported upscaler but: {kind} ({kind.evidence})"
     fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
     raise ProblemsError.one(what, where, fix, "upscaler.unknown-kind")
 
@@ -134,9 +137,9 @@ def upscaler_problems(job: GenerateJob, family: str, workspace: Workspace) -> li
     return []
 
 
-def check_upscaler(found: ModelKind, path: Path, family: str) -> None:
-    """Raises ProblemsError unless an identified file upscales images of this family."""
-    if upscales(found, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
+def check_upscaler(kind: ModelKind, path: Path, family: str) -> None:
+    """Raise ProblemsError unless a detected file upscales images of this family."""
+    if upscales(kind, path) == "latents" and traits_of(family).latent_scale != SD_SCALE:
         what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         raise ProblemsError.one(what, UPSCALER, fix, "upscaler.other-family")
 
@@ -159,8 +162,8 @@ def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
 
 
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
-    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: not known.
-    Raises ProblemsError."""
+    """The file or folder of a refiner. base: the family of the model whose images it finishes; None: unknown. Raises
+    ProblemsError."""
     try:
         path = model_path(name, workspace, REFINER_FILE)
     except ProblemsError as error:
@@ -178,14 +181,14 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     return path
 
 
-def check_refiner(found: ModelKind, path: Path) -> None:
-    """Raises ProblemsError unless an identified file or folder is a whole refiner."""
-    if not is_refiner(found):
-        what = f"{path.name} is not a refiner but: {found} ({found.evidence})"
+def check_refiner(kind: ModelKind, path: Path) -> None:
+    """Raise ProblemsError unless a detected file or folder is a complete refiner."""
+    if not is_refiner(kind):
+        what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
         raise ProblemsError.one(
             what, REFINER_FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner"
         )
 
 
-def is_refiner(found: ModelKind) -> bool:
-    return (found.kind, found.family, found.variant) == ("checkpoint", REFINER, None)
+def is_refiner(kind: ModelKind) -> bool:
+    return (kind.kind, kind.family, kind.variant) == ("checkpoint", REFINER, None)

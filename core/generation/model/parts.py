@@ -1,4 +1,4 @@
-"""Loads the parts of a model for generation, as the memory settings say."""
+"""Loads the parts of a model for generation, by the memory settings."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ Offload = Literal["off", "parts", "layers"]
 
 
 class Parts:
-    """Loads the parts of a model. A part with another key (file, precision, memory settings) is loaded again."""
+    """Loads the parts of a model. A part whose key (file, precision, memory settings) changed is loaded again."""
 
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
         self.kind, self.memory, self.device = family(sources.family), memory, device
-        self.path, self.own_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
-        self.controls, self.others = list(sources.controls.values()), list(sources.others.values())
+        self.path, self.separate_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
+        self.controls, self.hook_files = list(sources.controls.values()), list(sources.hook_files.values())
         stored = self.kind.weight_bytes(sources.model)
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
         self.stored = stored[self.kind.denoiser]
-        self.found = self.kind.parts(self.path)
-        if self.own_vae is not None:
-            self.found["vae"] = open_vae(self.own_vae)
-        self.sizes = {name: self._size(name) for name in self.found}
+        self.opened = self.kind.parts(self.path)
+        if self.separate_vae is not None:
+            self.opened["vae"] = open_vae(self.separate_vae)
+        self.sizes = {name: self._size(name) for name in self.opened}
         self.offload: Offload = "off"
         self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
 
     @classmethod
     def of_refiners(cls, memory: MemorySettings, sources: Sources, device: str) -> dict[str, Parts]:
         """{name in the settings: parts} of a job's refiners, without their VAE, which is not used."""
-        found = {}
+        refiners = {}
         for name, path in sources.refiners.items():
-            parts = found[name] = cls(memory, Sources(path, REFINER, None, {}), device)
-            parts.found.pop("vae", None)
+            parts = refiners[name] = cls(memory, Sources(path, REFINER, None, {}), device)
+            parts.opened.pop("vae", None)
             parts.sizes.pop("vae", None)
-        return found
+        return refiners
 
     def use_device(self) -> None:
         """Set torch's threads and TF32."""
@@ -53,13 +53,13 @@ class Parts:
         use_tf32(self.memory.allow_tf32)
 
     def config(self, name: str) -> dict[str, Any]:
-        return dict(self.found[name].config_after(self.kind.layout.config(name)))
+        return dict(self.opened[name].config_after(self.kind.layout.config(name)))
 
     @property
     def reading_size(self) -> int:
-        """Bytes of the text encoders on the device where they rest in RAM: one tensor of their layers at a time."""
+        """Bytes of text encoders on the device while they rest in RAM: one tensor of their layers at a time."""
         each = [(key, size) for name in self.texts for key, size in self._bytes(name).items()]
-        layers = [size for key, size in each if any(word.isdigit() for word in key.split("."))]
+        layers = [size for key, size in each if any(component.isdigit() for component in key.split("."))]
         return sum(size for _, size in each) - sum(layers) + max(layers, default=0)
 
     @property
@@ -70,13 +70,13 @@ class Parts:
 
     @property
     def control_size(self) -> int:
-        """Bytes of the ControlNets, which compute as the denoiser does and stay on the device."""
+        """Bytes of the ControlNets, which have the denoiser's dtype and stay on the device."""
         return sum(net.numbers for net in self.controls) * self.dtype.itemsize
 
     @property
     def other_size(self) -> int:
         """Bytes of the models of hooks, which stay on the device."""
-        return sum(file.bytes for file in self.others)
+        return sum(file.bytes for file in self.hook_files)
 
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""
@@ -85,7 +85,7 @@ class Parts:
     def _bytes(self, name: str) -> dict[str, int]:
         item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
         narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
-        shapes = {key: place.entry.shape for key, place in self.found[name].places.items()}
+        shapes = {key: place.entry.shape for key, place in self.opened[name].places.items()}
         return {
             key: prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
             for key, shape in shapes.items()
@@ -97,7 +97,7 @@ class Parts:
 
     @property
     def rests(self) -> str:
-        """The device of the VAE and the text encoders while they are not used."""
+        """The device of the VAE and the text encoders between uses."""
         return self.device if self.offload == "off" else "cpu"
 
     @property
@@ -112,55 +112,55 @@ class Parts:
 
     @property
     def vae_key(self) -> Any:
-        return fingerprint(self.own_vae or self.path), self.kind.name, str(self.vae_dtype), self.device
+        return fingerprint(self.separate_vae or self.path), self.kind.name, str(self.vae_dtype), self.device
 
     @property
     def texts_key(self) -> Any:
         return (*self._file, self.memory.fp8_base)
 
     def denoiser(self) -> Components:
-        """The denoiser and the tokenizers."""
+        """Load the denoiser and the tokenizers."""
         from core.families.offload import rest_in_ram
+        from core.networks.fp8 import to_fp8
         from core.networks.frozen import install
-        from core.networks.narrow import narrow
 
-        # Narrowed in RAM, as in training: on a GPU it would briefly need the space of its 16 bits.
+        # Converted to fp8 in RAM, as in training: on a GPU it would briefly need the space of 16 bits.
         layers = self.offload == "layers"
-        beside = layers or (self.memory.narrow_unet and not self.memory.lowram)
-        loaded = self._load(("denoiser", "tokenizers"), device="cpu" if beside else self.device)
+        in_ram = layers or (self.memory.narrow_unet and not self.memory.lowram)
+        loaded = self._load(("denoiser", "tokenizers"), device="cpu" if in_ram else self.device)
         denoiser = loaded.denoiser
         set_attention(denoiser, self.memory.attention)
         if self.memory.narrow_unet:
-            narrow(denoiser)
+            to_fp8(denoiser)
         if layers:
             rest_in_ram(denoiser, self.device)
         else:
             denoiser.to(self.device)
             _lay_out(denoiser, self.device)
         if self.device.startswith("cpu"):
-            install(denoiser)  # as in training, so that both make the same image
+            install(denoiser)  # as in training, so that both generate the same image
         return loaded
 
     def vae(self) -> Components:
-        loaded = self._load(("vae",), device=self.rests, vae=self.own_vae, vae_dtype=self.vae_dtype)
+        loaded = self._load(("vae",), device=self.rests, vae=self.separate_vae, vae_dtype=self.vae_dtype)
         _lay_out(loaded.vae, self.device)
         return loaded
 
     def text_encoders(self) -> Components:
-        from core.networks.narrow import narrow
+        from core.networks.fp8 import to_fp8
 
-        # Narrowed in RAM too; who uses them moves them to where they rest.
+        # Converted in RAM too; users move them to where they rest.
         loaded = self._load(("text_encoders",), device="cpu" if self.memory.fp8_base else self.rests)
         for encoder in loaded.text_encoders if self.memory.fp8_base else ():
-            narrow(encoder)
+            to_fp8(encoder)
         return loaded
 
-    def _load(self, parts: tuple[str, ...], **how: Any) -> Components:
-        return self.kind.load(self.path, parts=parts, dtype=self.dtype, **how)
+    def _load(self, parts: tuple[str, ...], **options: Any) -> Components:
+        return self.kind.load(self.path, parts=parts, dtype=self.dtype, **options)
 
 
 def _lay_out(module: Any, device: str) -> None:
-    """channels_last on a GPU, which its convolutions prefer; results differ by rounding only."""
+    """Put weights on a GPU into channels_last layout, which convolutions prefer; results differ by rounding only."""
     import torch
 
     if device.startswith("cuda"):

@@ -35,7 +35,8 @@ OLDER = (
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys do not fit."""
+    """The network of a file on a device, in float32. kind: of `other_files.upscaler_kind`. Raises ProblemsError if keys
+    do not fit."""
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
@@ -48,7 +49,7 @@ def load_network(path: Path, kind: str, device: str) -> Any:
 
 
 def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
-    """A network whose tensors have exactly these shapes, without weights. Raises ProblemsError if there is none."""
+    """A network with exactly these tensors and shapes, without weights. Raises ProblemsError if there is none."""
     try:
         with torch.device("meta"):
             network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
@@ -63,7 +64,7 @@ def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -
 
 
 def _of_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Without the counters of batch normalization, which older files lack."""
+    """The shapes without the counters of batch normalization, which older files lack."""
     return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
 
 
@@ -77,7 +78,7 @@ def _renamed(name: str) -> str:
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block: five convolutions, each of which reads all outputs before it."""
+    """Residual dense block: five convolutions, each of which reads all earlier outputs."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -86,10 +87,10 @@ class DenseBlock(nn.Module):
             self.add_module(f"conv{number}", nn.Conv2d(inward, growth if number < 5 else width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
+        features = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            seen = torch.cat([seen, functional.leaky_relu(conv(seen), 0.2)], dim=1)
-        return x + 0.2 * self.conv5(seen)
+            features = torch.cat([features, functional.leaky_relu(conv(features), 0.2)], dim=1)
+        return x + 0.2 * self.conv5(features)
 
 
 class Block(nn.Module):
@@ -121,7 +122,8 @@ class RRDBNet(nn.Module):
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
-        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered one after another."""
+        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered
+        consecutively."""
         width, inward = shapes["conv_first.weight"][:2]
         channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
         blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
@@ -163,19 +165,19 @@ def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, mult
     """
     height, width = pixels.shape[-2:]
     padded = functional.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-    found = padded.new_empty(*padded.shape[:2], padded.shape[2] * scale, padded.shape[3] * scale)
+    output = padded.new_empty(*padded.shape[:2], padded.shape[2] * scale, padded.shape[3] * scale)
     for top in range(0, padded.shape[2], tile):
         for left in range(0, padded.shape[3], tile):
             above, before = min(margin, top), min(margin, left)
             part = padded[..., top - above : top + tile + margin, left - before : left + tile + margin]
-            made = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
-            found[..., top * scale : top * scale + made.shape[2], left * scale : left * scale + made.shape[3]] = made
-    return found[..., : height * scale, : width * scale]
+            up = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
+            output[..., top * scale : top * scale + up.shape[2], left * scale : left * scale + up.shape[3]] = up
+    return output[..., : height * scale, : width * scale]
 
 
 def enlarging_bytes(size: tuple[int, int]) -> int:
-    """What ESRGAN's usual network takes at most for an image of a size: its weights, three maps of 64 channels of the largest
-    part, and the images, all in fp32."""
+    """The peak of ESRGAN's usual network for an image of a size: its weights, three maps of 64 channels of the largest
+    tile, and the images, all in fp32."""
     weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)
     return 4 * (weights + 3 * 64 * part + (2 + 4**2) * 3 * prod(size))
 
@@ -221,6 +223,6 @@ class LatentUpscaler(nn.Module):
 
     @torch.no_grad()
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
-        """The corrected latents. scaling: the VAE's factor, which the network's own latents lack"""
+        """The corrected latents. scaling: the VAE's factor, which the network's latents do not have"""
         corrected: Tensor = self(latents / scaling)
         return corrected * scaling

@@ -1,1 +1,1 @@
-"""From a job to one request per image: its stages, its files, what is wrong, and the memory that it takes."""
+"""From a job to one request per image: its stages, its files, its problems, and its memory forecast."""

@@ -1,4 +1,4 @@
-"""What is wrong with the images of a job: by their settings alone, and with the model. Each list of checks is run whole."""
+"""Problems of a job's images: by their settings alone, and with the model. Each list of checks is run completely."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.model.other_files import upscaler_problems
 from core.generation.model.sources import Sources
 from core.generation.plan.hooks import hook_file_problems, hook_problems
-from core.generation.plan.stages import has_regions, only_enlarges, own_settings, sampling_of, stages_of
+from core.generation.plan.stages import guidance_group, has_regions, only_enlarges, sampling_of, stages_of
 from core.generation.prompt.runs import parts_of
 from core.generation.sample.guidances import GUIDANCES, kind_of
-from core.generation.sample.loop import own_steps
+from core.generation.sample.loop import evaluation_count
 from core.record.problems import Problem
 from core.record.regular import impossible_path
 from core.record.workspace import Workspace, resolve_path
@@ -33,13 +33,13 @@ Jobs = Sequence[GenerateJob]
 STRENGTH = "image_to_image.strength"
 SWITCH = "refiner.refiner_switch_at"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
-KNOWN = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
+FIELDS = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
 
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
-    given, steps = job.image_to_image, job.generate.steps
+    settings, steps = job.image_to_image, job.generate.steps
     if stages_of(job)[-1].run == 0 and not only_enlarges(job):
-        what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no steps"
+        what = f"With {steps} steps, a denoising strength of {settings.strength:g} runs no steps"
         yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
 
 
@@ -107,16 +107,16 @@ def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _without_effect(job: GenerateJob) -> Iterator[Problem]:
-    """Settings of kinds of guidance that are not chosen."""
+    """Advice about settings of unselected guidance kinds."""
     for name in GUIDANCES:
-        own = getattr(job, name, None)
-        if own is not None and name != job.generate.guidance and own != type(own)():
+        group = getattr(job, name, None)
+        if group is not None and name != job.generate.guidance and group != type(group)():
             what = f"The settings of '{GUIDANCES[name].title}' have no effect: another guidance is chosen"
             yield Problem(what, "generate.guidance", f"choose {name}", "advice", code="settings.no-effect")
 
 
 def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
-    """What of one image a refiner cannot finish, before files are looked for."""
+    """Problems of one image with a refiner, before files are searched."""
     if not job.refiner.refiner_checkpoint:
         return
     if has_regions(job):
@@ -130,7 +130,7 @@ def refiner_problems(job: GenerateJob) -> Iterator[Problem]:
         yield Problem(what, SWITCH, fix, "advice", code="refiner.loras")
 
 
-# Of one image, before files are looked for: (job) -> errors and advice.
+# Of one image, before files are searched: (job) -> errors and advice.
 SETTINGS = (_of_steps, _of_large_images, _of_masks, _of_guidance, refiner_problems, hook_problems)
 
 
@@ -141,13 +141,13 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
 
 
 def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
-    """Problems of the names and the folder of the images, before anything is loaded."""
+    """Problems of the images' names and folder, before anything is loaded."""
     settings = job.output
     for setting in ("folder_pattern", "file_pattern"):
         for field in FIELD.findall(getattr(settings, setting)):
-            if field not in KNOWN:
-                near = difflib.get_close_matches(field.casefold(), KNOWN, 1)
-                fix = f"write [{near[0]}]" if near else f"use {', '.join(f'[{name}]' for name in KNOWN)}"
+            if field not in FIELDS:
+                near = difflib.get_close_matches(field.casefold(), FIELDS, 1)
+                fix = f"write [{near[0]}]" if near else f"use {', '.join(f'[{name}]' for name in FIELDS)}"
                 what = f"There is no field [{field[:40]}] for names"
                 yield Problem(what, f"output.{setting}", fix, code="output.unknown-field")
     if settings.use_original_file_name and not job.image_to_image.image_path:
@@ -167,7 +167,7 @@ def root_of(job: GenerateJob, workspace: Workspace) -> Path:
 
 
 def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
-    """Depths of Deep Shrink that models of a family do not have."""
+    """Depths of Deep Shrink that a family's models do not have."""
     shrunk = [job.deep_shrink for job in jobs if job.deep_shrink.ds_depth_1 is not None]
     if not shrunk:
         return
@@ -180,7 +180,7 @@ def depth_problems(jobs: Jobs, kind: Family) -> Iterator[Problem]:
 
 
 def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """What does not fit models of a family."""
+    """Problems of a job's guidance with a family's models."""
     guidance = kind_of(job.generate.guidance)
     if kind.reads_guidance and guidance.name != "classic":
         what, fix = f"{guidance.title} does not work with guidance-distilled models", "choose classic"
@@ -188,7 +188,7 @@ def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
     elif guidance.layers is not None:
         from core.generation.sample.guidances.layers import layers_of
 
-        where, text, ending = guidance.layers(own_settings(job))
+        where, text, ending = guidance.layers(guidance_group(job))
         model = kind.make_empty(kind.denoiser)
         for part in text.split(","):
             if not layers_of(model, part, ending):
@@ -197,7 +197,7 @@ def guidance_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 
 def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
-    """What models of a family cannot do, of a job whose size is decided."""
+    """Stages of a job of known size that a family's models cannot compute."""
     if has_regions(job) and kind.input_blocks is None:
         what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
@@ -209,7 +209,7 @@ def stage_problems(job: GenerateJob, kind: Family) -> Iterator[Problem]:
 
 
 def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Of jobs whose size and schedule are decided: refiners or base models that would have no step."""
+    """Refiners or base models that would run no step, in jobs of known size and schedule."""
     ways = {}
     for job in jobs:
         if job.refiner.refiner_checkpoint:
@@ -217,10 +217,10 @@ def switch_problems(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
             ways[sampling, base.steps, base.run, base.switch_at] = sampling, base, refiner
     for sampling, base, refiner in ways.values():
         share = f"With {refiner.steps} steps and a switch at {refiner.switch_at:g}"
-        if not own_steps(sampling, refiner):
+        if not evaluation_count(sampling, refiner):
             what, fix = f"{share}, the refiner runs no step", "lower the switch, or use more steps"
             yield Problem(what, SWITCH, fix, code="refiner.no-steps")
-        elif not own_steps(sampling, base):
+        elif not evaluation_count(sampling, base):
             what, fix = f"{share}, the base model runs no step of this strength", "raise the switch or the strength"
             yield Problem(what, SWITCH, fix, "advice", code="refiner.alone")
 
@@ -230,9 +230,9 @@ def _with_depths(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator
 
 
 def _with_guidance(jobs: Jobs, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Each guidance once, with the model and with the refiner that follows it."""
+    """Each guidance once, with the model and with the refiner after it."""
     for name, some in ((sources.family, jobs), (REFINER, [job for job in jobs if job.refiner.refiner_checkpoint])):
-        for job in {(job.generate.guidance, own_settings(job)): job for job in some}.values():
+        for job in {(job.generate.guidance, guidance_group(job)): job for job in some}.values():
             yield from guidance_problems(job, family(name))
 
 

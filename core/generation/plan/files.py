@@ -1,4 +1,4 @@
-"""The files of a generation: found by their headers before anything is loaded, identified, and loaded."""
+"""The files of a generation: found and detected by their headers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_vae
-from core.generation.model.library import find_all, named_embeddings, several_files
+from core.generation.model.embeddings import Embedding, check_token, find_embeddings
+from core.generation.model.library import ambiguity_advice, find_all, named_embeddings
 from core.generation.model.other_files import REFINER_FILE as REFINER_FILE
 from core.generation.model.other_files import ControlFile, control_file, find_refiner
 from core.generation.model.sources import Sources
-from core.generation.model.words import NewWord, check_word, find_words
 from core.generation.plan.stages import passes_of, stages_of
 from core.generation.prompt.editing import texts_of
 from core.generation.prompt.loras import LORAS, with_prompt_loras
@@ -32,14 +32,14 @@ from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 
 
-def with_own_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """`job` with zero terminal SNR decided: on or off."""
+def with_model_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
+    """The job with zero terminal SNR resolved to on or off."""
     used = "on" if uses_zero_terminal_snr(job, sources) else "off"
     return job.model_copy(update={"generate": job.generate.model_copy(update={"zero_terminal_snr": used})})
 
 
-def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
-    """`job` with the model's own guidance scale if none is set."""
+def with_model_guidance(job: GenerateJob, model: Path) -> GenerateJob:
+    """The job with the model's guidance scale if none is set."""
     if job.generate.guidance_scale is not None:
         return job
     decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
@@ -64,17 +64,17 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         if file
     }
     controls = _controls(jobs, family_name, model, workspace, problems, notes)
-    words = _chosen_words(job.generate.embeddings, family_name, model, workspace, problems)
+    embeddings = _chosen_embeddings(job.generate.embeddings, family_name, model, workspace, problems)
     if model and family_name:
-        words += _words_in(jobs, words, family_name, model, workspace, loras.values(), notes)
+        embeddings += _prompt_embeddings(jobs, embeddings, family_name, model, workspace, loras.values(), notes)
     problems += [problem for each in jobs for problem in image_problems(each, family_name, bool(loras))]
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and family_name is not None
-    if words and refiners:
+    if embeddings and refiners:
         what, fix = "The refiner reads the names of embeddings as plain words", "switch later, or turn it off"
         notes.append(Problem(what, REFINER_FILE, fix, "advice", code="refiner.embeddings"))
-    return Sources(model, family_name, vae, loras, words, notes, refiners, controls)
+    return Sources(model, family_name, vae, loras, embeddings, notes, refiners, controls)
 
 
 def _vae(reference: str, workspace: Workspace) -> Path:
@@ -90,15 +90,15 @@ def _loras(
     problems: list[Problem],
     notes: list[Problem],
 ) -> dict[str, Path]:
-    """{name in the settings: file} of the LoRAs; `notes` gets advice on names that several files have."""
-    found: dict[str, Path] = {}
+    """{name in the settings: file} of the LoRAs; `notes` gets advice on ambiguous names."""
+    files: dict[str, Path] = {}
     for file in dict.fromkeys(use.file for each in jobs for use in each.generate.loras):
         paths = collected(problems, find_all, "lora", file, workspace)
         if paths:
             collected(problems, problems_at(LORAS)(check_layers), paths[0], family_name or "sd1")
-            found[file] = paths[0]
-            notes += several_files("lora", file, paths)
-    return found
+            files[file] = paths[0]
+            notes += ambiguity_advice("lora", file, paths)
+    return files
 
 
 def _controls(
@@ -109,83 +109,83 @@ def _controls(
     problems: list[Problem],
     notes: list[Problem],
 ) -> dict[str, ControlFile]:
-    """{name in the settings: file} of the ControlNets in use; `notes` gets advice on names that several files have."""
-    found: dict[str, ControlFile] = {}
+    """{name in the settings: file} of the ControlNets in use; `notes` gets advice on ambiguous names."""
+    files: dict[str, ControlFile] = {}
     for file in dict.fromkeys(use.file for each in jobs for use in each.controls.used):
         paths = collected(problems, find_all, "controlnet", file, workspace)
         net = collected(problems, control_file, paths[0], family_name, model) if paths else None
         if paths and net is not None:
-            found[file] = net
-            notes += several_files("controlnet", file, paths)
-    return found
+            files[file] = net
+            notes += ambiguity_advice("controlnet", file, paths)
+    return files
 
 
-def _chosen_words(
+def _chosen_embeddings(
     texts: Sequence[str], family_name: str | None, model: Path | None, workspace: Workspace, problems: list[Problem]
-) -> list[NewWord]:
+) -> list[Embedding]:
     """The embeddings of the settings."""
-    found: list[NewWord] = []
+    embeddings: list[Embedding] = []
     for text in texts:
-        for word in collected(problems, find_words, text, workspace) or ():
+        for embedding in collected(problems, find_embeddings, text, workspace) or ():
             if model and family_name:
-                collected(problems, check_word, word, found, family_name, model)
-            found.append(word)
-    return found
+                collected(problems, check_token, embedding, embeddings, family_name, model)
+            embeddings.append(embedding)
+    return embeddings
 
 
 def model_problems(sources: Sources) -> list[Problem]:
-    """What loading the models would refuse, from their headers alone."""
-    found = family(sources.family).problems(sources.model, sources.vae)
-    return found + [each for path in sources.refiners.values() for each in family(REFINER).problems(path)]
+    """Errors that loading the models would raise, from their headers alone."""
+    problems = family(sources.family).problems(sources.model, sources.vae)
+    return problems + [each for path in sources.refiners.values() for each in family(REFINER).problems(path)]
 
 
-def _words_in(
+def _prompt_embeddings(
     jobs: Sequence[GenerateJob],
-    chosen: Sequence[NewWord],
+    chosen: Sequence[Embedding],
     family_name: str,
     model: Path,
     workspace: Workspace,
     loras: Iterable[Path],
     notes: list[Problem],
-) -> list[NewWord]:
-    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several of one name the first
-    that fits; `notes` gets advice on the others that fit, and on those of which none does."""
+) -> list[Embedding]:
+    """The embeddings under models/ and in LoRA files that prompts name and that are not chosen. Of several with one
+    name the first that fits; `notes` gets advice on the others that fit, and on names of which none does."""
     texts = [text for each in jobs for text in (each.generate.prompt, each.generate.negative_prompt)]
-    taken = {word.word.casefold() for word in chosen}
-    places = {(word.path, word.token) for word in chosen}
-    fitting: dict[str, list[NewWord]] = {}
+    names = {embedding.name.casefold() for embedding in chosen}
+    tokens = {(embedding.path, embedding.token) for embedding in chosen}
+    fitting: dict[str, list[Embedding]] = {}
     unfit: dict[str, list[Problem]] = {}
-    for word in (NewWord(*each) for each in named_embeddings(texts, workspace, loras)):
-        name = word.word.casefold()
-        if name in taken or (word.path, word.token) in places:
+    for embedding in (Embedding(*each) for each in named_embeddings(texts, workspace, loras)):
+        name = embedding.name.casefold()
+        if name in names or (embedding.path, embedding.token) in tokens:
             continue
         try:
-            check_word(word, (), family_name, model)
-            fitting.setdefault(name, []).append(word)
+            check_token(embedding, (), family_name, model)
+            fitting.setdefault(name, []).append(embedding)
         except ProblemsError as error:
             unfit.setdefault(name, []).extend(replace(problem, level="advice") for problem in error.problems)
-    for words in fitting.values():
-        notes += several_files("embedding", words[0].word, [each.path for each in words])
+    for candidates in fitting.values():
+        notes += ambiguity_advice("embedding", candidates[0].name, [each.path for each in candidates])
     notes += [note for name, advice in unfit.items() if name not in fitting for note in advice]
-    return [words[0] for words in fitting.values()]
+    return [candidates[0] for candidates in fitting.values()]
 
 
 def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:
-    """Problems of one image's prompts, size and sampler with a model of the family; None: not known."""
+    """Problems of one image's prompts, size and sampler with a model of the family; None: unknown."""
     settings = job.generate
     yield from weight_problems(job)
-    found = [schedule_problem(settings.sampler, settings.schedule_type, "generate.schedule_type")]
+    problems = [schedule_problem(settings.sampler, settings.schedule_type, "generate.schedule_type")]
     if family_name:
         yield from size_problems(job, FAMILIES[family_name].size_step)
-        if not has_loras:  # one may have been trained for another objective
-            found.append(sampler_problem(settings.sampler, family(family_name).objective, "generate.sampler"))
+        if not has_loras:  # it may have been trained for another objective
+            problems.append(sampler_problem(settings.sampler, family(family_name).objective, "generate.sampler"))
     if any(stage.run is not None for stage in stages_of(job)):
-        found.append(noise_problem(settings.sampler, "generate.sampler"))
-    yield from (problem for problem in found if problem is not None)
+        problems.append(noise_problem(settings.sampler, "generate.sampler"))
+    yield from (problem for problem in problems if problem is not None)
 
 
 def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Sides that are not multiples of `step`, as models of the family need."""
+    """Sides that are not multiples of `step`, as the family's models need."""
     for side in ("width", "height"):
         length = getattr(job.generate, side) or step
         if length % step:
@@ -221,7 +221,7 @@ def weight_problems(job: GenerateJob) -> Iterator[Problem]:
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
     """The files in use that are marked as trained with zero terminal SNR."""
     loras = [sources.loras[use.file] for use in job.generate.loras if use.used]
-    files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
+    files = [sources.model, *loras, *(embedding.path for embedding in sources.embeddings)]
     return [path for path in files if identify(path).zero_terminal_snr]
 
 

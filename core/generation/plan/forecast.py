@@ -1,4 +1,4 @@
-"""What a generation takes at most on its device, by its settings and the headers of its model: nothing is loaded."""
+"""The memory forecast of a generation on its device, from its settings and its model's header: nothing is loaded."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 
 TEXT_TOKENS = 77
-SHARE = 0.9  # of a GPU's memory, which a generation may take: the rest is for the screen and other programs
-# fp32 tensors that the VAE in strips needs at once: of the widest map, a strip each, and of the whole map of its attention.
+SHARE = 0.9  # of a GPU's memory, for a generation: the rest is for the screen and other programs
+# fp32 tensors that the VAE in strips needs at once: strips of the widest map, and whole maps of its attention.
 STRIP_TENSORS, MIDDLE_TENSORS = 3, 9
-STRIPS = 8  # where their number is left open
-# What convolutions on a CPU need for other orders of the same numbers, on top of what is counted: measured in the VAE. Of the
-# gradient of SD 1.5 in fp32, 1.2 to 1.3 was measured at 512 px and 1.4 to 1.6 at 256 px; of the starter up to 2 (docs/benchmarks.md).
+STRIPS = 8  # if the number is not set
+# Factor for reordered copies in convolutions on a CPU, measured in the VAE. For the gradient of SD 1.5 in fp32, 1.2 to
+# 1.3 was measured at 512 px and 1.4 to 1.6 at 256 px; for the starter up to 2 (docs/benchmarks.md).
 CPU_TIMES = 1.7
-GRADIENT_TIMES = 1.2  # the same on a GPU, of a gradient: counted for SD 1.5 (1.18 with CLIP guidance) and SDXL (1.18)
-MEASURING = 256  # bytes for each pixel of an image whose distance is differentiated: VGG16 sees a quarter of the sides, CLIP less
+GRADIENT_TIMES = 1.2  # the same for a gradient on a GPU: computed for SD 1.5 (1.18 with CLIP guidance) and SDXL (1.18)
+MEASURING = 256  # bytes per pixel of an image whose distance is differentiated: VGG16 and CLIP read it smaller
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes at most, of those that the device has. offload: what will rest in RAM"""
+    """Peak bytes, of the device's total. offload: parts that will rest in RAM"""
 
     peak: int
     total: int
@@ -41,9 +41,9 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
-    them: one evaluation, one decoding as a whole and in strips; of LoRAs, ControlNets and models of hooks; of a network that enlarges
-    images, at work; of a gradient through denoiser and VAE, which is then on the device."""
+    """Bytes of weights (denoiser, its largest layer, VAE, text encoders, and these during use) and of computing with
+    them: one evaluation, one decoding as a whole and in strips; of LoRAs, ControlNets and models of hooks; of a running
+    upscaling network; of a gradient through denoiser and VAE, which is then on the device."""
 
     denoiser: int
     layer: int
@@ -58,7 +58,7 @@ class Needs:
     gradient: int = 0
 
     def peak(self, offload: Offload, sliced: bool = False) -> int:
-        """On the device, without what torch takes for itself."""
+        """Peak on the device, without torch's own memory."""
         decoding = self.in_strips if sliced else self.decoding
         visitors = max(self.reading, self.vae + max(decoding, self.gradient), self.upscaling)
         if offload == "off":
@@ -66,10 +66,10 @@ class Needs:
             return self.loras + self.denoiser + self.vae + self.texts + computed
         if offload == "parts":
             return self.loras + self.denoiser + max(self.evaluation, visitors)
-        return self.loras + max(2 * self.layer + self.evaluation, visitors)  # the next comes while one still computes
+        return self.loras + max(2 * self.layer + self.evaluation, visitors)  # the next is copied while one computes
 
     def with_refiner(self, refiner: Needs) -> Needs:
-        """Of both at once, side by side."""
+        """The needs of both models on the device together."""
         return replace(
             self,
             denoiser=self.denoiser + refiner.denoiser,
@@ -79,7 +79,7 @@ class Needs:
 
 
 def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bool = False) -> int:
-    """Of a model and one of its refiners at a time: side by side, or one in RAM where anything is offloaded."""
+    """The peak of a model and its refiners, one at a time: together, or one in RAM if anything is offloaded."""
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
         together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
@@ -88,7 +88,7 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
-    """Of the largest stage of a job's images."""
+    """The needs of the largest stage of a job's images."""
     from core.families.counting import decoding_bytes, evaluation_bytes, frozen, gradient_bytes
     from core.generation.model.upscaling_networks import enlarging_bytes
 
@@ -99,9 +99,9 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
     images = images_together(job, parts.device, sides, kind.latent_pixels)
     rows = images * (1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides))
     pixels, config = prod(sides), parts.config(kind.denoiser)
-    known = kind.activation_bytes(pixels, rows)
-    if known is None:
-        known = evaluation_bytes(
+    evaluation = kind.activation_bytes(pixels, rows)
+    if evaluation is None:
+        evaluation = evaluation_bytes(
             kind.name, frozen(config), sides, rows, parts.dtype, parts.memory.attention, TEXT_TOKENS
         )
     decoding = 0
@@ -114,7 +114,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         vae = frozen(parts.config("vae")), sides, images, parts.dtype, parts.vae_dtype, parts.memory.attention
         times = CPU_TIMES if parts.device.startswith("cpu") else GRADIENT_TIMES
         gradient = int(times * gradient_bytes(kind.name, frozen(config), *vae, TEXT_TOKENS)) + MEASURING * pixels
-    entries = parts.found[kind.denoiser].places.values()
+    entries = parts.opened[kind.denoiser].places.values()
     item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
     return Needs(
         denoiser=parts.sizes[kind.denoiser],
@@ -122,7 +122,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         vae=parts.sizes.get("vae", 0),
         texts=sum(parts.sizes[name] for name in parts.texts),
         reading=parts.reading_size,
-        evaluation=known,
+        evaluation=evaluation,
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
         loras=parts.lora_size + parts.control_size + parts.other_size,
@@ -132,7 +132,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
 
 
 def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
-    """How many images a batch will have at least: on a GPU as many as fit, if the number is left open."""
+    """The smallest batch size: on a GPU as many as fit, if the number is not set."""
     settings = job.generate
     if settings.batch_size is not None:
         return min(settings.batch_size, settings.count)
@@ -143,7 +143,7 @@ def images_together(job: GenerateJob, device: str, sides: tuple[int, int], laten
 
 
 def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
-    """What decoding in strips takes on the device. Its maps lie in RAM, which is the device where there is no GPU."""
+    """Bytes on the device for decoding in strips. Its maps are in RAM, which is the device without a GPU."""
     width, height = sides
     widths = parts.config("vae").get("block_out_channels", (128, 256))
     channels = widths[1]  # of the widest map at the image's size
@@ -154,42 +154,42 @@ def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
 
 
 def _of_diffusers(parts: Parts) -> bool:
-    return "vae" in parts.found and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
+    return "vae" in parts.opened and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 
 def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
-    """As set; "auto" is the fastest that fits into the GPU's memory, with the refiner where there is one."""
+    """The offload setting; "auto" is the fastest that fits into the GPU's memory, including a refiner."""
     settings = job.generation_memory
     if not parts.device.startswith("cuda"):
         return "off"
     if settings.offload != "auto":
         return settings.offload
     needs, sliced = needs_of(job, parts), (settings.vae_slices or STRIPS) > 1
-    others = [needs_of(job, each) for each in refiners]
+    refiner_needs = [needs_of(job, each) for each in refiners]
     room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
-    ways: list[Offload] = ["off", "parts"]
+    choices: list[Offload] = ["off", "parts"]
     last: Offload = "parts" if differentiates(job) else "layers"
-    return next((way for way in ways if peak_of(needs, others, way, sliced) < room), last)
+    return next((offload for offload in choices if peak_of(needs, refiner_needs, offload, sliced) < room), last)
 
 
 def offload_for(job: GenerateJob, sources: Sources, device: str) -> Offload:
-    """As `offload_of`, by the files of a job."""
+    """`offload_of` by the files of a job."""
     parts, refiners = Parts(job.memory, sources, device), Parts.of_refiners(job.memory, sources, device)
     return offload_of(job, parts, refiners.values())
 
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
-    """Of a job that is not running. Raises ProblemsError for one that cannot."""
+    """The forecast for a job that is not running. Raises ProblemsError for an invalid one."""
     plan = plan_of(job.model_copy(update={"generate": job.generate.model_copy(update={"count": 1})}), workspace)
-    one = plan.requests[0].job
-    one = one.model_copy(update={"generate": one.generate.model_copy(update={"count": job.generate.count})})
+    first = plan.requests[0].job
+    first = first.model_copy(update={"generate": first.generate.model_copy(update={"count": job.generate.count})})
     parts = Parts(job.memory, plan.sources, device)
     refiners = list(Parts.of_refiners(job.memory, plan.sources, device).values())
-    way = offload_of(one, parts, refiners)
-    needs, others = needs_of(one, parts), [needs_of(one, each) for each in refiners]
+    offload = offload_of(first, parts, refiners)
+    needs, refiner_needs = needs_of(first, parts), [needs_of(first, each) for each in refiners]
     total, cuda = machine.memory(device)[1], device.startswith("cuda")
-    slices, own = one.generation_memory.vae_slices, machine.OF_ITS_OWN["cuda" if cuda else "cpu"]
-    whole = int((1 + machine.CUT_OFF) * peak_of(needs, others, way))
-    sliced = slices > 1 if slices is not None else whole + own > SHARE * total
-    peak = int((1 + machine.CUT_OFF) * peak_of(needs, others, way, sliced))
-    return Forecast(peak + own, total, way)
+    slices, torch_bytes = first.generation_memory.vae_slices, machine.OF_ITS_OWN["cuda" if cuda else "cpu"]
+    unsliced = int((1 + machine.CUT_OFF) * peak_of(needs, refiner_needs, offload))
+    sliced = slices > 1 if slices is not None else unsliced + torch_bytes > SHARE * total
+    peak = int((1 + machine.CUT_OFF) * peak_of(needs, refiner_needs, offload, sliced))
+    return Forecast(peak + torch_bytes, total, offload)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.generation.model.loras import Strength
     from core.generation.model.other_files import Nets
-    from core.generation.model.sources import OwnFile, Sources
+    from core.generation.model.sources import HookFile, Sources
     from core.generation.sample.canvas import Canvas
     from core.generation.sample.loop import Hook, Stage
     from core.generation.sample.noise import ImageNoise
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from core.settings.job import GenerateJob
 
 
-# (name in the settings, load: its path -> model) -> the model, for a while
+# (name in the settings, load: its path -> model) -> a context with the model
 Lend = Callable[[str, Callable[[Path], Any]], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class Making:
-    """What a hook is made for: one stage of a batch of images.
+    """What hooks are made from: one stage of a batch of images.
 
     job       of one of them; they differ in prompt and seed only
     noises    of the images
     latents   initial latents of a stage with a strength, without noise, [B, C, h, w]
     canvas    the initial image, prepared for the stage
     sides     of the guidance, in the order of the batch: B rows each
-    networks, strengths   of the attached LoRAs
-    by_use    {place among the LoRAs of these images: its network}
-    show      takes a preview as JPEG
-    nets      lends the ControlNets and LLLites that the settings name
+    networks, strengths   of the LoRAs in use, in order
+    by_use    {index among the LoRAs of these images: its network}
+    show      called with a preview as JPEG
+    nets      leases the ControlNets and LLLites of the settings
     prompts   of the images
-    lend      lends the `HookKind.files`
+    lend      leases the `HookKind.files`
     """
 
     job: GenerateJob
@@ -70,15 +70,15 @@ class Making:
 
 @dataclass(frozen=True)
 class HookKind:
-    """Something that acts at the steps of a generation.
+    """A registered kind of hook, which acts at the steps of a generation.
 
-    name, title     of its group of settings
-    make            Making -> the hook; None if the settings ask for none
-    settings        a group of its own, named after it; None: it uses groups that jobs have already
-    problems        (job of one image) -> problems of its settings, before files are looked for
+    name, title     of its settings group
+    make            Making -> the hook; None if the settings need none
+    settings        its settings group, named after it; None: it uses groups that jobs already have
+    problems        (job of one image) -> problems of its settings, before files are searched
     file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
     advice          jobs of the images, which still name folders -> advice about them together
-    images          jobs of the images -> the same with the images that they name, those of a folder in turn
+    images          jobs of the images -> the same with the images of folders resolved, which take turns
     files           (jobs of the images, workspace) -> {name in the settings: the model that it uses}
     differentiates  (job of one image) -> whether it takes gradients through denoiser and VAE
     inline          {option in prompts, such as "control": the setting of its group}
@@ -93,7 +93,7 @@ class HookKind:
     file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
     advice: Callable[[Sequence[GenerateJob]], Iterable[Problem]] = lambda jobs: ()
     images: Callable[[Sequence[GenerateJob]], list[GenerateJob]] = list
-    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, OwnFile]] = lambda jobs, workspace: {}
+    files: Callable[[Sequence[GenerateJob], Workspace], Mapping[str, HookFile]] = lambda jobs, workspace: {}
     differentiates: Callable[[GenerateJob], bool] = lambda job: False
     inline: Mapping[str, str] = field(default_factory=dict)
     of_refiner: bool = False
@@ -103,7 +103,7 @@ HOOKS: dict[str, HookKind] = {}
 
 
 def register(kind: HookKind) -> None:
-    """Add a kind of hook, and its group to the settings of a generation."""
+    """Register a kind of hook, and its settings group for generation."""
     HOOKS[kind.name] = kind
     if kind.settings is not None:
         add_group(GenerateSettings, kind.name, kind.settings, kind.title)
@@ -112,18 +112,18 @@ def register(kind: HookKind) -> None:
 def hooks_of(making: Making) -> list[Hook]:
     """The hooks of a stage, in the order in which they were registered."""
     extensions.load()
-    made = [kind.make(making) for kind in HOOKS.values() if kind.of_refiner or not making.stage.refines]
-    return [hook for hook in made if hook is not None]
+    created = [kind.make(making) for kind in HOOKS.values() if kind.of_refiner or not making.stage.refines]
+    return [hook for hook in created if hook is not None]
 
 
 def hook_problems(job: GenerateJob) -> Iterable[Problem]:
-    """Problems of all kinds of hooks, before files are looked for."""
+    """Problems of all kinds of hooks, before files are searched."""
     for kind in HOOKS.values():
         yield from kind.problems(job)
 
 
 def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterable[Problem]:
-    """Problems of all kinds of hooks, once files and model are known."""
+    """Problems of all kinds of hooks, with files and model."""
     for kind in HOOKS.values():
         yield from kind.file_problems(job, sources, workspace)
 
@@ -135,20 +135,20 @@ def hook_advice(jobs: Sequence[GenerateJob]) -> Iterable[Problem]:
 
 
 def with_hook_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with the images of all kinds of hooks. Raises ProblemsError for those that cannot be read."""
+    """The jobs with the images of all kinds of hooks resolved. Raises ProblemsError for those that cannot be read."""
     for kind in HOOKS.values():
         jobs = kind.images(jobs)
     return list(jobs)
 
 
-def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, OwnFile]:
+def hook_files(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name in the settings: model} of all kinds of hooks. Raises ProblemsError."""
     problems: list[Problem] = []
-    found: dict[str, OwnFile] = {}
+    files: dict[str, HookFile] = {}
     for kind in HOOKS.values():
-        found |= collected(problems, kind.files, jobs, workspace) or {}
+        files |= collected(problems, kind.files, jobs, workspace) or {}
     raise_if_errors(problems)
-    return found
+    return files
 
 
 def differentiates(job: GenerateJob) -> bool:
@@ -157,7 +157,7 @@ def differentiates(job: GenerateJob) -> bool:
 
 
 def inline_setting(option: str) -> str | None:
-    """ "group.setting" that an option in a prompt sets by way of a hook, the one registered last; None if no kind takes it."""
+    """The "group.setting" of an option in prompts that a hook defines (the last one registered); else None."""
     kinds = reversed(HOOKS.values())
     return next((f"{kind.name}.{kind.inline[option]}" for kind in kinds if option in kind.inline), None)
 
@@ -166,9 +166,7 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
     register(HookKind(name, title, extensions.later(f"core.generation.effects.{module}", "hook_of"), **more))
 
 
-_built_in(
-    "preview", "Preview", "preview", of_refiner=True
-)  # first, so that it sees the latents that the model was given
+_built_in("preview", "Preview", "preview", of_refiner=True)  # first, so that it sees the model's input latents
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
@@ -178,7 +176,7 @@ _built_in(
     "controls.hook",
     problems=extensions.later("core.generation.effects.controls.checks", "control_problems"),
     file_problems=extensions.later("core.generation.effects.controls.checks", "control_file_problems"),
-    advice=extensions.later("core.generation.effects.controls.checks", "left_over"),
+    advice=extensions.later("core.generation.effects.controls.checks", "unused_images"),
     images=extensions.later("core.generation.effects.controls.checks", "with_control_images"),
     inline={"control": "control_image"},
 )

@@ -1,4 +1,4 @@
-"""Initial images and masks: found, opened, and what is wrong with them."""
+"""Initial images and masks: found, opened and checked."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CONTROL, GUIDE = "controls.nets", "perceptual.guide_image"
 
 
 def image_files(text: str, where: str) -> list[Path]:
-    """The images of a path: one file, or those of a folder sorted by name. Raises ProblemsError if there are none."""
+    """The images at a path: one file, or those of a folder sorted by name. Raises ProblemsError if there are none."""
     path = resolve_path(text)
     if os.path.isfile(path):
         return [path]
-    found = sorted(file for file in path.glob("*") if file.suffix.lower() in ENDINGS) if os.path.isdir(path) else []
-    if found:
-        return found
+    files = sorted(file for file in path.glob("*") if file.suffix.lower() in ENDINGS) if os.path.isdir(path) else []
+    if files:
+        return files
     what = f"The folder '{text}' contains no images" if os.path.isdir(path) else f"'{text}' does not exist"
     raise ProblemsError.one(what, where, "choose an image, or a folder of PNG, JPEG or WebP files", "image.missing")
 
@@ -57,15 +57,15 @@ def opened(path: Path, where: str) -> Image:
 
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:
     """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect
-    ratio; else the image's own. Rounded down to multiples of `step`."""
+    ratio; else the image's. Rounded down to multiples of `step`."""
     step = FIRST_STEP if as_generator(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:
         height = round(image[1] * width / image[0])
     elif height and not width:
         width = round(image[0] * height / image[1])
-    own = width or image[0], height or image[1]
-    return max(own[0] // step, 1) * step, max(own[1] // step, 1) * step
+    size = width or image[0], height or image[1]
+    return max(size[0] // step, 1) * step, max(size[1] // step, 1) * step
 
 
 def blur_of(job: GenerateJob) -> int:
@@ -74,58 +74,58 @@ def blur_of(job: GenerateJob) -> int:
     return (0 if as_generator(job) else BLUR) if blur is None else blur
 
 
-def read_mask(given: ImageToImageSettings, size: tuple[int, int]) -> Image:
+def read_mask(settings: ImageToImageSettings, size: tuple[int, int]) -> Image:
     """The mask, "L", white is repainted, resized to its image's `size`."""
     from PIL import ImageOps
 
-    mask = fitted(opened(resolve_path(given.mask_path or ""), MASK), size, "resize")
-    return ImageOps.invert(mask) if given.mask_invert else mask
+    mask = fitted(opened(resolve_path(settings.mask_path or ""), MASK), size, "resize")
+    return ImageOps.invert(mask) if settings.mask_invert else mask
 
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
-    """The requests with one initial image and mask each: those of a folder in turn. Raises ProblemsError."""
-    found = []
+    """The requests with one initial image and mask each; those of a folder take turns. Raises ProblemsError."""
+    resolved = []
     for number, request in enumerate(requests):
-        given = request.job.image_to_image
-        own: dict[str, str] = {}
+        settings = request.job.image_to_image
+        files_of_image: dict[str, str] = {}
         images, masks = (
             image_files(text, where) if text else []
-            for text, where in ((given.image_path, IMAGE), (given.mask_path, MASK))
+            for text, where in ((settings.image_path, IMAGE), (settings.mask_path, MASK))
         )
         if len(images) > 1 and len(masks) > 1 and len(images) != len(masks):
             what = f"There are {count(len(images), 'initial image')}, but {count(len(masks), 'mask')}"
             fix = "choose a folder with one mask for each image, or one mask for all"
             raise ProblemsError.one(what, MASK, fix, "generate.mask-count")
         for name, files in (("image_path", images), ("mask_path", masks)):
-            own |= {name: str(files[number % len(files)])} if files else {}
+            files_of_image |= {name: str(files[number % len(files)])} if files else {}
         if request.job.regions.region_map:
             for file in image_files(request.job.regions.region_map, MAP):
                 opened(file, MAP)
-        changed = given.model_copy(update=own)
-        found.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
-    return found
+        changed = settings.model_copy(update=files_of_image)
+        resolved.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
+    return resolved
 
 
 def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
     """Problems of the masks, each read once. Raises ProblemsError for images that cannot be read."""
-    for given in {
+    for settings in {
         request.job.image_to_image.model_dump_json(): request.job.image_to_image for request in requests
     }.values():
-        if not given.image_path or not given.mask_path:
+        if not settings.image_path or not settings.mask_path:
             continue
-        image, path = opened(resolve_path(given.image_path), IMAGE).size, resolve_path(given.mask_path)
-        own = opened(path, MASK).size
-        yield from mask_size_advice(path, own, image)
-        if read_mask(given, image).getbbox() is None:
-            color = "white" if given.mask_invert else "black"
+        image, path = opened(resolve_path(settings.image_path), IMAGE).size, resolve_path(settings.mask_path)
+        mask_size = opened(path, MASK).size
+        yield from mask_size_advice(path, mask_size, image)
+        if read_mask(settings, image).getbbox() is None:
+            color = "white" if settings.mask_invert else "black"
             what = f"The mask {path.name} is all {color}: nothing would be repainted"
-            fix = "paint what is repainted white, or turn Invert mask " + ("off" if given.mask_invert else "on")
+            fix = "paint what is repainted white, or turn Invert mask " + ("off" if settings.mask_invert else "on")
             yield Problem(what, MASK, fix, code="generate.mask-empty")
 
 
-def mask_size_advice(path: Path, own: tuple[int, int], image: tuple[int, int]) -> Iterator[Problem]:
-    """Advice about a mask whose size (`own`) is not that of its image."""
-    if own != image:
-        way = "resized" if own[0] * image[1] == own[1] * image[0] else "stretched"
-        what = f"The mask {path.name} is {own[0]} x {own[1]}, the image {image[0]} x {image[1]}: it is {way}"
+def mask_size_advice(path: Path, size: tuple[int, int], image: tuple[int, int]) -> Iterator[Problem]:
+    """Advice about a mask whose size differs from its image's."""
+    if size != image:
+        method = "resized" if size[0] * image[1] == size[1] * image[0] else "stretched"
+        what = f"The mask {path.name} is {size[0]} x {size[1]}, the image {image[0]} x {image[1]}: it is {method}"
         yield Problem(what, MASK, "paint it at the image's size", "advice", code="generate.mask-size")

@@ -1,4 +1,4 @@
-"""The plan of a generate job: every image with all settings decided, before anything is loaded."""
+"""The plan of a generate job: every image with all settings resolved, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from core.families.trained_size import trained_size
-from core.generation.model.library import wildcard_lines, word_vectors
+from core.generation.model.library import embedding_vectors, wildcard_lines
 from core.generation.model.sources import Sources
 from core.generation.plan.checks import output_problems, problems_of, problems_with_model
-from core.generation.plan.files import find_sources, model_problems, with_own_guidance, with_own_schedule
+from core.generation.plan.files import find_sources, model_problems, with_model_guidance, with_model_schedule
 from core.generation.plan.hooks import hook_advice, hook_files, with_hook_images
 from core.generation.plan.initial import IMAGE, mask_problems, opened, size_from, with_initial_images
 from core.generation.plan.requests import Request, requests_of
@@ -26,7 +26,7 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Plan:
-    """A request for each image with everything decided, the files, and advice."""
+    """A request for each image with everything resolved, the files, and advice."""
 
     requests: list[Request]
     sources: Sources
@@ -45,15 +45,15 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
         requests, notes = both
         return plan_for(job, requests, workspace, notes)
     empty = {"generate": job.generate.model_copy(update={"prompt": "", "negative_prompt": ""})}
-    rest = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
-    collected(problems, plan_for, rest, requests_and_notes(rest, workspace)[0], workspace)
+    without_prompts = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
+    collected(problems, plan_for, without_prompts, requests_and_notes(without_prompts, workspace)[0], workspace)
     raise ProblemsError(dict.fromkeys(problems))
 
 
 def requests_and_notes(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
-    """The images of a job and advice about its prompts, with the styles, wildcards and embeddings of this machine."""
-    words, styles = word_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
-    return requests_of(job, partial(wildcard_lines, workspace), words, styles)
+    """The images of a job and advice about its prompts, with this machine's styles, wildcards and embeddings."""
+    embeddings, styles = embedding_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
+    return requests_of(job, partial(wildcard_lines, workspace), embeddings, styles)
 
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
@@ -68,8 +68,8 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
 def _with_files(
     job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem]
 ) -> tuple[list[Request], Sources, list[Problem]]:
-    """(the requests, each with one image of a folder; their files; advice). Raises ProblemsError with all problems of settings
-    and files."""
+    """(the requests, each with one image of a folder; their files; advice). Raises ProblemsError with all problems of
+    settings and files."""
     jobs = [request.job for request in requests]
     problems = [*notes, *dict.fromkeys(problem for each in jobs for problem in problems_of(each))]
     problems += output_problems(job, workspace)
@@ -82,20 +82,20 @@ def _with_files(
     raise_if_errors(problems)
     assert complete is not None and sources is not None and hook_models is not None
     requests = [replace(request, job=each) for request, each in zip(with_images, complete, strict=True)]
-    return requests, replace(sources, others=hook_models), problems
+    return requests, replace(sources, hook_files=hook_models), problems
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """The job of one image with size, guidance scale and zero terminal SNR decided."""
-    job = with_own_schedule(with_own_guidance(job, sources.model), sources)
+    """The job of one image with size, guidance scale and zero terminal SNR resolved."""
+    job = with_model_schedule(with_model_guidance(job, sources.model), sources)
     return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
 
 
 def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """The job of one image with its size decided: as set, else the initial image's, else the model's (`trained`). "Only masked"
-    uses the model's size."""
-    given = job.image_to_image
-    first, alone = given.image_path, given.inpaint_area == "masked" and given.mask_path
+    """The job of one image with its size resolved: as set, else the initial image's, else the model's (`trained`).
+    "Only masked" uses the model's size."""
+    settings = job.image_to_image
+    first, alone = settings.image_path, settings.inpaint_area == "masked" and settings.mask_path
     if first and not alone:
         width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
     else:
@@ -114,8 +114,8 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
     ]
     kinds: dict[str, int] = {}
     for request in plan.requests:
-        for line in described(request.job):
-            kinds[line] = kinds.get(line, 0) + 1
-    lines += [f"{times} times {line}" if times > 1 else line for line, times in kinds.items()]
+        for description in described(request.job):
+            kinds[description] = kinds.get(description, 0) + 1
+    lines += [f"{times} times {description}" if times > 1 else description for description, times in kinds.items()]
     lines += [f"{note.level}: {note.what}; {note.fix}" for note in plan.notes]
     return "\n".join([*lines, "The settings are valid."])

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.generation.plan.hooks import inline_setting
 from core.generation.plan.stages import passes_of
-from core.generation.prompt.analysis import Known, Ways, findings_of
+from core.generation.prompt.analysis import Names, Parsing, findings_of
 from core.generation.prompt.files import MODULE, Entry, is_prompt, line_of_table, module_entries, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import PromptLine, read_line, take_seeds
@@ -26,7 +26,7 @@ from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
 FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
-USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
+USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, if an inline option turns them on
 MOST = 100_000  # images of one job
 
 
@@ -56,42 +56,43 @@ class Request:
 
 
 def requests_of(
-    job: GenerateJob, files: Files, words: Mapping[str, int] = {}, styles: Sequence[Style] = ()
+    job: GenerateJob, files: Files, embeddings: Mapping[str, int] = {}, styles: Sequence[Style] = ()
 ) -> tuple[list[Request], list[Problem]]:
-    """The images of a job in their order, and advice about its prompts. Raises ProblemsError for what cannot be read.
+    """The images of a job in order, and advice about its prompts. Raises ProblemsError for prompts that cannot be
+    parsed.
 
-    files    name of a wildcard file -> its lines
-    words    embeddings that prompts can name -> their number of vectors
-    styles   the styles that the job names
+    files        name of a wildcard file -> its lines
+    embeddings   that prompts can name -> their number of vectors
+    styles       the styles that the job names
     """
     job, entries, where = in_styles(_with_enabled(job), styles)
-    notes = _syntax(job, entries, Known(files, words=words), where)
+    notes = _syntax(job, entries, Names(files, embeddings=embeddings), where)
     raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
-    found: list[Request] = []
+    requests: list[Request] = []
     for turn in range(job.prompts.n_iter):
         seeds.begin(turn)
         order = list(entries)
         if job.prompts.shuffle_prompts:
             Random(seeds.first + turn).shuffle(order)
         for entry in order:
-            found += _of_entry(job, entry, seeds, files, notes, where)
-            if len(found) > MOST:
+            requests += _of_entry(job, entry, seeds, files, notes, where)
+            if len(requests) > MOST:
                 what, fix = f"There are more than {MOST:,} images", "lower the number of images or of repetitions"
                 raise ProblemsError.one(what, where, fix, "generate.too-many-images")
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
-    return found, notes
+    return requests, notes
 
 
 def _with_enabled(job: GenerateJob) -> GenerateJob:
-    """`job` without the LoRAs that are turned off."""
+    """The job without disabled LoRAs."""
     loras = [use for use in job.generate.loras if use.enabled]
     return job.model_copy(update={"generate": job.generate.model_copy(update={"loras": loras})})
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
-    """(the job with its styles applied and removed, its prompts with the styles applied, the setting that they are from)"""
+    """(the job with its styles applied and removed, its prompts with the styles applied, the setting they are from)"""
     entries, where = entries_of(job)
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
@@ -104,72 +105,72 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
     )
 
 
-def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
+def _syntax(job: GenerateJob, entries: Sequence[Entry], names: Names, where: str) -> list[Problem]:
     """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     passes = tuple(each for each in passes_of(job) if each is not None)
-    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE, passes)))
+    found = list(findings_of(job.generate.negative_prompt, names, Parsing(False, weighted, True, NEGATIVE, passes)))
     for entry in entries:
         text = entry if isinstance(entry, str) else entry.get("prompt")
         if isinstance(text, str):
-            found += findings_of(text, known, Ways(dynamic, weighted, False, where, passes))
+            found += findings_of(text, names, Parsing(dynamic, weighted, False, where, passes))
     return list(dict.fromkeys(finding.problem for finding in found))
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """(the prompts, not yet parsed; the setting they are from)"""
+    """(the unparsed prompts; the setting they are from)"""
     settings = job.prompts
     if settings.from_file and settings.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
         raise ProblemsError.one(what, MODULE, fix, "prompts.two-sources")
     if settings.from_module:
-        found, where = module_entries(job), MODULE
+        entries, where = module_entries(job), MODULE
     elif settings.from_file:
-        found, where = read_entries(resolve_path(settings.from_file), FILE), FILE
+        entries, where = read_entries(resolve_path(settings.from_file), FILE), FILE
     else:
         return [job.generate.prompt], PROMPT
-    kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
-    if not kept:
+    prompts = [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
+    if not prompts:
         raise ProblemsError.one("No prompts were found", where, "write one per line", "prompts.none")
-    return kept, where
+    return prompts, where
 
 
 class _Seeds:
     """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator. With a
-    variation strength that of the variation is counted up instead, as in A1111."""
+    variation strength the variation seed is counted up instead, as in A1111."""
 
     def __init__(self, job: GenerateJob, prompts: int):
         settings = job.generate
         self.first = secrets.randbelow(FRESH_SEEDS) if settings.seed is None else settings.seed
-        self._same, self._turn_seed = job.prompts.iter_same_seed, 0
+        self._same, self._prompt_seed = job.prompts.iter_same_seed, 0
         self._drawn = self._draws(job, prompts)
-        other = secrets.randbelow(FRESH_SEEDS) if settings.variation_seed is None else settings.variation_seed
-        self._varied = ((other + number) % SEEDS for number in numbers())
+        variation_seed = secrets.randbelow(FRESH_SEEDS) if settings.variation_seed is None else settings.variation_seed
+        self._varied = ((variation_seed + number) % SEEDS for number in numbers())
 
     def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
         alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
-        own = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # an image's, as recorded
-        if job.generate.compatibility != "kohya" or own:
+        per_image = not job.prompts.dynamic_prompts or (alone and job.generate.seed is not None)  # as recorded
+        if job.generate.compatibility != "kohya" or per_image:
             step = 0 if job.generate.variation_strength else 1
             return ((self.first + number * step) % SEEDS for number in numbers())
         by = Random(self.first)
         return (by.randint(0, FRESH_SEEDS - 1) for _ in numbers())
 
-    def begin(self, turn: int) -> None:
-        self._turn_seed = next(self._drawn) if self._same else 0
+    def begin(self, number: int) -> None:
+        self._prompt_seed = next(self._drawn) if self._same else 0
 
     def next_variation(self) -> int:
         return next(self._varied)
 
     def next(self) -> int:
-        return self._turn_seed if self._same else next(self._drawn)
+        return self._prompt_seed if self._same else next(self._drawn)
 
-    def of(self, own: Sequence[int], images: int, varied: bool) -> list[int]:
-        """One for each image. own: seeds of the prompt, the last of which is repeated unless variants are drawn by the seed (varied)"""
-        found = list(own[:images])
-        while len(found) < images:
-            found.append(found[-1] if own and not varied else self.next())
-        return found
+    def of(self, prompt_seeds: Sequence[int], images: int, varied: bool) -> list[int]:
+        """A seed for each image. prompt_seeds: the last one is repeated unless variants are chosen by seed (varied)"""
+        seeds = list(prompt_seeds[:images])
+        while len(seeds) < images:
+            seeds.append(seeds[-1] if prompt_seeds and not varied else self.next())
+        return seeds
 
 
 def _of_entry(
@@ -179,21 +180,21 @@ def _of_entry(
         for seed in seeds.of((), job.generate.count, False):
             yield _request(job, PromptLine(str(entry)), seed, seeds, notes, where)
         return
-    line, own = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
+    line, line_seeds = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
     varied = job.prompts.dynamic_prompts and has_variants(text)
-    drawn = seeds.of(own, job.generate.count, varied)
-    dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces become plain ones
+    drawn = seeds.of(line_seeds, job.generate.count, varied)
+    dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces are unescaped
     try:
         weighted = job.generate.compatibility != "kohya"
         lines = variants(text, drawn, files, weighted) if dynamic else [(text, seed) for seed in drawn]
-    except WildcardError as error:  # in a group that exists only after others were drawn
+    except WildcardError as error:  # in a group that exists only after others were chosen
         fix = "correct it, or write \\{ and \\} for literal braces"
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
         return
-    for words, seed in lines:
-        read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
-        yield _request(job, read, seed, seeds, notes, where)
+    for chosen, seed in lines:
+        parsed = read_line(chosen, notes, where) if isinstance(line, str) else PromptLine(chosen, line.values)
+        yield _request(job, parsed, seed, seeds, notes, where)
 
 
 def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes: list[Problem], where: str) -> Request:
@@ -209,16 +210,16 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, seeds: _Seeds, notes
     strengths = line.values.get("strengths")
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
-    groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}
-    made = with_prompt_loras(job.model_copy(update=groups))
-    if any(not use.always for use in made.generate.loras[: merged_of(job, len(made.generate.loras))]):
+    groups = {group: getattr(job, group).model_copy(update=values) for group, values in changes.items()}
+    with_loras = with_prompt_loras(job.model_copy(update=groups))
+    if any(not use.always for use in with_loras.generate.loras[: merged_of(job, len(with_loras.generate.loras))]):
         fix = "turn merging off, or give it all steps"
         notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))
-    return Request(made, line.values.get("file_name"))
+    return Request(with_loras, line.values.get("file_name"))
 
 
 def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
-    """An inline option of Deep Shrink or Gradual Latent turns it on."""
+    """Turn on Deep Shrink or Gradual Latent for an inline option."""
     for group, first, usual in (
         ("deep_shrink", "ds_depth_1", USUAL_DEPTH),
         ("gradual_latent", "gradual_latent_timesteps", USUAL_START),
@@ -228,7 +229,7 @@ def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
 
 
 def merged_first(job: GenerateJob) -> int:
-    """How many of the LoRAs are merged for the whole job, the first ones: prompts do not change their strengths."""
+    """How many LoRAs, the first ones, are merged for the whole job: prompts do not change their strengths."""
     settings = job.generate
     if settings.network_merge_n_models is not None:
         return min(settings.network_merge_n_models, len(settings.loras))
@@ -241,7 +242,8 @@ def merged_of(job: GenerateJob, loras: int) -> int:
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
-    """The LoRAs with these strengths in their order; the last one holds for the rest. fixed: the number of first ones that keep theirs"""
+    """The LoRAs with these strengths in order; the last one applies to the rest. fixed: how many of the first keep
+    theirs"""
     changed = (
         use.model_copy(update={"strength": strength, "text_encoder_strength": None})
         for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)

@@ -1,4 +1,4 @@
-"""What a generation will do: its stages, and how they are sampled, from its settings alone."""
+"""The stages of a generation, and how they are sampled, from its settings alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.generation.prompt.editing import Pass
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
 from core.generation.sample.guidance import EMPTY, NEGATIVE, POSITIVE
-from core.generation.sample.loop import Begins, Sampling, Sizes, Stage, own_steps, steps_of, whole_steps
+from core.generation.sample.loop import Begins, Sampling, Sizes, Stage, evaluation_count, steps_of, total_steps
 from core.generation.sample.noise import StartNoise
 from core.settings.base import Settings
 from core.settings.generation.conditioning import SizeSettings
@@ -23,52 +23,54 @@ from core.settings.model import traits_of
 FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
 HIRES_STEPS = 28  # of the first stage, sd-scripts' default
 FULL = 0.999  # A1111's highest strength
-PENULTIMATE = 2  # layer of SDXL's text encoders, which every program reads that asks for no other
+PENULTIMATE = 2  # layer of SDXL's text encoders that programs read by default
 SIDES = (NEGATIVE, POSITIVE, EMPTY)
 
 
 def as_generator(job: GenerateJob) -> bool:
-    """Whether images are made as sd-scripts' generator does."""
+    """Whether to generate as sd-scripts' generator does."""
     return job.generate.compatibility == "kohya"
 
 
-def own_settings(job: GenerateJob) -> Settings | None:
-    """The settings of the job's kind of guidance; None if it has none."""
-    found: Settings | None = getattr(job, job.generate.guidance, None)
-    return found
+def guidance_group(job: GenerateJob) -> Settings | None:
+    """The settings of the job's guidance kind; None if it has none."""
+    group: Settings | None = getattr(job, job.generate.guidance, None)
+    return group
 
 
 def has_regions(job: GenerateJob) -> bool:
-    """Whether its sub-prompts have places of their own."""
+    """Whether its sub-prompts have their own regions."""
     return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
 
 
 def stages_of(job: GenerateJob) -> list[Stage]:
-    """The stages of one image, whose size is decided. A refiner finishes the last one."""
+    """The stages of one image of known size. A refiner finishes the last one."""
     *before, last = _base_stages(job)
-    own = job.refiner
-    if not own.refiner_checkpoint:
+    refiner = job.refiner
+    if not refiner.refiner_checkpoint:
         return [*before, last]
-    scores = own.aesthetic_score, own.negative_aesthetic_score
-    last = replace(last, switch_at=own.refiner_switch_at)
+    scores = refiner.aesthetic_score, refiner.negative_aesthetic_score
+    last = replace(last, switch_at=refiner.refiner_switch_at)
     return [*before, last, replace(last, begins="unfinished latents", scores=scores)]
 
 
 def sampling_steps(job: GenerateJob) -> int:
-    """Sampling steps of one image, of all its stages."""
+    """Sampling steps of one image, over all stages."""
     return sum(steps_of(stage) for stage in stages_of(job))
 
 
 def _base_stages(job: GenerateJob) -> list[Stage]:
-    """Those of the base model."""
-    settings, hires, given = job.generate, job.hires, job.image_to_image
+    """The base model's stages."""
+    settings, hires, image_settings = job.generate, job.hires, job.image_to_image
     size = settings.width or 0, settings.height or 0
-    begins: Begins = "image" if given.image_path else "noise"
-    strength = given.strength if given.image_path else None
+    begins: Begins = "image" if image_settings.image_path else "noise"
+    strength = image_settings.strength if image_settings.image_path else None
     scale = hires.highres_fix_scale
     if scale is None:
-        run = _run_of(job, settings.steps, strength)
-        return [Stage(size, settings.steps, run, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
+        run = _steps_run(job, settings.steps, strength)
+        return [
+            Stage(size, settings.steps, run, begins, sizes=_sizes(job.sizes, 1.0), fresh=_hides_image(job, strength))
+        ]
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
@@ -79,63 +81,63 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
         Stage(
             small,
             steps,
-            _run_of(job, steps, strength),
+            _steps_run(job, steps, strength),
             begins,
             sizes=_sizes(job.sizes, low),
-            anew=_anew(job, strength),
+            fresh=_hides_image(job, strength),
         ),
         Stage(large, *_second_steps(job), again, another=1, sizes=_sizes(job.sizes, high)),
     ]
 
 
-def _run_of(job: GenerateJob, steps: int, strength: float | None) -> int | None:
-    """How many of the steps are run with a strength: its share in sd-scripts; in A1111 one more, from the noise level on that
-    the share ends at."""
+def _steps_run(job: GenerateJob, steps: int, strength: float | None) -> int | None:
+    """How many of the steps run with a strength: its fraction in sd-scripts; in A1111 one more, from the noise level at
+    which the fraction ends."""
     if not strength:
         return None if strength is None else 0
     return int(steps * strength) if as_generator(job) else int(steps * min(strength, FULL)) + 1
 
 
 def _second_steps(job: GenerateJob) -> tuple[int, int | None]:
-    """(steps of the schedule of the second stage of hires fix, how many of them are run): A1111 runs all that are asked for, of
-    a schedule that is longer by the strength."""
+    """(steps of the second stage's schedule, how many of them run): A1111 runs all that are set, of a schedule that is
+    longer by the strength."""
     steps, strength = job.generate.steps, job.image_to_image.strength
-    whole = int(min(steps / min(strength, FULL), 2 * TIMESTEPS)) if strength and not as_generator(job) else steps
-    longer = steps < whole <= TIMESTEPS
-    return (whole, steps) if longer else (min(whole, TIMESTEPS), _run_of(job, min(whole, TIMESTEPS), strength))
+    total = int(min(steps / min(strength, FULL), 2 * TIMESTEPS)) if strength and not as_generator(job) else steps
+    longer = steps < total <= TIMESTEPS
+    return (total, steps) if longer else (min(total, TIMESTEPS), _steps_run(job, min(total, TIMESTEPS), strength))
 
 
 def passes_of(job: GenerateJob) -> list[Pass | None]:
-    """The steps of each stage that prompts with edits are read for, those of a refiner with the base model's; None: edits are
-    not read."""
+    """The steps of each stage for which prompts with edits are parsed, a refiner's with the base model's; None: edits
+    are not parsed."""
     stages = stages_of(job)
     if as_generator(job) or not job.generate.prompt_weights:
         return [None] * len(stages)
-    found: list[Pass | None] = []
+    passes: list[Pass | None] = []
     for stage in stages:
-        before = found[-1] if found else None
-        found.append(before if stage.refines else Pass(whole_steps(stage), before.steps if before else None))
-    return found
+        before = passes[-1] if passes else None
+        passes.append(before if stage.refines else Pass(total_steps(stage), before.steps if before else None))
+    return passes
 
 
 def only_enlarges(job: GenerateJob) -> bool:
-    """Whether an initial image is upscaled and nothing of it is generated again, which takes no model."""
-    hires, given = job.hires, job.image_to_image
-    first = given.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
-    alone = not given.mask_path and not job.refiner.refiner_checkpoint and not through_latents(job)
-    return bool(given.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == given.strength == 0)
+    """Whether an initial image is upscaled without generating, which needs no model."""
+    hires, image = job.hires, job.image_to_image
+    first = image.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
+    alone = not image.mask_path and not job.refiner.refiner_checkpoint and not through_latents(job)
+    return bool(image.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == image.strength == 0)
 
 
-def _anew(job: GenerateJob, strength: float | None) -> bool:
-    """Whether nothing of an initial image is left where it is repainted. The other contents of a mask are there to be seen."""
-    given = job.image_to_image
-    repaints = bool(given.mask_path) and given.masked_content == "original"
+def _hides_image(job: GenerateJob, strength: float | None) -> bool:
+    """Whether nothing of an initial image remains where it is repainted. Other masked contents stay visible."""
+    image_settings = job.image_to_image
+    repaints = bool(image_settings.mask_path) and image_settings.masked_content == "original"
     return strength == 1 and repaints and not as_generator(job)
 
 
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((width, height) of the first stage, of the second). scale: below 1 the first stage is a share of the size (sd-scripts),
-    above it the second is larger (A1111)."""
+    """((width, height) of the first stage, of the second). scale: below 1 the first stage is smaller than the size
+    (sd-scripts), above it the second is larger (A1111)."""
     width, height = size
     if scale < 1:
         return (_scaled(width, scale, FIRST_STEP), _scaled(height, scale, FIRST_STEP)), size
@@ -147,7 +149,7 @@ def _scaled(side: int, scale: float, step: int) -> int:
 
 
 def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
-    """SDXL's sizes where one is set: those that are not are the image's own (0 here, see `Stage.sizes_of`)."""
+    """SDXL's size conditioning if one is set; unset ones are the image's (0 here, see `Stage.sizes_of`)."""
     if settings == SizeSettings():
         return {}
 
@@ -161,7 +163,7 @@ def _sizes(settings: SizeSettings, scale: float) -> Mapping[str, Sizes]:
 
 
 def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
-    """How a job's images are sampled. prediction: of the model, where the settings leave it open"""
+    """How a job's images are sampled. prediction: of the model, if the settings do not set it"""
     settings = job.generate
     kohya = as_generator(job)
     return Sampling(
@@ -170,7 +172,7 @@ def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
         negative_scale=settings.negative_scale,
         guidance_rescale=settings.guidance_rescale,
         guidance_kind=settings.guidance,
-        guidance_settings=own_settings(job),
+        guidance_settings=guidance_group(job),
         guidance_range=(settings.guidance_start, settings.guidance_end),
         prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
         zero_terminal_snr=settings.zero_terminal_snr == "on",
@@ -194,9 +196,9 @@ def start_noise_of(job: GenerateJob) -> StartNoise:
 
 
 def reading_of(job: GenerateJob, family_name: str) -> Reading:
-    """How the job's prompts are read."""
+    """How the job's prompts are encoded."""
     settings, kohya, skip = job.generate, as_generator(job), job.model.clip_skip
-    # Programs of the page have 1 as the usual value, for SDXL too; sd-scripts' generator takes it at its word.
+    # Other programs use 1 as the default, for SDXL too; sd-scripts' generator takes it literally.
     layer = skip if kohya or skip is None else max(skip, PENULTIMATE)
     return Reading(
         clip_skip=skip,
@@ -209,7 +211,7 @@ def reading_of(job: GenerateJob, family_name: str) -> Reading:
 
 
 def described(job: GenerateJob) -> Iterator[str]:
-    """What will be done for one image, a line for each stage."""
+    """What one image's stages will do, a line for each."""
     begin = {
         "noise": "from noise",
         "image": "from the initial image",
@@ -219,15 +221,15 @@ def described(job: GenerateJob) -> Iterator[str]:
     }
     for stage in stages_of(job):
         width, height = stage.size
-        yield f"{width} x {height} {begin[stage.begins]}: {_own_share(job, stage)}{stage.steps} steps"
+        yield f"{width} x {height} {begin[stage.begins]}: {_part_of_steps(job, stage)}{stage.steps} steps"
 
 
-def _own_share(job: GenerateJob, stage: Stage) -> str:
-    """ "16 of " where it does not run all steps."""
+def _part_of_steps(job: GenerateJob, stage: Stage) -> str:
+    """Text such as "16 of " if the stage does not run all steps."""
     if stage.switch_at is None:
         return "" if stage.run in (None, stage.steps) else f"{stage.run} of "
     sampling = sampling_of(job, "epsilon")
     before = replace(stage, begins="noise")
-    run = whole_steps(stage)
-    base = round(run * own_steps(sampling, before) / own_steps(sampling, replace(before, switch_at=None)))
+    run = total_steps(stage)
+    base = round(run * evaluation_count(sampling, before) / evaluation_count(sampling, replace(before, switch_at=None)))
     return f"{run - base if stage.refines else base} of "

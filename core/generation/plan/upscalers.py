@@ -37,27 +37,27 @@ UPSCALERS: dict[str, Upscaler] = {}
 
 
 def register(upscaler: Upscaler) -> None:
-    """Add an upscaler to the choices of hires fix."""
+    """Register an upscaler as a choice of hires fix."""
     UPSCALERS[upscaler.name] = upscaler
     add_choice(HiresSettings, "highres_fix_upscaler", upscaler.name, upscaler.title)
 
 
 def upscaler_of(job: GenerateJob) -> Upscaler:
-    """The upscaler between the stages if no upscaler file is set. sd-scripts' switch for latents means bicubic latents."""
+    """The upscaler between the stages if no upscaler file is set. sd-scripts' switch for latents is bicubic latents."""
     name = job.hires.highres_fix_upscaler
     latents = job.hires.highres_fix_latents_upscaling and name == LANCZOS and not job.hires.highres_fix_upscaler_file
     return UPSCALERS[BICUBIC if latents else name]
 
 
 def through_latents(job: GenerateJob) -> bool:
-    """Whether the second stage begins with the upscaled latents of the first, without decoding them."""
+    """Whether the second stage starts from the first one's upscaled latents, without decoding them."""
     return not job.hires.highres_fix_upscaler_file and upscaler_of(job).latents is not None
 
 
-def _resized(way: str, image: Image, size: Size) -> Image:
+def _resized(resampling: str, image: Image, size: Size) -> Image:
     from PIL import Image as pillow
 
-    return image.resize(size, pillow.Resampling[way])
+    return image.resize(size, pillow.Resampling[resampling])
 
 
 def _interpolated(mode: str, antialias: bool, latents: Tensor, size: Size) -> Tensor:
@@ -68,7 +68,7 @@ def _interpolated(mode: str, antialias: bool, latents: Tensor, size: Size) -> Te
 
 register(Upscaler(LANCZOS, "Lanczos", images=partial(_resized, "LANCZOS")))
 register(Upscaler("nearest", "Nearest", images=partial(_resized, "NEAREST")))
-# The latent ones of A1111's list.
+# A1111's latent upscalers.
 register(Upscaler("latent", "Latent", latents=partial(_interpolated, "bilinear", False)))
 register(Upscaler("latent_antialiased", "Latent (antialiased)", latents=partial(_interpolated, "bilinear", True)))
 register(Upscaler(BICUBIC, "Latent (bicubic)", latents=partial(_interpolated, "bicubic", False)))
@@ -79,6 +79,6 @@ register(
 
 def enlarged(images: Sequence[Image], job: GenerateJob, size: Size) -> list[Image]:
     """The images at `size`, upscaled by the job's image upscaler."""
-    way = upscaler_of(job).images
-    assert way is not None
-    return [image if image.size == size else way(image, size) for image in images]
+    upscale = upscaler_of(job).images
+    assert upscale is not None
+    return [image if image.size == size else upscale(image, size) for image in images]

@@ -1,7 +1,7 @@
 """Parts, token counts and problems of a prompt with their positions, for the prompt box and for checks before a start.
 
-Pure: files are looked up by the functions in `Known`. Parsing is that of generation (options, wildcards, tags, runs); this
-file only locates where it fails.
+Pure: files are looked up by the functions in `Names`. Parsing is that of generation (options, wildcards, tags,
+runs); this file only locates where it fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from core.families.word_weights import Run, read_weights
 from core.generation.prompt.editing import Pass, Switch, edits, near_misses, parsed, texts_of
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
-from core.generation.prompt.notations import notations_in
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
@@ -28,12 +27,12 @@ from core.record.problems import Problem, ProblemsError
 
 BAD_WILDCARD = "prompt.bad-wildcard"
 MOST_FINDINGS = 100  # of one prompt
-MOST_WORDS = 200  # words that are compared with the names of embeddings
-COUNTED_STEPS = 8  # of a pass, whose texts' tokens are counted
-LIKE, LEAST = 0.85, 6  # similarity (difflib) and letters of a word that may be a mistyped name
+MOST_WORDS = 200  # words compared with the names of embeddings
+COUNTED_STEPS = 8  # of a pass, for counting tokens of edited prompts
+LIKE, LEAST = 0.85, 6  # minimum similarity (difflib) and length of a word that may be a mistyped name
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
-# kind of a fault (word_weights.Fault) -> code, level, fix
+# kind of a word_weights.Fault -> code, level, fix
 _FAULTS = {
     "weight": ("prompt.bad-weight", "error", WEIGHT_FIX),
     "nested": ("prompt.bad-weight", "error", WEIGHT_FIX),
@@ -41,28 +40,45 @@ _FAULTS = {
     "extra": ("prompt.extra-bracket", "advice", "remove it, or write \\) or \\] for a literal bracket"),
     "text": ("prompt.no-weight", "advice", "write a number right after the colon, such as (word:1.2)"),
 }
+_AS_WEIGHT = "write (word:1.2)"
+# Notations of other programs that are not supported and read as text: pattern, description, what to write instead
+_ROWS = (
+    (r"\$\{\w[^{}]{0,200}\}?", "a variable of Dynamic Prompts", "write its text where it is used"),
+    (r"__[~@!][\w\-./*]{1,80}__|\{[~@!](?=[^{}]{0,200}[|}])", "a sampler of Dynamic Prompts", "remove the sign; variants are random"),
+    (r"__[\w\-./*]{1,80}\([^()]{0,200}\)__", "a wildcard with parameters", "write the parameters into the wildcard file"),
+    (r"(?m)^#.*$", "a comment of A1111", "remove the line"),
+    (r"(?<![\w.:{|])-?\d+(?:\.\d+)?::[^:{}|]{1,500}::", "a weight of NovelAI", _AS_WEIGHT),
+    (r"\)(?:\++|-{2,}|\d+(?:\.\d+)?)(?=[\s,]|$)", "a weight of InvokeAI", _AS_WEIGHT),
+    (r"\)\.(?:and|or|blend)\(|\.swap\(", "a function of InvokeAI", "write a AND b, or [from:to:0.5]"),
+    (r"\bAND_(?:SALT|PERP|TOPK|ALIGN)\w*", "an operator of Neutral Prompt", "write AND"),
+    (r"\bADD(?:BASE|COMM|COL|ROW|P)\b", "a division of Regional Prompter", "use regions"),
+    (r"[\uff08\uff3b\uff5b][^\uff08\uff3b\uff5b]{0,500}?[\uff1a:]\s*[\d.]+\s*[\uff09\uff3d\uff5d]", "in full-width brackets", _AS_WEIGHT),
+    (r"<[A-Za-z][\w-]{0,30}(?:\[[^\[\]<>]{0,100}\])?:[^<>]*>|<(?:break|trigger)>", "not a LoRA", "remove it, or write <lora:name:1>"),
+)  # fmt: skip
+_NOTATIONS = tuple((re.compile(pattern), what, fix) for pattern, what, fix in _ROWS)
 
 
 @dataclass(frozen=True)
-class Known:
-    """What prompts can name on this machine.
+class Names:
+    """The names that prompts can use on this machine.
 
-    files   name of a wildcard file -> its lines
-    lora    name of a LoRA -> advice about its file; raises ProblemsError where there is none; None: LoRAs are not looked up
-    words   {name of an embedding: its number of vectors}
+    files        name of a wildcard file -> its lines
+    lora         name of a LoRA -> advice about its file; raises ProblemsError if there is none; None: LoRAs are not
+                 looked up
+    embeddings   {name of an embedding: its number of vectors}
     """
 
     files: Files = no_files
     lora: Callable[[str], list[Problem]] | None = None
-    words: Mapping[str, int] = field(default_factory=dict)
+    embeddings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Ways:
+class Parsing:
     """How a prompt is parsed.
 
     dynamic   with options and variants         weighted   with prompt weights
-    where     its setting                       passes     that edits are read for; (): they are not read
+    where     its setting                       passes     for prompt editing; (): edits are not read
     """
 
     dynamic: bool = True
@@ -83,7 +99,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: its weight, and the content tokens in each of its windows, of the longest text of an edited one."""
+    """A prompt between AND: its weight, and the content tokens in each of its windows, for the longest text of an
+    edited one."""
 
     weight: float
     windows: tuple[int, ...]
@@ -103,42 +120,41 @@ class Analysis:
     drawn: bool = False
 
 
-def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
+def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Analysis:
     """The analysis of a prompt. Tokens of variants are counted for one random choice."""
-    findings = findings_of(text, known, ways)
+    findings = findings_of(text, known, mode)
     if len(text) > LONGEST:
         return Analysis((), (), findings)
-    words = _within(text, _parts_of_kind(PROMPT, _split(text, ways)))
-    joints = [
-        match.span() for match in re.finditer(BREAK if ways.negative else f"{AND.pattern}|{BREAK.pattern}", words)
-    ]
-    drawn = ways.dynamic and has_variants(text)
+    prompt_text = _within(text, _parts_of_kind(PROMPT, _split(text, mode)))
+    pattern = BREAK.pattern if mode.negative else f"{AND.pattern}|{BREAK.pattern}"
+    joints = [match.span() for match in re.finditer(pattern, prompt_text)]
+    drawn = mode.dynamic and has_variants(text)
     sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
-    parts = _parts(text if not (drawn and sound) else drawn_once(text, 0, known.files), known, ways)
+    parts = _parts(text if not (drawn and sound) else drawn_once(text, 0, known.files), known, mode)
     return Analysis(tuple(parts), tuple(joints), findings, drawn)
 
 
-def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple[Finding, ...]:
+def findings_of(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> tuple[Finding, ...]:
     """All problems of a prompt, in order of position."""
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
-        return (Finding(0, len(text), Problem(what, ways.where, "shorten it", code="prompt.too-long")),)
-    line = _split(text, ways)
-    looks = [_of_words(_within(text, _parts_of_kind(PROMPT, line)), known, ways)]
-    if ways.dynamic:
+        return (Finding(0, len(text), Problem(what, mode.where, "shorten it", code="prompt.too-long")),)
+    line = _split(text, mode)
+    looks = [_of_prompt_text(_within(text, _parts_of_kind(PROMPT, line)), known, mode)]
+    if mode.dynamic:
         negative = _within(text, _parts_of_kind("n", line))
-        looks += [_of_words(negative, known, replace(ways, negative=True))]
-        looks += [_of_variants(text, known, ways), _of_options(text, line, ways)]
-    found = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
-    return tuple(sorted(found, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
+        looks += [_of_prompt_text(negative, known, replace(mode, negative=True))]
+        looks += [_of_variants(text, known, mode), _of_options(text, line, mode)]
+    findings = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
+    return tuple(sorted(findings, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
 
 
-# -- what is where
+# -- locations
 
 
-def _split(text: str, ways: Ways) -> list[LinePart]:
-    """The prompt and its options, where it has any. Text in braces is not split."""
-    if not ways.dynamic:
+def _split(text: str, mode: Parsing) -> list[LinePart]:
+    """The prompt and its options, if they are read. Text in braces is not split."""
+    if not mode.dynamic:
         return [LinePart(0, len(text), text, PROMPT)]
     hidden = list(text)
     for start, end in braces(text)[0]:
@@ -147,86 +163,95 @@ def _split(text: str, ways: Ways) -> list[LinePart]:
 
 
 def _parts_of_kind(kind: str, line: Iterable[LinePart]) -> list[LinePart]:
-    """Those that belong to the prompt or to an option."""
+    """The parts that belong to the prompt or to an option."""
     return [part for part in line if part.of == kind]
 
 
 def _within(text: str, parts: Iterable[LinePart]) -> str:
-    """The text with everything outside these parts, and the switches of options, replaced by spaces."""
-    shown = [" "] * len(text)
+    """The text with everything outside these parts, and the options' switches, replaced by spaces."""
+    visible = [" "] * len(text)
     for part in parts:
         switch = re.match(r"\s?--\w+", text[part.start : part.end]) if part.switch else None
         start = part.start + (switch.end() if switch else 0)
-        shown[start : part.end] = text[start : part.end]
-    return "".join(shown)
+        visible[start : part.end] = text[start : part.end]
+    return "".join(visible)
 
 
 def _around(text: str, start: int, end: int) -> str:
     """The quoted text around a fault."""
-    shown = " ".join(text[max(start - 12, 0) : end + 12].split())
-    return f"'{shown}'"
+    excerpt = " ".join(text[max(start - 12, 0) : end + 12].split())
+    return f"'{excerpt}'"
 
 
 # -- variants and options
 
 
-def _of_variants(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
+def _of_variants(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     for start, end, reason in problems_in(text, known.files):
         what, fix = f"In the prompt '{text[:40]}', {reason}", "correct it, or write \\{ and \\} for literal braces"
-        yield Finding(start, end, Problem(what, ways.where, fix, code=BAD_WILDCARD))
-    for place in braces(text)[1]:
-        what = f"The brace in {_around(text, place, place + 1)} has no partner and is read as text"
+        yield Finding(start, end, Problem(what, mode.where, fix, code=BAD_WILDCARD))
+    for index in braces(text)[1]:
+        what = f"The brace in {_around(text, index, index + 1)} has no partner and is read as text"
         fix = "close the braces, or write \\{ or \\} for a literal brace"
-        yield Finding(place, place + 1, Problem(what, ways.where, fix, "advice", code="prompt.open-brace"))
+        yield Finding(index, index + 1, Problem(what, mode.where, fix, "advice", code="prompt.open-brace"))
 
 
-def _of_options(text: str, line: Sequence[LinePart], ways: Ways) -> Iterator[Finding]:
+def _of_options(text: str, line: Sequence[LinePart], mode: Parsing) -> Iterator[Finding]:
     for part in line[1:]:
-        written = text[part.start : part.end]
-        if has_variants(written) or "{" in written:
+        option_text = text[part.start : part.end]
+        if has_variants(option_text) or "{" in option_text:
             continue  # known only once a variant is chosen
         notes: list[Problem] = []
-        read_line(written, notes, ways.where)
-        start = part.start + len(written) - len(written.lstrip())
+        read_line(option_text, notes, mode.where)
+        start = part.start + len(option_text) - len(option_text.lstrip())
         yield from (Finding(start, part.end, note) for note in notes)
 
 
 # -- words, brackets and names
 
 
-def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
+def _of_prompt_text(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
     tags = list(placed_tags(text))
-    yield from _of_tags(text, tags, known, ways)
+    yield from _of_tags(text, tags, known, mode)
     for start, end in open_tags(text):
         what, fix = f"The LoRA in {_around(text, start, end)} is not closed and is read as text", LORA_FIX
-        yield Finding(start, end, Problem(what, ways.where, fix, "advice", code="prompt.open-lora"))
+        yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.open-lora"))
     plain = list(text)
     for start, end, _ in tags:
         plain[start:end] = " " * (end - start)
-    words = "".join(plain)
-    if ways.weighted:
-        yield from _of_weights(words, ways)
-        yield from _of_edits(words, tags, ways)
-    for start, end, what, fix in notations_in(words):
-        what = f"'{words[start:end][:60]}' is {what} and is read as text"
-        slug = "unknown-tag" if words[start] == "<" else "other-notation"
-        yield Finding(start, end, Problem(what, ways.where, fix, "advice", code=f"prompt.{slug}"))
-    yield from _of_embeddings(words, known, ways)
+    joined = "".join(plain)
+    if mode.weighted:
+        yield from _of_weights(joined, mode)
+        yield from _of_edits(joined, tags, mode)
+    for start, end, what, fix in _notations_in(joined):
+        what = f"'{joined[start:end][:60]}' is {what} and is read as text"
+        slug = "unknown-tag" if joined[start] == "<" else "other-notation"
+        yield Finding(start, end, Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
+    yield from _of_embeddings(joined, known, mode)
 
 
-def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Known, ways: Ways) -> Iterator[Finding]:
+def _notations_in(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """(start, end, description, what to write instead) of each unsupported notation."""
+    for pattern, what, fix in _NOTATIONS:
+        for match in pattern.finditer(text):
+            yield *match.span(), what, fix
+
+
+def _of_tags(
+    text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Names, mode: Parsing
+) -> Iterator[Finding]:
     unclear: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
-        if ways.negative:
-            problems = [Problem(IN_NEGATIVE, ways.where, TO_PROMPT, code="prompt.lora-in-negative")]
+        if mode.negative:
+            problems = [Problem(IN_NEGATIVE, mode.where, TO_PROMPT, code="prompt.lora-in-negative")]
         elif has_variants(text[start:end]):
             continue
         elif isinstance(tag, str):
-            problems = [Problem(f"Prompt: {tag}", ways.where, LORA_FIX, code="prompt.bad-lora")]
+            problems = [Problem(f"Prompt: {tag}", mode.where, LORA_FIX, code="prompt.bad-lora")]
         elif number == MOST_TAGS:
             what = f"Prompt: there are more than {MOST_TAGS} LoRAs"
-            problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
+            problems = [Problem(what, mode.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
             if tag.name not in unclear:
                 unclear[tag.name] = _not_one(known.lora, tag.name)
@@ -241,44 +266,44 @@ def _not_one(find: Callable[[str], list[Problem]], name: str) -> list[Problem]:
         return error.problems
 
 
-def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
-    """Each prompt between AND is parsed alone, so brackets do not span it."""
-    for begin, part in [(0, text)] if ways.negative else placed_parts(text):
+def _of_weights(text: str, mode: Parsing) -> Iterator[Finding]:
+    """Findings of weights. Each prompt between AND is parsed alone, so brackets do not span it."""
+    for begin, part in [(0, text)] if mode.negative else placed_parts(text):
         for fault in read_weights(part)[1]:
             if fault.kind == "text" and has_variants(part[fault.start - 1 : fault.end + 1]):
                 continue
             code, level, fix = _FAULTS[fault.kind]
             start, end = begin + fault.start, begin + fault.end
             what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_around(text, start, end)}"
-            yield Finding(start, end, Problem(what, ways.where, fix, level, code=code))
+            yield Finding(start, end, Problem(what, mode.where, fix, level, code=code))
 
 
-def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], ways: Ways) -> Iterator[Finding]:
-    """Edits that never come, that are not read, or that are none."""
+def _of_edits(text: str, tags: Sequence[tuple[int, int, object]], mode: Parsing) -> Iterator[Finding]:
+    """Findings of edits that never change, that are not read, or that are malformed."""
     hidden = list(text)
-    for start, end in braces(text)[0] if ways.dynamic else ():  # known only once a variant is chosen
+    for start, end in braces(text)[0] if mode.dynamic else ():  # known only once a variant is chosen
         hidden[start:end] = "x" * (end - start)
-    for begin, part in [(0, "".join(hidden))] if ways.negative else placed_parts("".join(hidden)):
+    for begin, part in [(0, "".join(hidden))] if mode.negative else placed_parts("".join(hidden)):
         found = list(edits(parsed(part)))
         for start, end, what, fix, slug in [
-            *(_unread(edit.start, edit.end) for edit in found if not ways.passes),
-            *(_never(edit, ways.passes) for edit in found if isinstance(edit, Switch) and _idle(edit, ways.passes)),
+            *(_unread(edit.start, edit.end) for edit in found if not mode.passes),
+            *(_never(edit, mode.passes) for edit in found if isinstance(edit, Switch) and _idle(edit, mode.passes)),
             *(
                 _no_edit(start, end)
                 for start, end in near_misses(part)
                 if part[start:end] == text[begin + start : begin + end]
             ),
         ]:
-            place = (begin + start, begin + end)
-            what = f"'{text[slice(*place)][:60]}' {what}"
-            yield Finding(*place, Problem(what, ways.where, fix, "advice", code=f"prompt.{slug}"))
-        for start, end, _ in tags if ways.passes else ():
+            span = (begin + start, begin + end)
+            what = f"'{text[slice(*span)][:60]}' {what}"
+            yield Finding(*span, Problem(what, mode.where, fix, "advice", code=f"prompt.{slug}"))
+        for start, end, _ in tags if mode.passes else ():
             if any(begin + edit.start <= start < begin + edit.end for edit in found):
                 what, fix = (
                     "The LoRA in an edit acts at every step",
                     "give it steps of its own: <lora:name:1:step=0-10>",
                 )
-                yield Finding(start, end, Problem(what, ways.where, fix, "advice", code="prompt.edited-lora"))
+                yield Finding(start, end, Problem(what, mode.where, fix, "advice", code="prompt.edited-lora"))
 
 
 def _unread(start: int, end: int) -> tuple[int, int, str, str, str]:
@@ -292,7 +317,7 @@ def _no_edit(start: int, end: int) -> tuple[int, int, str, str, str]:
 
 
 def _idle(edit: Switch, passes: Sequence[Pass]) -> bool:
-    """Whether it has one text at all steps."""
+    """Whether it has the same text at all steps."""
     lasts = [(during.last(edit.when), during.steps) for during in passes]
     return bool(lasts) and (all(last >= steps for last, steps in lasts) or all(last < 1 for last, _ in lasts))
 
@@ -304,49 +329,47 @@ def _never(edit: Switch, passes: Sequence[Pass]) -> tuple[int, int, str, str, st
     return edit.start, edit.end, what, fix, "idle-edit"
 
 
-def _of_embeddings(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
-    names = {name.casefold(): name for name in known.words}
+def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
+    names = {name.casefold(): name for name in known.embeddings}
     for match in _COMFY.finditer(text):
         near = names.get(match[1].casefold()) or next(iter(difflib.get_close_matches(match[1], names.values(), 1)), "")
         what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
         fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
-        yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-embedding"))
-    words = [match for match in _WORD.finditer(text) if names and len(match[0]) >= LEAST][:MOST_WORDS]
-    for match in words:
-        word = match[0].casefold()
-        like = [name for name in names if name[0] == word[0] and abs(len(name) - len(word)) <= 2]
-        if (
-            word in names or not like or count_tokens(word) < 2
-        ):  # a single token is a word of the vocabulary, not a typo
+        yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
+    candidates = [match for match in _WORD.finditer(text) if names and len(match[0]) >= LEAST][:MOST_WORDS]
+    for match in candidates:
+        lowered = match[0].casefold()
+        like = [name for name in names if name[0] == lowered[0] and abs(len(name) - len(lowered)) <= 2]
+        if lowered in names or not like or count_tokens(lowered) < 2:  # a single token is in the vocabulary, not a typo
             continue
-        for near in difflib.get_close_matches(word, like, 1, LIKE):
+        for near in difflib.get_close_matches(lowered, like, 1, LIKE):
             what = f"'{match[0]}' is not an embedding and is read as text"
             fix = f"write {names[near]} for the embedding"
-            yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-embedding"))
+            yield Finding(*match.span(), Problem(what, mode.where, fix, "advice", code="prompt.unknown-embedding"))
 
 
 # -- tokens
 
 
-def _parts(text: str, known: Known, ways: Ways) -> Iterator[Part]:
-    text = tagless(read_line(text, [], ways.where).text if ways.dynamic else text)
-    count = _counter(known.words)
-    runs = partial(prompt_runs, read=_read) if ways.weighted else None
-    passes = ways.passes if ways.weighted and ways.passes else [None]
-    for words, weight in [(text, 1.0)] if ways.negative else weighted_parts(text):
-        windows = (windows_of(each, count, runs) for each in texts_of(words, passes, COUNTED_STEPS))
+def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
+    text = tagless(read_line(text, [], mode.where).text if mode.dynamic else text)
+    count = _counter(known.embeddings)
+    runs = partial(prompt_runs, read=_read) if mode.weighted else None
+    passes = mode.passes if mode.weighted and mode.passes else [None]
+    for part_text, weight in [(text, 1.0)] if mode.negative else weighted_parts(text):
+        windows = (windows_of(each, count, runs) for each in texts_of(part_text, passes, COUNTED_STEPS))
         yield Part(weight, tuple(max(windows, key=sum)))
 
 
 def _read(text: str) -> list[Run]:
-    """The runs of a text, also of one with faults."""
+    """The runs of a text, even of one with faults."""
     return read_weights(text)[0]
 
 
-def _counter(words: Mapping[str, int]) -> Callable[[str], int]:
-    """A function that counts content tokens; an embedding counts its vectors."""
-    vectors = {name.casefold(): number for name, number in words.items()}
-    pattern = word_pattern(list(words)) if words else None
+def _counter(embeddings: Mapping[str, int]) -> Callable[[str], int]:
+    """A function that counts content tokens; an embedding counts as its vectors."""
+    vectors = {name.casefold(): number for name, number in embeddings.items()}
+    pattern = word_pattern(list(embeddings)) if embeddings else None
 
     def count(text: str) -> int:
         named = pattern.findall(text) if pattern else []

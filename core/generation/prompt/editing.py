@@ -1,9 +1,9 @@
 """Prompt editing in A1111's notation: [from:to:when] and [a|b|c] are other texts at other steps. Pure.
 
-[from:to:when] is `from` up to a step and `to` after it; [to:when] adds and [from::when] removes. `when` with a point is a
-share of the steps, without one a number of steps; in the second pass of hires fix shares go on from 1 to 2 and numbers
-after those of the first pass. [a|b] is a at the first step, b at the second, a at the third. Everything else in brackets
-is a weight (`core.families.word_weights`) and stays as it is.
+[from:to:when] is `from` up to a step and `to` after it; [to:when] adds and [from::when] removes. `when` with a point is
+a fraction of the steps, without one a number of steps; in the second pass of hires fix fractions continue from 1 to 2
+and numbers after those of the first pass. [a|b] is a at the first step, b at the second, a at the third. Everything
+else in brackets is a weight (`core.families.word_weights`) and unchanged.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Text = tuple[Any, ...]  # of str, Switch and Turns
 
 @dataclass(frozen=True)
 class Pass:
-    """The steps of a pass. before: those of the pass before, if it is the second of hires fix"""
+    """The steps of a pass. before: those of the previous pass, for the second one of hires fix"""
 
     steps: int
     before: int | None = None
 
     def last(self, when: str) -> int:
-        """The last step, counted from 1, of what ends at `when`; below 1 where there is none."""
+        """The last step, counted from 1, of a text that ends at `when`; below 1 if there is none."""
         number = float(when)
         if "." in when:
             number = (number - (self.before is not None)) * self.steps
@@ -52,7 +52,7 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Turns:
+class Alternation:
     """[a|b|c], at [start, end) of the prompt."""
 
     texts: tuple[Text, ...]
@@ -62,7 +62,7 @@ class Turns:
 
 @dataclass
 class _Open:
-    """A bracket that is not closed yet: its sign, its texts and what separates them. sound: all brackets within are paired"""
+    """A bracket that is not closed yet: its sign, its texts and separators. sound: all brackets inside are paired"""
 
     sign: str
     start: int
@@ -75,11 +75,11 @@ class _Open:
 
     @property
     def last(self) -> str:
-        """Its last text; none if there are edits in it."""
+        """Its last text; "" if that contains edits."""
         return "".join(item if isinstance(item, str) else "[]" for item in self.texts[-1])
 
     def literal(self, closed: str = "") -> list[Any]:
-        """What it is without a meaning."""
+        """Its content as plain text and edits."""
         joined = [self.sign, *self.texts[0]]
         for sign, text in zip(self.between, self.texts[1:], strict=True):
             joined += [sign, *text]
@@ -92,7 +92,7 @@ def parsed(prompt: str) -> Text:
 
 
 def near_misses(prompt: str) -> tuple[tuple[int, int], ...]:
-    """(start, end) of each [...] that is written like an edit and is none."""
+    """(start, end) of each [...] that resembles an edit and is none."""
     return _read(prompt)[1]
 
 
@@ -123,15 +123,15 @@ def _read(prompt: str) -> tuple[Text, tuple[tuple[int, int], ...]]:
 
 
 def _leave_open(opened: list[_Open]) -> None:
-    """The last bracket has no partner: it is text, and what it is in cannot be read as an edit."""
+    """Treat the last bracket, which is unpaired, as text; the enclosing bracket cannot be an edit then."""
     last = opened.pop()
     opened[-1].add(*last.literal())
     opened[-1].sound = False
 
 
-def _edit(bracket: _Open, end: int) -> Switch | Turns | None:
+def _edit(bracket: _Open, end: int) -> Switch | Alternation | None:
     if set(bracket.between) == {"|"}:
-        return Turns(tuple(map(tuple, bracket.texts)), bracket.start, end)
+        return Alternation(tuple(map(tuple, bracket.texts)), bracket.start, end)
     when = _WHEN.fullmatch(bracket.last) if bracket.between[-1:] == [":"] else None
     if when is None or bracket.between.count(":") > 2:
         return None
@@ -139,7 +139,7 @@ def _edit(bracket: _Open, end: int) -> Switch | Turns | None:
 
 
 def _like_an_edit(bracket: _Open) -> bool:
-    """Not [artist:name], which is less weight."""
+    """Whether it resembles an edit. [artist:name] does not: it is a lower weight."""
     return bracket.sound and (len(bracket.between) > 1 or bool(bracket.between and _NUMBERED.match(bracket.last)))
 
 
@@ -159,14 +159,15 @@ def text_at(text: Text, step: int, during: Pass) -> str:
     return "".join(item if isinstance(item, str) else text_at(_now(item, step, during), step, during) for item in text)
 
 
-def _now(edit: Switch | Turns, step: int, during: Pass) -> Text:
-    if isinstance(edit, Turns):
+def _now(edit: Switch | Alternation, step: int, during: Pass) -> Text:
+    if isinstance(edit, Alternation):
         return edit.texts[(step - 1) % len(edit.texts)]
     return edit.before if step <= during.last(edit.when) else edit.after
 
 
 def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[tuple[int, str]]:
-    """[(its last step, the text)] in the order of the steps, counted from 1; one for a prompt without edits, or for no pass.
+    """[(its last step, the text)] in the order of the steps, counted from 1; one entry for a prompt without edits, or
+    without a pass.
 
     most   the last ones
     """
@@ -178,14 +179,14 @@ def schedule(prompt: str, during: Pass | None, most: int | None = None) -> list[
 
 def _ends(text: Text, during: Pass) -> Iterator[int]:
     for edit in edits(text):
-        if isinstance(edit, Turns):
+        if isinstance(edit, Alternation):
             yield from range(1, during.steps + 1)
         elif (last := during.last(edit.when)) >= 1:
             yield last
 
 
-def edits(text: Text) -> Iterator[Switch | Turns]:
-    """All edits, those within others too."""
+def edits(text: Text) -> Iterator[Switch | Alternation]:
+    """All edits, including nested ones."""
     for item in text:
         if not isinstance(item, str):
             yield item
@@ -198,12 +199,12 @@ def has_edits(prompt: str) -> bool:
 
 
 def at_steps(prompts: Sequence[str], during: Pass | None) -> list[tuple[int, tuple[str, ...]]]:
-    """[(steps done, the texts of the prompts from then on)], where any of them changes."""
+    """[(steps done, the prompts' texts from then on)], for each step at which one of them changes."""
     each = [schedule(prompt, during) for prompt in prompts]
-    begins = sorted({0, *(last for one in each for last, _ in one[:-1])})
-    return [(begin, tuple(next(text for last, text in one if last > begin) for one in each)) for begin in begins]
+    begins = sorted({0, *(last for texts in each for last, _ in texts[:-1])})
+    return [(begin, tuple(next(text for last, text in texts if last > begin) for texts in each)) for begin in begins]
 
 
 def texts_of(prompt: str, passes: Sequence[Pass | None], most: int | None = None) -> list[str]:
-    """Each text that a prompt is at some step, once. most: at so many steps of a pass"""
+    """Each text of a prompt over the steps, once. most: number of steps of a pass"""
     return list(dict.fromkeys(text for during in passes for _, text in schedule(prompt, during, most)))

@@ -1,5 +1,5 @@
-"""Prompts from files, .txt with one on each line and the .toml and .json of sd-scripts (reference: training, section 7.4), and
-from Python modules: its `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
+"""Prompts from files, .txt with one per line and sd-scripts' .toml and .json (reference: training, section 7.4), and
+from Python modules: `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Entry = str | dict[str, Any]  # a line, or a table
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
-    """The prompts of a file, not yet parsed. where: the setting that names it. Raises ProblemsError."""
+    """The unparsed prompts of a file. where: the setting that names it. Raises ProblemsError."""
     kind = path.suffix.lower()
-    read = {".toml": _toml_entries, ".json": _json_entries, ".txt": _lines}.get(kind)
-    if read is None:
+    reader = {".toml": _toml_entries, ".json": _json_entries, ".txt": _lines}.get(kind)
+    if reader is None:
         what = f"'{path.name}' is not a prompt file"
         raise ProblemsError.one(what, where, "choose a .txt, .toml or .json file", "prompts.unknown-format")
-    found = read(path, f"{where}, {path.name}")
-    if len(found) > MAX_PROMPTS:
-        what, fix = f"There are {len(found):,} prompts", f"use at most {MAX_PROMPTS:,}"
+    entries = reader(path, f"{where}, {path.name}")
+    if len(entries) > MAX_PROMPTS:
+        what, fix = f"There are {len(entries):,} prompts", f"use at most {MAX_PROMPTS:,}"
         raise ProblemsError.one(what, f"{where}, {path.name}", fix, "prompts.too-many")
-    return found
+    return entries
 
 
 def understand(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
@@ -47,12 +47,12 @@ def understand(entry: Entry, notes: list[Problem], where: str) -> PromptLine | N
 
 
 def is_prompt(line: str) -> bool:
-    """Whether it is neither empty nor a comment."""
+    """Whether the line is neither empty nor a comment."""
     return bool(line.strip()) and not line.startswith("#")
 
 
 def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tuple[PromptLine, tuple[int, ...]]:
-    """(the prompt of a table, its seeds)"""
+    """(the prompt of a table, its seeds)."""
     line = _of_table(table, notes, where)
     return line, line.values.get("seeds", ())
 
@@ -78,15 +78,15 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
 
 
 def _json_entries(path: Path, where: str) -> list[Entry]:
-    found = read_json(path, "correct it", max_bytes=MAX_BYTES)
-    if not isinstance(found, list):
+    entries = read_json(path, "correct it", max_bytes=MAX_BYTES)
+    if not isinstance(entries, list):
         what = "The file contains no list of prompts"
         raise ProblemsError.one(what, str(path), "write a list of texts or of tables", "prompts.none")
-    for entry in found:
+    for entry in entries:
         if not isinstance(entry, (str, dict)):
             what = f"'{str(entry)[:40]}' is not a prompt"
             raise ProblemsError.one(what, where, "write a text or a table", code="prompts.not-a-prompt")
-    return found
+    return entries
 
 
 def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
@@ -102,7 +102,7 @@ def _of_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> Pro
 
 
 MODULE = "prompts.from_module"
-# names in sd-scripts' generator -> settings, where they differ
+# names in sd-scripts' generator -> settings, if they differ
 KOHYA = {
     "W": "generate.width",
     "H": "generate.height",
@@ -117,27 +117,27 @@ KOHYA = {
 
 
 def module_entries(job: GenerateJob) -> list[Entry]:
-    """The prompts of the job's module, not yet parsed; it is called once. Raises ProblemsError."""
+    """The unparsed prompts of the job's module, which is called once. Raises ProblemsError."""
     name = job.prompts.from_module or ""
     module = _imported(name)
-    make = next((way for what, way in WAYS.items() if callable(getattr(module, what, None))), None)
+    make = next((call for function, call in CALLS.items() if callable(getattr(module, function, None))), None)
     if make is None:
-        what = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
-        raise ProblemsError.one(what, MODULE, "define one of them in it", "prompts.module-empty")
+        function = f"The module '{name}' has no prompts(job) and no get_prompter(args, pipe, networks)"
+        raise ProblemsError.one(function, MODULE, "define one of them in it", "prompts.module-empty")
     try:
-        found = list(islice(make(module, job), MAX_PROMPTS + 1))
-    except (Exception, SystemExit) as error:  # of other people's code
-        what = f"The module '{name}' failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(what, MODULE, "fix the module", "prompts.module-failed") from error
-    if len(found) > MAX_PROMPTS:
+        entries = list(islice(make(module, job), MAX_PROMPTS + 1))
+    except (Exception, SystemExit) as error:  # of user code
+        function = f"The module '{name}' failed: {type(error).__name__}: {error}"
+        raise ProblemsError.one(function, MODULE, "fix the module", "prompts.module-failed") from error
+    if len(entries) > MAX_PROMPTS:
         raise ProblemsError.one(
             f"There are more than {MAX_PROMPTS:,} prompts", MODULE, f"use at most {MAX_PROMPTS:,}", "prompts.too-many"
         )
-    wrong = next((entry for entry in found if not isinstance(entry, str | dict)), None)
+    wrong = next((entry for entry in entries if not isinstance(entry, str | dict)), None)
     if wrong is not None:
-        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
-        raise ProblemsError.one(what, MODULE, "return lines of text", "prompts.module-failed")
-    return [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
+        function = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+        raise ProblemsError.one(function, MODULE, "return lines of text", "prompts.module-failed")
+    return [entry for entry in entries if isinstance(entry, dict) or is_prompt(entry)]
 
 
 def _imported(name: str) -> ModuleType:
@@ -158,12 +158,12 @@ def _imported(name: str) -> ModuleType:
 
 
 def _of_prompts(module: Any, job: GenerateJob) -> Iterable[Any]:
-    found: Iterable[Any] = module.prompts(job)
-    return found
+    entries: Iterable[Any] = module.prompts(job)
+    return entries
 
 
 def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
-    """Called as by sd-scripts' generator, but before a model is loaded: pipe is None, networks are empty."""
+    """Call the module as sd-scripts' generator does, but before a model is loaded: pipe is None, networks are empty."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
     vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
     prompter = module.get_prompter(args, None, [])
@@ -176,4 +176,4 @@ def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
         yield line
 
 
-WAYS = {"prompts": _of_prompts, "get_prompter": _of_prompter}
+CALLS = {"prompts": _of_prompts, "get_prompter": _of_prompter}

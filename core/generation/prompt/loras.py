@@ -1,4 +1,5 @@
-"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; as settings, and back. No file is opened."""
+"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI; converted to settings and back. No file is
+opened."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from core.settings.job import GenerateJob
 
 LORAS = "generate.loras"
 MOST_TAGS, LARGEST = 50, 10.0
-ORDER = ("te", "unet")  # of two strengths without names, in A1111 and Forge
+ORDER = ("te", "unet")  # of two unnamed strengths, in A1111 and Forge
 FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
 IN_NEGATIVE = "A LoRA in the negative prompt has no effect"
 TO_PROMPT = "write it into the prompt, with a negative strength"
@@ -27,7 +28,7 @@ _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECAS
 class LoraTag:
     """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained.
 
-    As the LBW extension has them: block_weights, by block; steps: the first at which it acts, and the first at which it does
+    As in the LBW extension: block_weights, by block; steps: the first at which it acts, and the first at which it does
     not (None: to the end).
     """
 
@@ -38,12 +39,12 @@ class LoraTag:
     steps: tuple[int, int | None] = (0, None)
 
     def __str__(self) -> str:
-        """As every program reads it: two strengths are named, since their order differs between programs."""
-        words = f"{self.unet:g}" if self.unet == self.text_encoder else f"unet={self.unet:g}:te={self.text_encoder:g}"
-        words += f":lbw={self.block_weights}" if self.block_weights else ""
+        """A tag that every program reads: two strengths are named, since their order differs between programs."""
+        values = f"{self.unet:g}" if self.unet == self.text_encoder else f"unet={self.unet:g}:te={self.text_encoder:g}"
+        values += f":lbw={self.block_weights}" if self.block_weights else ""
         first, end = self.steps
-        words += f":step={first}-{'' if end is None else end}" if self.steps != (0, None) else ""
-        return f"<lora:{self.name}:{words}>"
+        values += f":step={first}-{'' if end is None else end}" if self.steps != (0, None) else ""
+        return f"<lora:{self.name}:{values}>"
 
 
 def has_tags(text: str) -> bool:
@@ -51,10 +52,11 @@ def has_tags(text: str) -> bool:
 
 
 def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
-    """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
+    """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8,
+    0.8)]).
 
-    Of two strengths the text encoder's is first. The second defaults to the first, the first to 1; `te=` and `unet=` name
-    them in any order. Raises ValueError with a text for users.
+    Of two strengths the text encoder's is first. The second defaults to the first, the first to 1; `te=` and `unet=`
+    name them in any order. Raises ValueError with a message for users.
     """
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
@@ -63,7 +65,7 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
 
 
 def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
-    """(start, end, the tag) of each; for an invalid one the reason instead of the tag."""
+    """(start, end, the tag) of each; for an invalid one its error instead of the tag."""
     for match in _TAG.finditer(prompt):
         start = match.start() + match[0].startswith(" ")
         try:
@@ -83,34 +85,34 @@ def tagless(prompt: str) -> str:
 
 
 def _tag(body: str) -> LoraTag:
-    name, *rest = (part.strip() for part in body.split(":"))
+    name, *values = (part.strip() for part in body.split(":"))
     if not name:
         raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
-    given: dict[str, float] = {}
+    strengths: dict[str, float] = {}
     blocks: str | None = None
     steps: tuple[int, int | None] = (0, None)
-    for part in rest:
+    for part in values:
         key, named, text = part.partition("=")
-        key = key.strip().lower() if named else next((each for each in ORDER if each not in given), "")
+        key = key.strip().lower() if named else next((each for each in ORDER if each not in strengths), "")
         if named and key == "lbw":
             blocks = text.strip()
         elif named and key == "step":
             steps = _steps(text, body)
         elif named and key in ("start", "stop"):
             steps = _steps(f"{text.strip()}-{steps[1] or ''}" if key == "start" else f"{steps[0]}-{text.strip()}", body)
-        elif key in ORDER and key not in given:
-            given[key] = _strength(text if named else part, body)
+        elif key in ORDER and key not in strengths:
+            strengths[key] = _strength(text if named else part, body)
         else:
             raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
-    text_encoder = given.get("te", 1.0)
-    return LoraTag(name, given.get("unet", text_encoder), text_encoder, blocks, steps)
+    text_encoder = strengths.get("te", 1.0)
+    return LoraTag(name, strengths.get("unet", text_encoder), text_encoder, blocks, steps)
 
 
 def _steps(text: str, body: str) -> tuple[int, int | None]:
-    found = STEPS.fullmatch(text.strip())
-    if found is None or not any(found.groups()):
+    match = STEPS.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
         raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is not a range of steps such as 0-12")
-    first, end = found.groups()
+    first, end = match.groups()
     return int(first or 0), None if end is None else int(end)
 
 
@@ -125,7 +127,7 @@ def _strength(text: str, body: str) -> float:
 
 
 def with_prompt_loras(job: GenerateJob) -> GenerateJob:
-    """`job` with the LoRAs of its prompt among its LoRAs, and no longer in the prompt. Raises ProblemsError."""
+    """The job with the LoRAs of its prompt moved to its LoRAs. Raises ProblemsError."""
     settings = job.generate
     problems: list[Problem] = []
     prompt, tags = settings.prompt, list[LoraTag]()
@@ -144,13 +146,13 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
 
 
 def use_of(tag: LoraTag, steps: int) -> LoraUse:
-    """A LoRA of a prompt as a setting. steps: of an image"""
-    own = None if tag.text_encoder == tag.unet else tag.text_encoder
+    """The setting for a prompt's LoRA. steps: of an image"""
+    text_strength = None if tag.text_encoder == tag.unet else tag.text_encoder
     first, end = tag.steps
     return LoraUse(
         file=tag.name,
         strength=tag.unet,
-        text_encoder_strength=own,
+        text_encoder_strength=text_strength,
         block_weights=tag.block_weights,
         start_at=min(first / steps, 1.0),
         end_at=1.0 if end is None else min(end / steps, 1.0),
@@ -158,8 +160,8 @@ def use_of(tag: LoraTag, steps: int) -> LoraUse:
 
 
 def tag_of(use: LoraUse, steps: int) -> LoraTag:
-    """How a prompt of other programs names this LoRA. steps: of an image"""
-    own = use.text_encoder_strength
+    """The tag of a LoRA for other programs' prompts. steps: of an image"""
+    text_strength = use.text_encoder_strength
     first, end = round(use.start_at * steps), None if use.end_at == 1 else round(use.end_at * steps)
-    text_encoder = use.strength if own is None else own
+    text_encoder = use.strength if text_strength is None else text_strength
     return LoraTag(Path(use.file).stem, use.strength, text_encoder, use.block_weights, (first, end))

@@ -12,8 +12,8 @@ from core.record.problems import Problem
 from core.settings.base import Declared, declared, fields_of
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
-PROMPT = "prompt"  # `LinePart.of` for words of the prompt itself
-_WHOLE = re.compile(r"[+-]?\d{1,40}")
+PROMPT = "prompt"  # `LinePart.of` for text of the prompt
+_INTEGER = re.compile(r"[+-]?\d{1,40}")
 _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
 _SWITCH = re.compile(r"(\w+)(?:\s+(.*))?", re.DOTALL)
 _CUT = re.compile(r"\s--|^--")
@@ -22,14 +22,14 @@ _SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|
 
 
 class NoValue(ValueError):
-    """An invalid value of an option. Its text says what to write instead."""
+    """An invalid value of an option. Its text is what to write instead."""
 
 
 @dataclass(frozen=True)
 class Option:
     """One option.
 
-    sets   a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
+    sets   a setting of a generation, or "seeds", "strengths" of the LoRAs in order, "file_name" ...
     read   (text) -> value; raises NoValue
     """
 
@@ -41,8 +41,8 @@ def _text(text: str) -> str:
     return text
 
 
-def _whole(text: str) -> int:
-    if not _WHOLE.fullmatch(text):
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
         raise NoValue("a whole number")
     return int(text)
 
@@ -58,8 +58,8 @@ def _number_or_none(text: str) -> float | None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    """None of them for -1."""
-    return () if text == "-1" else tuple(_whole(part.strip()) for part in text.split(","))
+    """The seeds; none for -1."""
+    return () if text == "-1" else tuple(_integer(part.strip()) for part in text.split(","))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -75,39 +75,39 @@ def _sampler(text: str) -> str:
 
 OPTIONS = {
     "n": Option("generate.negative_prompt", _text),
-    "w": Option("generate.width", _whole),
-    "h": Option("generate.height", _whole),
+    "w": Option("generate.width", _integer),
+    "h": Option("generate.height", _integer),
     "d": Option("seeds", _seeds),
-    "vs": Option("generate.variation_seed", _whole),
+    "vs": Option("generate.variation_seed", _integer),
     "vst": Option("generate.variation_strength", _number),
-    "s": Option("generate.steps", _whole),
+    "s": Option("generate.steps", _integer),
     "l": Option("generate.guidance_scale", _number),
     "nl": Option("generate.negative_scale", _number_or_none),
     "t": Option("image_to_image.strength", _number),
     "am": Option("strengths", _numbers),
     "ss": Option("generate.sampler", _sampler),
-    "ow": Option("sizes.original_width", _whole),
-    "oh": Option("sizes.original_height", _whole),
-    "nw": Option("sizes.original_width_negative", _whole),
-    "nh": Option("sizes.original_height_negative", _whole),
-    "ct": Option("sizes.crop_top", _whole),
-    "cl": Option("sizes.crop_left", _whole),
+    "ow": Option("sizes.original_width", _integer),
+    "oh": Option("sizes.original_height", _integer),
+    "nw": Option("sizes.original_width_negative", _integer),
+    "nh": Option("sizes.original_height_negative", _integer),
+    "ct": Option("sizes.crop_top", _integer),
+    "cl": Option("sizes.crop_left", _integer),
     "cn": Option("control", _text),
     "c": Option("clip_prompt", _text),
     "f": Option("file_name", _text),
-    "dsd1": Option("deep_shrink.ds_depth_1", _whole),
-    "dst1": Option("deep_shrink.ds_timesteps_1", _whole),
-    "dsd2": Option("deep_shrink.ds_depth_2", _whole),
-    "dst2": Option("deep_shrink.ds_timesteps_2", _whole),
+    "dsd1": Option("deep_shrink.ds_depth_1", _integer),
+    "dst1": Option("deep_shrink.ds_timesteps_1", _integer),
+    "dsd2": Option("deep_shrink.ds_depth_2", _integer),
+    "dst2": Option("deep_shrink.ds_timesteps_2", _integer),
     "dsr": Option("deep_shrink.ds_ratio", _number),
-    "glt": Option("gradual_latent.gradual_latent_timesteps", _whole),
+    "glt": Option("gradual_latent.gradual_latent_timesteps", _integer),
     "glr": Option("gradual_latent.gradual_latent_ratio", _number),
-    "gle": Option("gradual_latent.gradual_latent_every_n_steps", _whole),
+    "gle": Option("gradual_latent.gradual_latent_every_n_steps", _integer),
     "gls": Option("gradual_latent.gradual_latent_ratio_step", _number),
     "glsn": Option("gradual_latent.gradual_latent_s_noise", _number),
     "glus": Option("gradual_latent.gradual_latent_unsharp_params", _text),
 }
-TEXTS = ("n", "c")  # options that hold texts of their own
+TEXTS = ("n", "c")  # options with texts
 FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs")
 # key in .toml and .json -> option
 KEYS = {
@@ -124,31 +124,32 @@ KEYS = {
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A parsed line. values: {`Option.sets`: value} of the options that it has"""
+    """A parsed line. values: {`Option.sets`: value} of its options"""
 
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
-    """(the line without "--d", its seeds). Read first, since variants are chosen by them; empty for -1."""
-    found = _SEEDS.search(line)
-    if found is None:
+    """(the line without "--d", its seeds). Parsed first, since seeds choose variants; empty for -1."""
+    match = _SEEDS.search(line)
+    if match is None:
         return line, ()
-    return line[: found.start()] + line[found.end() :], _within(_seeds(found[1]), _bounds_of("seeds"))
+    return line[: match.start()] + line[match.end() :], _within(_seeds(match[1]), _bounds_of("seeds"))
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
-    """Parse a prompt with options. Unknown options stay in its text, unless only a number or nothing follows ("--zz 3").
+    """Parse a prompt with options. Unknown options remain in its text, unless only a number or nothing follows ("--zz
+    3").
 
     notes   gets errors for invalid values, and advice
     """
     first, *parts = parts_of_line(line)
     text = first.text
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for part in parts:
         if part.switch and part.of == part.switch:
-            given[part.switch] = part.text
+            values[part.switch] = part.text
             continue
         what = f"'--{part.text.strip()[:40]}' is not an option of prompts"
         what = f"'--{part.switch}' has no value" if part.switch else what
@@ -156,15 +157,15 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
         if part.of == PROMPT:
             text += f" --{part.text}"
         elif part.of:
-            given[part.of] += f" --{part.text}"
-    return line_of(text.strip(), given, notes, where)
+            values[part.of] += f" --{part.text}"
+    return line_of(text.strip(), values, notes, where)
 
 
 @dataclass(frozen=True)
 class LinePart:
-    """The text between one " --" of a line and the next, at [start, end).
+    """The text between two " --" of a line, at [start, end).
 
-    of       the option whose value it belongs to, PROMPT for words of the prompt, "" if it is dropped
+    of       the option whose value it belongs to, PROMPT for text of the prompt, "" if it is dropped
     switch   the option that it names, "" for none      text   without the switch
     """
 
@@ -180,7 +181,7 @@ def parts_of_line(line: str) -> list[LinePart]:
     line = line.rstrip("\r\n")
     cuts = [(match.start(), match.end()) for match in _CUT.finditer(line)]
     ends = [*(start for start, _ in cuts), len(line)]
-    found = [LinePart(0, ends[0], line[: ends[0]], PROMPT)]
+    parts = [LinePart(0, ends[0], line[: ends[0]], PROMPT)]
     last = ""
     for (start, begin), end in zip(cuts, ends[1:], strict=True):
         part = line[begin:end]
@@ -188,19 +189,19 @@ def parts_of_line(line: str) -> list[LinePart]:
         switch = match[1].lower() if match else ""
         if switch not in OPTIONS and switch not in FOR_OTHER_FAMILIES:
             dropped = _NO_TEXT.fullmatch(part.rstrip())
-            found.append(LinePart(start, end, part, "" if dropped else last if last in TEXTS else PROMPT))
+            parts.append(LinePart(start, end, part, "" if dropped else last if last in TEXTS else PROMPT))
         elif match and match[2]:
             last = switch
-            found.append(LinePart(start, end, match[2].strip(), switch, switch))
+            parts.append(LinePart(start, end, match[2].strip(), switch, switch))
         else:
-            found.append(LinePart(start, end, "", "", switch))
-    return found
+            parts.append(LinePart(start, end, "", "", switch))
+    return parts
 
 
-def line_of(text: str, given: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
-    """The parsed line of a prompt and {switch: text of a line or value of a file}. notes: see `read_line`"""
+def line_of(text: str, texts: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
+    """The parsed line for a prompt and {switch: text in a line or value in a file}. notes: see `read_line`"""
     values: dict[str, Any] = {}
-    for switch, value in given.items():
+    for switch, value in texts.items():
         if switch in FOR_OTHER_FAMILIES:
             what = f"'--{switch}' of the prompt '{text[:40]}' is ignored: it is for other model families"
             notes.append(_note(what, where, "unsupported-option"))
@@ -210,21 +211,21 @@ def line_of(text: str, given: Mapping[str, Any], notes: list[Problem], where: st
 
 
 def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
-    option, written = OPTIONS[switch], str(value).strip()
+    option, value_text = OPTIONS[switch], str(value).strip()
     try:
-        read = option.read(written)
+        parsed = option.read(value_text)
     except NoValue as error:
-        what = f"'--{switch} {written[:40]}' is not valid"
-        if option.read is _sampler:  # only advice: the sampler of the settings is used
-            notes.append(_note(f"The sampler '{written[:40]}' does not exist", where, "no-sampler", f"use {error}"))
+        what = f"'--{switch} {value_text[:40]}' is not valid"
+        if option.read is _sampler:  # only advice: the settings' sampler is used
+            notes.append(_note(f"The sampler '{value_text[:40]}' does not exist", where, "no-sampler", f"use {error}"))
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
         return
-    kept = _within(read, _bounds_of(option.sets))
-    if kept != read:
-        notes.append(_note(f"'--{switch} {written[:40]}' is out of range; using {kept}", where, "out-of-range"))
-    if kept != ():
-        values[option.sets] = kept
+    limited = _within(parsed, _bounds_of(option.sets))
+    if limited != parsed:
+        notes.append(_note(f"'--{switch} {value_text[:40]}' is out of range; using {limited}", where, "out-of-range"))
+    if limited != ():
+        values[option.sets] = limited
 
 
 @cache
@@ -232,18 +233,18 @@ def _limits() -> dict[str, dict[str, Any]]:
     from core.settings.generation.generate import LoraUse
     from core.settings.job import GenerateJob
 
-    found = {entry.path: entry.bounds for entry in declared(GenerateJob)}
+    bounds = {entry.path: entry.bounds for entry in declared(GenerateJob)}
     strength = Declared("", "", "strength", fields_of(LoraUse)["strength"])
-    return found | {"seeds": found["generate.seed"], "strengths": strength.bounds}
+    return bounds | {"seeds": bounds["generate.seed"], "strengths": strength.bounds}
 
 
 def _bounds_of(sets: str) -> dict[str, Any]:
-    """The bounds of a setting; none for what is no number."""
+    """The bounds of a setting; {} if it is not a number."""
     return _limits().get(sets, {})
 
 
 def _within(value: Any, bounds: Mapping[str, Any]) -> Any:
-    """The number, or each of several, within the bounds of its setting, so that it can be read again."""
+    """The number, or each of several, clamped to the bounds of its setting."""
     if isinstance(value, tuple):
         return tuple(_within(each, bounds) for each in value)
     if "ge" not in bounds or value is None:

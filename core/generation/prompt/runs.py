@@ -31,37 +31,37 @@ def placed_parts(prompt: str) -> Iterator[tuple[int, str]]:
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     """The prompts between AND with their weights: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
-    found = []
+    parts = []
     for part in parts_of(prompt):
         head, _, number = part.rpartition(":")
         weighs = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
-        found.append((head.rstrip(), float(weighs[0])) if weighs else (part, 1.0))
-    return found
+        parts.append((head.rstrip(), float(weighs[0])) if weighs else (part, 1.0))
+    return parts
 
 
 def prompt_runs(text: str, read: Read = runs_of) -> list[Run]:
-    """As `runs_of`, with a new window after each BREAK."""
-    found: list[Run] = []
+    """`runs_of`, with a new window after each BREAK."""
+    runs: list[Run] = []
     for run, weight in read(text):
-        first, *rest = BREAK.split(run)
-        found += [(first, weight)]
-        for part in rest:
-            found += [(WINDOW_END, 1.0), (part, weight)]
-    return found
+        first, *others = BREAK.split(run)
+        runs += [(first, weight)]
+        for part in others:
+            runs += [(WINDOW_END, 1.0), (part, weight)]
+    return runs
 
 
 def tokens_read(texts: Sequence[str], count: Callable[[str], int], runs: Read | None, most: int | None = None) -> int:
-    """The number of tokens these texts are padded to: 75, 150, 225 ...
+    """The number of tokens that these texts are padded to: 75, 150, 225 ...
 
     count   content tokens of a plain text      runs   None: brackets and weights are tokens too
     most    upper limit
     """
-    found = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
-    return min(found, most) if most else found
+    tokens = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
+    return min(tokens, most) if most else tokens
 
 
 def windows_of(text: str, count: Callable[[str], int], runs: Read | None = prompt_runs) -> list[int]:
-    """How many content tokens each window of a text has: at least one window, at most 75 tokens in each."""
+    """The content tokens in each window of a text: at least one window, at most 75 tokens each."""
     full: list[int] = []
     last = 0
     for run, _ in runs(text) if runs else [(text, 1.0)]:

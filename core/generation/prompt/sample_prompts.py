@@ -1,4 +1,4 @@
-"""The sample prompts of a training, with all settings decided."""
+"""The sample prompts of a training, with all settings resolved."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 WHERE = "samples.sample_prompts_file"
-# what an option in a prompt sets -> field of SamplePrompt
-OWN = {
+# setting of an option in a prompt -> field of SamplePrompt
+FIELDS = {
     "generate.negative_prompt": "negative",
     "generate.width": "width",
     "generate.height": "height",
@@ -50,37 +50,37 @@ class SamplePrompt:
 
 
 def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
-    """(the prompts of a training, advice about what is ignored). Raises ProblemsError for prompts that cannot be read.
+    """(the prompts of a training, advice about ignored parts). Raises ProblemsError for prompts that cannot be parsed.
 
     control  each needs a control image (`MethodTraits.control_images`)
     """
     notes: list[Problem] = []
     typed = _understood(settings.sample_prompts, notes, "samples.sample_prompts", settings)
-    read: list[SamplePrompt] = []
+    from_file: list[SamplePrompt] = []
     if settings.sample_prompts_file:
         file = resolve_path(settings.sample_prompts_file)
-        read = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
+        from_file = _understood(read_entries(file, WHERE), notes, f"{WHERE}, {file.name}", settings)
     if settings.prompt_weights:
         during = Pass(settings.sample_steps) if reads_edits(settings) else None
         wrong = next(filter(None, map(wrong_weight, texts_of(settings.negative_prompt, [during]))), "")
         if wrong:
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
-    found = [*typed, *read]
+    prompts = [*typed, *from_file]
     if not control:
-        found = [_without_control(each, notes) for each in found]
-    elif missing := [each.prompt for each in found if each.control is None]:
-        what = f"{len(missing)} of {count(len(found), 'sample prompt')} without a control image: '{missing[0][:40]}'"
+        prompts = [_without_control(each, notes) for each in prompts]
+    elif missing := [each.prompt for each in prompts if each.control is None]:
+        what = f"{len(missing)} of {count(len(prompts), 'sample prompt')} without a control image: '{missing[0][:40]}'"
         notes.append(
             _wrong(what, "samples.sample_prompts", "give each a control image: --cn and its file", "no-control-image")
         )
     if settings.compatibility == "none":
-        found = [_without_loras(each, notes) for each in found]
+        prompts = [_without_loras(each, notes) for each in prompts]
     raise_if_errors(notes)
-    return found, limited(notes)
+    return prompts, limited(notes)
 
 
 def reads_edits(settings: SampleSettings) -> bool:
-    """Whether [from:to:0.5] is prompt editing, as Generate reads it."""
+    """Whether [from:to:0.5] is prompt editing, as in Generate."""
     return settings.prompt_weights and settings.compatibility != "kohya"
 
 
@@ -88,9 +88,9 @@ def _understood(
     entries: Sequence[Entry], notes: list[Problem], where: str, settings: SampleSettings
 ) -> list[SamplePrompt]:
     lines = [understand(entry, notes, where) for entry in entries]
-    found = [sample_of(line, notes, where) for line in lines if line is not None]
-    notes += _wrong_weights(found, where, settings) if settings.prompt_weights else ()
-    return found
+    prompts = [sample_of(line, notes, where) for line in lines if line is not None]
+    notes += _wrong_weights(prompts, where, settings) if settings.prompt_weights else ()
+    return prompts
 
 
 def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
@@ -101,7 +101,7 @@ def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt
 
 
 def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray | None:
-    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None if there is none. Raises ProblemsError.
+    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None without one. Raises ProblemsError.
 
     stretched   as sd-scripts samples, else cropped to the sample's aspect ratio
     """
@@ -119,7 +119,7 @@ def control_image(prompt: SamplePrompt, stretched: bool = False) -> np.ndarray |
 
 
 def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
-    """The prompt without LoRA tags, with advice: samples use only the LoRA being trained. sd-scripts reads tags as text."""
+    """The prompt without LoRA tags, with advice: samples use only the trained LoRA. sd-scripts reads tags as text."""
     try:
         text, tags = without_tags(prompt.prompt)
     except ValueError as error:
@@ -172,11 +172,11 @@ def filled(
 def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePrompt:
     """A line as one sample; `notes` gets advice about options that only Generate supports."""
     seeds = line.values.get("seeds", (None,))
-    for name in [name for name in line.values if name not in {*OWN, "seeds"}]:
+    for name in [name for name in line.values if name not in {*FIELDS, "seeds"}]:
         what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
         notes.append(_note(what, where, "unsupported-option"))
-    own = {OWN[name]: value for name, value in line.values.items() if name in OWN}
-    return SamplePrompt(line.text, seed=seeds[0], **own)
+    values = {FIELDS[name]: value for name, value in line.values.items() if name in FIELDS}
+    return SamplePrompt(line.text, seed=seeds[0], **values)
 
 
 def _note(what: str, where: str, slug: str) -> Problem:

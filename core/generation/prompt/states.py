@@ -20,8 +20,8 @@ class Reading:
     clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
     weighted         parse (more), (exactly:1.3) and BREAK; otherwise they are text
     normalize        how weighted states are scaled (`core.families.weighted_text.weigh`): none, original, abs
-    multiples        windows of 75 tokens that are read at most; None: as many as the text has
-    as_trained       join the windows to 75 n + 2 states, as training does, in place of 77 n
+    multiples        maximum windows of 75 tokens; None: as many as the text has
+    as_trained       join the windows to 75 n + 2 states, as training does, instead of 77 n
     filled_with_end  fill windows with EOS whatever the model's padding is
     layer            layer of SDXL's encoders, counted from the end, instead of the penultimate one
     """
@@ -35,7 +35,7 @@ class Reading:
     layer: int | None = None
 
     def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
-        """How many content tokens these texts are padded to. count: content tokens of a plain text"""
+        """The content tokens that these texts are padded to. count: content tokens of a plain text"""
         most = self.multiples * WINDOW if self.multiples else None
         return tokens_read(texts, count, prompt_runs if self.weighted else None, most)
 
@@ -60,23 +60,23 @@ class PromptStates:
     later: tuple[tuple[int, PromptStates], ...] = ()
 
     def at(self, done: int) -> PromptStates:
-        """Those after so many steps."""
+        """The states after so many steps."""
         return next((states for begin, states in reversed(self.later) if begin <= done), self)
 
     @classmethod
     def of(cls, texts: Sequence[TextStates]) -> PromptStates:
-        """From the states of positive, negative and, if there are three, empty."""
+        """The states of positive, negative and, if there are three, empty."""
         return cls(texts[0], texts[1], texts[2] if len(texts) > 2 else None)
 
 
 def encode_texts(
     components: Components, texts: Sequence[str], reading: Reading = AS_WRITTEN, tokens: int | None = None
 ) -> TextStates:
-    """Text encoder states of prompts, the same way for samples and generated images.
+    """Text encoder states of prompts, for samples and generated images alike.
 
     Long texts are encoded in windows of 75 tokens; all texts get as many windows as the longest needs, or as `tokens`
-    says. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and kohya's generator.
-    Each text is encoded alone: products of another shape differ in their last bits.
+    requires. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and kohya's
+    generator. Each text is encoded alone: products of another shape differ in their last bits.
     """
     from core.families.clip import join_whole, join_windows
 
@@ -98,7 +98,7 @@ def encode_texts(
 
 
 def prompt_and_opposite(both: TextStates) -> PromptStates:
-    """The states of a prompt and of its negative prompt, which were encoded together."""
+    """The states of a prompt and its negative prompt that were encoded together."""
     return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
 
 

@@ -1,4 +1,4 @@
-"""Styles: named parts of prompts that are added when a generation starts, as in A1111. They are kept in a JSON file."""
+"""Styles: named parts of prompts that are added when a generation starts, as in A1111. Stored in a JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 
-HERE = "{prompt}"  # replaced by the prompt; a style without it is appended
+PROMPT_FIELD = "{prompt}"  # replaced by the prompt; a style without it is appended
 MOST, LONGEST_NAME, LONGEST, MAX_BYTES = 1000, 100, 20_000, 16_000_000
 WHERE = "prompts.styles"
 
@@ -30,29 +30,30 @@ class Style:
 
 
 def styled(text: str, styles: Iterable[str]) -> str:
-    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
+    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox,
+    b/w"."""
     for style in styles:
-        if HERE in style:
-            text = style.replace(HERE, text)
+        if PROMPT_FIELD in style:
+            text = style.replace(PROMPT_FIELD, text)
         else:
             text = ", ".join(part for part in (text.strip(), style.strip()) if part)
     return text
 
 
 def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
-    """A prompt with styles applied, and also to its own negative prompt if it has one. options: whether " --n" is one"""
-    words, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
+    """A prompt with styles applied, also to its negative prompt if it has one. options: whether " --n" is one"""
+    positives, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     if isinstance(entry, dict):
-        own = {"prompt": words, "negative_prompt": negatives}
-        texts = {name: styled(entry[name], own[name]) for name in own if isinstance(entry.get(name), str)}
+        added = {"prompt": positives, "negative_prompt": negatives}
+        texts = {name: styled(entry[name], added[name]) for name in added if isinstance(entry.get(name), str)}
         return entry | texts
     parts = [part for part in parts_of_line(entry)[1:] if part.switch] if options else []
     begins = [*(part.start for part in parts), len(entry)]
-    found = styled(entry[: begins[0]], words)
+    result = styled(entry[: begins[0]], positives)
     for part, end in zip(parts, begins[1:], strict=True):
-        written = entry[part.start : end]
-        found += f" --n {styled(part.text + entry[part.end : end], negatives)}" if part.of == "n" else written
-    return found
+        unchanged = entry[part.start : end]
+        result += f" --n {styled(part.text + entry[part.end : end], negatives)}" if part.of == "n" else unchanged
+    return result
 
 
 # -- the file
@@ -75,18 +76,18 @@ def read_styles(workspace: Workspace) -> dict[str, Style]:
 
 def write_styles(workspace: Workspace, styles: Iterable[Style]) -> None:
     """Save the styles. Raises ProblemsError for too many, or one without a name or too long."""
-    kept = list(styles)
-    if len(kept) > MOST:
-        what = f"There are {len(kept):,} styles; {MOST:,} is the limit"
+    to_write = list(styles)
+    if len(to_write) > MOST:
+        what = f"There are {len(to_write):,} styles; {MOST:,} is the limit"
         raise ProblemsError.one(what, WHERE, "delete some", "styles.too-many")
-    for style in kept:
+    for style in to_write:
         if not style.name.strip() or len(style.name) > LONGEST_NAME:
             fix = f"write a name of at most {LONGEST_NAME} characters"
             raise ProblemsError.one("A style needs a name", WHERE, fix, "styles.bad-name")
         if max(len(style.prompt), len(style.negative_prompt)) > LONGEST:
             what = f"The style '{style.name}' is longer than {LONGEST:,} characters"
             raise ProblemsError.one(what, WHERE, "shorten it", "styles.too-long")
-    atomic.write_json(style_file(workspace), {"styles": [asdict(style) for style in kept]})
+    atomic.write_json(style_file(workspace), {"styles": [asdict(style) for style in to_write]})
 
 
 def _style(value: Any) -> Style | None:
@@ -103,8 +104,8 @@ def styles_of_csv(text: str) -> list[Style]:
     except csv.Error as error:
         raise ProblemsError.one(f"The styles cannot be read: {error}", "styles.csv", _CSV, "styles.bad-csv") from None
     names = {name: "text" if name == "prompt" and "text" in (rows[0] if rows else ()) else name for name in _COLUMNS}
-    found = [_style({name: row.get(column) for name, column in names.items()}) for row in rows[:MOST]]
-    styles = [style for style in found if style is not None and (style.prompt or style.negative_prompt)]
+    parsed = [_style({name: row.get(column) for name, column in names.items()}) for row in rows[:MOST]]
+    styles = [style for style in parsed if style is not None and (style.prompt or style.negative_prompt)]
     if not styles:
         raise ProblemsError.one("The file contains no styles", "styles.csv", _CSV, "styles.bad-csv")
     return styles
@@ -115,14 +116,14 @@ _CSV = "use A1111's styles.csv, with the columns name,prompt,negative_prompt"
 
 
 def chosen_styles(names: Sequence[str], workspace: Workspace) -> list[Style]:
-    """The styles of these names. Raises ProblemsError for those that do not exist."""
-    known = read_styles(workspace) if names else {}
+    """The styles of these names. Raises ProblemsError for unknown ones."""
+    styles = read_styles(workspace) if names else {}
     problems = []
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1) or list(known)[:1]
+        if name not in styles:
+            near = difflib.get_close_matches(name, styles, 1) or list(styles)[:1]
             fix = f"choose another, for example {near[0]}" if near else "save it on the Generate tab"
             problems.append(Problem(f"The style '{name}' does not exist", WHERE, fix, code="styles.not-found"))
     if problems:
         raise ProblemsError(problems)
-    return [known[name] for name in names]
+    return [styles[name] for name in names]

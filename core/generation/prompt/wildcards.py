@@ -1,8 +1,8 @@
 """Variants in a prompt: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
 
-Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives the
-same words there; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nesting is resolved
-from the inside out. Pure: files are read by the function `Files`.
+Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives
+the same text; __name__ and the weights of {2::red|blue} are those of A1111's extension Dynamic Prompts. Nesting is
+resolved from the inside out. Pure: files are read by the function `Files`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from functools import cache, partial
 from itertools import combinations, product
 from random import Random
 
-MOST, COUNTED = 10_000, 10**18  # prompts of one line; combinations that are counted
-DEEPEST, LONGEST = 50, 100_000  # groups that make groups again; characters of a prompt
+MOST, COUNTED = 10_000, 10**18  # prompts of one line; combinations counted at most
+DEEPEST, LONGEST = 50, 100_000  # nesting of resolved groups; characters of a prompt
 MOST_PROBLEMS = 100  # of one text
 MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
@@ -24,20 +24,20 @@ _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$
 _FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
 _FROM_FILE = re.compile(r"\{[0-9][^|{}]*\$\$\s*" + _FILE.pattern + r"\s*\}")  # {2$$__name__}: several lines of a file
 _WEIGHT = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})::")
-_COLONS = "\ue003"  # for "::" that is no weight
+_COLONS = "\ue003"  # for "::" that is not a weight
 _ESCAPED, _WIDE = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
 
-Files = Callable[[str], Sequence[str]]  # name -> its lines; WildcardError where there is none
+Files = Callable[[str], Sequence[str]]  # name -> its lines; raises WildcardError if there is none
 
 
 class WildcardError(ValueError):
-    """A problem of a prompt's variants. Its text is for users."""
+    """An error in a prompt's variants. Its text is for users."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random one. weights: of
-    the variants, none where all are alike"""
+    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random
+    one. weights: of the variants, none if all are equal"""
 
     variants: tuple[str, ...]
     low: int = 1
@@ -46,14 +46,14 @@ class Group:
     each: bool = False
     weights: tuple[float, ...] = ()
 
-    def draw(self, by: Random) -> str:
-        number = by.randint(self.low, self.high)
+    def draw(self, rng: Random) -> str:
+        number = rng.randint(self.low, self.high)
         if not self.weights:
-            return self.joined.join(by.sample(self.variants, number))
-        left, chosen = list(range(len(self.variants))), list[int]()
+            return self.joined.join(rng.sample(self.variants, number))
+        remaining, chosen = list(range(len(self.variants))), list[int]()
         for _ in range(number):
-            chosen += by.choices(left, [self.weights[at] for at in left])
-            left.remove(chosen[-1])
+            chosen += rng.choices(remaining, [self.weights[at] for at in remaining])
+            remaining.remove(chosen[-1])
         return self.joined.join(self.variants[at] for at in chosen)
 
     def count(self) -> int:
@@ -75,7 +75,7 @@ def no_files(name: str) -> Sequence[str]:
 
 
 def has_variants(text: str) -> bool:
-    hidden = _hidden(text)
+    hidden = _escaped(text)
     return bool(_GROUP.search(hidden) or _FILE.search(hidden))
 
 
@@ -85,18 +85,18 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files, weighted:
     seeds    one for each image        weighted   False: {2::a|b} has the variants 2::a and b, as in sd-scripts
     returns  one for each seed; with {e$$...} each combination once instead, all with the first seed
     """
-    hidden, files = _hidden(text), cache(files if weighted else partial(_unweighted, files))
+    hidden, files = _escaped(text), cache(files if weighted else partial(_unweighted, files))
     hidden = hidden if weighted else hidden.replace("::", _COLONS)
     if not any(match[1] for match in _GROUP.finditer(hidden)):
-        return [(_shown(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
+        return [(_unescaped(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
     by = Random(seeds[0])
-    return [(_shown(_drawn(one, lambda: by, files)), seeds[0]) for one in _in_turn(hidden)]
+    return [(_unescaped(_drawn(variant, lambda: by, files)), seeds[0]) for variant in _combinations(hidden)]
 
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
     """(start, end, problem) of a text's variants, chosen or not."""
-    placed, files = _hidden(text, _WIDE), cache(files)
-    found: list[tuple[int, int, str]] = []
+    placed, files = _escaped(text, _WIDE), cache(files)
+    problems: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(placed))
     sound: set[str] = set()
     for match in [*groups, *_FILE.finditer(placed)]:
@@ -108,32 +108,32 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
             else:
                 _follow(match[1], files, (), sound)
         except WildcardError as error:
-            found.append((*match.span(), str(error)))
-        if len(found) == MOST_PROBLEMS:
+            problems.append((*match.span(), str(error)))
+        if len(problems) == MOST_PROBLEMS:
             break
-    if found:
-        return found
+    if problems:
+        return problems
     begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
         drawn_once(text, 0, files)
     except WildcardError as error:
-        found.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
-    return found
+        problems.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
+    return problems
 
 
 def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
     """One prompt of a text, with variants chosen by a seed. Raises WildcardError."""
-    hidden, files = _hidden(text), cache(files)
+    hidden, files = _escaped(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
-    return _shown(_drawn(next(_in_turn(hidden)) if each else hidden, partial(Random, seed), files))
+    return _unescaped(_drawn(next(_combinations(hidden)) if each else hidden, partial(Random, seed), files))
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
-    """((start, end) of each pair of braces, positions of unpaired ones, which are text)"""
+    """((start, end) of each pair of braces, positions of unpaired ones, which are text)."""
     pairs: list[tuple[int, int]] = []
     opened: list[int] = []
     alone: list[int] = []
-    for match in re.finditer("[{}]", _hidden(text, _WIDE)):
+    for match in re.finditer("[{}]", _escaped(text, _WIDE)):
         if match[0] == "{":
             opened.append(match.start())
         elif opened:
@@ -144,7 +144,7 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) -> None:
-    """Raise WildcardError if a file includes itself, directly or not, or a missing one. sound: files checked already"""
+    """Raise WildcardError if a file includes itself, directly or not, or a missing one. sound: files already checked"""
     if name in sound:
         return
     if name in through:
@@ -157,58 +157,58 @@ def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) 
     sound.add(name)
 
 
-def _hidden(text: str, filled: str = "") -> str:
+def _escaped(text: str, filled: str = "") -> str:
     """The text with escaped braces as marks. filled: added after each mark, to keep positions"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + filled)
     return text
 
 
-def _shown(text: str) -> str:
+def _unescaped(text: str) -> str:
     return text.replace("\ue000", "{").replace("\ue001", "}").replace(_COLONS, "::").replace(_WIDE, "")
 
 
 def _lines_of(match: re.Match[str], files: Files) -> Group:
-    """{2$$__name__}: the lines of the file are the variants."""
+    """The group of {2$$__name__}: the lines of the file are the variants."""
     group = _GROUP.fullmatch(match[0])
     assert group is not None
     return _group(group, files(match[1]))
 
 
 def _group(match: re.Match[str], texts: Sequence[str] = ()) -> Group:
-    """texts: the variants, if they are not those that are written there"""
-    each, first, second, joined, rest = match.groups()
-    found, weights = _weighed(texts or rest.split("|"))
+    """texts: the variants, instead of those in the match"""
+    each, first, second, joined, inline = match.groups()
+    choices, weights = _weighed(texts or inline.split("|"))
     low, high = sorted((int(first or 1), int(second or first or 1)))
-    if low > len(found):
-        raise WildcardError(f"{_shown(match[0])[:60]} asks for {low} of {len(found)} variants")
-    return Group(found, low, min(high, len(found)), ", " if joined is None else joined, bool(each), weights)
+    if low > len(choices):
+        raise WildcardError(f"{_unescaped(match[0])[:60]} asks for {low} of {len(choices)} variants")
+    return Group(choices, low, min(high, len(choices)), ", " if joined is None else joined, bool(each), weights)
 
 
 def _weighed(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """(the texts without their weights and without those of weight 0, the weights; none where all are alike)"""
-    found = [(_WEIGHT.match(text), text) for text in texts]
-    if not any(match for match, _ in found):
+    """(the texts without their weights and without those of weight 0, the weights; none if all are equal)."""
+    matches = [(_WEIGHT.match(text), text) for text in texts]
+    if not any(match for match, _ in matches):
         return tuple(texts), ()
-    parted = [(text[match.end() :], float(match[1])) if match else (text, 1.0) for match, text in found]
-    kept = [(text, weight) for text, weight in parted if weight > 0]
-    return tuple(text for text, _ in kept), tuple(weight for _, weight in kept)
+    parted = [(text[match.end() :], float(match[1])) if match else (text, 1.0) for match, text in matches]
+    weighted = [(text, weight) for text, weight in parted if weight > 0]
+    return tuple(text for text, _ in weighted), tuple(weight for _, weight in weighted)
 
 
 def _unweighted(files: Files, name: str) -> list[str]:
     return [line.replace("::", _COLONS) for line in files(name)]
 
 
-def _line_of(name: str, files: Files, by: Random) -> str:
-    """A random line of a file, which may have weights as variants have."""
+def _line_of(name: str, files: Files, rng: Random) -> str:
+    """A random line of a file, weighted as variants can be."""
     lines, weights = _weighed(files(name))
     if not lines:
         raise WildcardError(f"all lines of the wildcard file '{name}' have the weight 0")
-    return by.choices(lines, weights)[0] if weights else by.choice(lines)
+    return rng.choices(lines, weights)[0] if weights else rng.choice(lines)
 
 
-def _in_turn(text: str) -> Iterator[str]:
-    """The text with each combination of its {e$$...}; other groups stay."""
+def _combinations(text: str) -> Iterator[str]:
+    """The text with each combination of its {e$$...}; other groups are unchanged."""
     matches = [match for match in _GROUP.finditer(text) if match[1]]
     groups = [_group(match) for match in matches]
     number = 1
@@ -224,8 +224,8 @@ def _in_turn(text: str) -> Iterator[str]:
 
 
 def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
-    """The text with a random choice for every group and file. start: the random numbers of each level of nesting: sd-scripts
-    restarts them per level, but not with {e$$...}"""
+    """The text with a random choice for every group and file. start: the random numbers of each level of nesting:
+    sd-scripts restarts them per level, but not with {e$$...}"""
     for _ in range(DEEPEST):
         by = start()
         if several := list(_FROM_FILE.finditer(text)):

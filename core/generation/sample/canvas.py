@@ -1,4 +1,4 @@
-"""Images to latents and back: resized, encoded, decoded, pasted back where nothing is repainted; how many fit into one batch."""
+"""Images to latents and back: resized, encoded, decoded, pasted back where nothing is repainted; batch sizes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Size = tuple[int, int]  # width, height
-Part = tuple[Size, Box]  # of an image of this size, what is generated
+Part = tuple[Size, Box]  # of an image of this size, the generated region
 MAX_AT_ONCE = 4
 # Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
 LIVE_TENSORS = 64
 CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
-Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1: a family's
+Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1, of a family
 
 
 def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
@@ -40,22 +40,22 @@ def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
 
 
 def placed(image: Image, fit: str, size: Size, part: Part | None, make: Callable[[Image], Image]) -> Image:
-    """The control image at (width, height). make: of what is seen of the image, at the size at which it is seen"""
+    """The control image at (width, height). make: of the visible part of the image, at its visible size"""
     if part is None:
         return filled(image, size, make) if fit == "fill" else make(fitted(image, size, fit))
-    whole, box = part
+    full_size, box = part
     if fit == "fill":
-        return fitted(filled(image, whole, make).crop(box), size, "resize")
-    return make(fitted(fitted(image, whole, fit).crop(box), size, "resize"))
+        return fitted(filled(image, full_size, make).crop(box), size, "resize")
+    return make(fitted(fitted(image, full_size, fit).crop(box), size, "resize"))
 
 
 def filled(image: Image, size: Size, make: Callable[[Image], Image]) -> Image:
-    """The control image of the whole image, in the middle of (width, height), on the median color of its border: A1111's
+    """The control image of the whole image, centered in (width, height), on the median color of its border: A1111's
     "resize and fill" (sd-webui-controlnet)."""
     import numpy as np
     from PIL.Image import new
 
-    scale = min(wide / own for wide, own in zip(size, image.size, strict=True))
+    scale = min(wide / side for wide, side in zip(size, image.size, strict=True))
     inner = make(fitted(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))), "resize"))
     pixels = np.array(inner)
     border = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
@@ -101,52 +101,53 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
 class Canvas:
     """An initial image prepared for a stage.
 
-    shown    the image that is encoded, at the stage's size         mask     at the same size, white is repainted; None: all
-    whole    the image that the result is pasted into               box      where, for "only masked"; None: everywhere
-    overlay  alpha of the result, at the size of `whole`; None: the result is not pasted
+    visible  the image that is encoded, at the stage's size         mask     at the same size, white is repainted; None:
+             all
+    full     the image that the result is pasted into               box      where, for "only masked"; None: everywhere
+    overlay  alpha of the result, at the size of `full`; None: the result is not pasted
     """
 
-    shown: Image
+    visible: Image
     mask: Image | None = None
-    whole: Image | None = None
+    full: Image | None = None
     box: Box | None = None
     overlay: Image | None = None
 
-    def pasted(self, made: Image) -> Image:
+    def pasted(self, generated: Image) -> Image:
         """The finished image: outside the mask, the pixels of the initial image."""
-        if self.whole is None or self.overlay is None:
-            return made
-        result, box = self.whole.copy(), self.box or (0, 0, *self.whole.size)
-        result.paste(fitted(made, (box[2] - box[0], box[3] - box[1]), "resize"), box, self.overlay.crop(box))
+        if self.full is None or self.overlay is None:
+            return generated
+        result, box = self.full.copy(), self.box or (0, 0, *self.full.size)
+        result.paste(fitted(generated, (box[2] - box[0], box[3] - box[1]), "resize"), box, self.overlay.crop(box))
         return result
 
 
 def decode(
     vae: Any,
     latents: Tensor,
-    by: Decode | None = None,
+    decoder: Decode | None = None,
     *,
     cancel: CancelToken | None = None,
     warn: Callable[[Problem], None] = lambda problem: None,
 ) -> list[Image]:
     """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
 
-    by     the family's `decode_latents`; None: that of Stable Diffusion
-    warn   gets a problem for an image that was decoded again in fp32
+    decoder   the family's `decode_latents`; None: that of Stable Diffusion
+    warn      gets a problem for an image that was decoded again in fp32
     """
     from PIL import Image
 
     images = []
-    for one in latents.split(1):
+    for image_latents in latents.split(1):
         if cancel is not None:
             cancel.check()
-        pixels = decode_pixels(vae, one, by, warn)[0]
+        pixels = decode_pixels(vae, image_latents, decoder, warn)[0]
         images.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
     return images
 
 
 def decode_pixels(
-    vae: Any, latents: Tensor, by: Decode | None = None, warn: Callable[[Problem], None] = lambda problem: None
+    vae: Any, latents: Tensor, decoder: Decode | None = None, warn: Callable[[Problem], None] = lambda problem: None
 ) -> Tensor:
     """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Decodes again in fp32 if the VAE overflows;
     raises ProblemsError for NaN values."""
@@ -154,20 +155,20 @@ def decode_pixels(
 
     from core.families.vae import decode_latents
 
-    by = by or decode_latents
+    decoder = decoder or decode_latents
     if not is_finite(latents):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
         raise ProblemsError.one("The latents contain NaN values", "memory.mixed_precision", fix, "latents.nan")
-    pixels = by(vae, latents)
-    narrow = next(vae.parameters()).dtype
-    if not is_finite(pixels) and narrow != torch.float32:
-        name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(narrow, str(narrow))
+    pixels = decoder(vae, latents)
+    dtype = next(vae.parameters()).dtype
+    if not is_finite(pixels) and dtype != torch.float32:
+        name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, str(dtype))
         what = f"The VAE returned NaN values in {name}, so the image was decoded again in fp32"
         warn(Problem(what, "memory.vae_precision", "set it to fp32", "warning", code="image.decoded-again"))
         try:
-            pixels = by(vae.float(), latents)
+            pixels = decoder(vae.float(), latents)
         finally:
-            vae.to(narrow)
+            vae.to(dtype)
     if not is_finite(pixels):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
         raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
@@ -179,8 +180,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def images_at_once(components: Components, width: int, height: int) -> int:
-    """Images of this size per batch, 1 to 4: on a CPU as long as speed gains from it, on a GPU what fits into half of its
-    free memory."""
+    """Images of this size per batch, 1 to 4: on a CPU while larger batches are faster, on a GPU as many as fit into
+    half of its free memory."""
     import torch
 
     weight = next(components.denoiser.parameters())

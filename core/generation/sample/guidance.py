@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.generation.sample.noise import ImageNoise
 
 NEGATIVE, POSITIVE, EMPTY = "negative", "positive", "empty"  # sides of a guidance
-PERTURBED = "perturbed"  # the prompt again, with a perturbed model
+PERTURBED = "perturbed"  # the prompt, with a perturbed model
 Outputs = Mapping[str, "Tensor"]
 
 
@@ -23,10 +23,10 @@ class Moment:
 
     noises    of the images         index, steps   number of the evaluation from 0, and of how many
     timestep  of this evaluation    latents        [B, C, h, w], float32
-    sides     that the model is asked for at once, B rows each
+    sides     in the model's batch, B rows each
     """
 
-    sampler: Any
+    scheduler: Any
     noises: Sequence[ImageNoise]
     index: int
     steps: int
@@ -43,10 +43,10 @@ def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractCont
 class Guidance:
     """How the model's outputs at one evaluation are combined.
 
-    sides     the conditionings that are compared, in the order of the batch, perturbed ones last
+    sides     the conditionings to compare, in the order of the batch, perturbed ones last
     combine   (output of each side, float32 [B, C, h, w]; the moment) -> the combined output, [B, C, h, w]
-    changed   (denoiser, moment, number of unperturbed sides, number of sides) -> context manager of an evaluation, which
-              perturbs the denoiser for the rows of the perturbed sides
+    changed   (denoiser, moment, number of unperturbed sides, number of sides) -> context manager of an evaluation,
+              which perturbs the denoiser for the rows of the perturbed sides
     """
 
     sides: tuple[str, ...]
@@ -63,7 +63,7 @@ UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])
 
 
 def classic(scale: float, negative_scale: float | None = None) -> Guidance:
-    """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); off at a scale of 1 and below.
+    """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); off at scales up to 1.
 
     negative_scale   e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator
     """
@@ -85,37 +85,37 @@ def classic(scale: float, negative_scale: float | None = None) -> Guidance:
 
 
 def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
-    """Guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714): n + sum of weight (p - n) in place of p;
-    without a negative prompt, their weighted mean."""
+    """Guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714): n + sum of weight (p - n) instead
+    of p; without a negative prompt, their weighted mean."""
     several = {side: parts_of_side(side, len(weights)) for side in base.sides if side in (POSITIVE, PERTURBED)}
     sides = [each for side in base.sides for each in several.get(side, (side,))]
 
-    def whole(outputs: Outputs, parts: Sequence[str]) -> Tensor:
+    def weighted_mean(outputs: Outputs, parts: Sequence[str]) -> Tensor:
         away = outputs.get(NEGATIVE)
         zero = outputs[parts[0]] * 0 if away is None else away
         summed = sum((weight * (outputs[part] - zero) for part, weight in zip(parts, weights, strict=True)), zero)
         return summed if away is not None else summed / sum(weights)
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        return base.combine({**outputs, **{side: whole(outputs, parts) for side, parts in several.items()}}, at)
+        return base.combine({**outputs, **{side: weighted_mean(outputs, parts) for side, parts in several.items()}}, at)
 
     return replace(base, sides=tuple(sides), combine=combine)
 
 
 def parts_of_side(side: str, count: int) -> tuple[str, ...]:
-    """The sides of `count` prompts in place of one side."""
+    """The sides of `count` prompts that replace one side."""
     return tuple(f"{side} {number}" for number in range(count))
 
 
-def with_rescale(base: Guidance, share: float) -> Guidance:
-    """Guidance rescale of Lin et al. 2023 (arXiv:2305.08891, section 3.4). share: their phi; 0 is off"""
-    if not share or base is UNGUIDED:
+def with_rescale(base: Guidance, phi: float) -> Guidance:
+    """Guidance rescale of Lin et al. 2023 (arXiv:2305.08891, section 3.4). phi: 0 is off"""
+    if not phi or base is UNGUIDED:
         return base
-    return replace(base, combine=lambda outputs, at: rescaled(base.combine(outputs, at), outputs[POSITIVE], share))
+    return replace(base, combine=lambda outputs, at: rescaled(base.combine(outputs, at), outputs[POSITIVE], phi))
 
 
-def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:
-    """The guided output [B, C, h, w], its standard deviation per image moved by `share` towards the positive output's."""
+def rescaled(guided: Tensor, positive: Tensor, phi: float) -> Tensor:
+    """The guided output [B, C, h, w], its standard deviation per image moved by `phi` towards the positive output's."""
     axes = tuple(range(1, guided.ndim))
     factor = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
-    return guided * (share * factor + 1 - share)
+    return guided * (phi * factor + 1 - phi)

@@ -1,7 +1,7 @@
-"""The random numbers of one image: all from its seed, so that it is the same alone, in a batch and at any place in it.
+"""The random numbers of one image: all from its seed, so that it is the same alone and at any index of a batch.
 
-The order is that of sd-scripts' generator (reference: generation, section 7): start noise, what pyramid and offset noise
-add to it, one draw for each evaluation of the sampler, the noise of an image to image, the draw of the VAE.
+The order is that of sd-scripts' generator (reference: generation, section 7): initial noise, draws of pyramid and
+offset noise, one draw for each evaluation of the sampler, the noise of image to image, the draw of the VAE.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLAIN = StartNoise()
 
 @dataclass(frozen=True)
 class Variation:
-    """The noise of another seed, and its share of what is mixed: 0..1."""
+    """The noise of another seed, and its fraction in the mix: 0..1."""
 
     seed: int
     strength: float
@@ -51,7 +51,7 @@ class ImageNoise:
 
     start      initial noise, before the sampler's scale
     sampler    generator for the noise of the sampler's steps
-    variation  how much of another image's noise is mixed into that which it begins with
+    variation  another image's noise that is mixed into the initial noise
     """
 
     def __init__(
@@ -64,18 +64,16 @@ class ImageNoise:
         dtype: torch.dtype | None = None,
         variation: Variation | None = None,
     ):
-        """
-        draws           how many noises the sampler may use
-        device, dtype   where and in which type noise is generated (None: float32); each gives other numbers
-        """
+        """draws           maximum noises of the sampler
+        device, dtype   of the generated noise (None: float32); each gives other values"""
         import torch
 
         self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
         self.sampler = torch.Generator(device).manual_seed(seed)
         self._share = 0.0 if variation is None else variation.strength
-        self._other = None if variation is None else ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype)
+        self._varied = None if variation is None else ImageNoise(variation.seed, shape, draws, PLAIN, device, dtype)
         start = self._draw(self.sampler)
-        start = start if self._other is None else slerp(self._share, start, self._other.start)
+        start = start if self._varied is None else slerp(self._share, start, self._varied.start)
         self.start: Tensor = _changed(start, settings, settings.chance(seed), self.sampler)
         self._after_start = self.sampler.get_state()
 
@@ -95,23 +93,23 @@ class ImageNoise:
             self._draw(generator)
         return generator
 
-    def of_image(self) -> tuple[Tensor, Tensor]:
-        """(noise added to an initial image's latents, noise of the VAE's posterior sample)"""
+    def image_noise(self) -> tuple[Tensor, Tensor]:
+        """(noise added to an initial image's latents, noise of the VAE's posterior sample)."""
         generator = self.after_all()
         added, of_vae = self._draw(generator), self._draw(generator)
-        added = added if self._other is None else slerp(self._share, added, self._other.of_image()[0])
+        added = added if self._varied is None else slerp(self._share, added, self._varied.image_noise()[0])
         return added, of_vae
 
 
-def slerp(share: float, low: Tensor, high: Tensor) -> Tensor:
+def slerp(fraction: float, low: Tensor, high: Tensor) -> Tensor:
     """Spherical interpolation from `low` to `high`, [C, h, w] each, as in A1111: of the columns of each channel."""
     import torch
 
     dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, keepdim=True)
     if dot.mean() > 0.9995:
-        return low * share + high * (1 - share)
+        return low * fraction + high * (1 - fraction)
     angle = torch.acos(dot)
-    return (torch.sin((1 - share) * angle) * low + torch.sin(share * angle) * high) / torch.sin(angle)
+    return (torch.sin((1 - fraction) * angle) * low + torch.sin(fraction * angle) * high) / torch.sin(angle)
 
 
 def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
@@ -128,8 +126,8 @@ def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Gen
 
 
 def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Generator) -> Tensor:
-    """Multi-resolution noise (Whitaker 2023), standard deviation 1: `noise` [C, h, w] plus upsampled smaller levels, each weighted
-    by another power of `discount`."""
+    """Multi-resolution noise (Whitaker 2023), standard deviation 1: `noise` [C, h, w] plus upsampled smaller levels,
+    each weighted by another power of `discount`."""
     import torch
     from torch.nn.functional import interpolate
 

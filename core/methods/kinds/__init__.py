@@ -1,1 +1,1 @@
-"""The training methods' declarations, one file each: what settings, rules, page and forecast ask. Without torch."""
+"""The declarations of the training methods, one file each: for settings, rules, page and forecast. Without torch."""

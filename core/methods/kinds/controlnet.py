@@ -37,30 +37,30 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """All of a ControlNet for this U-Net."""
+    """{part: parameters} of a ControlNet for this U-Net."""
     return {"unet": _counted(json.dumps(dict(parts["unet"].config), default=str))}
 
 
 @lru_cache(maxsize=16)
 def _counted(config: str) -> int:
-    from core.control.controlnet import config_beside, empty
+    from core.control.controlnet import controlnet_config, empty
 
-    return sum(weight.numel() for weight in empty(config_beside(json.loads(config))).parameters())
+    return sum(weight.numel() for weight in empty(controlnet_config(json.loads(config))).parameters())
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
-    from core.control.controlnet import ControlNet, config_beside, empty
+    from core.control.controlnet import ControlNet, controlnet_config, empty
 
-    return ControlNet(empty(config_beside(unet.config)))
+    return ControlNet(empty(controlnet_config(unet.config)))
 
 
 def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
-    own = controlnet_of(job).control_net_lr
-    return {} if own is None else {"controlnet": (own, RATE)}
+    rate = controlnet_of(job).control_net_lr
+    return {} if rate is None else {"controlnet": (rate, RATE)}
 
 
 def control_images_needed(size: str) -> Needs:
-    """size: of the file that is saved"""
+    """The dataset with control images. size: of the saved file"""
     text = "Each image needs a control image of the same name in the folder of control images, and a caption."
     return f"{text} The file is {size}.", [["Folder of control images", "dataset.conditioning_data_dir"]]
 

@@ -24,7 +24,7 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Eight vectors a token are assumed, more than is usual."""
+    """{part: parameters}, for eight vectors per token, more than is usual."""
     rows = max(1, len(job.embedding.words)) * 8
     texts = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
     return {name: rows * int(parts[name].config.get("hidden_size", 768)) for name in texts}

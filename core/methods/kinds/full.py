@@ -1,7 +1,7 @@
-"""The model itself trains: DreamBooth (Ruiz et al. 2022, arXiv:2208.12242) and fine-tuning.
+"""DreamBooth (Ruiz et al. 2022, arXiv:2208.12242) and fine-tuning: training of the model itself.
 
-Both are one method. What makes DreamBooth is its dataset, a subject's images with images of its class, and that the
-text encoder trains by default.
+Both are one method. DreamBooth differs by its dataset, a subject's images with regularization images of its class, and
+trains the text encoder by default.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def _text_trains(by_default: bool, job: TrainJob) -> bool:
-    wanted, own = job.method.train_text_encoder, job.method
-    return (by_default if wanted == "auto" else wanted == "yes") and own.stop_text_encoder_training != 0
+    train, method = job.method.train_text_encoder, job.method
+    return (by_default if train == "auto" else train == "yes") and method.stop_text_encoder_training != 0
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """Every number of the parts that train."""
+    """{part: parameters} of the trained parts."""
     text = spec_of(job).trains_text(job)
-    asked = {"unet": True, "text_encoder": text, "text_encoder_2": text}
-    return {name: parts[name].numbers for name, trains in asked.items() if trains and name in parts}
+    trained = {"unet": True, "text_encoder": text, "text_encoder_2": text}
+    return {name: parts[name].numbers for name, trains in trained.items() if trains and name in parts}
 
 
 def _dreambooth_needs(job: TrainJob, family: str, size: str) -> Needs:
-    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
+    sources = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
     keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
         return f"The frozen base model preserves the class; no regularization images are needed. {size}", keeps
-    if held:
-        folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
+    if sources:
+        folders = "1 folder" if len(sources) == 1 else f"{len(sources)} folders"
         fields = [["Prior loss weight", "dataset.prior_loss_weight"], keeps[0]]
         return f"Regularization images from {folders} preserve the class. {size}", fields
     text = (

@@ -28,25 +28,25 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """All modules, by the settings' dimensions."""
+    """{part: parameters} of all modules, by the settings' dimensions."""
     config = json.dumps(dict(parts["unet"].config), default=str)
     return {"unet": _counted(family_name, config, lllite_of(job).cond_emb_dim, lllite_of(job).hidden_dim)}
 
 
 @lru_cache(maxsize=16)
 def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int) -> int:
-    from core.control.lllite import empty, places_of
+    from core.control.lllite import empty, lllite_targets
     from core.families import family
 
     unet = family(family_name).make_empty("unet", json.loads(config))
-    net = empty(places_of(unet, family_name), cond_emb_dim, network_dim)
+    net = empty(lllite_targets(unet, family_name), cond_emb_dim, network_dim)
     return sum(weight.numel() for weight in net.parameters())
 
 
 def _side(unet: Any, job: TrainJob) -> Any:
-    from core.methods.lllite import beside
+    from core.methods.lllite import attached_lllite
 
-    return beside(unet, lllite_of(job))
+    return attached_lllite(unet, lllite_of(job))
 
 
 def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ def _make(inputs: MethodInputs) -> Method:
 
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
-    """{part: numbers that train}, counted on a network over parts without numbers."""
+    """{part: trained parameters}, counted on a network over a model on the "meta" device."""
     from core.networks.kinds import described
 
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
@@ -34,14 +34,14 @@ def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ..
     from core.networks.kinds import settings_of
     from core.networks.network import Network
 
-    network, own = settings_of(settings)
+    network, kind_settings = settings_of(settings)
     kind = family(family_name)
     targets = [
         target
         for name, config in configs
         for target in kind.layers(kind.make_empty(name, json.loads(config)), norms=network.train_norm)
     ]
-    by_part = Network.create(targets, network, 0, own=own).parameters_by_part()
+    by_part = Network.create(targets, network, 0, kind_settings=kind_settings).parameters_by_part()
     return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}
 
 

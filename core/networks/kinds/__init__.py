@@ -1,4 +1,4 @@
-"""The kinds of networks that can train on a frozen model: one file each, registered by name."""
+"""The network kinds that can train on a frozen model: one file each, registered by name."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ if TYPE_CHECKING:
     from core.networks.adapter import Adapter
     from core.settings.job import TrainJob
 
-Tensors = Mapping[str, Tensor]  # of one layer, by the part of the key after its name and a dot
+Tensors = Mapping[str, Tensor]  # of one layer, by the part of the key after "<name>."
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkKind(KindTraits):
-    """The interface of a kind of network.
+    """A registered kind of network.
 
-    fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet; None: it changes no such layer
+    fresh           (layer, rank and alpha, kind's settings, seed) -> a new adapter without effect; None: the kind skips
+                    this layer
     from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
-    size            (tensors) -> the rank and alpha they have; like `flaw` and `misfit` it is also asked before the start with
-                    tensors on torch's meta device: look at shapes alone, but for tensors of one number, which are read
-    flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
-    weight_shape    (tensors) -> the shape of the weight that they change; None where the change depends on the weight. Tools that
-                    have no base model measure and make LoRAs of kinds that say it
+    size            (tensors) -> their rank and alpha; like `flaw` and `misfit` also called before the start with
+                    tensors on torch's meta device: use shapes only, except for tensors of one number, which can be read
+    flaw            (layer's name, tensors) -> an error in a file's tensors, or ""
+    weight_shape    (tensors) -> the shape of the weight that they change; None if the change depends on the weight.
+                    Tools without a base model measure and make LoRAs only of kinds that have it
     network_args    sd-scripts' metadata (ss_network_args)
-    settings        its own group of settings, named after the kind, shown while it is selected
-    initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
+    settings        the kind's settings group, named after it, shown while it is selected
+    initialize      (new adapter, network.initialization, seed) -> the initialized adapter; None: there is one
+                    initialization
     idle            (tensors) -> whether the layer has no effect, as before its training
-    takes           (layer's name, path and part, network's settings, own settings) -> whether it changes such a layer
-    sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
-    fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
-    to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
-    from_peft       PEFT's key -> (its tensor) -> the tensor in the shape of the kind's files, where PEFT's is another
+    takes           (layer's name, path and part, network's settings, kind's settings) -> whether it changes such a
+                    layer
+    sized           (network's settings, kind's settings) -> the settings that decide layers and sizes
+    fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before
+                    the start
+    to_peft         (tensors, dtype) -> tensors in PEFT's format, the scale multiplied in; None: PEFT has no such kind
+    from_peft       PEFT's key -> (its tensor) -> the tensor in the shape of the kind's files, where PEFT's differs
     """
 
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
@@ -58,20 +62,20 @@ class NetworkKind(KindTraits):
     settings: type[Settings] | None = None
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
     idle: Callable[[Tensors], bool] = lambda tensors: False
-    takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, own: True
-    sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
+    takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, options: True
+    sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, options: network
     fits: Callable[[int, int], bool] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
     from_peft: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
-    def own(self, job: TrainJob) -> Settings | None:
-        """Its own settings in a job."""
+    def kind_settings(self, job: TrainJob) -> Settings | None:
+        """The kind's settings in a job."""
         return getattr(job, self.name) if self.settings is not None else None
 
     def holds(self, layer: Tensors | Iterable[str]) -> bool:
-        """Whether a layer with these tensors, or keys alone, is of this kind."""
-        given = set(layer)
-        if not any(set(form) <= given <= {*form, *self.optional} for form in self.forms):
+        """Whether a layer with these tensors, or only keys, is of this kind."""
+        keys = set(layer)
+        if not any(set(form) <= keys <= {*form, *self.optional} for form in self.forms):
             return False
         return self.looks is None or not isinstance(layer, Mapping) or self.looks(layer)
 
@@ -86,7 +90,7 @@ def kinds() -> dict[str, NetworkKind]:
 
 
 def register(kind: NetworkKind) -> None:
-    """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
+    """Register a kind for the page, presets, the command line, training and files."""
     starts = {"initialization"} if kind.initialize is not None else set()
     KINDS[kind.name] = replace(kind, uses=kind.uses | starts)
     _with_keys.cache_clear()
@@ -96,7 +100,7 @@ def register(kind: NetworkKind) -> None:
 
 
 def kind_named(name: str) -> NetworkKind:
-    """Raises ProblemsError for a kind that is not registered."""
+    """The kind of this name. Raises ProblemsError if it is not registered."""
     if name not in kinds():
         what = f"The network kind '{name}' does not exist"
         raise ProblemsError.one(what, "network.kind", f"use one of {', '.join(KINDS)}", "network.unknown-kind")
@@ -104,47 +108,47 @@ def kind_named(name: str) -> NetworkKind:
 
 
 def described(job: TrainJob) -> str:
-    """The settings of the job's network as text, a cache key; `settings_of` parses it."""
-    own = kind_named(job.network.kind).own(job)
+    """The job's network settings as text, for cache keys; `settings_of` parses it."""
+    kind_settings = kind_named(job.network.kind).kind_settings(job)
     network = {name: getattr(job.network, name) for name in type(job.network).model_fields}
-    return json.dumps([network, own.model_dump(mode="json") if own is not None else None])
+    return json.dumps([network, kind_settings.model_dump(mode="json") if kind_settings is not None else None])
 
 
 def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
-    """The group `network` and the kind's own settings."""
-    network, own = json.loads(text)
+    """The group `network` and the kind's settings, from `described`."""
+    network, kind_settings = json.loads(text)
     settings = NetworkSettings.model_validate_json(json.dumps(network))
     kind = kind_named(settings.kind)
-    return settings, kind.settings.model_validate(own) if kind.settings is not None else None
+    return settings, kind.settings.model_validate(kind_settings) if kind.settings is not None else None
 
 
 def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind | None:
-    """The kind of a file's layer by its tensors, or keys alone, and its name in the file; None if unknown."""
-    found = [kind for kind in _with_keys(frozenset(layer), tuple(kinds())) if kind.holds(layer)]
-    prefixed = (kind for kind in found if kind.prefix and name.startswith(kind.prefix))
-    return next(prefixed, None) or next((kind for kind in found if not kind.prefix), None)
+    """The kind of a file's layer by its tensors, or only keys, and its name in the file; None if unknown."""
+    matches = [kind for kind in _with_keys(frozenset(layer), tuple(kinds())) if kind.holds(layer)]
+    prefixed = (kind for kind in matches if kind.prefix and name.startswith(kind.prefix))
+    return next(prefixed, None) or next((kind for kind in matches if not kind.prefix), None)
 
 
 @lru_cache(maxsize=256)
 def _with_keys(keys: frozenset[str], registered: tuple[str, ...]) -> tuple[NetworkKind, ...]:
-    """The kinds whose layers can have these keys: a file has few sets of keys and many layers."""
+    """The kinds whose layers can have these keys. Cached: a file has few sets of keys and many layers."""
     return tuple(KINDS[name] for name in registered if KINDS[name].holds(keys))
 
 
-# -- what kinds share
+# -- shared by kinds
 
 
 def ranked(rank: int, tensors: Tensors) -> BlockSize:
-    """Rank and alpha of a layer in a file; without an alpha it equals the rank."""
+    """Rank and alpha of a layer in a file; without an alpha it is the rank."""
     return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
 
 
 def is_number(value: Tensor) -> bool:
-    """Whether it is one finite number; also of fp8, of which torch has no isfinite."""
+    """Whether it is one finite number, also in fp8, for which torch has no isfinite."""
     return bool(value.numel() == 1 and math.isfinite(float(value)))
 
 
 def not_a_number(name: str, tensors: Tensors, *keys: str) -> str:
-    """What is wrong with the tensors of a layer that hold one number, by default its alpha; or ""."""
+    """The error of a layer's tensors that must be one finite number, by default its alpha; or ""."""
     wrong = (key for key in keys or (ALPHA,) if key in tensors and not is_number(tensors[key]))
     return next((f"{name}.{key} is not a number" for key in wrong), "")

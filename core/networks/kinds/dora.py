@@ -1,6 +1,6 @@
-"""DoRA (Liu et al. 2024, arXiv:2402.09353): a kind's change gives the weight its direction, a vector next to it its length, in
-LyCORIS' format: the kind's own keys and <name>.dora_scale, [out, 1(, 1, 1)], or [1, in(, 1, 1)] for lengths of input channels.
-"""
+"""DoRA (Liu et al. 2024, arXiv:2402.09353): another kind's change sets the weight's direction, a magnitude vector its
+norms, in LyCORIS' format: the kind's keys and <name>.dora_scale, [out, 1(, 1, 1)], or [1, in(, 1, 1)] for input
+channels."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
     from core.families.targets import Target
     from core.settings.job import TrainJob
 
-MAGNITUDE = "lora_magnitude_vector"  # PEFT's key of the lengths
+MAGNITUDE = "lora_magnitude_vector"  # PEFT's key of the magnitudes
 EPSILON = 2.0**-23  # of float32, which LyCORIS adds to the norms
 
 
 class DoraAdapter(Adapter):
-    """W' = length * (W + change) / |W + change|, norms of rows or columns.
+    """W' = magnitude * (W + change) / |W + change|, norms of rows or columns.
 
-    `inner` is the change of the direction; `length` a float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]. The multiplier m
-    interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI use such files; at 1 this is what LyCORIS computes, whose
-    module would keep the whole change at any m. In training the norm is a constant for the gradient (section 4.3 of the paper,
-    and PEFT), which saves a copy of each weight.
+    `inner` is the change of the direction; `magnitude` a float32 parameter [out, 1(, 1, 1)] or [1, in(, 1, 1)]. The
+    multiplier m interpolates the weight, W + m * (W' - W), as A1111 and ComfyUI use such files; at 1 this is what
+    LyCORIS computes, whose module would apply the whole change at any m. In training the norm is a constant for the
+    gradient (section 4.3 of the paper, and PEFT), which saves a copy of each weight.
     """
 
-    def __init__(self, inner: Adapter, length: Tensor):
+    def __init__(self, inner: Adapter, magnitude: Tensor):
         super().__init__(inner.name, inner.module, inner.rank, inner.alpha)
-        self.inner, self.length = inner, nn.Parameter(length)
-        self._known: tuple[object, Tensor] | None = None
+        self.inner, self.magnitude = inner, nn.Parameter(magnitude)
+        self._cached_norm: tuple[object, Tensor] | None = None
 
     @classmethod
     def fresh(cls, inner: Adapter, per_output: bool) -> DoraAdapter:
-        """With the lengths that the weight has."""
-        from core.networks.narrow import base_weight
+        """A new one, with the weight's norms as magnitudes."""
+        from core.networks.fp8 import base_weight
 
         return cls(inner, _norm(base_weight(inner.module), per_output).clone())
 
     @property
     def per_output(self) -> bool:
-        return self.length.shape[0] == self.length.numel()
+        return self.magnitude.shape[0] == self.magnitude.numel()
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        return [*self.inner.parameters(), (self.length, "plain")]
+        return [*self.inner.parameters(), (self.magnitude, "plain")]
 
     def enters(self, x: Tensor) -> Tensor:
         if self.per_output:
@@ -64,35 +64,35 @@ class DoraAdapter(Adapter):
         if not self.per_output:
             change = self.inner.add_to(torch.zeros_like(y), x.to(y.dtype) * scale)
             return torch.add(y, change, alpha=self.multiplier)
-        own = self.without_bias(y)
-        whole = self.inner.add_to(own, x) * scale
-        return torch.add(y, whole - own, alpha=self.multiplier)
+        unbiased = self.without_bias(y)
+        changed = self.inner.add_to(unbiased, x) * scale
+        return torch.add(y, changed - unbiased, alpha=self.multiplier)
 
     def _scale(self, like: Tensor) -> Tensor:
-        """length / |W + change|, for the channels of an input or output, in its dtype."""
-        scale = self.length.float() / (self._norm_now() + EPSILON)
+        """magnitude / |W + change|, for the channels of an input or output, in its dtype."""
+        scale = self.magnitude.float() / (self._norm_now() + EPSILON)
         return over_channels(scale, like, self.module)
 
     def _norm_now(self) -> Tensor:
-        """|W + change| with what acts on the module before. While nothing trains it is computed once."""
+        """|W + change| including the adapters below. Cached while nothing trains."""
         below = list(self.below())
         trains = any(parameter.requires_grad for adapter in (self, *below) for parameter, _ in adapter.parameters())
         weight = as_weight(self.module.weight)
         now = (weight.data_ptr(), weight._version, [(ref(adapter), adapter.multiplier) for adapter in below])
-        if trains or self._known is None or self._known[0] != now:
-            from core.networks.narrow import base_weight
+        if trains or self._cached_norm is None or self._cached_norm[0] != now:
+            from core.networks.fp8 import base_weight
 
             with torch.no_grad():
                 wide = base_weight(self.module)
                 for adapter in below:
                     wide = adapter.merged(wide)
-                self._known = (now, _norm(wide + self.inner.delta(), self.per_output))
-        return self._known[1]
+                self._cached_norm = (now, _norm(wide + self.inner.delta(), self.per_output))
+        return self._cached_norm[1]
 
     def merged(self, weight: Tensor) -> Tensor:
-        whole = weight + self.inner.delta()
-        scale = self.length.detach().float() / (_norm(whole, self.per_output) + EPSILON)
-        return weight + self.multiplier * (whole * scale - weight)
+        changed = weight + self.inner.delta()
+        scale = self.magnitude.detach().float() / (_norm(changed, self.per_output) + EPSILON)
+        return weight + self.multiplier * (changed * scale - weight)
 
     def norm(self) -> Tensor:
         return self.inner.norm()
@@ -101,31 +101,31 @@ class DoraAdapter(Adapter):
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**self.inner.tensors(), DORA_SCALE: self.length.detach()}
+        return {**self.inner.tensors(), DORA_SCALE: self.magnitude.detach()}
 
     def saved(self) -> dict[str, Tensor]:
-        return {**self.inner.saved(), DORA_SCALE: self.length.detach()}
+        return {**self.inner.saved(), DORA_SCALE: self.magnitude.detach()}
 
     def misfit(self, tensors: Tensors) -> str:
-        given = lengths(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
-        if given is None or given.shape != self.length.shape:
+        magnitude = magnitudes(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
+        if magnitude is None or magnitude.shape != self.magnitude.shape:
             return f"has no {DORA_SCALE} of the same shape"
         return self.inner.misfit(without_scale(tensors))
 
     def take(self, tensors: Tensors) -> None:
-        given = lengths(tensors[DORA_SCALE], self.module)
-        assert given is not None
+        magnitude = magnitudes(tensors[DORA_SCALE], self.module)
+        assert magnitude is not None
         with torch.no_grad():
-            self.length.copy_(given)
+            self.magnitude.copy_(magnitude)
         self.inner.saved_alpha = self.saved_alpha
         self.inner.take(without_scale(tensors))
         self.alpha, self.saved_alpha = self.inner.alpha, self.inner.saved_alpha
-        self._known = None
+        self._cached_norm = None
 
 
-def lengths(scale: Tensor, module: nn.Module) -> Tensor | None:
-    """dora_scale as float32 in the shape this module needs, on its device; None if it does not fit. Weights of a 1x1
-    convolution fit a Linear and vice versa; a plain vector is of the outputs."""
+def magnitudes(scale: Tensor, module: nn.Module) -> Tensor | None:
+    """dora_scale as float32 in the shape for this module, on its device; None if it does not fit. A 1x1 convolution's
+    fits a Linear and vice versa; a plain vector is of the outputs."""
     weight = as_weight(module.weight)
     ones = [1 for _ in weight.shape[2:]]
     shape = [1, weight.shape[1], *ones] if scale.ndim > 1 and scale.shape[0] == 1 else [weight.shape[0], 1, *ones]
@@ -149,11 +149,12 @@ def without_scale(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _per_output(diffusers: str) -> Misread:
-    """ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of the columns."""
+    """The programs that misread it: ComfyUI and Forge divide by the norms of the unchanged weight, A1111 by those of
+    the columns."""
     return Misread(
         {**dict.fromkeys(NAMES_OF_KOHYA, OTHER), "diffusers": diffusers},
         "a magnitude per output",
-        lambda own, conv: own.wd_on_output,
+        lambda options, conv: options.wd_on_output,
         lambda tensors: not _per_input(tensors),
     )
 
@@ -164,22 +165,22 @@ def _per_input(tensors: Tensors) -> bool:
 
 
 def below(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
-    """The kind whose change gives the direction, by its keys, and its tensors."""
-    rest = without_scale(tensors)
-    return kind_of_keys(rest), rest
+    """The kind that sets the direction, by its keys, and its tensors."""
+    inner_tensors = without_scale(tensors)
+    return kind_of_keys(inner_tensors), inner_tensors
 
 
 def register_decomposed(over: str, name: str, title: str, settings: type[Settings]) -> None:
-    """Register DoRA over the change of another kind."""
+    """Register DoRA over another kind."""
     kind = kind_named(over)
 
-    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> DoraAdapter | None:
-        inner = kind.fresh(target, size, own, seed)
-        return DoraAdapter.fresh(inner, getattr(own, "wd_on_output", False)) if inner is not None else None
+    def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DoraAdapter | None:
+        inner = kind.fresh(target, size, options, seed)
+        return DoraAdapter.fresh(inner, getattr(options, "wd_on_output", False)) if inner is not None else None
 
     def network_args(job: TrainJob) -> dict[str, str]:
-        own = getattr(job, name)
-        return lycoris_args(job, over, own) | {"dora_wd": "True", "wd_on_output": str(own.wd_on_output)}
+        options = getattr(job, name)
+        return lycoris_args(job, over, options) | {"dora_wd": "True", "wd_on_output": str(options.wd_on_output)}
 
     register(
         NetworkKind(
@@ -208,40 +209,40 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
 
 
 def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
-    kind, rest = below(tensors)
-    inner = kind.from_tensors(target, rest) if kind is not None else None
-    given = lengths(tensors[DORA_SCALE], target.module)
-    return DoraAdapter(inner, given) if inner is not None and given is not None else None
+    kind, inner_tensors = below(tensors)
+    inner = kind.from_tensors(target, inner_tensors) if kind is not None else None
+    magnitude = magnitudes(tensors[DORA_SCALE], target.module)
+    return DoraAdapter(inner, magnitude) if inner is not None and magnitude is not None else None
 
 
 def _size(tensors: Tensors) -> BlockSize:
-    kind, rest = below(tensors)
+    kind, inner_tensors = below(tensors)
     assert kind is not None
-    return kind.size(rest)
+    return kind.size(inner_tensors)
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    scale, (kind, rest) = tensors.get(DORA_SCALE), below(tensors)
+    scale, (kind, inner_tensors) = tensors.get(DORA_SCALE), below(tensors)
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
     if kind is None:
         return f"{name} has {DORA_SCALE} but no complete change next to it"
     if not scale.is_floating_point() or max(scale.shape, default=0) != scale.numel():
         return f"{name}.{DORA_SCALE} has an invalid shape"
-    return kind.flaw(name, rest)
+    return kind.flaw(name, inner_tensors)
 
 
 def _idle(tensors: Tensors) -> bool:
-    kind, rest = below(tensors)
-    return kind is not None and kind.idle(rest)
+    kind, inner_tensors = below(tensors)
+    return kind is not None and kind.idle(inner_tensors)
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    scale, (kind, rest) = tensors[DORA_SCALE], below(tensors)
+    scale, (kind, inner_tensors) = tensors[DORA_SCALE], below(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
-        what = "PEFT has DoRA's lengths for each output only, and no Tucker form"
+        what = "PEFT has DoRA's magnitudes for each output only, and no Tucker form"
         raise ProblemsError.one(what, DORA_SCALE, "make it a LoRA (convert_lora.network_type)", "lora.not-in-peft")
-    return {**kind.to_peft(rest, dtype), MAGNITUDE: to_magnitude(scale).to(dtype)}
+    return {**kind.to_peft(inner_tensors, dtype), MAGNITUDE: to_magnitude(scale).to(dtype)}
 
 
 def to_magnitude(scale: Tensor) -> Tensor:
@@ -250,7 +251,7 @@ def to_magnitude(scale: Tensor) -> Tensor:
 
 
 def from_magnitude(value: Tensor) -> Tensor:
-    """PEFT's lengths, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
+    """PEFT's magnitudes, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
     return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
 
 

@@ -36,7 +36,7 @@ class DyLoraSettings(KindSettings):
     )
 
     def problems(self, network: NetworkSettings) -> Iterator[Problem]:
-        """sd-scripts asserts the same: one rank for all layers, a multiple of the unit."""
+        """As sd-scripts asserts: one rank for all layers, a multiple of the unit."""
         if network.conv_rank is not None and network.conv_rank != network.rank:
             what = (
                 f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
@@ -52,11 +52,11 @@ class DyLoraSettings(KindSettings):
 
 
 class DyLoraAdapter(LoraAdapter):
-    """Each micro-batch draws a rank k, a multiple of `unit`; only ranks k to k + unit - 1 get gradients, and the change is
-    multiplied by sqrt(rank / (k + unit)).
+    """Each micro-batch draws a rank k, a multiple of `unit`; only ranks k to k + unit - 1 get gradients, and the change
+    is multiplied by sqrt(rank / (k + unit)).
 
-    All ranks are in the product. The draw is addressed by step, micro-batch and layer; when the network is used nothing is
-    drawn. Ranks that train together are one parameter: an optimizer skips those without a gradient.
+    All ranks are in the product. The draw is addressed by step, micro-batch and layer; a network in use draws nothing.
+    Ranks that train together are one parameter: an optimizer skips those without a gradient.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DyLoraAdapter(LoraAdapter):
 
     @property
     def drawn(self) -> int | None:
-        """The first rank that trains now; None while the network is used."""
+        """The first rank that trains now; None while the network is in use."""
         if self.moment is None:
             return None
         return integer(0, self.rank, self._seed, "dylora", *self.moment, self.name) // self._unit * self._unit
@@ -98,21 +98,21 @@ class DyLoraAdapter(LoraAdapter):
         first = self.drawn
         if first is None:
             return self.down, self.up
-        here = first // self._unit
-        downs = [part if place == here else part.detach() for place, part in enumerate(self._downs)]
-        ups = [part if place == here else part.detach() for place, part in enumerate(self._ups)]
+        current = first // self._unit
+        downs = [part if index == current else part.detach() for index, part in enumerate(self._downs)]
+        ups = [part if index == current else part.detach() for index, part in enumerate(self._ups)]
         return torch.cat(downs), torch.cat(ups, dim=1)
 
     def put(self, down: Tensor, up: Tensor) -> None:
         with torch.no_grad():
-            for parts, whole, dim in ((self._downs, down, 0), (self._ups, up, 1)):
-                for part, value in zip(parts, whole.split(self._unit, dim=dim), strict=True):
+            for parts, matrix, dim in ((self._downs, down, 0), (self._ups, up, 1)):
+                for part, value in zip(parts, matrix.split(self._unit, dim=dim), strict=True):
                     part.copy_(value)
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> DyLoraAdapter:
+def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> DyLoraAdapter:
     plain = LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
-    unit = own.unit if isinstance(own, DyLoraSettings) else 1
+    unit = options.unit if isinstance(options, DyLoraSettings) else 1
     return DyLoraAdapter(target.name, target.module, plain.down.detach(), plain.up.detach(), size.alpha, unit, seed)
 
 

@@ -1,4 +1,4 @@
-"""The full difference (LyCORIS' algo=full): the change of each weight, and of its layer's bias, as large as they are."""
+"""The full difference (LyCORIS' algo=full): a change of each weight, and of its layer's bias, in full size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     return factors[WEIGHT].view(shape)
 
 
-def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
+def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
     bias = {BIAS: Start(tuple(module.bias.shape))} if module.bias is not None else {}
     return {WEIGHT: Start(tuple(module.weight.shape)), **bias}
 
@@ -32,7 +32,7 @@ register_product(
     optional=(),
     uses=OWN - SIZES,
     misread=(NOT_IN_PEFT,),
-    rates=0.05,  # those of fine-tuning, which it is
+    rates=0.05,  # those of fine-tuning
     input_keys=(WEIGHT,),
     telling_keys=(WEIGHT,),
 )

@@ -28,10 +28,10 @@ A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 
 class GloraAdapter(ScaledAdapter):
-    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), f the layer as it is below.
+    """y' = f(x + strength * a1(a2(x))) + strength * b1(b2(x)), where f is the layer with the adapters below.
 
-    `weights`: float32 parameters by the key of files. The multiplier scales A and B. Dropout acts between the matrices of both.
-    The norm is that of A and B together, since W A depends on the layer's weight.
+    `weights`: float32 parameters by the key of files. The multiplier scales A and B. Dropout acts between the matrices
+    of both. The norm is that of A and B together, since W A depends on the layer's weight.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, alpha: float):
@@ -39,11 +39,11 @@ class GloraAdapter(ScaledAdapter):
         self.weights = {key: nn.Parameter(tensors[key]) for key in GLORA}
 
     @classmethod
-    def fresh(cls, target: Target, size: BlockSize, own: Settings | None, seed: int) -> GloraAdapter:
-        """One without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
+    def fresh(cls, target: Target, size: BlockSize, options: Settings | None, seed: int) -> GloraAdapter:
+        """A new one without effect: a1 and b1 kaiming uniform (a = sqrt 5), a2 and b2 zero, as in LyCORIS."""
         weight = as_weight(target.module.weight)
-        place = torch.device("meta" if weight.is_meta else "cpu")
-        tensors = {key: torch.zeros(shape, device=place) for key, shape in shapes(target.module, size.rank).items()}
+        device = torch.device("meta" if weight.is_meta else "cpu")
+        tensors = {key: torch.zeros(shape, device=device) for key, shape in shapes(target.module, size.rank).items()}
         for key in (A1, B1):
             if not weight.is_meta:
                 drawn = generator(seed, "network_init", f"{target.name}.{key}")
@@ -53,9 +53,9 @@ class GloraAdapter(ScaledAdapter):
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> GloraAdapter | None:
-        """That of a file; None if the shapes do not fit the layer."""
-        given = matrices_of(tensors, target.module)
-        return cls(target.name, target.module, given, _size(tensors).alpha) if given is not None else None
+        """The adapter of a file; None if the shapes do not fit the layer."""
+        matrices = matrices_of(tensors, target.module)
+        return cls(target.name, target.module, matrices, _size(tensors).alpha) if matrices is not None else None
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(weight, "plain") for weight in self.weights.values()]
@@ -88,21 +88,21 @@ class GloraAdapter(ScaledAdapter):
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {key: weight.detach() for key, weight in self.weights.items()}
-        return found | {ALPHA: self.alpha_in_file()}
+        tensors = {key: weight.detach() for key, weight in self.weights.items()}
+        return tensors | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Tensors) -> str:
-        given = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
-        if given is None:
+        matrices = matrices_of(tensors, self.module) if set(GLORA) <= tensors.keys() else None
+        if matrices is None:
             return "has a different shape"
-        return "" if given[A2].shape[0] == self.rank else f"has rank {given[A2].shape[0]}, not {self.rank}"
+        return "" if matrices[A2].shape[0] == self.rank else f"has rank {matrices[A2].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Tensors) -> None:
-        given = matrices_of(tensors, self.module)
-        assert given is not None
+        matrices = matrices_of(tensors, self.module)
+        assert matrices is not None
         with torch.no_grad():
             for key, weight in self.weights.items():
-                weight.copy_(given[key])
+                weight.copy_(matrices[key])
         self.take_alpha(_size(tensors).alpha)
 
 
@@ -118,8 +118,8 @@ def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def matrices_of(tensors: Tensors, module: nn.Module) -> dict[str, Tensor] | None:
-    """A file's matrices as float32 in the shapes this module needs, on its device; None if they do not fit. Those of a 1x1
-    convolution fit a Linear and vice versa."""
+    """A file's matrices as float32 in the shapes for this module, on its device; None if they do not fit. Those of a
+    1x1 convolution fit a Linear and vice versa."""
     needed = shapes(module, tensors[A2].shape[0])
     if any(
         tensors[key].numel() != math.prod(shape) or tensors[key].shape[:2] != shape[:2] for key, shape in needed.items()

@@ -1,5 +1,5 @@
-"""(IA)^3 (Liu et al. 2022, arXiv:2205.05638) in LyCORIS' format: a vector multiplies a layer's output, before its bias, or its
-input, by 1 + vector.
+"""(IA)^3 (Liu et al. 2022, arXiv:2205.05638) in LyCORIS' format: a vector scales a layer's output, before its bias, or
+its input, by 1 + vector.
 
 <name>.weight    [channels], of a convolution [1, channels, 1, 1]     <name>.on_input    0 or 1: whose channels they are
 """
@@ -38,16 +38,16 @@ class Ia3Adapter(Adapter):
         self.weight, self.on_input = nn.Parameter(weight), on_input
 
     @classmethod
-    def fresh(cls, target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter:
-        """One without effect: zero."""
-        assert isinstance(own, Ia3Settings)
-        on_input = own.train_on_input if own.all_layers else target.name.endswith(INPUTS)
+    def fresh(cls, target: Target, size: BlockSize, options: Settings | None, seed: int) -> Ia3Adapter:
+        """A new one without effect: zero."""
+        assert isinstance(options, Ia3Settings)
+        on_input = options.train_on_input if options.all_layers else target.name.endswith(INPUTS)
         zero = torch.zeros(shape_of(target.module, on_input), device=as_weight(target.module.weight).device)
         return cls(target.name, target.module, zero, on_input)
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Tensors) -> Ia3Adapter | None:
-        """That of a file; None if the shapes do not fit the layer."""
+        """The adapter of a file; None if the shapes do not fit the layer."""
         weight = vector_of(tensors, target.module)
         return cls(target.name, target.module, weight, bool(tensors[ON_INPUT])) if weight is not None else None
 
@@ -85,10 +85,10 @@ class Ia3Adapter(Adapter):
         return "" if vector_of(tensors, self.module) is not None else "has a different shape"
 
     def take(self, tensors: Tensors) -> None:
-        given = vector_of(tensors, self.module)
-        assert given is not None
+        vector = vector_of(tensors, self.module)
+        assert vector is not None
         with torch.no_grad():
-            self.weight.copy_(given)
+            self.weight.copy_(vector)
 
 
 def shape_of(module: nn.Module, on_input: bool) -> tuple[int, ...]:
@@ -99,18 +99,18 @@ def shape_of(module: nn.Module, on_input: bool) -> tuple[int, ...]:
 
 
 def vector_of(tensors: Tensors, module: nn.Module) -> Tensor | None:
-    """A file's vector as float32 in the shape this module needs, on its device; None if it does not fit. That of a 1x1
+    """A file's vector as float32 in the shape for this module, on its device; None if it does not fit. That of a 1x1
     convolution fits a Linear and vice versa."""
-    shape, given = shape_of(module, bool(tensors[ON_INPUT])), tensors[WEIGHT]
-    if given.numel() != max(shape):
+    shape, vector = shape_of(module, bool(tensors[ON_INPUT])), tensors[WEIGHT]
+    if vector.numel() != max(shape):
         return None
-    return fitted(given, shape, module)
+    return fitted(vector, shape, module)
 
 
-def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
-    """The paper's layers, all, or those that expressions choose."""
-    assert isinstance(own, Ia3Settings)
-    return own.all_layers or bool(network.layers) or layer.name.endswith((*OUTPUTS, *INPUTS))
+def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> bool:
+    """Whether the layer is one of the paper's, all are trained, or expressions choose it."""
+    assert isinstance(options, Ia3Settings)
+    return options.all_layers or bool(network.layers) or layer.name.endswith((*OUTPUTS, *INPUTS))
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
@@ -125,10 +125,10 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    own: Ia3Settings = getattr(job, NAME)
-    if not own.all_layers and not job.network.layers:
+    options: Ia3Settings = getattr(job, NAME)
+    if not options.all_layers and not job.network.layers:
         return {"algo": NAME, "preset": NAME}
-    return {name: value for name, value in lycoris_args(job, NAME, own).items() if name != "all_layers"}
+    return {name: value for name, value in lycoris_args(job, NAME, options).items() if name != "all_layers"}
 
 
 register(
@@ -152,7 +152,7 @@ register(
             Misread(
                 {"A1111": OTHER},
                 "scaled outputs of convolutions",
-                lambda own, conv: own.all_layers and not own.train_on_input,
+                lambda options, conv: options.all_layers and not options.train_on_input,
                 lambda tensors: len(tensors[WEIGHT].shape) > 2 and not tensors[ON_INPUT],
             ),
         ),

@@ -1,4 +1,5 @@
-"""How the matrices of a LoRA start, as in PEFT: normal, with orthogonal rows, or as the principal components of the base weight."""
+"""Initializations of a LoRA's matrices, as in PEFT: normal, with orthogonal rows, or the principal components of the
+base weight."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from core.formats.lora.names import ALPHA, DOWN, UP
 from core.networks.adapter import Adapter
+from core.networks.fp8 import base_weight
 from core.networks.kinds.lora import LoraAdapter, add_low_rank_conv, add_low_rank_linear
-from core.networks.narrow import base_weight
 from core.record.draws import generator
 
 ITERATIONS = 16  # PEFT's pissa_niter_16
@@ -18,7 +19,7 @@ SPARE = 8  # directions more than the rank: Halko et al. 2011, arXiv:0909.4061, 
 
 
 def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
-    """The adapter, or the one in its place, that starts in this way. adapter: a fresh LoRA."""
+    """The adapter with this initialization, or the one that replaces it. adapter: a new LoRA"""
     assert isinstance(adapter, LoraAdapter)
     if initialization == "kaiming":
         return adapter
@@ -31,30 +32,31 @@ def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
     return adapter
 
 
-def _gaussian(adapter: LoraAdapter, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+def _gaussian(adapter: LoraAdapter, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """down: standard normal / rank; up: 0."""
-    down = torch.empty(adapter.down.shape).normal_(0.0, 1 / adapter.rank, generator=drawn)
+    down = torch.empty(adapter.down.shape).normal_(0.0, 1 / adapter.rank, generator=rng)
     return down, torch.zeros(adapter.up.shape)
 
 
-def _orthogonal(adapter: LoraAdapter, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+def _orthogonal(adapter: LoraAdapter, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """down = (X Q1)^T / 10 and up = Y Q2 / 10 with X, Y standard normal and Q1, Q2 the odd and the even rows of an orthogonal
     [rank, rank] matrix: their product is 0 though neither is (PEFT's "orthogonal"). With an odd rank Q1 has the row more."""
     rank, out, width = adapter.rank, adapter.up.shape[0], adapter.down[0].numel()
-    square, _ = torch.linalg.qr(torch.randn(rank, rank, generator=drawn, dtype=torch.float64))
+    square, _ = torch.linalg.qr(torch.randn(rank, rank, generator=rng, dtype=torch.float64))
     odd, even = square[0::2], square[1::2]
-    x = torch.randn(width, len(odd), generator=drawn, dtype=torch.float64)
-    y = torch.randn(out, len(even), generator=drawn, dtype=torch.float64)
+    x = torch.randn(width, len(odd), generator=rng, dtype=torch.float64)
+    y = torch.randn(out, len(even), generator=rng, dtype=torch.float64)
     return (x @ odd).t() / 10, y @ even / 10
 
 
 class PissaAdapter(LoraAdapter):
-    """PiSSA (Meng et al. 2024, arXiv:2404.02948): down and up start as the `rank` largest singular triplets of the base weight,
+    """PiSSA (Meng et al. 2024, arXiv:2404.02948): down and up start as the `rank` largest singular triplets of the base
+    weight,
 
         up = U sqrt(S / scale),   down = sqrt(S / scale) V^T,   change = scale * (up @ down - up_0 @ down_0)
 
-    The base weight itself stays as it is: subtracting the first product equals training with the residual. So the file is
-    a difference to the unchanged model, at twice the rank.
+    The base weight is unchanged: subtracting the first product equals training with the residual. So the file is a
+    difference to the unchanged model, at twice the rank.
     """
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
@@ -63,17 +65,17 @@ class PissaAdapter(LoraAdapter):
 
     @classmethod
     def of(cls, adapter: LoraAdapter, seed: int) -> PissaAdapter:
-        """In place of a fresh LoRA of the same size."""
+        """The PiSSA adapter that replaces a new LoRA of the same size."""
         down, up = adapter.down.detach(), adapter.up.detach()
         if not down.is_meta:
-            left, values, right = principal(base_weight(adapter.module).flatten(1), adapter.rank, seed, adapter.name)
+            u, values, right = principal(base_weight(adapter.module).flatten(1), adapter.rank, seed, adapter.name)
             roots = (values / adapter.scale).sqrt()
-            up = up.new_zeros(up.shape).flatten(1).copy_(left * roots).view(up.shape)
+            up = up.new_zeros(up.shape).flatten(1).copy_(u * roots).view(up.shape)
             down = down.new_zeros(down.shape).flatten(1).copy_(roots[:, None] * right).view(down.shape)
         return cls(adapter.name, adapter.module, down, up, adapter.alpha)
 
     def to(self, dtype: torch.dtype) -> None:
-        """What is subtracted is rounded as what trains, so that a fresh one still has no effect."""
+        """Cast the subtracted matrices with the trained ones, so that a new one still has no effect."""
         super().to(dtype)
         self.first_down, self.first_up = self.first_down.to(dtype).float(), self.first_up.to(dtype).float()
 
@@ -83,7 +85,7 @@ class PissaAdapter(LoraAdapter):
         return torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1)
 
     def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
-        """Dropout is of what trains alone."""
+        """Dropout applies only to the trained product."""
         if isinstance(self.module, nn.Conv2d):
             y = add_low_rank_conv(y, x, self.first_down, self.first_up, -self.strength, self.module)
         else:
@@ -91,7 +93,7 @@ class PissaAdapter(LoraAdapter):
         return self._thinned_by(y, x, self.down, self.up)
 
     def factors(self) -> None:
-        """Its change is a difference of two products."""
+        """None: the change is a difference of two products."""
         return None
 
     def delta(self) -> Tensor:
@@ -106,7 +108,8 @@ class PissaAdapter(LoraAdapter):
         return self.delta().norm()
 
     def shorten(self, ratio: Tensor) -> None:
-        """Both products, since their difference is the change; what is subtracted is rounded as what trains."""
+        """Scale both products, since their difference is the change; the subtracted one is rounded like the trained
+        one."""
         super().shorten(ratio)
         root = ratio.sqrt().to(self.down.dtype).float()
         for first in (self.first_down, self.first_up):
@@ -116,8 +119,8 @@ class PissaAdapter(LoraAdapter):
         return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}
 
     def saved(self) -> dict[str, Tensor]:
-        """The difference at twice the rank (or the layer's smaller width), balanced by a decomposition of it: in 16 bits the two
-        products side by side would lose what little they differ in."""
+        """The difference at twice the rank (or the layer's smaller width), balanced by an SVD: in 16 bits two products
+        in one matrix would lose their small difference."""
         down, up = (matrix.detach().cpu().double() for matrix in self._weights(torch.float32))
         left, upper = torch.linalg.qr(up.flatten(1))
         right, lower = torch.linalg.qr(down.flatten(1).t())
@@ -131,8 +134,8 @@ class PissaAdapter(LoraAdapter):
         }
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        there = f"first.{DOWN}" in tensors and f"first.{UP}" in tensors
-        return super().misfit(tensors) if there else "has no initial weights (PiSSA)"
+        complete = f"first.{DOWN}" in tensors and f"first.{UP}" in tensors
+        return super().misfit(tensors) if complete else "has no initial weights (PiSSA)"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         super().take(tensors)
@@ -150,8 +153,8 @@ def principal(weight: Tensor, rank: int, seed: int, name: str) -> tuple[Tensor, 
     for _ in range(ITERATIONS if size < min(out, width) else 0):
         basis, _ = torch.linalg.qr(weight.t() @ basis)
         basis, _ = torch.linalg.qr(weight @ basis)
-    left, values, right = torch.linalg.svd(basis.t() @ weight, full_matrices=False)
-    found = min(rank, size)
+    inner_u, values, right = torch.linalg.svd(basis.t() @ weight, full_matrices=False)
+    count = min(rank, size)
     u, s, v = weight.new_zeros(out, rank), weight.new_zeros(rank), weight.new_zeros(rank, width)
-    u[:, :found], s[:found], v[:found] = (basis @ left)[:, :found], values[:found], right[:found]
+    u[:, :count], s[:count], v[:count] = (basis @ inner_u)[:, :count], values[:count], right[:count]
     return u, s, v

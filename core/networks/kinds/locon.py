@@ -40,19 +40,19 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     return nn.functional.conv2d(hidden, up[..., None, None])
 
 
-def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
-    """As in LyCORIS: all kaiming, but up zero unless a scalar is."""
+def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
+    """As in LyCORIS: all kaiming, except up: zero unless there is a scalar."""
     (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
-    last: Any = "kaiming" if own.use_scalar else "zero"
-    if own.use_tucker and prod(kernel) > 1:
-        found = {DOWN: Start((rank, width, *ones), "kaiming"), MID: Start((rank, rank, *kernel), "kaiming")}
+    last: Any = "kaiming" if options.use_scalar else "zero"
+    if options.use_tucker and prod(kernel) > 1:
+        starts = {DOWN: Start((rank, width, *ones), "kaiming"), MID: Start((rank, rank, *kernel), "kaiming")}
     else:
-        found = {DOWN: Start((rank, width, *kernel), "kaiming")}
-    return found | {UP: Start((out, rank, *ones), last)}
+        starts = {DOWN: Start((rank, width, *kernel), "kaiming")}
+    return starts | {UP: Start((out, rank, *ones), last)}
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Adapter:
-    adapter = ProductAdapter.fresh(LOCON, target, size, own, seed)
+def _fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> Adapter:
+    adapter = ProductAdapter.fresh(LOCON, target, size, options, seed)
     if SCALAR in adapter.weights or MID in adapter.weights:
         return adapter
     return LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)

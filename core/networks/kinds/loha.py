@@ -1,8 +1,8 @@
-"""LoHa (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098) in LyCORIS' format: the change is the elementwise product of two
-low-rank matrices, so its rank can be the square of theirs.
+"""LoHa (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098) in LyCORIS' format: the change is the elementwise product of
+two low-rank matrices, so its rank can be the square of theirs.
 
-change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with Tucker each side of a 3x3 convolution is a core
-[rank, rank, kh, kw] with two matrices instead.
+change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with Tucker each factor of a 3x3 convolution
+is a core [rank, rank, kh, kw] with two matrices instead.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ W2_A, W2_B, T2 = "hada_w2_a", "hada_w2_b", "hada_t2"
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
     if T1 in factors:
-        one = tucker(factors[T1], factors[W1_A], factors[W1_B])
-        other = tucker(factors[T2], factors[W2_A], factors[W2_B])
+        first = tucker(factors[T1], factors[W1_A], factors[W1_B])
+        second = tucker(factors[T2], factors[W2_A], factors[W2_B])
     else:
-        one, other = factors[W1_A] @ factors[W1_B], factors[W2_A] @ factors[W2_B]
-    return (one * other).view(shape)
+        first, second = factors[W1_A] @ factors[W1_B], factors[W2_A] @ factors[W2_B]
+    return (first * second).view(shape)
 
 
-def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
-    """As in LyCORIS: the b matrices normal, the a matrices and cores a tenth of it, w2_a zero unless a scalar is."""
+def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
+    """As in LyCORIS: the b matrices normal, a matrices and cores a tenth of it, w2_a zero unless there is a scalar."""
     shape = module.weight.shape
-    core = own.use_tucker and prod(shape[2:]) > 1
+    core = options.use_tucker and prod(shape[2:]) > 1
     outs = (rank, shape[0]) if core else (shape[0], rank)
     ins = (rank, shape[1] if core else prod(shape[1:]))
-    found = {
+    starts = {
         W1_A: Start(outs, "normal", 0.1),
         W1_B: Start(ins, "normal"),
-        W2_A: Start(outs, "normal" if own.use_scalar else "zero", 0.1),
+        W2_A: Start(outs, "normal" if options.use_scalar else "zero", 0.1),
         W2_B: Start(ins, "normal"),
     }
-    return found | ({key: Start((rank, rank, *shape[2:]), "normal", 0.1) for key in (T1, T2)} if core else {})
+    return starts | ({key: Start((rank, rank, *shape[2:]), "normal", 0.1) for key in (T1, T2)} if core else {})
 
 
 PLAIN = Form({W1_A: "or", W1_B: "ri", W2_A: "or", W2_B: "ri"}, outs="o", ins="i")

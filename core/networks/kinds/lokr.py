@@ -1,8 +1,8 @@
-"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format: the change is
-the Kronecker product of a small matrix and one low-rank or whole.
+"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format:
+the change is the Kronecker product of a small matrix and a low-rank or full one.
 
-change = scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b, w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in = c * d.
-scale = alpha / rank, and 1 where both are whole.
+change = scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b, w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in =
+c * d. scale = alpha / rank, and 1 if both are full.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ W2, W2_A, W2_B, T2 = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
 
 
 def split(width: int, factor: int) -> tuple[int, int]:
-    """The two numbers a width is split into, the smaller first: `factor` if it divides the width, else the most even split whose
-    smaller number is at most `factor` (-1: any), as LyCORIS chooses it."""
+    """The two factors of a width, the smaller first: `factor` if it divides the width, else the most even split whose
+    smaller factor is at most `factor` (-1: any), as LyCORIS chooses it."""
     if factor > 0 and width % factor == 0:
         return min(factor, width // factor), max(factor, width // factor)
     largest = width if factor < 0 else factor
@@ -30,23 +30,23 @@ def split(width: int, factor: int) -> tuple[int, int]:
     return small, width // small
 
 
-def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
-    """As in LyCORIS: all kaiming, but w2 or w2_b zero unless a scalar is."""
+def _starts(module: Any, rank: int, options: Any) -> dict[str, Start]:
+    """As in LyCORIS: all kaiming, except w2 or w2_b: zero unless there is a scalar."""
     shape = module.weight.shape
-    (a, b), (c, d), kernel = split(shape[0], own.factor), split(shape[1], own.factor), shape[2:]
-    if own.unbalanced_factorization:
+    (a, b), (c, d), kernel = split(shape[0], options.factor), split(shape[1], options.factor), shape[2:]
+    if options.unbalanced_factorization:
         a, b = b, a
-    last: Any = "kaiming" if own.use_scalar else "zero"
-    if own.decompose_both and rank < max(a, c) / 2 and not own.full_matrix:
-        found = {W1_A: Start((a, rank), "kaiming"), W1_B: Start((rank, c), "kaiming")}
+    last: Any = "kaiming" if options.use_scalar else "zero"
+    if options.decompose_both and rank < max(a, c) / 2 and not options.full_matrix:
+        starts = {W1_A: Start((a, rank), "kaiming"), W1_B: Start((rank, c), "kaiming")}
     else:
-        found = {W1: Start((a, c), "kaiming")}
-    if own.full_matrix or rank >= max(b, d) / 2:
-        return found | {W2: Start((b, d, *kernel), last)}
-    if own.use_tucker and prod(kernel) > 1:
+        starts = {W1: Start((a, c), "kaiming")}
+    if options.full_matrix or rank >= max(b, d) / 2:
+        return starts | {W2: Start((b, d, *kernel), last)}
+    if options.use_tucker and prod(kernel) > 1:
         core = Start((rank, rank, *kernel), "kaiming")
-        return found | {T2: core, W2_A: Start((rank, b), "kaiming"), W2_B: Start((rank, d), last)}
-    return found | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
+        return starts | {T2: core, W2_A: Start((rank, b), "kaiming"), W2_B: Start((rank, d), last)}
+    return starts | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
 
 
 def _small(factors: Factors) -> Tensor:
@@ -62,12 +62,12 @@ def _large(factors: Factors) -> Tensor:
 
 
 def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
-    # The kernel's places are the fastest dimensions of w2's rows, so the product of the flat matrices is the flat change.
+    # The kernel's dimensions are the fastest of w2's rows: the product of the flat matrices is the flat change.
     return torch.kron(_small(factors), _large(factors)).view(shape)
 
 
 def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
-    """kron(w1, w2) times x without building it: the input's channels as c groups of d, w2 on each group, w1 across them."""
+    """kron(w1, w2) times x without building it: input channels as c groups of d, w2 on each group, w1 across them."""
     w1 = _small(factors)
     c = w1.shape[1]
     w2 = _large(factors)
@@ -83,7 +83,7 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _norm(factors: Factors) -> Tensor:
-    """That of a Kronecker product is the product of its factors' norms."""
+    """The norm of a Kronecker product: the product of its factors' norms."""
     return _small(factors).norm() * _large(factors).norm()
 
 
@@ -94,7 +94,7 @@ LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply,
 IN_TUCKER = Misread(
     {"ComfyUI": UNREAD, "Forge": UNREAD},
     "Tucker decomposition",
-    lambda own, conv: own.use_tucker and conv and not own.full_matrix,
+    lambda options, conv: options.use_tucker and conv and not options.full_matrix,
     lambda tensors: T2 in tensors,
 )
 register_product(

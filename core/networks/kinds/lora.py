@@ -1,11 +1,12 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) on Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions too
-(LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and DyLoRA share.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) on Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions
+too (LoRA-C3Lier, also called LoCon), in kohya's file format, which LoRA-FA and DyLoRA share.
 
 <name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank; a missing alpha means alpha = r
 
-A convolution's down has the module's own stride and padding. Both are cast to the dtype that the module computes in at each call.
+A convolution's down has the module's stride and padding. Both are cast to the dtype that the module computes in at each
+call.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ MODULE = "networks.lora"
 
 
 class LoraAdapter(ScaledAdapter):
-    """`down` and `up` are float32 parameters in the file's shapes. Those derived from it hold them in other ways: what computes
-    takes them from `_weights`."""
+    """`down` and `up` are float32 parameters in the file's shapes. Subclasses may store them otherwise: forward passes
+    use `_weights`."""
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
         super().__init__(name, module, down.shape[0], alpha)
@@ -59,11 +60,11 @@ class LoraAdapter(ScaledAdapter):
         The draw is addressed by the module's name, so it does not depend on which other modules train.
         """
         weight = as_weight(module.weight)
-        place = torch.device("meta" if weight.is_meta else "cpu")
-        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32, device=place)
+        device = torch.device("meta" if weight.is_meta else "cpu")
+        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32, device=device)
         if not weight.is_meta:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator(seed, "network_init", name))
-        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32, device=place)
+        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32, device=device)
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
@@ -98,7 +99,7 @@ class LoraAdapter(ScaledAdapter):
         return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength)
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The parameters while they train; else a copy in `dtype`, made once."""
+        """The parameters in training; else a cached copy in `dtype`."""
         if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
             return self.down, self.up
         if self._cast is None or (self._cast[0].dtype, self._cast[0].device) != (dtype, self.down.device):
@@ -113,7 +114,7 @@ class LoraAdapter(ScaledAdapter):
         return (up @ down * self.scale).view(len(up), *self.down.shape[1:])
 
     def merged(self, weight: Tensor) -> Tensor:
-        """The sum in one product, without the change as a matrix of its own."""
+        """The sum in one product, without building the change."""
         up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
         return torch.addmm(weight.flatten(1), up, down, alpha=self.multiplier * self.scale).view(weight.shape)
 
@@ -134,7 +135,7 @@ class LoraAdapter(ScaledAdapter):
         self._cast = None
 
     def put(self, down: Tensor, up: Tensor) -> None:
-        """Give the parameters these values."""
+        """Set the parameters' values."""
         with torch.no_grad():
             self._down.copy_(down)
             self._up.copy_(up)
@@ -144,7 +145,7 @@ class LoraAdapter(ScaledAdapter):
             parameter.mul_(ratio.sqrt().to(parameter.dtype))
 
     def norm(self) -> Tensor:
-        """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
+        """The root of the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
         large as the layer's weight."""
         wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # not available on Apple devices
         down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
@@ -153,7 +154,7 @@ class LoraAdapter(ScaledAdapter):
 
 
 def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """down and up as float32 copies in the shapes this module needs, on its device; None if they do not fit.
+    """down and up as float32 copies in the shapes for this module, on its device; None if they do not fit.
 
     Weights of a 1x1 convolution fit a Linear and vice versa.
     """
@@ -177,7 +178,7 @@ def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor,
     x    [..., in], of the weight's dtype       down    [rank, in], any floating dtype
                                                 up      [out, rank]
     """
-    if torch.compiler.is_compiling():  # which generates a backward pass itself
+    if torch.compiler.is_compiling():  # torch.compile generates a backward pass itself
         return add_low_rank_linear(nn.functional.linear(x, module.weight, module.bias), x, down, up, strength)
     from core.networks.low_rank import LinearWithLowRank
 
@@ -232,15 +233,15 @@ def size(tensors: Tensors) -> BlockSize:
 
 
 def flaw(name: str, tensors: Tensors) -> str:
-    """What is wrong with a layer of a file."""
+    """The error in a layer of a file, or ""."""
     if wrong := not_a_number(name, tensors):
         return wrong
-    for key, other in ((DOWN, UP), (UP, DOWN)):
+    for key, counterpart in ((DOWN, UP), (UP, DOWN)):
         if key not in tensors:
             continue
         value = tensors[key]
-        if other not in tensors:
-            return f"{name} has {key} but no {other}"
+        if counterpart not in tensors:
+            return f"{name} has {key} but no {counterpart}"
         if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
             return f"{name}.{key} has an invalid shape"
     if DOWN in tensors and tensors[UP].shape[1] != tensors[DOWN].shape[0]:
@@ -249,67 +250,67 @@ def flaw(name: str, tensors: Tensors) -> str:
 
 
 def to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    """The matrices with PEFT's names, with alpha / rank multiplied into B: every layer's alpha is then its rank."""
-    found = size(tensors)
-    up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
+    """The matrices with PEFT's names, alpha / rank multiplied into B: each layer's alpha is then its rank."""
+    block_size = size(tensors)
+    up = (tensors[UP].double() * (block_size.alpha / block_size.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
-    """The network_args of sd-scripts: those that differ from its defaults. The dropout is
-    included if there are others, as sd-scripts adds it."""
+    """The network_args of sd-scripts that differ from its defaults. The dropout is included if there are others, as in
+    sd-scripts."""
     network, optimizer = job.network, job.optimizer
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if network.conv_rank is not None:
         alpha = network.conv_rank if network.conv_alpha is None else network.conv_alpha
-        found |= {"conv_dim": network.conv_rank, "conv_alpha": alpha}
+        values |= {"conv_dim": network.conv_rank, "conv_alpha": alpha}
     for name in (*LISTS, *SIDES):
-        found[name] = getattr(network, name) or None
+        values[name] = getattr(network, name) or None
     if network.has_block_rates:
-        found["block_lr_zero_threshold"] = network.block_lr_zero_threshold or None
+        values["block_lr_zero_threshold"] = network.block_lr_zero_threshold or None
     for name in ("rank_dropout", "module_dropout"):
-        found[name] = getattr(network, name) or None
-    found["rs_lora"] = network.rs_lora or None
-    found["train_norm"] = network.train_norm or None
+        values[name] = getattr(network, name) or None
+    values["rs_lora"] = network.rs_lora or None
+    values["train_norm"] = network.train_norm or None
     if network.initialization != "kaiming" and "initialization" in network.traits.uses:
-        found["initialization"] = network.initialization
+        values["initialization"] = network.initialization
     for name in LORA_PLUS:
-        found[name] = getattr(optimizer, name) if network.traits.loraplus else None
-    given = {name: str(value) for name, value in found.items() if value is not None}
-    return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
+        values[name] = getattr(optimizer, name) if network.traits.loraplus else None
+    arguments = {name: str(value) for name, value in values.items() if value is not None}
+    return arguments | ({"dropout": str(network.network_dropout)} if arguments and network.network_dropout else {})
 
 
 def sizes_as_metadata(tensors: Tensors, args: str = "") -> dict[str, str]:
-    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" where layers
-    differ; 3x3 convolutions have conv_dim and conv_alpha. args: those that the file had."""
+    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" if
+    layers differ; 3x3 convolutions have conv_dim and conv_alpha. args: the ss_network_args that the file had"""
     sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
     for layer in group_by_module(tensors).values():
         if DOWN not in layer:  # a norm layer
             continue
         sizes[math.prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
 
-    def common(conv: bool, place: int) -> str:
-        values = {size[place] for size in sizes[conv]}
+    def common(conv: bool, index: int) -> str:
+        values = {size[index] for size in sizes[conv]}
         return f"{values.pop()}" if len(values) == 1 else "Dynamic"
 
     plain = not sizes[False]  # a file of convolutions only
-    known = json_or_none(args)
-    known = known if isinstance(known, dict) else {}
-    left = {key: value for key, value in known.items() if key not in ("algo", "conv_dim", "conv_alpha")}
+    previous = json_or_none(args)
+    previous = previous if isinstance(previous, dict) else {}
+    arguments = {key: value for key, value in previous.items() if key not in ("algo", "conv_dim", "conv_alpha")}
     if sizes[True]:
-        left |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
-    found = {
+        arguments |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
+    metadata = {
         "ss_network_module": MODULE,
         "ss_network_dim": common(plain, 0),
         "ss_network_alpha": common(plain, 1),
     }
-    return found | ({"ss_network_args": json.dumps(left)} if left else {})
+    return metadata | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 
-def register_lora(adapter: type[LoraAdapter], **given: Any) -> None:
-    """Register a kind whose files are LoRA's. adapter: the class of its layers; given: further fields of NetworkKind."""
+def register_lora(adapter: type[LoraAdapter], **fields: Any) -> None:
+    """Register a kind with LoRA's file format. adapter: the class of its layers; fields: more fields of NetworkKind"""
 
-    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> LoraAdapter:
+    def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> LoraAdapter:
         return adapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
     def from_tensors(target: Target, tensors: Tensors) -> LoraAdapter | None:
@@ -332,7 +333,7 @@ def register_lora(adapter: type[LoraAdapter], **given: Any) -> None:
         "misread": (),
         "network_args": network_args,
     }
-    register(NetworkKind(**common | given))
+    register(NetworkKind(**common | fields))
 
 
 register_lora(

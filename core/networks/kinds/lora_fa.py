@@ -1,4 +1,4 @@
-"""LoRA-FA (Zhang et al. 2023, arXiv:2308.03303): LoRA whose first matrix is frozen, in LoRA's file format."""
+"""LoRA-FA (Zhang et al. 2023, arXiv:2308.03303): LoRA with its first matrix frozen, in LoRA's file format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.record.lazy_torch import Tensor, nn, torch
 
 
 class LoraFaAdapter(LoraAdapter):
-    """down is frozen, only up trains."""
+    """A LoRA whose down is frozen."""
 
     def _hold(self, down: Tensor, up: Tensor) -> None:
         super()._hold(down, up)

@@ -1,4 +1,4 @@
-"""What the kinds of LyCORIS have in common: their metadata and their registration."""
+"""Shared by LyCORIS' kinds: their metadata and registration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MODULE = "lycoris.kohya"
 NOT_IN_PEFT = Misread({"diffusers": UNREAD})
 
 
-def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, str]:
-    """The network_args that LyCORIS would have been given: the algorithm, its options that are on, and the common ones."""
-    options = {name: getattr(own, name) for name in type(own).model_fields} if own is not None else {}
-    on = {name: str(value) for name, value in options.items() if value not in (False, None, -1)}
+def lycoris_args(job: TrainJob, algo: str, options: Settings | None) -> dict[str, str]:
+    """LyCORIS' network_args for these settings: the algorithm, its enabled options, and the common ones."""
+    arguments = {name: getattr(options, name) for name in type(options).model_fields} if options is not None else {}
+    on = {name: str(value) for name, value in arguments.items() if value not in (False, None, -1)}
     layers = job.network.layers
     preset = {"preset": layers[0]} if len(layers) == 1 and layers[0] in PRESETS else {}
     network = job.network
@@ -32,8 +32,8 @@ def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, st
     return {"algo": algo} | preset | on | network_args(job)
 
 
-def register_product(name: str, title: str, product: Product, algo: str = "", **given: Any) -> None:
-    """Register a kind whose layers are `ProductAdapter`s. given: further fields of its NetworkKind."""
+def register_product(name: str, title: str, product: Product, algo: str = "", **fields: Any) -> None:
+    """Register a kind whose layers are `ProductAdapter`s. fields: further fields of its NetworkKind"""
     kind: dict[str, Any] = {
         "name": name,
         "title": title,
@@ -48,4 +48,4 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
         "module_name": MODULE,
         "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),
     }
-    register(NetworkKind(**kind | given))
+    register(NetworkKind(**kind | fields))

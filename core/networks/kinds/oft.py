@@ -1,17 +1,18 @@
-"""OFT (Qiu et al. 2023, arXiv:2306.07280): blocks of a layer's output are turned.
+"""OFT (Qiu et al. 2023, arXiv:2306.07280): blocks of a layer's output channels are rotated.
 
-OFT of sd-scripts: the network rank is the number of blocks, the network alpha the limit of the angles; layers of the U-Net only
+OFT of sd-scripts: the network rank is the number of blocks, the network alpha limits the angles; layers of the U-Net
+only
 
     oft_unet_<path>.oft_blocks [blocks, width, width]     oft_unet_<path>.alpha, a number
 
-Diag-OFT of LyCORIS: the network rank is the width of the blocks, or where it does not divide a layer's output the next smaller divisor
+Diag-OFT of LyCORIS: the network rank is the width of the blocks, or the next smaller divisor of a layer's output width
 
-    <name>.oft_blocks [blocks, width, width]     alpha, the constraint     rescale [out, 1(, 1, 1)], a trained factor for each channel
+    <name>.oft_blocks [blocks, width, width]     alpha, the constraint     rescale [out, 1(, 1, 1)], a factor per channel
 
-BOFT of LyCORIS (Liu et al. 2024, arXiv:2311.06243): several stages, each turning blocks of channels that lie further apart, so that
-every channel reaches every other; the network rank is the largest width of the blocks
+BOFT of LyCORIS (Liu et al. 2024, arXiv:2311.06243): several stages, each rotating blocks of channels that are further
+apart, so that every channel reaches every other; the network rank is the largest width of the blocks
 
-    <name>.oft_blocks [stages, blocks, width, width], blocks a power of two     alpha and rescale as of Diag-OFT
+    <name>.oft_blocks [stages, blocks, width, width], blocks a power of two     alpha and rescale as in Diag-OFT
 """
 
 from __future__ import annotations
@@ -42,24 +43,25 @@ ATTENTION, TRANSFORMER = ("_attn1_", "_attn2_"), ("_transformer_blocks_", "_proj
 
 
 class OftAdapter(Adapter):
-    """Rotations of blocks of the output's channels, W' = R^T W, in one stage or in several that mix them (BOFT).
+    """Rotations of blocks of output channels, W' = R^T W, in one stage or in several that mix them (BOFT).
 
-    `blocks` [k, b, b], of BOFT [stages, k, b, b], are float32 parameters in the file's shape, and so is `rescale`, a factor for
-    each channel, if there is one. With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley). `alpha` limits the
-    norm of all Q of the layer together to alpha * width of the output (Qiu et al. 2023, arXiv:2306.07280, COFT).
+    `blocks` [k, b, b], for BOFT [stages, k, b, b], are float32 parameters in the file's shape, and so is `rescale`, a
+    factor per channel, if there is one. With Q = blocks - blocks^T, R = (I + Q)(I - Q)^-1 is orthogonal (Cayley).
+    `alpha` limits the norm of all Q of the layer together to alpha * width of the output (Qiu et al. 2023,
+    arXiv:2306.07280, COFT).
 
-    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and so the rescale, 1 + m * (rescale
-    - 1), which LyCORIS keeps whole at any m. Norms and their limit are those of the blocks, as in LyCORIS.
+    The multiplier m interpolates each rotation, I + m * (R - I), as kohya and LyCORIS do, and the rescale too, 1 + m *
+    (rescale - 1), which LyCORIS applies in full at any m. Norms and their limit are those of the blocks, as in LyCORIS.
     """
 
     def __init__(self, name: str, module: nn.Module, tensors: Tensors, rank: int, prefix: str):
         super().__init__(name, module, rank, constraint(tensors))
-        self._prefix, place = prefix, as_weight(module.weight).device
-        self.blocks = nn.Parameter(tensors[OFT_BLOCKS].float().to(place))
+        self._prefix, device = prefix, as_weight(module.weight).device
+        self.blocks = nn.Parameter(tensors[OFT_BLOCKS].float().to(device))
         rescale = tensors.get(RESCALE)
         shape = (-1, *(1 for _ in as_weight(module.weight).shape[1:]))
-        self.rescale = nn.Parameter(rescale.float().reshape(shape).to(place)) if rescale is not None else None
-        self._known: Tensor | None = None
+        self.rescale = nn.Parameter(rescale.float().reshape(shape).to(device)) if rescale is not None else None
+        self._cached: Tensor | None = None
 
     @property
     def file_name(self) -> str:
@@ -69,10 +71,10 @@ class OftAdapter(Adapter):
         return [(weight, "plain") for weight in (self.blocks, self.rescale) if weight is not None]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        own = self.without_bias(y)
+        unbiased = self.without_bias(y)
         if isinstance(self.module, nn.Conv2d):
-            return y + self._change(own.movedim(1, -1)).movedim(-1, 1)
-        return y + self._change(own)
+            return y + self._change(unbiased.movedim(1, -1)).movedim(-1, 1)
+        return y + self._change(unbiased)
 
     def merged(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
@@ -80,34 +82,34 @@ class OftAdapter(Adapter):
         return weight + change.t().reshape(weight.shape)
 
     def _change(self, rows: Tensor) -> Tensor:
-        """What turning and rescaling adds to vectors of output channels, [..., out], in their dtype."""
+        """The change of vectors of output channels, [..., out], by rotation and rescale, in their dtype."""
         change = torch.zeros_like(rows)
-        turns = self._turns(rows.dtype)
-        if turns.dim() == 3:
-            change = _in_blocks(rows, turns) * self.multiplier
+        rotations = self._rotations(rows.dtype)
+        if rotations.dim() == 3:
+            change = _in_blocks(rows, rotations) * self.multiplier
         else:
-            for stage, turn in enumerate(turns):
-                change = change + self.multiplier * self._butterfly(rows + change, stage, turn)
+            for stage, rotation in enumerate(rotations):
+                change = change + self.multiplier * self._butterfly(rows + change, stage, rotation)
         if self.rescale is not None:
             change = change + (rows + change) * ((self.rescale.flatten() - 1) * self.multiplier).to(rows.dtype)
         return change
 
-    def _butterfly(self, rows: Tensor, stage: int, turn: Tensor) -> Tensor:
-        """One stage of BOFT (Liu et al. 2024, arXiv:2311.06243): blocks of channels that are 2^stage * b / 2 apart. LyCORIS turns
-        them by R instead of R^T here."""
-        _, width, _ = turn.shape
+    def _butterfly(self, rows: Tensor, stage: int, rotation: Tensor) -> Tensor:
+        """One stage of BOFT (Liu et al. 2024, arXiv:2311.06243): blocks of channels that are 2^stage * b / 2 apart.
+        LyCORIS uses R instead of R^T here."""
+        _, width, _ = rotation.shape
         apart = 2**stage * (width // 2)
         mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
-        turned = _in_blocks(mixed, turn.transpose(-1, -2))
-        return turned.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
+        rotated = _in_blocks(mixed, rotation.transpose(-1, -2))
+        return rotated.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
 
-    def _turns(self, dtype: torch.dtype) -> Tensor:
-        """R - I = 2 Q (I - Q)^-1. While the blocks do not train it is computed once."""
+    def _rotations(self, dtype: torch.dtype) -> Tensor:
+        """The rotations as R - I = 2 Q (I - Q)^-1. Cached while the blocks do not train."""
         if self.blocks.requires_grad:
             return self._computed().to(dtype)
-        if self._known is None or self._known.dtype != dtype or self._known.device != self.blocks.device:
-            self._known = self._computed().to(dtype)
-        return self._known
+        if self._cached is None or self._cached.dtype != dtype or self._cached.device != self.blocks.device:
+            self._cached = self._computed().to(dtype)
+        return self._cached
 
     def _computed(self) -> Tensor:
         q = self.blocks.float()
@@ -116,8 +118,8 @@ class OftAdapter(Adapter):
             limit = self.alpha * out_width(self.module)
             q = q * (limit / (torch.linalg.vector_norm(q) + 1e-8)).clamp(max=1.0)
         eye = torch.eye(q.shape[-1], device=q.device)
-        turns: Tensor = torch.linalg.solve(eye - q, 2 * q)
-        return turns
+        rotations: Tensor = torch.linalg.solve(eye - q, 2 * q)
+        return rotations
 
     def norm(self) -> Tensor:
         return self.blocks.detach().float().norm()
@@ -126,8 +128,8 @@ class OftAdapter(Adapter):
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
-        return found | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
+        tensors = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
+        return tensors | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
     def misfit(self, tensors: Tensors) -> str:
         if OFT_BLOCKS not in tensors or tensors[OFT_BLOCKS].shape != self.blocks.shape:
@@ -140,18 +142,18 @@ class OftAdapter(Adapter):
             if self.rescale is not None:
                 self.rescale.copy_(tensors[RESCALE].reshape(self.rescale.shape))
         self.take_alpha(constraint(tensors))
-        self._known = None
+        self._cached = None
 
 
 def _in_blocks(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Vectors [..., k * b], each block of them times its own matrix of [k, b, b]."""
+    """Vectors [..., k * b], each block multiplied by its matrix of [k, b, b]."""
     count, width, _ = matrices.shape
     blocks = rows.reshape(-1, count, width).transpose(0, 1)
     return (blocks @ matrices).transpose(0, 1).reshape(rows.shape)
 
 
 def fits(tensors: Tensors, module: nn.Module) -> bool:
-    """Whether the blocks of a file turn the layer's output, and their stages can mix it."""
+    """Whether a file's blocks have the layer's output width, and their stages can mix it."""
     blocks = tensors[OFT_BLOCKS]
     count, width = blocks.shape[-3:-1]
     stages = blocks.shape[0] if blocks.ndim == 4 else 1
@@ -168,7 +170,7 @@ def out_width(module: nn.Module) -> int:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    """What is wrong with a layer of OFT, diag-OFT or BOFT."""
+    """The error in a layer of OFT, diag-OFT or BOFT, or ""."""
     if OFT_BLOCKS not in tensors:
         return f"{name} has no {OFT_BLOCKS}"
     blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
@@ -186,7 +188,7 @@ def _idle(tensors: Tensors) -> bool:
 
 
 def constraint(tensors: Tensors) -> float:
-    """The limit of the angles, as a share of the output width, that files have as alpha; 0 is none."""
+    """The limit of the angles, as a share of the output width, stored as alpha; 0 is none."""
     return float(tensors[ALPHA]) if ALPHA in tensors else 0.0
 
 
@@ -200,18 +202,19 @@ def _register(
     dims: int,
     rank_side: int,
     prefix: str = "",
-    **given: Any,
+    **fields: Any,
 ) -> None:
-    """Register a kind whose blocks are turned.
+    """Register a kind that rotates blocks.
 
-    blocks   (output width, rank) -> the shape of the tensor of blocks     dims, rank_side   its dimensions, and which is the rank
+    blocks   (output width, rank) -> the shape of the tensor of blocks     dims, rank_side   its dimensions, and which
+             is the rank
     """
 
-    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> OftAdapter:
-        weight, turns = as_weight(target.module.weight), own if isinstance(own, TurnSettings) else None
-        shape, limit = blocks(weight.shape[0], size.rank), turns.constraint if turns is not None else size.alpha
+    def fresh(target: Target, size: BlockSize, options: Settings | None, seed: int) -> OftAdapter:
+        weight, turning = as_weight(target.module.weight), options if isinstance(options, TurnSettings) else None
+        shape, limit = blocks(weight.shape[0], size.rank), turning.constraint if turning is not None else size.alpha
         tensors = {OFT_BLOCKS: torch.zeros(shape, device=weight.device), ALPHA: torch.tensor(limit)}
-        if turns is not None and turns.rescaled:
+        if turning is not None and turning.rescaled:
             tensors[RESCALE] = torch.ones(weight.shape[0], device=weight.device)
         return OftAdapter(target.name, target.module, tensors, shape[rank_side], prefix)
 
@@ -232,7 +235,7 @@ def _register(
             idle=_idle,
             looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == dims,
             prefix=prefix,
-            **given,
+            **fields,
         )
     )
 
@@ -245,11 +248,11 @@ def _register_of_lycoris(
     dims: int,
     limited: dict[str, str],
     misread: tuple[Misread, ...],
-    **given: Any,
+    **fields: Any,
 ) -> None:
-    """limited: what programs make of a constraint"""
+    """Register one of LyCORIS' kinds. limited: how programs misread a constraint"""
     constrained = Misread(
-        limited, "a constraint", lambda own, conv: own.constraint > 0, lambda tensors: constraint(tensors) > 0
+        limited, "a constraint", lambda options, conv: options.constraint > 0, lambda tensors: constraint(tensors) > 0
     )
     _register(
         name,
@@ -263,7 +266,7 @@ def _register_of_lycoris(
         settings=TurnSettings,
         uses=frozenset({"rank"}),
         misread=(NOT_IN_PEFT, *misread, constrained),
-        **given,
+        **fields,
     )
 
 
@@ -273,8 +276,8 @@ def _diagonal(out: int, rank: int) -> tuple[int, ...]:
 
 
 def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
-    """The largest even number up to `largest` that leaves a power of two, and that power: 320, 16 -> (10, 32). None if there is
-    none."""
+    """The largest even number up to `largest` whose quotient is a power of two, and that power: 320, 16 -> (10, 32).
+    None if there is none."""
     for block in range(largest - largest % 2, 0, -2):
         count = width // block
         if width % block == 0 and count & (count - 1) == 0:
@@ -283,33 +286,33 @@ def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
 
 
 def _butterflies(out: int, rank: int) -> tuple[int, ...]:
-    found = split_in_powers(out, rank)
-    assert found is not None
-    width, count = found
+    factors = split_in_powers(out, rank)
+    assert factors is not None
+    width, count = factors
     return count.bit_length(), count, width, width
 
 
-def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
-    """sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv the residual and resampling
-    blocks. Layers chosen by expressions are taken as chosen."""
-    assert isinstance(own, OftSettings)
+def _takes(layer: Layer, network: NetworkSettings, options: Settings | None) -> bool:
+    """Whether it is one of sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv
+    the residual and resampling blocks. Layers chosen by expressions count as they are."""
+    assert isinstance(options, OftSettings)
     if layer.name.startswith("lora_te") or layer.outer:
         return False
     if network.layers or any(part in layer.name for part in ATTENTION):
         return True
-    return own.enable_all_linear if any(part in layer.name for part in TRANSFORMER) else own.enable_conv
+    return options.enable_all_linear if any(part in layer.name for part in TRANSFORMER) else options.enable_conv
 
 
-def _sized(network: NetworkSettings, own: Settings | None) -> NetworkSettings:
-    """3x3 convolutions have the same number of blocks and the same limit."""
-    assert isinstance(own, OftSettings)
-    size = {"conv_rank": network.rank, "conv_alpha": network.alpha} if own.enable_conv else {"conv_rank": None}
+def _sized(network: NetworkSettings, options: Settings | None) -> NetworkSettings:
+    """Settings with the same number of blocks and the same limit for 3x3 convolutions."""
+    assert isinstance(options, OftSettings)
+    size = {"conv_rank": network.rank, "conv_alpha": network.alpha} if options.enable_conv else {"conv_rank": None}
     return network.model_copy(update={**size, "rs_lora": False})
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    own: OftSettings = getattr(job, NAME)
-    return {name: "True" for name in type(own).model_fields if getattr(own, name)}
+    options: OftSettings = getattr(job, NAME)
+    return {name: "True" for name in type(options).model_fields if getattr(options, name)}
 
 
 _register_of_lycoris(
@@ -321,9 +324,16 @@ _register_of_lycoris(
     {"ComfyUI": OTHER, "A1111": READ},
     misread=(
         Misread({"Forge": REFUSED}),
-        # A1111 takes the constraint 0, which is none, for a limit of 0.
-        Misread({"A1111": UNREAD}, "", lambda own, conv: own.constraint == 0, lambda tensors: constraint(tensors) == 0),
-        Misread({"ComfyUI": OTHER}, "rescale", lambda own, conv: own.rescaled, lambda tensors: RESCALE in tensors),
+        # A1111 reads the constraint 0, which is none, as a limit of 0.
+        Misread(
+            {"A1111": UNREAD},
+            "",
+            lambda options, conv: options.constraint == 0,
+            lambda tensors: constraint(tensors) == 0,
+        ),
+        Misread(
+            {"ComfyUI": OTHER}, "rescale", lambda options, conv: options.rescaled, lambda tensors: RESCALE in tensors
+        ),
     ),
 )
 _register(

@@ -1,8 +1,8 @@
-"""Kinds whose change of the weight is a product of their parameters (LoHa, LoKr, LoCon with Tucker ...).
+"""Kinds whose weight change is a product of their parameters (LoHa, LoKr, LoCon with Tucker ...).
 
-A kind says how the dimensions of its tensors belong together (`Form`), how they multiply and how they start (`Product`); keys,
-checks of files, training and merging follow. LyCORIS' `scalar`, one more number that the change is multiplied by, trains
-next to them and is multiplied into a tensor in files, as LyCORIS 4 writes them.
+A kind declares how its tensors' dimensions correspond (`Form`), and how they multiply and start (`Product`); keys, file
+checks, training and merging follow. LyCORIS' `scalar`, a further factor of the change, trains with them and is
+multiplied into a tensor in files, as LyCORIS 4 writes them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from core.families.targets import Target
 
 SCALAR = "scalar"
-Factors = Mapping[str, Tensor]  # of one layer by key, in the dtype that is computed in; the scalar is multiplied in
+Factors = Mapping[str, Tensor]  # of one layer by key, in the compute dtype; the scalar is multiplied in
 
 
 @dataclass(frozen=True)
 class Form:
-    """Tensors that a layer of a kind can have.
+    """A set of tensors that a layer of a kind can have.
 
-    keys   key -> a letter for each dimension: equal letters are equal sizes, r is the rank, h and w the kernel's, 1 is one;
+    keys   key -> a letter per dimension: equal letters are equal sizes, r is the rank, h and w the kernel's, 1 is one;
            h, w and 1 may be missing at the end, so that a 1x1 convolution fits a Linear and vice versa; H and W may not
     outs   the letters whose sizes multiply to the layer's output width
     ins    those that multiply to its input width times its kernel's sizes
@@ -43,31 +43,31 @@ class Form:
 
     def lengths(self, tensors: Tensors) -> dict[str, int]:
         """The size of each letter. Raises ValueError with the key that differs."""
-        found: dict[str, int] = {"1": 1}
+        sizes: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
             shape = tensors[key].shape
             if len(shape) > len(letters) or letters[len(shape) :].strip("hw1"):
                 raise ValueError(key)
             for letter, length in zip(letters, (*shape, *(1 for _ in letters)), strict=False):
-                if found.setdefault(letter, length) != length or not length:
+                if sizes.setdefault(letter, length) != length or not length:
                     raise ValueError(key)
-        return found
+        return sizes
 
     def fits(self, tensors: Tensors, shape: tuple[int, ...]) -> bool:
-        """Whether they are the change of a weight of this shape."""
+        """Whether the tensors change a weight of this shape."""
         try:
-            found = self.lengths(tensors)
+            sizes = self.lengths(tensors)
         except ValueError:
             return False
-        kernel = tuple(found[letter] for letter in "hwHW" if letter in found)
-        outs, ins = math.prod(found[letter] for letter in self.outs), math.prod(found[letter] for letter in self.ins)
+        kernel = tuple(sizes[letter] for letter in "hwHW" if letter in sizes)
+        outs, ins = math.prod(sizes[letter] for letter in self.outs), math.prod(sizes[letter] for letter in self.ins)
         return (outs, ins) == (shape[0], math.prod(shape[1:])) and kernel in ((), (1, 1), (*shape[2:],))
 
     def weight_shape(self, tensors: Tensors) -> tuple[int, ...] | None:
-        """The shape of the weight that they change, None where they do not belong together; a kernel that no tensor has as
-        dimensions is part of the input."""
+        """The shape of the weight that they change, None if they are inconsistent; a kernel that is no dimension of a
+        tensor is part of the input."""
         try:
-            found = self.lengths(tensors)
+            sizes = self.lengths(tensors)
         except ValueError:
             return None
         kernels = (
@@ -76,14 +76,14 @@ class Form:
             if letters.lower().endswith("hw") and len(tensors[key].shape) == len(letters)
         )
         outs, ins = (
-            math.prod(found[letter] for letter in each if letter not in "hwHW") for each in (self.outs, self.ins)
+            math.prod(sizes[letter] for letter in each if letter not in "hwHW") for each in (self.outs, self.ins)
         )
         return outs, ins, *next(kernels, ())
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a tensor starts: normal with this spread, kaiming uniform (a = sqrt 5), zero or one."""
+    """A tensor's initialization: normal with this spread, kaiming uniform (a = sqrt 5), zero or one."""
 
     shape: tuple[int, ...]
     how: Literal["zero", "normal", "kaiming"] = "zero"
@@ -94,14 +94,14 @@ class Start:
 class Product:
     """A kind's tensors and their product.
 
-    forms     those of a layer; the first whose keys it has is its own
+    forms     those of a layer; it has the first one whose keys it has
     change    (factors, shape of the weight) -> the change in that shape, without alpha / rank
     carrier   the keys that a scalar is multiplied into: the first that a layer has
-    starts    (layer, rank, own settings) -> how each tensor starts
-    apply     (factors, x, layer) -> the layer's product of x and the change, where there is a faster way than building it
-    norm      (factors) -> the norm of the change without alpha / rank, where there is a faster way than building it
+    starts    (layer, rank, kind's settings) -> each tensor's initialization
+    apply     (factors, x, layer) -> the layer's product of x and the change, if that is faster without building it
+    norm      (factors) -> the norm of the change without alpha / rank, if that is faster without building it
     bias      the key of the bias' change, for kinds that change it
-    recomputes   the backward pass computes the product again instead of keeping what it is made from: as large as the weight
+    recomputes   the backward pass recomputes the product instead of storing its intermediates: as large as the weight
                  or the layer's input, several times
     """
 
@@ -115,7 +115,7 @@ class Product:
     recomputes: bool = False
 
     def form_of(self, tensors: Mapping[str, Any]) -> Form | None:
-        """The form that a layer with these keys has."""
+        """The form of a layer with these keys."""
         keys = tensors.keys() - {ALPHA, SCALAR}
         return next((form for form in self.forms if form.keys.keys() == keys), None)
 
@@ -128,20 +128,20 @@ class Product:
         return any("r" in letters for form in self.forms for letters in form.keys.values())
 
     def ranked(self, tensors: Tensors) -> bool:
-        """Whether a layer has a rank: not where all its matrices are whole."""
+        """Whether a layer has a rank: not if all its matrices are full."""
         form = self.form_of(tensors)
         return form is not None and any("r" in letters for letters in form.keys.values())
 
     def size(self, tensors: Tensors) -> BlockSize:
-        """Rank and alpha of a layer in a file: without an alpha it equals the rank. Where all matrices are whole, the scale is 1:
-        both are given as the largest size."""
+        """Rank and alpha of a layer in a file: without an alpha it is the rank. If all matrices are full, the scale is
+        1: both are the largest size."""
         form = self.form_of(tensors)
         assert form is not None
-        found = form.lengths(tensors)
+        sizes = form.lengths(tensors)
         if not self.ranked(tensors):
-            largest = max(found.values())
+            largest = max(sizes.values())
             return BlockSize(largest, float(largest))
-        return ranked(found["r"], tensors)
+        return ranked(sizes["r"], tensors)
 
     def weight_shape(self, tensors: Tensors) -> tuple[int, ...] | None:
         """The shape of the weight that a layer changes; kernels may be flattened into its input."""
@@ -149,14 +149,14 @@ class Product:
         return form.weight_shape(tensors) if form is not None else None
 
     def flaw(self, name: str, tensors: Tensors) -> str:
-        """What is wrong with a layer of a file."""
+        """The error in a layer of a file, or ""."""
         if wrong := not_a_number(name, tensors, ALPHA, SCALAR):
             return wrong
         form = self.form_of(tensors)
         if form is None:
-            given = tensors.keys() - {ALPHA, SCALAR}
+            keys = tensors.keys() - {ALPHA, SCALAR}
             lacking = min(
-                (form.keys.keys() - given for form in self.forms if given <= form.keys.keys()), key=len, default=None
+                (form.keys.keys() - keys for form in self.forms if keys <= form.keys.keys()), key=len, default=None
             )
             return (
                 f"{name} has no {sorted(lacking)[0]}" if lacking else f"{name} has tensors that do not belong together"
@@ -170,18 +170,18 @@ class Product:
         return ""
 
     def idle(self, tensors: Tensors) -> bool:
-        """Whether a layer of a file has no effect: a factor is zero, and so is the bias' change."""
+        """Whether a layer of a file has no effect: a factor is zero, and so is the change of the bias."""
         factors = all(tensor.any() for key, tensor in tensors.items() if key not in (ALPHA, self.bias))
         return not factors and (self.bias not in tensors or not tensors[self.bias].any())
 
     def with_scalar(self, tensors: Tensors) -> dict[str, Tensor]:
         """The tensors with their scalar multiplied into one of them."""
-        found = dict(tensors)
-        scalar = found.pop(SCALAR, None)
+        scaled = dict(tensors)
+        scalar = scaled.pop(SCALAR, None)
         if scalar is not None:
-            key = next(key for key in self.carrier if key in found)
-            found[key] = found[key] * scalar.reshape(())
-        return found
+            key = next(key for key in self.carrier if key in scaled)
+            scaled[key] = scaled[key] * scalar.reshape(())
+        return scaled
 
 
 def tucker(core: Tensor, outs: Tensor, ins: Tensor) -> Tensor:
@@ -189,40 +189,40 @@ def tucker(core: Tensor, outs: Tensor, ins: Tensor) -> Tensor:
     return torch.einsum("rqhw,ro,qi->oihw", core, outs, ins)
 
 
-# -- in use
+# -- the adapter
 
 
 class ProductAdapter(ScaledAdapter):
-    """`weights`: float32 parameters by the key of files, with `scalar` if it trains."""
+    """`weights`: float32 parameters by the key of files, with `scalar` if it is trained."""
 
     def __init__(self, product: Product, name: str, module: nn.Module, tensors: Tensors, alpha: float):
-        size, place = product.size(tensors), as_weight(module.weight).device
+        size, device = product.size(tensors), as_weight(module.weight).device
         super().__init__(name, module, size.rank, alpha if product.ranked(tensors) else size.alpha)
         self.product = product
-        self.weights = {key: nn.Parameter(tensor.float().to(place)) for key, tensor in tensors.items()}
+        self.weights = {key: nn.Parameter(tensor.float().to(device)) for key, tensor in tensors.items()}
 
     @classmethod
     def fresh(
-        cls, product: Product, target: Target, size: BlockSize, own: Settings | None, seed: int
+        cls, product: Product, target: Target, size: BlockSize, options: Settings | None, seed: int
     ) -> ProductAdapter:
-        """One without effect yet."""
-        starts = product.starts(target.module, size.rank, own)
-        if getattr(own, "use_scalar", False):
+        """A new one without effect."""
+        starts = product.starts(target.module, size.rank, options)
+        if getattr(options, "use_scalar", False):
             starts[SCALAR] = Start(())
         tensors = {key: started(start, target, key, seed) for key, start in starts.items()}
         return cls(product, target.name, target.module, tensors, size.alpha)
 
     @classmethod
     def from_tensors(cls, product: Product, target: Target, tensors: Tensors) -> ProductAdapter | None:
-        """That of a file, its scalar multiplied in; None if the shapes do not fit the layer."""
+        """The adapter of a file, its scalar multiplied in; None if the shapes do not fit the layer."""
         form, module = product.form_of(tensors), target.module
         assert form is not None
         if not form.fits(tensors, tuple(as_weight(module.weight).shape)):
             return None
         if product.bias in form.keys and module.bias is None:
             return None
-        given = {key: tensor.float() for key, tensor in tensors.items() if key != ALPHA}
-        return cls(product, target.name, module, product.with_scalar(given), product.size(tensors).alpha)
+        values = {key: tensor.float() for key, tensor in tensors.items() if key != ALPHA}
+        return cls(product, target.name, module, product.with_scalar(values), product.size(tensors).alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(weight, "plain") for weight in self.weights.values()]
@@ -248,7 +248,7 @@ class ProductAdapter(ScaledAdapter):
         return applied(self.module, x, change, factors.get(self.product.bias))
 
     def _factors(self, dtype: torch.dtype) -> Factors:
-        # Detached without gradients: matmul sums parameters in another order, and samples would differ from Generate's.
+        # Detached without gradients: matmul would sum parameters in another order, and samples differ from Generate's.
         trains = torch.is_grad_enabled()
         weights = {key: (weight if trains else weight.detach()).to(dtype) for key, weight in self.weights.items()}
         return self.product.with_scalar(weights)
@@ -269,26 +269,26 @@ class ProductAdapter(ScaledAdapter):
         return bias.detach().float() * self.scale if bias is not None else super().bias_delta()
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {key: weight.detach() for key, weight in self.weights.items()}
-        return found | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
+        tensors = {key: weight.detach() for key, weight in self.weights.items()}
+        return tensors | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
         return self.product.with_scalar(self.tensors())
 
     def misfit(self, tensors: Tensors) -> str:
-        own, form = self.product.form_of(self.weights), self.product.form_of(tensors)
-        if own is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
+        current, form = self.product.form_of(self.weights), self.product.form_of(tensors)
+        if current is None or form is None or not form.fits(tensors, tuple(as_weight(self.module.weight).shape)):
             return "has a different shape"
         rank = self.product.size(tensors).rank
-        if form is own and form.lengths(tensors) == own.lengths(self.weights):
+        if form is current and form.lengths(tensors) == current.lengths(self.weights):
             return ""
         return f"has rank {rank}, not {self.rank}" if rank != self.rank else "is made of other parts"
 
     def take(self, tensors: Tensors) -> None:
-        given = dict(tensors) if SCALAR in self.weights else self.product.with_scalar(tensors)
+        values = dict(tensors) if SCALAR in self.weights else self.product.with_scalar(tensors)
         with torch.no_grad():
             for key, weight in self.weights.items():
-                weight.copy_(given[key].reshape(weight.shape) if key in given else torch.ones(()))
+                weight.copy_(values[key].reshape(weight.shape) if key in values else torch.ones(()))
         self.take_alpha(self.product.size(tensors).alpha)
 
     def shorten(self, ratio: Tensor) -> None:
@@ -305,7 +305,7 @@ def applied(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def started(start: Start, target: Target, key: str, seed: int) -> Tensor:
-    """A tensor as it starts. The draw is addressed by layer and key, so it does not depend on what else trains."""
+    """An initialized tensor. The draw is addressed by layer and key, so it does not depend on what else trains."""
     weight = as_weight(target.module.weight)
     tensor = torch.zeros(start.shape, dtype=torch.float32, device="meta" if weight.is_meta else "cpu")
     if not weight.is_meta and start.how != "zero":

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.control.hints.by_model import open_model
-from core.control.hints.models import Found, checked_model
+from core.control.hints.models import ModelFile, checked_model
 from core.dataset.images.colors import WHITE
-from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
+from core.formats.onnx.providers import CPU, onnxruntime, provider_title, providers_for
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
 from core.record.workspace import Workspace
@@ -25,7 +25,7 @@ class Plan:
     """The folders and the model."""
 
     folders: FolderPlan
-    model: Found
+    model: ModelFile
 
     def __str__(self) -> str:
         return str(self.folders)
@@ -49,9 +49,9 @@ def _providers(settings: HintsByModelSettings, device: str) -> list[str]:
 def do(settings: HintsByModelSettings, plan: Plan, context: JobContext) -> Outcome:
     context.stage(f"loading {plan.model.title}")
     with open_model(plan.model, _providers(settings, context.device), context.device, context.cancel) as model:
-        context.say(f"{plan.model.title} runs on {words_of(model.provider)}")
-        if model.provider != model.wanted and model.provider == CPU:
-            what = f"onnxruntime cannot use {words_of(model.wanted)} here, so the model runs on the CPU"
+        context.say(f"{plan.model.title} runs on {provider_title(model.provider)}")
+        if model.provider != model.preferred and model.provider == CPU:
+            what = f"onnxruntime cannot use {provider_title(model.preferred)} here, so the model runs on the CPU"
             fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
             context.say(what, "warning", fix)
         return make_all(settings, plan.folders, context, lambda opened, _: model.make(np.asarray(opened.on(WHITE))))

@@ -24,7 +24,7 @@ from core.generation.plan.plan import Plan as GenerationPlan
 from core.generation.plan.plan import plan_for
 from core.generation.plan.requests import Request
 from core.generation.prompt.files import MAX_BYTES, MAX_PROMPTS
-from core.generation.run import Written, ready
+from core.generation.run import ImageMetadata, ready
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
@@ -201,7 +201,7 @@ def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int)
 
 
 def _write(
-    pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: Written, black: list[str]
+    pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: ImageMetadata, black: list[str]
 ) -> None:
     """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
     own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})

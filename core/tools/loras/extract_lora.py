@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora.metadata import version_metadata
-from core.formats.lora.names import place_of_layer
+from core.formats.lora.names import module_of_layer
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import Checkpoint, Place, open_checkpoint
-from core.formats.models.overflow import largest, no_numbers
+from core.formats.models.overflow import largest, not_finite_names
 from core.formats.tensors.lazy import OpenFiles
 from core.formats.tensors.spill import Spill
 from core.formats.tensors.writer import type_named
@@ -110,7 +110,7 @@ def _layers(
     for layer in layers.values():
         if layer.outer or (layer.residual and settings.conv_dim is None):
             continue
-        part, path = place_of_layer(layer.name) or ("", "")
+        part, path = module_of_layer(layer.name) or ("", "")
         key = f"{path}.weight"
         mine, theirs = (own.parts[part].places.get(key) if part in own.parts else None for own in (original, tuned))
         if mine is None or theirs is None:
@@ -174,8 +174,8 @@ def _difference(settings: ExtractLoraSettings, layer: _Layer, files: OpenFiles) 
     original = _read(layer.original, files, settings.load_precision).to(settings.load_original_model_to)
     tuned = _read(layer.tuned, files, settings.load_precision).to(settings.load_tuned_model_to)
     found = (tuned.to(original.device) - original).view(layer.shape)
-    if no_numbers({layer.name: largest(found)}):
-        place = layer.original if no_numbers({layer.name: largest(original)}) else layer.tuned
+    if not_finite_names({layer.name: largest(found)}):
+        place = layer.original if not_finite_names({layer.name: largest(original)}) else layer.tuned
         what, fix = f"{place.name} has NaN or infinite values", "download this model again"
         raise ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
     return found

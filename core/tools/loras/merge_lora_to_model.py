@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
 from core.formats.hashes import legacy_hash
-from core.formats.lora.names import BIAS, group_by_module, place_beside, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, module_of_extra, module_of_layer
 from core.formats.models.checkpoint import Place
 from core.formats.models.conversion import TooLarge
 from core.formats.models.overflow import beyond, largest
@@ -77,7 +77,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
     places = {part: own.places for part, own in copy.parts.items()}
-    found = [place for name in lora.layers if (place := place_of_layer(name)) is not None]
+    found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
         return []
     what = f"The LoRA {lora.path.name} matches no layer of this model"
@@ -127,7 +127,7 @@ class _Merging:
                 self.left_out.setdefault(lora.path, []).extend(read.bundled)
             for name in layers | beside:
                 self.context.check()
-                place = place_of_layer(name)
+                place = module_of_layer(name)
                 state = found.get(place[0]) if place is not None else None
                 if place is None or state is None or f"{place[1]}.weight" not in state:
                     self.left_out.setdefault(lora.path, []).append(name)
@@ -155,7 +155,7 @@ class _Merging:
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
         """What lies next to a layer: the change of its bias, or of a norm layer."""
-        found = place_beside(f"{change.name}.{key}")
+        found = module_of_extra(f"{change.name}.{key}")
         before = state.get(found[1]) if found is not None else None
         if found is None or before is None or prod(before.shape) != value.numel():
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")

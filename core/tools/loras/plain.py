@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.image_info import listed
-from core.formats.lora.names import BIAS, group_by_module, layer_name, place_of_layer
+from core.formats.lora.names import BIAS, group_by_module, layer_name, module_of_layer
 from core.formats.lora.recognition import POINTWISE
 from core.formats.models.checkpoint import Checkpoint, Place
 from core.formats.tensors.lazy import OpenFiles, loaded
@@ -82,7 +82,7 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 
 def _place(base: Checkpoint | None, name: str) -> Place | None:
     """Where the base model has the weight of a layer."""
-    part, path = place_of_layer(name) or ("", "")
+    part, path = module_of_layer(name) or ("", "")
     own = base.parts.get(part) if base is not None else None
     return own.places.get(f"{path}.weight") if own is not None else None
 

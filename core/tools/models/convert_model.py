@@ -17,7 +17,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.conversion import Conversion, convert
-from core.formats.models.extra import EMA, beside_parts, metadata_of, with_ema
+from core.formats.models.extra import EMA, extra_file, metadata_of, with_ema
 from core.formats.models.part_kinds import part_title
 from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, States, form_of
 from core.formats.tensors.entry import ITEM_BYTES
@@ -191,7 +191,7 @@ def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, P
     """Bytes of the result, a few too many."""
     item = BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
-    beside = beside_parts(source.path)
+    beside = extra_file(source.path)
     if beside is not None:
         read = {place.name for part in source.parts.values() for place in part.places.values()}
         for name, entry in read_header(beside)[0].items():
@@ -212,7 +212,7 @@ def _facts(
         fix = "for a model of 512 px choose the prediction type epsilon"
         advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
     # A file keeps its own marks; those of a folder come from its scheduler, unless the file it was made of had none.
-    marks = settings.prediction != "auto" or to_folder or (not from_file and beside_parts(source.path) is None)
+    marks = settings.prediction != "auto" or to_folder or (not from_file and extra_file(source.path) is None)
     return ModelFacts(
         metadata=_metadata(settings, source, layout, said, target, "folder" if to_folder else "model"),
         prediction=said if marks else None,

@@ -13,7 +13,7 @@ from typing import Any
 from core.dataset.sources.image_info import listed
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
-from core.formats.lora.names import BUNDLED, kohya_place, split_key
+from core.formats.lora.names import BUNDLED, split_key, to_kohya_key
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
 from core.networks.kinds import kind_of_keys
@@ -150,7 +150,7 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     for name in names:
         if name.startswith(BUNDLED):
             continue
-        layer, key = kohya_place(name, None)
+        layer, key = to_kohya_key(name, None)
         found.setdefault(layer or split_key(name)[0], {})[key] = name
     return found
 

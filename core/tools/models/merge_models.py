@@ -15,7 +15,7 @@ from core.formats.hashes import HashMemo, model_hashes
 from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY
-from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
+from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
 from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
@@ -256,7 +256,7 @@ def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) 
 
 def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     sizes = {key: largest(mixed)}
-    if no_numbers(sizes):
+    if not_finite_names(sizes):
         damaged = [path for _, path, part in parts if not_finite({key: part.read()})]
         what, fix = f"{key} has NaN or infinite values", "download this model again; check_weights lists all damage"
         where = ", ".join(dict.fromkeys(map(display_path, damaged))) or f"{GROUP}.ratios"

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.formats.detect import ModelKind, identify
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Place
-from core.formats.models.conversion import Conversion, in_one_file
+from core.formats.models.conversion import Conversion, as_single_file
 from core.formats.models.whole_model import ModelFacts
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
@@ -61,4 +61,4 @@ def _of_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict
     parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
     raise_if_errors(problems)
     facts = ModelFacts(prediction=source.kind.prediction, zero_terminal_snr=source.kind.zero_terminal_snr)
-    return in_one_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
+    return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)

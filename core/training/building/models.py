@@ -10,7 +10,7 @@ from core.families.components import Components
 from core.families.precision import vae_type
 from core.methods.full import TEXT_PARTS, trained_parts
 from core.networks.files import merge_files
-from core.networks.narrow import narrow
+from core.networks.fp8 import to_fp8
 
 if TYPE_CHECKING:
     import torch
@@ -132,10 +132,10 @@ class Models:
         if unet is not None:
             set_attention(unet, memory.attention)
             if memory.narrow_unet:
-                narrow(unet)
+                to_fp8(unet)
         if self.narrow_text:
             for encoder in loaded.text_encoders:
-                narrow(encoder)
+                to_fp8(encoder)
         if memory.gradient_checkpointing and unet is not None:
             checkpoint_unet(unet, memory.checkpoint_blocks)
             for encoder in loaded.text_encoders:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.locate import family_of, model_path
 from core.formats.hashes import HashMemo, model_hashes
-from core.formats.lora.names import place_beside
+from core.formats.lora.names import module_of_extra
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.model.library import find
 from core.networks.adapter_file import load_lora
@@ -60,7 +60,7 @@ def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> li
     from core.networks.layers import hit_problems, layer_hits
 
     try:
-        targets, own = _targets(job, workspace, family_name), kind_named(job.network.kind).own(job)
+        targets, own = _targets(job, workspace, family_name), kind_named(job.network.kind).kind_settings(job)
         found = list(hit_problems(job.network, layer_hits(job.network, own, targets)))
         return found + ([] if errors(found) else _norm_problems(job, targets))
     except ProblemsError as error:
@@ -72,7 +72,7 @@ def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
     from core.families.targets import is_norm
     from core.networks.sizes import sized_layers
 
-    own = kind_named(job.network.kind).own(job)
+    own = kind_named(job.network.kind).kind_settings(job)
     norms = [target for target in targets if is_norm(target.module)]
     sized = sized_layers(norms, job.network, own)
     if sized or not job.network.train_norm or not job.network.train_unet:
@@ -90,7 +90,7 @@ def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list
 
     kind = kind_named(job.network.kind)
     try:
-        refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.own(job)))
+        refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.kind_settings(job)))
     except ProblemsError as error:
         return error.problems
     return []
@@ -101,7 +101,7 @@ def _about_start(job: TrainJob, workspace: Workspace, path: Path, family_name: s
     ranks are not those asked for."""
     from core.networks.starting import start_network
 
-    own = kind_named(job.network.kind).own(job)
+    own = kind_named(job.network.kind).kind_settings(job)
     targets = _targets(job, workspace, family_name)
     return start_network(targets, job.network, 0, load_lora(path, shapes=True), own)[1]
 
@@ -114,7 +114,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
     for key, change in lora.beside.items():
-        place = place_beside(key)
+        place = module_of_extra(key)
         found = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
         if found is None or prod(found.entry.shape) != change.numel():
             network.unmatched += (key,)

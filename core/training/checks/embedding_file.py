@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.families.locate import family_of, model_path
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
-from core.generation.model.words import token_widths
+from core.generation.model.embeddings import token_widths
 from core.methods.kinds.embedding import START
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace

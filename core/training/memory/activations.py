@@ -114,7 +114,7 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
     if one.trains == "network":
         settings, own = settings_of(one.network)
         targets = list(family(one.family).layers(unet, norms=settings.train_norm))
-        network = Network.create(targets, settings, 0, own=own)
+        network = Network.create(targets, settings, 0, kind_settings=own)
         network.attach()
         weights = network.parameters()
     else:

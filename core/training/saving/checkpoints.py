@@ -106,7 +106,7 @@ class Checkpoints:
 
     def _all_of(self, path: Path) -> list[Path]:
         """A file and those that the method writes next to it."""
-        return [path, *self.method.beside(path)]
+        return [path, *self.method.extra_files(path)]
 
     def _copy(self, path: Path) -> None:
         """A copy in the second folder; never over another file of the same name."""

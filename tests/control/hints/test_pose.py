@@ -7,7 +7,7 @@ from core.control.hints.models import DETECTOR, DWPOSE, IMAGE, OPENPOSE, Profile
 from core.control.hints.one_image import letterboxed, normalized
 from core.control.hints.pose import bottom_up, top_down
 from core.control.hints.pose.bottom_up import FIELDS, MATCHED, bodies_of, peaks_of
-from core.control.hints.pose.detector import corners_of, grid, kept_boxes
+from core.control.hints.pose.detector import corners_of, grid, non_max_suppression
 from core.control.hints.pose.drawing import COLORS, FINGERS, LIMBS, draw
 from core.control.hints.pose.person import Person, person_of
 from core.control.hints.pose.top_down import cropped, located, region_of
@@ -72,11 +72,11 @@ def test_of_boxes_that_overlap_by_more_than_their_share_the_best_is_kept():
         return [right, 0, right + 100, 100]
 
     corners = np.array([moved(0), moved(37), moved(39), [500, 500, 510, 510]], float)
-    kept = kept_boxes(corners, np.array([0.9, 0.8, 0.95, 0.4]))
+    kept = non_max_suppression(corners, np.array([0.9, 0.8, 0.95, 0.4]))
     assert kept.tolist() == [moved(39), moved(0), [500, 500, 510, 510]]
-    kept = kept_boxes(corners[:3], np.array([0.9, 0.8, 0.7]))
+    kept = non_max_suppression(corners[:3], np.array([0.9, 0.8, 0.7]))
     assert kept.tolist() == [moved(0), moved(39)]  # 63 / 137 is above 0.45, 61 / 139 below
-    assert kept_boxes(np.empty((0, 4)), np.empty(0)).shape == (0, 4)
+    assert non_max_suppression(np.empty((0, 4)), np.empty(0)).shape == (0, 4)
 
 
 # ---- one person

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from core.control.hints.by_model import open_model
-from core.control.hints.models import DWPOSE, OPENPOSE, Found, Profile, checked_model
+from core.control.hints.models import DWPOSE, OPENPOSE, ModelFile, Profile, checked_model
 from core.control.hints.pose.detector import USUAL_SIZE, PersonDetector
 from core.control.hints.pose.drawing import COLORS
 from core.formats.onnx.providers import CPU
@@ -31,7 +31,7 @@ from tests.refusals import refused
 
 
 def opened(file, kind=DWPOSE, detector=None, **profile):
-    return open_model(Found(file, Profile(**profile), "tool.model", kind, detector), [CPU], "cpu", CancelToken())
+    return open_model(ModelFile(file, Profile(**profile), "tool.model", kind, detector), [CPU], "cpu", CancelToken())
 
 
 def black(height, width):

@@ -77,7 +77,7 @@ def test_only_masked_changes_nothing_outside_its_box_and_makes_it_at_the_size_th
     (request,) = plan_of(job, workspace).requests
     assert (request.job.generate.width, request.job.generate.height) == (128, 128)
     canvas = canvas_of(request.job, (128, 128))
-    assert canvas.box == (88, 32, 136, 80) and canvas.shown.size == (128, 128)
+    assert canvas.box == (88, 32, 136, 80) and canvas.visible.size == (128, 128)
     (file,) = run_generate(job, workspace, store=store)
     changed = (shown(file) != shown(files[0])).any(axis=-1)
     area = reached(files[1], 0)
@@ -122,7 +122,7 @@ def test_the_masked_content_is_what_denoising_begins_with(files, workspace, stor
     began = {}
 
     def seen(model, states, stage, noises, sampling, *, latents=None, **more):
-        began[content] = latents.clone(), noises[0].of_image()[0]
+        began[content] = latents.clone(), noises[0].image_noise()[0]
         return latents
 
     monkeypatch.setattr(making, "denoise", seen)

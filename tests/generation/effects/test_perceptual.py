@@ -164,7 +164,7 @@ def test_the_gradient_is_that_of_finite_differences(name, sampler, velocity, fol
     case = Asked(name, folders(name), clip, vgg, guide, sampler, velocity)
     noisy, root = (
         model_input(case.way, case.at.latents, case.at.timestep),
-        root_alpha_bar(case.at.sampler, case.at.timestep),
+        root_alpha_bar(case.at.scheduler, case.at.timestep),
     )
     share = 1.0 if case.lms else (1 - root**2) ** 0.5
     with torch.no_grad(), case.hook.around():
@@ -191,7 +191,7 @@ def test_a_correction_moves_the_clean_latents_as_sd_scripts_does(sampler, veloci
     model_input(way, at.latents, at.timestep)
     corrected = hook.corrected(at, output, None)
     if sampler == "lms":
-        root = root_alpha_bar(at.sampler, at.timestep)
+        root = root_alpha_bar(at.scheduler, at.timestep)
         assert torch.allclose(at.latents, old - (1 - root**2) / root * pull, atol=1e-4)
     else:
         assert at.latents is old

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.generation.grids.axes import axes_of, meant, read_values, settings_of_axes, texts_of, written
+from core.generation.grids.axes import axes_of, joined, read_values, setting_named, settings_of_axes, texts_of
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import GridJob
@@ -34,7 +34,7 @@ def grid_job(prompt="a fox", generate=None, **grid):
     ],
 )
 def test_a_setting_is_named_by_path_name_title_or_the_name_of_other_programs(name, setting):
-    assert meant(name) == setting
+    assert setting_named(name) == setting
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_rows_and_columns_are_called_by_labels_and_short_names():
 
 def test_texts_come_back_from_what_is_written_of_them():
     texts = ["a fox, red", 'a "dog"', "x --d 5", "two\nlines"]
-    assert texts_of(written(texts)) == texts
+    assert texts_of(joined(texts)) == texts
 
 
 def test_every_setting_of_a_generation_can_be_an_axis_but_what_makes_several_images():

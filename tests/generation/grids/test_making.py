@@ -95,7 +95,7 @@ def test_each_model_is_loaded_once_though_they_alternate_in_the_table(workspace,
     other = tiny_sd1(tmp_path / "tiny")
     models = {"x_axis": "checkpoint", "x_values": f"models/starter, {other}"}
     folder, _ = run_grid(job_of(**models, y_axis="steps", y_values="1, 2, 3"), workspace, store=ModelStore(0))
-    assert len(folder.made()) == 6 and loads.count("base") == 2
+    assert len(folder.generated()) == 6 and loads.count("base") == 2
 
 
 def test_axes_reach_prompts_loras_and_seeds(workspace):
@@ -162,12 +162,12 @@ def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
     process.kill()
     process.wait()
     (folder,) = list_grids(workspace)
-    made = folder.made()
+    made = folder.generated()
     assert 0 < len(made) < 5 and folder.content().state == "running"
     times = {place: folder.cell(place).stat().st_mtime_ns for place in made}
     job = folder.job().model_copy(update={"grid": GridSettings(folder=folder.name)})
     run_grid(job, workspace, store=store)
-    assert len(folder.made()) == 5
+    assert len(folder.generated()) == 5
     assert times == {place: folder.cell(place).stat().st_mtime_ns for place in made}
 
 
@@ -184,10 +184,10 @@ def test_a_failed_cell_is_marked_with_its_reason_and_the_others_go_on(workspace,
     folder, failed = run_grid(job_of(**TWO), workspace, store=store)
     assert failed == 1 and list(folder.content().failed) == [(1, 1, 0)]
     assert "memory" in folder.content().failed[1, 1, 0]
-    assert folder.made() == {(x, y, 0) for x in range(3) for y in range(2)} - {(1, 1, 0)}
+    assert folder.generated() == {(x, y, 0) for x in range(3) for y in range(2)} - {(1, 1, 0)}
     monkeypatch.undo()
     job = job_of().model_copy(update={"grid": GridSettings(folder=folder.name)})
-    assert run_grid(job, workspace, store=store)[1] == 0 and len(folder.made()) == 6  # tried again when resumed
+    assert run_grid(job, workspace, store=store)[1] == 0 and len(folder.generated()) == 6  # tried again when resumed
     assert folder.content().failed == {}
 
 
@@ -199,7 +199,7 @@ def test_a_model_that_is_gone_fails_only_its_own_cells(workspace, tmp_path, stor
     shutil.rmtree(other)
     resumed = job.model_copy(update={"grid": GridSettings(folder=folder.name)})
     assert run_grid(resumed, workspace, store=store)[1] == 2
-    assert folder.made() == {(1, 0, 0), (1, 1, 0)} and set(folder.content().failed) == {(0, 0, 0), (0, 1, 0)}
+    assert folder.generated() == {(1, 0, 0), (1, 1, 0)} and set(folder.content().failed) == {(0, 0, 0), (0, 1, 0)}
 
 
 @pytest.mark.slow
@@ -307,4 +307,4 @@ def test_the_command_line_counts_and_makes(workspace, capsys):
     assert "3 images, 3 steps, 1 model load" in capsys.readouterr().out and not list_grids(workspace)
     assert main(words) == 0
     (folder,) = list_grids(workspace)
-    assert len(folder.made()) == 3 and folder.html.name in capsys.readouterr().out
+    assert len(folder.generated()) == 3 and folder.html.name in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core.generation.images import gallery as index
-from core.generation.images.gallery import Gallery, Wanted, copy_as_dataset, facts_of, pair_key, plain_words
+from core.generation.images.gallery import Filter, Gallery, copy_as_dataset, facts_of, pair_key, plain_prompt
 from core.generation.images.metadata import png_info
 from core.generation.model.sources import Hashes
 from core.record.problems import ProblemsError
@@ -42,7 +42,7 @@ def opened(space, **wanted):
     gallery = Gallery(space)
     gallery.look()
     gallery.read()
-    return gallery, [shot.name for shot in gallery.found(Wanted(**wanted))]
+    return gallery, [shot.name for shot in gallery.matching(Filter(**wanted))]
 
 
 def test_each_image_has_its_facts_and_the_newest_is_first(space):
@@ -102,7 +102,7 @@ def test_an_image_written_over_in_place_is_found_by_a_whole_look(space, monkeypa
     os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
     gallery.look()
     assert "d/a.png" not in [shot.name for shot in gallery.unread()]
-    gallery.look(whole=True)
+    gallery.look(full=True)
     gallery.read()
     assert gallery.facts("d/a.png").prompt == "a longer prompt than that"
 
@@ -159,7 +159,7 @@ def test_filters_by_words_model_lora_day_and_stars(space):
     gallery.set_stars(["b.png"], 3)
 
     def found(**wanted):
-        return [shot.name for shot in gallery.found(Wanted(**wanted))]
+        return [shot.name for shot in gallery.matching(Filter(**wanted))]
 
     assert (
         found(words="fox RED") == ["a.png"] and found(words="fox") == ["a.png", "b.png"] and found(words="nope") == []
@@ -183,9 +183,11 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     gallery, names = opened(space)
     assert names == ["other_seed.png", "ink.png"]
     assert gallery.twin("ink.png") == "base.png" and gallery.twin("base.png") == gallery.twin("other_seed.png") == ""
-    assert [shot.name for shot in gallery.found(Wanted(words="base"))] == ["base.png"]  # where its image is not found
+    assert [shot.name for shot in gallery.matching(Filter(words="base"))] == [
+        "base.png"
+    ]  # where its image is not found
     gallery.put_away(["ink.png"])
-    assert [shot.name for shot in gallery.found()] == ["other_seed.png", "base.png"]
+    assert [shot.name for shot in gallery.matching()] == ["other_seed.png", "base.png"]
 
 
 def test_an_image_of_a_trained_model_stands_beside_its_bases_and_other_models_are_compared(space):
@@ -282,7 +284,7 @@ def test_a_dataset_of_images_has_their_prompts_as_captions_and_overwrites_nothin
     ],
 )
 def test_captions_of_generated_images_are_plain_words(prompt, caption):
-    assert plain_words(prompt) == caption
+    assert plain_prompt(prompt) == caption
 
 
 @pytest.mark.slow
@@ -295,5 +297,5 @@ def test_two_thousand_images_are_listed_filtered_and_looked_at_again_in_no_time(
     begin = time.perf_counter()
     for _ in range(10):
         gallery.look()
-        gallery.found(Wanted(words="fox"))
+        gallery.matching(Filter(words="fox"))
     assert time.perf_counter() - begin < 3  # a hundredth of reading them all again each time

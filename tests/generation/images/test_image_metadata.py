@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from core import __version__
 from core.diffusion.samplers import schedules_of
 from core.generation.images.a1111 import a1111_text, from_a1111_text
-from core.generation.images.a1111_rows import ROWS, by_own_names
+from core.generation.images.a1111_rows import ROWS, other_settings
 from core.generation.images.metadata import EXIF_FOLDER, EXIF_USER_COMMENT, one_image, png_info, read_image_metadata
 from core.generation.model.library import portable_name
 from core.generation.model.sources import Hashes, Sources
@@ -554,7 +554,7 @@ def test_our_settings_come_back_from_our_block_alone(groups, data):
 
 
 def test_every_setting_of_an_image_has_a_row_or_our_own_name():
-    rows = {row.path for row in ROWS} | {entry.path for entry in by_own_names().values()}
+    rows = {row.path for row in ROWS} | {entry.path for entry in other_settings().values()}
     others = [entry.path for entry in declared(GenerateJob) if entry.path not in rows]
     lists = {"generate.loras", "generate.embeddings", "controls.nets", "controls.control_image"}
     told = {"generate.prompt", "generate.negative_prompt", "generate.width", "generate.height", "generate.sampler"}

@@ -17,10 +17,16 @@ from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, wri
 from core.generation.images.a1111 import a1111_text, from_a1111_text
 from core.generation.images.metadata import read_image_metadata
 from core.generation.making import Maker
-from core.generation.model.library import list_embeddings, word_vectors
+from core.generation.model.embeddings import (
+    Embedding,
+    embeddings_attached,
+    find_embedding,
+    find_embeddings,
+    token_widths,
+)
+from core.generation.model.library import embedding_vectors, list_embeddings
 from core.generation.model.loras import loras_attached
 from core.generation.model.store import make_store
-from core.generation.model.words import NewWord, embeddings_attached, find_word, find_words, token_widths
 from core.generation.plan.files import find_sources
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.states import encode_prompts
@@ -82,8 +88,8 @@ def state(components):
 @pytest.mark.slow(only=("sd2", "sdxl"))
 def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_is_as_before(model, tmp_path):
     words = [
-        NewWord("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
-        NewWord("zunkel-b", word_file(tmp_path / "b.pt", model, "cup")),
+        Embedding("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
+        Embedding("zunkel-b", word_file(tmp_path / "b.pt", model, "cup")),
     ]
     before = state(model)
     plain = latents(model, encode_prompts(model, "a red fox and a cup", "no cup"))
@@ -101,7 +107,7 @@ def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_
 def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
     components = family("sd1").load(STARTER)
     layered = word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True)
-    words = [NewWord("xti", layered), NewWord("brabol", word_file(tmp_path / "brabol.pt", components, "cup"))]
+    words = [Embedding("xti", layered), Embedding("brabol", word_file(tmp_path / "brabol.pt", components, "cup"))]
     plain = latents(components, encode_prompts(components, "a red fox, a cup"))
     with embeddings_attached(components, words) as new:
         states = new.encode("a xti, a brabol")
@@ -119,7 +125,7 @@ def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
 def test_a_model_is_whole_again_after_an_error(tmp_path):
     components = family("sd1").load(STARTER)
     table = components.text_encoders[0].get_input_embeddings()
-    words = [NewWord("xti", word_file(tmp_path / "xti.pt", components, "fox", layered=True))]
+    words = [Embedding("xti", word_file(tmp_path / "xti.pt", components, "fox", layered=True))]
     with pytest.raises(KeyboardInterrupt), embeddings_attached(components, words):
         raise KeyboardInterrupt
     assert components.text_encoders[0].get_input_embeddings() is table
@@ -244,8 +250,8 @@ def test_the_word_is_the_files_name_or_the_one_before_the_equals_sign(workspace,
     path = tmp_path / "a=b" / "mira.v2.pt"
     path.parent.mkdir()
     path.touch()
-    assert find_word(str(path), workspace) == NewWord("mira.v2", path)
-    assert find_word(f" mira ={path}", workspace) == NewWord("mira", path)
+    assert find_embedding(str(path), workspace) == Embedding("mira.v2", path)
+    assert find_embedding(f" mira ={path}", workspace) == Embedding("mira", path)
 
 
 @pytest.mark.slow
@@ -268,7 +274,7 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
 def test_a_word_with_a_vector_for_each_layer_works_with_and_regions_guidance_kinds_and_stages(tmp_path):
     """The vectors of known words make the latents of these words, whatever else is asked for."""
     components, space = family("sd1").load(STARTER), Workspace(tmp_path / "outputs", PROJECT / "models")
-    word = NewWord("xti", word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True))
+    word = Embedding("xti", word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True))
     Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "map.png")
 
     def made(prompt, **groups):
@@ -310,16 +316,16 @@ def several_words(path, components):
 def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     components = family("sd1").load(STARTER)
     path = several_words(workspace.models / "embeddings" / name, components)
-    words = find_words(str(path), workspace)
-    assert [(word.word, word.token) for word in words] == [("brabol", "brabol"), ("zunkel", "zunkel")]
+    words = find_embeddings(str(path), workspace)
+    assert [(word.name, word.token) for word in words] == [("brabol", "brabol"), ("zunkel", "zunkel")]
     assert [list(read_shapes(path, word.token).values()) for word in words] == [[(1, 64)], [(2, 64)]]
     plain = latents(components, encode_prompts(components, "a red fox and a cup"))
     with embeddings_attached(components, words) as new:
         assert torch.equal(latents(components, new.encode("a Zunkel and a brabol")), plain)
         assert new.missing("a zunkel") == ["brabol"]
-    assert find_words(f"brabol={path}", workspace) == [words[0]]
+    assert find_embeddings(f"brabol={path}", workspace) == [words[0]]
     with pytest.raises(ProblemsError) as refused:
-        find_words(f"other={path}", workspace)
+        find_embeddings(f"other={path}", workspace)
     assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
 
 
@@ -367,11 +373,11 @@ def test_of_two_embeddings_of_one_name_the_one_that_fits_is_used_and_two_that_fi
 def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "zunkel.pt", components)
-    both = [NewWord("brabol", path, "brabol"), NewWord("zunkel", path, "zunkel")]
-    assert find_words("zunkel.pt", workspace) == find_words(str(path), workspace) == both
-    assert find_words("zunkel=zunkel.pt", workspace) == both[1:]
+    both = [Embedding("brabol", path, "brabol"), Embedding("zunkel", path, "zunkel")]
+    assert find_embeddings("zunkel.pt", workspace) == find_embeddings(str(path), workspace) == both
+    assert find_embeddings("zunkel=zunkel.pt", workspace) == both[1:]
     for word in both:  # an image's settings name the word again, not the file
-        assert find_words(word.setting(workspace), workspace) == [word]
+        assert find_embeddings(word.setting(workspace), workspace) == [word]
 
 
 @pytest.mark.slow
@@ -379,11 +385,11 @@ def test_words_of_a_file_in_the_models_folder_are_known_to_prompts(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "both.pt", components)
     word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
-    assert word_vectors(workspace) == {"zunkel": 2, "brabol": 1, "cup-1": 1}
+    assert embedding_vectors(workspace) == {"zunkel": 2, "brabol": 1, "cup-1": 1}
     sources = find_sources(job_of(prompt="a brabol"), workspace)
-    assert sources.embeddings == [NewWord("brabol", path, "brabol")]
+    assert sources.embeddings == [Embedding("brabol", path, "brabol")]
     chosen = find_sources(job_of(prompt="a cup", embeddings=[str(path)]), workspace)
-    assert [word.word for word in chosen.embeddings] == ["brabol", "zunkel"]
+    assert [word.name for word in chosen.embeddings] == ["brabol", "zunkel"]
     store = make_store()
     files = run_generate(job_of(prompt="a zunkel and a brabol", embeddings=["brabol=both"]), workspace, store=store)
     plain = run_generate(job_of(prompt="a red fox and a cup"), workspace, store=store)

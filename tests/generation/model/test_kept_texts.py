@@ -10,7 +10,7 @@ from PIL import Image
 from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.class_images import make_class_images
-from core.generation.model.store import KeptTexts, ModelStore
+from core.generation.model.store import ModelStore, TextStateCache
 from core.generation.run import run_generate
 from core.networks.adapter_file import save_lora
 from core.record.workspace import PROJECT, Workspace
@@ -133,7 +133,7 @@ def test_of_a_lora_the_strength_on_the_encoders_counts_and_no_other(workspace, r
 
 
 def test_the_least_recently_used_leave_when_there_is_no_room():
-    kept, made = KeptTexts(room=2 * 40), []
+    kept, made = TextStateCache(room=2 * 40), []
 
     def take(key):
         return kept.get(key, lambda: made.append(key) or TextStates(torch.zeros(1, 2, 5)))

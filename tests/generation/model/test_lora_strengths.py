@@ -20,7 +20,7 @@ from core.generation.sample.loop import Denoiser, Hook, Sampling, Stage, denoise
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS, block_weights, slot_of
 from core.networks.files import read_network
-from core.networks.narrow import narrow
+from core.networks.fp8 import to_fp8
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse
@@ -86,7 +86,7 @@ def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, 
 @pytest.mark.slow
 def test_merged_into_weights_in_fp8_it_acts_as_attached_and_they_are_restored(file):
     model, use = family("sd1").load(STARTER), LoraUse(file="a", strength=0.7)
-    narrow(model.denoiser)
+    to_fp8(model.denoiser)
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     before |= {name: value.clone() for name, value in model.denoiser.named_buffers()}
     plain, live, merged = (
@@ -134,7 +134,7 @@ def test_a_step_range_is_a_run_with_the_lora_on_at_these_steps_only(starter, fil
 
 
 def no_words(starter):
-    from core.generation.model.words import embeddings_attached
+    from core.generation.model.embeddings import embeddings_attached
 
     with embeddings_attached(starter, []) as words:
         return words
@@ -210,7 +210,7 @@ def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_pat
     assert len(read) == 2
     save_lora(path, random_lora(starter, conv=False, seed=9), SD1)
     assert not torch.equal(latents(starter, LoraUse(file="a", strength=0.8), path), first) and len(read) == 3
-    monkeypatch.setattr("core.generation.model.loras.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("core.generation.model.loras.MOST_CACHED_BYTES", 0)
     for _ in range(2):  # what is over the limit is not kept
         latents(starter, LoraUse(file="a", strength=0.8), path)
     assert len(read) == 4  # the first time it was kept from before
@@ -220,7 +220,7 @@ def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_pat
 def test_networks_go_with_their_model(file):
     model = family("sd1").load(STARTER)
     latents(model, LoraUse(file="a"), file)
-    before = len(loras_module._KEPT)
+    before = len(loras_module._NETWORKS)
     del model
     gc.collect()
-    assert len(loras_module._KEPT) == before - 1
+    assert len(loras_module._NETWORKS) == before - 1

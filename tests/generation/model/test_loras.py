@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
-from core.generation.model.library import find, find_all, known_in, list_loras, list_models
+from core.generation.model.library import find, find_all, list_loras, list_models, prompt_names
 from core.generation.model.loras import loras_attached
 from core.generation.plan.plan import plan_of
 from core.generation.prompt.analysis import findings_of
@@ -310,7 +310,7 @@ def test_a_lora_is_found_by_folder_and_name_and_several_of_one_name_are_said(sta
         find_all("lora", "trained v1", space)
 
     def said(prompt):
-        found = findings_of(prompt, known_in(space))
+        found = findings_of(prompt, prompt_names(space))
         return [(each.problem.code, each.problem.level) for each in found], "".join(each.problem.what for each in found)
 
     assert said("x <lora:a/same:0.8> <lora:b\\same:1>")[0] == []

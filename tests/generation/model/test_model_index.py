@@ -44,7 +44,7 @@ def lora(path):
 
 
 def restart():
-    for kept in (model_index._known, model_index._loaded, model_index._unsaved):
+    for kept in (model_index._cache, model_index._loaded, model_index._unsaved):
         kept.clear()
 
 

@@ -22,7 +22,7 @@ from core.generation.model.upscaling_networks import MARGIN, TILE, RRDBNet
 from core.generation.plan.forecast import Needs, forecast, needs_of, offload_of
 from core.generation.plan.plan import plan_of
 from core.generation.run import run_generate
-from core.networks.narrow import NARROW
+from core.networks.fp8 import FP8
 from core.record.context import NO_REPORTS
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -69,10 +69,10 @@ def test_attention_is_computed_as_set_also_after_another(workspace, store, atten
 
 def test_fp8_weights_are_stored_in_fp8_and_the_image_is_nearly_the_same(workspace, store):
     with in_use(job_of({"fp8_base": True}), workspace, store) as model:
-        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == NARROW
-        assert model.text_encoders[0].get_parameter(_layer(model.text_encoders[0])).dtype == NARROW
+        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == FP8
+        assert model.text_encoders[0].get_parameter(_layer(model.text_encoders[0])).dtype == FP8
     with in_use(job_of({"fp8_base_unet": True}), workspace, store) as model:
-        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == NARROW
+        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == FP8
         assert model.text_encoders[0].dtype == torch.float32
     narrow = image(job_of({"fp8_base": True}, steps=4), workspace, store)
     plain = image(job_of(steps=4), workspace, store)

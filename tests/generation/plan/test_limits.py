@@ -18,8 +18,8 @@ from core.generation.grids.axes import read_values
 from core.generation.images.metadata import read_image_metadata
 from core.generation.images.output import _safe
 from core.generation.images.record import SAMPLERS, ForeignSettings
-from core.generation.model.loras import _KEPT, MOST_KEPT, Strength, _forget_oldest
-from core.generation.model.store import KeptTexts
+from core.generation.model.loras import _NETWORKS, MOST_CACHED, Strength, _forget_oldest
+from core.generation.model.store import TextStateCache
 from core.generation.plan import files as sources
 from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import stages_of
@@ -301,7 +301,7 @@ def states(numbers):
 
 def test_texts_that_were_read_longest_ago_leave_when_there_is_no_room():
     size = states(4).context.numel() * 4
-    kept, read = KeptTexts(room=2 * size), []
+    kept, read = TextStateCache(room=2 * size), []
 
     def get(key):
         kept.get(key, lambda: read.append(key) or states(4))
@@ -329,13 +329,13 @@ def test_networks_of_a_model_stay_up_to_their_number_and_bytes_the_newest(monkey
 
     def left(sizes):
         model = torch.nn.Linear(1, 1)
-        _KEPT[model] = {number: Held(size) for number, size in enumerate(sizes)}
+        _NETWORKS[model] = {number: Held(size) for number, size in enumerate(sizes)}
         _forget_oldest(Components(denoiser=model, family="sd1"))
-        return list(_KEPT[model])
+        return list(_NETWORKS[model])
 
-    for count in (MOST_KEPT - 1, MOST_KEPT, MOST_KEPT + 1):
+    for count in (MOST_CACHED - 1, MOST_CACHED, MOST_CACHED + 1):
         assert left([1] * count) == list(range(count))[-20:]
-    monkeypatch.setattr("core.generation.model.loras.MOST_KEPT_BYTES", 10)
+    monkeypatch.setattr("core.generation.model.loras.MOST_CACHED_BYTES", 10)
     assert left([4, 3, 3]) == [0, 1, 2] and left([4, 3, 4]) == [1, 2] and left([4, 3, 11]) == []
 
 

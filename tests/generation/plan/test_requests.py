@@ -16,8 +16,8 @@ from core.generation.plan.checks import depth_problems, problems_of
 from core.generation.plan.plan import check_task, plan_of
 from core.generation.plan.requests import requests_of
 from core.generation.plan.stages import hires_sizes, reading_of, stages_of
-from core.generation.prompt.analysis import Known, findings_of
-from core.generation.prompt.options import OPTIONS, _sampler, _seeds, _text, _whole
+from core.generation.prompt.analysis import Names, findings_of
+from core.generation.prompt.options import OPTIONS, _integer, _sampler, _seeds, _text
 from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.sample.noise import ImageNoise
 from core.record.problems import ProblemsError
@@ -102,7 +102,7 @@ def test_every_option_keeps_to_the_limits_of_its_setting_so_that_the_image_can_b
         for value in (
             ("-1", "0", "60", "99999", "500.5", f"{2**64}") if option.read not in (_text, _sampler) else ("x",)
         ):
-            if (option.read in (_whole, _seeds) and "." in value) or (option.read is _seeds and value == "-1"):
+            if (option.read in (_integer, _seeds) and "." in value) or (option.read is _seeds and value == "-1"):
                 continue
             (found,), _ = asked(job_of(f"x --{switch} {value}", generate={"loras": [{"file": "a"}]}))
             GenerateJob.model_validate(found.job.model_dump(mode="json"))
@@ -183,7 +183,7 @@ def test_two_stars_in_a_wildcard_are_every_file_below(tmp_path):
     assert read("*") == ["x"] and read("x/*") == ["x/a"] and read("x/de**/b") == ["x/deep/b"]
     for prompt in ("__x/**__", "__" + "**/" * 5000 + "a__", "__" + "a*" * 5000 + "__", "__" + "a" * 5000 + "__"):
         begin = time.process_time()
-        findings_of(prompt, Known(read))
+        findings_of(prompt, Names(read))
         assert time.process_time() - begin < 2
     with pytest.raises(WildcardError):
         read("a" * 5000)

@@ -12,13 +12,13 @@ from core.families.token_count import WINDOW, count_tokens
 from core.generation.model.library import wildcard_lines
 from core.generation.plan.plan import check_task
 from core.generation.plan.requests import requests_of
-from core.generation.prompt.analysis import Known, Ways, analyze, findings_of
+from core.generation.prompt.analysis import Names, Parsing, analyze, findings_of
 from core.generation.prompt.runs import placed_parts, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.states import AS_WRITTEN
 from core.generation.prompt.styles import (
-    HERE,
     LONGEST_NAME,
     MOST,
+    PROMPT_FIELD,
     Style,
     chosen_styles,
     read_styles,
@@ -48,12 +48,12 @@ def no_lora(name):
     raise ProblemsError.one(f"The lora '{name}' does not exist", "loras", "choose ink", "lora.not-found")
 
 
-KNOWN = Known(lines, no_lora, {"easynegative": 8, "zunk": 2})
+KNOWN = Names(lines, no_lora, {"easynegative": 8, "zunk": 2})
 
 
-def told(text, **ways):
+def told(text, **mode):
     """(what is marked, its code) of a prompt."""
-    return [(text[each.start : each.end], each.problem.code) for each in findings_of(text, KNOWN, Ways(**ways))]
+    return [(text[each.start : each.end], each.problem.code) for each in findings_of(text, KNOWN, Parsing(**mode))]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ HOSTILE = {
 @pytest.mark.slow(only=("closed", "switches", "names", "nearly", "braces"))
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompts_answer_soon(name):
-    many = Known(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})
+    many = Names(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})
     count_tokens("warm")
     begun = time.process_time()
     found = analyze(HOSTILE[name], many)
@@ -261,7 +261,7 @@ def test_styles_are_kept_and_unknown_ones_refused_with_the_nearest(tmp_path):
 
 def test_styles_of_a1111_are_read():
     text = 'name,prompt,negative_prompt\nInk,"b/w, {prompt}",color\n----,,\nBig,"a, ""b""",\n'
-    assert styles_of_csv("\ufeff" + text) == [Style("Ink", f"b/w, {HERE}", "color"), Style("Big", 'a, "b"', "")]
+    assert styles_of_csv("\ufeff" + text) == [Style("Ink", f"b/w, {PROMPT_FIELD}", "color"), Style("Big", 'a, "b"', "")]
     with refused("styles.bad-csv"):
         styles_of_csv("1,2\n")
     with refused("styles.bad-csv"):

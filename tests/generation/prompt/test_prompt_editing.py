@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from core.generation.images.metadata import read_image_metadata
-from core.generation.model import words as embeddings
+from core.generation.model import embeddings
 from core.generation.plan.files import weight_problems
 from core.generation.plan.requests import requests_of
-from core.generation.prompt.analysis import Ways, analyze, findings_of
+from core.generation.prompt.analysis import Parsing, analyze, findings_of
 from core.generation.prompt.editing import Pass, at_steps, schedule, texts_of
 from core.generation.prompt.wildcards import LONGEST, no_files
 from core.generation.run import run_generate
@@ -109,13 +109,13 @@ def test_no_text_takes_long(part):
     ],
 )
 def test_what_is_no_edit_is_said_at_its_place(text, expected):
-    found = findings_of(text, ways=Ways(passes=(Pass(20),)))
+    found = findings_of(text, mode=Parsing(passes=(Pass(20),)))
     assert [(text[each.start : each.end], each.problem.code) for each in found] == expected
     assert all(each.problem.level == "advice" for each in found)
 
 
 def test_with_the_second_pass_of_hires_fix_later_steps_are_sound():
-    assert not findings_of("[a:b:1.5] [a:b:25]", ways=Ways(passes=(Pass(20), Pass(10, 20))))
+    assert not findings_of("[a:b:1.5] [a:b:25]", mode=Parsing(passes=(Pass(20), Pass(10, 20))))
 
 
 def test_tokens_are_those_of_the_longest_text():
@@ -155,7 +155,7 @@ def made(tmp_path, store, monkeypatch):
 
     def make(*given, **more):
         encoded.clear(), read.clear()
-        store.texts._held.clear()
+        store.texts._entries.clear()
         workspace = Workspace(tmp_path / "outputs", PROJECT / "models")
         files = run_generate(job_of(*given, **more), workspace, store=store)
         return [np.asarray(Image.open(file)) for file in files], list(encoded), list(read)

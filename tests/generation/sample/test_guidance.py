@@ -98,7 +98,7 @@ def theirs_at(guider, step, **given):
 )
 def test_outputs_become_one_as_in_diffusers(name, own, guider, rescale):
     ours, theirs = (
-        make_guidance(name, SCALE, rescale=rescale, own=own),
+        make_guidance(name, SCALE, rescale=rescale, settings=own),
         guider(guidance_scale=SCALE, guidance_rescale=rescale),
     )
     if getattr(own, "apg_momentum", 0):
@@ -116,7 +116,7 @@ def test_each_image_is_guided_for_itself():
     for name in ("apg", "cfg_zero", "tangential"):
         kind = GUIDANCES[name]
         own = kind.settings() if kind.settings else None
-        both, alone = (make_guidance(name, SCALE, own=own) for _ in range(2))
+        both, alone = (make_guidance(name, SCALE, settings=own) for _ in range(2))
         for step in range(2):
             given = outputs(step, NEGATIVE, POSITIVE)
             first = {side: output[:1] for side, output in given.items()}
@@ -126,13 +126,13 @@ def test_each_image_is_guided_for_itself():
 @pytest.mark.parametrize("negative_scale", [None, 2.0])
 @pytest.mark.parametrize("name", sorted(OWN))
 def test_guidance_away_from_changed_layers_is_added(name, negative_scale):
-    guided = make_guidance(name, SCALE, negative_scale, own=OWN[name]())
+    guided = make_guidance(name, SCALE, negative_scale, settings=OWN[name]())
     given = outputs(1, *guided.sides)
     scale = {"pag": 3.0, "skip_layer": 2.8, "smoothed_energy": 3.0}[name]
     plain = make_guidance("classic", SCALE, negative_scale).combine(given, at())
     assert torch.equal(guided.combine(given, at()), plain + scale * (given[POSITIVE] - given[PERTURBED]))
     assert guided.sides[-1] == PERTURBED and (EMPTY in guided.sides) == (negative_scale is not None)
-    alone = make_guidance(name, 1.0, own=OWN[name]())
+    alone = make_guidance(name, 1.0, settings=OWN[name]())
     assert alone.sides == (POSITIVE, PERTURBED)
     if name == "pag" and negative_scale is None:
         theirs = PerturbedAttentionGuidance(SCALE, scale, 0.0, 1.0, [0])
@@ -143,7 +143,7 @@ def test_guidance_away_from_changed_layers_is_added(name, negative_scale):
 
 
 def test_several_prompts_are_each_perturbed():
-    base = make_guidance("pag", SCALE, own=OWN["pag"]())
+    base = make_guidance("pag", SCALE, settings=OWN["pag"]())
     guided = composed(base, [1.0, 0.5])
     assert guided.sides == (NEGATIVE, f"{POSITIVE} 0", f"{POSITIVE} 1", f"{PERTURBED} 0", f"{PERTURBED} 1")
     given = outputs(2, *guided.sides)
@@ -174,7 +174,7 @@ def test_only_the_perturbed_rows_see_the_layers_that_diffusers_changes(name, mod
     theirs_changed(name, changed)
     generator = torch.Generator().manual_seed(1)
     noisy, text = torch.randn(3, 4, 16, 16, generator=generator), torch.randn(3, 77, 32, generator=generator)
-    guided, before = make_guidance(name, SCALE, own=OWN[name]()), unet.state_dict()
+    guided, before = make_guidance(name, SCALE, settings=OWN[name]()), unet.state_dict()
     with torch.no_grad():
         plain, worse = unet(noisy, 500, text).sample, changed(noisy[2:], 500, text[2:]).sample
         with guided.around(unet, at()):

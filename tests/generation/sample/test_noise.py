@@ -24,7 +24,7 @@ def test_numbers_are_drawn_on_the_device_and_in_the_type_that_are_asked_for():
     half = ImageNoise(5, (4, 8, 8), 2, dtype=torch.bfloat16)
     assert torch.equal(half.start, start(dtype=torch.bfloat16).float()) and not torch.equal(half.start, start())
     again = ImageNoise(5, (4, 8, 8), 0, dtype=torch.bfloat16)
-    assert torch.equal(again.of_image()[0], half._draw(half.sampler)), "the same generator goes on"
+    assert torch.equal(again.image_noise()[0], half._draw(half.sampler)), "the same generator goes on"
 
 
 def test_only_the_models_device_with_sd_scripts_numbers_takes_its_type():
@@ -68,8 +68,8 @@ def test_a_variation_mixes_another_seeds_noise_into_the_start_and_into_that_of_a
     own, other = (ImageNoise(seed, shape, draws) for seed in (1, 2))
     mixed = ImageNoise(1, shape, draws, variation=Variation(2, 0.3))
     torch.testing.assert_close(mixed.start, interpolated(0.3, own.start, other.start))
-    torch.testing.assert_close(mixed.of_image()[0], interpolated(0.3, own.of_image()[0], other.of_image()[0]))
-    assert torch.equal(mixed.of_image()[1], own.of_image()[1])
+    torch.testing.assert_close(mixed.image_noise()[0], interpolated(0.3, own.image_noise()[0], other.image_noise()[0]))
+    assert torch.equal(mixed.image_noise()[1], own.image_noise()[1])
     drawn = [torch.randn(shape, generator=each.sampler) for each in (own, mixed)]
     assert torch.equal(*drawn), "the steps have the noise of the seed"
     torch.testing.assert_close(slerp(0.3, own.start, own.start), own.start)  # no angle is between equal ones

@@ -227,7 +227,7 @@ def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, w
     sampling, stage = Sampling("flow_euler", 5.0), Stage((64, 64), 5, 3, "image")
     denoiser = Denoiser.of(components)
     noises = noises_of(denoiser, stage, [3], sampling)
-    noise, of_vae = noises[0].of_image()
+    noise, of_vae = noises[0].image_noise()
     latents = encoded(components.vae, kind, pixels_of(image), of_vae)
     ours = denoise(denoiser, states, stage, noises, sampling, latents=latents)
     pipeline = StableDiffusion3Img2ImgPipeline.from_pretrained(folder)

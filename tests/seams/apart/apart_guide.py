@@ -41,8 +41,8 @@ def job_of(**groups):
 
 
 def latents_of(job, workspace, model):
+    from core.generation.model.embeddings import embeddings_attached
     from core.generation.model.loras import loras_attached
-    from core.generation.model.words import embeddings_attached
 
     (request,) = plan_of(job, workspace).requests
     with loras_attached(model, [], lambda name: name, 0) as loras, embeddings_attached(model, []) as words:

@@ -18,7 +18,7 @@ def _adapter(target, gain):
     from torch import nn
 
     from core.networks.adapter import Adapter
-    from core.networks.narrow import base_weight
+    from core.networks.fp8 import base_weight
 
     class Gain(Adapter):
         def __init__(self):

@@ -128,7 +128,7 @@ def test_every_kind_is_merged_after_another(kind, models, tmp_path):
     whole, draw = loaded("sd1", folder), torch.Generator().manual_seed(3)
     settings = NetworkSettings(kind=kind, rank=6 if kind == "boft" else 4, conv_rank=4, train_text_encoder=True)
     own = kind_named(kind).settings
-    network = Network.create(targets_of(whole), settings, seed=0, own=own() if own is not None else None)
+    network = Network.create(targets_of(whole), settings, seed=0, kind_settings=own() if own is not None else None)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.05)

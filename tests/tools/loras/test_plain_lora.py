@@ -64,7 +64,10 @@ def trained(folder, case, path, **network):
     given = {"rank": 6 if name == "boft" else 4, "alpha": 3.0, "conv_rank": 4, "train_text_encoder": True} | network
     own = kind.settings(**options) if kind.settings is not None else None
     made = Network.create(
-        targets_of(model(folder), norms="train_norm" in network), NetworkSettings(kind=name, **given), seed=0, own=own
+        targets_of(model(folder), norms="train_norm" in network),
+        NetworkSettings(kind=name, **given),
+        seed=0,
+        kind_settings=own,
     )
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""People in an image found by ONNX models, and drawn as ControlNets for poses are trained with."""
+"""Poses of people, estimated by ONNX models and drawn as the authors of pose ControlNets draw them."""

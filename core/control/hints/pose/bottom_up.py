@@ -1,4 +1,4 @@
-"""OpenPose (Cao et al. 2017, arXiv:1611.08050): maps of where each keypoint is likely, and fields that lead along each limb."""
+"""OpenPose (Cao et al. 2017, arXiv:1611.08050): heat maps of keypoints, and part affinity fields along limbs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.control.hints.models import HEAT_MAPS, PART_FIELDS, Found
+from core.control.hints.models import HEAT_MAPS, PART_FIELDS, ModelFile
 from core.control.hints.one_image import Size, letterboxed, normalized
 from core.control.hints.pose.drawing import LIMBS
 from core.control.hints.pose.finding import PoseModel
@@ -28,12 +28,12 @@ FEWEST_PARTS, LOWEST_SCORE = 4, 0.4  # of a person; the score is a mean over its
 
 
 class OpenPose(PoseModel):
-    """Finds everybody at once."""
+    """Finds all people at once."""
 
-    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = found.profile.over(USUAL)
+    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        self.profile = model.profile.over(USUAL)
         usual = (self.profile.size, self.profile.size)
-        super().__init__(found.file, found.title, found.where, wanted, device, cancel, usual)
+        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
         if len(self.outputs) > MAX_OUTPUTS:
             self.close()
             raise self.refused(f"returns {len(self.outputs)} outputs, more than {MAX_OUTPUTS}")
@@ -48,49 +48,49 @@ class OpenPose(PoseModel):
         return [Person((body + 0.5) / scale - 0.5) for body in bodies_of(peaks, fields, size, inner[1])]
 
     def _maps(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """The last outputs with so many channels: a network of several stages refines them."""
-        found = []
+        """The last outputs with the right number of channels: a network of several stages refines them."""
+        indices = []
         for channels in (HEAT_MAPS, PART_FIELDS):
             fitting = [number for number, shape in enumerate(shapes) if [*shape[:2]] == [self.batch, channels]]
             if not fitting or len(shapes[fitting[-1]]) != 4 or not all(shapes[fitting[-1]]):
                 listed = ", ".join(str([*shape]) for shape in shapes)[:200]
                 raise self.refused(f"returns {listed}, not maps of {HEAT_MAPS} and {PART_FIELDS} channels")
-            found.append(fitting[-1])
-        return found
+            indices.append(fitting[-1])
+        return indices
 
 
 def peaks_of(heat: np.ndarray, size: Size, inner: Size) -> np.ndarray:
-    """(x, y, value) [P, 3] of the peaks of a part's map [h, w], in pixels of the input of (width, height), of which the upper left
-    shows the image; the best come first.
+    """(x, y, value) [P, 3] of the peaks of a keypoint's heat map [h, w], highest first, in pixels of the input of
+    (width, height), whose upper left of size `inner` shows the image.
 
-    Networks are trained with bells (Gaussians) about as wide as a place of the map: the logarithms of the three places around
-    a peak are a parabola, which says where between them it is, and how high.
+    Networks are trained with Gaussians about one cell wide: the logarithms of the three cells around a peak are a
+    parabola, which gives its position between cells and its height.
     """
     around = np.pad(heat, 1, constant_values=-np.inf)
     high, wide = heat.shape
     best = heat > LOWEST_PEAK / 2
-    for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal places the first is the peak
+    for down, right in ((1, 1), (1, 0), (1, -1), (0, 1)):  # of equal cells the first is the peak
         before = around[1 - down : 1 - down + high, 1 - right : 1 - right + wide]
         after = around[1 + down : 1 + down + high, 1 + right : 1 + right + wide]
         best &= (heat > before) & (heat >= after)
     y, x = np.nonzero(best)
     value = heat[y, x]
-    floor = value / 10  # a narrower peak than any bell is not taken for a far higher one
+    floor = value / 10  # a peak narrower than the Gaussian is not taken for a far higher one
     middle = np.log(value)
-    found = middle.copy()
-    places = []
-    for place, low, top in ((x, around[y + 1, x], around[y + 1, x + 2]), (y, around[y, x + 1], around[y + 2, x + 1])):
+    height = middle.copy()
+    positions = []
+    for cell, low, top in ((x, around[y + 1, x], around[y + 1, x + 2]), (y, around[y, x + 1], around[y + 2, x + 1])):
         first, last = np.log(np.maximum(low, floor)), np.log(np.maximum(top, floor))
         bend = first + last - 2 * middle
         off = np.divide(first - last, 2 * bend, out=np.zeros_like(bend), where=bend < 0)
-        found += (last - first) * off / 4
-        places.append(place + off)
+        height += (last - first) * off / 4
+        positions.append(cell + off)
     across, down = (
-        (place + 0.5) * side / count - 0.5 for place, side, count in zip(places, size, (wide, high), strict=True)
+        (cell + 0.5) * side / count - 0.5 for cell, side, count in zip(positions, size, (wide, high), strict=True)
     )
-    value = np.exp(found)
-    shown = (value > LOWEST_PEAK) & (across < inner[0]) & (down < inner[1])
-    peaks = np.stack([across, down, value], axis=1)[shown]
+    value = np.exp(height)
+    inside = (value > LOWEST_PEAK) & (across < inner[0]) & (down < inner[1])
+    peaks = np.stack([across, down, value], axis=1)[inside]
     return peaks[np.argsort(-peaks[:, 2], kind="stable")][:MAX_PEAKS]
 
 
@@ -103,14 +103,15 @@ class _Body:
 
 
 def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, height: int) -> Iterator[np.ndarray]:
-    """The keypoints [18, 2] of each person in the input's pixels, NaN where there is none.
+    """The keypoints [18, 2] of each person in the input's pixels; NaN marks missing ones.
 
-    peaks    of each part, (x, y, value) [P, 3]      fields   [38, h, w]      height   of what shows the image
+    peaks    of each keypoint, (x, y, value) [P, 3]      fields   [38, h, w]      height   of the part that shows the
+             image
     """
     bodies: list[_Body] = []
     for number, (first, second) in enumerate(MATCHED):
-        own = fields[FIELDS[number] : FIELDS[number] + 2]
-        for start, end, score in _limbs(peaks[first], peaks[second], own, size, height):
+        field = fields[FIELDS[number] : FIELDS[number] + 2]
+        for start, end, score in _limbs(peaks[first], peaks[second], field, size, height):
             with_end = score + float(peaks[second][end, 2])
             near = [each for each in bodies if each.parts.get(first) == start or each.parts.get(second) == end]
             if len(near) > 1 and not near[0].parts.keys() & near[1].parts.keys():
@@ -133,18 +134,18 @@ def bodies_of(peaks: Sequence[np.ndarray], fields: np.ndarray, size: Size, heigh
 def _limbs(
     starts: np.ndarray, ends: np.ndarray, field: np.ndarray, size: Size, height: int
 ) -> Iterator[tuple[int, int, float]]:
-    """(start, end, score) of the limbs between two parts, the best first, each peak in one of them."""
+    """(start, end, score) of the limbs between two keypoints, best first, each peak in at most one of them."""
     if not len(starts) or not len(ends):
         return
-    way = ends[None, :, :2] - starts[:, None, :2]
-    length = np.maximum(np.hypot(way[..., 0], way[..., 1]), 1e-3)
-    at = starts[:, None, None, :2] + way[:, :, None] * np.linspace(0, 1, SAMPLES)[:, None]
-    along = (_sampled(field, at, size) * (way / length[..., None])[:, :, None]).sum(axis=-1)
+    vectors = ends[None, :, :2] - starts[:, None, :2]
+    length = np.maximum(np.hypot(vectors[..., 0], vectors[..., 1]), 1e-3)
+    at = starts[:, None, None, :2] + vectors[:, :, None] * np.linspace(0, 1, SAMPLES)[:, None]
+    along = (_sampled(field, at, size) * (vectors / length[..., None])[:, :, None]).sum(axis=-1)
     scores = along.mean(axis=-1) + np.minimum(0.5 * height / length - 1, 0)  # very long limbs are unlikely
     fits = ((along > LOWEST_FIELD).sum(axis=-1) > ENOUGH) & (scores > 0)
     free_starts, free_ends = {*range(len(starts))}, {*range(len(ends))}
-    for place in np.argsort(-scores, axis=None, kind="stable"):
-        start, end = divmod(int(place), len(ends))
+    for index in np.argsort(-scores, axis=None, kind="stable"):
+        start, end = divmod(int(index), len(ends))
         if fits[start, end] and start in free_starts and end in free_ends:
             free_starts.remove(start)
             free_ends.remove(end)
@@ -154,10 +155,10 @@ def _limbs(
 def _sampled(field: np.ndarray, at: np.ndarray, size: Size) -> np.ndarray:
     """(x, y) of a field [2, h, w] at points [..., 2] of the input's (width, height), bilinear: [..., 2]."""
     high, wide = field.shape[1:]
-    place = ((at + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
-    low = place.astype(int)
+    position = ((at + 0.5) * (wide / size[0], high / size[1]) - 0.5).clip(0, (wide - 1, high - 1))
+    low = position.astype(int)
     next_x, next_y = np.minimum(low[..., 0] + 1, wide - 1), np.minimum(low[..., 1] + 1, high - 1)
-    share = place - low
+    share = position - low
     upper = field[:, low[..., 1], low[..., 0]] * (1 - share[..., 0]) + field[:, low[..., 1], next_x] * share[..., 0]
     lower = field[:, next_y, low[..., 0]] * (1 - share[..., 0]) + field[:, next_y, next_x] * share[..., 0]
     return np.moveaxis(upper * (1 - share[..., 1]) + lower * share[..., 1], 0, -1)

@@ -11,32 +11,32 @@ from core.control.hints.one_image import OneImageModel, Size, letterboxed, norma
 
 USUAL_SIZE = (640, 640)  # of the input, where the model leaves it open
 AROUND = 114  # gray level around a smaller image
-GIVEN = Profile(channels="BGR", scale="255")
+YOLOX_PROFILE = Profile(channels="BGR", scale="255")
 STRIDES = (8, 16, 32)
-MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: places, and what is said of each
+MAX_BOXES, MAX_NUMBERS = 200_000, 1_000  # of an output: boxes, and values of each
 MAX_PEOPLE = 50
 LOWEST_SCORE, OVERLAP = 0.3, 0.45  # as DWPose
 
 
 class PersonDetector(OneImageModel):
-    """Finds people.
+    """Detects people.
 
-    Its first output is [N, M, C]: YOLOX's raw head (center, size, score of any object, scores of classes, where M is the number
-    of cells of the three grids) or, with another M or C = 5, corners in the input's pixels and scores; people are the first class.
+    The first output is [N, M, C]: YOLOX's raw head (center, size, objectness, class scores; M is the number of cells of
+    the three grids) or, with another M or C = 5, corners in the input's pixels and scores. People are the first class.
     """
 
     def find(self, image: np.ndarray) -> np.ndarray:
-        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3]. The best come first."""
+        """float [P, 4]: left, top, right, bottom in the pixels of an image, RGB uint8 [H, W, 3], best first."""
         height, width = image.shape[:2]
         size = self.fixed or USUAL_SIZE
         pixels, scale = letterboxed(image, size, AROUND)
-        (values,) = self.run(normalized(pixels, GIVEN), self.outputs[:1], self._boxes)
+        (values,) = self.run(normalized(pixels, YOLOX_PROFILE), self.outputs[:1], self._boxes)
         corners, scores = corners_of(values, size)
         if not np.isfinite(corners).all():
             raise self.refused("returns boxes that are not those of YOLOX's raw head", "not-finite")
         corners = (corners / scale).clip(0, [width, height, width, height])
-        seen = (scores > LOWEST_SCORE) & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
-        return kept_boxes(corners[seen], scores[seen])
+        valid = (scores > LOWEST_SCORE) & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
+        return non_max_suppression(corners[valid], scores[valid])
 
     def _boxes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
         shape = shapes[0]
@@ -47,17 +47,17 @@ class PersonDetector(OneImageModel):
 
 def corners_of(values: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Corners [M, 4] in the pixels of an input of (width, height), and scores [M] of people, from an output [M, C]."""
-    places, strides = grid(size)
-    if values.shape[1] == 5 or len(values) != len(places):
+    cells, strides = grid(size)
+    if values.shape[1] == 5 or len(values) != len(cells):
         return values[:, :4], values[:, 4]
-    centers = (values[:, :2] + places) * strides
+    centers = (values[:, :2] + cells) * strides
     with np.errstate(over="ignore"):  # infinity is refused
         halves = np.exp(values[:, 2:4]) * strides / 2
     return np.concatenate([centers - halves, centers + halves], axis=1), values[:, 4] * values[:, 5]
 
 
 def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of each cell [M, 2], row by row for one stride after the other, and the strides [M, 1]."""
+    """(x, y) of each cell [M, 2], row by row and one stride after the other, and the strides [M, 1]."""
     cells, strides = [], []
     for stride in STRIDES:
         y, x = np.mgrid[: size[1] // stride, : size[0] // stride]
@@ -66,16 +66,16 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(cells), np.concatenate(strides)
 
 
-def kept_boxes(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression: the best boxes, without those that overlap a better one by more than `OVERLAP`."""
-    rest = corners[np.argsort(-scores, kind="stable")]
-    kept: list[np.ndarray] = []
-    while len(rest) and len(kept) < MAX_PEOPLE:
-        best, rest = rest[0], rest[1:]
-        kept.append(best)
-        inner = np.minimum(best[2:], rest[:, 2:]) - np.maximum(best[:2], rest[:, :2])
+def non_max_suppression(corners: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The best boxes, without those that overlap a better one by more than `OVERLAP`."""
+    remaining = corners[np.argsort(-scores, kind="stable")]
+    boxes: list[np.ndarray] = []
+    while len(remaining) and len(boxes) < MAX_PEOPLE:
+        best, remaining = remaining[0], remaining[1:]
+        boxes.append(best)
+        inner = np.minimum(best[2:], remaining[:, 2:]) - np.maximum(best[:2], remaining[:, :2])
         common = inner.clip(0).prod(axis=1)
-        areas = (rest[:, 2:] - rest[:, :2]).prod(axis=1)
-        whole = areas + (best[2:] - best[:2]).prod() - common
-        rest = rest[common <= OVERLAP * whole]
-    return np.array(kept).reshape(-1, 4)
+        areas = (remaining[:, 2:] - remaining[:, :2]).prod(axis=1)
+        union = areas + (best[2:] - best[:2]).prod() - common
+        remaining = remaining[common <= OVERLAP * union]
+    return np.array(boxes).reshape(-1, 4)

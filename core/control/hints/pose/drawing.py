@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from core.control.hints.pose.person import Person
 
 Color = tuple[int, int, int]
-SIDE = 512  # the widths are for images whose shorter side has so many pixels
-# Of a limb's ellipse; radii; width of a line, which has 3 pixels where OpenCV is asked for 2.
+SIDE = 512  # pixels of the shorter side, for which the widths are given
+# Of a limb's ellipse; radii; width of a line: OpenCV draws 3 pixels for a width of 2.
 HALF_WIDTH, JOINT, FACE_DOT, FINGER = 4, 4, 3, 3
 LIMBS = (  # pairs of keypoints, in the order of COLORS; those from shoulders to ears are matched, but not drawn
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0), (0, 14),
@@ -31,12 +31,12 @@ POINTS = 72  # of an ellipse
 
 
 def draw(people: Sequence[Person], size: tuple[int, int]) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of (width, height): bodies, over them hands, over them faces."""
+    """RGB uint8 [H, W, 3] of (width, height): bodies, with hands and faces on top."""
     image = Image.new("RGB", size)
     canvas, factor = ImageDraw.Draw(image), min(size) / SIDE
     for limb, color in zip(LIMBS, LIMB_COLORS, strict=False):  # a limb of everybody before the next
         for person in people:
-            for start, end in _seen_pairs(person.body, [limb]):
+            for start, end in _visible_pairs(person.body, [limb]):
                 canvas.polygon(_ellipse(start, end, max(HALF_WIDTH * factor, 0.5)), fill=color)
     for number, color in enumerate(COLORS):
         for person in people:
@@ -44,7 +44,7 @@ def draw(people: Sequence[Person], size: tuple[int, int]) -> np.ndarray:
     for hand in (hand for person in people for hand in person.hands):
         for number, edge in enumerate(FINGERS):
             red, green, blue = (round(255 * level) for level in hsv_to_rgb(number / len(FINGERS), 1, 1))
-            for start, end in _seen_pairs(hand, [edge]):
+            for start, end in _visible_pairs(hand, [edge]):
                 width = max(1, round(FINGER * factor))
                 canvas.line([tuple(start), tuple(end)], fill=(red, green, blue), width=width)
         _dots(canvas, hand, JOINT * factor, HAND_DOT)
@@ -53,7 +53,7 @@ def draw(people: Sequence[Person], size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image)
 
 
-def _seen_pairs(points: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _visible_pairs(points: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for first, second in pairs:
         if np.isfinite(points[[first, second]]).all():
             yield points[first], points[second]

@@ -12,13 +12,13 @@ from core.control.hints.pose.person import Person
 
 
 class PoseModel(OneImageModel):
-    """Makes control images of the people that it finds."""
+    """Makes control images of people's poses."""
 
     @abstractmethod
     def find(self, image: np.ndarray) -> list[Person]:
         """The people in an image, RGB uint8 [H, W, 3]. Raises ProblemsError."""
 
     def make(self, image: np.ndarray) -> np.ndarray:
-        """The control image of an image at its size, both RGB uint8 [H, W, 3]: black where nobody is. Raises ProblemsError."""
+        """The control image of an image at its size, both RGB uint8 [H, W, 3]; black without people."""
         height, width = image.shape[:2]
         return draw(self.find(image), (width, height))

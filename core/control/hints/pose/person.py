@@ -20,9 +20,9 @@ FACE, LEFT_HAND, RIGHT_HAND = slice(23, 91), slice(91, 112), slice(112, 133)
 
 @dataclass(frozen=True)
 class Person:
-    """(x, y) in pixels of the image, float [K, 2]; NaN where a keypoint is not seen.
+    """A person's keypoints (x, y) in pixels of the image, float [K, 2]; NaN where one is not visible.
 
-    body   18 points of OpenPose      hands   21 points each      face   68 points, None where it is not looked for
+    body   18 points of OpenPose      hands   21 points each      face   68 points, None if not estimated
     """
 
     body: np.ndarray
@@ -31,7 +31,7 @@ class Person:
 
 
 def person_of(points: np.ndarray, profile: Profile) -> Person:
-    """From the keypoints of COCO, Halpe or COCO-WholeBody, float [K, 2], with NaN for those that are not seen."""
+    """The person of the keypoints of COCO, Halpe or COCO-WholeBody, float [K, 2]; NaN where one is not visible."""
     neck = (points[LEFT_SHOULDER] + points[RIGHT_SHOULDER]) / 2
     body = np.concatenate([points[:NECK], neck[None]])[list(BODY)]
     if len(points) != WHOLE_BODY:

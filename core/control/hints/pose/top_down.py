@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from core.control.hints.models import KEYPOINTS, Found
+from core.control.hints.models import KEYPOINTS, ModelFile
 from core.control.hints.one_image import Size, normalized
 from core.control.hints.pose.detector import USUAL_SIZE, PersonDetector
 from core.control.hints.pose.finding import PoseModel
@@ -22,22 +22,22 @@ PADDING = 1.25  # of a person's box
 
 
 class DWPose(PoseModel):
-    """Finds the people in the boxes of a detector; without one, one person in the whole image."""
+    """Estimates the pose in each box of a detector; without one, a single pose in the whole image."""
 
     _detector: PersonDetector | None = None
 
-    def __init__(self, found: Found, wanted: Sequence[str], device: str, cancel: CancelToken):
-        self.profile = found.profile.over(USUAL)
+    def __init__(self, model: ModelFile, providers: Sequence[str], device: str, cancel: CancelToken):
+        self.profile = model.profile.over(USUAL)
         usual = (self.profile.size, self.profile.size * 4 // 3)
-        super().__init__(found.file, found.title, found.where, wanted, device, cancel, usual)
+        super().__init__(model.file, model.title, model.where, providers, device, cancel, usual)
         self._size = self.fixed or usual
         try:
             if len(self.outputs) != 2:
                 raise self.refused(
                     f"returns {len(self.outputs)} outputs ({', '.join(self.outputs)[:200]}), not x and y"
                 )
-            if file := found.detector:
-                self._detector = PersonDetector(file, file.name, found.where, wanted, device, cancel, USUAL_SIZE)
+            if file := model.detector:
+                self._detector = PersonDetector(file, file.name, model.where, providers, device, cancel, USUAL_SIZE)
         except BaseException:
             self.close()
             raise
@@ -61,7 +61,7 @@ class DWPose(PoseModel):
         return person_of(points, self.profile)
 
     def _axes(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """The outputs of x and y: as many positions for each pixel along both."""
+        """Indices of the outputs for x and y, which have the same number of positions per pixel."""
         first, second = shapes
         if len(first) != 3 or len(second) != 3 or [*first[:2]] != [*second[:2]] or first[0] != self.batch:
             raise self.refused(f"returns {[*first]} and {[*second]}, not x and y of keypoints")
@@ -76,7 +76,7 @@ class DWPose(PoseModel):
 
 
 def region_of(box: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """(center, extent), each (x, y), of the part of an image around a box that fills an input of (width, height)."""
+    """(center, extent), each (x, y), of the image region around a box that fills an input of (width, height)."""
     center = (box[:2] + box[2:]) / 2
     across, down = (box[2:] - box[:2]) * PADDING
     ratio = size[0] / size[1]
@@ -84,9 +84,9 @@ def region_of(box: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cropped(image: np.ndarray, center: np.ndarray, extent: np.ndarray, size: Size) -> np.ndarray:
-    """A part of an image at (width, height), uint8 [H, W, 3]; black outside the image.
+    """A region of an image resized to (width, height), uint8 [H, W, 3]; black outside the image.
 
-    The pixel of index i along x shows what is at i * extent / width + center - extent / 2, between indices of the image.
+    Pixel i along x shows position i * extent / width + center - extent / 2 of the image, interpolated.
     """
     step = extent / size
     # Pillow reckons with the corners of pixels: the center of each is half a pixel off its index, in both images
@@ -98,6 +98,7 @@ def cropped(image: np.ndarray, center: np.ndarray, extent: np.ndarray, size: Siz
 def located(
     along_x: np.ndarray, along_y: np.ndarray, center: np.ndarray, extent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (x, y) [K, 2] in the image's pixels and their scores [K], from values [K, positions] along both sides."""
-    places = np.stack([each.argmax(axis=1) / each.shape[1] for each in (along_x, along_y)], axis=1)
-    return places * extent + center - extent / 2, np.minimum(along_x.max(axis=1), along_y.max(axis=1))
+    """Keypoints (x, y) [K, 2] in the image's pixels and their scores [K], from SimCC outputs [K, positions] along both
+    axes."""
+    positions = np.stack([each.argmax(axis=1) / each.shape[1] for each in (along_x, along_y)], axis=1)
+    return positions * extent + center - extent / 2, np.minimum(along_x.max(axis=1), along_y.max(axis=1))

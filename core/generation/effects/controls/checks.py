@@ -1,4 +1,4 @@
-"""Control images of a generation, and what ControlNets cannot do: told before anything is loaded. Without torch."""
+"""Checks of a generation's control images and ControlNets before anything is loaded. Without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.settings.job import GenerateJob
 
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Of one image's settings, before files are looked for."""
+    """Problems of one image's settings, before files are searched."""
     settings = job.controls
     for use in settings.used:
         name = Path(use.file).name
@@ -40,7 +40,7 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 
 
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Of one image, once files and model are known: what depends on the kind of a file."""
+    """Problems of one image whose files and model are known, by the kind of each file."""
     for use in job.controls.used:
         net = sources.controls[use.file]
         if net.is_lllite and use.mode != "balanced":
@@ -57,32 +57,34 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
 
 
 def with_control_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those
-    that are missing or cannot be read."""
+    """The jobs of images with one control image for each ControlNet; those of a folder take turns. Raises ProblemsError
+    for missing and unreadable images."""
     files: dict[str, list[Path]] = {}
-    found = []
+    with_images = []
     for number, job in enumerate(jobs):
         settings = job.controls
         nets = [use for use in settings.nets if use.enabled]
-        shared = _turn(settings.control_image, number, files, _dealt_to(job))
-        rest = iter(shared if len(shared) > 1 else ())
-        images = [next(iter(_turn(use.image, number, files)), None) if use.image else next(rest, None) for use in nets]
-        own = {
+        shared = _files_for(settings.control_image, number, files, _sharing_nets(job))
+        free = iter(shared if len(shared) > 1 else ())
+        images = [
+            next(iter(_files_for(use.image, number, files)), None) if use.image else next(free, None) for use in nets
+        ]
+        changes = {
             "nets": [use.model_copy(update={"image": image}) for use, image in zip(nets, images, strict=True)],
             "control_image": shared[0] if shared else None,
         }
-        found.append(job.model_copy(update={"controls": settings.model_copy(update=own)}))
-    return found
+        with_images.append(job.model_copy(update={"controls": settings.model_copy(update=changes)}))
+    return with_images
 
 
-def _dealt_to(job: GenerateJob) -> int:
-    """How many ControlNets take the next images of the folder for all, one each; 1 where all take the same."""
+def _sharing_nets(job: GenerateJob) -> int:
+    """How many ControlNets take the next images of the shared folder, one each; 1 if all take the same."""
     return sum(use.enabled and not use.image for use in job.controls.nets) if as_generator(job) else 1
 
 
-def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
-    """The files whose turn it is at an image of this number: one, or, of several, one for each of so many ControlNets, as
-    sd-scripts' generator deals them (reference: controlnet, 4.1)."""
+def _files_for(text: str | None, number: int, files: dict[str, list[Path]], nets: int = 1) -> list[str]:
+    """The files for the image with this index: one, or one for each of `nets` ControlNets, in the order of sd-scripts'
+    generator (reference: controlnet, 4.1)."""
     if not text:
         return []
     if text not in files:
@@ -93,16 +95,16 @@ def _turn(text: str | None, number: int, files: dict[str, list[Path]], nets: int
         what = f"'{text}' contains {count(len(several), 'control image')} for {count(nets, 'ControlNet')}"
         raise ProblemsError.one(what, NETS, "add images, so that each has its own", "controls.too-few-images")
     first = number % (len(several) // nets) * nets
-    own = several[first : first + nets]
-    for path in own:
+    chosen = several[first : first + nets]
+    for path in chosen:
         _is_black(path)
-    return [str(path) for path in own]
+    return [str(path) for path in chosen]
 
 
-def left_over(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
-    """Advice about control images of a folder that are dealt to no ControlNet, where the turn would come to them: the folder
-    begins again once too few are left for all. jobs: with their folders"""
-    shared = {(job.controls.control_image, _dealt_to(job)) for job in jobs}
+def unused_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Advice about control images of a folder that no ControlNet gets, if their turn would come: the folder starts
+    again once too few are left for all. jobs: with their folders"""
+    shared = {(job.controls.control_image, _sharing_nets(job)) for job in jobs}
     for text, nets in sorted((text, nets) for text, nets in shared if text and nets > 1):
         files = image_files(text, NETS)
         rest = files[len(files) - len(files) % nets :]
@@ -113,12 +115,12 @@ def left_over(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
 
 
 def _is_black(path: Path) -> bool:
-    """Raises ProblemsError for an image that cannot be read."""
+    """Whether an image is all black. Raises ProblemsError if it cannot be read."""
     facts = path.stat()
-    return _read(path, facts.st_size, facts.st_mtime_ns)
+    return _cached_is_black(path, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _read(path: Path, size: int, changed: int) -> bool:
-    """By path, size and time: every check of Generate's fields asks."""
+def _cached_is_black(path: Path, size: int, changed: int) -> bool:
+    """Cached by path, size and time, since every check of Generate's fields calls it."""
     return opened(path, CONTROL).getbbox() is None

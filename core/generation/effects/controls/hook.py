@@ -1,4 +1,5 @@
-"""ControlNets and LLLites at the steps of a generation: each follows its control image with its weight, at its share of the steps."""
+"""ControlNets and LLLites at the steps of a generation: each with its control image, its weight and its range of the
+steps."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from core.control.controlnet import ControlNet, Residuals
 from core.control.controlnet_file import load_control_net
 from core.control.hints import black_hints
 from core.control.hints.by_model import HintMaker
-from core.control.lllite import LLLite, places_of
+from core.control.lllite import LLLite, lllite_targets
 from core.control.lllite_file import load_lllite
-from core.control.shapes import Place
+from core.control.shapes import LLLiteTarget
 from core.diffusion.text_states import Conditioning
 from core.generation.model.other_files import NETS, ControlFile, Nets
 from core.generation.model.store import ModelStore, fingerprint
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.generation.model.sources import Sources
 
-SOFT = 0.825  # of the weights of each residual to that of the next one inwards, in A1111 (sd-webui-controlnet)
-KEPT_HINTS = 40  # of a job in RAM: twenty nets in two stages
+SOFT = 0.825  # ratio of each residual's weight to the next one inwards, in A1111 (sd-webui-controlnet)
+CACHED_HINTS = 40  # of a job in RAM: twenty nets in two stages
 OF_NO_MATTER: dict[str, Any] = {
     "file": "",
     "weight": 1.0,
@@ -53,15 +54,15 @@ OF_NO_MATTER: dict[str, Any] = {
 def nets_of(
     store: ModelStore, components: Components, sources: Sources, workspace: Workspace, reports: Reports
 ) -> Iterator[Nets]:
-    """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until the end."""
+    """The ControlNets and LLLites of a job, leased from the store; models of preprocessors run until it ends."""
 
     def load(file: ControlFile) -> ControlNet | LLLite:
         unet, family = components.denoiser, components.family
         if file.is_lllite:
-            net: LLLite | ControlNet = load_lllite(file.path, places_of(unet, family), family)
+            net: LLLite | ControlNet = load_lllite(file.path, lllite_targets(unet, family), family)
         else:
             net = ControlNet(load_control_net(file.path, unet, family, sources.model))
-        # a module around diffusers': its own `to` warns of layers to be kept in fp32 though it lists none
+        # a module around diffusers': its `to` warns about fp32 layers although it lists none
         return net.to(components.device, _type_of(unet)).eval()
 
     def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
@@ -78,12 +79,12 @@ def nets_of(
         return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
     with HintMaker(workspace, NETS, reports.cancel) as maker:
-        yield Nets(lease, _kept_hints(maker, reports))
+        yield Nets(lease, _cached_hints(maker, reports))
 
 
-def _kept_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
-    @lru_cache(maxsize=KEPT_HINTS)
-    def made(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
+def _cached_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+    @lru_cache(maxsize=CACHED_HINTS)
+    def cached(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
         def make(image: Image) -> Image:
             return image if use.preprocessor == "none" else fromarray(maker.make(np.array(image), use))
 
@@ -94,19 +95,19 @@ def _kept_hints(maker: HintMaker, reports: Reports) -> Callable[[ControlUse, Siz
         return pixels
 
     def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
-        part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)
-        return made(use.model_copy(update=OF_NO_MATTER), size, part)
+        part = None if canvas is None or canvas.full is None or canvas.box is None else (canvas.full.size, canvas.box)
+        return cached(use.model_copy(update=OF_NO_MATTER), size, part)
 
     return hint
 
 
 def _type_of(unet: Any) -> torch.dtype:
-    """What the U-Net computes in: weights may be stored in fewer bytes."""
+    """The U-Net's compute dtype: weights may be stored in fewer bytes."""
     return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
 
 
 def hook_of(making: Making) -> Hook | None:
-    """If there are ControlNets that act."""
+    """The hook, if there are active ControlNets."""
     uses = making.job.controls.used
     if not uses or (making.stage.another and making.job.hires.highres_fix_disable_control_net):
         return None
@@ -115,9 +116,9 @@ def hook_of(making: Making) -> Hook | None:
 
 
 class Controls(Hook):
-    """Adds what the ControlNets of a stage say; LLLites are attached to the U-Net for it.
+    """Adds the residuals of a stage's ControlNets; LLLites are attached to the U-Net for the stage.
 
-    regions   sub-prompts of an image that have places of their own: a ControlNet reads the last one
+    regions   sub-prompts of an image that have their own regions: a ControlNet reads the last one
     """
 
     def __init__(self, uses: Sequence[ControlUse], making: Making, regions: int = 1):
@@ -128,15 +129,15 @@ class Controls(Hook):
     @contextmanager
     def around(self) -> Iterator[None]:
         making, unet, files = self._making, self._making.components.denoiser, [use.file for use in self._uses]
-        places: list[Place] = []
+        targets: list[LLLiteTarget] = []
         with ExitStack() as stack:
             for number, use in enumerate(self._uses):
                 assert making.nets is not None, "what has ControlNets lends them"
                 net = stack.enter_context(making.nets.lease(use, files[:number].count(use.file)))
                 if isinstance(net, LLLite):
-                    places = places or places_of(unet, making.family.name)
+                    targets = targets or lllite_targets(unet, making.family.name)
                     stack.callback(net.detach)
-                    net.attach(unet, places)
+                    net.attach(unet, targets)
                     net.multiplier = use.weight
                 self._nets.append(net)
             try:
@@ -144,89 +145,89 @@ class Controls(Hook):
             finally:
                 self._nets = []
 
-    def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
+    def conditioned(self, at: Moment, noisy: Tensor, conditioning: Conditioning) -> Conditioning:
         height, width = noisy.shape[-2:]
         size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
-        shown = self._making.stage.size if self._in_turn else size  # sd-scripts resizes its embedding then
-        whole: Residuals | None = None
+        shape = self._making.stage.size if self._take_turns else size  # then sd-scripts resizes the embedding
+        total: Residuals | None = None
         for number, (use, net, acts) in enumerate(zip(self._uses, self._nets, self._acting(at), strict=True)):
             if isinstance(net, LLLite):
                 net.show(self._image(number, size) if acts else None)
             elif acts:
-                found = self._residuals(use, net, at, noisy, replace(given, control=self._image(number, shown)))
-                whole = found if whole is None else whole.plus(found)
-        return given if whole is None else replace(given, added={**given.added, **whole.added()})
+                more = self._residuals(use, net, at, noisy, replace(conditioning, control=self._image(number, shape)))
+                total = more if total is None else total.plus(more)
+        return conditioning if total is None else replace(conditioning, added={**conditioning.added, **total.added()})
 
     def _acting(self, at: Moment) -> list[bool]:
-        """Which of them act at a step. With sd-scripts compatibility, one whose share of the steps ends within a step still acts
-        at it, and of several ControlNets of SD 1.x and 2.x each step asks one, in turn (reference: controlnet, 4.1 and 4.2)."""
+        """Which of them act at a step. With sd-scripts compatibility, one whose range ends within a step still acts at
+        it, and several ControlNets of SD 1.x and 2.x take turns, one per step (reference: controlnet, 4.1 and 4.2)."""
         kohya = as_generator(self._making.job)
         end = (at.index if kohya else at.index + 1) / at.steps
         acting = [use.start_at <= at.index / at.steps and end <= use.end_at for use in self._uses]
         nets = [number for number, net in enumerate(self._nets) if isinstance(net, ControlNet)]
-        if self._in_turn:
-            idle = {number for place, number in enumerate(nets) if place != at.index % len(nets)}
+        if self._take_turns:
+            idle = {number for index, number in enumerate(nets) if index != at.index % len(nets)}
             acting = [on and number not in idle for number, on in enumerate(acting)]
         return acting
 
     @property
-    def _in_turn(self) -> bool:
-        """Whether ControlNets act as in sd-scripts' generator of SD 1.x and 2.x."""
+    def _take_turns(self) -> bool:
+        """Whether ControlNets take turns as in sd-scripts' generator for SD 1.x and 2.x."""
         return as_generator(self._making.job) and self._making.family.name != "sdxl"
 
     def _residuals(self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, given: Conditioning) -> Residuals:
-        """Of one net, weighted, for all rows."""
+        """The weighted residuals of one net, for all rows."""
         pooled = bool(net.net.config.global_pool_conditions)
         given = self._one_text(given, len(noisy))
         if use.mode in ("balanced", "prompt") and not pooled:
             return _weighted(net.residuals(noisy, at.timestep, given), use)
         rows = self._prompt_rows(at, noisy.device)
-        some = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
-        found = some.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(some, use)
+        part = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
+        weighted = part.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(part, use)
         return Residuals(
-            tuple(_spread(each, rows, len(noisy)) for each in found.down), _spread(found.mid, rows, len(noisy))
+            tuple(_spread(each, rows, len(noisy)) for each in weighted.down), _spread(weighted.mid, rows, len(noisy))
         )
 
     @staticmethod
     def _prompt_rows(at: Moment, device: torch.device) -> Tensor:
-        """The rows of the prompt, or of all that AND joins, among those of all sides."""
+        """The indices of the prompt's rows, or of all that AND joins, among those of all sides."""
         which = [side.split()[0] in (POSITIVE, PERTURBED) for side in at.sides]
         return torch.tensor(which, device=device).repeat_interleave(len(at.noises)).nonzero()[:, 0]
 
-    def _one_text(self, given: Conditioning, rows: int) -> Conditioning:
-        """The text of each row: of an image with regions, of which the U-Net reads every sub-prompt, the last one."""
+    def _one_text(self, conditioning: Conditioning, rows: int) -> Conditioning:
+        """The text of each row: for an image with regions, whose sub-prompts the U-Net all reads, the last one."""
         if self._regions == 1:
-            return given
+            return conditioning
         images = len(self._making.noises)
         before = self._making.sides.index(POSITIVE) * images
         last = before + self._regions * (1 + torch.arange(images)) - 1
         after = before + self._regions * images
         keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
-        context = given.texts.context
-        return replace(given, texts=replace(given.texts, context=context[keep.to(context.device)]))
+        context = conditioning.texts.context
+        return replace(conditioning, texts=replace(conditioning.texts, context=context[keep.to(context.device)]))
 
     def _image(self, number: int, size: Size) -> Tensor:
-        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the device for the stage. A preprocessor makes it once, at
-        the size of the stage, also for the smaller latents of Gradual Latent."""
+        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the stage's device. A preprocessor computes it
+        once, at the size of the stage, also for the smaller latents of Gradual Latent."""
         if (number, size) not in self._images:
             making, use = self._making, self._uses[number]
             assert making.nets is not None
             pixels = making.nets.hint(use, size if use.preprocessor == "none" else making.stage.size, making.canvas)
             if pixels.shape[1::-1] != size:
                 pixels = np.array(fitted(fromarray(pixels), size, "resize"))
-            shown = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-            self._images[number, size] = shown.to(making.components.device)
+            hint = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+            self._images[number, size] = hint.to(making.components.device)
         return self._images[number, size]
 
 
-def _weighted(found: Residuals, use: ControlUse) -> Residuals:
-    """By the use's weight; unless it is balanced, outer residuals weaker than inner ones."""
-    count = len(found.down) + 1
+def _weighted(residuals: Residuals, use: ControlUse) -> Residuals:
+    """The residuals times the use's weight; unless its mode is balanced, outer residuals are weaker than inner ones."""
+    count = len(residuals.down) + 1
     if use.mode == "balanced":
-        return found if use.weight == 1 else found.scaled(use.weight)
+        return residuals if use.weight == 1 else residuals.scaled(use.weight)
     if use.mode == "guess":  # as diffusers' ControlNetModel
-        return found.scaled([use.weight * float(each) for each in torch.logspace(-1, 0, count)])
-    return found.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
+        return residuals.scaled([use.weight * float(each) for each in torch.logspace(-1, 0, count)])
+    return residuals.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
 
 
 def _rows_of(given: Conditioning, rows: Tensor) -> Conditioning:
@@ -234,8 +235,8 @@ def _rows_of(given: Conditioning, rows: Tensor) -> Conditioning:
     return replace(given, texts=given.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes)
 
 
-def _spread(some: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Zeros for all rows but some."""
-    whole = some.new_zeros(count, *some.shape[1:])
-    whole[rows] = some
-    return whole
+def _spread(part: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The rows of `part` at their indices among `count` rows of zeros."""
+    all_rows = part.new_zeros(count, *part.shape[1:])
+    all_rows[rows] = part
+    return all_rows

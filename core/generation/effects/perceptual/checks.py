@@ -15,7 +15,7 @@ from core.formats.models.checkpoint import Part, folder_part, weight_files
 from core.formats.models.part_config import RULES
 from core.formats.models.part_kinds import TEXT_FIELDS, PartKind
 from core.formats.tensors.header import read_header
-from core.generation.model.sources import OwnFile
+from core.generation.model.sources import HookFile
 from core.generation.plan.initial import GUIDE, image_files, opened
 from core.generation.plan.stages import has_regions
 from core.record.bounded_json import read_json_object
@@ -39,8 +39,8 @@ IMAGE_FIELDS = frozenset(
 CLIP_WHERE, VGG_WHERE = "perceptual.clip_model", "perceptual.vgg16_model"
 
 
-def _valid(config: object) -> bool:
-    """Half of a CLIP config; sizes of images and patches are as those of layers."""
+def _is_valid_config(config: object) -> bool:
+    """Whether half of a CLIP config is valid; sizes of images and patches are checked like those of layers."""
     rules = RULES | dict.fromkeys(("image_size", "patch_size", "num_channels"), RULES["hidden_size"])
     return isinstance(config, Mapping) and all(rules[name](value) for name, value in config.items() if name in rules)
 
@@ -50,7 +50,7 @@ CLIP_KIND = PartKind(
     "transformers.models.clip.modeling_clip",
     needed=("text_config", "vision_config"),
     config=("transformers.models.clip.configuration_clip", "CLIPConfig"),
-    checks={"text_config": _valid, "vision_config": _valid},
+    checks={"text_config": _is_valid_config, "vision_config": _is_valid_config},
 )
 
 
@@ -62,33 +62,33 @@ def vgg_name(job: GenerateJob) -> str:
     return job.perceptual.vgg16_model or VGG
 
 
-def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, OwnFile]:
+def files_of(jobs: Sequence[GenerateJob], workspace: Workspace) -> dict[str, HookFile]:
     """{name: file} of the CLIP and VGG models in use. Raises ProblemsError."""
     clips = {clip_name(job) for job in jobs if job.perceptual.uses_clip}
     nets = {vgg_name(job) for job in jobs if job.perceptual.vgg16_guidance_scale}
-    found, problems = {}, []
+    files, problems = {}, []
     for names, where, find in ((clips, CLIP_WHERE, _clip_file), (nets, VGG_WHERE, _vgg_file)):
         for name in sorted(names):
             try:
-                found[name] = find(model_path(name, workspace, where))
+                files[name] = find(model_path(name, workspace, where))
             except ProblemsError as error:
                 problems += [replace(each, where=where) for each in error.problems]
     if problems:
         raise ProblemsError(problems)
-    return found
+    return files
 
 
-def _clip_file(path: Path) -> OwnFile:
+def _clip_file(path: Path) -> HookFile:
     from core.families.loading import part_problems
 
     part = clip_part(path)
     if problems := part_problems(part, CLIP_KIND, "CLIP"):
         raise ProblemsError(problems)
-    return OwnFile(path, sum(4 * prod(place.entry.shape) for place in part.places.values()))
+    return HookFile(path, sum(4 * prod(place.entry.shape) for place in part.places.values()))
 
 
 def clip_part(folder: Path) -> Part:
-    """The CLIP model of a folder. Raises ProblemsError for another one."""
+    """The CLIP model in a folder. Raises ProblemsError for anything else."""
     config = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if config.get("model_type") != "clip":
         what, fix = f"{folder.name} is not a folder of a CLIP model", f"choose one such as {CLIP}"
@@ -101,16 +101,16 @@ def clip_part(folder: Path) -> Part:
     return replace(folder_part(folder, {"text_config": text, "vision_config": image, **sizes}, CLIP_KIND), name="clip")
 
 
-def _vgg_file(path: Path) -> OwnFile:
+def _vgg_file(path: Path) -> HookFile:
     file = weight_files(path)[0] if path.is_dir() else path
     shapes, inputs = vgg_shapes(file), 3
     for number in CONVOLUTIONS:
-        outputs, *rest = shapes.get(f"features.{number}.weight", (0,))
-        if rest != [inputs, 3, 3] or shapes.get(f"features.{number}.bias") != (outputs,):
+        outputs, *kernel = shapes.get(f"features.{number}.weight", (0,))
+        if kernel != [inputs, 3, 3] or shapes.get(f"features.{number}.bias") != (outputs,):
             what, fix = f"{path.name} is not a VGG16: its layer {number} differs", f"choose one such as {VGG}"
             raise ProblemsError.one(what, VGG_WHERE, fix, "perceptual.not-vgg")
         inputs = outputs
-    return OwnFile(file, sum(4 * prod(shape) for name, shape in shapes.items() if name.startswith("features.")))
+    return HookFile(file, sum(4 * prod(shape) for name, shape in shapes.items() if name.startswith("features.")))
 
 
 def vgg_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -121,7 +121,7 @@ def vgg_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def problems_of(job: GenerateJob) -> Iterator[Problem]:
-    """Of one image's settings, before files are looked for."""
+    """Problems of one image's settings, before files are searched."""
     settings = job.perceptual
     if settings.compares_images and not (settings.guide_image or job.controls.control_image):
         what, fix = "CLIP image and VGG16 guidance need a guide image", "choose one, or set their scales to 0"
@@ -143,7 +143,7 @@ def problems_of(job: GenerateJob) -> Iterator[Problem]:
 
 
 def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
-    """Of one image, once its model is known."""
+    """Problems of one image whose model is known."""
     if not job.perceptual.used:
         return
     if FAMILIES[sources.family].objective != "diffusion":
@@ -155,19 +155,19 @@ def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> I
 
 
 def with_guide_images(jobs: Sequence[GenerateJob]) -> list[GenerateJob]:
-    """The jobs of images with one guide image each: those of a folder in turn. Raises ProblemsError."""
-    found, read = [], set()
+    """The jobs of images with one guide image each; those of a folder take turns. Raises ProblemsError."""
+    jobs_with_images, checked = [], set()
     for number, job in enumerate(jobs):
         settings = job.perceptual
         text = settings.guide_image or job.controls.control_image
         if not settings.compares_images or not text:
-            found.append(job)
+            jobs_with_images.append(job)
             continue
         files = image_files(text, GUIDE)
         file = files[number % len(files)]
-        if file not in read:
+        if file not in checked:
             opened(file, GUIDE)
-            read.add(file)
-        own = settings.model_copy(update={"guide_image": str(file)})
-        found.append(job.model_copy(update={"perceptual": own}))
-    return found
+            checked.add(file)
+        changed = settings.model_copy(update={"guide_image": str(file)})
+        jobs_with_images.append(job.model_copy(update={"perceptual": changed}))
+    return jobs_with_images

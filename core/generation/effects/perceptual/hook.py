@@ -39,18 +39,18 @@ from core.record.workspace import resolve_path
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LEAST = 1e-4  # alpha_bar from which on a step is guided: what the model says of the image is divided by its root
+LEAST = 1e-4  # lowest alpha_bar of a guided step: the estimated image is divided by its root
 
 
 def hook_of(making: Making) -> Hook | None:
-    """If a guidance scale is set."""
+    """The hook, if a guidance scale is set."""
     return Perceptual(making) if making.job.perceptual.used else None
 
 
 class Perceptual(Hook):
-    """Corrects the guided output by the gradient of the distances, each times its scale, by the latents.
+    """Corrects the guided output by the gradient of the distances by the latents, each times its scale.
 
-    It is that of the U-Net's output for the prompt alone, without ControlNets, and of the image decoded from it.
+    The distances are those of the image decoded from the U-Net's output for the prompt alone, without ControlNets.
     """
 
     def __init__(self, making: Making):
@@ -71,7 +71,7 @@ class Perceptual(Hook):
                 self._measures = []
 
     def _measured(self, stack: ExitStack) -> list[list[tuple[float, Measure]]]:
-        """The distances of each image with their scales; the models are lent until the stack ends."""
+        """The distances of each image with their scales; the models are leased until the stack ends."""
         making, settings = self._making, self._making.job.perceptual
         device, lend = making.components.device, making.lend
         assert lend is not None, "what has CLIP or VGG guidance lends their models"
@@ -92,62 +92,63 @@ class Perceptual(Hook):
         return [[(settings.clip_guidance_scale, clip.to_text(text)), *shared] for text in texts]
 
     def corrected(self, at: Moment, output: Tensor, ask: Ask) -> Tensor:
-        root = root_alpha_bar(at.sampler, at.timestep)
+        root = root_alpha_bar(at.scheduler, at.timestep)
         if root**2 < LEAST:
             return output
-        spread, velocity = (1 - root**2) ** 0.5, config_of(at.sampler)["prediction_type"] == "v_prediction"
+        spread, velocity = (1 - root**2) ** 0.5, config_of(at.scheduler)["prediction_type"] == "v_prediction"
         lms = self._making.job.generate.sampler == "lms"
-        noisy = model_input(at.sampler, at.latents, at.timestep)
+        noisy = model_input(at.scheduler, at.latents, at.timestep)
         change = spread * self.gradient(noisy, root, ask, velocity, 1.0 if lms else spread)
         if not lms:
             return output + (change / root if velocity else change)
-        # As sd-scripts has it, the latents move by sigma ** 2 times the gradient, and the noise in them stays what it was.
+        # As in sd-scripts, the latents move by sigma ** 2 times the gradient, and their noise is unchanged.
         moved = -change * spread / root
         at.latents = at.latents + moved
         return output - spread * moved if velocity else output
 
     def gradient(self, noisy: Tensor, root: float, ask: Ask, velocity: bool, share: float) -> Tensor:
-        """Of the distances, by the latents as the model is shown them: [B, C, h, w]. Raises ProblemsError for NaN values.
+        """The gradient of the distances by the latents in the model's input: [B, C, h, w]. Raises ProblemsError for NaN
+        values.
 
-        root    of alpha_bar        share   of the clean latents in what is decoded; the rest is `noisy`
+        root    of alpha_bar        share   of the clean latents in the decoded ones; the rest is `noisy`
         """
         spread = (1 - root**2) ** 0.5
         with torch.enable_grad():
-            given = noisy.detach().requires_grad_()
-            output = ask(given).to(given.dtype)
-            clean = root * given - spread * output if velocity else (given - spread * output) / root
-            shown = share * clean + (1 - share) * given
-        pull = torch.cat([self._pull(one, number) for number, one in enumerate(shown.detach().split(1))])
-        found = _pulled(shown, given, pull)
-        if not is_finite(found):
+            inputs = noisy.detach().requires_grad_()
+            output = ask(inputs).to(inputs.dtype)
+            clean = root * inputs - spread * output if velocity else (inputs - spread * output) / root
+            decoded = share * clean + (1 - share) * inputs
+        pull = torch.cat([self._pull(latents, number) for number, latents in enumerate(decoded.detach().split(1))])
+        gradient = _pulled(decoded, inputs, pull)
+        if not is_finite(gradient):
             what, where = "The gradient of CLIP or VGG guidance contains NaN values", "memory.mixed_precision"
             fix = "set mixed precision and VAE precision to bf16 or fp32"
             raise ProblemsError.one(what, where, fix, "perceptual.nan")
-        return found
+        return gradient
 
     def _pull(self, latents: Tensor, number: int) -> Tensor:
-        """The gradient of one image's distances by the latents that are decoded, [1, C, h, w]."""
+        """The gradient of one image's distances by the decoded latents, [1, C, h, w]."""
         parts, family = self._making.components, self._making.family
         with torch.enable_grad():
-            given = latents.requires_grad_()
-            pixels = (family.decode_latents(parts.vae, given) / 2 + 0.5).clamp(0, 1)
-            seen = pixels.detach().requires_grad_()
-            loss = torch.stack([scale * measure(seen) for scale, measure in self._measures[number]]).sum()
-        (pull,) = torch.autograd.grad(loss, seen)
-        return _pulled(pixels, given, pull)
+            inputs = latents.requires_grad_()
+            pixels = (family.decode_latents(parts.vae, inputs) / 2 + 0.5).clamp(0, 1)
+            leaf = pixels.detach().requires_grad_()
+            loss = torch.stack([scale * measure(leaf) for scale, measure in self._measures[number]]).sum()
+        (pull,) = torch.autograd.grad(loss, leaf)
+        return _pulled(pixels, inputs, pull)
 
 
-def _pulled(made: Tensor, given: Tensor, pull: Tensor) -> Tensor:
-    """The gradient by `given` of what has the gradient `pull` by `made`; brought to about 1 on its way, so that it is neither
-    lost nor too large in 16 bits."""
+def _pulled(outputs: Tensor, inputs: Tensor, pull: Tensor) -> Tensor:
+    """The gradient by `inputs`, for the gradient `pull` by `outputs`; scaled to about 1 in between, so that it neither
+    underflows nor overflows in 16 bits."""
     largest = pull.abs().max()
     power = torch.where((largest > 0) & largest.isfinite(), largest.log2().floor().exp2(), torch.ones_like(largest))
-    (found,) = torch.autograd.grad(made, given, pull / power)
-    return found * power
+    (gradient,) = torch.autograd.grad(outputs, inputs, pull / power)
+    return gradient * power
 
 
 def _plain(prompt: str, weighted: bool) -> str:
-    """What CLIP reads of a prompt: without weights, AND and BREAK."""
+    """The prompt for CLIP: without weights, AND and BREAK."""
     parts = [part for part, _ in weighted_parts(prompt)]
     if weighted:
         parts = ["".join(" " if run == WINDOW_END else run for run, _ in prompt_runs(part)) for part in parts]
@@ -156,7 +157,8 @@ def _plain(prompt: str, weighted: bool) -> str:
 
 @contextmanager
 def _checkpointed(part: Any) -> Iterator[None]:
-    """Inside, passes with gradients keep the inputs of blocks alone and compute the blocks twice; others are as before."""
+    """A context with gradient checkpointing: passes with gradients store only the inputs of blocks and compute the
+    blocks twice."""
     if not hasattr(part, "enable_gradient_checkpointing"):
         yield
         return
@@ -175,20 +177,20 @@ CLIP_NUMBERS = (
 
 VGG_NUMBERS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = (4, 9, 16, 23, 30)
-SMALLEST = 32  # pixels, of a side that VGG16 is shown: it halves them five times
+SMALLEST = 32  # pixels, of a side of VGG16's input: it halves them five times
 TOKENS = 77
 Measure = Callable[[Tensor], Tensor]  # an image [1, 3, H, W] in 0..1 -> its distance, one number
 
 
-def spherical(one: Tensor, other: Tensor) -> Tensor:
-    """The mean over rows of 2 arcsin(|u - v| / 2) ** 2 of unit vectors: 0 for equal ones, 4.93 for opposite ones, where the
-    gradient, 0 / 0 there, is 0."""
-    square = (one - other).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
+def spherical(first: Tensor, second: Tensor) -> Tensor:
+    """The mean over rows of 2 arcsin(|u - v| / 2) ** 2 of unit vectors: 0 for equal ones, 4.93 for opposite ones, where
+    the gradient, 0 / 0 there, is 0."""
+    square = (first - second).square().sum(dim=-1).clamp(1e-12, 4 - 1e-6)
     return (2 * (square.sqrt() / 2).arcsin().square()).mean()
 
 
-def _seen(pixels: Tensor, size: tuple[int, int], numbers: tuple[tuple[float, ...], ...]) -> Tensor:
-    """An image as a model is shown it: resized to (height, width) and normalized."""
+def _model_input(pixels: Tensor, size: tuple[int, int], numbers: tuple[tuple[float, ...], ...]) -> Tensor:
+    """An image as a model's input: resized to (height, width) and normalized."""
     if tuple(pixels.shape[-2:]) != size:
         pixels = interpolate(pixels, size=size, mode="bilinear", antialias=True)
     mean, deviation = (torch.tensor(each).to(pixels)[:, None, None] for each in numbers)
@@ -223,27 +225,27 @@ class Clip:
 
     def _image(self, pixels: Tensor) -> Tensor:
         side = self.model.config.vision_config.image_size
-        seen = _seen(pixels, (side, side), CLIP_NUMBERS)
-        return normalize(self.model.get_image_features(seen).pooler_output, dim=-1)
+        inputs = _model_input(pixels, (side, side), CLIP_NUMBERS)
+        return normalize(self.model.get_image_features(inputs).pooler_output, dim=-1)
 
     def to_text(self, text: str) -> Measure:
         """The distance to a text, of which CLIP reads 75 tokens."""
         ids = load_tokenizer()(text, truncation=True, max_length=TOKENS)["input_ids"]
         with torch.no_grad():
-            read = self.model.get_text_features(torch.tensor([ids], device=self._like.device))
-        wanted = normalize(read.pooler_output, dim=-1)
-        return lambda pixels: spherical(self._image(pixels), wanted)
+            features = self.model.get_text_features(torch.tensor([ids], device=self._like.device))
+        target = normalize(features.pooler_output, dim=-1)
+        return lambda pixels: spherical(self._image(pixels), target)
 
     def to_image(self, image: Image) -> Measure:
         side = self.model.config.vision_config.image_size
         with torch.no_grad():
-            wanted = self._image(_pixels(image, (side, side), self._like))
-        return lambda pixels: spherical(self._image(pixels), wanted)
+            target = self._image(_pixels(image, (side, side), self._like))
+        return lambda pixels: spherical(self._image(pixels), target)
 
 
 @dataclass(frozen=True)
 class Vgg16:
-    """VGG16's features by torchvision's numbers, without its classifier, in fp32."""
+    """VGG16's features with torchvision's weights, without its classifier, in fp32."""
 
     layers: nn.Sequential
 
@@ -258,16 +260,17 @@ class Vgg16:
             return nn.MaxPool2d(2) if number in POOLS else nn.ReLU()
 
         with torch.device("meta"):
-            made = nn.Sequential(*map(layer, range(POOLS[-1] + 1)))
+            features = nn.Sequential(*map(layer, range(POOLS[-1] + 1)))
         with TensorFile(file) as handle:
-            state = {name: handle.read(f"features.{name}", torch.float32).to(device) for name in made.state_dict()}
-        made.load_state_dict(state, assign=True)
-        return made.eval().requires_grad_(False)
+            state = {name: handle.read(f"features.{name}", torch.float32).to(device) for name in features.state_dict()}
+        features.load_state_dict(state, assign=True)
+        return features.eval().requires_grad_(False)
 
     def to_image(self, image: Image, layer: int, size: tuple[int, int]) -> Measure:
-        """The mean squared difference of a layer's output from that of an image. size: (width, height) of the images made"""
+        """The mean squared difference of a layer's output from that of an image. size: (width, height) of the generated
+        images"""
         net, like = self.layers[: layer + 1], next(self.layers.parameters())
         small = max(size[1] // 4, SMALLEST), max(size[0] // 4, SMALLEST)
         with torch.no_grad():
-            wanted = net(_seen(_pixels(image, small, like), small, VGG_NUMBERS))
-        return lambda pixels: (net(_seen(pixels, small, VGG_NUMBERS)) - wanted).square().mean()
+            target = net(_model_input(_pixels(image, small, like), small, VGG_NUMBERS))
+        return lambda pixels: (net(_model_input(pixels, small, VGG_NUMBERS)) - target).square().mean()

@@ -1,4 +1,4 @@
-"""The kinds of guidance, each registered by its name. Without torch."""
+"""The guidance kinds, registered by name. Without torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from core.settings.growth import add_choice, add_group
 
 @dataclass(frozen=True)
 class GuidanceKind:
-    """A kind of guidance.
+    """A guidance kind.
 
     name, title      in settings and on the page
-    make             (guidance scale, negative scale or None, its own settings) -> Guidance; called for each stage
-    settings         a group of its own, named after it
+    make             (guidance scale, negative scale or None, its settings) -> Guidance; called for each stage
+    settings         its settings group, named after it
     negative_scale   whether it supports a negative scale
-    alone            whether it also guides at a scale of 1 and below
-    layers           (its own settings) -> (path of the setting that names layers, its text, ending of the layers' names)
+    alone            whether it also guides at scales up to 1
+    layers           (its settings) -> (path of the setting that names layers, its text, suffix of the layers' names)
     """
 
     name: str
@@ -38,7 +38,7 @@ GUIDANCES: dict[str, GuidanceKind] = {}
 
 
 def register(kind: GuidanceKind) -> None:
-    """Add a kind of guidance to the choices, and its group to the settings of a generation."""
+    """Register a guidance kind as a choice, and its settings group for generation."""
     GUIDANCES[kind.name] = kind
     add_choice(GenerateSettings, "guidance", kind.name, kind.title)
     if kind.settings is not None:
@@ -52,10 +52,10 @@ def kind_of(name: str) -> GuidanceKind:
 
 
 def make_guidance(
-    name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, own: Any = None
+    name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, settings: Any = None
 ) -> Guidance:
-    """A new guidance for one stage, since kinds may keep state over its steps."""
+    """A new guidance for one stage, since kinds may have state over its steps."""
     kind = kind_of(name)
     if scale <= 1 and not kind.alone:
         return UNGUIDED
-    return with_rescale(kind.make(scale, negative_scale, own), rescale)
+    return with_rescale(kind.make(scale, negative_scale, settings), rescale)

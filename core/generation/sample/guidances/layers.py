@@ -1,4 +1,4 @@
-"""Guidance away from a perturbed model: the prompt again, with some layers of the U-Net changed for its rows."""
+"""Guidance away from a perturbed model: the prompt in extra rows, for which some layers of the U-Net are changed."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from core.settings.generation.guidance import PagSettings, SkipLayerSettings, Sm
 
 SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 
-# (layer, moment, states [B, N, C] -> number of rows before the perturbed ones) -> context manager of an evaluation
+# (layer, moment, (states [B, N, C]) -> number of unperturbed rows) -> context manager of an evaluation
 Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextManager[Any]]
 
 
-def pag(scale: float, negative_scale: float | None, own: PagSettings) -> Guidance:
+def pag(scale: float, negative_scale: float | None, settings: PagSettings) -> Guidance:
     """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
-    return _away(scale, negative_scale, own.pag_scale, own.pag_layers, "attn1", _itself)
+    return _away(scale, negative_scale, settings.pag_scale, settings.pag_layers, "attn1", _itself)
 
 
-def skip_layer(scale: float, negative_scale: float | None, own: SkipLayerSettings) -> Guidance:
-    """Skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks leave their input as it is."""
-    return _away(scale, negative_scale, own.slg_scale, own.slg_layers, "transformer_blocks.*", _skipped)
+def skip_layer(scale: float, negative_scale: float | None, settings: SkipLayerSettings) -> Guidance:
+    """Skip-layer guidance (Hyung et al. 2024, arXiv:2411.18664): transformer blocks return their input."""
+    return _away(scale, negative_scale, settings.slg_scale, settings.slg_layers, "transformer_blocks.*", _skipped)
 
 
-def smoothed_energy(scale: float, negative_scale: float | None, own: SmoothedEnergySettings) -> Guidance:
+def smoothed_energy(scale: float, negative_scale: float | None, settings: SmoothedEnergySettings) -> Guidance:
     """Smoothed energy (Hong 2024, arXiv:2408.00760): the queries of self-attention are blurred."""
 
     def change(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
-        return _blurred_queries(layer, at, first, own.seg_blur)
+        return _blurred_queries(layer, at, first, settings.seg_blur)
 
-    return _away(scale, negative_scale, own.seg_scale, own.seg_layers, "attn1", change)
+    return _away(scale, negative_scale, settings.seg_scale, settings.seg_layers, "attn1", change)
 
 
 def _away(
-    scale: float, negative_scale: float | None, own_scale: float, layers: str, ending: str, change: Change
+    scale: float, negative_scale: float | None, perturbed_scale: float, layers: str, ending: str, change: Change
 ) -> Guidance:
-    """Classic guidance plus own_scale (p - p of the perturbed model)."""
+    """Classic guidance plus perturbed_scale (p - p of the perturbed model)."""
     base = classic(scale, negative_scale)
-    if not own_scale:
+    if not perturbed_scale:
         return base
 
     def combine(outputs: Outputs, at: Moment) -> Tensor:
-        return base.combine(outputs, at) + own_scale * (outputs[POSITIVE] - outputs[PERTURBED])
+        return base.combine(outputs, at) + perturbed_scale * (outputs[POSITIVE] - outputs[PERTURBED])
 
     @contextmanager
     def changed(module: nn.Module, at: Moment, others: int, sides: int) -> Iterator[None]:
@@ -63,47 +63,47 @@ def _away(
 def layers_of(module: nn.Module, text: str, ending: str) -> dict[str, nn.Module]:
     """{name: layer} below the blocks that a text names ("mid, up.1").
 
-    ending   of their names; * stands for a number
+    ending   suffix of their names; * is a number
     """
-    places = [_place(part.strip()) for part in text.split(",") if part.strip()]
+    blocks = [_block(part.strip()) for part in text.split(",") if part.strip()]
     last = re.compile(r"(^|.*\.)" + re.escape(ending).replace(r"\*", r"\d+"))
     return {
         name: layer
         for name, layer in module.named_modules()
-        if last.fullmatch(name) and any(f"{name}.".startswith(f"{place}.") for place in places)
+        if last.fullmatch(name) and any(f"{name}.".startswith(f"{block}.") for block in blocks)
     }
 
 
-def _place(part: str) -> str:
-    first, dot, rest = part.partition(".")
-    return SHORT.get(first, first) + dot + rest
+def _block(part: str) -> str:
+    first, dot, inner = part.partition(".")
+    return SHORT.get(first, first) + dot + inner
 
 
 @contextmanager
 def _forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replaces a layer's forward; restores the previous one at the end."""
-    own = layer.__dict__
-    before = own.get("forward")
-    own["forward"] = forward
+    attributes = layer.__dict__
+    before = attributes.get("forward")
+    attributes["forward"] = forward
     try:
         yield
     finally:
         if before is None:
-            del own["forward"]
+            del attributes["forward"]
         else:
-            own["forward"] = before
+            attributes["forward"] = before
 
 
 def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
     plain = layer.forward
 
-    def forward(hidden_states: Tensor, *given: Any, **named: Any) -> Tensor:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         start = first(hidden_states)
-        usual: Tensor = plain(hidden_states[:start], *given, **named)
-        own = layer.to_v(hidden_states[start:])
+        usual: Tensor = plain(hidden_states[:start], *args, **kwargs)
+        values = layer.to_v(hidden_states[start:])
         for part in layer.to_out:
-            own = part(own)
-        return torch.cat([usual, own])
+            values = part(values)
+        return torch.cat([usual, values])
 
     return _forward(layer, forward)
 
@@ -111,9 +111,9 @@ def _itself(layer: Any, at: Moment, first: Callable[[Tensor], int]) -> AbstractC
 def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> AbstractContextManager[Any]:
     plain = layer.forward
 
-    def forward(hidden_states: Tensor, *given: Any, **named: Any) -> Tensor:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         start = first(hidden_states)
-        return torch.cat([plain(hidden_states, *given, **named)[:start], hidden_states[start:]])
+        return torch.cat([plain(hidden_states, *args, **kwargs)[:start], hidden_states[start:]])
 
     return _forward(layer, forward)
 
@@ -122,7 +122,7 @@ def _skipped(layer: nn.Module, at: Moment, first: Callable[[Tensor], int]) -> Ab
 def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sigma: float | None) -> Iterator[None]:
     height, width = at.latents.shape[-2:]
 
-    def change(module: nn.Module, given: Any, queries: Tensor) -> Tensor:
+    def change(module: nn.Module, inputs: Any, queries: Tensor) -> Tensor:
         start = first(queries)
         size = sides_of(queries.shape[1], height / width)
         return torch.cat([queries[:start], smoothed(queries[start:], size, sigma)])
@@ -134,14 +134,15 @@ def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sig
         handle.remove()
 
 
-def sides_of(places: int, ratio: float) -> tuple[int, int]:
-    """(height, width) with height x width = places, nearest to the ratio height / width."""
-    pairs = [(side, places // side) for side in range(1, places + 1) if places % side == 0]
+def sides_of(count: int, ratio: float) -> tuple[int, int]:
+    """(height, width) with height x width = count, nearest to the ratio height / width."""
+    pairs = [(side, count // side) for side in range(1, count + 1) if count % side == 0]
     return min(pairs, key=lambda pair: abs(pair[0] / pair[1] / ratio - 1) + abs(pair[1] / pair[0] * ratio - 1))
 
 
 def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Tensor:
-    """Queries [B, N, C] of a (height, width) map, blurred with a kernel of at most its shorter side; without a sigma, their mean."""
+    """Queries [B, N, C] of a (height, width) map, blurred with a kernel up to the shorter side; without a sigma, their
+    mean."""
     if sigma is None:
         return queries.mean(dim=1, keepdim=True).expand_as(queries)
     short = min(size)

@@ -1,4 +1,4 @@
-"""The built-in kinds of guidance, a line each. Listed in core/extensions.py."""
+"""The built-in guidance kinds, a line each. Listed in core/extensions.py."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def _differences(name: str) -> Callable[[float, float | None, Any], Guidance]:
 
 
 def _layers(name: str, title: str, group: type[Settings], of: tuple[str, str]) -> None:
-    """Registers a kind with layers. of: the setting that names them, and the end of their names"""
+    """Register a kind with layers. of: the setting that names them, and the suffix of their names"""
     make = extensions.later("core.generation.sample.guidances.layers", name)
     where, ending = of
     place = f"{name}.{where}"
     register(GuidanceKind(name, title, make, group, True, True, lambda own: (place, str(getattr(own, where)), ending)))
 
 
-register(GuidanceKind("classic", "Classifier-free guidance", lambda scale, away, own: classic(scale, away), None, True))
+register(
+    GuidanceKind("classic", "Classifier-free guidance", lambda scale, away, settings: classic(scale, away), None, True)
+)
 register(GuidanceKind("apg", "Adaptive projected (APG)", _differences("apg"), settings.ApgSettings))
 register(GuidanceKind("cfg_zero", "CFG-Zero*", _differences("cfg_zero"), settings.CfgZeroSettings))
 register(GuidanceKind("tangential", "Tangential (TCFG)", _differences("tangential")))

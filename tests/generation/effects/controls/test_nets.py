@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core.control.controlnet_file import to_diffusers
-from core.control.lllite import LLLite, places_of
+from core.control.lllite import LLLite, lllite_targets
 from core.families import family
 from core.formats.hashes import LEGACY_OF_SMALL, legacy_hash
 from core.generation.effects.controls import checks as control_checks
@@ -111,7 +111,7 @@ def test_an_image_is_that_of_diffusers(case, models, hints, place, space, store,
 
 def lllite_file(folder, place, name="sd1", number=0):
     unet = family(name).load(folder).denoiser
-    net = LLLite.create(places_of(unet, name), 8, 16, number)
+    net = LLLite.create(lllite_targets(unet, name), 8, 16, number)
     draws = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for key, weight in net.named_parameters():
@@ -187,7 +187,7 @@ def test_one_step_is_that_of_nets_attached_by_hand(case, models, hints, photo, p
         handle.remove()
         ((given, named, out),) = seen
         pixels = torch.from_numpy(np.array(Image.open(hint))).permute(2, 0, 1)[None].float() / 255
-        places, attached, said = places_of(unet, name), [], None
+        places, attached, said = lllite_targets(unet, name), [], None
         for path, kind, weight in zip(paths, kinds, weights, strict=True):
             if kind == "lllite":
                 net = load_lllite(path, places, name).eval()

@@ -1,4 +1,4 @@
-"""Embeddings in use: vectors read from files, added to a model as tokens and removed afterwards, bit for bit."""
+"""Embeddings in use: vectors from files, added to a model as tokens and removed afterwards, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, bundled_tokens, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.model.library import find, portable_name, tokens_of_file
-from core.generation.model.store import ModelTexts
+from core.generation.model.store import ModelTextCache
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -31,87 +31,88 @@ if TYPE_CHECKING:
 
 
 WHERE = "embeddings"
-TABLE = "token_embedding.weight"  # the end of its name in every single file, the first encoder's first
+TABLE = "token_embedding.weight"  # suffixes of its name in single files, the first encoder's first
 
 
 @dataclass(frozen=True)
-class NewWord:
-    """A token in prompts and the file with its vectors. token: which of a file of several; "" where it holds one."""
+class Embedding:
+    """A token in prompts and the file with its vectors. token: its key in a file of several; "" for a file of one."""
 
-    word: str
+    name: str
     path: Path
     token: str = ""
 
     def setting(self, workspace: Workspace) -> str:
-        """As stored in an image's settings: FILE or TOKEN=FILE with a portable file name."""
+        """The text in an image's settings: FILE or TOKEN=FILE with a portable file name."""
         name = portable_name(self.path, workspace)
-        return name if self.word == self.path.stem and not self.token and "=" not in name else f"{self.word}={name}"
+        return name if self.name == self.path.stem and not self.token and "=" not in name else f"{self.name}={name}"
 
 
-def find_word(text: str, workspace: Workspace) -> NewWord:
-    """ "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a missing file."""
-    word, file = _parted(text)
+def find_embedding(text: str, workspace: Workspace) -> Embedding:
+    """The embedding of "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a
+    missing file."""
+    name, file = _parted(text)
     path = find("embedding", file, workspace)
-    return NewWord(word or path.stem, path)
+    return Embedding(name or path.stem, path)
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """ "TOKEN=FILE" -> its two; "FILE" -> no token."""
-    word, equals, file = text.partition("=")
-    named = equals and "/" not in word and "\\" not in word
-    return (word.strip(), file) if named else ("", text)
+    """(token, file) of "TOKEN=FILE"; ("", file) of "FILE"."""
+    name, equals, file = text.partition("=")
+    named = equals and "/" not in name and "\\" not in name
+    return (name.strip(), file) if named else ("", text)
 
 
-def find_words(text: str, workspace: Workspace) -> list[NewWord]:
-    """All tokens of "FILE", each by its own name if it holds several; "TOKEN=FILE" is one of those, or another name for a single one.
-    Raises ProblemsError for a missing file or token."""
-    one = find_word(text, workspace)
-    tokens = tokens_of_file(one.path)
+def find_embeddings(text: str, workspace: Workspace) -> list[Embedding]:
+    """All embeddings of "FILE", by their own tokens if it has several; "TOKEN=FILE" is one of those, or another name
+    for a single one. Raises ProblemsError for a missing file or token."""
+    embedding = find_embedding(text, workspace)
+    tokens = tokens_of_file(embedding.path)
     if tokens == [""]:
-        return [one]
+        return [embedding]
     if not _parted(text)[0]:
-        return [NewWord(token, one.path, token) for token in tokens]
-    if one.word not in tokens:
-        shown = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")
-        what = f"{one.path.name} has no token '{one.word}', but {shown}"
-        raise ProblemsError.one(what, display_path(one.path), "use one of these names", "embedding.no-such-token")
-    return [NewWord(one.word, one.path, one.word)]
+        return [Embedding(token, embedding.path, token) for token in tokens]
+    if embedding.name not in tokens:
+        examples = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")
+        what = f"{embedding.path.name} has no token '{embedding.name}', but {examples}"
+        raise ProblemsError.one(what, display_path(embedding.path), "use one of these names", "embedding.no-such-token")
+    return [Embedding(embedding.name, embedding.path, embedding.name)]
 
 
-def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Path) -> None:
-    """Raise ProblemsError unless the file fits the model, by the headers of both, and no other file has its token."""
-    where = display_path(word.path)
-    if any(word.word.casefold() == other.word.casefold() for other in others):
-        what = f"Two embeddings have the token '{word.word}'"
+def check_token(embedding: Embedding, others: Sequence[Embedding], family: str, model: Path) -> None:
+    """Raise ProblemsError unless the embedding fits the model, by their headers, and no other one has its token."""
+    where = display_path(embedding.path)
+    if any(embedding.name.casefold() == other.name.casefold() for other in others):
+        what = f"Two embeddings have the token '{embedding.name}'"
         raise ProblemsError.one(what, where, "write one as TOKEN=FILE", "embedding.token-twice")
-    if word.token not in bundled_tokens(read_header(word.path)[0]):
-        check_embedding(identify(word.path), word.path, family)
-    shapes = read_shapes(word.path, word.token)
-    wanted = SDXL if traits_of(family).two_encoders else LAYERS if set(shapes) == set(LAYERS) else ONE
+    if embedding.token not in bundled_tokens(read_header(embedding.path)[0]):
+        check_embedding(identify(embedding.path), embedding.path, family)
+    shapes = read_shapes(embedding.path, embedding.token)
+    expected = SDXL if traits_of(family).two_encoders else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
-    if set(shapes) != set(wanted):
-        what = f"{word.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(wanted)}"
+    if set(shapes) != set(expected):
+        what = f"{embedding.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(expected)}"
         raise ProblemsError.one(what, where, fix, code="embedding.other-tensors")
     widths = token_widths(model)
-    for number, key in enumerate(wanted):
+    for number, key in enumerate(expected):
         count, width = shapes[key]
-        reads = widths[0 if wanted is LAYERS else number] if widths else width
+        reads = widths[0 if expected is LAYERS else number] if widths else width
         if width != reads:
-            what = f"{word.path.name} has vectors of width {width}; this model's have {reads}"
+            what = f"{embedding.path.name} has vectors of width {width}; this model's have {reads}"
             raise ProblemsError.one(what, where, fix, code="embedding.other-width")
-        if count != shapes[wanted[0]][0]:
-            what = f"{word.path.name} has different numbers of vectors in {key} and {wanted[0]}"
+        if count != shapes[expected[0]][0]:
+            what = f"{embedding.path.name} has different numbers of vectors in {key} and {expected[0]}"
             raise ProblemsError.one(what, where, "choose another file", code="embedding.unequal-counts")
 
 
-def check_embedding(found: ModelKind, path: Path, family: str) -> None:
-    """Raise ProblemsError unless an identified file is an embedding of this family, as far as its header tells it."""
+def check_embedding(kind: ModelKind, path: Path, family: str) -> None:
+    """Raise ProblemsError unless a detected file is an embedding of this family, as far as its header shows."""
     where = display_path(path)
-    if found.kind != "embedding":
-        what = f"{path.name} is not an embedding but: {found} ({found.evidence})"
+    if kind.kind != "embedding":
+        what = f"{path.name} is not an embedding but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
-    if found.family not in (None, family):
-        its, name = FAMILY_NAMES[str(found.family)], FAMILY_NAMES[family]
+    if kind.family not in (None, family):
+        its, name = FAMILY_NAMES[str(kind.family)], FAMILY_NAMES[family]
         what, fix = (
             f"{path.name} is an embedding for {its}; the model is {name}",
             f"choose an embedding for {name}, or a matching model",
@@ -120,7 +121,7 @@ def check_embedding(found: ModelKind, path: Path, family: str) -> None:
 
 
 def token_widths(model: Path) -> list[int]:
-    """Width of the token vectors of each text encoder, without loading; empty if its files do not state them."""
+    """Width of the token vectors of each text encoder, from headers; empty if the files do not contain it."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
         return [entry.side(-1) for _, entry in tables]
@@ -129,19 +130,19 @@ def token_widths(model: Path) -> list[int]:
     return widths if all(type(width) is int for width in widths) else []
 
 
-class Words:
+class PromptEncoder:
     """Encodes prompts after replacing each embedding's name with its tokens.
 
-    components  its tokenizers know the tokens      counts  {name: number of vectors}
+    components  with tokenizers that have the tokens   counts  {name: number of vectors}
     layered     names with one vector per layer (XTI)
-    kept        cache of text states
+    cache       of text states
     """
 
     def __init__(
-        self, components: Components, counts: dict[str, int], layered: set[str], kept: ModelTexts | None = None
+        self, components: Components, counts: dict[str, int], layered: set[str], cache: ModelTextCache | None = None
     ):
         self._components, self._counts, self._layered = components, counts, layered
-        self._kept = kept or ModelTexts()
+        self._cache = cache or ModelTextCache()
 
     def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
@@ -152,13 +153,13 @@ class Words:
     ) -> list[TextStates]:
         """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C].
 
-        others   texts of other steps, which T fits too
+        others   texts of other steps, which are padded to the same T
         """
         import torch
 
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
-            read = [
+            encoded = [
                 self._read(
                     [self._spelled(text, suffix) for text in texts],
                     [self._spelled(text, suffix) for text in others],
@@ -166,10 +167,10 @@ class Words:
                 )
                 for suffix in suffixes
             ]
-        whole = read[0]
+        first = encoded[0]
         if self._layered:
-            whole = replace(whole, context=torch.stack([states.context for states in read], dim=1))
-        return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
+            first = replace(first, context=torch.stack([states.context for states in encoded], dim=1))
+        return [first.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], others: Sequence[str], reading: Reading) -> TextStates:
         from core.families.offload import visiting_by_layers
@@ -184,14 +185,14 @@ class Words:
                 stack.enter_context(visiting_by_layers(self._components.text_encoders, self._components.device))
                 return encode_texts(self._components, [text], reading, tokens)
 
-            return join_texts([self._kept.get((text, reading, tokens), partial(encode, text)) for text in texts])
+            return join_texts([self._cache.get((text, reading, tokens), partial(encode, text)) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""
         if not self._counts:
             return []
-        held = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
-        return [word for word in self._counts if word.casefold() not in held]
+        used = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
+        return [name for name in self._counts if name.casefold() not in used]
 
     def _spelled(self, text: str, suffix: str) -> str:
         from core.methods.tokens import tokens_of
@@ -199,44 +200,44 @@ class Words:
         if not self._counts:
             return text
         tokens = {
-            word.casefold(): " ".join(tokens_of(word, count, suffix if word in self._layered else ""))
-            for word, count in self._counts.items()
+            name.casefold(): " ".join(tokens_of(name, count, suffix if name in self._layered else ""))
+            for name, count in self._counts.items()
         }
         return word_pattern(list(self._counts)).sub(lambda match: tokens[match[0].casefold()], text)
 
 
 @contextmanager
 def embeddings_attached(
-    components: Components, words: Sequence[NewWord], kept: ModelTexts | None = None
-) -> Iterator[Words]:
-    """Run the block with these embeddings, whose files were checked.
+    components: Components, embeddings: Sequence[Embedding], cache: ModelTextCache | None = None
+) -> Iterator[PromptEncoder]:
+    """A context with these checked embeddings.
 
     No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
     tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
     """
-    if not words:
-        yield Words(components, {}, set(), kept)
+    if not embeddings:
+        yield PromptEncoder(components, {}, set(), cache)
         return
     from core.methods.layers import OneTextEach
     from core.methods.tokens import TokenTable, add_tokens
 
-    read = {word.word: read_embedding(word.path, word.token) for word in words}
-    layered = {word for word, vectors in read.items() if LAYERS[0] in vectors}
-    counts = {word: len(next(iter(vectors.values()))) for word, vectors in read.items()}
+    vectors_by_name = {name.name: read_embedding(name.path, name.token) for name in embeddings}
+    layered = {name for name, vectors in vectors_by_name.items() if LAYERS[0] in vectors}
+    counts = {name: len(next(iter(vectors.values()))) for name, vectors in vectors_by_name.items()}
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]
     with ExitStack() as stack:
         for number, (encoder, tokenizer) in enumerate(zip(components.text_encoders, tokenizers, strict=True)):
-            names, rows = _rows(read, number)
+            names, rows = _rows(vectors_by_name, number)
             add_tokens(tokenizer, (), names)
             table = encoder.get_input_embeddings()
             stack.callback(encoder.set_input_embeddings, table)
             encoder.set_input_embeddings(TokenTable(table, rows.to(encoder.device)))
         if layered:
             stack.callback(OneTextEach(components.denoiser).remove)
-        yield Words(replace(components, tokenizers=tokenizers), counts, layered, kept)
+        yield PromptEncoder(replace(components, tokenizers=tokenizers), counts, layered, cache)
 
 
-def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
+def _rows(vectors_by_name: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
     """(tokens, their vectors [n, C]) for one of the encoders."""
     import torch
 
@@ -244,19 +245,19 @@ def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], 
 
     names: list[str] = []
     rows: list[Tensor] = []
-    for word, vectors in read.items():
+    for name, vectors in vectors_by_name.items():
         if LAYERS[0] in vectors:
             parts = {f"_{layer}": vectors[layer] for layer in LAYERS}
         else:
-            parts = {"": list(vectors.values())[encoder]}  # read_embedding gives clip_l before clip_g
-        for suffix, own in parts.items():
-            names += tokens_of(word, len(own), suffix)
-            rows.append(own)
+            parts = {"": list(vectors.values())[encoder]}  # read_embedding returns clip_l before clip_g
+        for suffix, vectors_of_part in parts.items():
+            names += tokens_of(name, len(vectors_of_part), suffix)
+            rows.append(vectors_of_part)
     return names, torch.cat(rows)
 
 
-def unused(words: Words, *prompts: str) -> list[Problem]:
+def unused(encoder: PromptEncoder, *prompts: str) -> list[Problem]:
     """Advice about each embedding that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
-    unused_ones = (f"No prompt contains '{word}', so its embedding has no effect" for word in words.missing(*prompts))
+    unused_ones = (f"No prompt contains '{name}', so its embedding has no effect" for name in encoder.missing(*prompts))
     return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in unused_ones]

@@ -1,6 +1,6 @@
-"""Frozen weights stored in fp8 (float8_e4m3fn: Micikevicius et al. 2022, arXiv:2209.05433) and upcast at each use.
+"""Frozen weights in fp8 (float8_e4m3fn: Micikevicius et al. 2022, arXiv:2209.05433), upcast at each use.
 
-Each output channel has its own scale, so that its largest weight is the dtype's largest value: sd-scripts casts the
+Each output channel has its own scale, which maps its largest weight to the dtype's largest value: sd-scripts casts the
 weights directly, and most of a U-Net's are so small that only two or three digits remain.
 """
 
@@ -16,53 +16,53 @@ from torch.nn.grad import conv2d_input
 
 from core.networks.adapter import as_weight
 
-NARROW = torch.float8_e4m3fn
-LARGEST = torch.finfo(NARROW).max
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max
 # Nearly all weights are in these; the others (first and last layers, embeddings) are unchanged.
-PLACES = ("down_blocks.", "mid_block.", "up_blocks.", "encoder.layers.", "text_model.encoder.layers.")
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "encoder.layers.", "text_model.encoder.layers.")
 
 
-class NarrowLinear(nn.Linear):
+class Fp8Linear(nn.Linear):
     """A frozen Linear with its weight in fp8. `factors`: [out, 1], in the dtype it computes in."""
 
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # which also recomputes the upcast weight in the backward pass
-            return linear(input.to(self.factors.dtype), widened(self.weight, self.factors), self.bias)
+            return linear(input.to(self.factors.dtype), dequantized(self.weight, self.factors), self.bias)
         y: Tensor = _Linear.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias)
         return y
 
 
-class NarrowConv(nn.Conv2d):
+class Fp8Conv(nn.Conv2d):
     """A frozen convolution with its weight in fp8. `factors`: [out, 1, 1, 1]."""
 
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            wide, form = widened(self.weight, self.factors), (self.stride, self.padding, self.dilation, self.groups)
+            wide, form = dequantized(self.weight, self.factors), (self.stride, self.padding, self.dilation, self.groups)
             return conv2d(input.to(self.factors.dtype), wide, self.bias, *form)
         y: Tensor = _Conv.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias, self)
         return y
 
 
-def narrow(model: nn.Module) -> int:
+def to_fp8(model: nn.Module) -> int:
     """Store the weights of the model's blocks in fp8, except trainable ones; returns the bytes saved."""
     saved = 0
     for name, module in model.named_modules():
-        kind = {nn.Linear: NarrowLinear, nn.Conv2d: NarrowConv}.get(type(module))
-        if kind is None or not isinstance(module, (nn.Linear, nn.Conv2d)) or not name.startswith(PLACES):
+        kind = {nn.Linear: Fp8Linear, nn.Conv2d: Fp8Conv}.get(type(module))
+        if kind is None or not isinstance(module, (nn.Linear, nn.Conv2d)) or not name.startswith(BLOCKS):
             continue
         if not module.weight.requires_grad:
-            saved += _narrow(module, kind)
+            saved += _convert(module, kind)
     return saved
 
 
 @torch.no_grad()
-def _narrow(module: Any, kind: type[nn.Module]) -> int:
+def _convert(module: Any, kind: type[nn.Module]) -> int:
     weight = module.weight
-    small, factors = _narrowed(weight.float())
+    small, factors = _quantized(weight.float())
     saved = weight.numel() * (weight.element_size() - 1)
     module.weight = nn.Parameter(small, requires_grad=False)
     module.register_buffer("factors", factors.to(weight.dtype), persistent=False)
@@ -70,46 +70,46 @@ def _narrow(module: Any, kind: type[nn.Module]) -> int:
     return saved
 
 
-def _narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A float32 weight in fp8, and its factors."""
     largest = weight.abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
     factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
     # Clamped: rounding up could exceed the dtype's range, which has no infinity.
-    return (weight / factors).clamp(-LARGEST, LARGEST).to(NARROW), factors
+    return (weight / factors).clamp(-LARGEST, LARGEST).to(FP8), factors
 
 
 def base_weight(module: nn.Module) -> Tensor:
-    """A layer's weight in float32; in fp8 with its factors."""
+    """A layer's weight in float32; fp8 weights are dequantized."""
     weight = as_weight(module.weight).detach()
-    return (widened(weight, as_weight(module.factors)) if weight.dtype == NARROW else weight).float()
+    return (dequantized(weight, as_weight(module.factors)) if weight.dtype == FP8 else weight).float()
 
 
-def put_weight(module: nn.Module, wide: Tensor) -> None:
-    """Give the layer this float32 weight, in place and in the dtype that it has."""
+def set_weight(module: nn.Module, wide: Tensor) -> None:
+    """Set the layer's weight from float32, in place, in its dtype (fp8 with new factors)."""
     weight = as_weight(module.weight)
-    if weight.dtype == NARROW:
-        wide, factors = _narrowed(wide)
+    if weight.dtype == FP8:
+        wide, factors = _quantized(wide)
         as_weight(module.factors).copy_(factors)
     weight.copy_(wide)
 
 
-def widened(weight: Tensor, factors: Tensor) -> Tensor:
+def dequantized(weight: Tensor, factors: Tensor) -> Tensor:
     return weight.to(factors.dtype) * factors
 
 
 class _Linear(torch.autograd.Function):
-    """The upcast weight is recomputed in the backward pass: keeping it would use the memory that was saved."""
+    """Upcasts the weight again in the backward pass: storing it would use the memory that fp8 saves."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, factors)
-        return linear(x, widened(weight, factors), bias)
+        return linear(x, dequantized(weight, factors), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, factors = ctx.saved_tensors
-        return grad @ widened(weight, factors).to(grad.dtype), None, None, None
+        return grad @ dequantized(weight, factors).to(grad.dtype), None, None, None
 
 
 class _Conv(torch.autograd.Function):
@@ -117,11 +117,11 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight, factors)
         ctx.shape, ctx.form = x.shape, (conv.stride, conv.padding, conv.dilation, conv.groups)
-        return conv2d(x, widened(weight, factors), bias, *ctx.form)
+        return conv2d(x, dequantized(weight, factors), bias, *ctx.form)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, factors = ctx.saved_tensors
-        wide = widened(weight, factors).to(grad.dtype)
+        wide = dequantized(weight, factors).to(grad.dtype)
         return conv2d_input(ctx.shape, wide, grad, *ctx.form), None, None, None, None
