@@ -270,7 +270,7 @@ def test_each_word_of_a_run_is_drawn_with_by_its_newest_file(tmp_path):
         path.touch()
         os.utime(path, (number, number))
     found = newest_words(["zunkel", "brabol"], paths)
-    assert [(each.word, each.path.stem) for each in found] == [("zunkel", "run"), ("brabol", "run-brabol")]
+    assert [(each.name, each.path.stem) for each in found] == [("zunkel", "run"), ("brabol", "run-brabol")]
 
 
 def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):

@@ -370,7 +370,7 @@ def test_a_journal_is_read_once_while_it_is_followed(make_job, tmp_path, monkeyp
     lines, looks = 50, 40
 
     class Child:
-        returncode = 0
+        returncode, stdin = 0, None
 
         def poll(self):
             nonlocal looks

@@ -95,7 +95,7 @@ class Timetable:
             measure=lambda *given: self.note("validated"),
         )
         samples = SimpleNamespace(prompts=self.prompts, generate=lambda step: self.note("sampled"))
-        states = SimpleNamespace(save=lambda: self.note("state"))
+        states = SimpleNamespace(save=lambda: self.note("state"), remove_old=lambda: None)
         loop.train(run, Tasks(run, checkpoints, states, validation, samples))
         return self.done
 
@@ -245,6 +245,9 @@ def test_a_back_up_is_due_after_exactly_so_many_minutes_and_not_where_a_checkpoi
     assert table.steps("state") == [3, 6]
 
 
-def test_a_finished_run_does_nothing_again(tmp_path):
+def test_a_finished_run_does_nothing_again_but_what_it_was_cut_off_from(tmp_path):
     Path(tmp_path / "t.safetensors").touch()
-    assert Timetable(tmp_path, saving={"save_every_n_steps": 2}).live(step=8) == []
+    table = Timetable(tmp_path, saving={"save_every_n_steps": 2})
+    assert table.live(step=8) == [(8, "sampled")]
+    (tmp_path / "journal.jsonl").write_text('{"seq": 1, "time": 0.0, "kind": "sample", "step": 8}\n')
+    assert table.live(step=8) == []

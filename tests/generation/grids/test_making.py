@@ -108,13 +108,13 @@ def test_axes_reach_prompts_loras_and_seeds(workspace):
         **{"x_axis": "prompt_sr", "x_values": "fox, dog", "y_axis": "lora_strength:a", "y_values": "0, 1"},
         **{"z_axis": "lora", "z_values": "b, none", "vary_seeds_x": True, "vary_seeds_z": True},
     )
-    cells = {cell.place: cell.request.job.generate for cell in grid_of(job, workspace).cells}
+    cells = {cell.position: cell.request.job.generate for cell in grid_of(job, workspace).cells}
     assert (cells[1, 0, 0].prompt.strip(), cells[1, 0, 0].negative_prompt) == ("a dog", "dog tail")
     assert [(use.file, use.strength) for use in cells[0, 1, 0].loras] == [("b", 0.9), ("a", 1.0)]
     assert [(use.file, use.strength) for use in cells[0, 1, 1].loras] == [("a", 1.0)]
     assert [cells[place].seed for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1))] == [7, 8, 7, 10]  # A1111's
     rows = {"vary_seeds_y": True, "x_axis": "steps", "x_values": "1,2", "y_axis": "width", "y_values": "64,128"}
-    cells = {cell.place: cell.request.job.generate for cell in grid_of(job_of(**rows), workspace).cells}
+    cells = {cell.position: cell.request.job.generate for cell in grid_of(job_of(**rows), workspace).cells}
     assert (cells[1, 0, 0].seed, cells[1, 1, 0].seed, cells[0, 1, 0].width) == (7, 8, 128)
 
 
@@ -123,7 +123,7 @@ def test_a_random_seed_is_one_for_all_cells_and_kept_with_the_grid(workspace, st
         generate={"seed": None, "steps": 1}, x_axis="cfg scale", x_values="1,4", y_axis="seed", y_values="-1,5"
     )
     folder = begin(job, workspace)
-    seeds = [{cell.place: cell.request.seed for cell in grid_of(folder.job(), workspace).cells} for _ in range(2)]
+    seeds = [{cell.position: cell.request.seed for cell in grid_of(folder.job(), workspace).cells} for _ in range(2)]
     assert seeds[0] == seeds[1] and seeds[0][0, 1, 0] == seeds[0][1, 1, 0] == 5
     assert seeds[0][0, 0, 0] == seeds[0][1, 0, 0] != 5
     assert decided(job_of(generate={"seed": None}, x_axis="steps", x_values="1")).generate.seed is not None

@@ -201,7 +201,7 @@ def test_a_start_says_what_the_box_says(tmp_path):
     with pytest.raises(ProblemsError) as error:
         requests_of(job_of("(a:1.2.3) __none__", "<lora:ink:1>"), lambda name: wildcard_lines(space, name))
     assert set(error.value.codes) == {"prompt.bad-weight", "prompt.bad-wildcard", "prompt.lora-in-negative"}
-    found, notes = requests_of(job_of("a (fox --zz 3", "b)"), lines, KNOWN.words)
+    found, notes = requests_of(job_of("a (fox --zz 3", "b)"), lines, KNOWN.embeddings)
     assert found[0].job.generate.prompt == "a (fox"
     assert {each.code for each in notes} == {
         "prompt.open-bracket",

@@ -194,9 +194,9 @@ def test_of_two_images_of_one_stem_each_takes_the_caption_that_training_reads(tm
     for name, caption in (("a.png", "a.png.txt"), ("a.jpg", "a.txt")):
         made(80, 64).save(tmp_path / "set" / name)
         (tmp_path / "set" / caption).write_text(f"of {name}")
-    use(tmp_path / "set", action="resize", max_resolution=[32])
+    use(tmp_path / "set", action="number", number_start=1, number_digits=1)
     captions = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.txt")}
-    assert captions == {"a+32x32.txt": "of a.jpg", "a+32x32.png.txt": "of a.png"}
+    assert captions == {"1.txt": "of a.jpg", "1.png.txt": "of a.png"}
 
 
 def test_a_file_that_cannot_be_read_is_left_out_of_the_numbered_copies(tmp_path):
