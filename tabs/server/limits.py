@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOGIN = "/login"
 LIMITS = {  # tokens per second, burst, concurrent requests; _cost() says what a request takes
-    "session": (40.0, 1000.0, 64),
+    "session": (40.0, 2000.0, 64),
     "address": (5.0, 200.0, 16),  # requests without a session
     "all addresses": (20.0, 400.0, 24),
     "login": (20.0, 60.0, 32),  # by address; each attempt costs 1
