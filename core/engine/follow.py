@@ -44,10 +44,12 @@ def follow(
         hears = child.stdin is not None  # closing it is heard from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and told is None and hears and _send_stop(folder):
+                if token.wanted and told is None and hears:
+                    sent = _send_stop(folder)
                     if child.stdin is not None:
                         child.stdin.close()
-                    told = time.monotonic()
+                    if sent or child.stdin is not None:
+                        told = time.monotonic()
                 if told is not None and patience is not None and time.monotonic() - told > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; those sent before are of an earlier life.

@@ -271,8 +271,14 @@ class Maker:
             job, stage, self.components, self.kind, noises, result.initial, result.canvas, sides, networks, show
         )
         prompts = [schedule(request.job.generate.prompt, during)[-1][1] for request in batch]
-        making = replace(making, strengths=self.loras.strengths, by_use=self.loras.by_use)
-        making = replace(making, nets=self.nets, prompts=prompts, lend=self.lend)
+        making = replace(
+            making,
+            strengths=self.loras.strengths,
+            by_use=self.loras.by_use,
+            nets=self.nets,
+            prompts=prompts,
+            lend=self.lend,
+        )
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, result.canvas)

@@ -73,6 +73,20 @@ def test_100_folders_of_tools_are_kept_and_each_training(engine, there):
     assert len(list_runs(places["train"])) == there + 1
 
 
+def test_the_folder_of_a_job_that_still_runs_is_kept(engine):
+    jobs = engine.workspace.private / "jobs"
+    for number in range(101):
+        (jobs / f"20260101-{number:06}_x").mkdir(parents=True)
+        (jobs / f"20260101-{number:06}_x" / "job.json").write_text("{}")
+    oldest = RunFolder(jobs / "20260101-000000_x")
+    oldest.lock()
+    try:
+        engine._new_folder(engine_module.QueueEntry("a", "resize_lora", "new", {}), build(TrainJob, {}))
+    finally:
+        oldest.unlock()
+    assert oldest.path.is_dir() and len(list_runs(jobs)) == 102
+
+
 @pytest.mark.parametrize("lines", [199, 200, 201])
 def test_a_run_shows_the_last_200_lines_of_its_log(tmp_path, lines):
     view = RunView(RunFolder.create(tmp_path, "x", {}))

@@ -154,3 +154,23 @@ def test_a_stop_before_the_launched_process_reads_commands_reaches_it(tmp_path, 
 
     assert follow(start, folder, listener=lambda line: None, token=token) == ("stopped", None)
     assert sent == ["stop", "stop"]
+
+
+def test_a_child_that_is_told_by_its_input_hears_a_stop_on_a_full_disk(tmp_path, monkeypatch):
+    def full(path, name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(commands, "send", full)
+    folder, token = RunFolder.create(tmp_path, "t", {}), CancelToken()
+    token.cancel()
+    child = (
+        "import sys; from core.record.events import StateChanged; from core.record.journal import Journal\n"
+        "sys.stdin.read()\n"
+        "with Journal(__import__('pathlib').Path(sys.argv[1])) as journal: journal.put(StateChanged('stopped'))"
+    )
+
+    def start(log):
+        words = [sys.executable, "-c", child, str(folder.path)]
+        return subprocess.Popen(words, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.PIPE)
+
+    assert follow(start, folder, listener=lambda line: None, token=token, patience=20) == ("stopped", None)

@@ -254,7 +254,7 @@ def _copy_captions(path: Path, target: Path, beside: Sequence[str]) -> int:
     copied = 0
     for ending, caption in captions.items():
         new = target.with_name(target.stem + ending)
-        if os.path.lexists(new) and not filecmp.cmp(caption, new, shallow=False):
+        if os.path.exists(new) and not filecmp.cmp(caption, new, shallow=False):
             new = target.with_name(target.name + ending)  # the other one is that of a copy of the same stem
         if not os.path.lexists(new):
             with atomic.open_atomic(new) as temporary:
