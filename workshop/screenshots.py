@@ -1,7 +1,8 @@
 """The images of docs/images, from the real page: `python -m workshop.screenshots [FOLDER] [--widths 390 1400] [--scheme dark]`.
 
 Starts the page on an outputs folder of its own, trains the starter LoRA, generates with it, and takes one image of each tab
-at each width. Needs Chromium and the packages of requirements-test.txt; takes about five minutes on two CPU cores.
+at each width, and tour.webp, which moves from the folder of images to the samples. Needs Chromium and the packages of
+requirements-test.txt; takes about five minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from core.setup.browser import MISSING, find_browser
 PATIENCE = 300_000  # ms: a training on a CPU
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
+TOUR_WIDTH, TOUR_MS = 1000, 2200  # pixels, and how long each of its images stands
 
 
 @contextmanager
@@ -64,24 +66,40 @@ def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> 
     page.set_viewport_size({"width": widths[0], "height": height})
 
 
+def frame(page: Any) -> Image.Image:
+    """What the window shows, for the tour."""
+    taken = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    return taken.resize((TOUR_WIDTH, round(taken.height * TOUR_WIDTH / taken.width)), Image.Resampling.LANCZOS)
+
+
 def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
     """Trains, generates, and takes the tabs in the order in which they have something to show."""
+    tour = []
     page.wait_for_selector("body[data-atelier=ready]")
     page.wait_for_function("atelier.stamp")
     open_tab(page, "Train")
     page.get_by_text("24 of 24 images will train").first.wait_for()
     page.get_by_text("Estimating ...").first.wait_for(state="hidden")
-    for name in ("Train", "Dataset", "Captions", "Tools"):
+    for name in ("Tools", "Dataset", "Captions", "Train"):
         take(page, folder, name, widths, height)
-    open_tab(page, "Train")
+        tour += [frame(page)] if name in ("Dataset", "Train") else []
     page.locator("#start").click()
-    page.locator("#run-step", has_text=re.compile(r"step 1[6-9]\d of 270")).wait_for()
+    for step in (10, 80, 160):
+        page.wait_for_function(
+            "(least) => +/step (\\d+) of/.exec(document.querySelector('#run-step')?.textContent)?.[1] >= least",
+            arg=step,
+        )
+        open_tab(page, "Monitor")
+        tour.append(frame(page))
     take(page, folder, "Monitor", widths, height)
     page.get_by_role("button", name="Generate with it").click()
     page.get_by_role("button", name="Generate", exact=True).click()
     page.locator("#gen-gallery img:visible").first.wait_for()
     for name in ("Generate", "Runs"):
         take(page, folder, name, widths, height)
+        tour += [frame(page)] if name == "Generate" else []
+    first, *more = tour
+    first.save(folder / "tour.webp", save_all=True, append_images=more, duration=TOUR_MS, loop=0, quality=75, method=6)
 
 
 def main(words: list[str] | None = None) -> int:
