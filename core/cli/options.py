@@ -17,7 +17,7 @@ from core.record.allowed import allow
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, collected, errors
 from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
-from core.settings.base import Declared, Settings, declared
+from core.settings.base import Declared, Settings, declared, item_of
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
 from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
@@ -316,12 +316,24 @@ def _from_here(model: type[Settings], typed: dict[str, Any]) -> dict[str, Any]:
         return typed
     for entry in declared(model):
         group, _, name = entry.path.partition(".")
-        value = typed.get(group, {}).get(name) if entry.names in ("path", "path or name") else None
-        if isinstance(value, str):
-            typed[group][name] = _counted(value, entry)
-        elif isinstance(value, list):
-            typed[group][name] = [_counted(each, entry) if isinstance(each, str) else each for each in value]
+        if name in typed.get(group, {}):
+            typed[group][name] = _located(entry, typed[group][name])
     return typed
+
+
+def _located(entry: Declared, value: Any) -> Any:
+    """A setting's value with its paths counted from the working directory, also in lists and in the items of lists."""
+    if isinstance(value, list):
+        return [_located(entry, each) for each in value]
+    if isinstance(value, dict) and (item := item_of(entry)):
+        known = {name: Declared(f"{entry.path}[].{name}", "", name, info) for name, info in item.model_fields.items()}
+        return {name: _located(known[name], each) if name in known else each for name, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    if entry.names == "word=path" and "=" in value and not os.path.exists(open_home(value)):
+        word, _, path = value.partition("=")
+        return f"{word}={_counted(path, entry)}"
+    return _counted(value, entry) if entry.names in ("path", "path or name", "word=path", "state") else value
 
 
 def _is_elsewhere() -> bool:

@@ -227,6 +227,22 @@ def test_relative_paths_of_settings_count_from_where_they_are_typed(tmp_path, mo
     assert job_of("convert_model", *words).convert_model.output == "new.safetensors"
 
 
+def test_relative_paths_in_lists_and_behind_a_word_count_from_where_they_are_typed(tmp_path, monkeypatch):
+    for name in ("fox.safetensors", "zfx.safetensors", "state-000100"):
+        (tmp_path / name).write_bytes(b"weights")
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    loras = '--generate.loras=[{"file": "fox.safetensors", "strength": 0.8}, {"file": "bear"}]'
+    embeddings = '--generate.embeddings=["zfx.safetensors", "word=zfx.safetensors"]'
+    generate = job_of("generate", "a fox", loras, embeddings).generate
+    fox, zfx = (str(tmp_path / f"{name}.safetensors") for name in ("fox", "zfx"))
+    assert [each.file for each in generate.loras] == [fox, "bear"], "the name of a LoRA stays one"
+    assert generate.embeddings == [zfx, f"word={zfx}"]
+    train = job_of("train", '--dataset.sources=[{"folder": "images"}]', "--resume.resume", "state-000100")
+    assert train.dataset.sources[0].folder == str(tmp_path / "images")
+    assert train.resume.resume == str(tmp_path / "state-000100")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no folder that is in use")
 def test_a_working_directory_that_was_deleted_is_none(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
