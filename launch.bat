@@ -20,6 +20,8 @@ set "python=%ATELIER_PYTHON%"
 goto run
 
 :look
+rem First the Python that .venv was made with: another one would install everything again.
+if exist "%~dp0.venv\pyvenv.cfg" for /f "usebackq tokens=1,* delims== " %%a in ("%~dp0.venv\pyvenv.cfg") do if /i "%%a"=="home" call :ask_file "%%b\python.exe"
 rem The py launcher finds Pythons that are installed but not on PATH.
 for %%v in (3.11 3.12 3.13) do call :ask_py %%v
 for %%v in (311 312 313) do call :ask_file "%LOCALAPPDATA%\Programs\Python\Python%%v\python.exe"

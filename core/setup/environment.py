@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import shutil
@@ -29,6 +30,8 @@ from core.setup.choose import (
 from core.setup.facts import machine_facts
 from core.setup.stamp import SCHEMA, digest, is_current, python_of, python_version, read_stamp, write_stamp
 
+# Errors of drives without locks (some network mounts, Google Drive in Colab), as in core/record/lock.py.
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 INDEX_SECONDS = 6.0  # an index that has not responded by then is skipped
 RENAME_TRIES, RENAME_PAUSE = 20, 0.05  # a virus scanner on Windows holds new files for a moment
 
@@ -278,6 +281,7 @@ def lock(root: Path) -> Iterator[None]:
 
 
 def take(descriptor: int) -> bool:
+    """Lock the file; False while another process holds it. A drive without locks holds nobody back."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -288,8 +292,8 @@ def take(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in NO_LOCKS
     return True
 
 

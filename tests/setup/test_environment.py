@@ -1,5 +1,6 @@
 """`.venv` made, found stale, replaced, and kept when its successor fails: real environments with invented packages."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -304,6 +305,15 @@ def test_a_second_launcher_waits_for_the_first(tmp_path, capsys):
     waiting.join(60)
     assert order == ["first", "second"]
     assert "waiting for it" in said
+
+
+def test_a_drive_without_locks_keeps_nobody_waiting(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with lock(tmp_path):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

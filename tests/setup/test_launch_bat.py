@@ -121,9 +121,12 @@ def test_it_pauses_on_an_error_after_a_double_click_only():
     assert sum("pause" in line for line in COMMANDS) == 1
 
 
-def test_the_py_launcher_is_asked_first_and_3_11_first_of_all():
+def test_the_python_of_the_environment_is_taken_then_the_py_launcher_is_asked_3_11_first_of_all():
     look = part("look")
-    assert look[0] == "for %%v in (3.11 3.12 3.13) do call :ask_py %%v"
+    config = '"%~dp0.venv\\pyvenv.cfg"'
+    each = f'for /f "usebackq tokens=1,* delims== " %%a in ({config})'
+    assert look[0] == f'if exist {config} {each} do if /i "%%a"=="home" call :ask_file "%%b\\python.exe"'
+    assert look[1] == "for %%v in (3.11 3.12 3.13) do call :ask_py %%v"
     assert next(i for i, line in enumerate(look) if "where python" in line) > 0
     assert 'py -%1 "%~dp0core\\setup\\probe.py" >"%answer%" 2>nul' in part("ask_py")
 
