@@ -62,20 +62,21 @@ def to_fp8(model: nn.Module) -> int:
 @torch.no_grad()
 def _convert(module: Any, kind: type[nn.Module]) -> int:
     weight = module.weight
-    small, factors = _quantized(weight.float())
+    small, factors = _quantized(weight.float(), weight.dtype)
     saved = weight.numel() * (weight.element_size() - 1)
     module.weight = nn.Parameter(small, requires_grad=False)
-    module.register_buffer("factors", factors.to(weight.dtype), persistent=False)
+    module.register_buffer("factors", factors, persistent=False)
     module.__class__ = kind
     return saved
 
 
-def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A float32 weight in fp8, and its factors."""
-    largest = weight.abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-    factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
+def _quantized(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A float32 weight in fp8, and its factors in the dtype in which they multiply it again: divided by the rounded ones, a channel
+    as a whole is not off by their rounding."""
+    largest = weight.abs().flatten(1).amax(1)
+    factors = (largest / LARGEST).to(dtype).clamp(min=torch.finfo(dtype).tiny).view(-1, *(1 for _ in weight.shape[1:]))
     # Clamped: rounding up could exceed the dtype's range, which has no infinity.
-    return (weight / factors).clamp(-LARGEST, LARGEST).to(FP8), factors
+    return (weight / factors.float()).clamp(-LARGEST, LARGEST).to(FP8), factors
 
 
 def base_weight(module: nn.Module) -> Tensor:
@@ -88,7 +89,7 @@ def set_weight(module: nn.Module, wide: Tensor) -> None:
     """Set the layer's weight from float32, in place, in its dtype (fp8 with new factors)."""
     weight = as_weight(module.weight)
     if weight.dtype == FP8:
-        wide, factors = _quantized(wide)
+        wide, factors = _quantized(wide, as_weight(module.factors).dtype)
         as_weight(module.factors).copy_(factors)
     weight.copy_(wide)
 

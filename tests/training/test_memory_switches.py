@@ -9,7 +9,7 @@ from torch import nn
 
 from core.families import family
 from core.families.attention import checkpoint_unet, memory_problems, set_attention
-from core.networks.fp8 import FP8, Fp8Conv, Fp8Linear, to_fp8
+from core.networks.fp8 import FP8, Fp8Conv, Fp8Linear, base_weight, to_fp8
 from core.record.workspace import PROJECT
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
@@ -40,6 +40,18 @@ def test_weights_of_blocks_become_8_bit_and_products_stay_near():
         assert (near - exact).norm() < 0.05 * exact.norm() and not torch.equal(near, exact)
         near.sum().backward(), exact.sum().backward()
         assert (ours.grad - theirs.grad).norm() < 0.05 * theirs.grad.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_channel_of_8_bit_weights_is_scaled_by_the_rounding_of_its_factor(dtype):
+    wide = torch.randn(64, 4096, generator=torch.Generator().manual_seed(5)) * torch.logspace(-4, 0, 64)[:, None]
+    model = nn.ModuleDict({"mid_block": nn.Sequential(nn.Linear(4096, 64))}).to(dtype).requires_grad_(False)
+    (layer,) = model["mid_block"]
+    layer.weight.copy_(wide)
+    exact = layer.weight.double()
+    to_fp8(model)
+    ratios = (base_weight(layer).double() * exact).sum(1) / exact.square().sum(1)
+    assert (ratios - 1).abs().max() < 1e-3
 
 
 @pytest.mark.slow
