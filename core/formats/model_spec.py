@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from core import __version__
 from core.settings.model import traits_of
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def implementation(family: str, kind: Kind) -> str:
 
 
 def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:
-    """The modelspec metadata as sd-scripts fills it; `facts.extra` may add author, description, license, tags ... (but
-    not hash).
+    """The modelspec metadata as sd-scripts fills it, and the version of this program; `facts.extra` may add author,
+    description, license, tags ... (but not hash).
 
     saved_at  Unix seconds; None: from the facts, else now
     """
@@ -110,6 +111,7 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
         "modelspec.title": job.saving.output_name,
         "modelspec.resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
         "modelspec.date": datetime.fromtimestamp(int(saved_at)).isoformat(),
+        "atelier_version": __version__,
     }
     if facts.prediction in ("epsilon", "v"):  # the specification has no other
         values["modelspec.prediction_type"] = facts.prediction

@@ -121,14 +121,15 @@ def bytes_text(count: int) -> str:
 
 def _number(entry: Declared, text: str, whole: str = "") -> int | float:
     """whole: the text that the number is a part of."""
-    if entry.unit == "bytes" and (size := re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower())):
-        return int(float(size[1]) * SIZE_SIGNS[size[2]])
+    size = re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", text.lower()) if entry.unit == "bytes" else None
     try:
-        number = float(text)
+        number = float(size[1] if size else text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise _bad(entry, f"'{(whole or text)[:40]}', which is not a number")
+    if size:
+        return int(number * SIZE_SIGNS[size[2]])
     if entry.kind == "float" or (entry.kind == "pair" and not _is_size(entry)):
         return number
     if number == int(number):

@@ -150,8 +150,8 @@ class PresetForm(ABC):
         preset = read_text(given, text, self.task_name)
         stem = "opened" if bad_name(Path(given).stem) else Path(given).stem
         names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
-        taken = set(self.presets.names())
-        name = next(name for name in names if f"user/{name}" not in taken)
+        taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
+        name = next(name for name in names if f"user/{name}".casefold() not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
         kept = self.presets.save(name, job, task=self.task_name) if whole else self.presets.keep(name, preset)
         return self.choose(kept, f"Opened {given} and kept it as {name}.")

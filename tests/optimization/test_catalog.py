@@ -163,6 +163,8 @@ def test_arguments_are_checked_by_name_and_kind():
         "use true or false",
     ]
     assert "use numbers" in said(betas=[0.9])[0][1]
+    endless = parse_arguments(["weight_decay=1e999", "betas=0.9,1e999"])
+    assert [fix[:10] for _, fix in said(**endless)] == ["use a numb", "use number"]
     ((what, _),) = [
         (p.what, p.fix) for p in argument_problems({}, find("pytorch_optimizer.Ranger21").arguments, "Ranger21", "")
     ]

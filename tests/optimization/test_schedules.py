@@ -205,7 +205,7 @@ def test_the_inverse_square_root_falls_by_its_time_scale_as_in_transformers(warm
 
 def test_step_rules_are_read_and_refused_with_what_is_wrong():
     assert read_step_rules("1:10, 0.1:20,0.005") == ([(1.0, 10), (0.1, 20)], 0.005)
-    for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1"):
+    for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1", "nan:5,1", "1:5,inf"):
         with raises(ValueError):
             read_step_rules(bad)
 

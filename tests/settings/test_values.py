@@ -174,6 +174,7 @@ def test_texts_become_values(path, text, value):
     [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"),
      ("network.alpha", "inf"), ("network.alpha", "1,5,2"), ("network.alpha", "1.000,5"), ("network.alpha", "1,000"),
      ("schedule.max_train_steps", "1,000"), ("network.rank", "2,5"), ("memory.text_cache_bytes", "1,500 MB"),
+     ("memory.text_cache_bytes", "1.2.3 GB"), ("memory.text_cache_bytes", f"1{'0' * 400} GB"),
      ("optimizer.text_encoder_lr", "0,0001"), ("dataset.resolution", "axb"),
      ("dataset.resolution", "1 2.5"), ("dataset.more_resolutions", "768\nlarge"),
      ("dataset.more_resolutions", "512 x 76.5"), ("dataset.face_crop_aug_range", "small, large")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting, setting
@@ -124,7 +125,14 @@ def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
     """ "kernel size,sigma,strength[,1 or 0]" -> the four values, the last 1 by default; None for no text. Raises ValueError."""
     if not text:
         return None
-    size, sigma, strength, *rest = [float(part) for part in text.split(",")]
-    if len(rest) > 1 or size != int(size) or size < 0 or (size and not int(size) % 2) or sigma <= 0:
+    size, sigma, strength, *rest = numbers = [float(part) for part in text.split(",")]
+    if (
+        not all(map(math.isfinite, numbers))
+        or len(rest) > 1
+        or size != int(size)
+        or size < 0
+        or (size and not int(size) % 2)
+        or sigma <= 0
+    ):
         raise ValueError(text)
     return int(size), sigma, strength, bool(rest[0]) if rest else True

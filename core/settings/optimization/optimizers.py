@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -97,18 +98,22 @@ class Argument:
     def takes(self, value: Any) -> bool:
         if value is None:
             return self.optional or self.kind == "any"
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return {
             "bool": isinstance(value, bool),
             "int": isinstance(value, int) and not isinstance(value, bool),
-            "number": number,
+            "number": _is_number(value),
             "numbers": isinstance(value, (list, tuple))
-            and all(item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in value)
+            and all(item is None or _is_number(item) for item in value)
             and (not self.default or not isinstance(self.default, list) or len(value) == len(self.default)),
             "text": isinstance(value, str),
             "choice": value in self.choices,
-            "any": True,
+            "any": not isinstance(value, float) or _is_number(value),
         }[self.kind]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)

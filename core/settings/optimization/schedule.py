@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 
@@ -225,6 +226,8 @@ def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
         if not sign:
             raise ValueError(f"'{part}' is not in the form factor:step")
         found.append((float(factor), int(until)))
+    if not all(map(math.isfinite, [*(factor for factor, _ in found), float(last)])):
+        raise ValueError("a factor must be a finite number")
     if [until for _, until in found] != sorted({until for _, until in found}):
         raise ValueError("the steps must increase")
     return found, float(last)

@@ -356,7 +356,7 @@ class PresetStore:
     def rename(self, name: str, new: str) -> str:
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
-        if target.exists():
+        if target.exists() and not target.samefile(source):  # "fox" may become "Fox" where case makes no difference
             what = f"A preset named '{new}' already exists"
             raise ProblemsError.one(what, "preset name", "choose another name", code="preset.exists")
         atomic.replace(source, target)

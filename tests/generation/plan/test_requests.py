@@ -292,6 +292,8 @@ def test_a_line_may_have_a_variation_of_its_own(tmp_path):
         ({"gradual_latent": {"gradual_latent_timesteps": 700}}, "generate.no-gradual-latent"),
         ({"gradual_latent": {"gradual_latent_unsharp_params": "3,x"}}, "generate.bad-unsharp"),
         ({"gradual_latent": {"gradual_latent_unsharp_params": "4,1,1"}}, "generate.bad-unsharp"),
+        ({"gradual_latent": {"gradual_latent_unsharp_params": "3,nan,0.5"}}, "generate.bad-unsharp"),
+        ({"gradual_latent": {"gradual_latent_unsharp_params": "inf,1,1"}}, "generate.bad-unsharp"),
         ({"deep_shrink": {"ds_depth_1": 4}}, "generate.ds-depth"),
         ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
         ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
