@@ -20,6 +20,7 @@ LEFT_OUT = {  # why
 }
 ONE_OF_EACH = (  # effect of generation; by default
     "weights_original",
+    "xl_long",
     "negative_scale",
     "heun",
     "zsnr_v_ddim",

@@ -61,7 +61,7 @@ def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(
     assert sum("best" in note for note in content.axis("x").notes) == 1
     grid = grid_of(begun.job(), workspace)
     assert len(grid.cells) == 14 and sum(part.loads for part in grid.parts) == 1  # the base model once a prompt
-    requests_and_notes = {cell.place: cell.request.job.generate for cell in grid.cells}
+    requests_and_notes = {cell.position: cell.request.job.generate for cell in grid.cells}
     assert {requests_and_notes[x, y, 0].seed for x, y in ((0, 0), (1, 0), (2, 2))} == {5}
     assert (
         requests_and_notes[1, 0, 1].negative_prompt,
@@ -152,7 +152,7 @@ def test_checkpoints_of_a_control_net_follow_the_control_image_of_the_sample_nex
     begun = begin(asked.job, workspace, run=folder.name, notes=asked.notes)
     assert begun.content().size == (3, 2, 2) and begun.content().axis("z").texts == ("a fox", "a bee")
     grid = grid_of(begun.job(), workspace)
-    controls = {cell.place: cell.request.job.controls for cell in grid.cells}
+    controls = {cell.position: cell.request.job.controls for cell in grid.cells}
     assert len(controls) == 10 and not controls[0, 0, 0].nets and not grid.notes, "one cell without control a prompt"
     assert [(use.weight, use.image) for use in controls[2, 0, 1].used] == [(0.5, edges)]
     run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())

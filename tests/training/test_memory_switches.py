@@ -44,14 +44,14 @@ def test_weights_of_blocks_become_8_bit_and_products_stay_near():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_no_channel_of_8_bit_weights_is_scaled_by_the_rounding_of_its_factor(dtype):
-    wide = torch.randn(64, 4096, generator=torch.Generator().manual_seed(5)) * torch.logspace(-4, 0, 64)[:, None]
-    model = nn.ModuleDict({"mid_block": nn.Sequential(nn.Linear(4096, 64))}).to(dtype).requires_grad_(False)
+    wide = torch.randn(32, 1 << 16, generator=torch.Generator().manual_seed(5)) * torch.logspace(-4, 0, 32)[:, None]
+    model = nn.ModuleDict({"mid_block": nn.Sequential(nn.Linear(1 << 16, 32))}).to(dtype).requires_grad_(False)
     (layer,) = model["mid_block"]
     layer.weight.copy_(wide)
     exact = layer.weight.double()
     to_fp8(model)
     ratios = (base_weight(layer).double() * exact).sum(1) / exact.square().sum(1)
-    assert (ratios - 1).abs().max() < 1e-3
+    assert (ratios - 1).abs().max() < 2.5e-3
 
 
 @pytest.mark.slow

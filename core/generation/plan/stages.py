@@ -203,6 +203,7 @@ def reading_of(job: GenerateJob, family_name: str) -> Reading:
     return Reading(
         clip_skip=skip,
         weighted=settings.prompt_weights,
+        break_anywhere=kohya,
         normalize=settings.emb_normalize_mode,
         multiples=settings.max_embeddings_multiples or (1 if kohya else None),
         as_trained=settings.long_prompts == "trained",

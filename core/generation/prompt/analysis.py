@@ -21,7 +21,15 @@ from core.generation.prompt.editing import Pass, Switch, edits, near_misses, par
 from core.generation.prompt.loras import FIX as LORA_FIX
 from core.generation.prompt.loras import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
-from core.generation.prompt.runs import AND, BREAK, placed_parts, prompt_runs, weighted_parts, windows_of
+from core.generation.prompt.runs import (
+    AND,
+    BREAK,
+    BREAK_ANYWHERE,
+    placed_parts,
+    prompt_runs,
+    weighted_parts,
+    windows_of,
+)
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
 from core.record.problems import Problem, ProblemsError
 
@@ -126,7 +134,8 @@ def analyze(text: str, known: Names = Names(), mode: Parsing = Parsing()) -> Ana
     if len(text) > LONGEST:
         return Analysis((), (), findings)
     prompt_text = _within(text, _parts_of_kind(PROMPT, _split(text, mode)))
-    pattern = BREAK.pattern if mode.negative else f"{AND.pattern}|{BREAK.pattern}"
+    breaks = BREAK if mode.passes else BREAK_ANYWHERE
+    pattern = breaks.pattern if mode.negative else f"{AND.pattern}|{breaks.pattern}"
     joints = [match.span() for match in re.finditer(pattern, prompt_text)]
     drawn = mode.dynamic and has_variants(text)
     sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
@@ -354,7 +363,8 @@ def _of_embeddings(text: str, known: Names, mode: Parsing) -> Iterator[Finding]:
 def _parts(text: str, known: Names, mode: Parsing) -> Iterator[Part]:
     text = tagless(read_line(text, [], mode.where).text if mode.dynamic else text)
     count = _counter(known.embeddings)
-    runs = partial(prompt_runs, read=_read) if mode.weighted else None
+    breaks = BREAK if mode.passes else BREAK_ANYWHERE
+    runs = partial(prompt_runs, read=_read, at=breaks) if mode.weighted else None
     passes = mode.passes if mode.weighted and mode.passes else [None]
     for part_text, weight in [(text, 1.0)] if mode.negative else weighted_parts(text):
         windows = (windows_of(each, count, runs) for each in texts_of(part_text, passes, COUNTED_STEPS))

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
-BREAK, AND = (
-    re.compile(r"\bBREAK\b"),
-    re.compile(r"\sAND\s"),
-)  # the words alone, as in A1111; sd-scripts splits at " AND "
+# The words alone, as in A1111. sd-scripts splits at " AND ", and at BREAK also within a word.
+BREAK, AND, BREAK_ANYWHERE = re.compile(r"\bBREAK\b"), re.compile(r"\sAND\s"), re.compile("BREAK")
 _WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last colon of a part
 
 
@@ -39,11 +37,11 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     return parts
 
 
-def prompt_runs(text: str, read: Read = runs_of) -> list[Run]:
-    """`runs_of`, with a new window after each BREAK."""
+def prompt_runs(text: str, read: Read = runs_of, at: re.Pattern[str] = BREAK) -> list[Run]:
+    """`runs_of`, with a new window after each BREAK. at: what is one"""
     runs: list[Run] = []
     for run, weight in read(text):
-        first, *others = BREAK.split(run)
+        first, *others = at.split(run)
         runs += [(first, weight)]
         for part in others:
             runs += [(WINDOW_END, 1.0), (part, weight)]

@@ -10,7 +10,8 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.families.token_count import WINDOW
-from core.generation.prompt.runs import prompt_runs, tokens_read
+from core.families.word_weights import Read
+from core.generation.prompt.runs import BREAK_ANYWHERE, prompt_runs, tokens_read
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Reading:
 
     clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
     weighted         parse (more), (exactly:1.3) and BREAK; otherwise they are text
+    break_anywhere   BREAK within a word too, as in sd-scripts' generator
     normalize        how weighted states are scaled (`core.families.weighted_text.weigh`): none, original, abs
     multiples        maximum windows of 75 tokens; None: as many as the text has
     as_trained       join the windows to 75 n + 2 states, as training does, instead of 77 n
@@ -28,6 +30,7 @@ class Reading:
 
     clip_skip: int | None = None
     weighted: bool = True
+    break_anywhere: bool = False
     normalize: str = "none"
     multiples: int | None = None
     as_trained: bool = False
@@ -37,7 +40,13 @@ class Reading:
     def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
         """The content tokens that these texts are padded to. count: content tokens of a plain text"""
         most = self.multiples * WINDOW if self.multiples else None
-        return tokens_read(texts, count, prompt_runs if self.weighted else None, most)
+        return tokens_read(texts, count, self.runs, most)
+
+    @property
+    def runs(self) -> Read | None:
+        """Splits a text into runs of equal weight; None where brackets are text."""
+        runs = partial(prompt_runs, at=BREAK_ANYWHERE) if self.break_anywhere else prompt_runs
+        return runs if self.weighted else None
 
 
 AS_WRITTEN = Reading()
@@ -89,7 +98,7 @@ def encode_texts(
         max_token_length=length,
         clip_skip=reading.clip_skip,
         join=join_windows if reading.as_trained else join_whole,
-        runs=prompt_runs if reading.weighted else None,
+        runs=reading.runs,
         normalize=reading.normalize,
         filled_with_end=reading.filled_with_end,
         **layer,
