@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.families import family
 from core.methods import MethodInputs
@@ -67,3 +68,15 @@ def test_block_rates_are_of_the_u_net_alone(tmp_path):
     parts = {each.name or each.part: [id(weight) for weight in each.parameters] for each in full.build(model)}
     assert set(parts) == {"text_encoder", *(f"unet_block{number}" for number in range(25))}
     assert sorted(parts["text_encoder"]) == sorted(id(weight) for weight in model.text_encoders[0].parameters())
+
+
+def test_a_trained_u_net_gives_way_to_the_held_one_while_the_untrained_model_is_asked_for(tmp_path):
+    job = build(TrainJob, {"method": {"kind": "dreambooth"}})
+    full = spec_of(job).make(MethodInputs(job, None, 0, Path(), None, NetworkFiles()))
+    model = family("sd1").load(tiny_folder("sd1", tmp_path / "tiny"))
+    full.build(model)
+    trained, untrained = model.denoiser, torch.nn.Identity()
+    full.hold_untrained(untrained)
+    with full.untrained():
+        assert model.denoiser is untrained
+    assert model.denoiser is trained

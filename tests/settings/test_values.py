@@ -96,6 +96,7 @@ def test_every_value_of_a_groups_settings_survives_the_way_through_its_field_and
         found, cards = list(examples(group, entry)), entry.widget in ("sources", "loras", "controls")
         assert found and entry.kind in CODECS, entry.path
         for made, value in found:
+            assert "\n" not in made.summary()
             by_field = value_from(entry, text_of(entry, value))
             text = value if isinstance(value, str) else json.dumps(value)
             for back in [value_typed(entry, text)] if cards else [by_field, value_typed(entry, text)]:

@@ -324,6 +324,12 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
         assert torch.equal(latents(components, new.encode("a Zunkel and a brabol")), plain)
         assert new.missing("a zunkel") == ["brabol"]
     assert find_embeddings(f"brabol={path}", workspace) == [words[0]]
+
+
+def test_a_word_that_a_file_has_not_is_answered_with_those_that_it_has(workspace):
+    path = workspace.models / "embeddings" / "both.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"<{name}>": torch.zeros(64) for name in ("zunkel", "brabol")}, path)
     with pytest.raises(ProblemsError) as refused:
         find_embeddings(f"other={path}", workspace)
     assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
