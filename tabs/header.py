@@ -1,4 +1,4 @@
-"""The header that stands above all tabs. Its texts are filled in by assets/header.js from the tick."""
+"""The header above all tabs. assets/header.js fills in its texts from the tick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 
-# The carriers of messages: nothing to see, only a value that the page's script reads, and an event that it raises.
+# Message buses: hidden components with a value that the page's script reads, and events that it triggers.
 BUS = """
 (window.atelierBuses = window.atelierBuses || []).push({name: "%s", element, props, watch, trigger});
 if (window.atelier && window.atelier.attach) window.atelier.attach();
@@ -23,7 +23,7 @@ EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "gener
 
 
 def build(page: Page) -> None:
-    """The header and the two carriers: one for the form, one for everything that runs."""
+    """Build the header and the two message buses, `form_bus` and `pulse_bus`."""
     gr.HTML(piece("header").replace("{version}", __version__), elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(
         "", html_template="", js_on_load=BUS % ("form", '"act"'), elem_id="form-bus", elem_classes="carrier"

@@ -1,8 +1,7 @@
-"""Pieces of HTML that the tabs share, and what a click in them says.
+"""HTML shared by the tabs, and boards: HTML areas whose buttons and inputs trigger one event.
 
-Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`;
-the board reports them as one event, and the handler looks the argument up in its own list, so a made-up one does
-nothing.
+Each text from users or files (names, captions, prompts, paths) goes through `esc`. Elements have `data-act` and `data-arg`, which
+the board sends as the event `act`. The handler looks the argument up in a list of valid ones, so a forged one has no effect.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any
 import gradio as gr
 
 from core.record.problems import Problem
-from tabs.wire import packed, unpack
+from tabs.wire import json_object, to_json
 
-# Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
-# the board replaces what is inside it.
+# Clicks on buttons and changes of inputs inside a board trigger the event "act". The listeners are on the outer element, since a
+# board's contents are replaced.
 ACTS = r"""
 let typed = 0;
 const said = (target, more) => {
@@ -33,7 +32,7 @@ const changed = (field) => {
 };
 element.addEventListener('click', async (event) => {
   const target = event.target.closest('button[data-act]');
-  // A button may send what stands in a field beside it.
+  // A button may send the value of a field next to it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
   const sure = target.dataset.sure, words = target.textContent.trim();
@@ -53,11 +52,11 @@ element.addEventListener('input', (event) => {
   const twin = event.target.dataset.twin && element.querySelector('#' + event.target.dataset.twin);
   if (twin) twin.value = event.target.value;
 });
-// What a person has touched no longer follows its attributes by itself. Answers may overtake each other: an older one is not
-// shown over a newer one, and a field keeps what was sent until an answer to it has come.
+// A control that the user has touched no longer follows its attributes by itself. Responses may arrive out of order: an older one
+// is ignored, and a field keeps what was sent until the response to that arrives.
 let shown = {turn: 0, value: props.value};
 watch('value', () => {
-  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `as_of`
+  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `with_turn`
   if (turn < shown.turn) { props.value = shown.value; return; }
   if (turn < Infinity) shown = {turn, value: props.value};
   element.querySelectorAll('input, select, textarea').forEach((field) => {
@@ -73,22 +72,22 @@ watch('value', () => {
 """
 
 
-# Stands where a tab's first answer goes: until that is drawn the tab shows nothing, so that nothing jumps (assets/page.css).
+# Placeholder of a tab's first contents: until they arrive the tab is hidden, so that nothing moves (assets/page.css).
 AWAITED = "<p data-awaits></p>"
 
 
 def esc(text: Any) -> str:
-    """A text for HTML, in contents as well as in quoted attributes. Bytes that are no UTF-8 become a mark."""
+    """Escape a text for HTML contents and quoted attributes. Bytes that are not UTF-8 become replacement characters."""
     return html.escape(str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace"), quote=True)
 
 
-def parted(name: str) -> str:
-    """A name or path for HTML contents whose lines break at its _, -, /, \\ and before its suffix rather than within a word."""
+def breakable(name: str) -> str:
+    """Escape a name or path and allow line breaks after _, -, /, \\ and before its suffix."""
     return re.sub(r"(?<=[_\-/\\])(?=.)|(?<=\w)(?=\.[A-Za-z]\w*$)", "<wbr>", esc(name))
 
 
 def board(elem_id: str, value: str = "", label: str = "", script: str = "", **more: Any) -> gr.HTML:
-    """An HTML area whose buttons and inputs report to `.act`."""
+    """A gr.HTML whose buttons and inputs trigger its event `.act`."""
     return gr.HTML(
         value,
         elem_id=elem_id,
@@ -100,41 +99,39 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
     )
 
 
-def as_of(turn: int, board: str) -> str:
-    """A board's contents with the number of the latest act that they tell of; 0 is none."""
+def with_turn(turn: int, board: str) -> str:
+    """Append the number of the last handled event to a board's contents; 0 appends nothing."""
     return f"{board}<!--{turn}-->" if turn else board
 
 
-def act_of(event: gr.EventData, longest: int = 4000) -> tuple[str, str, str]:
-    """(act, arg, value) of a board's event, as texts whatever the browser sent, of at most so many characters."""
+def board_event(event: gr.EventData, max_length: int = 4000) -> tuple[str, str, str]:
+    """Return (act, arg, value) of a board's event as texts of at most `max_length` characters."""
     data = event._data if isinstance(event._data, dict) else {}
-    return tuple(str(data.get(name, ""))[:longest] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+    return tuple(str(data.get(name, ""))[:max_length] for name in ("act", "arg", "value"))  # type: ignore[return-value]
 
 
-def seen_here() -> gr.Textbox:
-    """What this browser shows, for `news`. The browser itself keeps it and gets it with each answer: where a late answer is
-    drawn over a newer one, the next tick knows of it and draws the newer one again."""
+def client_state() -> gr.Textbox:
+    """Hidden textbox with the stamp and the hashes of the contents that the browser shows, for `changed_boards`. It is in the
+    browser, so that a late response that replaced newer contents is noticed and corrected by the next tick."""
     return gr.Textbox("", visible="hidden", elem_classes="carrier", label="what is shown")
 
 
-def stamp_seen(seen: str) -> Any:
-    return unpack(seen).get("stamp")
+def client_stamp(client: str) -> Any:
+    return json_object(client).get("stamp")
 
 
-def news(seen: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tick answers, by name: as "seen" what it has sent so far, and each value that this browser was not sent before."""
-    before = unpack(seen).get("sent")
+def changed_boards(client: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs of a tick: {name: value} of the contents that the browser does not show, and its new "client" state."""
+    before = json_object(client).get("sent")
     known = before if isinstance(before, dict) else {}
     fresh = {name: value for name, value in values.items() if known.get(name) != hash(value)}
-    return fresh | sent(values, stamp)
+    return fresh | sent_boards(values, stamp)
 
 
-def sent(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
-    """ "seen" after a click has sent these values itself: the next tick compares with what the browser shows now.
-
-    Without it a tick would leave out what it sent before the click, although the click has put something else there.
-    """
-    return {"seen": packed({"stamp": stamp, "sent": {name: hash(value) for name, value in values.items()}})}
+def sent_boards(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
+    """{"client": state of a browser that shows these values}. The handler of a click returns it with the values, so that the
+    next tick compares with them."""
+    return {"client": to_json({"stamp": stamp, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
 def button(
@@ -151,10 +148,13 @@ def button(
     sure: str = "",
     pressed: bool | None = None,
 ) -> str:
-    """A button. kind: "" plain, "primary", "quiet" (no border) or "danger". again: pressed many times in a row, as Next is,
-    so it counts as the same one whatever its `arg` (assets/aim.js). lands: names what it is about to a board, whose keyboard
-    goes to it when it appears (assets/focus.js). sure: what a dialog says before the click counts.
-    pressed: whether a switch is on."""
+    """HTML of a button.
+
+    kind      "", "primary", "quiet" (no border) or "danger"      pressed   state of a toggle button
+    again     is pressed many times in a row, like Next: clicks count at once, whatever the `arg` (assets/aim.js)
+    lands     name of its subject: the button gets the focus when a response brings it (assets/focus.js)
+    sure      text of a dialog that asks for confirmation
+    """
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
         parts.append(f' title="{esc(title)}"')
@@ -172,13 +172,13 @@ def button(
 
 
 def link(href: str, text: str, *, download: str | None = None, kind: str = "") -> str:
-    """A link, or a download under the given name."""
+    """HTML of a link that opens a new tab, or downloads a file with the name `download`."""
     more = f' download="{esc(download)}"' if download is not None else ' target="_blank" rel="noopener"'
     return f'<a class="btn {kind}" href="{esc(href)}"{more}>{esc(text)}</a>'
 
 
 def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
-    """Previous, next and where one is; the total where a noun is given. page counts from 0; each on a tab has its own label."""
+    """HTML of Previous, Next and a list of pages, with the total if there is a noun. page: from 0; label: unique on its tab"""
     if pages <= 1:
         return ""
     before = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
@@ -192,7 +192,7 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label
 
 
 def page_of(text: str, pages: int) -> int:
-    """A page number from the browser, kept within what there is."""
+    """Parse a page number from the browser and clamp it to 0 ... pages - 1."""
     number = int(text) if text.isdecimal() and len(text) < 9 else 0
     return max(0, min(number, pages - 1))
 
@@ -202,7 +202,7 @@ def page_count(total: int, size: int) -> int:
 
 
 def progress(text: str, share: float | None) -> str:
-    """A line that says what is going on, with a bar; share 0 to 1, None while it is unknown."""
+    """HTML of a progress bar with its text. share: 0 to 1, None while it is unknown"""
     now = "" if share is None else f' aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100"'
     width = "" if share is None else f' style="width:{100 * share:.1f}%"'
     kind = " unknown" if share is None else ""
@@ -211,73 +211,74 @@ def progress(text: str, share: float | None) -> str:
 
 
 def crop_frame(frame: tuple[float, float, float, float]) -> str:
-    """The frame of what trains, to lie on an image. frame: (left, top, right, bottom) as fractions of the image."""
+    """HTML of the crop frame over an image. frame: (left, top, right, bottom) as fractions of the image"""
     left, top, right, bottom = (100 * side for side in frame)
-    place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
-    return f'<span class="crop" style="{place}"></span>'
+    style = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+    return f'<span class="crop" style="{style}"></span>'
 
 
 def control_over(url: str) -> str:
-    """A control image, to lie on its image (assets/pairs.js says when)."""
+    """HTML of a control image over its image; assets/pairs.js shows and hides it."""
     return f'<img class="control-over" src="{esc(url)}" loading="lazy" decoding="async" alt="">'
 
 
-def pair_ways() -> str:
-    """Buttons for how images are shown with their control images. Pressed ones are marked by assets/pairs.js."""
-    words = {"beside": "Side by side", "over": "Overlay", "alone": "Image"}
+def pair_view_buttons() -> str:
+    """HTML of the buttons that choose how control images are shown. assets/pairs.js marks the pressed one."""
+    labels = {"beside": "Side by side", "over": "Overlay", "alone": "Image"}
     buttons = "".join(
-        f'<button type="button" class="btn small" data-pair-way="{way}">{text}</button>' for way, text in words.items()
+        f'<button type="button" class="btn small" data-pair-way="{view}">{text}</button>'
+        for view, text in labels.items()
     )
     return f'<span class="pair-ways" role="group" aria-label="Control images" title="Key: o">{buttons}</span>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """A list of names and values; values are HTML already."""
+    """HTML of a list of names and values. rows: (text, HTML)"""
     return '<dl class="facts">' + "".join(f"<dt>{esc(name)}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
 
 
 def section(title: str, body: str, aside: str = "") -> str:
-    """A titled block; `aside` stands at the right of the title (HTML)."""
+    """HTML of a block with a title. aside: HTML at the right of the title"""
     right = f'<span class="aside">{aside}</span>' if aside else ""
     return f'<section class="block-part"><h3>{esc(title)}{right}</h3>{body}</section>'
 
 
-def short(text: str, most: int = 60) -> str:
-    """A text on one line, at most so many characters."""
+def short(text: str, length: int = 60) -> str:
+    """Put a text on one line and shorten it to at most `length` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
 def middle(text: str, end: int = 8) -> str:
-    """A name as HTML that is shortened in its middle where it lacks room: its last letters tell checkpoints apart."""
+    """HTML of a name that the browser shortens before its last `end` characters, which distinguish checkpoints."""
     at = max(0, len(text) - end)
     return f'<span class="cut"><span>{esc(text[:at])}</span><span>{esc(text[at:])}</span></span>'
 
 
-def drawn(kind: str, data: Any, tag: str = "div") -> str:
-    """What the page's script draws from data where it appears: "problems" or "chart" (atelier.draws)."""
+def client_rendered(kind: str, data: Any, tag: str = "div") -> str:
+    """Placeholder that the page's script fills in from data. kind: "problems" or "chart" (atelier.draws)"""
     return f'<{tag} data-draws="{kind}" data-of="{esc(json.dumps(data, ensure_ascii=False))}"></{tag}>'
 
 
 def problems_html(problems: Iterable[Problem]) -> str:
-    """Problems as a list: what, where, fix."""
-    return drawn("problems", [problem.to_dict() for problem in problems], "ul")
+    """HTML of a list of problems: what, where, fix."""
+    return client_rendered("problems", [problem.to_dict() for problem in problems], "ul")
 
 
 def empty_state(title: str, hint: str = "") -> str:
-    """What to say where nothing is yet: one sentence, and what to do next."""
+    """HTML of an empty list: a sentence, and what to do next."""
     return f"<div class='empty'><strong>{esc(title)}</strong><span>{esc(hint)}</span></div>"
 
 
 def options(choices: Iterable[tuple[str, Any]], chosen: Any = None) -> str:
-    """The options of a list. choices: (words, value)."""
+    """HTML of the options of a select. choices: (label, value)"""
     return "".join(
-        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(words)}</option>'
-        for words, value in choices
+        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(text)}</option>'
+        for text, value in choices
     )
 
 
 def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
-    """A select that reports `elem` with `arg`. choices: (words, value)."""
+    """HTML of a select that sends the act `elem` with `arg`. choices: (label, value)"""
     about = f'data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}"'
     return f"<select {about}>{options(choices, chosen)}</select>"

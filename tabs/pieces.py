@@ -1,4 +1,4 @@
-"""Fixed pieces of HTML, kept as files next to the styles and scripts that belong to them."""
+"""Fixed HTML fragments: files in assets/, next to their styles and scripts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The tick: once a second, or seldom when nothing runs (assets/ticks.js), each browser says what it shows, and gets what has
-changed since, or nothing.
+"""The tick: once a second, or less often while no job runs (assets/ticks.js), each browser posts which parts it shows and gets
+those that have changed.
 
-It is asked at an address of its own: for each message that Gradio carries, its script walks through every component of the page
-several times, which took 15% of a CPU core from a training on it."""
+It has a route of its own: for each message that Gradio carries, its script walks through every component of the page several
+times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from tabs.monitor import tab as monitor
-from tabs.server import guard
 from tabs.server.browsers import Browser
-from tabs.server.door import SESSION
+from tabs.server.error_answers import errors_as_problems
+from tabs.server.message_check import SESSION
 from tabs.train.messages import form_part, names
 from tabs.train.starts import START
-from tabs.wire import packed, signed, unpack
+from tabs.wire import json_object, to_json, with_signature
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
-COMMANDS = "pulse"  # where commands are given
+COMMANDS = "pulse"  # scope of the commands, which discard earlier ticks
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
 
 
 def build(page: Page) -> None:
-    """The address of the tick that all tabs share, and the listener for commands."""
+    """Register the route of the tick, which all tabs share, and the listener for commands."""
 
-    def tick(asked: dict[str, Any]) -> str:
-        session = asked.get("session")
+    def tick(body: dict[str, Any]) -> str:
+        session = body.get("session")
         if not (isinstance(session, str) and SESSION.fullmatch(session)):
             return ""
         browser = page.browsers.of(session)
         overtaken = page.browsers.overtaken(browser, COMMANDS)
-        news = guarded(page, asked, browser)
+        news = changed_parts(page, body, browser)
         return "" if overtaken() else news
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
@@ -43,65 +43,65 @@ def build(page: Page) -> None:
         browser = page.browsers.of(request.session_hash)
         with page.browsers.acting(browser, COMMANDS):
             monitor.command(page, data, browser)
-            return guarded(page, unpack(data.get("ask")), browser) or gr.skip()
+            return changed_parts(page, json_object(data.get("ask")), browser) or gr.skip()
 
     page.links.answer("pulse", tick)
     page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
 
 
-def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> str:
-    """`answer`; a mistake of ours is told once, not once a second."""
+def changed_parts(page: Page, body: dict[str, Any], browser: Browser) -> str:
+    """`answer`, or after an unexpected error a message about it, unless the browser shows that one already."""
     try:
-        return guard.guarded(lambda: answer(page, asked, browser), "pulse")
+        return errors_as_problems(lambda: answer(page, body, browser), "pulse")
     except ProblemsError as error:
-        words = error.problems[0].what
+        what = error.problems[0].what
         text = "The status cannot be shown; training continues. See the terminal for details."
-        said = {"id": words, "kind": "error", "title": "The page has an error", "text": f"{text} {words}."}
-        news = signed(said)
-        known = asked.get("have")
-        return "" if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})
+        message = {"id": what, "kind": "error", "title": "The page has an error", "text": f"{text} {what}."}
+        news = with_signature(message)
+        known = body.get("have")
+        return "" if isinstance(known, dict) and known.get("said") == news["sig"] else to_json({"said": news})
 
 
-def answer(page: Page, asked: dict[str, Any], browser: Browser) -> str:
-    """The parts that differ from what the browser holds, as JSON; "" when all are the same."""
-    said = asked.get("have")
-    have = said if isinstance(said, dict) else {}
-    parts = {name: signed(data) for name, data in all_parts(page, asked, browser).items()}
+def answer(page: Page, body: dict[str, Any], browser: Browser) -> str:
+    """Return the parts whose signatures differ from `body["have"]` as JSON; "" if none does."""
+    have = body.get("have")
+    have = have if isinstance(have, dict) else {}
+    parts = {name: with_signature(data) for name, data in all_parts(page, body, browser).items()}
     news = {name: part for name, part in parts.items() if have.get(name) != part["sig"]}
-    return packed(news) if news else ""
+    return to_json(news) if news else ""
 
 
-def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, Any]:
-    """What the open tab shows. The form is left out while it is hidden: it is painted again when its tab opens."""
-    tab = asked.get("tab")
-    monitor.tell_stopped(page, browser, asked)
-    parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.said}
+def all_parts(page: Page, body: dict[str, Any], browser: Browser) -> dict[str, Any]:
+    """{name: data} of the open tab. The form of Train is included only while its tab is open."""
+    tab = body.get("tab")
+    monitor.report_stopped(page, browser, body)
+    parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.message}
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser)
         parts["checks"] = _checks(page)
-        if _mended(page, browser, parts["checks"]):
+        if _fixed(page, browser, parts["checks"]):
             page.browsers.succeeded(browser, START)
-            parts["said"] = browser.said
+            parts["said"] = browser.message
     if tab == "Runs":
         parts["queue"] = monitor.queue(page)
     if tab == "Monitor":
-        parts |= monitor.parts(page, str(asked.get("run", "")))
+        parts |= monitor.parts(page, str(body.get("run", "")))
     for more in page.pulse_parts:
-        parts |= more(tab, asked)
+        parts |= more(tab, body)
     return parts
 
 
-def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
-    """Whether the form was changed since a start was refused, and nothing stands against one now."""
+def _fixed(page: Page, browser: Browser, checks: dict[str, Any]) -> bool:
+    """Whether the form was changed after a refused start and no error is left."""
     if browser.failed != START or browser.failed_at == page.project.revision:
         return False
-    if found.get("checking") or found.get("undecoded"):
+    if checks.get("checking") or checks.get("undecoded"):
         return False
-    return not any(problem.get("level", "error") == "error" for problem in found.get("problems", []))
+    return not any(problem.get("level", "error") == "error" for problem in checks.get("problems", []))
 
 
 def _checks(page: Page) -> dict[str, Any]:
-    """The preflight, with the fields that hold something unusable at the head of the list."""
+    """The findings of the preflight; problems of fields with invalid input come first."""
     found = dict(page.checks.look(page.project.job))
     if found.get("setup") and not page.setup.still_applies(page.project.job):
         found["setup"] = None
@@ -110,14 +110,14 @@ def _checks(page: Page) -> dict[str, Any]:
 
 
 def _waiting(page: Page) -> list[dict[str, str]]:
-    """The jobs that wait, with what they wait for: the header counts them, and `data-waits` anywhere shows one's words."""
+    """The waiting jobs with the reason why each waits. The header counts them; elements with `data-waits` show a reason."""
     waits = page.engine.waits()
     entries = [entry for entry in page.engine.queue() if entry.id in waits]
     return [{"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries]
 
 
 def status(page: Page) -> dict[str, Any]:
-    """The engine's status with the memory rounded, so that it changes only when a person would see it."""
+    """The engine's status, with numbers rounded so that it changes only when the display does."""
     facts = dict(page.engine.status())
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
     facts["waits"] = _waiting(page)

@@ -1,8 +1,8 @@
-"""Which files the page may touch.
+"""Which files the page may read and write.
 
-On this machine alone, a person may point at any folder: the page can do no more than they can. As soon as the page is
-shared or listens on the network, only the project's own folders are open. Every handler that takes a path from the
-browser asks here; what a job names is asked once more where it enters the engine (core/settings/named.py).
+A page that only this machine can reach may use any folder, as its user can. A page that is shared or listens on the network may
+use the project's folders only. Every handler checks paths from the browser here; the paths in a job are checked again when it
+enters the engine (core/settings/named.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.settings.named import Limits, admit, not_open, refused
 
 @dataclass(frozen=True)
 class Roots:
-    """The folders that are open. `local` opens all others as well; `keys`: others' jobs may use the owner's keys."""
+    """The folders that the page may use. local: any folder; keys: jobs of guests may use the owner's keys"""
 
     workspace: Workspace
     local: bool = True
@@ -31,7 +31,7 @@ class Roots:
 
     @cached_property
     def limits(self) -> Limits | None:
-        """What jobs may name; None on the machine itself."""
+        """Limits for paths in jobs; None for a local page."""
         return None if self.local else Limits.of(self.workspace, self.keys)
 
     @property
@@ -39,11 +39,11 @@ class Roots:
         return Limits.of(self.workspace).folders
 
     def holds(self, path: str | os.PathLike) -> bool:
-        """Whether the page may read this path. Links are followed first, so none leads outside."""
+        """Whether the page may read this path, after following links."""
         return lies_in(path, None if self.local else self.folders)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
-        """The path that `text` names (relative ones against the project), or a ProblemsError when it is not open."""
+        """Return the path that `text` names, relative to the project. Raises ProblemsError for one that the page may not read."""
         try:
             path = resolve_path(str(text).strip())
             path.resolve() if self.local else None
@@ -60,16 +60,16 @@ class Roots:
         return path
 
     def check_written(self, text: str | os.PathLike, where: str = "path") -> Path:
-        """The same for what is written to, as for paths that a job names: the engine's own folder is closed as well."""
+        """`check` for a path to write to: the engine's private folder is refused too."""
         path = self.check(text, where)
         if self.limits is not None and not self.limits.opens(str(path)):
             raise ProblemsError([not_open(str(text), where, self.limits)])
         return path
 
     def refused(self, job: BaseModel) -> list[Problem]:
-        """What this page may not name in a job."""
+        """Problems of a job: each path or name in it that this page may not use."""
         return refused(job, self.limits) if self.limits is not None else []
 
     def admit(self, job: BaseModel) -> None:
-        """Raise ProblemsError with what this page may not name in a job."""
+        """Raise ProblemsError if the job names something that this page may not use."""
         admit(job, self.limits)

@@ -1,4 +1,4 @@
-"""Colors and shapes: Gradio's theme system with one accent, the system's own fonts, and no request to anywhere."""
+"""The page's Gradio theme: one accent color and system fonts, so that no font is loaded from another server."""
 
 from __future__ import annotations
 

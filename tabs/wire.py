@@ -1,4 +1,4 @@
-"""What the page's script and the server write to each other: parts with the signatures by which a browser says what it holds."""
+"""JSON messages between the page's script and the server: parts with signatures, so that only changed parts are sent."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 from typing import Any
 
 
-def signed(data: Any) -> dict[str, Any]:
-    """A part of a message with the signature by which a browser says that it holds it."""
+def with_signature(data: Any) -> dict[str, Any]:
+    """Return {"sig": hash of `data`, "data": data}. A browser reports the signatures of the parts that it has."""
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)
     return {"sig": hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest(), "data": data}
 
 
-def packed(parts: dict[str, Any]) -> str:
+def to_json(parts: dict[str, Any]) -> str:
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def unpack(text: Any) -> dict[str, Any]:
-    """A message of the page's script as a dict; whatever else arrives counts as empty."""
+def json_object(text: Any) -> dict[str, Any]:
+    """Parse a message of the page's script. Returns {} for invalid JSON and for anything but an object."""
     try:
         value = json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):
@@ -26,6 +26,6 @@ def unpack(text: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def whole(value: Any) -> int:
-    """A whole number from a browser, 0 where it is none."""
+def to_count(value: Any) -> int:
+    """Return an integer from a browser if it is in 0 ... 2**53 - 1, else 0."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0

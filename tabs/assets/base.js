@@ -240,8 +240,8 @@
     const block = does && event.target.closest(".block[id]");
     if (block) used.add(block.id);
   }, true);
-  /** "yes" when a person has changed the field since this was last asked, else "". */
-  atelier.given = (id) => used.delete(id) ? "yes" : "";
+  /** "yes" if the user changed the field since the last call, else "". */
+  atelier.edited = (id) => used.delete(id) ? "yes" : "";
 
   /** The numbers of the changes that the server has not answered yet. */
   const onTheirWay = () => {

@@ -26,7 +26,7 @@ from core.tasks import tasks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.context import Page
 from tabs.dataset.reading import Reading
-from tabs.form.own_settings import entries
+from tabs.form.form_values import entries
 from tabs.form.plain_presets import Values
 from tabs.form.task_form import TaskForm
 from tabs.markup import esc, problems_html

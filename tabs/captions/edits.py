@@ -23,7 +23,7 @@ from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
 from tabs.dataset.reading import KEPT_IMAGES, Reading, key_of
 
-NOT_KEPT = "caption.no-history"
+NO_HISTORY = "caption.no-history"
 KEPT_VISITS = 500
 KEPT_UNDO = 200
 
@@ -129,7 +129,7 @@ class Edits:
             now = self.caption(placed)
             if now.problem is not None and now.missing:  # a file that is no caption is not replaced by one
                 raise ProblemsError.one(now.problem.what, now.problem.where, now.problem.fix, now.problem.code)
-            disk = own_text(now)
+            disk = caption_text(now)
             if plain(text) == disk:
                 return Saved(disk)
             if disk not in {plain(each) for each in over}:
@@ -141,7 +141,7 @@ class Edits:
             extension, (_, before) = placed.concept.captions.caption_extension, self._visits.get(visit, ("", ""))
             done = save_caption(self._history, placed.image.path, text, extension, over=disk, resume=before)
             if done.changed_since:  # in this moment
-                return Saved(own_text(self.caption(placed)), refused=True)
+                return Saved(caption_text(self.caption(placed)), refused=True)
             self._own.add(done.id)
             if done.id and not before:
                 self._visits[visit] = (key, done.id)
@@ -150,13 +150,13 @@ class Edits:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
             now = self.caption(placed)
-            return Saved(own_text(now), now.path.name)
+            return Saved(caption_text(now), now.path.name)
 
     def give_up(self, key: str, text: str) -> None:
         """Keep the caption on disk. The typed text goes into the history, and undo writes it."""
         with self._lock:
             placed = self.known(key)
-            if placed is None or self.fixed(placed) or plain(text) == own_text(self.caption(placed)):
+            if placed is None or self.fixed(placed) or plain(text) == caption_text(self.caption(placed)):
                 return
             change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
             given_up = Change(change.path, change.new, change.old)
@@ -251,7 +251,7 @@ class Edits:
                 with self._reading.undisturbed(self._history.count(str(id))):
                     back = self._history.undo(str(id), progress)
             except ProblemsError as error:
-                if NOT_KEPT in error.codes:
+                if NO_HISTORY in error.codes:
                     self._drop(which, id)  # it is not offered again
                 raise
             self._stepped(which, [key, name, id], back)
@@ -283,7 +283,7 @@ def _check_still_there(placed: Placed) -> None:
         raise ProblemsError.one(what, printable(placed.image.relative), fix, "caption.image-gone")
 
 
-def own_text(caption: Caption) -> str:
+def caption_text(caption: Caption) -> str:
     """The text of the image's own caption; "" where only its folder has words for it."""
     return "" if caption.missing else plain(caption.text)
 

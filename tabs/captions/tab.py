@@ -25,12 +25,12 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs.captions import view
 from tabs.captions.bulk import ORDERS, Bulk
-from tabs.captions.edits import NOT_KEPT, Edits, own_text
+from tabs.captions.edits import NO_HISTORY, Edits, caption_text
 from tabs.captions.epochs import Encodings, preview
 from tabs.captions.mask_painting import Masks
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
-from tabs.context import ASKING, Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.dataset.reading import key_of, keys_of
 from tabs.markup import page_of
 from tabs.pieces import piece
@@ -180,7 +180,7 @@ class Desk:
             return {"unknown": True}
         if self._state().get("key") != key:
             self._keep(key=key)
-        return {"disk": own_text(self.edits.caption(placed)), **self._about(placed, text)}
+        return {"disk": caption_text(self.edits.caption(placed)), **self._about(placed, text)}
 
     def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
         """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
@@ -214,11 +214,11 @@ class Desk:
 
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
         """What was pressed in the presets of the form of changes; the next tick carries what is said of it."""
-        asking = ASKING.set(_text(session))
+        asking = CURRENT_SESSION.set(_text(session))
         try:
             self.bulk.form.act(act, arg, value)
         finally:
-            ASKING.reset(asking)
+            CURRENT_SESSION.reset(asking)
         return self._form(keys)
 
     def _form(self, keys: str) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class Desk:
             try:
                 found = self.edits.step(act, progress)
             except ProblemsError as error:
-                if NOT_KEPT not in error.codes:
+                if NO_HISTORY not in error.codes:
                     raise
                 return f"The earlier caption of {name} is no longer available; nothing changed"
             if found is None:
@@ -380,7 +380,7 @@ class Desk:
         if placed is None:
             return None
         caption = self.edits.caption(placed)
-        text = own_text(caption)
+        text = caption_text(caption)
         return {
             "name": view.name_of(placed),
             "disk": text,

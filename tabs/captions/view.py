@@ -27,7 +27,7 @@ from tabs.markup import (
     esc,
     page_count,
     pager,
-    pair_ways,
+    pair_view_buttons,
     problems_html,
     progress,
     short,
@@ -126,7 +126,7 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
     over, beside, ways = "", "", ""
     if placed.image.control is not None:
         url = thumb_url(placed.image.control, 768)
-        over, ways = control_over(url), pair_ways()
+        over, ways = control_over(url), pair_view_buttons()
         beside = (
             f'<div class="pic control {shape}><img src="{esc(url)}" alt="Control image of {esc(name)}">{frame}</div>'
         )

@@ -16,8 +16,8 @@ from core.settings.dataset.concepts import own_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
-from tabs.dataset.concepts import Found
-from tabs.form.own_settings import SHARED_NAMES, SOURCE, in_words
+from tabs.dataset.concepts import FolderContents
+from tabs.form.form_values import SHARED_NAMES, SOURCE, in_words
 from tabs.form.view import FieldView
 from tabs.markup import button, choice_list, empty_state, esc, section
 
@@ -34,7 +34,7 @@ PLAIN = [name for name in OWN if SOURCE[name].level != "shown"]
 def cards(
     job: TrainJob,
     entries: Sequence[Source],
-    found: Sequence[Found],
+    found: Sequence[FolderContents],
     opened: Collection[int],
     thumb_url: Callable[..., str],
     *,
@@ -74,7 +74,7 @@ def _card(
     number: int,
     entry: Source,
     common: dict[str, Any],
-    found: Found,
+    found: FolderContents,
     opened: bool,
     thumb_url: Callable[..., str],
     busy: bool,
@@ -95,7 +95,9 @@ def _card(
     )
 
 
-def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callable[..., str], busy: bool) -> str:
+def _head(
+    number: int, entry: Source, found: FolderContents, name: str, thumb_url: Callable[..., str], busy: bool
+) -> str:
     shown = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
     if found.first is not None:
@@ -116,7 +118,7 @@ def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callab
     )
 
 
-def _counted(entry: Source, found: Found, busy: bool) -> str:
+def _counted(entry: Source, found: FolderContents, busy: bool) -> str:
     """What lies in it and how much of an epoch it is."""
     if not entry.enabled:
         return "left out"
@@ -132,7 +134,7 @@ def _counted(entry: Source, found: Found, busy: bool) -> str:
     return f"{images}, {count(found.views, 'view')} an epoch"
 
 
-def _fields(number: int, entry: Source, found: Found) -> str:
+def _fields(number: int, entry: Source, found: FolderContents) -> str:
     repeats, words = {folder.repeats for folder in found.folders}, {folder.words for folder in found.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     said = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "none")
@@ -160,7 +162,7 @@ def _note_on(word: str) -> str:
     return identifier_note(word)
 
 
-def _inside(found: Found, root: Any) -> str:
+def _inside(found: FolderContents, root: Any) -> str:
     """The folders below it that bring repeats or words of their own."""
     inner = [folder for folder in found.folders if folder.path != root]
     if not inner:

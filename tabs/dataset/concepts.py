@@ -16,7 +16,7 @@ from core.settings.dataset.concepts import own_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from tabs.form.own_settings import SOURCE, changed_values
+from tabs.form.form_values import SOURCE, changed_values
 from tabs.form.view import NOTHING
 from tabs.roots import Roots
 
@@ -55,13 +55,13 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
     return {each: value for each, value in values.items() if not (gone and each == name)}
 
 
-def without_own(entry: Source) -> dict[str, Any]:
+def with_shared_settings(entry: Source) -> dict[str, Any]:
     """The folder with all that it shares with the others taken from them again."""
     return {name: value for name, value in to_values(entry).items() if name not in own_settings(entry)}
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContents:
     """What a reading found of one chosen folder. views: in the first epoch; first: an image to show."""
 
     folders: tuple[Folder, ...] = ()
@@ -70,10 +70,10 @@ class Found:
     first: Path | None = None
 
 
-def found_of(entries: Sequence[Source], report: Report | None) -> list[Found]:
+def folder_contents(entries: Sequence[Source], report: Report | None) -> list[FolderContents]:
     """For each chosen folder what lies in it; nothing for those that are switched off."""
     if report is None:
-        return [Found()] * len(entries)
+        return [FolderContents()] * len(entries)
     first: dict[int, Path] = {}
     images: Counter[int] = Counter()
     ids: dict[int, set[str]] = defaultdict(set)
@@ -85,10 +85,10 @@ def found_of(entries: Sequence[Source], report: Report | None) -> list[Found]:
     found, number = [], 0
     for entry in entries:
         if not entry.enabled:
-            found.append(Found())
+            found.append(FolderContents())
             continue
         folders = tuple(folder for folder in report.folders if folder.id in ids[number])
         views = report.views.get(number, 0)
-        found.append(Found(folders, images[number], views, first.get(number)))
+        found.append(FolderContents(folders, images[number], views, first.get(number)))
         number += 1
     return found

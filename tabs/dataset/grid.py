@@ -19,7 +19,7 @@ from tabs.markup import (
     esc,
     page_count,
     pager,
-    pair_ways,
+    pair_view_buttons,
     section,
 )
 
@@ -121,7 +121,7 @@ def grid(
     above, below = (pager("page", page, pages, len(rows), "images", label) for label in PAGERS)
     chooser = choice_list("show", choices, show, "Which images are shown")
     if any(row.control for row in report.rows):
-        chooser = pair_ways() + chooser
+        chooser = pair_view_buttons() + chooser
     return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
 
 

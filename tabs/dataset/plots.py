@@ -13,7 +13,7 @@ from typing import Any
 from core.dataset.report import Report
 from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.markup import drawn, esc, section
+from tabs.markup import client_rendered, esc, section
 
 CELLS = (48, 32, 20)  # to a side of the scatter; the first that gives few enough marks
 MOST_MARKS = 500
@@ -65,7 +65,7 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
         "steps": [round(width) for width in widths],
         "values": [round(area / width) for width in widths],
     }
-    chart = drawn("chart", _plane(told, top, top, "width", "height") | {"lines": [line], "spots": spots})
+    chart = client_rendered("chart", _plane(told, top, top, "width", "height") | {"lines": [line], "spots": spots})
     caption = f'<p class="hint">Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
     different = len(set(sizes))
     return section("Sizes", chart + caption, f"{different:,} different" if different > 1 else "all the same")
@@ -134,7 +134,7 @@ def lengths_plot(report: Report | None) -> str:
     told = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
     aside = f"{count(over, 'caption')} truncated at {limit}" if over else f"none is truncated at {limit}"
     plane = _plane(told, right, max(bins) * 1.1, "tokens", "captions")
-    chart = drawn("chart", plane | {"columns": columns, "marks": marks, "limit": limit})
+    chart = client_rendered("chart", plane | {"columns": columns, "marks": marks, "limit": limit})
     return section("Caption length in tokens", chart, aside)
 
 

@@ -19,7 +19,7 @@ from tabs.form.project import Project, with_values
 from tabs.markup import button, esc, section
 
 TAB = "Dataset"  # whose state holds the answers
-KEPT_DATASETS = 50
+MAX_DATASETS = 50
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Choice:
     values: dict[str, Any]
 
 
-ASKED: dict[str, tuple[str, list[Choice]]] = {
+QUESTIONS: dict[str, tuple[str, list[Choice]]] = {
     "transparency": (
         "have transparent parts. What should be behind them?",
         [
@@ -110,7 +110,7 @@ def answered(state: dict[str, Any], job: TrainJob) -> list[str]:
 def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) -> dict[str, Any]:
     """What the tab keeps: the newest datasets only."""
     others = {key: each for key, each in dict(state.get("answered", {})).items() if key != dataset_key(job)}
-    return dict([*others.items(), (dataset_key(job), sorted(kinds))][-KEPT_DATASETS:])
+    return dict([*others.items(), (dataset_key(job), sorted(kinds))][-MAX_DATASETS:])
 
 
 def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
@@ -129,7 +129,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
     if kind == "transparency" and name == COLOR:
         values: dict[str, Any] = {"dataset.alpha_color": color, "dataset.alpha_mask": False}
     else:
-        choice = next((each for each in ASKED.get(kind, ("", []))[1] if each.name == name), None)
+        choice = next((each for each in QUESTIONS.get(kind, ("", []))[1] if each.name == name), None)
         if choice is None:
             raise ProblemsError.one("Unknown answer", "Dataset", "reload the page", code="questions.unknown-answer")
         values = choice.values
@@ -138,7 +138,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
 
 def in_force(job: TrainJob, kind: str) -> str:
     """The name of the choice that the settings stand for now, "" for none of them."""
-    for choice in ASKED[kind][1]:
+    for choice in QUESTIONS[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
             return choice.name
     return COLOR if kind == "transparency" else ""
@@ -147,7 +147,7 @@ def in_force(job: TrainJob, kind: str) -> str:
 def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
     """Questions with their choices; those in `done` in a line each, but the ones answered `lately` as they stood, so that the
     next question's choices do not move to where a person has just clicked."""
-    known = [question for question in questions if question.kind in ASKED]
+    known = [question for question in questions if question.kind in QUESTIONS]
     drawn = "".join(
         _told(job, question)
         if question.kind in done and question.kind not in lately
@@ -161,7 +161,7 @@ def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], l
 
 
 def _asked(job: TrainJob, question: Question, done: bool) -> str:
-    words, choices = ASKED[question.kind]
+    words, choices = QUESTIONS[question.kind]
     now = in_force(job, question.kind)
     drawn = "".join(
         _choice(
@@ -214,7 +214,7 @@ def _told(job: TrainJob, question: Question) -> str:
         "lines": "Of several lines",
     }
     now = in_force(job, question.kind)
-    words = next((each.words.lower() for each in ASKED[question.kind][1] if each.name == now), "")
+    words = next((each.words.lower() for each in QUESTIONS[question.kind][1] if each.name == now), "")
     if now == COLOR:
         words = f"the color {job.dataset.alpha_color}"
     ask = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")

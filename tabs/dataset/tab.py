@@ -17,28 +17,28 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path, resolve_path
 from core.settings.dataset.source import Source
 from tabs.context import Page
-from tabs.dataset import concept_cards, own_setup, plots, questions
+from tabs.dataset import concept_cards, plots, questions, setup_offer
 from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.class_form import NEW, ClassForm
-from tabs.dataset.concepts import Found, changed, entries_of, found_of, without_own
+from tabs.dataset.concepts import FolderContents, changed, entries_of, folder_contents, with_shared_settings
 from tabs.dataset.doctor import Clinic
 from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
 from tabs.form import folder_browser
-from tabs.form.own_settings import SOURCE
+from tabs.form.form_values import SOURCE
 from tabs.markup import (
     AWAITED,
-    act_of,
     board,
+    board_event,
     button,
-    news,
+    changed_boards,
+    client_stamp,
+    client_state,
     page_of,
     problems_html,
     progress,
-    seen_here,
-    sent,
-    stamp_seen,
+    sent_boards,
 )
 from tabs.server.uploads import take_in
 
@@ -87,11 +87,11 @@ def build(page: Page) -> None:
             boards |= {name: board(f"ds-{name}") for name in AREAS[1:-1]}
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
-    seen = seen_here()
-    shown = {"seen": seen, "folder": folder, "intake": intake, "browser": browser, **boards}
+    client = client_state()
+    shown = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
     page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, seen, shown)
-    page.on_given([folder.blur, folder.submit], desk.choose, folder, shown)
+    page.on_tick(TAB, desk.tick, client, shown)
+    page.on_input([folder.blur, folder.submit], desk.choose, folder, shown)
     page.listen(browse.click, desk.open_browser, None, browser)
     page.listen(again.click, desk.read_again, None, shown)
     page.listen(drop.upload, desk.take, drop, {"drop": drop, "intake": intake})
@@ -122,15 +122,15 @@ class Desk:
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
-        return news("", self._stamp(), self._render())
+        return changed_boards("", self._stamp(), self._render())
 
-    def tick(self, seen: str):
+    def tick(self, client: str):
         """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
         self.reading.want()
         stamp = self._stamp()
-        if stamp == stamp_seen(seen):
+        if stamp == client_stamp(client):
             return gr.skip()
-        return news(seen, stamp, self._render())
+        return changed_boards(client, stamp, self._render())
 
     def _stamp(self) -> str:
         task = self._intake
@@ -145,7 +145,7 @@ class Desk:
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
-        found = found_of(entries, reading.report)
+        found = folder_contents(entries, reading.report)
         waits = reading.busy and reading.report is None
         folders = concept_cards.cards(
             job,
@@ -165,7 +165,7 @@ class Desk:
             "intake": self._intake_html(),
             "browser": self._browser_html(),
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
-            "setup": own_setup.card(self.page.setup.offer(job, reading.report)),
+            "setup": setup_offer.card(self.page.setup.offer(job, reading.report)),
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             "questions": questions.cards(job, asked, questions.answered(state, job), self._lately),
             "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
@@ -187,9 +187,9 @@ class Desk:
     def _all(self) -> dict[str, Any]:
         """What a click answers: all of the areas, and that the browser has them."""
         values = self._render()
-        return values | sent(values)
+        return values | sent_boards(values)
 
-    def _plots(self, entries: list[Source], found: list[Found], show: str) -> str:
+    def _plots(self, entries: list[Source], found: list[FolderContents], show: str) -> str:
         report, job = self.reading.report, self.page.project.job
         used = [(entry, each) for entry, each in zip(entries, found, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
@@ -247,7 +247,7 @@ class Desk:
         return folder_browser.panel(self.page.roots, folder) if folder else ""
 
     def browse(self, event: gr.EventData):
-        act, arg, _ = act_of(event)
+        act, arg, _ = board_event(event)
         now = str(self.page.project.tab_state(TAB).get("browse", ""))
         if act == "close":
             self._keep(browse="")
@@ -296,7 +296,7 @@ class Desk:
         return f"<div class='intake{kind}'>{problems_html(wrong)}{button('close', 'Close')}</div>" if wrong else ""
 
     def intake_act(self, event: gr.EventData):
-        act, _, _ = act_of(event)
+        act, _, _ = board_event(event)
         task = self._intake
         if task is not None and act == "cancel":
             task.cancel()
@@ -315,13 +315,13 @@ class Desk:
         return self._all() | {"taken": None}
 
     def export(self, event: gr.EventData) -> None:
-        self.exchange.give(act_of(event)[1])
+        self.exchange.give(board_event(event)[1])
 
     # -- lists and images
 
     def act(self, event: gr.EventData):
         """Every click and change in the lists. Answers the tabs (to lead elsewhere) and all areas."""
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         if act in ("away", "back"):
             self._move(act, arg)
             tabs = gr.skip()
@@ -460,7 +460,7 @@ class Desk:
             self._keep(open=[each - (each > number) for each in opened])
             return
         entry = entries[number]
-        values = without_own(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
+        values = with_shared_settings(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
         did = f"change of a folder's {SOURCE[name].title.lower()}" if act == "own" else "change of a folder's settings"
         self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
 

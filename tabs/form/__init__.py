@@ -1,1 +1,1 @@
-"""What forms share: fields from declarations, presets, the project that keeps what they hold."""
+"""Forms: fields from declarations, presets, and the project that stores their values."""

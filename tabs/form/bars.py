@@ -1,4 +1,4 @@
-"""Bars for lists of numbers by block: what assets/bars.js draws below the text field that holds the list, and writes back to."""
+"""Bars for lists of numbers by block. assets/bars.js draws them below the text field of the list and writes changes into it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.settings.blocks import COUNTS, PRESETS, SIDES, TITLES, has_nine_blocks
 from tabs.form.project import FIELDS
 from tabs.markup import esc
 
-# Curves of the learning rate: the texts of SIDES; None leaves a side as it is.
+# {title: text for each of SIDES}; None does not change a side.
 RATE_PRESETS: dict[str, tuple[str | None, ...]] = {
     "Rising to the middle": ("linear", "", "reverse_linear"),
     "Falling to the middle": ("reverse_linear", "", "linear"),
@@ -23,25 +23,25 @@ RATE_PRESETS: dict[str, tuple[str | None, ...]] = {
     **{f"Down: {name.replace('_', ' ')}": (name, None, None) for name in PRESETS},
     **{f"Up: {name.replace('_', ' ')}": (None, None, name) for name in PRESETS},
 }
-WEIGHT_LENGTHS = {False: 26, True: 20}  # of the list that is written; True: SDXL
+WEIGHT_LENGTHS = {False: 26, True: 20}  # of the list that is written, by whether the model is SDXL
 WEIGHT_CURVES = {"Rising to OUT": "linear", "Falling to OUT": "reverse_linear"}
 
 
 def block_names(blocks: int) -> list[str]:
-    """The names of a U-Net's 25 or 23 blocks in the order of sd-scripts' lists: IN00 to IN11, MID, OUT00 to OUT11."""
+    """Names of a U-Net's 25 or 23 blocks in the order of sd-scripts' lists: IN00 to IN11, MID, OUT00 to OUT11."""
     deep = 12 if blocks == COUNTS["sd1"] else 9
     ins, outs = [f"IN{n:02}" for n in range(deep)], [f"OUT{n:02}" for n in range(deep)]
     return [*ins, "MID", *outs] if deep == 12 else ["EMB", *ins, "MID0", "MID1", "MID2", *outs, "LAST"]
 
 
 def side_names(name: str, blocks: int) -> list[str]:
-    """The names of the blocks of one side, as many as `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` has factors."""
+    """Names of the blocks for which `name` (down_lr_weight, mid_lr_weight or up_lr_weight) has factors."""
     begin = dict(zip(SIDES, ("IN", "MID", "OUT"), strict=True))[name]
     return [each for each in block_names(blocks) if each.startswith(begin)]
 
 
 def size_bars(entry: Declared, control: str) -> str:
-    """The bars of a rank or an alpha for each block. control: the id of its text field"""
+    """HTML of the bars for a list of ranks or alphas. control: id of its text field"""
     stands_for = [f"{entry.group}.{name}" for name in entry.empty_as.split(", ")]
     size = FIELDS[stands_for[0]]
     facts = {
@@ -56,7 +56,7 @@ def size_bars(entry: Declared, control: str) -> str:
 
 
 def rate_bars(controls: list[str]) -> str:
-    """The bars of the factors of the learning rate: one row for the lists of all SIDES. controls: the ids of their text fields"""
+    """HTML of the bars for the learning rate factors of all SIDES. controls: ids of their text fields"""
     counts = {blocks: [side_count(name, blocks) for name in SIDES] for blocks in COUNTS.values()}
     lengths = {count for each in counts.values() for count in each}
     facts = {
@@ -70,29 +70,29 @@ def rate_bars(controls: list[str]) -> str:
     return _element("LR weights", controls, facts)
 
 
-def weight_bars(family: str, control: str, *, even: float = 1.0, checkpoints: bool = False) -> str:
-    """The bars of strengths by block.
+def weight_bars(family: str, control: str, *, default: float = 1.0, checkpoints: bool = False) -> str:
+    """HTML of the bars for block weights.
 
-    family   of the file, "" if unknown      control   the id of its text field      even   what holds where nothing is written
-    checkpoints               whether they are of checkpoints, which have lists without BASE too
+    family        of the file, "" if unknown        control   id of the text field      default   weight while it is empty
+    checkpoints   of a merge of checkpoints, whose lists may also omit BASE
     """
-    return _element("Block weights", [control], _weight_facts(family, even, checkpoints))
+    return _element("Block weights", [control], _weight_facts(family, default, checkpoints))
 
 
 def line_bars(files: Sequence[tuple[str, str]], control: str) -> str:
-    """A row of bars for each line of a text field, which has strengths by block. files: (name, family) of what the lines are for"""
+    """HTML of a row of block weight bars for each line of a text field. files: (name, family) of the file of each line"""
     return "".join(
         _element(f"Block weights of {name}", [control], _weight_facts(family), name, line)
         for line, (name, family) in enumerate(files)
     )
 
 
-def _weight_facts(family: str, even: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
+def _weight_facts(family: str, default: float = 1.0, checkpoints: bool = False) -> dict[str, Any]:
     sdxl = has_nine_blocks(family)
     length, others = WEIGHT_LENGTHS[sdxl], (ONLY_SD if sdxl else ONLY_SDXL) if family else ()
     short = {len(WITHOUT_BASE[sdxl]): WITHOUT_BASE[sdxl]} if checkpoints else {}
     curves = {
-        title: [even, *(round(value, 2) for value in rate_numbers(name, length - 1))]
+        title: [default, *(round(value, 2) for value in rate_numbers(name, length - 1))]
         for title, name in WEIGHT_CURVES.items()
     }
     return {
@@ -101,7 +101,7 @@ def _weight_facts(family: str, even: float = 1.0, checkpoints: bool = False) -> 
         "length": length,
         "weights": {name: block_weights(name, sdxl) for name in WEIGHT_PRESETS},
         "presets": {title: [",".join(f"{value:g}" for value in values)] for title, values in curves.items()},
-        "even": even,
+        "even": default,
         "step": 0.05,
         "most": LARGEST,
         "least": -LARGEST,
@@ -109,7 +109,7 @@ def _weight_facts(family: str, even: float = 1.0, checkpoints: bool = False) -> 
 
 
 def _element(title: str, controls: list[str], facts: dict[str, Any], label: str = "", line: int | None = None) -> str:
-    """label: what the fold says in place of "Bars"; line: of the text field that they are for, where not for all of it"""
-    told, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
+    """label: title of the closed bars, "Bars" by default; line: the line of the text field that they edit, None for all of it"""
+    data, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
     more = (f' data-label="{esc(label)}"' if label else "") + ("" if line is None else f' data-line="{line}"')
-    return f'<block-bars data-title="{esc(title)}"{more} data-for="{names}" data-facts="{told}"></block-bars>'
+    return f'<block-bars data-title="{esc(title)}"{more} data-for="{names}" data-facts="{data}"></block-bars>'

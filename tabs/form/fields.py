@@ -1,7 +1,4 @@
-"""The fields of the Train form: which there are, where each stands, and what the page's script knows of it.
-
-Everything is read from the declarations in core/settings; no setting is known here by name.
-"""
+"""The fields of the Train form: their order, HTML and facts for the page's script, all from the declarations in core/settings."""
 
 from __future__ import annotations
 
@@ -18,22 +15,22 @@ from tabs.pieces import piece
 
 
 def first_screen() -> list[tuple[str, list[Declared]]]:
-    """[(row, its settings)] of what is shown without opening anything, from the top."""
+    """[(row, settings)] of the first screen, from the top."""
     return [(row, [entry for entry in FIELDS.values() if entry.first == row]) for row in ROWS]
 
 
 def in_group(entry: Declared) -> bool:
-    """Whether a setting has its place in its group, below the first screen. Where there is nothing to choose, it has none."""
+    """Whether a setting is shown in its group below the first screen. One with a single choice is not shown."""
     return not (entry.first or entry.elsewhere or entry.one_choice)
 
 
 def groups() -> dict[str, list[Declared]]:
-    """The groups below the first screen with their fields, in the order of declaration; empty groups are left out."""
-    found: dict[str, list[Declared]] = {}
+    """{group: settings} below the first screen, in the order of declaration, without empty groups."""
+    members: dict[str, list[Declared]] = {}
     for entry in FIELDS.values():
         if in_group(entry):
-            found.setdefault(entry.group, []).append(entry)
-    return found
+            members.setdefault(entry.group, []).append(entry)
+    return members
 
 
 def group_title(group: str) -> str:
@@ -41,20 +38,20 @@ def group_title(group: str) -> str:
 
 
 def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
-    """[(heading or "", settings)], in the same order."""
-    found: list[tuple[str, list[Declared]]] = []
+    """[(heading or "", settings)] in the same order."""
+    parts: list[tuple[str, list[Declared]]] = []
     for entry in entries:
-        if entry.section or not found:
-            found.append((entry.section, []))
-        found[-1][1].append(entry)
-    return found
+        if entry.section or not parts:
+            parts.append((entry.section, []))
+        parts[-1][1].append(entry)
+    return parts
 
 
 # -- one field
 
 
 def block(entry: Declared, offers: bool = False) -> str:
-    """A field, empty. offers: with a list of what could be written"""
+    """HTML of a field without its value. offers: with a list of suggestions"""
     elem, listed = element_id(entry.path), f"{element_id(entry.path)}-list" if offers else ""
     empty = entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
     if entry.kind == "choice":
@@ -64,7 +61,7 @@ def block(entry: Declared, offers: bool = False) -> str:
 
 
 def _joint(entry: Declared) -> str:
-    """A control of several fields, below one of them: the bars of all, or the tree of layers."""
+    """HTML of a control for several fields, below the last one: bars, or the tree of layers."""
     if entry.widget == "layers":
         return f'<div class="joint">{piece("layer_tree")}</div>'
     several = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
@@ -74,7 +71,7 @@ def _joint(entry: Declared) -> str:
 
 
 def on_form() -> Iterator[Declared]:
-    """The settings that the form has a field for."""
+    """The settings that have a field in the form."""
     return (entry for entry in FIELDS.values() if entry.first or in_group(entry))
 
 
@@ -82,7 +79,7 @@ def on_form() -> Iterator[Declared]:
 
 
 def facts() -> dict[str, dict[str, Any]]:
-    """What the browser knows about every field: for search, for the note on hover, and for where to find it."""
+    """{path: facts} of each field for the page's script: for search, tooltips, and finding it."""
     return {path: _facts_of(entry) for path, entry in FIELDS.items() if not entry.one_choice}
 
 
@@ -98,11 +95,11 @@ def _facts_of(entry: Declared) -> dict[str, Any]:
     }
 
 
-def places(where: str) -> list[str]:
-    """The fields that a problem names: "memory.fp8_base, fp8_base_unet" are two of one group."""
-    found, group = [], ""
+def paths_of(where: str) -> list[str]:
+    """Paths of the fields that `Problem.where` names: "memory.fp8_base, fp8_base_unet" are two of one group."""
+    paths, group = [], ""
     for name in where.split(", "):
         group = name.split(".")[0] if "." in name else group
         path = name if "." in name else f"{group}.{name}"
-        found += [path] if path in FIELDS else []
-    return found
+        paths += [path] if path in FIELDS else []
+    return paths

@@ -1,5 +1,4 @@
-"""Choosing a folder inside the page: nothing opens on the server, and only open folders are listed; the folders of images that are
-near at hand."""
+"""The folder browser inside the page, which lists allowed folders only, and the list of known image folders."""
 
 from __future__ import annotations
 
@@ -17,13 +16,14 @@ from tabs.form.model_lists import STARTER
 from tabs.markup import button, esc
 from tabs.roots import Roots
 
-MOST_FOLDERS, MOST_SETS = 500, 200
-LOOKED_AT = 5000  # entries of one folder; a set of a million files must not hold up the list
+MAX_FOLDERS, MAX_SETS = 500, 200
+MAX_ENTRIES = 5000  # entries of a folder that are read; a folder of a million files must not delay the list
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder and what is directly in it. parent is None where going up would leave the open folders."""
+    """A folder and its direct contents. parent: None if it is not allowed; more: not all entries are listed; reason: why the
+    folder cannot be read"""
 
     folder: Path
     parent: Path | None
@@ -34,7 +34,7 @@ class Listing:
 
 
 def starts(roots: Roots) -> list[tuple[str, Path]]:
-    """Where browsing may begin: (name, folder)."""
+    """[(name, folder)] at which browsing can begin."""
     space = roots.workspace
     found = [
         ("Starter images", PROJECT / "models" / "starter" / "images"),
@@ -48,7 +48,7 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
 
 
 def nearest(roots: Roots, wanted: Path) -> Path:
-    """The folder, else the nearest one above it that exists and is open, else the first place to start from."""
+    """Return `wanted` or its nearest parent that exists and is allowed, else the first start."""
     above = Path(os.path.abspath(wanted)) if "\0" not in str(wanted) else PROJECT
     found = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
     return next(found, None) or starts(roots)[0][1]
@@ -61,16 +61,16 @@ def _drives() -> list[str]:
 
 
 def listing(roots: Roots, text: str) -> Listing:
-    """What lies in the folder that `text` names. Raises ProblemsError when it is not open."""
+    """List the folder that `text` names. Raises ProblemsError if it is not allowed."""
     folder = roots.check(text or str(PROJECT), "folder")
     folder = Path(os.path.abspath(folder))
     parent = folder.parent if folder.parent != folder and roots.holds(folder.parent) else None
     try:
-        entries = list(islice(os.scandir(folder), LOOKED_AT + 1))
+        entries = list(islice(os.scandir(folder), MAX_ENTRIES + 1))
     except (OSError, ValueError) as error:
         return Listing(folder, parent, [], 0, False, getattr(error, "strerror", None) or "it cannot be opened")
     folders, images = [], 0
-    for entry in entries[:LOOKED_AT]:
+    for entry in entries[:MAX_ENTRIES]:
         if is_junk(entry.name):
             continue
         if is_image_name(entry.name):
@@ -79,12 +79,12 @@ def listing(roots: Roots, text: str) -> Listing:
             folders.append(entry.name)
     folders.sort(key=lambda name: (name.casefold(), name))
     return Listing(
-        folder, parent, folders[:MOST_FOLDERS], images, len(entries) > LOOKED_AT or len(folders) > MOST_FOLDERS
+        folder, parent, folders[:MAX_FOLDERS], images, len(entries) > MAX_ENTRIES or len(folders) > MAX_FOLDERS
     )
 
 
 def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
-    """The folder after a click: "in" and "start" name a sub-folder or a starting place by number, "up" goes up."""
+    """The folder after a click. act: "up", or "in" or "start" with the number of a subfolder or start as `arg`"""
     now = listing(roots, folder)
     if act == "up":
         return now.parent or now.folder
@@ -98,9 +98,9 @@ def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
 
 
 def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
-    """The browser as HTML: where one is, the starting places, the folders, and what to do with this one.
+    """HTML of the folder browser: path, starts, subfolders and buttons.
 
-    add   it may be added to the chosen folders of images, which are counted then
+    add   with a button that adds it to the dataset's folders, and the count of its images
     """
     try:
         now = listing(roots, folder)
@@ -129,7 +129,7 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
 
 
 def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
-    """(words, value): the starter's images, then the sets under outputs/datasets, newest first."""
+    """[(label, value)]: the starter's images, then the folders in outputs/datasets, newest first."""
     found: list[tuple[str, str]] = []
     starter = STARTER / "images"
     if starter.is_dir():
@@ -138,7 +138,7 @@ def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
         newest = sorted(
             (path for path in workspace.datasets.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime
         )
-        found += [(path.name, display_path(path)) for path in newest[:MOST_SETS] if not path.name.startswith(".")]
+        found += [(path.name, display_path(path)) for path in newest[:MAX_SETS] if not path.name.startswith(".")]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The model files of the folders by kind, from their index: what every list of models on the page offers."""
+"""Model files by kind, from the index of the model folders: the entries of every list of models on the page."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ LISTS: dict[str, Callable[[Workspace], list[tuple[str, Path]]]] = {
     "upscaler": list_upscalers,
     **{kind: partial(list_control, kind=kind) for kind in CODES},
 }
-KINDS = {"checkpoint": "", "embedding": "embedding"}  # in few words
-REFINER = "refiner"  # of the checkpoints
+KINDS = {"checkpoint": "", "embedding": "embedding"}  # text of the badge
+REFINER = "refiner"  # a list of the checkpoints that are refiners
 STARTER = PROJECT / "models" / "starter"
-STARTER_WORDS = "starter (SD 1.x, 128 px)"
-AGAIN = 3.0  # seconds after which lists that are asked for all the time are read again
-SOON = 0.4  # seconds that an answer waits for a first reading of the folders
-QUICK, MOST = 0.12, 200  # of a list of choices: seconds that it waits, and files in it
+STARTER_LABEL = "starter (SD 1.x, 128 px)"
+REFRESH_SECONDS = 3.0  # after which lists that are requested all the time are read again
+WAIT_SECONDS = 0.4  # for which a response waits for the first reading of the folders
+CHOICES_WAIT, MAX_CHOICES = 0.12, 200  # of a list of choices: seconds it waits for a reading, and its length
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file or folder that is offered. label: its words; name: as settings of images name it; value: as other settings do"""
+    """A file or folder in a list. label: shown text; name: its name in settings of images; value: its value in other settings"""
 
     label: str
     name: str
@@ -54,54 +54,54 @@ class Listed:
     facts: FileFacts
 
     @property
-    def words(self) -> str:
-        """The label with the badges, for lists of plain text."""
-        found = [f"unreadable: {self.facts.problem}"] if self.facts.problem else badges(self.facts)
-        return f"{self.label} ({', '.join(found)})" if found and self.label != STARTER_WORDS else self.label
+    def text(self) -> str:
+        """The label with the badges, for plain text lists."""
+        notes = [f"unreadable: {self.facts.problem}"] if self.facts.problem else badges(self.facts)
+        return f"{self.label} ({', '.join(notes)})" if notes and self.label != STARTER_LABEL else self.label
 
-    def with_reason(self, why: str) -> str:
-        """`words`, or the label with the reason why it cannot be chosen."""
-        return f"{self.label}: {why}" if why else self.words
+    def with_reason(self, reason: str) -> str:
+        """The label with the reason why the file cannot be chosen, or `text` without one."""
+        return f"{self.label}: {reason}" if reason else self.text
 
 
 def badges(facts: FileFacts) -> list[str]:
-    """What a file is, in few words each: family, network kind or kind, rank."""
+    """Short texts about a file: family, network kind or file kind, rank."""
     if facts.problem:
         return []
     family = FAMILY_NAMES.get(facts.family or "", "")
     kind = facts.network or facts.variant or KINDS.get(facts.kind, KIND_NAMES.get(facts.kind, ""))
     rank = f"rank {facts.rank}" if facts.rank else ""
     rank += f", conv {facts.conv_rank}" if facts.conv_rank else ""
-    return [words for words in (family, kind, rank) if words]
+    return [text for text in (family, kind, rank) if text]
 
 
 class ModelLists:
-    """The files of each kind, read in a thread: thousands of new files take longer than an answer may."""
+    """The files of each kind, read in a thread since thousands of new files take long."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.version = 0  # grows with each change
-        self._of: dict[str, list[Listed]] = {}
-        self._ended = float("-inf")  # when the last reading did
+        self.version = 0  # increases with each change
+        self._files: dict[str, list[Listed]] = {}
+        self._read_at = float("-inf")  # end of the last reading
         self._reading: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def of(self, kinds: Sequence[str]) -> list[Listed]:
-        """Those of these kinds, as they were at the last reading."""
-        return [each for kind in kinds for each in self._of.get(kind, [])]
+        """The files of these kinds at the last reading."""
+        return [each for kind in kinds for each in self._files.get(kind, [])]
 
     def read(self) -> None:
-        """Look through the folders now. Headers are read again only of files that have changed."""
+        """Read the folders now. Headers are read only of new and changed files."""
         try:
             self._read()
         finally:
-            self._ended = time.monotonic()
+            self._read_at = time.monotonic()
 
     def _read(self) -> None:
-        found = {kind: [self._listed(*each) for each in listed(self.workspace)] for kind, listed in LISTS.items()}
-        found[REFINER] = [each for each in found["checkpoint"] if is_refiner(each.facts.as_kind())]
-        if found != self._of:
-            self._of = found
+        files = {kind: [self._listed(*each) for each in listed(self.workspace)] for kind, listed in LISTS.items()}
+        files[REFINER] = [each for each in files["checkpoint"] if is_refiner(each.facts.as_kind())]
+        if files != self._files:
+            self._files = files
             self.version += 1
 
     def _listed(self, label: str, path: Path) -> Listed:
@@ -109,10 +109,10 @@ class ModelLists:
         label = label.removesuffix(f" (unreadable: {facts.problem})")
         return Listed(label, portable_name(path, self.workspace), display_path(path), path, facts)
 
-    def look(self, wait: float = SOON, after: float = 0.0) -> None:
-        """Start a reading in a thread, unless one ended in the last `after` seconds, and wait up to `wait` seconds for it."""
+    def refresh(self, wait: float = WAIT_SECONDS, after: float = 0.0) -> None:
+        """Start a reading in a thread, unless one ended within the last `after` seconds, and wait up to `wait` seconds for it."""
         with self._lock:
-            if not self.reading and time.monotonic() - self._ended >= after:
+            if not self.reading and time.monotonic() - self._read_at >= after:
                 self._reading = threading.Thread(target=self.read, name="model lists", daemon=True)
                 self._reading.start()
             reading = self._reading
@@ -120,23 +120,23 @@ class ModelLists:
             reading.join(wait)
 
     def find(self, name: str) -> list[Path]:
-        """The files of a LoRA's name, as `find_all`; reads the folders again if it is not listed. Raises ProblemsError."""
+        """`find_all` for a LoRA's name; reads the folders again if it is not listed. Raises ProblemsError."""
         try:
-            return self._found(name)
+            return self._find(name)
         except ProblemsError:
-            self.look()
-            return self._found(name)
+            self.refresh()
+            return self._find(name)
 
-    def _found(self, name: str) -> list[Path]:
+    def _find(self, name: str) -> list[Path]:
         return find_all("lora", name, self.workspace, [(each.label, each.path) for each in self.of(["lora"])])
 
     def named(self, name: str) -> Listed:
-        """The LoRA that settings of images name so. Raises ProblemsError."""
-        found = next((each for each in self.of(["lora"]) if each.name == name), None)
-        if found is None:
+        """The LoRA with this name in settings of images. Raises ProblemsError."""
+        file = next((each for each in self.of(["lora"]) if each.name == name), None)
+        if file is None:
             what = "This LoRA no longer exists"
             raise ProblemsError.one(what, name[:100], "press Refresh and choose again", "generate.lora-gone")
-        return found
+        return file
 
     @property
     def reading(self) -> bool:
@@ -145,24 +145,24 @@ class ModelLists:
 
 @cache
 def model_lists(workspace: Workspace) -> ModelLists:
-    """The one of these folders, for every tab and browser."""
+    """The ModelLists of a workspace, shared by all tabs and browsers."""
     return ModelLists(workspace)
 
 
-def with_starter(found: list[Listed]) -> list[Listed]:
-    """The checkpoints with the starter model first, where it is."""
+def with_starter(checkpoints: list[Listed]) -> list[Listed]:
+    """The checkpoints, with the starter model first if it is there."""
     if not (STARTER / "model_index.json").is_file():
-        return found
-    others = [each for each in found if real_path(each.path) != STARTER.resolve()]
+        return checkpoints
+    others = [each for each in checkpoints if real_path(each.path) != STARTER.resolve()]
     value = display_path(STARTER)
-    return [Listed(STARTER_WORDS, value, value, STARTER, facts_of_file(STARTER)), *others]
+    return [Listed(STARTER_LABEL, value, value, STARTER, facts_of_file(STARTER)), *others]
 
 
 def choices_of(kind: str, workspace: Workspace) -> list[tuple[str, str]]:
-    """(words, value) for each file of a kind: as they are if that is soon known, else as they were at the last look. Base models
-    begin with the starter."""
+    """[(label, value)] of the files of a kind, the starter first. Reads the folders again; if that takes long, returns the files
+    of the last reading."""
     lists = model_lists(workspace)
-    lists.look(QUICK)
-    found = lists.of([kind])
-    found = with_starter(found)[: MOST + 1] if kind == "checkpoint" else found[:MOST]
-    return [(each.words, each.value) for each in found]
+    lists.refresh(CHOICES_WAIT)
+    files = lists.of([kind])
+    files = with_starter(files)[: MAX_CHOICES + 1] if kind == "checkpoint" else files[:MAX_CHOICES]
+    return [(each.text, each.value) for each in files]

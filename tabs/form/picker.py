@@ -1,4 +1,4 @@
-"""The list of model files next to a field: what each is, which do not fit what is known of the model, and whether one may be chosen."""
+"""The list of model files for a field: facts of each file, whether it fits the chosen model, and the check of a choice."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.presets.files import PresetStore
-from tabs.form.model_lists import AGAIN, Listed, badges, model_lists, with_starter
+from tabs.form.model_lists import REFRESH_SECONDS, Listed, badges, model_lists, with_starter
 from tabs.form.project import FIELDS, Project
 from tabs.form.view import TRAIN
 from tabs.markup import esc, short
 from tabs.roots import Roots
 
-OFFERED = 60  # files shown at once; the search finds the others
-GENERATE = "gen"  # the id of a form
-BASE = "base_model"  # the field of the model that is trained or generates
+MAX_ROWS = 60  # files shown at once; the search finds the others
+GENERATE = "gen"  # id of Generate's form
+BASE = "base_model"  # field of the base model
 UNKNOWN = "other"
-SOON = 0.3  # seconds that an answer waits for a look through the folders
+WAIT_SECONDS = 0.3  # for which a response waits for the reading of the folders
 
 
 class Form(Protocol):
-    """What is asked of a form: its settings by name, and the family that a file for one of them must have."""
+    """A form with fields that name model files: its settings by name, and the model family that a field requires."""
 
     known: Mapping[str, Declared]
 
     def family_for(self, name: str) -> str: ...
 
 
-class Around(Protocol):
-    """What forms need of the page."""
+class FormPage(Protocol):
+    """The attributes of Page that forms use."""
 
     workspace: Workspace
     project: Project
@@ -58,29 +58,29 @@ class Around(Protocol):
 # -- whether a file fits
 
 
-def check_choice(found: ModelKind, path: Path, holds: Sequence[str], family: str, base: bool = False) -> None:
-    """Raises ProblemsError where a file cannot be what a field names, by what is known of its header.
+def check_choice(kind: ModelKind, path: Path, holds: Sequence[str], family: str, base: bool = False) -> None:
+    """Raise ProblemsError if a file does not fit a field.
 
-    holds   the kinds that the field takes      family   of the model, "" where it is not known or of no matter
-    base    whether it is to be the base model
+    kind     of the file, from its header      holds   kinds of files that the field takes
+    family   of the model, "" if it is unknown or does not matter      base   the field is the base model
     """
     match tuple(holds):
         case ("lora",):
-            check_lora(found, path, family or found.family or UNKNOWN)
+            check_lora(kind, path, family or kind.family or UNKNOWN)
         case ("embedding",):
-            check_embedding(found, path, family or found.family or UNKNOWN)
+            check_embedding(kind, path, family or kind.family or UNKNOWN)
         case ("upscaler",):
-            check_upscaler(found, path, family)
+            check_upscaler(kind, path, family)
         case ("controlnet", *_) | ("controlnet_lllite",):
-            check_control(found, path, holds, family)
+            check_control(kind, path, holds, family)
         case ("refiner",):
-            check_refiner(found, path)
+            check_refiner(kind, path)
         case ("checkpoint",) if base or family:
-            check_family(found, path, family or "auto", GENERATED if base else [str(found.variant)])
+            check_family(kind, path, family or "auto", GENERATED if base else [str(kind.variant)])
 
 
 def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base: bool = False) -> str:
-    """Why a file of the index cannot be chosen; "" if it can. Arguments as of `check_choice`"""
+    """The reason why a file of the index cannot be chosen; "" if it can. Arguments: see `check_choice`"""
     if facts.problem:
         return f"unreadable: {short(facts.problem, 100)}"
     try:
@@ -93,19 +93,19 @@ def misfit(facts: FileFacts, path: Path, holds: Sequence[str], family: str, base
 # -- the rows
 
 
-def row(each: Listed, page: Around, why: str, about: str, verb: str = "") -> str:
-    """One file as a button with its preview and badges; dimmed with the reason where it does not fit.
+def row(each: Listed, page: FormPage, reason: str, attributes: str, verb: str = "") -> str:
+    """HTML of a file as a button with its preview and badges; dimmed if there is a reason why it does not fit.
 
-    about: attributes; verb: what a press does, for screen readers
+    verb: what the button does, for screen readers
     """
-    marks = "".join(f'<span class="badge">{esc(words)}</span>' for words in badges(each.facts))
-    said = f'<small class="why">{esc(why)}</small>' if why else ""
+    marks = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(each.facts))
+    note = f'<small class="why">{esc(reason)}</small>' if reason else ""
     title = f' title="{esc("Trigger words: " + ", ".join(each.facts.words))}"' if each.facts.words else ""
     does = f'<span class="unseen">{esc(verb)} </span>' if verb else ""
     return (
-        f'<li><button type="button" class="btn row{" misfit" if why else ""}" {about}{title}>{does}'
+        f'<li><button type="button" class="btn row{" misfit" if reason else ""}" {attributes}{title}>{does}'
         f"{thumb(preview_of(each.path, page.workspace), page.thumb_url)}"
-        f'<span class="name">{esc(each.label)}{said}</span><span class="badges">{marks}</span></button></li>'
+        f'<span class="name">{esc(each.label)}{note}</span><span class="badges">{marks}</span></button></li>'
     )
 
 
@@ -115,65 +115,65 @@ def thumb(preview: Path | None, thumb_url: Callable[..., str]) -> str:
 
 
 def rows(
-    found: Sequence[Listed],
-    page: Around,
-    why: Callable[[Listed], str],
-    about: Callable[[Listed], str],
+    files: Sequence[Listed],
+    page: FormPage,
+    reason: Callable[[Listed], str],
+    attributes: Callable[[Listed], str],
     verb: str = "",
 ) -> str:
-    """The first of them, those that fit before the others."""
-    reasons = [(each, why(each)) for each in found]
-    shown = sorted(reasons, key=lambda pair: bool(pair[1]))[:OFFERED]  # stable
-    more = f'<li class="hint">{len(found) - OFFERED:,} more: search for them</li>' if len(found) > OFFERED else ""
-    return "".join(row(each, page, reason, about(each), verb) for each, reason in shown) + more
+    """HTML of the first MAX_ROWS files, those that fit first. reason: of a file, why it does not fit, or \"\""""
+    reasons = [(each, reason(each)) for each in files]
+    shown = sorted(reasons, key=lambda pair: bool(pair[1]))[:MAX_ROWS]  # stable
+    more = f'<li class="hint">{len(files) - MAX_ROWS:,} more: search for them</li>' if len(files) > MAX_ROWS else ""
+    return "".join(row(each, page, why, attributes(each), verb) for each, why in shown) + more
 
 
-def matching(found: Sequence[Listed], query: str) -> list[Listed]:
-    """Those with all words of the query in their label, badges or trigger words."""
+def matching(files: Sequence[Listed], query: str) -> list[Listed]:
+    """The files with all words of the query in their label, badges or trigger words."""
     words = query.lower().split()
-    texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in found)
-    return [each for each, text in zip(found, texts, strict=True) if all(word in text for word in words)]
+    texts = (" ".join((each.label, *badges(each.facts), *each.facts.words)).lower() for each in files)
+    return [each for each, text in zip(files, texts, strict=True) if all(word in text for word in words)]
 
 
 # -- the answers
 
 
 class Picker:
-    """Answers what the page's script asks (assets/picker.js). A field is known by its form and its name."""
+    """Answers the requests of assets/picker.js, which name a field by form and name."""
 
-    def __init__(self, page: Around):
+    def __init__(self, page: FormPage):
         self.page = page
         self.forms: dict[str, Form] = {}  # by id
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The list for a field {"form", "field", "query"}, or with "chosen" whether that may be taken: its problems."""
-        form, field = str(asked.get("form")), str(asked.get("field"))
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The list for a field {"form", "field", "query"}; with "chosen", the problems of that choice."""
+        form, field = str(body.get("form")), str(body.get("field"))
         known = FIELDS if form == TRAIN else self.forms[form].known if form in self.forms else {}
         entry = known.get(field)
         if entry is None or not entry.holds:
             return {"rows": "", "count": 0, "reading": False}
         family = self._family(form, entry)
-        if "chosen" in asked:
-            return {"problems": [each.to_dict() for each in self._refusal(str(asked["chosen"]), entry, family)]}
-        return self._list(form, entry, family, str(asked.get("query", ""))[:100])
+        if "chosen" in body:
+            return {"problems": [each.to_dict() for each in self._problems(str(body["chosen"]), entry, family)]}
+        return self._list(form, entry, family, str(body.get("query", ""))[:100])
 
     def _list(self, form: str, entry: Declared, family: str, query: str) -> dict[str, Any]:
         lists = model_lists(self.page.workspace)
-        lists.look(SOON, AGAIN)
-        found = lists.of(entry.holds)
-        found = with_starter(found) if "checkpoint" in entry.holds else found
-        named = (lambda each: each.name) if form == GENERATE else (lambda each: each.value)
+        lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
+        files = lists.of(entry.holds)
+        files = with_starter(files) if "checkpoint" in entry.holds else files
+        value_of = (lambda each: each.name) if form == GENERATE else (lambda each: each.value)
 
-        def why(each: Listed) -> str:
+        def reason(each: Listed) -> str:
             return misfit(each.facts, each.path, entry.holds, family, entry.name == BASE)
 
-        html = rows(matching(found, query), self.page, why, lambda each: f'data-value="{esc(named(each))}"')
-        return {"rows": html, "count": len(found), "reading": lists.reading}
+        html = rows(matching(files, query), self.page, reason, lambda each: f'data-value="{esc(value_of(each))}"')
+        return {"rows": html, "count": len(files), "reading": lists.reading}
 
-    def _refusal(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
+    def _problems(self, chosen: str, entry: Declared, family: str) -> list[Problem]:
         path = find_file(chosen, self.page.workspace)
         if path is None or not self.page.roots.holds(path):
-            return []  # what is no file here is judged where the field is read
+            return []  # a text that is not a file is checked when the field is read
         try:
             check_choice(identify(path), path, entry.holds, family, entry.name == BASE)
         except ProblemsError as error:
@@ -181,7 +181,7 @@ class Picker:
         return []
 
     def _family(self, form: str, entry: Declared) -> str:
-        """The family that a file for this field must have, "" where any will do."""
+        """The family that a file for this field must have; "" for any."""
         if form != TRAIN:
             return self.forms[form].family_for(entry.name)
         model = self.page.project.job.model
@@ -189,7 +189,7 @@ class Picker:
         return stated if stated or entry.name == BASE else family_of_file(model.base_model, self.page)
 
 
-def family_of_file(name: str, page: Around) -> str:
-    """The family of a model file or folder by the index; "" where it is not known."""
+def family_of_file(name: str, page: FormPage) -> str:
+    """The family of a model file or folder, from the index; "" if unknown."""
     path = find_file(name, page.workspace)
     return (facts_of_file(path).family or "") if path is not None and page.roots.holds(path) else ""

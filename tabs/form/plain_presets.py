@@ -1,5 +1,5 @@
-"""Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): changed one by one, with undo, marks
-of changes, and the bar of their presets as HTML."""
+"""Forms whose values the project stores as JSON (Generate and, in task_form.py, tasks), with undo, marked changes, and the HTML of
+their preset bar."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from core.record.units import count
 from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from core.settings.values import shown_value
-from tabs.form.own_settings import changed_values
-from tabs.form.picker import Around, family_of_file
-from tabs.form.presets import ACTS, Bad, Done, PresetForm, Steps, json_text, read_preset, shown_name
+from tabs.form.form_values import changed_values
+from tabs.form.picker import FormPage, family_of_file
+from tabs.form.presets import ACTS, BadInput, Done, PresetForm, Steps, json_text, read_preset, shown_name
 from tabs.form.view import TOOL_FILES, FieldView
 from tabs.markup import button, esc, options, short
 
@@ -24,93 +24,93 @@ STEPS = 50  # of undo
 
 
 class PlainForm(PresetForm):
-    """One form with its preset bar. Every change of it goes through `put`, so that it can be undone.
+    """A form with its preset bar. Every change goes through `put`, so that it can be undone.
 
-    id, task_name   the prefix of its elements; whose presets it holds
-    known           its settings by name      act   what its controls report
-    covered         the names that a preset covers
+    id, task_name   prefix of its elements' ids; the task of its presets
+    known           {name: declaration} of its fields      act   the `data-act` of its controls
+    covered         names of the fields that presets store
     """
 
-    offers = TOOL_FILES  # the id of the list that is offered where a field names a file
-    lists: ClassVar[Mapping[str, str]] = {}  # {field: the id of a list of its own}
+    offers = TOOL_FILES  # id of the datalist for fields that name a file
+    lists: ClassVar[Mapping[str, str]] = {}  # {field: id of a datalist for it alone}
 
     def __init__(
-        self, page: Around, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
+        self, page: FormPage, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
     ):
         self.page, self.id, self.task_name, self.known, self._act = page, id, task_name, known, act
         self.titles = {name: known[name].title for name in covered}
         self.presets, self.lock = page.presets, page.project.lock
         page.picker.forms[id] = self
         self._wrong: set[str] = set()
-        self.bad: dict[str, Bad] = {}  # what a field cannot be stays in it, with why
+        self.bad: dict[str, BadInput] = {}
         self._steps: Steps[tuple[str, Values]] = Steps(STEPS)
-        self._deleting = ""  # the preset whose deletion was asked for once
+        self._deleting = ""  # the preset whose Delete was clicked once
 
     @abstractmethod
     def load(self) -> Values:
-        """The fields as they are now."""
+        """The current values."""
 
     @abstractmethod
     def keep(self, values: Values) -> None:
-        """Keep them so."""
+        """Store these values."""
 
     @abstractmethod
-    def fresh(self) -> Values:
-        """The fields of a first visit."""
+    def initial(self) -> Values:
+        """The values before any change, for a new user."""
 
     @abstractmethod
     def job(self, values: Values) -> Settings:
-        """The job that fields describe. Raises ProblemsError."""
+        """The job of these values. Raises ProblemsError."""
 
     @abstractmethod
     def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
-        """The fields that describe a job, where `before` are those of now, and what of it is not on this machine."""
+        """Return (values of a job, problems of its files that are not on this machine). before: the current values"""
 
     def family_for(self, name: str) -> str:
-        """The family that a model file in this field must have: that of the first other file that is filled in; "" if unknown."""
+        """The family that a model file in this field must have: that of the first other file in the form; "" if unknown."""
         values = self.load()
         for other, entry in self.known.items():
             if not {"lora", "checkpoint"} & set(entry.holds) or (other == name and entry.kind != "list"):
                 continue
-            given = values.get(other) or []
-            for text in [given] if isinstance(given, str) else given:
-                if found := family_of_file(str(text), self.page):
-                    return found
+            files = values.get(other) or []
+            for text in [files] if isinstance(files, str) else files:
+                if family := family_of_file(str(text), self.page):
+                    return family
         return ""
 
-    # -- what is so now
+    # -- the loaded preset
 
     @property
     def name(self) -> str:
-        """The loaded preset; "" for the defaults, also after its file has gone."""
-        name = str(self.page.project.tab_state(self._place).get("preset", ""))
+        """The loaded preset; "" for the defaults or if its file is gone."""
+        name = str(self.page.project.tab_state(self._state_key).get("preset", ""))
         return name if name in self.presets.names(self.task_name) else ""
 
     @property
-    def _place(self) -> str:
+    def _state_key(self) -> str:
         return f"presets of {self.task_name}"
 
     def reference(self) -> Values:
-        """The fields as loading the preset again would give them."""
-        fresh, preset = self.fresh(), read_preset(self.presets, self.name)
-        return self.values_of(preset_files.apply(preset), fresh)[0] if preset else fresh
+        """The values that loading the preset again would give."""
+        initial, preset = self.initial(), read_preset(self.presets, self.name)
+        return self.values_of(preset_files.apply(preset), initial)[0] if preset else initial
 
     def empty(self, values: Values) -> Values:
-        """{field: what its default means with these fields}, where that is known."""
+        """{field: effective value of its default with these values}, for defaults that depend on other fields."""
         return {}
 
     def changed(self) -> dict[str, Any]:
-        """{field: the preset's value} where the form has another. A default equals what it means."""
+        """{field: the preset's value} of the fields that differ from it. A default equals its effective value."""
         now, before = self.load(), self.reference()
         empty = self.empty(now)
 
-        def meant(name: str, value: Any) -> Any:
+        def effective(name: str, value: Any) -> Any:
             return empty.get(name, value) if value == self.known[name].default else value
 
         return {
             name: before.get(name)
             for name in self.titles
-            if meant(name, now.get(name)) != meant(name, before.get(name))
+            if effective(name, now.get(name)) != effective(name, before.get(name))
         }
 
     # -- fields
@@ -124,17 +124,17 @@ class PlainForm(PresetForm):
         act: str = "",
         id: str = "",
     ) -> str:
-        """The controls of these settings.
+        """HTML of the controls of these fields.
 
-        values   what they show, where that is not what is filled in     hints    what an empty one means here
-        changed  the fields that are marked, where `changed()` is known  act, id  where they are not the form's
+        values    shown instead of the current values         hints    {field: placeholder while it is empty}
+        changed   `changed()`, if it is known already         act, id  instead of the form's
         """
         shown = {**(self.load() if values is None else values), **{name: bad.text for name, bad in self.bad.items()}}
         changed = self.changed() if changed is None else changed
         replaced = {each.replaces: each.title for name, each in self.known.items() if each.replaces and shown.get(name)}
         below = self.below(shown)
 
-        def drawn(name: str) -> str:
+        def line(name: str) -> str:
             entry = self.known[name]
             usual = entry.hint or ("automatic" if entry.names == "path" else "")
             empty = hints.get(name, usual if entry.optional or entry.default == "" else "")
@@ -152,18 +152,18 @@ class PlainForm(PresetForm):
                 wrong=name in self._wrong or name in self.bad,
             ).line()
 
-        return "".join(drawn(name) + below.get(name, "") for name in names)
+        return "".join(line(name) + below.get(name, "") for name in names)
 
     def below(self, values: Values) -> dict[str, str]:
-        """{field: what follows it, as HTML}, with these values."""
+        """{field: HTML below it} with these values."""
         return {}
 
-    def follows(self, name: str, before: Values, values: Values) -> Values:
-        """`values` with what changes together with the field `name`."""
+    def with_dependents(self, name: str, before: Values, values: Values) -> Values:
+        """Return `values` with the fields that depend on the changed field `name`."""
         return values
 
     def change(self, name: str, text: str) -> None:
-        """One field as a person wrote it. Raises ProblemsError; the field keeps the text then."""
+        """Set one field to a text that the user wrote. Raises ProblemsError for an invalid one, which stays in the field."""
         if name not in self.known:
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
@@ -171,20 +171,22 @@ class PlainForm(PresetForm):
             others = {each: bad for each, bad in self.bad.items() if each != name}
             try:
                 before = self.load()
-                self.put(self.follows(name, before, changed_values(self.known, before, name, text, self.page.roots)))
+                self.put(
+                    self.with_dependents(name, before, changed_values(self.known, before, name, text, self.page.roots))
+                )
                 self.bad = others
             except ProblemsError as error:
-                self.bad = others | {name: Bad(text, error.problems[0])}
+                self.bad = others | {name: BadInput(text, error.problems[0])}
                 raise
 
     def mark(self, problems: Iterable[Problem]) -> None:
-        """The fields that these problems name are shown as wrong until one is changed."""
+        """Mark the fields that these problems name as invalid until the next change."""
         self._wrong = {each.where.rpartition(".")[2] for each in problems}
 
     # -- changes
 
     def put(self, values: Values, preset: str | None = None) -> None:
-        """Keep these fields; undo brings the former ones back. preset: the one that is loaded from now on."""
+        """Store these values as one step of undo. preset: the loaded preset from now on"""
         before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
         if after == before:
@@ -195,7 +197,7 @@ class PlainForm(PresetForm):
 
     def _take(self, state: tuple[str, Values]) -> None:
         self._deleting, self._wrong, self.bad = "", set(), {}
-        self.page.project.keep(self._place, {"preset": state[0]})
+        self.page.project.keep(self._state_key, {"preset": state[0]})
         self.keep(state[1])
 
     def undo(self, redo: bool = False) -> None:
@@ -203,48 +205,48 @@ class PlainForm(PresetForm):
             self._take(before)
 
     def act(self, act: str, arg: str, value: str) -> bool:
-        """Do what was pressed in the bar; whether it was something of the bar's. Raises ProblemsError."""
+        """Handle an event of the preset bar. Returns False for an act of another control. Raises ProblemsError."""
         name = act.removeprefix("preset_")
         if name == act or name not in ACTS:
             return False
-        done = self.press(name, {"preset": arg or value, "replace": bool(arg), "text": value, "field": arg})
+        done = self.run_act(name, {"preset": arg or value, "replace": bool(arg), "text": value, "field": arg})
         if done:
             self.page.say("done", done.text, problems=done.problems)
         return True
 
-    def filled(self) -> Settings:
+    def checked_job(self) -> Settings:
         self.check()
         return self.job(self.load())
 
-    def call(self, name: str) -> None:
+    def set_preset(self, name: str) -> None:
         self._take((name, self.load()))
 
-    def hold(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        now = self.load() if name is None else self.fresh()
+    def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        now = self.load() if name is None else self.initial()
         values, notes = self.values_of(preset_files.apply(preset), now) if preset else (now, [])
         self.put(values, name)
         usual = "The JSON is applied." if name is None else f"Loaded {shown_name(self.presets, name)}."
         return Done(done or usual, notes) if preset else None
 
     def delete(self, name: str) -> Done | None:
-        """The loaded one; the second press counts."""
+        """Delete the loaded preset at the second call."""
         if self._deleting == self.name:
             return super().delete(self.name)
         self._deleting = self.name
         return None
 
-    def put_back(self, field: str) -> None:
+    def restore(self, field: str) -> None:
         if field in self.titles:
             self.put(self.load() | {field: self.reference().get(field)})
 
-    def put_all_back(self) -> None:
+    def restore_all(self) -> None:
         before = self.reference()
         self.put(self.load() | {name: before.get(name) for name in self.titles})
 
     # -- the bar
 
     def html(self) -> str:
-        """The list of presets, what differs from the chosen one, undo and redo, and the menu."""
+        """HTML of the preset bar: the list of presets, the number of changes, undo, redo and the menu."""
         name, changed = self.name, self.changed()
         names = self.presets.names(self.task_name)
         listed = options([("Defaults", ""), *((shown_name(self.presets, each), each) for each in names)], name)
@@ -259,11 +261,11 @@ class PlainForm(PresetForm):
         )
 
     def _menu(self, name: str, changed: dict[str, Any]) -> str:
-        own, field = name.startswith("user/"), f"{self.id}-preset-name"
-        save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if own else ""
+        is_user, field = name.startswith("user/"), f"{self.id}-preset-name"
+        save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if is_user else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
         rows = "".join(
-            f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
+            f"<li>{esc(self.titles[each])} {button('preset_put_back', f'Restore {_label(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
         )
         rows = (
@@ -274,13 +276,13 @@ class PlainForm(PresetForm):
             f'<div class="menu-items" role="group" aria-label="Preset menu">{save}<div class="with-button">'
             f'<input type="text" class="text" id="{field}" aria-label="Name of the preset" placeholder="Name" maxlength="100">'
             f'<button type="button" class="btn" data-act="preset_save" data-arg="" data-from="{field}">Save as</button>'
-            f"</div>{button('preset_delete', delete, kind='row') if own else ''}{rows}{self._json()}</div></details>"
+            f"</div>{button('preset_delete', delete, kind='row') if is_user else ''}{rows}{self._json()}</div></details>"
         )
 
     def _json(self) -> str:
         field = f"{self.id}-json"
         try:
-            text = json_text(self.filled(), self.task_name)
+            text = json_text(self.checked_job(), self.task_name)
         except ProblemsError as error:
             return (
                 f'<p class="hint">Fix {count(len(error.problems), "problem")} to save this form or see it as JSON.</p>'
@@ -293,12 +295,12 @@ class PlainForm(PresetForm):
 
 
 def plain(values: Values) -> Values:
-    """As they come out of a file: what is typed, kept and saved is compared."""
+    """Return the values as JSON would give them back, so that current and stored values can be compared."""
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
 
-def _words(value: Any) -> str:
-    """A field's value on a button."""
+def _label(value: Any) -> str:
+    """Text of a value on a button."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):

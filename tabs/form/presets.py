@@ -1,4 +1,4 @@
-"""What all forms do alike, whatever they hold: presets, undo, and what is written into a field in vain."""
+"""Base class of all forms: presets, undo, and invalid input."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from core.settings.names import bad_name
 from core.settings.presets import files as preset_files
 from core.settings.presets.files import Preset, PresetStore
 
-LARGEST = 1 << 20  # bytes of a preset file
-Held = TypeVar("Held")
+MAX_BYTES = 1 << 20  # of a preset file
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
-class Bad:
-    """What a person typed and cannot be used: the text stays in view, the value before it stays in force."""
+class BadInput:
+    """An invalid text in a field with its problem. It stays in the field, and the job keeps the previous value."""
 
     text: Any
     problem: Problem
@@ -30,46 +30,47 @@ class Bad:
 
 @dataclass(frozen=True)
 class Done:
-    """What is said of something that was done: what of it is not on this machine, and the step that may be taken back at once."""
+    """Message about a finished action. problems: files that are missing on this machine; undo: a step that can be undone at once"""
 
     text: str
     problems: Sequence[Problem] = ()
     undo: str = ""
 
 
-class Steps(Generic[Held]):
-    """What a form held before each of its last changes. most: that are kept"""
+class Steps(Generic[State]):
+    """Undo history of a form. max_steps: older steps are dropped"""
 
-    def __init__(self, most: int):
-        self._most = most
-        self.past: list[tuple[str, Held]] = []  # (what the change did, what was held before it)
-        self.undone: list[tuple[str, Held]] = []
+    def __init__(self, max_steps: int):
+        self._max_steps = max_steps
+        self.past: list[tuple[str, State]] = []  # (name of the change, state before it)
+        self.undone: list[tuple[str, State]] = []
 
-    def add(self, did: str, before: Held) -> None:
-        """A change was made."""
-        self.past = [*self.past, (did, before)][-self._most :]
+    def add(self, name: str, before: State) -> None:
+        """Add a change."""
+        self.past = [*self.past, (name, before)][-self._max_steps :]
         self.undone.clear()
 
-    def step(self, now: Held, redo: bool = False) -> Held | None:
-        """What was held before the last change, or with redo before the last undo; None without one. now: what is held now"""
+    def step(self, now: State, redo: bool = False) -> State | None:
+        """Return the state before the last change, or with redo that before the last undo; None if there is none. now: the
+        current state"""
         source, target = (self.undone, self.past) if redo else (self.past, self.undone)
         if not source:
             return None
-        did, held = source.pop()
-        target.append((did, now))
-        return held
+        name, state = source.pop()
+        target.append((name, now))
+        return state
 
 
 class PresetForm(ABC):
-    """A form, which says how it holds a job.
+    """A form with presets and undo. Subclasses define how it stores a job.
 
-    task_name, presets   whose presets it has; where they are      bad   {field: what it holds in vain}
+    task_name   the task of its presets      bad   {field: invalid input}
     """
 
     task_name: str
     presets: PresetStore
     lock: threading.RLock
-    bad: dict[str, Bad]
+    bad: dict[str, BadInput]
 
     @property
     @abstractmethod
@@ -77,99 +78,99 @@ class PresetForm(ABC):
         """The loaded preset; "" for the defaults."""
 
     @abstractmethod
-    def filled(self) -> Settings:
-        """The job that the form describes. Raises ProblemsError, also for fields that hold what they cannot be."""
+    def checked_job(self) -> Settings:
+        """The job of the form. Raises ProblemsError, also for invalid input."""
 
     @abstractmethod
-    def call(self, name: str) -> None:
-        """Count what the form holds as this preset, "" as none."""
+    def set_preset(self, name: str) -> None:
+        """Set the name of the loaded preset without changing the fields; "" for none."""
 
     @abstractmethod
-    def hold(self, preset: Preset | None, name: str | None = None, done: str = "") -> Done | None:
-        """Take over what a preset holds, None for the defaults.
+    def apply_preset(self, preset: Preset | None, name: str | None = None, done: str = "") -> Done | None:
+        """Fill in the form from a preset; None fills in the defaults.
 
-        name   of the loaded preset from now on, None for the present one      done   what is said, where that is not the usual
+        name   of the loaded preset from now on, None to keep the name      done   text of the message instead of the usual one
         """
 
     @abstractmethod
     def undo(self, redo: bool = False) -> None:
-        """Hold again what the form held before the last change, or before the last undo."""
+        """Undo the last change, or redo the last undone one."""
 
     @abstractmethod
-    def put_back(self, field: str) -> None:
-        """The preset's value again."""
+    def restore(self, field: str) -> None:
+        """Set a field to the preset's value."""
 
     @abstractmethod
-    def put_all_back(self) -> Done | None:
-        """Those of all fields that a preset covers."""
+    def restore_all(self) -> Done | None:
+        """Set all fields that presets store to the preset's values."""
 
     def problems(self) -> list[Problem]:
-        """Of every field that holds what it cannot be."""
+        """The problems of all invalid input."""
         return [bad.problem for bad in self.bad.values()]
 
     def check(self) -> None:
-        """Raises ProblemsError where there are some."""
+        """Raise ProblemsError if there is invalid input."""
         if self.bad:
             raise ProblemsError(self.problems())
 
-    def press(self, name: str, data: Mapping[str, Any]) -> Done | None:
-        """What was pressed in the form's bar, a name of ACTS; what is said of it, if anything. Raises ProblemsError."""
+    def run_act(self, name: str, data: Mapping[str, Any]) -> Done | None:
+        """Run one of ACTS from the preset bar. Returns its message, if any. Raises ProblemsError."""
         return ACTS[name](self, data)
 
     def choose(self, name: str, done: str = "") -> Done | None:
-        """Load a preset, "" for the defaults."""
-        return self.hold(self.presets.load(name, self.task_name) if name else None, name, done)
+        """Load a preset by name; "" for the defaults."""
+        return self.apply_preset(self.presets.load(name, self.task_name) if name else None, name, done)
 
     def save(self, name: str, replace: bool = False) -> Done:
-        """Save the form as an own preset and make it the loaded one."""
+        """Save the form as a user preset and make it the loaded one."""
         with self.lock:
-            saved = self.presets.save(name, self.filled(), task=self.task_name, replace=replace)
-            self.call(saved)
+            saved = self.presets.save(name, self.checked_job(), task=self.task_name, replace=replace)
+            self.set_preset(saved)
         return Done(f"Saved as {saved.removeprefix('user/')}.")
 
     def rename(self, name: str, new: str) -> Done:
         new, loaded = self.presets.rename(name, new), self.name
         if loaded == name:
-            self.call(new)
+            self.set_preset(new)
         return Done(f"Renamed to {new.removeprefix('user/')}.")
 
     def delete(self, name: str) -> Done | None:
         loaded = self.name
         self.presets.delete(name)
         if loaded == name:
-            self.call("")
+            self.set_preset("")
         return Done(f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
 
     def take_json(self, text: str) -> Done | None:
-        """Raises ProblemsError with all that is wrong in the text; nothing changes then."""
-        return self.hold(read_text("JSON", text, self.task_name, f'write "task": "{self.task_name}"'))
+        """Fill in the form from JSON. Raises ProblemsError with all problems of the text."""
+        return self.apply_preset(read_text("JSON", text, self.task_name, f'write "task": "{self.task_name}"'))
 
     def take_file(self, file: str, text: str) -> Done | None:
-        """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
-        given = Path(file).name
-        preset = read_text(given, text, self.task_name)
-        stem = "opened" if bad_name(Path(given).stem) else Path(given).stem
+        """Check a preset file that was opened or dropped, store it in presets/user, and load it. Raises ProblemsError."""
+        file_name = Path(file).name
+        preset = read_text(file_name, text, self.task_name)
+        stem = "opened" if bad_name(Path(file_name).stem) else Path(file_name).stem
         names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10**6))
         taken = {name.casefold() for name in self.presets.names()}  # one file each on Windows and macOS
         name = next(name for name in names if f"user/{name}".casefold() not in taken)
         job, whole = preset_files.apply(preset), preset.kind != "recipe"
-        kept = self.presets.save(name, job, task=self.task_name) if whole else self.presets.keep(name, preset)
-        return self.choose(kept, f"Opened {given} and kept it as {name}.")
+        saved = self.presets.save(name, job, task=self.task_name) if whole else self.presets.keep(name, preset)
+        return self.choose(saved, f"Opened {file_name} and kept it as {name}.")
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
     return str(data.get(name) or "")
 
 
-# What is pressed in a bar, by name, with what the page's script says of it.
+# Actions of the preset bar by name. data: the message of the page's script
 ACTS: dict[str, Callable[[PresetForm, Mapping[str, Any]], Done | None]] = {
     "load": lambda form, data: form.choose(str(data.get("preset"))),
     "save": lambda form, data: form.save(_text(data, "preset"), bool(data.get("replace"))),
     "rename": lambda form, data: form.rename(_text(data, "preset"), _text(data, "to")),
     "delete": lambda form, data: form.delete(_text(data, "preset")),
     "reset": lambda form, data: form.choose(""),
-    "put_back": lambda form, data: form.put_back(_text(data, "field")),
-    "put_all_back": lambda form, data: form.put_all_back(),
+    "put_back": lambda form, data: form.restore(_text(data, "field")),
+    "put_all_back": lambda form, data: form.restore_all(),
     "undo": lambda form, data: form.undo(),
     "redo": lambda form, data: form.undo(redo=True),
     "json": lambda form, data: form.take_json(_text(data, "text")),
@@ -183,7 +184,7 @@ def json_text(job: Settings, task: str = "train") -> str:
 
 
 def read_preset(presets: PresetStore, name: str) -> Preset | None:
-    """A preset; None without a name, and where its file cannot be read, which loading it tells."""
+    """The preset of this name; None without a name or if its file cannot be read."""
     try:
         return presets.load(name)
     except ProblemsError:
@@ -191,13 +192,13 @@ def read_preset(presets: PresetStore, name: str) -> Preset | None:
 
 
 def shown_name(presets: PresetStore, name: str) -> str:
-    """An own preset's bare name, a shipped one's title."""
+    """The name of a user preset without "user/", or the title of a shipped one."""
     preset = None if name.startswith("user/") else read_preset(presets, name)
     return (preset.title if preset else "") or name.removeprefix("user/")
 
 
-def read_text(given: str, text: str, task: str, fix: str = "open it in its own tab") -> Preset:
-    """A preset's text, checked as a file of that name. fix: what to do where it is of another task"""
-    if len(text) > LARGEST:
-        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
-    return preset_files.of_task(preset_files.checked(text.encode("utf-8", "surrogatepass"), given), task, given, fix)
+def read_text(name: str, text: str, task: str, fix: str = "open it in its own tab") -> Preset:
+    """Parse the text of a preset file of this name. Raises ProblemsError. fix: for a preset of another task"""
+    if len(text) > MAX_BYTES:
+        raise ProblemsError.one("The file is too large for a preset", name, "choose a preset file", "preset.too-large")
+    return preset_files.of_task(preset_files.checked(text.encode("utf-8", "surrogatepass"), name), task, name, fix)

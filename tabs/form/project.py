@@ -1,7 +1,7 @@
-"""The project: what the Train form holds, kept by the server.
+"""The project: the state of the Train form, stored by the server.
 
-Browsers show it and send single changes, so closing one loses nothing. Every change raises the revision; a change made
-on a state that another browser has altered since is refused, and the browser that sent it is shown the present state.
+Browsers show it and send single changes, so closing one loses nothing. Each change increments the revision. A change of a state
+that another browser has changed since is refused, and its browser shows the current state.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ from core.settings.presets import files as preset_files
 from core.settings.presets.files import PresetStore, differences, to_values
 from core.settings.presets.migrations import to_version_2
 from core.settings.values import text_of, value_from
-from tabs.form.presets import Bad, Done, PresetForm, Steps, read_preset, shown_name
+from tabs.form.presets import BadInput, Done, PresetForm, Steps, read_preset, shown_name
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
-NAMING = ("method.kind", "embedding.token_string")  # what the name follows until a person has chosen one
+NAMING = ("method.kind", "embedding.token_string")  # change the output name until the user has set it
 STARTER_IMAGES = "models/starter/images"
 UNDO_STEPS = 100
-KEPT_CHANGES = 200
+MAX_LOG = 200
 FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
 
 
-# Whose changes are made now (the session), and the stamp of the state that they are made on; None: of whatever holds
-WHO: ContextVar[tuple[str, str | None]] = ContextVar("who changes the form", default=("", None))
+# Session that makes the current changes, and the stamp of the state that it changes; None: the latest state
+EDITOR: ContextVar[tuple[str, str | None]] = ContextVar("editor", default=("", None))
 
 
 @contextmanager
-def asked_by(session: str, stamp: str | None = None) -> Iterator[None]:
-    """Until it ends, changes are this browser's, made on the state of this stamp."""
-    token = WHO.set((session, stamp))
+def edited_by(session: str, stamp: str | None = None) -> Iterator[None]:
+    """Within this context, changes are by this session, of the state with this stamp."""
+    token = EDITOR.set((session, stamp))
     try:
         yield
     finally:
-        WHO.reset(token)
+        EDITOR.reset(token)
 
 
 class OldRevision(Exception):
-    """The change was made on a state that another browser has altered; it was not applied."""
+    """A change was refused, since another browser has changed the state."""
 
 
 class Project(PresetForm):
-    """The values of the form, the loaded preset, undo and redo. Safe to call from any thread."""
+    """The job of the form, the loaded preset, undo and redo. Thread-safe."""
 
     task_name = "train"
 
     def __init__(self, file: Path, presets: PresetStore):
         self.file, self.presets = file, presets
-        self.boot = secrets.token_hex(4)  # another server process: its revisions mean something else
+        self.boot = secrets.token_hex(4)  # of this server process, whose revisions are not those of another one
         self.revision = 1
         self.notice = ""
         self.lock = threading.RLock()
         self._log: list[tuple[int, str]] = []  # (revision, session) of the latest changes
         self.steps: Steps[dict[str, Any]] = Steps(UNDO_STEPS)
         self._tabs: dict[str, Any] = {}
-        self.bad: dict[str, Bad] = {}
+        self.bad: dict[str, BadInput] = {}
         self.preset = ""
         self.job = new_project()
         self._reference_cache: tuple[Any, TrainJob] | None = None
@@ -83,11 +83,11 @@ class Project(PresetForm):
 
     @property
     def stamp(self) -> str:
-        """What a browser sends back with its changes."""
+        """Identifies the state; a browser sends it with its changes."""
         return f"{self.boot}:{self.revision}"
 
     def reference(self) -> TrainJob:
-        """The job that loading the preset now would give: what fields are compared with."""
+        """The job that loading the preset now would give; changes are relative to it."""
         with self.lock:
             key = (self.preset, self.job, self._preset_state())
             if self._reference_cache is None or self._reference_cache[0] != key:
@@ -103,32 +103,32 @@ class Project(PresetForm):
     def _load_reference(self) -> TrainJob:
         try:
             loaded = preset_files.apply(self.presets.load(self.preset), self.job) if self.preset else new_project()
-        except ProblemsError:  # deleted or spoilt behind our back
+        except ProblemsError:  # deleted or damaged meanwhile
             self.preset, loaded = "", new_project()
         return loaded if isinstance(loaded, TrainJob) else new_project()
 
     def recipe(self) -> preset_files.Preset | None:
-        """The loaded preset where it is a recipe."""
+        """The loaded preset if it is a recipe, else None."""
         preset = read_preset(self.presets, self.preset)
         return preset if preset is not None and preset.kind == "recipe" else None
 
     def changed(self) -> dict[str, Any]:
-        """{path: the preset's value} for every field that differs from the preset."""
-        return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
+        """{path: the preset's value} of each field that differs from the preset."""
+        return {path: value for path, (_, value) in differences(self.job, self.reference()).items()}
 
     def shown(self, path: str) -> Any:
-        """What the field's widget shows: the bad text while there is one, else the value."""
+        """The text or state of a field's control: its invalid input, else its value."""
         bad = self.bad.get(path)
         return bad.text if bad else text_of(FIELDS[path], value_of(self.job, path))
 
     def tab_state(self, tab: str) -> dict[str, Any]:
-        """What a tab kept with `keep`."""
+        """The state that a tab has stored with `keep`."""
         with self.lock:
             return dict(self._tabs.get(tab, {}))
 
     @property
     def can_undo(self) -> str:
-        """What undo would take back ("" when there is nothing)."""
+        """Name of the step that undo would revert; "" if there is none."""
         return self.steps.past[-1][0] if self.steps.past else ""
 
     @property
@@ -137,9 +137,9 @@ class Project(PresetForm):
 
     # -- changing
 
-    def guard(self) -> None:
-        """Refuse a change that was made on a state which someone else altered since. Without a stamp it is not asked."""
-        session, stamp = WHO.get()
+    def check_stamp(self) -> None:
+        """Raise OldRevision if another session has changed the state since the stamp of this change. No stamp always passes."""
+        session, stamp = EDITOR.get()
         if stamp is None:
             return
         boot, _, number = str(stamp).partition(":")
@@ -147,62 +147,62 @@ class Project(PresetForm):
             raise OldRevision
         oldest = self._log[0][0] if self._log else self.revision + 1
         if int(number) + 1 < oldest and int(number) < self.revision:
-            raise OldRevision  # too long ago to know who changed what
+            raise OldRevision  # older than the log
         if any(revision > int(number) and who != session for revision, who in self._log):
             raise OldRevision
 
     def edit(self, path: str, raw: Any) -> bool:
-        """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
+        """Set a field from its control. Invalid input is stored in `bad`. Returns whether anything changed."""
         with self.lock:
             job, bad = self.job, {name: each for name, each in self.bad.items() if name != path}
             try:
                 value = value_from(FIELDS[path], raw)
                 if path not in self.bad and value == value_of(job, path):
-                    return False  # a field that was only passed through, also in a browser that is behind
+                    return False  # a field that only had the focus, also in a browser with an older state
                 changed = with_value(job, path, value)
                 _check_name(path, value)
-                job = self._named_by_its_word(changed) if path in NAMING else changed
+                job = self._with_token_name(changed) if path in NAMING else changed
             except ProblemsError as error:
-                bad = self.bad | {path: Bad(raw, replace(error.problems[0], where=path))}
-            self.guard()
+                bad = self.bad | {path: BadInput(raw, replace(error.problems[0], where=path))}
+            self.check_stamp()
             if (job, bad) == (self.job, self.bad):
                 return False
             self._change(f"change of {FIELDS[path].title}", job=job, bad=bad)
             return True
 
     def edit_several(self, values: Mapping[str, Any], *, did: str) -> None:
-        """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
-        used, and changes nothing then."""
+        """Set several fields from their controls as one step of undo. Raises ProblemsError if one is invalid, and then changes
+        nothing."""
         with self.lock:
             self._put(did, {path: value_from(FIELDS[path], raw) for path, raw in values.items()})
 
     def _put(self, did: str, values: Mapping[str, Any]) -> None:
-        """Values by path, in place of what their fields hold, also of what they hold in vain."""
+        """Set values by path, and drop the invalid input of these fields."""
         job = with_values(self.job, values)
         bad = {path: each for path, each in self.bad.items() if path not in values}
         if (job, bad) != (self.job, self.bad):
-            self.guard()
+            self.check_stamp()
             self._change(did, job=job, bad=bad)
 
-    def _named_by_its_word(self, job: TrainJob) -> TrainJob:
-        """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
-        before, name = self.job.saving.output_name, word_name(job)
+    def _with_token_name(self, job: TrainJob) -> TrainJob:
+        """Name the output of textual inversion by its token, by which other programs use the file, unless the user named it."""
+        before, name = self.job.saving.output_name, token_name(job)
         shipped = not self.preset.startswith("user/")
-        given = {TrainJob().saving.output_name, word_name(self.job)}
-        given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
-        return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
+        automatic = {TrainJob().saving.output_name, token_name(self.job)}
+        automatic |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
+        return with_value(job, NAME, name) if name and NAME not in self.bad and before in automatic else job
 
-    def put_back(self, path: str) -> None:
+    def restore(self, path: str) -> None:
         if path in FIELDS:
             with self.lock:
                 group, name = path.split(".", 1)
                 self._put(f"restoring {FIELDS[path].title}", {path: to_values(self.reference())[group][name]})
 
     def replace(self, job: TrainJob, *, preset: str | None = None, did: str = "loading settings") -> None:
-        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
-        one that is gone counts as none."""
+        """Replace the whole job (by a preset, a run's settings, the JSON pane). preset: the loaded preset from now on; None keeps
+        its name, a missing one becomes none"""
         with self.lock:
-            self.guard()
+            self.check_stamp()
             named = {} if preset is None else {"preset": preset if preset in self.presets.names("train") else ""}
             self._change(did, job=job, bad={}, **named)
 
@@ -210,16 +210,16 @@ class Project(PresetForm):
     def name(self) -> str:
         return self.preset
 
-    def filled(self) -> TrainJob:
-        self.guard()
+    def checked_job(self) -> TrainJob:
+        self.check_stamp()
         self.check()
         return self.job
 
-    def call(self, name: str) -> None:
+    def set_preset(self, name: str) -> None:
         with self.lock:
             self._take(preset=name)
 
-    def hold(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
+    def apply_preset(self, preset: preset_files.Preset | None, name: str | None = None, done: str = "") -> Done | None:
         unsaved = self._unsaved()
         job = preset_files.apply(preset, self.job) if preset else new_project()
         assert isinstance(job, TrainJob)
@@ -231,24 +231,24 @@ class Project(PresetForm):
         usual = f"{shown_name(self.presets, name)} loaded{left}." if name else "All settings are at their defaults."
         return self._replaced(done or usual, unsaved)
 
-    def put_all_back(self) -> Done:
+    def restore_all(self) -> Done:
         unsaved = self._unsaved()
         self.replace(self.reference(), did="restoring all")
         return self._replaced("All changes were reverted.", unsaved)
 
     def _unsaved(self) -> int:
-        """How many fields no preset holds as they are."""
+        """Number of fields that differ from the preset or have invalid input."""
         with self.lock:
             return len(self.changed().keys() | self.bad.keys())
 
     def _replaced(self, done: str, unsaved: int) -> Done:
-        """What is said after the whole form was replaced; the way back stands next to it."""
+        """Message after the whole form was replaced, with its undo step."""
         had = f" The form had {count(unsaved, 'unsaved change')}." if unsaved else ""
         return Done(f"{done}{had}", undo=self.can_undo)
 
     def undo(self, redo: bool = False) -> None:
         with self.lock:
-            self.guard()
+            self.check_stamp()
             if (before := self.steps.step(self._held(), redo)) is not None:
                 self._take(**before)
 
@@ -259,7 +259,7 @@ class Project(PresetForm):
         return {"job": self.job, "preset": self.preset, "bad": self.bad}
 
     def keep(self, tab: str, state: dict[str, Any]) -> None:
-        """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
+        """Store the state of a tab, as JSON values, for after a refresh or restart."""
         text = json.dumps(state, ensure_ascii=False)
         if whole_text(text) != text:
             state = json.loads(whole_text(text))
@@ -269,15 +269,15 @@ class Project(PresetForm):
                 self._save()
 
     def _change(self, did: str, **state: Any) -> None:
-        """One step of undo to what `_take` takes."""
+        """Set the state as one step of undo. Arguments: see `_take`"""
         self.steps.add(did, self._held())
         self._take(**state)
 
     def _take(self, **state: Any) -> None:
-        """Hold this from now on. state: `job`, `bad` and `preset`, those that change"""
+        """Set the state and store the project. state: those of `job`, `bad` and `preset` that change"""
         vars(self).update(state)
         self.revision += 1
-        self._log = [*self._log, (self.revision, WHO.get()[0])][-KEPT_CHANGES:]
+        self._log = [*self._log, (self.revision, EDITOR.get()[0])][-MAX_LOG:]
         self._save()
 
     # -- the file
@@ -298,15 +298,15 @@ class Project(PresetForm):
             self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space."
 
     def _open(self) -> None:
-        """What the last server left, else the starter."""
+        """Read the project file; without a readable one, begin with the starter."""
         try:
             content = read_json_object(self.file)
             self.job = build(TrainJob, to_version_2("train", content["job"])[1])
             self.preset = str(content.get("preset", ""))
             self.revision = int(content.get("revision", 0)) + 1
             self._tabs = {tab: to_version_2("", state)[1] for tab, state in dict(content.get("tabs", {})).items()}
-            kept = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}
-            self.bad = {path: Bad(item["text"], Problem(**item["problem"])) for path, item in kept.items()}
+            bad = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}
+            self.bad = {path: BadInput(item["text"], Problem(**item["problem"])) for path, item in bad.items()}
             return
         except MissingFile:
             pass
@@ -320,7 +320,7 @@ class Project(PresetForm):
         self.job, self.preset = self._first_job()
 
     def _first_job(self) -> tuple[TrainJob, str]:
-        """What a first-time visitor sees: the starter preset, or the defaults with the starter's images."""
+        """(job, preset) for a new user: the starter preset, or the defaults with the starter's images."""
         try:
             job = preset_files.apply(self.presets.load(STARTER_PRESET), new_project())
             if isinstance(job, TrainJob):
@@ -330,8 +330,8 @@ class Project(PresetForm):
         return with_value(new_project(), "dataset.folder", STARTER_IMAGES), ""
 
 
-def word_name(job: TrainJob) -> str:
-    """What the file of a textual inversion is called: its first word, without signs that no file's name holds; else ""."""
+def token_name(job: TrainJob) -> str:
+    """Output name of textual inversion: its first token without characters that file names cannot have; "" for other methods."""
     if not job.method.traits.new_words or not job.embedding.words:
         return ""
     name = without_signs(job.embedding.words[0])
@@ -339,7 +339,7 @@ def word_name(job: TrainJob) -> str:
 
 
 def _check_name(path: str, value: Any) -> None:
-    """A name that no file can have is refused in the field; rules over several fields are told next to them instead."""
+    """Raise ProblemsError for an output name that cannot be a file name."""
     reason = bad_name(value) if path == NAME else None
     if reason:
         what = f"'{value}' cannot be a file name: {reason}"
@@ -347,12 +347,12 @@ def _check_name(path: str, value: Any) -> None:
 
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
-    """`job` with one value changed, checked like a preset. Raises ProblemsError."""
+    """Return `job` with one value changed. Raises ProblemsError if it is invalid."""
     return with_values(job, {path: value})
 
 
 def with_values(job: TrainJob, values: Mapping[str, Any]) -> TrainJob:
-    """`job` with these values by path, checked like a preset. Raises ProblemsError."""
+    """Return `job` with these values by path. Raises ProblemsError for invalid ones."""
     whole = to_values(job)
     for path, value in values.items():
         group, name = path.split(".", 1)

@@ -1,4 +1,4 @@
-"""A task's settings as a form of a board: drawn from their declarations, changed one by one, with presets and undo."""
+"""The form of a task's settings on a board, from their declarations, with presets and undo."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, value_of
 from core.tasks import Task
 from tabs.form.bars import line_bars, weight_bars
-from tabs.form.own_settings import usable
-from tabs.form.picker import Around, family_of_file
+from tabs.form.form_values import usable
+from tabs.form.picker import FormPage, family_of_file
 from tabs.form.plain_presets import PlainForm, Values, plain
-from tabs.form.task_settings import job_of, main_setting, own_settings_of
+from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.markup import esc
 
-FILES, STRENGTHS = "models", "ratios"  # of a merge of LoRAs: its paths, one a line, and their strengths
+FILES, STRENGTHS = "models", "ratios"  # settings of a LoRA merge: paths, one per line, and their strengths
 
 
 class TaskForm(PlainForm):
-    """kept: reads what is filled in, as plain values, and keeps it. without: settings that the form does not ask for.
+    """The form of a task. Its presets store no files, folders or caption extension, which belong to one dataset.
 
-    A preset covers what is not about one dataset: neither files and folders nor the ending of its captions."""
+    storage   (reads the stored values, stores values)      without   settings without a field
+    """
 
     def __init__(
         self,
-        page: Around,
+        page: FormPage,
         task: Task,
         id: str,
         act: str,
-        kept: tuple[Callable[[], Any], Callable[[Values], None]],
+        storage: tuple[Callable[[], Any], Callable[[Values], None]],
         without: Collection[str] = (),
     ):
-        self.task, (self._read, self._write) = task, kept
-        known = {name: entry for name, entry in own_settings_of(task).items() if name not in without}
+        self.task, (self._read, self._write) = task, storage
+        known = {name: entry for name, entry in form_settings(task).items() if name not in without}
         aside = {name for name, entry in known.items() if entry.names == "path" or entry.widget == "extension"}
         aside.add(main_setting(task))
         self.covered = plain({name: entry.default for name, entry in known.items() if name not in aside})
         super().__init__(page, id, task.name, known, act, self.covered)
 
     def values(self) -> Values:
-        """What is filled in."""
+        """The valid stored values."""
         return usable(self.known, self._read())
 
     def load(self) -> Values:
         return self.covered | plain(self.values())
 
     def keep(self, values: Values) -> None:
-        """Tasks that share a setting may have other defaults for it: one that nobody has touched is not kept."""
+        """Store values. A default that was not stored before is left out, since tasks that share a setting can have different
+        defaults."""
         before = self.values()
         new = {name: value for name, value in plain(values).items() if name in self.known}
         self._write(
             {name: value for name, value in new.items() if name in before or self.covered.get(name, ...) != value}
         )
 
-    def fresh(self) -> Values:
+    def initial(self) -> Values:
         return self.load() | self.covered
 
     def job(self, values: Values) -> Settings:
@@ -67,9 +69,9 @@ class TaskForm(PlainForm):
         return before | plain({name: value_of(job, self.known[name].path) for name in self.covered}), []
 
     def below(self, values: Values) -> dict[str, str]:
-        """Bars of block weights; rows of LoRAs with their strengths, in place of the two fields that hold them."""
-        found = (name for name, entry in self.known.items() if entry.widget == "block weights")
-        return {name: self._bars(name, values) for name in found} | self._rows(values)
+        """{field: HTML} of block weight bars, and of the rows of LoRAs with strengths, which replace two fields."""
+        names = (name for name, entry in self.known.items() if entry.widget == "block weights")
+        return {name: self._bars(name, values) for name in names} | self._rows(values)
 
     def _rows(self, values: Values) -> dict[str, str]:
         files, strengths = self.known.get(FILES), self.known.get(STRENGTHS)
@@ -81,24 +83,24 @@ class TaskForm(PlainForm):
         return {FILES: f"<lora-rows {about}></lora-rows>"}
 
     def _bars(self, name: str, values: Values) -> str:
-        """Those of one text, or of each line, whose file names them."""
+        """HTML of the bars of a text field, or of each of its lines with the name of its file."""
         entry, control = self.known[name], f"{self.id}-{name}"
         of = self.known[entry.blocks_of]
-        given = values.get(of.name) or []
-        files = given.splitlines() if isinstance(given, str) else given
+        files = values.get(of.name) or []
+        files = files.splitlines() if isinstance(files, str) else files
         named = [(Path(str(file)).stem, family_of_file(str(file), self.page)) for file in files]
         family = next((family for _, family in named if family), "")
         if entry.kind == "list":
-            return line_bars([(file, own or family) for file, own in named], control)
-        return weight_bars(family, control, even=self._even(entry), checkpoints="checkpoint" in of.holds)
+            return line_bars([(file, each or family) for file, each in named], control)
+        return weight_bars(family, control, default=self._default(entry), checkpoints="checkpoint" in of.holds)
 
-    def _even(self, entry: Declared) -> float:
-        """What holds while a setting is empty."""
+    def _default(self, entry: Declared) -> float:
+        """Block weight while the field is empty."""
         try:
             return float(getattr(self.task.given(self.job(self.load())), entry.empty_as))
         except ProblemsError:
             return 1.0
 
     def bar(self) -> str:
-        """The presets; nothing where there is nothing that one could hold."""
+        """HTML of the preset bar; "" if presets would store no field."""
         return self.html() if self.covered else ""

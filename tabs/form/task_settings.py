@@ -1,4 +1,4 @@
-"""The settings that a task's form asks for, and the job that a filled form makes."""
+"""The settings in a task's form, and the job of its values."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from core.settings.presets.files import to_values
 from core.tasks import Task, tasks
 
 
-def own_settings_of(task: Task) -> dict[str, Declared]:
-    """The settings that a task's form asks for, by name; the project's groups hold for the others."""
+def form_settings(task: Task) -> dict[str, Declared]:
+    """{name: declaration} of the settings in a task's form. Settings of Train's groups are taken from the project."""
     entries = [entry for entry in declared(task.job) if entry.group not in TrainJob.model_fields]
     names = [entry.name for entry in entries]
     return {entry.name if names.count(entry.name) == 1 else entry.path: entry for entry in entries}
 
 
 def titles() -> dict[str, str]:
-    """{path: title} of what the forms of tasks ask for."""
-    asked = (entry for task in tasks().values() for entry in own_settings_of(task).values())
-    return {entry.path: entry.title for entry in asked}
+    """{path: title} of the settings in all tasks' forms."""
+    entries = (entry for task in tasks().values() for entry in form_settings(task).values())
+    return {entry.path: entry.title for entry in entries}
 
 
 def main_setting(task: Task) -> str:
-    """The setting that names what a task works on; "" where there is none."""
-    return next((name for name, entry in own_settings_of(task).items() if entry.names), "")
+    """Name of the setting with a task's input files; "" if there is none."""
+    return next((name for name, entry in form_settings(task).items() if entry.names), "")
 
 
 def job_of(task: Task, values: dict[str, Any], project: TrainJob) -> Settings:
-    """The job of a filled form. Raises ProblemsError."""
-    whole = to_values(project)
-    given: dict[str, Any] = {group: whole[group] for group in task.job.model_fields if group in whole}
-    for name, entry in own_settings_of(task).items():
+    """The job of a form's values, with Train's groups from the project. Raises ProblemsError."""
+    of_project = to_values(project)
+    groups: dict[str, Any] = {group: of_project[group] for group in task.job.model_fields if group in of_project}
+    for name, entry in form_settings(task).items():
         if name in values:
-            given.setdefault(entry.group, {})[entry.name] = values[name]
-    return build(task.job, given)
+            groups.setdefault(entry.group, {})[entry.name] = values[name]
+    return build(task.job, groups)

@@ -1,4 +1,4 @@
-"""A setting as HTML, drawn from its declaration: as a line of a form, or as a block of Train with its help. Every form uses it."""
+"""HTML of a setting's field, from its declaration: a line of a form, or a block of Train with its help."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from core.settings.base import Declared
 from core.settings.values import shown_value, text_of
 from tabs.markup import esc, options
 
-NOTHING = '""'  # typed in a field whose emptiness means "as for all"
+NOTHING = '""'  # typed for an empty text, in a field where empty means the common value
 TRAIN, TOOL_FILES = (
     "train",
     "tool-files",
-)  # ids: of Train's form, of the list that is offered where a field names a file
+)  # ids of Train's form, and of the datalist for fields that name a file
 WIDE = {"lines", "layers", "sizes", "arguments", "prompt", "blocks"}
-LONG_HELP = 220  # letters that are a tower in one column
-LONG_CHOICE = 20  # letters that a narrow column would cut
+LONG_HELP = 220  # characters; longer help needs a wide field
+LONG_CHOICE = 20  # characters; longer choices do not fit a narrow column
 RADIO_CHOICES, RADIO_LETTERS = 4, 34
 PATHS = frozenset(("folder", "metadata_file"))
 
 
-# -- what a declaration says of its field
+# -- facts of a declaration
 
 
 def element_id(path: str) -> str:
-    """The id of a setting's block on Train."""
+    """Id of a setting's block on Train."""
     return "field-" + path.replace(".", "-").replace("_", "-")
 
 
 def label(entry: Declared) -> str:
-    """Title and unit: "Warmup (steps)"; on the first screen the line below the title says the unit."""
-    told = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
-    return entry.title if told else f"{entry.title} ({entry.unit})"
+    """Title with unit: "Warmup (steps)"; without it if the title or the text below has it."""
+    has_unit = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
+    return entry.title if has_unit else f"{entry.title} ({entry.unit})"
 
 
 def choices(entry: Declared) -> list[tuple[str, Any]]:
-    """(words, value); of a setting that may be empty, that first."""
+    """[(label, value)] of a choice; of an optional setting the empty one first."""
     none = [(entry.labels.get("", "off"), "")] if entry.optional else []
     return none + [(entry.label(choice), choice) for choice in entry.choices]
 
 
 def has_lines(entry: Declared) -> bool:
-    """Whether what is written takes several lines."""
+    """Whether the control is a textarea."""
     return entry.kind in ("list", "arguments", "object") or entry.widget in ("lines", "sizes", "prompt")
 
 
 def is_path(entry: Declared) -> bool:
-    """Whether the value names a file or folder that would be read."""
+    """Whether the value is the path of a file or folder that is read."""
     return entry.names != "path or name" and (entry.widget == "folder" or entry.name in PATHS)
 
 
 def browses(entry: Declared) -> str:
-    """What is chosen for it in the page's file browser: "folder", "file" or "any" of both; "" where it names no path."""
+    """What the file browser chooses for the setting: "folder", "file" or "any" of both; "" if its value is not a path."""
     if entry.names not in ("path", "path or name") and not is_path(entry):
         return ""
     if entry.widget == "file" or entry.name == "metadata_file":
@@ -61,7 +61,7 @@ def browses(entry: Declared) -> str:
 
 
 def plain(choice: Any) -> str:
-    """The text of a choice in a list, whose words are `choices`."""
+    """The `value` attribute of a choice."""
     if choice is None:
         return ""
     return str(choice).lower() if isinstance(choice, bool) else str(choice)
@@ -72,13 +72,13 @@ def plain(choice: Any) -> str:
 
 @dataclass(frozen=True)
 class FieldView:
-    """A setting as a form shows it now.
+    """The field of a setting with its state.
 
-    value     what is filled in                               empty    what stands in it while it is empty
-    id        of its control                                  form     the id of its form, for the list of model files
-    act, arg  what a line reports                             offers   the id of a list of what could be written
-    replaced  the title of the setting used in its place      shared   whether `empty` holds for all and this is for one alone
-    changed, wrong   whether it is marked so
+    value      current value                             empty    placeholder while it is empty
+    id         of the control                            form     id of the form, for the list of model files
+    act, arg   of the event of a line's control          offers   id of a datalist with suggestions
+    replaced   title of a setting that is used instead   shared   `empty` is the common value of all folders, this one's is empty
+    changed, wrong   marks
     """
 
     entry: Declared
@@ -99,25 +99,25 @@ class FieldView:
         return self.entry.kind == "bool" and not self.entry.optional
 
     def line(self) -> str:
-        """A labeled control that reports `act` with `arg`; one that names a file has a button that leads to a list or browses."""
-        entry, words = self.entry, f"<span>{esc(label(self.entry))}</span>"
+        """HTML of a labeled control of a board; for a file or folder, with a button that opens a list or the file browser."""
+        entry, title = self.entry, f"<span>{esc(label(self.entry))}</span>"
         about = f'data-act="{esc(self.act)}" data-arg="{esc(self.arg)}" aria-description="{esc(entry.help)}"'
         named = self if self.offers or entry.names != "path or name" else replace(self, offers=TOOL_FILES)
-        drawn, look = named.control(about), self.button()
+        control, look = named.control(about), self.button()
         kind = " is-own" if self.changed else ""
         if self.is_switch:
-            return f'<label class="own switch{kind}" title="{esc(entry.help)}">{drawn}{words}</label>'
+            return f'<label class="own switch{kind}" title="{esc(entry.help)}">{control}{title}</label>'
         kind += " wide" if has_lines(entry) or look else ""
         shown = (self.empty, *(each for each, _ in choices(entry)))
         kind += " long" if max(map(len, shown)) >= LONG_CHOICE else ""
-        title = esc(self._note())
+        note = esc(self._note())
         if not look:
-            return f'<label class="own{kind}" title="{title}">{words}{drawn}</label>'
-        return f'<div class="own browses{kind}" title="{title}"><label>{words}{drawn}</label>{look}</div>'
+            return f'<label class="own{kind}" title="{note}">{title}{control}</label>'
+        return f'<div class="own browses{kind}" title="{note}"><label>{title}{control}</label>{look}</div>'
 
     def block(self, bars: str = "") -> str:
-        """With its title and what is said of it; the page's script fills it in and says below it what is so now (assets/form.js).
-        bars: what stands below the control, as HTML"""
+        """HTML of the field with title and help. assets/form.js fills in its value and the notes below it. bars: HTML below the
+        control"""
         entry, elem, about = self.entry, element_id(self.entry.path), self.entry.brief or self.entry.help
         wide = " field-wide" if entry.widget in WIDE or len(about) > LONG_HELP else ""
         ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
@@ -127,22 +127,22 @@ class FieldView:
         )
 
     def _inside(self, elem: str, about: str) -> str:
-        """Title, help and control of a block."""
+        """HTML of the title, help and control of a block."""
         entry, words = self.entry, esc(label(self.entry))
-        said = f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
+        info = f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
         data = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
         if self.is_switch:
-            return f'<label class="field-switch">{self.control(data)}<span>{words}</span></label>{said}'
+            return f'<label class="field-switch">{self.control(data)}<span>{words}</span></label>{info}'
         letters = [len(each) for each, _ in choices(entry)]
         if entry.kind == "choice" and len(letters) <= RADIO_CHOICES and sum(letters) <= RADIO_LETTERS:
-            return f'<span class="field-title" id="{elem}-title">{words}</span>{said}{self._radios(elem, data)}'
-        drawn, look, listed = self.control(data), self.button(), ""
+            return f'<span class="field-title" id="{elem}-title">{words}</span>{info}{self._radios(elem, data)}'
+        control, look, listed = self.control(data), self.button(), ""
         if self.offers:
             listed = f'<datalist id="{self.offers}"></datalist>'
             if not entry.holds:
                 look = f'<select class="offered" data-offers="{entry.path}" aria-label="List: {words}"></select>'
         title = f'<label class="field-title" for="{self.id}">{words}</label>'
-        return title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn) + listed
+        return title + info + (f'<div class="line">{control}{look}</div>' if look else control) + listed
 
     def _radios(self, elem: str, data: str) -> str:
         each = "".join(
@@ -152,7 +152,7 @@ class FieldView:
         return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{each}</div>'
 
     def control(self, about: str) -> str:
-        """The bare control with the attributes `about`, and those that say how it stands."""
+        """HTML of the control with the attributes `about` and those of its state."""
         entry = self.entry
         about += f' id="{esc(self.id)}"' if self.id else ""
         about += ' aria-invalid="true"' if self.wrong else ""
@@ -166,15 +166,14 @@ class FieldView:
             # A line break at the beginning of a textarea is not part of its text.
             return f'<textarea rows="2" {about} placeholder="{esc(self.empty)}">\n{esc(self._text())}</textarea>'
         number = " num" if entry.kind in ("int", "float", "pair", "span") else ""
-        written = NOTHING if self.value == "" and entry.optional else self._text()
+        text = NOTHING if self.value == "" and entry.optional else self._text()
         return (
-            f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(self.empty)}" '
+            f'<input type="text" class="text{number}" {about} value="{esc(text)}" placeholder="{esc(self.empty)}" '
             f'autocomplete="off" spellcheck="false">'
         )
 
     def button(self) -> str:
-        """Opens the list of the model files that the setting can name, which leads to the page's file browser, or that at once;
-        "" for a setting that names no path."""
+        """HTML of a button that opens the list of model files or the file browser; "" if the setting's value is not a path."""
         entry, looks, words = self.entry, browses(self.entry), esc(label(self.entry))
         if entry.holds and self.form:
             name = entry.path if self.form == TRAIN else entry.name
@@ -185,7 +184,7 @@ class FieldView:
         return f'<button type="button" class="btn" {about}>Browse</button>' if looks else ""
 
     def _text(self) -> str:
-        if isinstance(self.value, str):  # the value of a text, or what a person wrote in vain
+        if isinstance(self.value, str):  # the value of a text, or invalid input
             return self.value
         return str(text_of(self.entry, self.value))
 
@@ -199,8 +198,8 @@ class FieldView:
         return options(((words, plain(each)) for words, each in (*none, *offered)), plain(self.value))
 
     def _note(self) -> str:
-        """What the field does; how to say "nothing" where what holds for all says something."""
+        """Help of the field, and how to enter an empty value if empty means the common one."""
         entry = self.entry
-        is_said = self.shared and self.empty != shown_value(entry, None)
-        takes_nothing = is_said and entry.kind in ("text", "list") and not entry.choices
+        has_common = self.shared and self.empty != shown_value(entry, None)
+        takes_nothing = has_common and entry.kind in ("text", "list") and not entry.choices
         return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")

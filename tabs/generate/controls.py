@@ -26,9 +26,9 @@ from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
 from tabs.captions.mask_painting import png_address
-from tabs.context import ASKING, Page
+from tabs.context import CURRENT_SESSION, Page
+from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import badges
-from tabs.form.own_settings import changed_values, entries
 from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm, Values
 from tabs.form.view import FieldView
@@ -142,7 +142,7 @@ class Controls:
         return f'<img class="net-hint" src="{url}" alt="What the ControlNet sees">'
 
     def _browser(self) -> Browser:
-        return self.page.browsers.of(ASKING.get())
+        return self.page.browsers.of(CURRENT_SESSION.get())
 
     # -- changes
 

@@ -28,7 +28,7 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.names import without_signs
 from core.settings.presets.files import to_values
-from tabs.form.own_settings import entries, read, usable
+from tabs.form.form_values import entries, read, usable
 
 if TYPE_CHECKING:
     from core.generation.prompt.sample_prompts import SamplePrompt
@@ -58,7 +58,7 @@ class TabSettings(Settings):
     )
 
 
-class OwnModel(Settings):
+class ModelOverrides(Settings):
     """Model settings that differ from Train or, with another base model, from the model's own."""
 
     vae: str | None = setting(
@@ -92,8 +92,8 @@ for _entry in declared(GenerateJob):
     if _entry.group not in ELSEWHERE:
         _taken = _entry.name in OF_JOB or _BUILT_IN.get(_entry.name, _entry.path) != _entry.path
         OF_JOB[_entry.path if _taken else _entry.name] = _entry
-MODEL = tuple(OwnModel.model_fields)
-ENTRIES = OF_JOB | entries(TabSettings, "beside") | entries(OwnModel, "model")
+MODEL = tuple(ModelOverrides.model_fields)
+ENTRIES = OF_JOB | entries(TabSettings, "beside") | entries(ModelOverrides, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
@@ -110,13 +110,13 @@ PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     """The initial fields. The guidance scale is that of Train's samples, which suits the model."""
-    values = {name: as_kept(entry.default) for name, entry in ENTRIES.items()}
+    values = {name: json_value(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
     return values | {"model": {}}
 
 
-def as_kept(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value as JSON keeps it: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
@@ -140,7 +140,7 @@ def values_of(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """(the fields that generate `job` again, advice about files that are not on this machine). project: the model of Train;
     net_hashes: {name of a ControlNet in an image: its hash}"""
-    values = before | {name: as_kept(value_of(job, OF_JOB[name].path)) for name in FIELDS}
+    values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     values |= _paths_here(values, workspace, notes)
@@ -177,7 +177,7 @@ def values_of(
     return values, notes
 
 
-def model_said(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
+def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
     """The fields of the model's settings that another program's image says, whatever its model. `notes` gets what cannot be
     used here."""
     said = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
@@ -265,13 +265,13 @@ def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tu
     return values["width"] or native[0], values["height"] or native[1]
 
 
-def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
+def default_texts(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
     """{field: what an empty one means, in words} with the chosen model."""
-    own = own_values(values, project, workspace)
+    own = default_values(values, project, workspace)
     return {name: f"{own[name]:g}" if name in own else "default" for name in OWN}
 
 
-def own_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
+def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
     """{field: what an empty one means} with the chosen model; empty if it is not known."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
@@ -357,7 +357,7 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
     if best is not None:
         newest = page.workspace.runs / name / best["file"]
     kept, now = page.project.tab_state("Generate"), page.project.job
-    before = kept_values(kept, now) | {"embeddings": []}
+    before = stored_values(kept, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
     try:
         job = page.engine.run_job(name)
@@ -445,7 +445,7 @@ def _word_of(path: Path, words: Sequence[str]) -> int:
     )
 
 
-def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
+def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as the project kept them; missing or invalid ones take their initial values."""
     values, kept = start_values(project), state.get("values", {})
     own = kept.get("model") if isinstance(kept, dict) else None

@@ -28,7 +28,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptCheckpoint:
     """A checkpoint that a column, row or table is of. kept: its name, None where it is not kept. copied: HTML"""
 
     kept: str | None
@@ -116,7 +116,7 @@ def table(
     folder: GridFolder,
     content: GridContent,
     state: State,
-    kept: Mapping[tuple[str, int], Kept],
+    kept: Mapping[tuple[str, int], KeptCheckpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
@@ -159,7 +159,7 @@ def _table(
     content: GridContent,
     z: int,
     made: set[tuple[int, int, int]],
-    kept: Mapping[tuple[str, int], Kept],
+    kept: Mapping[tuple[str, int], KeptCheckpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
@@ -181,7 +181,7 @@ def _table(
     )
 
 
-def _label(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], Kept], scope: str) -> str:
+def _label(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], KeptCheckpoint], scope: str) -> str:
     return f'<th scope="{scope}">{_words(axis, number)}{_keeping(axis, number, kept)}</th>'
 
 
@@ -191,7 +191,7 @@ def _words(axis: AxisTexts, number: int) -> str:
     return f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
 
 
-def _keeping(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], Kept]) -> str:
+def _keeping(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], KeptCheckpoint]) -> str:
     """Keep this checkpoint, or under which name it is kept."""
     about = kept.get((axis.letter, number))
     if about is None:

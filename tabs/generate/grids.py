@@ -39,12 +39,12 @@ from core.record.units import clock, count
 from core.settings.check import build
 from core.settings.job import GridJob
 from core.settings.presets.files import to_values
-from tabs.context import ASKING, Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate import grid_view as view
-from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
+from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
 TAB, KEPT = "Generate", "Grids"  # names of the tab states that the project keeps
@@ -76,10 +76,10 @@ def table_board() -> gr.HTML:
 def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
     """Connect show, tick and clicks of both boards. fields: the form of the cells' image settings; shelf: the lists of model files"""
     desk = Grids(page, fields, shelf)
-    seen = seen_here()
-    shown = {"seen": seen, "panel": panel, "table": table}
+    client = client_state()
+    shown = {"client": client, "panel": panel, "table": table}
     page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, seen, shown)
+    page.on_tick(TAB, desk.tick, client, shown)
     page.on_act([panel, table], desk.act, None, shown)
 
 
@@ -107,11 +107,11 @@ class Grids:
     # -- showing
 
     def show(self) -> dict[str, Any]:
-        return self._boards() | {"seen": news("", self._stamp(), self._boards())["seen"]}
+        return self._boards() | {"client": changed_boards("", self._stamp(), self._boards())["client"]}
 
-    def tick(self, seen: str) -> Any:
+    def tick(self, client: str) -> Any:
         stamp = self._stamp()
-        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, self._boards())
+        return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, self._boards())
 
     def _boards(self) -> dict[str, str]:
         return {"panel": self._panel(), "table": self._table()}
@@ -203,7 +203,7 @@ class Grids:
             content = folder.content()
         except ProblemsError as error:
             return view.unreadable(name, error.problems[0].what)
-        kept = {place: view.Kept(*about) for place, about in self._kept(content).items()}
+        kept = {place: view.KeptCheckpoint(*about) for place, about in self._kept(content).items()}
         return view.table(folder, content, self._doing(name), kept, self.page.thumb_url, self.page.file_url)
 
     def _doing(self, name: str) -> view.State:
@@ -217,7 +217,7 @@ class Grids:
     # -- doing
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        act, arg, value = act_of(event, LONGEST)
+        act, arg, value = board_event(event, LONGEST)
         with self._lock:
             if act == "field" and arg in FIELDS:
                 self._set(arg, value)
@@ -236,7 +236,7 @@ class Grids:
             elif act in ("uncopy", "copied"):
                 self._end_copy(act, arg)
         boards = self._boards()
-        return boards | {"seen": news("", self._stamp(), boards)["seen"]}
+        return boards | {"client": changed_boards("", self._stamp(), boards)["client"]}
 
     def _set(self, name: str, value: str) -> None:
         self._wrong = []
@@ -255,7 +255,7 @@ class Grids:
     def _known(self, name: str) -> list[str]:
         shelf = self.shelf
         if name in ("model.base_model", "model.vae", "generate.embeddings", *FILES):
-            shelf.look()
+            shelf.refresh()
         if name == "model.base_model":
             return [each.name for each in shelf.of(["checkpoint"])]
         if name == LORA:
@@ -279,7 +279,7 @@ class Grids:
         return build(GridJob, to_values(images) | {"grid": given | {"name": name}})
 
     def _make(self) -> None:
-        browser = self.page.browsers.of(ASKING.get())
+        browser = self.page.browsers.of(CURRENT_SESSION.get())
         self._wrong = []
         try:
             self.fields.check()
@@ -392,7 +392,7 @@ def close(page: Page) -> None:
 
 def of_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
-    written_there = form.kept_values(page.project.tab_state(TAB), page.project.job)["prompt"]
+    written_there = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
     grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(written_there))
     submit(page, grid.job, run=name, notes=grid.notes)

@@ -21,8 +21,8 @@ from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
 from tabs.context import Page
 from tabs.form.bars import weight_bars
+from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
-from tabs.form.own_settings import changed_values, entries
 from tabs.form.picker import check_choice, matching, misfit, thumb
 from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
@@ -30,7 +30,7 @@ from tabs.form.view import FieldView
 from tabs.generate import form
 from tabs.generate.panel import badge, model_of
 from tabs.generate.view import strengths
-from tabs.markup import act_of, button, esc, middle, short
+from tabs.markup import board_event, button, esc, middle, short
 from tabs.roots import Roots
 
 MOST = 300  # files that a list of plain text has
@@ -65,7 +65,7 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
     none = "" if found else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
         f'<datalist id="gen-{kind}s">'
-        + "".join(f'<option value="{esc(each.name)}">{esc(each.words)}</option>' for each in lists.of([of])[:MOST])
+        + "".join(f'<option value="{esc(each.name)}">{esc(each.text)}</option>' for each in lists.of([of])[:MOST])
         + "</datalist>"
         for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
@@ -300,7 +300,7 @@ class Loras:
 
     def act(self, event: gr.EventData) -> str | None:
         """Something was pressed or typed in the list or in a row; the list, if only that changes. Raises ProblemsError."""
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         if act == "find":
             return self.picker(value[:100])
         if act == "refresh":

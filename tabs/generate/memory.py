@@ -17,7 +17,7 @@ from core.record.units import memory_words
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
 from tabs.context import Page
-from tabs.markup import act_of, button, esc
+from tabs.markup import board_event, button, esc
 
 ASK = "Memory that these settings take at most; PyTorch is loaded to count it"
 FREED = (
@@ -45,7 +45,7 @@ class MemoryLine:
         return line(self.page.engine.models.loaded(), used, self._forecast("torch" in sys.modules))
 
     def act(self, event: gr.EventData) -> str:
-        act = act_of(event)[0]
+        act = board_event(event)[0]
         if act == "unload":
             self.page.engine.models.release(wait=False)  # what is in use stays
         elif act == "forecast":

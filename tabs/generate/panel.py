@@ -205,4 +205,4 @@ def _title(group: str) -> str:
 
 
 def _is_set(name: str, values: Mapping[str, Any]) -> bool:
-    return bool(values.get(name) != form.as_kept(form.ENTRIES[name].default))
+    return bool(values.get(name) != form.json_value(form.ENTRIES[name].default))

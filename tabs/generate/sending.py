@@ -32,7 +32,7 @@ from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate import form
 from tabs.generate.gallery import Shelf
 from tabs.generate.painting import Painting
-from tabs.markup import act_of, button, esc, short
+from tabs.markup import board_event, button, esc, short
 
 TAB = "Generate"
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # act: what is said of it
@@ -68,7 +68,7 @@ class Sending:
 
     def act(self, event: gr.EventData) -> None:
         """An image of the gallery is used. Raises ProblemsError."""
-        act, name, value = act_of(event)
+        act, name, value = board_event(event)
         shot, known = self._found(name)
         if act == "use":
             self._take_over(read_image_metadata(shot.path), f"the image {shot.path.name}")
@@ -131,7 +131,7 @@ class Sending:
         if record.source != "atelier":  # it names no model of ours, so the chosen one stays
             own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
             notes = [note for note in notes if note.code != form.NO_MODEL]
-            values |= own | form.model_said(job, self.page.workspace, notes)
+            values |= own | form.model_values_in(job, self.page.workspace, notes)
         own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
         return values | own | {"count": 1}, notes
 
@@ -288,7 +288,7 @@ class Sending:
 
     def _files(self, chosen: str) -> list[tuple[str, str, bool, str]]:
         """(choice, words, whether it upscales latents, why it cannot be chosen) of each upscaler file and of the form's."""
-        self._lists.look()
+        self._lists.refresh()
         found, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
         why = [misfit(each.facts, each.path, ("upscaler",), family) for each in found]
         offered = [

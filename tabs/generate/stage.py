@@ -21,7 +21,7 @@ from core.settings.flags import merge
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.generate.view import Shown, does
-from tabs.markup import act_of, button, empty_state, esc, problems_html, progress, short
+from tabs.markup import board_event, button, empty_state, esc, problems_html, progress, short
 
 TAB = "Generate"
 SHOWN = ("generate", "grid")  # tasks in the status line
@@ -160,7 +160,7 @@ class Stage:
 
     def act(self, event: gr.EventData) -> str:
         """What was pressed in the status line; returns it as it is then."""
-        act, arg, _ = act_of(event)
+        act, arg, _ = board_event(event)
         if act == "cancel" and any(entry.id == arg and entry.task in SHOWN for entry in self.page.engine.queue()):
             self.page.engine.cancel(arg)
         elif act == "resume":

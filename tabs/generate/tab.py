@@ -17,7 +17,7 @@ from core.record.units import count
 from core.settings.base import Settings
 from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
-from tabs.context import ASKING, Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.form.view import label
 from tabs.generate import form, grids, panel, view
@@ -29,7 +29,7 @@ from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.sending import Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, act_of, board, news, seen_here, sent, stamp_seen
+from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state, sent_boards
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
 
@@ -123,23 +123,23 @@ def build(page: Page) -> None:
                 elem_id="gen-drop",
             )
             gallery = board("gen-gallery", piece("gallery"), script=SENDS)
-    seen = seen_here()
+    client = client_state()
     fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
     boards = {"memory": memory, "status": line, "newest": newest}
-    shown = {"seen": seen, "add": add, "drop": drop, "embeddings": words} | fields | boards
+    shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, seen, {"seen": seen, "add": add} | boards)
-    page.on_given([words.input], desk.choose_words, words, fields | {"embeddings": words})
+    page.on_tick(TAB, desk.tick, client, {"client": client, "add": add} | boards)
+    page.on_input([words.input], desk.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
     page.listen(control.upload, desk.follow, control, fields | {"control": control})
     page.links.answer("paint", desk.painting.answer)
     page.links.answer("prompt", desk.prompt_box.answer)
     page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line, "seen": seen})
-    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words, "seen": seen})
+    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line, "client": client})
+    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words, "client": client})
     page.on_act(presets, desk.preset_act, None, shown)
-    page.on_act(line, desk.stage_act, None, {"status": line, "settings": settings, "seen": seen})
-    page.on_act(memory, desk.memory_act, None, {"memory": memory, "seen": seen})
+    page.on_act(line, desk.stage_act, None, {"status": line, "settings": settings, "client": client})
+    page.on_act(memory, desk.memory_act, None, {"memory": memory, "client": client})
     page.on_act([newest, strip, gallery], desk.send, None, shown)
     page.links.answer("gallery", desk.shelf.answer)
     page.links.answer("upscale", desk.sending.answer)
@@ -162,13 +162,13 @@ class Fields(PlainForm):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)
 
     def load(self) -> dict[str, Any]:
-        return form.kept_values(self.page.project.tab_state(TAB), self.page.project.job)
+        return form.stored_values(self.page.project.tab_state(TAB), self.page.project.job)
 
     def keep(self, values: dict[str, Any]) -> None:
         with self.page.project.lock:
             self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"values": plain(values)})
 
-    def fresh(self) -> dict[str, Any]:
+    def initial(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
 
     def family_for(self, name: str) -> str:
@@ -179,14 +179,14 @@ class Fields(PlainForm):
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
         project = self.page.project.job
         found: dict[str, Any] = {"base_model": project.model.base_model}
-        found |= form.own_values(values, project, self.page.workspace)
+        found |= form.default_values(values, project, self.page.workspace)
         if values["zero_terminal_snr"] != "auto":
             space = self.page.workspace
             marked = form.marked_for_zero_snr(values, project, space, lambda name: find("lora", name, space))
             found["zero_terminal_snr"] = "on" if marked else "off"
         return found
 
-    def follows(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    def with_dependents(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """The values after the field `name` was changed: another base model resets VAE, clip skip and prediction type."""
         if name != "base_model" or values[name] == before[name]:
             return values
@@ -228,7 +228,7 @@ class Desk:
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
         """A field was changed, or Generate was pressed."""
-        act, name, value = act_of(event, LONGEST)
+        act, name, value = board_event(event, LONGEST)
         if act == "draw":
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
@@ -292,14 +292,14 @@ class Desk:
         return self._form() | {"embeddings": self.loras.embeddings()}
 
     def _browser(self) -> Browser:
-        return self.page.browsers.of(ASKING.get())
+        return self.page.browsers.of(CURRENT_SESSION.get())
 
     def _changed(self) -> dict[str, Any]:
         """The form after a change. Of an error that is shown, what it has corrected goes."""
         browser = self._browser()
         if browser.failed not in (START, FIELD):
             return self._form()
-        shown = (browser.said or {}).get("problems", [])
+        shown = (browser.message or {}).get("problems", [])
         found = self.presets.problems() if browser.failed == FIELD else self._faults()
         left = [problem for problem in found if problem.to_dict() in shown]
         self.presets.mark(left)
@@ -357,7 +357,7 @@ class Desk:
     def _empty_ones(self, values: dict[str, Any]) -> dict[str, str]:
         """{field: what stands in it while it is empty}"""
         project = self.page.project.job
-        said = form.own_of(values, project, self.page.workspace)
+        said = form.default_texts(values, project, self.page.workspace)
         said["base_model"] = f"as in Train: {project.model.base_model}"
         own, train = values["base_model"], project.model
         said["vae"] = f"as in Train: {train.vae}" if train.vae and not own else "the model's own"
@@ -366,7 +366,7 @@ class Desk:
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
-            self.presets.act(*act_of(event))
+            self.presets.act(*board_event(event))
         return self._changed() | {"embeddings": self.loras.embeddings()}
 
     # -- showing
@@ -374,15 +374,15 @@ class Desk:
     def show(self):
         return self._all()
 
-    def tick(self, seen: str):
-        if self._stamp() == stamp_seen(seen):
+    def tick(self, client: str):
+        if self._stamp() == client_stamp(client):
             return gr.skip()
-        self.loras.shelf.look(0)
-        return self._news(seen)
+        self.loras.shelf.refresh(0)
+        return self._news(client)
 
-    def _news(self, seen: str) -> dict[str, Any]:
+    def _news(self, client: str) -> dict[str, Any]:
         """What this browser was not sent before of what changes by itself."""
-        return news(seen, self._stamp(), self._lists())
+        return changed_boards(client, self._stamp(), self._lists())
 
     def _lists(self) -> dict[str, str]:
         """The LoRAs to choose from, what is in memory, the status, the newest image."""
@@ -398,9 +398,9 @@ class Desk:
 
     def _all(self) -> dict[str, Any]:
         """The whole tab."""
-        self.loras.shelf.look()
+        self.loras.shelf.refresh()
         stamp, lists = self._stamp(), self._lists()
-        return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent(lists, stamp)
+        return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent_boards(lists, stamp)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
         """Something was pressed in the line about memory."""
@@ -435,7 +435,7 @@ class Desk:
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
         """Something was pressed in the status line. Forever draws seeds, so Lock is off meanwhile."""
         shown = _and_seen({"status": self.stage.act(event)})
-        return shown | ({"settings": self._form()["settings"]} if act_of(event)[0] == "forever" else {})
+        return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
         """Queue jobs; their images, not a grid, are what is shown."""
@@ -502,4 +502,4 @@ class Desk:
 
 def _and_seen(boards: dict[str, str]) -> dict[str, str]:
     """Boards that changed with a click, with the stamp for the next tick."""
-    return boards | sent(boards)
+    return boards | sent_boards(boards)

@@ -19,14 +19,14 @@ from core.record.units import clock
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
-from tabs.form.project import asked_by
+from tabs.form.project import edited_by
 from tabs.generate.form import generate_with
 from tabs.generate.grids import of_run as grid_of_run
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
 from tabs.server.browsers import Browser
-from tabs.wire import whole
+from tabs.wire import to_count
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -291,7 +291,7 @@ def run_names(page: Page) -> list[dict[str, str]]:
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
     name = str(data.get("name", ""))
-    with page.browsers.telling(browser, f"command {name}"):
+    with page.browsers.reporting(browser, f"command {name}"):
         _command(page, name, data, browser)
     page.run_list = (None, page.run_list[1])
 
@@ -303,7 +303,7 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
     else:
         job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
-    with asked_by(browser.session):
+    with edited_by(browser.session):
         page.project.replace(job, preset=preset, did=f"loading the settings of {title}")
 
 
@@ -315,7 +315,7 @@ def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
             browser.stopping.append(entry.run)
 
 
-def tell_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
+def report_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
     """What became of the trainings that this browser has stopped, with the way to them: by then another job may be shown."""
     going = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
     for run in [run for run in browser.stopping if run not in going]:
@@ -346,7 +346,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         _stops(page, browser, True, id=entry)
         engine.cancel(entry)
     elif name == "move":
-        engine.move(entry, whole(data.get("position")))
+        engine.move(entry, to_count(data.get("position")))
     elif name == "forget":
         given = data.get("entries")
         engine.forget([str(each) for each in given[:KEPT_ENDED]] if isinstance(given, list) else [])

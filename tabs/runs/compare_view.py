@@ -11,7 +11,7 @@ from core.record.run_folder import RunFolder
 from core.record.units import count
 from core.settings.presets.files import differences
 from tabs.form.project import FIELDS
-from tabs.markup import esc, parted, section, short
+from tabs.markup import breakable, esc, section, short
 from tabs.runs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
 from tabs.runs.view import compare_address, moment, value_words
 
@@ -57,7 +57,7 @@ def found(a: Side, b: Side, thumb_url: Url, file_url: Url) -> dict[str, str]:
 
 def _titles(a: Side, b: Side) -> list[str]:
     return [
-        f'<b class="letter {side.letter.lower()}">{side.letter}</b> {parted(side.facts.get("title", ""))}'
+        f'<b class="letter {side.letter.lower()}">{side.letter}</b> {breakable(side.facts.get("title", ""))}'
         for side in (a, b)
     ]
 
@@ -67,9 +67,9 @@ def _facts(a: Side, b: Side) -> str:
     rows = []
     for row in fact_rows(a, b):
         if row.b is None:
-            cells = f'<td colspan="2">{parted(row.a)}</td>'
+            cells = f'<td colspan="2">{breakable(row.a)}</td>'
         else:
-            cells = f"<td>{parted(row.a)}</td><td>{parted(row.b)}</td>"
+            cells = f"<td>{breakable(row.a)}</td><td>{breakable(row.b)}</td>"
         rows.append(f'<tr><th scope="row">{esc(row.title)}</th>{cells}</tr>')
     top = f'<tr><td></td><th scope="col">{one}</th><th scope="col">{other}</th></tr>'
     return section("Facts", f'<table class="versus">{top}{"".join(rows)}</table>')

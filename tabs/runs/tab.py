@@ -17,7 +17,19 @@ from core.settings.job import TrainJob
 from tabs.context import Page
 from tabs.generate import form as generate_form
 from tabs.generate import grids as generate_grids
-from tabs.markup import AWAITED, act_of, board, button, esc, facts, news, page_of, progress, section, seen_here
+from tabs.markup import (
+    AWAITED,
+    board,
+    board_event,
+    button,
+    changed_boards,
+    client_state,
+    esc,
+    facts,
+    page_of,
+    progress,
+    section,
+)
 from tabs.pieces import piece
 from tabs.runs import view as runs_view
 from tabs.runs.compare import Comparisons
@@ -48,10 +60,10 @@ def build(page: Page) -> None:
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
-    seen, place = seen_here(), gr.State({})
-    shown = {"seen": seen, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
+    client, place = client_state(), gr.State({})
+    shown = {"client": client, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
     page.on_show(TAB, desk.show, place, shown)
-    page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "main": main}, seconds=SECONDS)
+    page.on_tick(TAB, desk.tick, [client, place], {"client": client, "main": main}, seconds=SECONDS)
     page.on_act(main, desk.act, place, shown)
     page.on_act(copy, desk.copy_act, place, shown)
 
@@ -69,15 +81,15 @@ class Desk:
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return {"seen": "", **self._at(place)}
+        return {"client": "", **self._at(place)}
 
     def _at(self, place: dict[str, Any]) -> dict[str, Any]:
         """What a browser shows that has come to this place."""
         return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
-    def tick(self, seen: str, place: dict[str, Any]):
-        fresh = news(seen, "", {"main": self._main(place)})
-        return gr.skip() if fresh["seen"] == seen else fresh
+    def tick(self, client: str, place: dict[str, Any]):
+        fresh = changed_boards(client, "", {"main": self._main(place)})
+        return gr.skip() if fresh["client"] == client else fresh
 
     def _main(self, place: dict[str, Any]) -> str:
         """The table, or the run that this browser has open."""
@@ -122,7 +134,7 @@ class Desk:
     # -- doing
 
     def act(self, place: dict[str, Any], event: gr.EventData):
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         place, tabs = dict(place), gr.skip()
         if act in ("open", "back"):
             place |= {"open": arg if act == "open" else "", "asking": False, "copy": ""}
@@ -205,7 +217,7 @@ class Desk:
 
     def copy_act(self, place: dict[str, Any], event: gr.EventData):
         """Clicks in the panel that asks for a folder."""
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         place = dict(place)
         if act == "into":
             self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)

@@ -20,16 +20,16 @@ from core.settings.presets.files import differences
 from core.settings.values import shown_value, text_of
 from tabs.form.project import FIELDS
 from tabs.markup import (
+    breakable,
     button,
     choice_list,
-    drawn,
+    client_rendered,
     empty_state,
     esc,
     facts,
     link,
     page_count,
     pager,
-    parted,
     section,
     short,
 )
@@ -190,7 +190,7 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
         f'<button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{parted(run.title)}</button>{_under(run)}</td>'
+        f'data-arg="{esc(run.name)}">{breakable(run.title)}</button>{_under(run)}</td>'
         f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
@@ -209,7 +209,7 @@ def _continue(run: RunSummary) -> str:
 
 def _under(run: RunSummary) -> str:
     """The lines below a run's title in the table."""
-    made = f'<span class="made">{parted(" · ".join(short(each, 60) for each in made_of(run)))}</span>'
+    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in made_of(run)))}</span>'
     note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
     return made + note
 
@@ -278,7 +278,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
             f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
         )
     return (
-        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{parted(run.title)}</h2>'
+        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{breakable(run.title)}</h2>'
         f'{badge(run)}<span class="grow">'
         f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
     )
@@ -309,11 +309,11 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
         ("Started", when(run.started)),
         ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
-        ("Dataset", parted(run.words.dataset)),
-        ("Base model", parted(run.words.model)),
+        ("Dataset", breakable(run.words.dataset)),
+        ("Base model", breakable(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
-        ("Preset", parted(run.words.preset)),
-        ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
+        ("Preset", breakable(run.words.preset)),
+        ("Folder", f"<code>{breakable(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
@@ -325,7 +325,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
         return ""
     series, words = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
     line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
-    chart = drawn("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
+    chart = client_rendered("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
     return f'{chart}<p class="hint">{words}</p>'
 
 
@@ -360,8 +360,8 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
         "Copy path</button>"
     )
     return (
-        f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{size_words(file["bytes"])}</span>{_kept(name, kept)}</div><code class="path">{parted(path)}</code>'
+        f'<li><div class="file-head"><b>{breakable(name)}</b><span class="hint">step {file["step"]:,} · '
+        f'{size_words(file["bytes"])}</span>{_kept(name, kept)}</div><code class="path">{breakable(path)}</code>'
         f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
     )
 
@@ -488,7 +488,7 @@ def value_words(path: str, value: Any) -> str:
     if entry.kind in ("bool", "choice"):
         return esc(shown_value(entry, value))
     text = str(text_of(entry, value))
-    return "<br>".join(parted(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
+    return "<br>".join(breakable(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
 
 
 def _log(lines: Sequence[dict[str, Any]]) -> str:

@@ -1,1 +1,1 @@
-"""What stands between a request and the page: limits, login, delivery, links; and the page's server."""
+"""The page's web server: request checks, rate limits, login, compression, links, uploads."""

@@ -1,4 +1,4 @@
-"""The page: its frame, its tabs, its routes, and the server behind it."""
+"""Build the page with its tabs, and launch the server with its routes and middleware."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from tabs import header, pulse
 from tabs.context import TABS, Page, make_page, run_all
 from tabs.pieces import ASSETS, piece
 from tabs.server.delivery import Delivery
-from tabs.server.door import Checked, Door
-from tabs.server.gate import Gate
 from tabs.server.hosts import LOOPBACK, Hosts
 from tabs.server.limits import Limits, limit_connections
+from tabs.server.message_check import CheckedBlocks, MessageCheck
+from tabs.server.request_check import RequestCheck
 from tabs.theme import theme
 
 FIRST_SCRIPT = "base.js"
@@ -42,8 +42,10 @@ LAUNCHES = 5
 
 
 def build(page: Page) -> gr.Blocks:
-    """All widgets and listeners. Tabs are built in the order of the work."""
-    with Checked(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
+    """Build all components and listeners, tab by tab."""
+    with CheckedBlocks(
+        title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)
+    ) as blocks:
         header.build(page)
         with gr.Tabs(selected="Train", elem_id="tabs", overflow_behavior="wrap") as page.tabs:
             opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
@@ -64,7 +66,7 @@ def _module(tab: str) -> bool:
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or the next one that nobody listens on."""
+    """Return `port`, or the next one that no program listens on."""
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
             if os.name != "nt":  # a port that waits for its last packets is free; on Windows it means more
@@ -78,7 +80,7 @@ def free_port(host: str, port: int) -> int:
 
 
 def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
-    """Another program may take the port between the look at it and its use, as two pages that start at once do."""
+    """Call `serve_at` with a free port; with another one if a program takes it meanwhile."""
     for attempt in range(LAUNCHES):
         chosen = free_port(host, port)
         try:
@@ -90,19 +92,21 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
             port = chosen + 1 if chosen + 1 < 65536 else port
 
 
-def _gated(gate: Callable[[Any], Gate], kinds: Callable[[], frozenset[str]], nonce: str) -> Callable[[Any], Any]:
-    """The server's lifespan: puts the gate before everything, before the first request is read."""
+def _lifespan(
+    check: Callable[[Any], RequestCheck], kinds: Callable[[], frozenset[str]], nonce: str
+) -> Callable[[Any], Any]:
+    """Return the app's lifespan, which installs the middleware before the first request."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        # No other site is answered, so Gradio's permissions for other sites are left out.
-        not_ours = (CustomCORSMiddleware, BrotliMiddleware)  # the latter leaves the page itself unpacked
-        app.user_middleware = [each for each in app.user_middleware if each.cls not in not_ours]
+        # No other site gets an answer, so CORS is not needed; Gradio's Brotli does not compress the page itself.
+        removed = (CustomCORSMiddleware, BrotliMiddleware)
+        app.user_middleware = [each for each in app.user_middleware if each.cls not in removed]
         app.user_middleware += [
             Middleware(Delivery, kinds, lambda: not app.get_blocks().share, nonce),
-            Middleware(Door, app.get_blocks),
+            Middleware(MessageCheck, app.get_blocks),
         ]
-        app.middleware_stack = gate(app.build_middleware_stack())
+        app.middleware_stack = check(app.build_middleware_stack())
         yield
 
     return lifespan
@@ -119,11 +123,11 @@ def launch(
     names: Collection[str] = (),
     owner: tuple[str, str] | None = None,
 ) -> gr.Blocks:
-    """Start serving at `port` or the next free one and return at once. `blocks.local_url` is the address, `blocks.share_url`
-    the public one, `blocks.server_port` the port.
+    """Start the server at `port` or the next free one, and return its Blocks without waiting. `blocks.local_url` is the URL,
+    `blocks.share_url` the public one, `blocks.server_port` the port.
 
-    names   further host names that the page answers under
-    owner   the login of who may end and move the jobs of all guests
+    names   further host names of the page
+    owner   login that may cancel and move the jobs of all guests
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
@@ -134,8 +138,8 @@ def launch(
     limits = Limits(lambda: blocks.app.tokens if auth else None, is_owner)
     hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
 
-    def gate(app: Any) -> Gate:
-        return Gate(app, hosts, limits, page.workspace.private, shared=page.shared)
+    def request_check(app: Any) -> RequestCheck:
+        return RequestCheck(app, hosts, limits, page.workspace.private, shared=page.shared)
 
     def kinds() -> frozenset[str]:
         return frozenset(block.get_block_name() for block in blocks.blocks.values())
@@ -157,10 +161,10 @@ def launch(
         ssr_mode=False,
         theme=theme(),
         css=_assets("css", FIRST_STYLE),
-        head=f'{piece("outline")}<script nonce="{nonce}">\n{_known(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
+        head=f'{piece("outline")}<script nonce="{nonce}">\n{_script_data(page)}\n{_assets("js", FIRST_SCRIPT)}\n</script>',
         app_kwargs={
             "routes": page.links.routes(),
-            "lifespan": _gated(gate, kinds, nonce),
+            "lifespan": _lifespan(request_check, kinds, nonce),
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
@@ -174,14 +178,14 @@ def launch(
 
 
 def _assets(kind: str, first: str) -> str:
-    """All files of a kind under tabs/assets as one text, the base first."""
+    """Join the files of a kind in tabs/assets, `first` before the others."""
     paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
-def _known(page: Page) -> str:
-    """What the page's script knows from the start; `</` would end the script element."""
-    return f"window.atelier = {json.dumps(page.known(), ensure_ascii=False)};".replace("</", "<\\/")
+def _script_data(page: Page) -> str:
+    """Return the constants of the page's script as JavaScript. `</` is escaped since it would end the script element."""
+    return f"window.atelier = {json.dumps(page.script_data(), ensure_ascii=False)};".replace("</", "<\\/")
 
 
 def serve(
@@ -196,7 +200,7 @@ def serve(
     names: Collection[str] = (),
     keys: bool = False,
 ) -> None:
-    """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
+    """Serve the page until Ctrl-C. Prints the URL; a page that others can reach always has a password."""
     shared = share or bool(names) or host not in LOOPBACK
     login = _login(auth, shared)
     opens = browser and can_show_a_browser()
@@ -229,7 +233,7 @@ def serve(
 
 
 def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] | None:
-    """The login as given; a shared page without one gets a password, which is printed."""
+    """Return (user, password) of `auth`. A shared page without a login gets one, which is printed."""
     if isinstance(auth, str):
         name, _, password = auth.partition(":")
         auth = (name, password)
@@ -243,14 +247,14 @@ def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] 
 
 
 def _owner(login: tuple[str, str]) -> tuple[str, str]:
-    """A second login, which is printed: guests end and move only their own jobs, the owner those of everybody."""
+    """Return a second login, which is printed. Guests cancel and move their own jobs only, the owner those of everybody."""
     owner = ("owner" if login[0] != "owner" else "host", secrets.token_urlsafe(9))
     print(f"To end and move the jobs of everybody, log in as  User: {owner[0]}  Password: {owner[1]}", flush=True)
     return owner
 
 
 def reachable(host: str, port: int) -> str:
-    """The address to type: for a page that listens everywhere, this machine's own in its network."""
+    """The URL to open. For a page that listens on all interfaces, it has this machine's address in the network."""
     if host not in ("0.0.0.0", "::"):
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -262,5 +266,5 @@ def reachable(host: str, port: int) -> str:
 
 
 def can_show_a_browser() -> bool:
-    """Without a desktop, opening a browser would start a text one in the terminal."""
+    """Whether there is a desktop: without one, a text browser would open in the terminal."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

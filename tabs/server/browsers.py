@@ -1,4 +1,4 @@
-"""What the server remembers of each open browser: which of its changes have arrived, and in what order."""
+"""State of each open browser on the server: which of its changes have arrived and in what order, and its current message."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any
 
 from core.record.problems import ProblemsError
 
-KEPT_BROWSERS = 200
-KEPT_CHANGES = 200
+MAX_BROWSERS = 200
+MAX_ARRIVED = 200
 DOUBLE_PRESS_SECONDS = 1.5
 TURN_SECONDS = 2.0
 
 
 @dataclass
 class Browser:
-    """One open page. `arrived`: the numbers of its latest changes; `newest`: the last number seen for each field."""
+    """One open page. arrived: numbers of its latest changes; newest: {field: number of its latest change}"""
 
     session: str
-    arrived: deque = field(default_factory=lambda: deque(maxlen=KEPT_CHANGES))
+    arrived: deque = field(default_factory=lambda: deque(maxlen=MAX_ARRIVED))
     newest: dict[str, int] = field(default_factory=dict)
-    said: dict[str, Any] | None = None
-    failed: str = ""  # what the error in the panel was about; a later success of the same closes it
-    failed_at: int = 0  # the project's revision then
+    message: dict[str, Any] | None = None  # in its panel
+    failed: str = ""  # the action that the error in the panel is about; its next success closes the error
+    failed_at: int = 0  # the project's revision at that time
     json_problems: list[dict[str, Any]] = field(default_factory=list)
-    json_applied: str = ""  # the token of the JSON pane's text that was taken over last
-    pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
-    stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that have not ended yet
-    turn: int = 0  # the number of the latest act on a board that was handled
+    json_applied: str = ""  # token of the JSON pane's text that was applied last
+    pressed: tuple[float, str, str] = (0.0, "", "")  # of the last start: time, job, token
+    stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that still run
+    turn: int = 0  # number of the latest board event that was handled
     previewed: set[str] = field(default_factory=set)  # ControlNets in Generate whose control image is shown
-    acts: dict[str, int] = field(default_factory=dict)  # how often something that was done began or ended, by place
+    acts: dict[str, int] = field(default_factory=dict)  # {scope: number of begun and ended actions}
 
 
 class Browsers:
@@ -43,16 +43,16 @@ class Browsers:
         self._news = threading.Condition()
 
     def of(self, session: str | None) -> Browser:
-        """The browser of a session; the ones not heard of for longest are forgotten."""
+        """The browser of a session. At most MAX_BROWSERS are stored; the least recently used are dropped."""
         with self._news:
             browser = self._all.setdefault(session or "", Browser(session or ""))
             self._all.move_to_end(session or "")
-            while len(self._all) > KEPT_BROWSERS:
+            while len(self._all) > MAX_BROWSERS:
                 self._all.popitem(last=False)
             return browser
 
     def is_newest(self, browser: Browser, path: str, number: int) -> bool:
-        """Whether this change of a field is not older than one already applied (messages may overtake each other)."""
+        """Whether no newer change of this field was applied. Messages may arrive out of order."""
         with self._news:
             if number < browser.newest.get(path, 0):
                 return False
@@ -61,8 +61,8 @@ class Browsers:
 
     @contextmanager
     def in_turn(self, browser: Browser, number: int) -> Iterator[None]:
-        """Handle this act after those before it: messages may overtake each other, and a button what was just typed. One that
-        takes long or never comes is waited for a moment."""
+        """Wait until the events with lower numbers are handled, at most TURN_SECONDS: messages may arrive out of order, and a
+        button's before that of the field that was just typed in."""
         with self._news:
             self._news.wait_for(lambda: browser.turn >= number - 1, timeout=TURN_SECONDS)
         try:
@@ -78,31 +78,31 @@ class Browsers:
             self._news.notify_all()
 
     def wait_for(self, browser: Browser, numbers: list[int], seconds: float) -> bool:
-        """Wait until all these changes have been handled; False when they did not come."""
+        """Wait until these changes are handled. Returns False after `seconds`."""
         with self._news:
             return self._news.wait_for(lambda: set(numbers) <= set(browser.arrived), timeout=seconds)
 
     @contextmanager
-    def acting(self, browser: Browser, place: str) -> Iterator[None]:
-        """While something that a person did is carried out and answered: see `overtaken`."""
-        self._count(browser, place)
+    def acting(self, browser: Browser, scope: str) -> Iterator[None]:
+        """Count an action of the user at its begin and end, for `overtaken`."""
+        self._count(browser, scope)
         try:
             yield
         finally:
-            self._count(browser, place)
+            self._count(browser, scope)
 
-    def _count(self, browser: Browser, place: str) -> None:
+    def _count(self, browser: Browser, scope: str) -> None:
         with self._news:
-            browser.acts[place] = browser.acts.get(place, 0) + 1
+            browser.acts[scope] = browser.acts.get(scope, 0) + 1
 
-    def overtaken(self, browser: Browser, place: str) -> Callable[[], bool]:
-        """Asked later: whether a person has done something since. What was read before would be painted over the answer
-        to it, so it is not sent; the next tick tells what holds then."""
-        before = browser.acts.get(place, 0)
-        return lambda: browser.acts.get(place, 0) != before
+    def overtaken(self, browser: Browser, scope: str) -> Callable[[], bool]:
+        """Return a function that tells whether the user has done something since this call. If so, a tick is discarded: it
+        would replace the response to the action with older state."""
+        before = browser.acts.get(scope, 0)
+        return lambda: browser.acts.get(scope, 0) != before
 
     def double_press(self, browser: Browser, what: str, token: str) -> str:
-        """The token of the start that this press repeats (a double click), or "" for a press of its own."""
+        """The token of the start that this press repeats (a double click); "" for a new start."""
         with self._news:
             when, before, earlier = browser.pressed
             if before == what and time.monotonic() - when < DOUBLE_PRESS_SECONDS:
@@ -127,12 +127,15 @@ class Browsers:
         link: tuple[str, str] | None = None,
         opens: tuple[str, str] | None = None,
     ) -> None:
-        """A message for this browser's panel. "error" stays until it is closed or what it is `about` succeeds, "done" and
-        "info" go unless they list problems or notes or lead somewhere; `go` opens a tab. `undo`, a step of the form's undo, is
-        offered as a button for as long as it is the last. link: (address, name) of a file to download.
-        opens: (address, words) of a place in the page."""
+        """Set the message of this browser's panel.
+
+        kind    an "error" stays until it is closed or the action `about` succeeds; "done" and "info" disappear unless they
+                have problems, notes or a link
+        go      the tab that a button opens           undo    step of the form's undo, a button while it is the last step
+        link    (URL, name) of a file to download     opens   (URL, text) of a link within the page
+        """
         listed = [problem.to_dict() for problem in problems]
-        said = {
+        message = {
             "at": self._next(browser),
             "id": identity or f"{time.time():.6f}",
             "kind": kind,
@@ -145,18 +148,18 @@ class Browsers:
             "link": link,
             "open": opens,
         }
-        browser.said = said
+        browser.message = message
         browser.failed, browser.failed_at = (about, revision) if kind == "error" else ("", 0)
 
     def succeeded(self, browser: Browser, about: str) -> None:
-        """What failed before is done now, so its message goes."""
+        """Close the error message about this action, which has succeeded now."""
         if about and browser.failed == about:
-            browser.said = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
+            browser.message = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
             browser.failed = ""
 
     @contextmanager
-    def telling(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
-        """What goes wrong meanwhile is said below this text; where nothing does, what failed before goes."""
+    def reporting(self, browser: Browser, about: str, text: str = "") -> Iterator[None]:
+        """Show a ProblemsError of the body as an error message with this text; after success close the message about it."""
         try:
             yield
         except ProblemsError as error:
@@ -166,5 +169,5 @@ class Browsers:
 
     @staticmethod
     def _next(browser: Browser) -> float:
-        """The time of a message; later than that of the one before, so that an older one never takes its place."""
-        return max(time.time(), (browser.said or {}).get("at", 0.0) + 0.001)
+        """Time stamp of a new message, later than the previous one's: the browser ignores older messages."""
+        return max(time.time(), (browser.message or {}).get("at", 0.0) + 0.001)

@@ -1,7 +1,7 @@
-"""How answers travel: packed, and kept by the browser as long as they hold.
+"""Compression and caching of responses.
 
-Only whole texts are packed (never a stream of events). That lengths of packed answers could tell a secret to who may put words
-next to it (BREACH) does not count here: other sites cannot make a browser ask (tabs/server/gate.py).
+Only complete texts are compressed, no event streams. BREACH (reading a secret from the length of compressed responses) is no
+threat here, since other sites cannot make a browser send requests (tabs/server/request_check.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import brotli  # type: ignore[import-untyped]
 from starlette.datastructures import Headers, MutableHeaders
 
 from tabs.server.frontend import Pack, pack, with_nonce
-from tabs.server.gate import PAGE_POLICY
+from tabs.server.request_check import PAGE_POLICY
 
 TEXTS = (
     "text/html",
@@ -29,10 +29,10 @@ TEXTS = (
     "application/json",
     "image/svg+xml",
 )
-SMALLEST = 1000
-LARGE = 100_000  # packed in another thread
-KEPT = 200
-KEPT_PAGES = 8
+MIN_BYTES = 1000
+THREAD_BYTES = 100_000  # from here on compressed in a thread
+MAX_COMPRESSED = 200
+MAX_PAGES = 8
 ADDRESS_HEADERS = (
     "host",
     "x-forwarded-host",
@@ -45,7 +45,7 @@ FOREVER, A_DAY, ASK_FIRST = "public, max-age=31536000, immutable", "private, max
 
 
 class Delivery:
-    """ASGI middleware that packs texts, answers 304 where a browser has them already, and says how long they hold."""
+    """ASGI middleware that compresses texts, sets Cache-Control and ETag, and answers 304 for an unchanged text."""
 
     def __init__(
         self,
@@ -54,11 +54,13 @@ class Delivery:
         settled: Callable[[], bool] = lambda: False,
         nonce: str = "",
     ):
-        """kinds: of the components that the page has. settled: whether the page's HTML stays as it is. nonce: of its scripts; one
-        for as long as the server runs, since browsers keep the page."""
+        """
+        kinds     component types of the page      settled   whether the page's HTML is final
+        nonce     of its scripts; the same as long as the server runs, since browsers cache the page
+        """
         self.app, self.kinds, self.settled, self.nonce = app, kinds, settled, nonce or secrets.token_urlsafe(16)
         self._pages: OrderedDict[tuple[str | None, ...], tuple[Any, bytes]] = OrderedDict()
-        self._packed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] not in ("GET", "POST"):
@@ -72,67 +74,70 @@ class Delivery:
                 await self._deliver(scope, began, file[1], send)
                 return
         page = _page_of(scope)
-        if kept := self._pages.get(page):
-            await self._deliver(scope, dict(kept[0]), kept[1], send)
+        if cached := self._pages.get(page):
+            await self._deliver(scope, dict(cached[0]), cached[1], send)
             return
-        answer = await buffered_response(self.app, scope, receive, send, _is_text)
-        if answer is None:
+        response = await buffered_response(self.app, scope, receive, send, _is_text)
+        if response is None:
             return
-        start, body = answer
+        start, body = response
         if _is_page(scope, start):
             body = with_nonce((await self._pack_of_page()).into(body), self.nonce)
             MutableHeaders(scope=start)["Content-Security-Policy"] = PAGE_POLICY.format(self.nonce)
-            self._keep(page, dict(start), body)
+            self._cache_page(page, dict(start), body)
         await self._deliver(scope, start, body, send)
 
-    def _keep(self, page: tuple[str | None, ...], start: Any, whole: bytes) -> None:
-        """Gradio takes 80 ms to write the page, which is the same each time."""
+    def _cache_page(self, page: tuple[str | None, ...], start: Any, body: bytes) -> None:
+        """Cache the page's HTML, which takes Gradio 80 ms to render."""
         if page and self.settled():
-            self._pages[page] = (start, whole)
-            while len(self._pages) > KEPT_PAGES:
+            self._pages[page] = (start, body)
+            while len(self._pages) > MAX_PAGES:
                 self._pages.popitem(last=False)
 
     async def _deliver(self, scope: Any, start: Any, body: bytes, send: Any) -> None:
-        asked, headers = Headers(scope=scope), MutableHeaders(scope=start)
+        requested, headers = Headers(scope=scope), MutableHeaders(scope=start)
         if scope["method"] == "GET" and start["status"] == 200:
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
             headers["ETag"] = tag
-            headers.setdefault("Cache-Control", _holds(scope))
-            if tag in asked.get("if-none-match", ""):
+            headers.setdefault("Cache-Control", _cache_control(scope))
+            if tag in requested.get("if-none-match", ""):
                 del headers["content-length"]
                 await send(start | {"status": 304, "headers": headers.raw})
                 await send({"type": "http.response.body", "body": b""})
                 return
-        encoding = _encoding(asked.get("accept-encoding", "")) if len(body) >= SMALLEST else ""
+        encoding = _encoding(requested.get("accept-encoding", "")) if len(body) >= MIN_BYTES else ""
         if encoding:
-            body = await self._pack(body, encoding)
+            body = await self._compressed(body, encoding)
             headers["Content-Encoding"] = encoding
             headers.add_vary_header("Accept-Encoding")
         await send_response(send, start | {"headers": headers.raw}, body)
 
     async def _pack_of_page(self) -> Pack:
-        """Gradio's files in few (tabs/server/frontend.py), made once."""
+        """The bundle of Gradio's files (tabs/server/frontend.py), cached."""
         return await asyncio.to_thread(pack, self.kinds())
 
-    async def _pack(self, body: bytes, encoding: str) -> bytes:
-        """Packed once for all who ask for the same."""
+    async def _compressed(self, body: bytes, encoding: str) -> bytes:
+        """Return the compressed body, cached by its hash."""
         key = (hashlib.sha256(body).hexdigest(), encoding)
-        if key not in self._packed:
-            packed = await asyncio.to_thread(_pack, body, encoding) if len(body) > LARGE else _pack(body, encoding)
-            self._packed[key] = packed
-            while len(self._packed) > KEPT:
-                self._packed.popitem(last=False)
-        return self._packed[key]
+        if key not in self._cache:
+            thread = len(body) > THREAD_BYTES
+            self._cache[key] = (
+                await asyncio.to_thread(_compress, body, encoding) if thread else _compress(body, encoding)
+            )
+            while len(self._cache) > MAX_COMPRESSED:
+                self._cache.popitem(last=False)
+        return self._cache[key]
 
 
 async def buffered_response(
     app: Any, scope: Any, receive: Any, send: Any, wanted: Callable[[Any], bool] = lambda start: True
 ) -> tuple[Any, bytes] | None:
-    """The first message of an answer with its whole body, of which nothing is sent yet; None if it is not wanted, and sent."""
+    """Run the app and return (start message, body) of its response without sending it. A response that is not `wanted` is sent
+    as it comes, and None returned."""
     start: Any = None
     body = bytearray()
 
-    async def heard(message: Any) -> None:
+    async def collect(message: Any) -> None:
         nonlocal start
         if message["type"] == "http.response.start" and wanted(message):
             start = message
@@ -141,7 +146,7 @@ async def buffered_response(
         else:
             body.extend(message.get("body", b""))
 
-    await app(scope, receive, heard)
+    await app(scope, receive, collect)
     return None if start is None else (start, bytes(body))
 
 
@@ -152,11 +157,11 @@ async def send_response(send: Any, start: Any, body: bytes) -> None:
 
 
 def _page_of(scope: Any) -> tuple[str | None, ...]:
-    """What the page's HTML depends on: the address it is asked at, and whether somebody is logged in; () for other files."""
+    """Cache key of the page's HTML, which depends on the request's host and login; () for other paths."""
     if scope["method"] != "GET" or scope["path"] != "/" or scope["query_string"]:
         return ()
-    asked = Headers(scope=scope)
-    return (scope["scheme"], str(scope["logged_in"]), *(asked.get(name) for name in ADDRESS_HEADERS))
+    headers = Headers(scope=scope)
+    return (scope["scheme"], str(scope["logged_in"]), *(headers.get(name) for name in ADDRESS_HEADERS))
 
 
 def _is_page(scope: Any, start: Any) -> bool:
@@ -171,19 +176,19 @@ def _is_text(start: Any) -> bool:
     return kind in TEXTS and whole
 
 
-def _holds(scope: Any) -> str:
-    """How long a text may be kept: names with a hash in them never change their content."""
+def _cache_control(scope: Any) -> str:
+    """Value of Cache-Control. Files with a hash in their names never change."""
     if HASHED.search(scope["path"]) or (scope["path"].endswith("/theme.css") and scope["query_string"]):
         return FOREVER
     return A_DAY if "/static/" in scope["path"] else ASK_FIRST
 
 
 def _encoding(accepted: str) -> str:
-    words = {word.partition(";")[0].strip() for word in accepted.split(",")}
-    return "br" if "br" in words else "gzip" if "gzip" in words else ""
+    encodings = {each.partition(";")[0].strip() for each in accepted.split(",")}
+    return "br" if "br" in encodings else "gzip" if "gzip" in encodings else ""
 
 
-def _pack(body: bytes, encoding: str) -> bytes:
+def _compress(body: bytes, encoding: str) -> bytes:
     import gzip
 
     return brotli.compress(body, quality=5) if encoding == "br" else gzip.compress(body, 6, mtime=0)

@@ -1,9 +1,9 @@
-"""Gradio's page in few files: the scripts and styles that this page needs, each kind as one, made of the files as installed.
+"""Bundle the scripts and styles of Gradio that the page needs, from the installed files, into one file of each kind.
 
-Scripts: one text holds the source of every module. It makes a blob of each and an import map that leads the modules' own
-addresses to them, so that a file which is not among them still finds the same modules. Styles: one stylesheet; links that load
-nothing stand in for the single ones, which Vite's loader then takes as present. Where anything is not as known, or the browser
-has no import maps, the files are loaded one by one as Gradio does.
+Scripts: the bundle holds the source of every module. In the browser it makes a blob of each and an import map from the modules'
+URLs to the blobs, so that a file outside the bundle imports the same modules. Styles: one stylesheet; disabled links with the
+URLs of the single ones tell Vite's loader that they are present. If Gradio's files have another form than expected, or the
+browser has no import maps, the files are loaded one by one as Gradio does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ IMPORT = re.compile(r"""((?:\bfrom|\bimport)\s*\(?\s*["'`])\./([\w.-]+\.js)(?=["
 STATIC = re.compile(r"""\b(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
 LISTED = re.compile(r"m\.f=(\[[^\]]*\])")  # Vite's list of what the dynamic imports of a file load
 DYNAMIC = r"import\(`\./([\w.-]+)`\)[^\[]*?__vite__mapDeps\(\[([\d,]*)\]\)"
-# A clock of Gradio's that is taken off the page while it counts, as the one of the loading page is, counts on in every frame of
-# the screen for as long as the page is open. With these two it ends when its element is gone.
+# Gradio's timer of a loading component keeps running in every animation frame after its element was removed, as that of the
+# loading page does. With these two patterns it ends with its element.
 CLOCK = re.compile(
     r"(function (\w+)\(\)\{\w+\(\(\)=>\{\w+\(\w+,\(performance\.now\(\)-\w+\(\w+\)\)/1e3\),\w+)&&\2\(\)\}\)\}"
 )
 CLOCK_ELEMENT = re.compile(r"\{(\w+)&&\w+\(\)&&\(\w+\.status===`pending`")
-# Gradio tells each output of each listener how far its answer is, and looks for each in the tree of all components: half a second
-# of every switch of tabs. No listener here shows progress in its outputs, so none is registered for it.
+# Gradio reports the progress of a call to each output of its listener and searches the tree of all components for each: half a
+# second of every switch of tabs. No listener here shows progress in its outputs, so none is registered for it.
 PROGRESS = re.compile(r"register\((\w+),(\w+),(\w+),(\w+)\)\{(?=this\.fn_outputs\[\1\]=\2,this\.fn_inputs\[\1\]=\3)")
 SCRIPT = """(() => {
   const base = new URL("./", document.currentScript.src).href, sources = %s, styles = %s;
@@ -65,20 +65,20 @@ TAG = re.compile(rb"<script(?=[\s>])(?![^>]*\snonce=)")
 
 
 def with_nonce(page: bytes, nonce: str) -> bytes:
-    """The page's HTML with the nonce at each of its scripts, without which none runs (tabs/server/gate.py)."""
+    """Return the page's HTML with the nonce on each script, as its policy requires (tabs/server/request_check.py)."""
     return TAG.sub(b'<script nonce="%s"' % nonce.encode(), page)
 
 
 @dataclass(frozen=True)
 class Pack:
-    """The two files, and what the page says of them."""
+    """The two bundle files, and their names in the page."""
 
     files: dict[str, tuple[str, bytes]]  # name under /assets/: content type and content
     script: str = ""
     style: str = ""
 
     def into(self, page: bytes) -> bytes:
-        """The page's HTML with the two files in place of its own entry."""
+        """Return the page's HTML with the two bundle files in place of Gradio's entry."""
         entry, style = ENTRY.search(page), STYLE.search(page)
         if not self.script or not entry or not style:
             return page
@@ -90,7 +90,7 @@ class Pack:
 
 @functools.lru_cache(maxsize=2)
 def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
-    """What a page of these kinds of components needs; an empty pack where Gradio's files are not as known."""
+    """The bundle for a page with these component types; empty if Gradio's files have another form than expected."""
     names = needed(kinds, folder)
     scripts = {name: _module(name, folder) for name in names if name.endswith(".js")}
     styles = {name: (folder / name).read_text("utf-8") for name in names if name.endswith(".css")}
@@ -104,7 +104,7 @@ def pack(kinds: frozenset[str], folder: Path = ASSETS) -> Pack:
 
 
 def needed(kinds: Iterable[str], folder: Path) -> list[str]:
-    """File names: the entry, what draws a page, each kind of component, and all that these import."""
+    """Names of the files to bundle: the entry, the Blocks module, each component type, and all that these import."""
     read = functools.cache(lambda name: (folder / name).read_text("utf-8"))
     entry = ENTRY.search((folder.parent / "index.html").read_bytes())
     style = STYLE.search((folder.parent / "index.html").read_bytes())
@@ -140,13 +140,13 @@ def _deps(source: str, numbers: str) -> list[str]:
 
 
 def _module(name: str, folder: Path) -> str:
-    """A module that runs from anywhere: its imports are names of the import map, its own address is written out."""
+    """Return the source of a module as it runs from a blob: imports are names of the import map, `import.meta.url` is a URL."""
 
-    def named(found: re.Match[str]) -> str:
-        there = (folder / found.group(2)).is_file()
-        return f"{found.group(1)}gradio-assets/{found.group(2)}" if there else found.group()
+    def mapped(match: re.Match[str]) -> str:
+        bundled = (folder / match.group(2)).is_file()
+        return f"{match.group(1)}gradio-assets/{match.group(2)}" if bundled else match.group()
 
-    source = IMPORT.sub(named, (folder / name).read_text("utf-8"))
+    source = IMPORT.sub(mapped, (folder / name).read_text("utf-8"))
     if (clock := CLOCK_ELEMENT.search(source)) is not None:
         source = CLOCK.sub(rf"\1&&{clock.group(1)}&&\2()}})}}", source)
     source = PROGRESS.sub(r"\g<0>if(\4===`hidden`)\2=\3=[];", source)

@@ -1,7 +1,7 @@
-"""The names under which the page answers.
+"""Allowed Host and Origin headers.
 
 A web site can point its own name at 127.0.0.1 (DNS rebinding), and any site can send a form here. So the page answers only
-under its own names, and only to itself: `gate.py` refuses requests from other sites, with or without a login.
+requests for its own names that come from itself: `request_check.py` refuses those from other sites, with or without a login.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def host_and_port(authority: str) -> tuple[str, str] | None:
-    """("name", "port" or "") of a Host header or of an origin behind its scheme, in lower case; None for anything else."""
-    found = _AUTHORITY.fullmatch(authority)
-    if found is None:
+    """Return (name in lower case, port or "") of a Host header or of an origin without its scheme; None if it is invalid."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
         return None
-    name, port = found.group(1).lower().strip("[]"), found.group(2) or ""
+    name, port = match.group(1).lower().strip("[]"), match.group(2) or ""
     if ":" in name or name.replace(".", "").isdigit():
         try:
             address = ipaddress.ip_address(name)
@@ -34,40 +34,40 @@ def host_and_port(authority: str) -> tuple[str, str] | None:
 
 
 def machine_names() -> set[str]:
-    """What this machine is called in its network."""
+    """This machine's host names in its network."""
     name = socket.gethostname().lower().rstrip(".")
     return {name, f"{name.split('.')[0]}.local"} if host_and_port(name) else set()
 
 
 @dataclass
 class Hosts:
-    """The names under which the page answers.
+    """The host names of the page.
 
-    listens  others in the network may come: the address that a request arrived at counts too, and the machine's name
-    named    further ones, as given by --host: a name, or a name with its port
-    share    the address of the share link, "" while there is none
+    listens  the page is open to the network: the machine's names and the address that a request arrived at are allowed too
+    named    further names of --host, each with or without a port
+    share    returns the URL of the share link, "" while there is none
     """
 
     listens: bool = False
     named: Iterable[str] = ()
     share: Callable[[], str] = lambda: ""
-    _own: frozenset[str] = field(init=False)
+    _machine: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._own = LOOPBACK | (machine_names() if self.listens else set())
+        self._machine = LOOPBACK | (machine_names() if self.listens else set())
 
     def admits(self, authority: str, arrived_at: str = "") -> bool:
-        """Whether a request that names this host is for this page."""
-        asked = host_and_port(authority)
-        if asked is None:
+        """Whether a Host header is one of the page's names. arrived_at: the local address of the connection"""
+        host = host_and_port(authority)
+        if host is None:
             return False
-        if asked[0] in self._own or any(_fits(asked, given) for given in self._given()):
+        if host[0] in self._machine or any(_matches(host, each) for each in self._configured()):
             return True
-        address = arrived_at.partition("%")[0]  # without the network card of a link-local address
-        return self.listens and host_and_port(f"[{address}]" if ":" in address else address) == (asked[0], "")
+        address = arrived_at.partition("%")[0]  # without the interface of a link-local address
+        return self.listens and host_and_port(f"[{address}]" if ":" in address else address) == (host[0], "")
 
-    def is_own_site(self, origin: str, authority: str) -> bool:
-        """Whether an Origin header is this page's: the host that is asked, or one that stands before it (a proxy)."""
+    def is_same_site(self, origin: str, authority: str) -> bool:
+        """Whether an Origin header is this page's: that of the Host header, or a configured name (of a proxy)."""
         try:
             parts = urlsplit(origin)
         except ValueError:
@@ -76,16 +76,16 @@ class Hosts:
         if site is None or parts.path or parts.query:
             return False
         usual = DEFAULT_PORTS[parts.scheme]
-        asked = host_and_port(authority)
-        same = asked is not None and (site[0], site[1] or usual) == (asked[0], asked[1] or usual)
+        host = host_and_port(authority)
+        same = host is not None and (site[0], site[1] or usual) == (host[0], host[1] or usual)
         bare = (site[0], "" if site[1] == usual else site[1])
-        return same or any(bare == given for given in self._given())
+        return same or bare in self._configured()
 
-    def _given(self) -> list[tuple[str, str]]:
+    def _configured(self) -> list[tuple[str, str]]:
         share = urlsplit(self.share() or "").netloc
-        return [found for text in (*self.named, share) if text and (found := host_and_port(text))]
+        return [host for text in (*self.named, share) if text and (host := host_and_port(text))]
 
 
-def _fits(asked: tuple[str, str], given: tuple[str, str]) -> bool:
-    """A name that was given without a port holds at every port."""
-    return asked == given or (not given[1] and asked[0] == given[0])
+def _matches(host: tuple[str, str], configured: tuple[str, str]) -> bool:
+    """Whether a host is the configured one. One without a port matches every port."""
+    return host == configured or (not configured[1] and host[0] == configured[0])

@@ -161,7 +161,7 @@ class Connection(H11Protocol):
         self._update_head_timer()
 
     def _update_head_timer(self) -> None:
-        """Start it while no whole head has arrived. uvicorn's own timeout ends kept connections before the first byte of another."""
+        """Run the timer until a complete head has arrived. uvicorn's timeout only ends idle connections before the next first byte."""
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:

@@ -1,4 +1,4 @@
-"""Files dropped on the page -> a folder under outputs/datasets."""
+"""Store uploaded files as a new folder in outputs/datasets."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """One zip, or any number of images with captions, become a new folder; returns it.
+    """Store one zip, or any number of images with captions, in a new folder, and return it.
 
-    task   a LightTask          unused   gets the names of what is not taken in
+    task   a LightTask          unused   collects the names of files that are left out
     """
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
@@ -38,7 +38,7 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None, unused: Walk
 
 
 def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None = None) -> Path:
-    """Copy images and captions into one new folder: all of them, or nothing."""
+    """Copy images and captions into one new folder, which is removed if one fails."""
     wanted = [
         path
         for path in paths
@@ -70,7 +70,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A name that is not taken, on file systems that know no case too."""
+    """Return a free path in the folder, also on case-insensitive file systems."""
     stem, ending = os.path.splitext(name)
     taken = {each.name.casefold() for each in folder.iterdir()} if (folder / name).exists() else set()
     number, free = 1, name
@@ -81,14 +81,14 @@ def _free(folder: Path, name: str) -> Path:
 
 
 def _name_for(images: Sequence[Path]) -> str:
-    """A name from the images' common beginning ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
+    """Folder name from the common start of the images' names ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
     common = _common_start([path.stem for path in images]) if len(images) > 1 else images[0].stem
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "images"
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """The letters that all names begin with."""
+    """The longest common prefix."""
     first, last = min(names), max(names)
     same = next(
         (number for number, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)

@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words
 from core.record.workspace import resolve_path
-from tabs.markup import AWAITED, act_of, board, button, esc, section
+from tabs.markup import AWAITED, board, board_event, button, esc, section
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -46,7 +46,7 @@ class Desk:
         self.page = page
 
     def act(self, place: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         asking = place.get("asking", "")
         if act == "keep":
             return {"keep": value}, self.html({"keep": value})

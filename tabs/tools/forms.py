@@ -12,10 +12,21 @@ import gradio as gr
 
 from core.record.problems import Problem, ProblemsError
 from core.tasks import Card, Task, tasks
-from tabs.context import ASKING, Page
+from tabs.context import CURRENT_SESSION, Page
 from tabs.form.task_form import TaskForm
-from tabs.form.task_settings import job_of, main_setting, own_settings_of
-from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, problems_html, seen_here, stamp_seen
+from tabs.form.task_settings import form_settings, job_of, main_setting
+from tabs.markup import (
+    AWAITED,
+    board,
+    board_event,
+    button,
+    changed_boards,
+    choice_list,
+    client_stamp,
+    client_state,
+    esc,
+    problems_html,
+)
 
 KEPT = "Tools"  # what is filled in, of every card
 SHORT = 12  # fields that are all shown
@@ -60,7 +71,7 @@ class ToolForm:
         return self.page.forms[task.name]
 
     def values(self, task: Task | None = None) -> dict[str, Any]:
-        """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
+        """What is filled in of a task, else of the chosen one, by the names of `form_settings`."""
         return self.form(task).values()
 
     def _load(self, task: Task) -> dict[str, Any]:
@@ -90,9 +101,9 @@ class ToolForm:
         """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
         has, and those of `APART`."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
-        own = own_settings_of(task).items() if task.values else ()
+        own = form_settings(task).items() if task.values else ()
         places = {name: task.values for name, entry in own if groups[entry.group] == 1}
-        return places | {name: task.name for name in own_settings_of(task) if name in APART}
+        return places | {name: task.name for name in form_settings(task) if name in APART}
 
     @property
     def task(self) -> Task:
@@ -119,11 +130,11 @@ class ToolForm:
     def _filled(self) -> dict[str, Any]:
         """The values of the chosen task; a folder or ending that is not given is the dataset's."""
         values = self.values()
-        if "folder" in own_settings_of(self.task) and not values.get("folder"):
+        if "folder" in form_settings(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
-        if "folders" in own_settings_of(self.task) and not values.get("folders"):
+        if "folders" in form_settings(self.task) and not values.get("folders"):
             values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
-        for name, entry in own_settings_of(self.task).items():
+        for name, entry in form_settings(self.task).items():
             if entry.widget == "extension" and (found := self._extensions()):
                 values.setdefault(name, entry.default if entry.default in found else found[0])
         return values
@@ -138,7 +149,7 @@ class ToolForm:
 
     def html(self) -> str:
         task, asked = self.task, self.form()
-        previewed = own_settings_of(task).get(PREVIEW)
+        previewed = form_settings(task).get(PREVIEW)
         main = f"{asked.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
@@ -180,12 +191,12 @@ class ToolForm:
         self.page.reading.want()  # what is not filled in is the dataset's
         return "", self.html()
 
-    def tick(self, seen: str) -> Any:
+    def tick(self, client: str) -> Any:
         stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()} {self._refused}"
-        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, {"area": self.html()})
+        return gr.skip() if stamp == client_stamp(client) else changed_boards(client, stamp, {"area": self.html()})
 
     def act(self, event: gr.EventData) -> str:
-        act, arg, value = act_of(event)
+        act, arg, value = board_event(event)
         if act == "field" and arg == CHOSEN and value in self.tasks:
             self.choose(value)
         elif act == "field":
@@ -209,7 +220,7 @@ class ToolForm:
 
     def acted(self, event: gr.EventData) -> Any:
         """`act` for the page. What stands against a start stays shown below its button while fields change, until the next one."""
-        starts, browser = act_of(event)[0] in STARTS, self.page.browsers.of(ASKING.get())
+        starts, browser = board_event(event)[0] in STARTS, self.page.browsers.of(CURRENT_SESSION.get())
         about = f"change {self.card.name}"
         try:
             shown = self.act(event)
@@ -241,9 +252,9 @@ def build_form(page: Page, card: Card) -> None:
     """A card's form, with its listeners and a place for what its tasks are doing."""
     form = ToolForm(page, card)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
-    seen = seen_here()
-    page.on_show(card.tab, form.show, None, [seen, area])
-    page.on_tick(card.tab, form.tick, seen, {"seen": seen, "area": area})
+    client = client_state()
+    page.on_show(card.tab, form.show, None, [client, area])
+    page.on_tick(card.tab, form.tick, client, {"client": client, "area": area})
     page.on_act(area, form.acted, None, area)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.tasks import Card, Task, tasks
-from tabs.form.task_settings import own_settings_of
+from tabs.form.task_settings import form_settings
 from tabs.form.view import choices
 from tabs.markup import esc
 from tabs.tools.forms import cards
@@ -63,7 +63,7 @@ def groups() -> dict[str, list[str]]:
 
 def _offered(task: Task) -> str:
     """What can be chosen in a tool's form, such as Canny edges."""
-    asked = own_settings_of(task).values()
+    asked = form_settings(task).values()
     return " ".join(words for entry in asked if entry.kind == "choice" for words, _ in choices(entry))
 
 

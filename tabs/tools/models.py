@@ -16,7 +16,7 @@ from core.generation.model.library import SUFFIXES
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of
-from tabs.form.folder_browser import LOOKED_AT, listing, nearest, starts
+from tabs.form.folder_browser import MAX_ENTRIES, listing, nearest, starts
 from tabs.form.model_lists import choices_of
 from tabs.form.project import FIELDS, Project, with_values
 from tabs.roots import Roots
@@ -115,7 +115,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
 def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
     found: dict[str, int] = {}
     with os.scandir(folder) as entries:
-        for entry in islice(entries, LOOKED_AT):
+        for entry in islice(entries, MAX_ENTRIES):
             name = entry.name
             other = kind == MODEL and Path(name).suffix.lower() not in SUFFIXES
             if other or is_junk(name) or not _can_be_sent(name):

@@ -64,7 +64,7 @@ def sample_pairs(page: Page, browser: Browser) -> None:
 
 def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
     """One step of undo."""
-    with page.browsers.telling(browser, PROMPTS):
+    with page.browsers.reporting(browser, PROMPTS):
         prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
         if prompts is None:
             what, fix = "No image has a control image and a caption", "choose the folder of control images first"

@@ -16,8 +16,8 @@ from core.record.workspace import Workspace
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
 from core.tasks import Card, Task, tasks
-from tabs.form.model_lists import AGAIN, model_lists
-from tabs.form.task_settings import job_of, main_setting, own_settings_of
+from tabs.form.model_lists import REFRESH_SECONDS, model_lists
+from tabs.form.task_settings import form_settings, job_of, main_setting
 from tabs.roots import Roots
 from tabs.server.browsers import Browser
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tabs.form.project import Project
 
 KEPT = 10
-SOON = 0.05  # seconds that a look waits for the lists of model files
+WAIT_SECONDS = 0.05  # for which a tick waits for the lists of model files
 SEEN = 3.0  # seconds after which a failure counts as seen
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
 DOWNLOAD = "download"
@@ -199,7 +199,7 @@ class Works:
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)
-        value = value_of(job, own_settings_of(task)[name].path) if name else ""
+        value = value_of(job, form_settings(task)[name].path) if name else ""
         asked = ", ".join(value) if isinstance(value, list) else str(value or "")
         shown = str(parse_source(asked)) if task.name == DOWNLOAD else asked
         if task.name == DOWNLOAD:
@@ -294,5 +294,5 @@ class Works:
 
     def _known_files(self) -> list[str]:
         lists = model_lists(self._workspace)
-        lists.look(SOON, AGAIN)
+        lists.refresh(WAIT_SECONDS, REFRESH_SECONDS)
         return [each.value for each in lists.of(["lora", "checkpoint"])][:300]

@@ -24,8 +24,8 @@ from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
 from core.training.checks.own_images import Setup
 from core.training.checks.recipe_fit import recipe_problems
-from tabs.dataset.own_setup import OwnSetup, setup_facts
 from tabs.dataset.reading import Reading
+from tabs.dataset.setup_offer import SetupOffer, setup_facts
 from tabs.roots import Roots
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Checks:
         roots: Roots,
         thumb_url: Callable[..., str],
         reading: Reading,
-        own: OwnSetup,
+        own: SetupOffer,
         recipe: Callable[[], Preset | None] = lambda: None,
     ):
         self._engine, self._workspace, self._roots = engine, workspace, roots

@@ -30,7 +30,7 @@ CHOSEN, EXCLUDED = "network.layers", "network.exclude_layers"
 
 
 @dataclass(frozen=True)
-class Found:
+class ChosenLayers:
     """What a job's settings choose: sets of layers as of LayerTree. usual: where none are chosen; wanted: of the parts that train;
     trained: those that get a network."""
 
@@ -64,7 +64,7 @@ class Layers:
         self._lock = threading.Lock()
         self._task: Any = None
         self._key: Any = None
-        self._found: Found | None = None
+        self._found: ChosenLayers | None = None
         self._problem = ""
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
@@ -103,13 +103,13 @@ class Layers:
         with self._lock:
             self._key, self._found, self._problem = key, found, problem
 
-    def _find(self, job: TrainJob) -> Found:
+    def _find(self, job: TrainJob) -> ChosenLayers:
         family = family_found(job.model, self._workspace)
         if not family:
             what, fix = "The base model is not known", "choose a base model"
             raise ProblemsError.one(what, "model.base_model", fix, "layers.no-model")
         path = model_path(job.model.base_model, self._workspace)
-        return found_of(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
+        return chosen_layers(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any]) -> None:
         """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty.
@@ -136,11 +136,11 @@ def _tree_name(job: TrainJob) -> str:
     return f"{job.model.base_model} {job.model.family}"
 
 
-def found_of(job: TrainJob, tree: LayerTree) -> Found:
+def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
     """What a job's settings choose of a model's layers. Raises ProblemsError for expressions that are invalid or take too long."""
     network, own = job.network, kind_named(job.network.kind).kind_settings(job)
     choice, size_of = LayerChoice(network), kind_sizes(network, own, tree.layers)
-    return Found(
+    return ChosenLayers(
         tree,
         tree.mask(choice.takes(layer, usual(network, layer)) for layer in tree.layers),
         tree.mask(usual(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),

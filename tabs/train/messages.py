@@ -25,7 +25,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
         errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
         notes: dict[str, list[dict[str, str]]] = {}
         for problem in training_problems(job):
-            for path in form.places(problem.where):
+            for path in form.paths_of(problem.where):
                 if path not in bad:
                     notes.setdefault(path, []).append(
                         {"what": problem.what, "fix": problem.fix, "level": problem.level}
@@ -57,7 +57,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "json_applied": browser.json_applied,
             "names": names(page),
             "model": model,
-            "said": browser.said,
+            "said": browser.message,
             "notice": " ".join(filter(None, (project.notice, page.engine.notice))),
         }
 

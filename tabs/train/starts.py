@@ -12,9 +12,9 @@ from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.before_start import problem_of_uploads
-from tabs.form.project import asked_by
+from tabs.form.project import edited_by
 from tabs.server.browsers import Browser
-from tabs.wire import signed, whole
+from tabs.wire import to_count, with_signature
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -31,16 +31,16 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     how = sent["how"]
     token = str(sent.get("token", ""))[:60]
     still_open = sent.get("open")
-    awaited = [number for number in map(whole, still_open if isinstance(still_open, list) else []) if number][:200]
+    awaited = [number for number in map(to_count, still_open if isinstance(still_open, list) else []) if number][:200]
     if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
         text = "Your last change has not been sent yet. Check the fields, then try again."
         page.browsers.say(browser, "error", text, title="Not started")
         return
-    with page.project.lock, asked_by(browser.session, str(sent.get("stamp", ""))):
-        page.project.guard()
+    with page.project.lock, edited_by(browser.session, str(sent.get("stamp", ""))):
+        page.project.check_stamp()
         job, preset = page.project.job, page.project.preset
         bad = page.project.problems()
-    if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
+    if page.browsers.double_press(browser, f"{how} {with_signature(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")
     work = threading.Thread(

@@ -14,11 +14,11 @@ from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from tabs.form import fields as form
 from tabs.form.folder_browser import image_folders
+from tabs.form.form_values import raw
 from tabs.form.model_lists import choices_of
-from tabs.form.own_settings import raw
 from tabs.form.presets import ACTS
-from tabs.form.project import FIELDS, OldRevision, asked_by, with_value
-from tabs.markup import esc, pair_ways
+from tabs.form.project import FIELDS, OldRevision, edited_by, with_value
+from tabs.markup import esc, pair_view_buttons
 from tabs.pieces import piece
 from tabs.pulse import status
 from tabs.server.browsers import Browser
@@ -26,7 +26,7 @@ from tabs.tools.pairs import sample_pairs
 from tabs.train import method_needs, presets_bar
 from tabs.train.messages import form_part
 from tabs.train.starts import press
-from tabs.wire import packed, signed, unpack, whole
+from tabs.wire import json_object, to_count, to_json, with_signature
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -66,7 +66,7 @@ def build(page: Page) -> None:
             gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
             page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
             page.pulse_parts += [page.forecast.parts, page.layers.parts]
-            gr.HTML(piece("first_images").replace("{pair_ways}", pair_ways()), elem_id="images-holder")
+            gr.HTML(piece("first_images").replace("{pair_view_buttons}", pair_view_buttons()), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
 
@@ -156,8 +156,8 @@ def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
     """What has arrived comes first: a field that waited for that is filled in by the same message. With the lists, which the first
     message that a page gets has, comes what the header shows."""
-    more = {"lists": signed(_lists(page)), "status": signed(status(page))} if lists else {}
-    return packed({"acks": list(browser.arrived)} | more | {"form": signed(form_part(page, browser))})
+    more = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
+    return to_json({"acks": list(browser.arrived)} | more | {"form": with_signature(form_part(page, browser))})
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
@@ -169,13 +169,13 @@ def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """One field as a person left it; an older change of it that comes later counts no more."""
     entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
     with page.project.lock:  # between asking and changing comes no other
-        if entry is not None and page.browsers.is_newest(browser, entry.path, whole(data.get("n"))):
+        if entry is not None and page.browsers.is_newest(browser, entry.path, to_count(data.get("n"))):
             page.project.edit(entry.path, raw(entry, str(data.get("value", ""))))
 
 
 def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Several fields that one control changed, without those for which a newer change has come."""
-    known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), whole(data.get("n"))
+    known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:
         values = {
             path: raw(known[path], str(value))
@@ -188,7 +188,7 @@ def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
 def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
     """What was pressed in the preset bar or below a field."""
     # A field's name is not "path": Gradio takes any object with that key for a file and refuses the message.
-    if done := page.project.press(name, data):
+    if done := page.project.run_act(name, data):
         page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
 
 
@@ -196,7 +196,7 @@ def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
     browser.json_problems = []
     try:
-        page.project.press("json", data)
+        page.project.run_act("json", data)
         browser.json_applied = str(data.get("token", ""))[:40]
     except ProblemsError as error:
         browser.json_problems = [problem.to_dict() for problem in error.problems]
@@ -255,18 +255,18 @@ def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     try:
         if action is not None:
             stamp = str(data.get("stamp", ""))
-            with page.browsers.telling(browser, FORM, REFUSED.get(name, "")), asked_by(browser.session, stamp):
+            with page.browsers.reporting(browser, FORM, REFUSED.get(name, "")), edited_by(browser.session, stamp):
                 action(page, data, browser)
     except OldRevision:
         _say_refused(page, browser)
     finally:
         if "n" in data:
-            page.browsers.arrive(browser, whole(data["n"]))
+            page.browsers.arrive(browser, to_count(data["n"]))
 
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
     def pressed(envelope: str, request: gr.Request) -> str:
-        sent = unpack(envelope)
+        sent = json_object(envelope)
         browser = page.browsers.of(request.session_hash)
         try:
             press(page, browser, sent)

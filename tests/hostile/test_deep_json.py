@@ -17,7 +17,7 @@ from core.networks.kinds.lora import sizes_as_metadata
 from core.record.bounded_json import json_or_none
 from core.record.workspace import Workspace
 from core.tools.models.header_edit import _tensors_of
-from tabs.form.own_settings import SOURCE, read
+from tabs.form.form_values import SOURCE, read
 from tabs.generate.sending import _chosen
 from tests.dataset.test_look import listed
 from tests.refusals import refused

@@ -94,7 +94,7 @@ def draw(path, **generate):
 
 
 def said_codes(desk):
-    return sorted(problem["code"] for problem in desk.page.browsers.of(None).said["problems"])
+    return sorted(problem["code"] for problem in desk.page.browsers.of(None).message["problems"])
 
 
 def press(desk, **changes):

@@ -1,4 +1,4 @@
-"""Ways in that were tried against a shared page: each must stay shut. Hosts and origins: test_gate.py; settings: test_named.py."""
+"""Ways in that were tried against a shared page: each must stay shut. Hosts and origins: test_request_check.py; settings: test_named.py."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import os
 
 import gradio as gr
-from test_gate import JSON, ask
+from test_request_check import JSON, ask
 
-from tabs.server.door import UPLOADED, with_uploads
+from tabs.server.message_check import UPLOADED, with_uploads
 
 
 def test_no_handler_takes_a_file_that_was_not_uploaded(served, tmp_path):

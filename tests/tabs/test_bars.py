@@ -89,7 +89,7 @@ def test_bars_of_a_lora_know_the_lists_and_presets_of_its_family():
 
 def test_curves_of_block_weights_are_lists_that_tools_take_and_those_of_checkpoints_may_lack_base():
     for family, short in (("sd1", 25), ("sdxl", 19)):
-        facts = facts_in(bars.weight_bars(family, "x", even=0.25, checkpoints=True))
+        facts = facts_in(bars.weight_bars(family, "x", default=0.25, checkpoints=True))
         assert len(facts["lists"][str(short)]) == short and "BASE" not in facts["lists"][str(short)]
         for texts in (facts["presets"][title] for title in bars.WEIGHT_CURVES):
             found = block_weights(texts[0], family == "sdxl")

@@ -428,15 +428,15 @@ def test_the_address_is_answered_to_those_who_are_logged_in_and_to_json_alone(de
     from starlette.applications import Starlette
     from starlette.testclient import TestClient
 
-    from tabs.server.gate import Gate
     from tabs.server.hosts import Hosts
     from tabs.server.limits import Limits
+    from tabs.server.request_check import RequestCheck
 
     links = desk.page.links
     links.answer("captions", desk.answer)
     app, folder = Starlette(routes=links.routes()), desk.page.workspace.private
-    gate = Gate(app, Hosts(named=("testserver",)), Limits(lambda: {"sesame"}), folder, shared=False)
-    client = TestClient(gate)
+    check = RequestCheck(app, Hosts(named=("testserver",)), Limits(lambda: {"sesame"}), folder, shared=False)
+    client = TestClient(check)
     assert client.post("/atelier/captions", json={"act": "shelf"}).status_code == 401
     client.cookies.set("access-token-x", "sesame")
     assert client.post("/atelier/captions", json={"act": "shelf"}).json()["chain"]

@@ -21,7 +21,7 @@ from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset.tab import TAB, Desk
-from tabs.form.own_settings import SHARED_NAMES, SOURCE
+from tabs.form.form_values import SHARED_NAMES, SOURCE
 from tests.selection import slow_unless
 
 
@@ -257,7 +257,7 @@ def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
     desk.tick("")
     browser = desk.act(event("answer", "lines:all"))  # comes while the folder is read anew
     wait_until(lambda: not desk.reading.busy)
-    browser |= desk.tick(browser["seen"])
+    browser |= desk.tick(browser["client"])
     shown = desk._render()
     assert {name: browser[name] for name in shown} == shown
 
@@ -267,9 +267,9 @@ def test_checks_do_not_call_a_dataset_good_while_they_go_on(desk):
     assert "Checking" in shown and "Nothing to complain about" not in shown
 
 
-@pytest.mark.parametrize("kind", questions.ASKED)
+@pytest.mark.parametrize("kind", questions.QUESTIONS)
 def test_every_answer_is_what_then_holds(desk, kind):
-    for choice in questions.ASKED[kind][1]:
+    for choice in questions.QUESTIONS[kind][1]:
         desk.act(event("answer", f"{kind}:{choice.name}"))
         assert questions.in_force(desk.page.project.job, kind) == choice.name
 

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.requests import Request
-from test_gate import JSON, ask
+from test_request_check import JSON, ask
 from work_parts import wait_until
 
-from tabs.server import gate
 from tabs.server import limits as server_limits
+from tabs.server import request_check
 from tabs.server.delivery import Delivery
 from tabs.server.limits import LIMITS, MAX_SESSIONS, Limits, RateLimit
 
@@ -165,7 +165,7 @@ def strangers(served, monkeypatch, units: float, running: int) -> None:
 
 @pytest.fixture
 def reached(served, monkeypatch):
-    """What anything behind the gate has seen; strangers have little, as on a page in use."""
+    """What anything behind the checks has seen; strangers have little, as on a page in use."""
     seen, whole = [], Delivery.__call__
 
     async def counted(delivery, scope, receive, send):
@@ -173,7 +173,7 @@ def reached(served, monkeypatch):
         await whole(delivery, scope, receive, send)
 
     monkeypatch.setattr(Delivery, "__call__", counted)
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.0)
+    monkeypatch.setattr(request_check, "REFUSAL_DELAY", 0.0)
     strangers(served, monkeypatch, 30.0, 24)
     yield seen
     monkeypatch.undo()
@@ -237,7 +237,7 @@ def test_few_strangers_are_answered_at_once_and_open_pages_besides(served, idle,
     body = b"POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"
     cookie = key_of(served)
     strangers(served, monkeypatch, 1e9, 4)
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.2)
+    monkeypatch.setattr(request_check, "REFUSAL_DELAY", 0.2)
     held = idle(10, body)
     wait_until(lambda: sum(map(is_closed, held)) == 6)
     assert ask(served, "GET", "/theme.css")[0] == 503
@@ -252,7 +252,7 @@ def test_few_strangers_are_answered_at_once_and_open_pages_besides(served, idle,
 def test_of_a_page_that_holds_many_requests_the_rest_is_refused_and_other_pages_are_answered(served, idle, monkeypatch):
     """As a login whose connections would take all there are."""
     one, other = key_of(served), key_of(served)
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 0.2)
+    monkeypatch.setattr(request_check, "REFUSAL_DELAY", 0.2)
     monkeypatch.setattr(served.limits.sessions[one.partition("=")[2]], "concurrency", 4)
     head = "POST /gradio_api/run/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nCookie: {}\r\n\r\n{{"
     held = idle(10, head.format(one).encode())
@@ -265,14 +265,14 @@ def test_who_repeats_a_refused_request_at_once_is_slowed_down_and_others_are_not
     cookie = key_of(served)
     while ask(served, "GET", "/theme.css")[0] == 200:
         pass
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 2.0)
+    monkeypatch.setattr(request_check, "REFUSAL_DELAY", 2.0)
     with ThreadPoolExecutor(20) as clients:
         began = time.monotonic()
         refused = [clients.submit(ask, served, "GET", "/theme.css") for _ in range(20)]
         assert ask(served, "GET", "/theme.css", cookie=cookie)[0] == 200 and not any(each.done() for each in refused)
         assert {each.result()[0] for each in refused} == {503} and time.monotonic() - began >= 2.0
-    monkeypatch.setattr(gate, "REFUSAL_DELAY", 600.0)
-    monkeypatch.setattr(gate, "MAX_DELAYED", 0)  # as many as are allowed wait already
+    monkeypatch.setattr(request_check, "REFUSAL_DELAY", 600.0)
+    monkeypatch.setattr(request_check, "MAX_DELAYED", 0)  # as many as are allowed wait already
     assert ask(served, "GET", "/theme.css")[0] == 503
 
 

@@ -19,7 +19,7 @@ from tabs.dataset import reading
 from tabs.dataset.concepts import entries_of, with_entries
 from tabs.dataset.tab import Desk
 from tabs.form import folder_browser
-from tabs.markup import stamp_seen
+from tabs.markup import client_stamp
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
     assert "1 of 1 image will train" in desk._render()["summary"]
     desk.page.project.edit("dataset.folder", "models/starter/images")  # as Train does
     told = desk.tick("")
-    assert told["folder"] == "models/starter/images" and stamp_seen(told["seen"])
+    assert told["folder"] == "models/starter/images" and client_stamp(told["client"])
 
 
 def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_path):
     image(tmp_path / "foxes" / "a.png")
     choose(desk, tmp_path / "foxes")
-    seen = desk.tick("")["seen"]
+    seen = desk.tick("")["client"]
     assert desk.tick(seen) == gr.skip()
     image(tmp_path / "foxes" / "b.png")
     desk.read_again()
@@ -64,7 +64,7 @@ def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_
 
 
 def test_the_first_tick_after_opening_leaves_the_folder_field_alone(desk):
-    seen = desk.show()["seen"]
+    seen = desk.show()["client"]
     wait_until(lambda: not desk.reading.busy)
     assert "folder" not in desk.tick(seen)
 

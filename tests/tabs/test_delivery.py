@@ -8,7 +8,7 @@ import re
 
 import brotli
 import pytest
-from test_gate import ask
+from test_request_check import ask
 
 from tabs.server import frontend
 

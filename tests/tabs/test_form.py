@@ -12,7 +12,7 @@ from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from core.settings.values import shown_value, summary, text_of, value_from
 from tabs.form import fields as form
-from tabs.form.own_settings import SOURCE, names_elsewhere, raw
+from tabs.form.form_values import SOURCE, names_elsewhere, raw
 from tabs.form.project import FIELDS, with_value
 from tabs.form.view import choices, element_id, label
 from tabs.markup import esc
@@ -99,9 +99,9 @@ def test_a_choice_that_may_be_empty_can_be_made_empty_again():
 
 
 def test_a_problem_leads_to_every_field_that_it_names():
-    assert form.places("memory.fp8_base, fp8_base_unet") == ["memory.fp8_base", "memory.fp8_base_unet"]
-    assert form.places("memory.torch_compile, sharding.deepspeed") == ["memory.torch_compile", "sharding.deepspeed"]
-    assert form.places("dataset 'mira', mira_07.txt") == []
+    assert form.paths_of("memory.fp8_base, fp8_base_unet") == ["memory.fp8_base", "memory.fp8_base_unet"]
+    assert form.paths_of("memory.torch_compile, sharding.deepspeed") == ["memory.torch_compile", "sharding.deepspeed"]
+    assert form.paths_of("dataset 'mira', mira_07.txt") == []
 
 
 def test_summaries_tell_a_vector_for_each_layer():

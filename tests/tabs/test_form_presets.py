@@ -13,7 +13,7 @@ from core import tasks
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
-from tabs.generate.form import ENTRIES, own_values, start_values
+from tabs.generate.form import ENTRIES, default_values, start_values
 from tabs.generate.tab import Desk
 from tabs.tools.forms import ToolForm
 from tabs.train.presets_bar import choices
@@ -58,7 +58,7 @@ def test_fields_are_marked_where_they_differ_from_the_preset_or_from_what_its_em
     desk.presets.keep(start)
     press(desk, "preset_save", value="starter")
     assert start["preview_every_n_steps"] is not None and marked(desk) == []
-    own = own_values(start, TrainJob(), desk.page.workspace)
+    own = default_values(start, TrainJob(), desk.page.workspace)
     assert own.keys() == {"width", "height", "guidance_scale"}
     desk.presets.keep(start | own | {"zero_terminal_snr": "off"})
     assert marked(desk) == []

@@ -63,12 +63,12 @@ def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
     desk.loras.shelf.read()
-    seen, told = desk.tick("")["seen"], desk.shelf.parts("Generate", {})
+    seen, told = desk.tick("")["client"], desk.shelf.parts("Generate", {})
     assert (
         desk.tick(seen) == gr.skip() and desk.shelf.parts("Generate", {}) == told and desk.shelf.parts("Runs", {}) == {}
     )
     draw(folder / "2.png", seed=2)
-    assert desk.tick(seen).keys() == {"seen", "newest"} and desk.shelf.parts("Generate", {}) != told
+    assert desk.tick(seen).keys() == {"client", "newest"} and desk.shelf.parts("Generate", {}) != told
     assert len(answer(desk, "list")["names"]) == 2 and desk.shelf.last_seed() == 2
 
 
@@ -324,7 +324,7 @@ def test_everything_that_stands_against_a_start_is_said_at_once_and_goes_with_it
     desk.act(event("field", "seed", "5"))  # what changes nothing of it leaves it
     assert said_codes(desk) == ["lora.not-found"]
     desk.act(event("field", "prompt", "a fox"))
-    assert desk.page.browsers.of(None).said["kind"] == "over"
+    assert desk.page.browsers.of(None).message["kind"] == "over"
 
 
 def test_the_fault_of_one_field_is_said_until_that_field_is_right(desk):
@@ -332,7 +332,7 @@ def test_the_fault_of_one_field_is_said_until_that_field_is_right(desk):
     desk.act(event("field", "prompt", "a fox"))
     assert len(said_codes(desk)) == 1
     desk.act(event("field", "steps", "9"))
-    assert desk.page.browsers.of(None).said["kind"] == "over"
+    assert desk.page.browsers.of(None).message["kind"] == "over"
 
 
 def test_an_image_of_another_program_is_shown_all_the_same(desk):

@@ -66,16 +66,16 @@ def test_the_preview_is_the_image_beside_the_file_else_the_newest_sample_of_its_
 
 def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_fit(desk):
     folder = desk.page.workspace.models / "loras"
-    for number in range(picker.OFFERED + 5):
+    for number in range(picker.MAX_ROWS + 5):
         lora(folder / f"fox {number:02}.safetensors")
     lora(folder / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
     (folder / "torn.safetensors").write_bytes(b"no")
     desk.loras.shelf.read()
     html = desk.loras.picker("")
-    assert html.count('data-act="add"') == picker.OFFERED and "7 more" in html and "<img src=x" not in html
+    assert html.count('data-act="add"') == picker.MAX_ROWS and "7 more" in html and "<img src=x" not in html
     listed = html.split("<ul")[1]  # the name of a button is what it shows, badges too, with its verb before
-    assert "aria-label" not in listed and listed.count('<span class="unseen">Add </span>') == picker.OFFERED
-    for words, count in (("fox 07", 1), ("sdxl", 1), ("torn", 1), ("rank 4", picker.OFFERED)):
+    assert "aria-label" not in listed and listed.count('<span class="unseen">Add </span>') == picker.MAX_ROWS
+    for words, count in (("fox 07", 1), ("sdxl", 1), ("torn", 1), ("rank 4", picker.MAX_ROWS)):
         found = desk.lora_act(event("find", "", words))["add"]
         assert found.count('data-act="add"') == count and ("misfit" in found) == (words in ("sdxl", "torn"))
     (large,) = (each for each in desk.loras.shelf.of(["lora"]) if each.facts.family == "sdxl")
@@ -95,7 +95,7 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
     desk.loras.shelf.read()
     shelf = desk.loras.shelf
     (vae,) = shelf.of(["vae"])
-    assert vae.name == "models/vae/torn.safetensors" and "unreadable" in vae.words
+    assert vae.name == "models/vae/torn.safetensors" and "unreadable" in vae.text
     assert [each.name for each in shelf.of(["upscaler"])] == [
         f"models/upscalers/{n}.safetensors" for n in ("big", "torn")
     ]
@@ -107,14 +107,14 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
 
 
 def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
-    seen = desk.tick("")["seen"]
-    desk.loras.shelf.look(5)  # that of the tick has ended
+    seen = desk.tick("")["client"]
+    desk.loras.shelf.refresh(5)  # that of the tick has ended
     path = lora(desk.page.workspace.models / "loras" / "new.safetensors")
-    desk.loras.shelf.look(5)
+    desk.loras.shelf.refresh(5)
     fresh = desk.tick(seen)
     assert "loras/new" in fresh["add"]
     version = desk.loras.shelf.version
-    desk.loras.shelf.look(5)
+    desk.loras.shelf.refresh(5)
     assert desk.loras.shelf.version == version and path.exists()
 
 

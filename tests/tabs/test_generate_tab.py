@@ -181,14 +181,14 @@ def test_strengths_are_changed_moved_removed_and_checked(tmp_path):
 
 def test_the_guidance_starts_as_that_of_the_samples():
     project = TrainJob.model_validate({"samples": {"guidance_scale": 4}})
-    assert form.kept_values({}, project)["guidance_scale"] == 4
-    assert form.kept_values({"values": {"guidance_scale": "9"}}, project)["guidance_scale"] == 9  # kept as text once
+    assert form.stored_values({}, project)["guidance_scale"] == 4
+    assert form.stored_values({"values": {"guidance_scale": "9"}}, project)["guidance_scale"] == 9  # kept as text once
 
 
 def test_a_damaged_project_file_gives_the_start_values():
-    assert form.kept_values({"values": {"prompt": 3, "loras": [{"x": 1}, "y"], "new": 1}}) == form.start_values()
-    assert form.kept_values({"values": {"embeddings": ["a", 3]}})["embeddings"] == []
-    assert form.kept_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"
+    assert form.stored_values({"values": {"prompt": 3, "loras": [{"x": 1}, "y"], "new": 1}}) == form.start_values()
+    assert form.stored_values({"values": {"embeddings": ["a", 3]}})["embeddings"] == []
+    assert form.stored_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"
 
 
 # -- images to fields
@@ -222,7 +222,7 @@ def test_a_dropped_file_that_is_no_image_is_named(desk, tmp_path, name):
     (tmp_path / name).write_text("a fox")
     before = desk._values()
     assert desk.read(str(tmp_path / name))["drop"] is None
-    (problem,) = desk.page.browsers.of(None).said["problems"]
+    (problem,) = desk.page.browsers.of(None).message["problems"]
     assert (problem["code"], problem["what"].partition(" ")[0]) == ("image.unreadable", name)
     assert desk._values() == before and not (tmp_path / name).exists()
 
@@ -445,12 +445,12 @@ def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_wh
     drawn = desk.draw()
     assert drawn["status"] != shown["status"]
     ended(desk, "e1")  # before any tick
-    assert desk.tick(drawn["seen"])["status"] == shown["status"]
+    assert desk.tick(drawn["client"])["status"] == shown["status"]
     unloaded = desk.memory_act(event("unload"))
-    assert "memory" not in desk.tick(unloaded["seen"]) and "status" in desk.tick(unloaded["seen"])
+    assert "memory" not in desk.tick(unloaded["client"]) and "status" in desk.tick(unloaded["client"])
     cancelled = desk.stage_act(event("forever"))
     desk.stage_act(event("forever"))
-    assert "status" in desk.tick(cancelled["seen"])
+    assert "status" in desk.tick(cancelled["client"])
 
 
 def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
@@ -520,14 +520,14 @@ def test_hires_fix_is_offered_from_2_25_times_the_trained_pixels_and_begins_at_t
 
 def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):
     space = make_page(tmp_path).workspace
-    values = form.kept_values({}, demo())
-    assert {name: text.split(" ")[0] for name, text in form.own_of(values, demo(), space).items()} == {
+    values = form.stored_values({}, demo())
+    assert {name: text.split(" ")[0] for name, text in form.default_texts(values, demo(), space).items()} == {
         "width": "128",
         "height": "128",
         "guidance_scale": "4",
     }
     assert values["guidance_scale"] is None is values["width"]
     real = tiny_file("sd1", tmp_path / "real.safetensors")
-    other = form.own_of(values | {"base_model": str(real)}, demo(), space)
+    other = form.default_texts(values | {"base_model": str(real)}, demo(), space)
     assert other["guidance_scale"].startswith("7.5") and other["width"].startswith("512")
-    assert "4" not in form.own_of(values | {"base_model": "nowhere"}, demo(), space)["guidance_scale"]
+    assert "4" not in form.default_texts(values | {"base_model": "nowhere"}, demo(), space)["guidance_scale"]

@@ -17,7 +17,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from tabs.context import TABS
 from tabs.dataset.concepts import entries_of
-from tabs.form.task_settings import main_setting, own_settings_of
+from tabs.form.task_settings import form_settings, main_setting
 from tabs.form.view import FieldView
 from tabs.tools.forms import SHORT, ToolForm, cards
 from tabs.tools.pairs import train_pairs, with_pairs
@@ -41,7 +41,7 @@ def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
         for name, task in form.tasks.items():
             form._keep(**{card.name: {"action": name}}, opened=[card.name])
             shown = form.html()
-            settings = own_settings_of(task).keys() - task.unused({})
+            settings = form_settings(task).keys() - task.unused({})
             assert all(f'data-arg="{setting}"' in shown for setting in settings if setting != "preview")
             assert task.button in shown and ('data-act="preview"' in shown) == ("preview" in settings)
 
@@ -57,8 +57,8 @@ def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
     form.act(event("more"))
     form.act(event("field", "folder", "outputs"))
     shown = form.act(event("field", "action", action))
-    mine = set(own_settings_of(tasks.named(action)))
-    others = set().union(*(own_settings_of(tasks.named(each)) for each in ACTIONS)) - mine
+    mine = set(form_settings(tasks.named(action)))
+    others = set().union(*(form_settings(tasks.named(each)) for each in ACTIONS)) - mine
     assert all(f'data-arg="{name}"' in shown for name in mine)
     assert not any(f'data-arg="{name}"' in shown for name in others)
     assert 'value="outputs"' in shown  # what tools have in common stays filled in
@@ -67,7 +67,7 @@ def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
 
 def test_long_forms_show_at_first_where_the_result_goes():
     forms = {
-        name: own_settings_of(task) for name, task in tasks.tasks().items() if task.card and task.card.tab == "Tools"
+        name: form_settings(task) for name, task in tasks.tasks().items() if task.card and task.card.tab == "Tools"
     }
     long = {name: form["output"].level for name, form in forms.items() if len(form) > SHORT and "output" in form}
     assert len(long) > 4 and set(long.values()) == {"shown"}, long
@@ -118,7 +118,7 @@ def test_a_tagger_that_a_folder_replaces_is_not_offered(page):
      ("merge_tags", "folders", "folder"), ("resize", "folder", "folder"), ("tag", "thresh", "")],
 )  # fmt: skip
 def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, what):
-    shown = FieldView(own_settings_of(tasks.named(action))[name]).line()
+    shown = FieldView(form_settings(tasks.named(action))[name]).line()
     assert re.findall(r'data-browse="(\w+)"', shown) == ([what] if what else [])
 
 
@@ -131,14 +131,14 @@ def names_extension(name, entry):
 EXTENSIONS = [
     (action, name)
     for action, task in tasks.tasks().items()
-    for name, entry in own_settings_of(task).items()
+    for name, entry in form_settings(task).items()
     if task.card and names_extension(name, entry)
 ]
 
 
 def test_every_setting_that_names_an_extension_follows_the_dataset():
     assert len(EXTENSIONS) >= 4
-    assert {own_settings_of(tasks.named(action))[name].widget for action, name in EXTENSIONS} == {"extension"}
+    assert {form_settings(tasks.named(action))[name].widget for action, name in EXTENSIONS} == {"extension"}
 
 
 @pytest.mark.parametrize("endings", [[".txt"], [".caption"], [".txt", ".caption"], []])
@@ -151,11 +151,11 @@ def test_extensions_that_are_not_filled_in_are_the_datasets(page, tmp_path, endi
     ToolForm(page, tasks.named("merge_captions").card).show()  # the dataset is read for it
     wait_until(lambda: page.reading.report is not None)
     for action, name in EXTENSIONS:
-        form, usual = ToolForm(page, tasks.named(action).card), own_settings_of(tasks.named(action))[name].default
+        form, usual = ToolForm(page, tasks.named(action).card), form_settings(tasks.named(action))[name].default
         form.act(event("field", "action", action))
         expected = usual if usual in endings or not endings else endings[0]
         assert f'value="{expected}"' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0]
-        if own_settings_of(tasks.named(action))[name].optional:
+        if form_settings(tasks.named(action))[name].optional:
             form.act(event("field", name, ""))
             assert 'value=""' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0], "none stays none"
 
@@ -373,12 +373,12 @@ def test_pairs_that_a_tool_has_made_are_trained_with_one_press(page, tmp_path):
     train_pairs(page, {"work": "another"}, browser)
     assert page.project.job == before
     train_pairs(page, {"work": work.id}, browser)
-    wait_until(lambda: page.project.job != before and browser.said is not None)
+    wait_until(lambda: page.project.job != before and browser.message is not None)
     job = page.project.job
     (held,) = preflight(job, page.workspace).validation
     (prompt,) = read_prompts(job.samples, control=True)[0]  # refuses those without a control image
     assert (prompt.prompt, Path(prompt.control)) == (held.caption.text, tmp_path / "lines" / held.image.path.name)
-    assert (job.method.kind, browser.said["go"]) == ("controlnet", "Train")
+    assert (job.method.kind, browser.message["go"]) == ("controlnet", "Train")
     assert (job.dataset.folder, job.dataset.conditioning_data_dir) == (str(tmp_path / "set"), str(tmp_path / "lines"))
     page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "earlier"))
     page.project.edit("samples.sample_prompts", [f"a cat --cn {tmp_path / 'earlier' / 'cat.png'} --d 3"])

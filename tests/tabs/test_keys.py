@@ -43,7 +43,7 @@ def test_no_message_and_no_markup_holds_a_key(page):
     keys.keep(page, {"key": "wandb_api_key", "value": KEY}, browser)
     with pytest.raises(ProblemsError) as refused:
         keys.keep(page, {"key": "wandb_api_key", "value": f"{KEY} {KEY}"}, browser)
-    everything = json.dumps([browser.said, keys.states(), keys.card(False), str(refused.value)])
+    everything = json.dumps([browser.message, keys.states(), keys.card(False), str(refused.value)])
     assert KEY not in everything
 
 

@@ -26,7 +26,7 @@ from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import Found, with_entries
 from tabs.form import folder_browser, picker
-from tabs.form.project import OldRevision, asked_by
+from tabs.form.project import OldRevision, edited_by
 from tabs.generate import gallery, panel, prompt_box, stage
 from tabs.markup import middle, short
 from tabs.monitor import tab as monitor
@@ -75,10 +75,10 @@ def test_a_hundred_steps_of_undo_are_kept_the_latest(tmp_path):
 def test_a_change_is_taken_while_the_changes_since_its_stamp_are_known(tmp_path, changes, taken):
     project = make_page(tmp_path).project
     stamp = project.stamp
-    with asked_by("mine"):
+    with edited_by("mine"):
         for number in range(changes):
             project.edit("network.rank", str(number % 9 + 1))
-    with asked_by("mine", stamp), nullcontext() if taken else pytest.raises(OldRevision):
+    with edited_by("mine", stamp), nullcontext() if taken else pytest.raises(OldRevision):
         project.edit("network.alpha", "3")
 
 
@@ -258,15 +258,15 @@ def test_files_and_folders_to_browse_are_sorted_by_name_and_cut_where_there_are_
         (tmp_path / "set" / name).mkdir(parents=True)
         (tmp_path / "set" / f"{name}.safetensors").touch()
     for most, cut in ((3, False), (2, True)):
-        monkeypatch.setattr(folder_browser, "MOST_FOLDERS", most)
+        monkeypatch.setattr(folder_browser, "MAX_FOLDERS", most)
         monkeypatch.setattr(tool_models, "MOST_FILES", most)
         found = folder_browser.listing(page.roots, str(tmp_path / "set"))
         assert (found.folders, found.more) == (["A", "b", "c"][:most], cut)
         files = tool_models.browse(page.workspace, page.roots, str(tmp_path / "set"))["files"]
         assert [each["name"].partition(".")[0] for each in files] == ["A", "b", "c"][:most]
-    monkeypatch.setattr(folder_browser, "MOST_FOLDERS", 3)
+    monkeypatch.setattr(folder_browser, "MAX_FOLDERS", 3)
     for looked, cut in ((6, False), (5, True)):
-        monkeypatch.setattr(folder_browser, "LOOKED_AT", looked)
+        monkeypatch.setattr(folder_browser, "MAX_ENTRIES", looked)
         assert folder_browser.listing(page.roots, str(tmp_path / "set")).more is cut
 
 

@@ -17,9 +17,9 @@ def test_a_text_never_becomes_markup():
 
 
 def test_a_name_parts_at_its_signs_and_before_its_suffix_and_nothing_else_changes():
-    assert markup.parted("a_b-c.v1.pt") == "a_<wbr>b-<wbr>c.v1<wbr>.pt"
-    assert markup.parted("/x\\y") == "/<wbr>x\\<wbr>y" and markup.parted("0.13, a_") == "0.13, a_"
-    assert markup.parted(HOSTILE).replace("<wbr>", "") == markup.esc(HOSTILE)
+    assert markup.breakable("a_b-c.v1.pt") == "a_<wbr>b-<wbr>c.v1<wbr>.pt"
+    assert markup.breakable("/x\\y") == "/<wbr>x\\<wbr>y" and markup.breakable("0.13, a_") == "0.13, a_"
+    assert markup.breakable(HOSTILE).replace("<wbr>", "") == markup.esc(HOSTILE)
 
 
 def test_a_name_that_is_no_utf8_is_shown_with_a_mark():
@@ -29,7 +29,7 @@ def test_a_name_that_is_no_utf8_is_shown_with_a_mark():
 
 @pytest.mark.parametrize("data", [None, [], "text", {"act": 3}, {"act": {"a": 1}, "arg": ["x"]}])
 def test_an_event_of_any_shape_is_read_as_texts(data):
-    act, arg, value = markup.act_of(SimpleNamespace(_data=data))
+    act, arg, value = markup.board_event(SimpleNamespace(_data=data))
     assert all(isinstance(part, str) for part in (act, arg, value))
 
 
@@ -45,9 +45,9 @@ def test_one_page_needs_no_pager_and_many_say_where_one_is():
 
 
 def test_a_tick_sends_each_value_once():
-    first = markup.news("", "1", {"one": "a", "two": "b"})
+    first = markup.changed_boards("", "1", {"one": "a", "two": "b"})
     assert (first["one"], first["two"]) == ("a", "b")
-    then = markup.news(first["seen"], "2", {"one": "a", "two": "c"})
+    then = markup.changed_boards(first["client"], "2", {"one": "a", "two": "c"})
     assert then["two"] == "c" and "one" not in then
 
 

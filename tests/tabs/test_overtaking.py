@@ -13,8 +13,8 @@ from playwright.sync_api import expect
 from test_page_train import box, unfold, until
 from work_parts import make_page
 
-from tabs.context import ANY_TAB, told
-from tabs.markup import act_of, board
+from tabs.context import ANY_TAB, as_listener
+from tabs.markup import board, board_event
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
 
@@ -51,13 +51,13 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
 
     def tick(clicked: bool) -> str:
         if clicked:
-            told(page, lambda: "new", [None])(REQUEST)
+            as_listener(page, lambda: "new", [None])(REQUEST)
         return "old"
 
-    answer = told(page, tick, [None], gives_way=True)
+    answer = as_listener(page, tick, [None], drop_if_overtaken=True)
     assert answer(False, REQUEST)[0] == "old"
     assert answer(True, REQUEST)[0] == gr.skip()
-    assert told(page, tick, [None])(True, REQUEST)[0] == "old", "what was done is always answered"
+    assert as_listener(page, tick, [None])(True, REQUEST)[0] == "old", "what was done is always answered"
     with page.browsers.acting(browser, ANY_TAB):  # begun before, and its answer will come later
         assert answer(False, REQUEST)[0] == "old"
     assert answer(True, SimpleNamespace(session_hash="another browser"))[0] == "old"
@@ -68,9 +68,9 @@ def test_a_message_is_later_than_the_one_before_even_when_the_clock_is_set_back(
     for now in (100.0, 50.0, 200.0):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         page.browsers.say(browser, "error", "x", about="y")
-        at.append(browser.said["at"])
+        at.append(browser.message["at"])
         page.browsers.succeeded(browser, "y")
-        at.append(browser.said["at"])
+        at.append(browser.message["at"])
     assert at == sorted(set(at))
 
 
@@ -237,11 +237,11 @@ def test_a_change_that_comes_after_a_newer_one_of_the_same_field_does_nothing():
     page, kept = SimpleNamespace(browsers=Browsers()), []
 
     def change(event: gr.EventData) -> str:
-        kept.append(act_of(event)[2])
+        kept.append(board_event(event)[2])
         return kept[-1]
 
     change.__annotations__ = {"event": gr.EventData}
-    handle = told(page, change, [board("some")])
+    handle = as_listener(page, change, [board("some")])
     assert handle(Act(1, "a"), REQUEST)[0] == "a<!--1-->"
     assert handle(Act(3, "c"), REQUEST)[0] == "c<!--3-->"  # the second took too long
     assert handle(Act(2, "b"), REQUEST)[0] == gr.skip()

@@ -77,7 +77,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     from tabs.generate import tab as generate
 
     project = served.page.project
-    values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
+    values = generate.form.stored_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
     done: list[str] = []

@@ -14,11 +14,11 @@ from core.settings.presets.files import dump
 from tabs.form.project import with_value
 from tabs.monitor import tab as monitor
 from tabs.monitor.charts import loss_series, rate_series
-from tabs.pulse import all_parts, answer, guarded
+from tabs.pulse import all_parts, answer, changed_parts
 from tabs.server.browsers import Browsers
 from tabs.train.presets_bar import recipe_facts
 from tabs.train.tab import ACTIONS
-from tabs.wire import signed, unpack, whole
+from tabs.wire import json_object, to_count, with_signature
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_start_lists_what_is_wrong_and_hands_nothing_over(page):
     browser = page.browsers.of("lists")
     page.project.replace(with_value(TrainJob(), "network.train_unet", False))
     press(page, browser)
-    assert until(lambda: browser.said["kind"] == "error")
-    words = [problem["what"] for problem in browser.said["problems"]]
+    assert until(lambda: browser.message["kind"] == "error")
+    words = [problem["what"] for problem in browser.message["problems"]]
     assert "Nothing would be trained" in words and any("folder" in word for word in words)
     assert page.engine.queue() == []
 
@@ -125,7 +125,7 @@ def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
     page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/images"))
     began = time.monotonic()
     press(page, browser, open_changes=[5])
-    assert time.monotonic() - began > 0.2 and browser.said["title"] == "Not started"
+    assert time.monotonic() - began > 0.2 and browser.message["title"] == "Not started"
     page.browsers.arrive(browser, 5)
     press(page, browser, how="queue", open_changes=[5])
     assert until(lambda: len(page.engine.queue()) == 1)
@@ -147,7 +147,7 @@ def test_start_wakes_a_queue_that_only_waits_for_it(page):
     assert until(lambda: not page.engine.queue_paused)
     page.engine.pause_queue()
     press(page, page.browsers.of("wait"))
-    assert until(lambda: "paused" in str(page.browsers.of("wait").said))
+    assert until(lambda: "paused" in str(page.browsers.of("wait").message))
     assert page.engine.queue_paused
     page.engine.resume_queue()
 
@@ -159,8 +159,8 @@ def test_a_start_that_fails_for_a_reason_of_the_machine_says_so(page, monkeypatc
     monkeypatch.setattr(page.engine, "submit", full)
     browser = page.browsers.of("full")
     press(page, browser)
-    assert until(lambda: browser.said["kind"] == "error")
-    assert "disk" in browser.said["problems"][0]["what"].lower()
+    assert until(lambda: browser.message["kind"] == "error")
+    assert "disk" in browser.message["problems"][0]["what"].lower()
 
 
 # -- presets
@@ -259,21 +259,25 @@ def test_the_tick_sends_only_what_changed(page):
 def test_nonsense_from_a_browser_is_answered_like_an_empty_message(page):
     browser = page.browsers.of("nonsense")
     for text in ("", "{", "[]", "null", '{"have": 3, "tab": [], "filled": "x", "run": {}}', None, 7):
-        assert set(json.loads(answer(page, unpack(text), browser))) >= {"status", "names"}
-    assert [whole(value) for value in (True, -1, 2.0, "3", 4, None)] == [0, 0, 0, 0, 4, 0]
+        assert set(json.loads(answer(page, json_object(text), browser))) >= {"status", "names"}
+    assert [to_count(value) for value in (True, -1, 2.0, "3", 4, None)] == [0, 0, 0, 0, 4, 0]
 
 
 def test_a_fault_of_our_own_is_told_once(page, monkeypatch, capsys):
     monkeypatch.setattr(page.engine, "status", lambda: 1 / 0)
     browser = page.browsers.of("fault")
-    said = json.loads(guarded(page, {"have": {}}, browser))["said"]
+    said = json.loads(changed_parts(page, {"have": {}}, browser))["said"]
     assert "ZeroDivisionError" in said["data"]["text"]
-    assert guarded(page, {"have": {"said": said["sig"]}}, browser) == ""
+    assert changed_parts(page, {"have": {"said": said["sig"]}}, browser) == ""
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
 def test_the_same_content_has_the_same_signature():
-    assert signed({"a": 1, "b": [2]})["sig"] == signed({"b": [2], "a": 1})["sig"] != signed({"a": 1})["sig"]
+    assert (
+        with_signature({"a": 1, "b": [2]})["sig"]
+        == with_signature({"b": [2], "a": 1})["sig"]
+        != with_signature({"a": 1})["sig"]
+    )
 
 
 def test_a_late_change_of_a_field_does_not_undo_a_newer_one():
@@ -328,7 +332,7 @@ def test_a_run_that_is_gone_is_said_and_the_rest_still_shown(page):
 def test_problems_of_a_command_are_said_in_the_panel(page):
     browser = page.browsers.of("command")
     monitor.command(page, {"name": "pause", "run": "no such run"}, browser)
-    assert browser.said["problems"][0]["what"] == "There is no such run"
+    assert browser.message["problems"][0]["what"] == "There is no such run"
     monitor.command(page, {"name": "__class__", "run": "x"}, browser)
 
 

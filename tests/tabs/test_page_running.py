@@ -212,7 +212,7 @@ def test_a_stopped_run_that_could_not_be_saved_is_told_of_as_failed(page, monkey
         "step": 3,
     }
     monkeypatch.setattr(page.engine, "snapshot", lambda run: facts)
-    monitor.tell_stopped(page, browser, {"tab": "Train"})
-    said = browser.said
+    monitor.report_stopped(page, browser, {"tab": "Train"})
+    said = browser.message
     assert said["kind"] == "error" and [each["code"] for each in said["problems"]] == ["runs.stop-failed"]
     assert said["open"][0] == "#Monitor/a_run" and browser.stopping == []

@@ -9,7 +9,7 @@ import pytest
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob, new_project
 from core.settings.presets.files import PresetStore, dump, to_values
-from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, asked_by, with_value
+from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, edited_by, with_value
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_put_back_takes_the_presets_value_for_one_field(project, store):
     project.choose(store.save("p", with_value(with_value(TrainJob(), "network.rank", 5), "network.alpha", 3.0)))
     project.edit("network.rank", "6")
     project.edit("network.alpha", "6")
-    project.put_back("network.rank")
+    project.restore("network.rank")
     assert (project.job.network.rank, project.job.network.alpha) == (5, 6.0)
 
 
@@ -158,15 +158,15 @@ def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compar
 
 def test_a_change_on_a_state_that_another_browser_altered_is_refused(project):
     seen = project.stamp
-    with asked_by("mine", seen):
+    with edited_by("mine", seen):
         project.edit("network.rank", "4")
         project.edit("network.alpha", "4")  # one's own changes do not make one's view old
-    with pytest.raises(OldRevision), asked_by("other", seen):
+    with pytest.raises(OldRevision), edited_by("other", seen):
         project.edit("network.rank", "5")
     assert project.job.network.rank == 4
-    with asked_by("other", project.stamp):
+    with edited_by("other", project.stamp):
         project.edit("network.rank", "5")
-    with pytest.raises(OldRevision), asked_by("mine", seen):
+    with pytest.raises(OldRevision), edited_by("mine", seen):
         project.undo()
     project.undo()  # of whatever holds, as what the server does of itself
     assert project.job.network.rank == 4
@@ -177,7 +177,7 @@ def test_a_browser_of_another_server_process_is_refused(project, store):
     stale = project.stamp
     again = Project(project.file, store)
     for stamp in (stale, "", "nonsense", f"{again.boot}:x"):
-        with pytest.raises(OldRevision), asked_by("s", stamp):
+        with pytest.raises(OldRevision), edited_by("s", stamp):
             again.edit("network.rank", "5")
 
 

@@ -70,7 +70,7 @@ def test_hostile_questions_are_answered_in_words(box):
 
 def test_half_a_letter_pair_is_kept_and_generated_as_a_replacement(box):
     fields, page = box._form, box.page
-    fields.put(fields.fresh() | {"prompt": "half \ud83d x"})
+    fields.put(fields.initial() | {"prompt": "half \ud83d x"})
     assert Fields(page).load()["prompt"] == "half \ufffd x"
     values = fields.load() | {"prompt": "half \ud83d x"}
     assert fields.job(values).generate.prompt == "half \ufffd x"

@@ -331,7 +331,7 @@ def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     monitor.command(desk.page, {"name": "generate", "run": "20260102-120000_two"}, browser := Browser(""))
     values = desk.page.project.tab_state("Generate")["values"]
     assert [use["file"].split("/")[-3] for use in values["loras"]] == ["20260102-120000_two"]  # alone, as its samples
-    assert values["guidance_scale"] == 4 and browser.said["go"] == "Generate"
+    assert values["guidance_scale"] == 4 and browser.message["go"] == "Generate"
 
 
 def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
@@ -373,7 +373,7 @@ def test_a_run_of_another_version_is_shown_without_its_settings(desk):
 
 def test_nothing_is_sent_when_nothing_is_new(desk):
     write_run(desk.page, "20260101-120000_one")
-    seen = desk.tick("", {})["seen"]
+    seen = desk.tick("", {})["client"]
     assert desk.tick(seen, {}) == gr.skip()
 
 

@@ -15,7 +15,7 @@ from core.engine.queue import GUEST, QueueEntry
 from core.engine.waiting import Wait
 from core.record.problems import ProblemsError
 from tabs import pulse
-from tabs.context import told
+from tabs.context import as_listener
 from tabs.monitor import tab as monitor
 from tabs.train import starts
 
@@ -46,15 +46,15 @@ def broken(value: str) -> str:
 
 def test_any_error_of_a_listener_is_said_in_words_and_logged_with_its_cause(page, capsys):
     browser = page.browsers.of("one")
-    assert told(page, broken, [None])("a", REQUEST)[0] == gr.skip()
-    assert [each["code"] for each in browser.said["problems"]] == ["page.failed"]
-    assert "ValueError" in browser.said["problems"][0]["what"]
+    assert as_listener(page, broken, [None])("a", REQUEST)[0] == gr.skip()
+    assert [each["code"] for each in browser.message["problems"]] == ["page.failed"]
+    assert "ValueError" in browser.message["problems"][0]["what"]
     assert "test_said.broken" in (logged := capsys.readouterr().err) and "Traceback" in logged
-    tick, before = told(page, broken, [None], gives_way=True), browser.said
+    tick, before = as_listener(page, broken, [None], drop_if_overtaken=True), browser.message
     tick("b", REQUEST)
-    first = browser.said
+    first = browser.message
     tick("b", REQUEST)
-    assert first is not before and browser.said is first, "a tick is told once"
+    assert first is not before and browser.message is first, "a tick is told once"
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
@@ -84,15 +84,15 @@ def test_any_error_of_an_address_is_answered_in_words(page, capsys):
 
 def test_a_message_goes_when_the_same_is_done_and_stays_when_something_else_is(page):
     browser = page.browsers.of("one")
-    one, two = told(page, first, [None]), told(page, second, [None])
-    assert one("bad", REQUEST)[0] == gr.skip() and browser.said["kind"] == "error"
+    one, two = as_listener(page, first, [None]), as_listener(page, second, [None])
+    assert one("bad", REQUEST)[0] == gr.skip() and browser.message["kind"] == "error"
     two("fine", REQUEST)
-    told(page, first, [None])("fine", SimpleNamespace(session_hash="another browser"))
-    assert browser.said["kind"] == "error"
-    assert one("fine", REQUEST)[0] == "fine" and browser.said["kind"] == "over"
+    as_listener(page, first, [None])("fine", SimpleNamespace(session_hash="another browser"))
+    assert browser.message["kind"] == "error"
+    assert one("fine", REQUEST)[0] == "fine" and browser.message["kind"] == "over"
     page.browsers.say(browser, "done", "All is well")
     one("fine", REQUEST)
-    assert browser.said["kind"] == "done"
+    assert browser.message["kind"] == "done"
 
 
 def tick(page, browser) -> dict:
@@ -107,7 +107,7 @@ def test_the_message_of_a_refused_start_goes_once_nothing_is_left_to_mend(page, 
     page.project.edit("optimizer.learning_rate", "a lot")
     page.project.edit("schedule.max_train_epochs", "no")
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
-    wait_until(lambda: browser.said["title"] == "Not started")
+    wait_until(lambda: browser.message["title"] == "Not started")
     page.project.edit("optimizer.learning_rate", "1e-4")
     wait_until(lambda: not tick(page, browser)["checks"]["checking"])
     assert tick(page, browser)["said"]["title"] == "Not started"  # one is left
@@ -144,8 +144,8 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     page.engine.submit = lambda task, job, preset: "e1"
     page.engine.waits = lambda: {"e1": Wait("the resume test")}
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
-    wait_until(lambda: browser.said["kind"] == "done")
-    assert browser.said["text"].endswith(f", {Wait('the resume test').words}.")
+    wait_until(lambda: browser.message["kind"] == "done")
+    assert browser.message["text"].endswith(f", {Wait('the resume test').words}.")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,6 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
     def press(value: str) -> None:
         starts.press(page, page.browsers.of("one"), {"how": "start", "stamp": page.project.stamp})
 
-    told(page, press, [None])("", request)
+    as_listener(page, press, [None])("", request)
     wait_until(lambda: seen)
     assert seen == ["a login"] and GUEST.get() == ""

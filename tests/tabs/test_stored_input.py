@@ -15,7 +15,7 @@ from core.settings.captioning.edits import EDITS
 from tabs.captions.bulk import KNOWN, _difference
 from tabs.captions.tab import Desk
 from tabs.dataset.class_form import TASK, ClassForm
-from tabs.form.task_settings import own_settings_of
+from tabs.form.task_settings import form_settings
 from tabs.tools.forms import CHOSEN, KEPT, OWN, ToolForm
 
 REPLACEMENTS = ["a\\", "\\9", "\\g<x>", "\\g<", "\\N{no}", "\\u12", "\\g<999999999999>"]
@@ -78,7 +78,7 @@ def test_the_form_of_changes_is_saved_loaded_and_undone(desk):
     for name, value in {"edit": "replace", "find": "fox", "replace_with": "owl"}.items():
         do("bulk_field", name, value)
     do("preset_save", value="owls")
-    assert desk.page.browsers.of("one").said["kind"] == "done"
+    assert desk.page.browsers.of("one").message["kind"] == "done"
     html = do("bulk_field", "replace_with", "hen")["bulk"]
     assert "1 field changed" in html and 'value="hen"' in html
     html = do("preset_undo")["bulk"]
@@ -108,7 +108,7 @@ def test_the_form_of_changes_is_drawn_whatever_is_stored(desk, stored):
 @given(data=st.data())
 def test_the_form_of_a_task_is_drawn_whatever_is_stored(page, name, data):
     task = tasks.named(name)
-    form, known = ToolForm(page, task.card), sorted(own_settings_of(task))
+    form, known = ToolForm(page, task.card), sorted(form_settings(task))
     kept = data.draw(st.dictionaries(st.sampled_from(known), ANYTHING, max_size=4))
     apart = data.draw(ANYTHING | st.just({name: kept}))
     page.project.keep(KEPT, {task.card.name: data.draw(st.just({CHOSEN: name, OWN: apart, **kept}) | ANYTHING)})
@@ -116,7 +116,7 @@ def test_the_form_of_a_task_is_drawn_whatever_is_stored(page, name, data):
 
 
 @LONG
-@given(st.dictionaries(st.sampled_from(sorted(own_settings_of(tasks.named(TASK)))), ANYTHING, max_size=4) | ANYTHING)
+@given(st.dictionaries(st.sampled_from(sorted(form_settings(tasks.named(TASK)))), ANYTHING, max_size=4) | ANYTHING)
 def test_the_form_of_regularization_images_is_drawn_whatever_is_stored(page, stored):
     form = ClassForm(page, lambda: {"class_on": 0, "class_values": stored}, lambda **changes: None)
     assert 'data-act="class_make"' in form.html(0, None)

@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 from starlette.requests import Request
-from test_gate import JSON, ask
+from test_request_check import JSON, ask
 from work_parts import finished, wait_until
 
-from tabs.server import gate
-from tabs.server.gate import Gate
+from tabs.server import request_check
 from tabs.server.hosts import Hosts
 from tabs.server.limits import LIMITS, Delays, Limits
+from tabs.server.request_check import RequestCheck
 
 TOKEN = "access-token-unsecure-x=sesame"
 
@@ -29,14 +29,14 @@ def scope(path: str, method: str = "POST", address: str = "10.0.0.9", **headers:
     return found | {"server": ("127.0.0.1", 7860)}
 
 
-def unshared(app, folder, **more) -> Gate:
+def unshared(app, folder, **more) -> RequestCheck:
     """Without a login."""
-    return Gate(app, Hosts(), Limits(), folder, **{"shared": False} | more)
+    return RequestCheck(app, Hosts(), Limits(), folder, **{"shared": False} | more)
 
 
-def shared(app, folder, **more) -> Gate:
+def shared(app, folder, **more) -> RequestCheck:
     """With a login."""
-    return Gate(app, Hosts(), Limits(lambda: {"sesame"}), folder, shared=True, **more)
+    return RequestCheck(app, Hosts(), Limits(lambda: {"sesame"}), folder, shared=True, **more)
 
 
 def called(app, request: dict, body: bytes = b"") -> int:
@@ -77,7 +77,9 @@ def test_a_guest_is_a_browser_whatever_its_login_and_the_owner_is_none(tmp_path)
             return {"type": "http.request", "body": b"", "more_body": False}
 
         cookies.clear()
-        finished(Gate(app, Hosts(), limits, tmp_path, shared=shared)(scope("/", "GET", cookie=words), receive, send))
+        finished(
+            RequestCheck(app, Hosts(), limits, tmp_path, shared=shared)(scope("/", "GET", cookie=words), receive, send)
+        )
         return seen.pop()
 
     assert guest("one", "a") == guest("two", "a") != guest("one", "b") and not cookies
@@ -110,7 +112,7 @@ def test_each_failed_login_waits_longer_and_none_is_refused():
 
 def test_failures_are_told_without_the_password_and_the_right_one_opens_after_them(tmp_path):
     said: list[str] = []
-    app = shared(answering(400), tmp_path, delays=Delays(longest=0.0), say=said.append)
+    app = shared(answering(400), tmp_path, delays=Delays(longest=0.0), log=said.append)
     body = b"username=mira&password=hunter22"
     assert [called(app, scope("/login"), body) for _ in range(30)] == [400] * 30
     assert len(said) == 30 and all("10.0.0.9" in line for line in said)
@@ -176,15 +178,15 @@ def test_who_is_not_logged_in_is_refused_before_the_message_is_read(tmp_path):
     for path in ("/gradio_api/heartbeat/x", "/gradio_api/upload_progress", "/atelier/file", "/atelier/thumb"):
         assert unread(app, scope(path, "GET")) == 401
     assert called(app, scope("/login"), b"username=a&password=b") == 200
-    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (gate.MAX_LOGIN_BYTES + 1)) == 413
+    assert called(app, scope("/login", address="10.0.0.8"), b"x" * (request_check.MAX_LOGIN_BYTES + 1)) == 413
     assert called(app, scope("/", "GET")) == 200
 
 
 @pytest.mark.parametrize("path", ["/login", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("pause", [60.0, 0.05])
 def test_a_message_that_does_not_arrive_or_comes_letter_by_letter_is_given_up(tmp_path, monkeypatch, path, pause):
-    monkeypatch.setattr(gate, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(gate, "BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(request_check, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(request_check, "BODY_TIMEOUT", 0.5)
 
     async def reads(scope, receive, send):
         while (await receive())["more_body"]:
@@ -225,20 +227,20 @@ def test_who_leaves_in_the_middle_of_a_message_is_no_fault_of_ours(tmp_path):
 def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):
     app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == 200
-    assert called(app, scope("/gradio_api/upload", content_length=str(gate.MAX_UPLOAD_BYTES + 1))) == 413
-    monkeypatch.setattr(gate, "MAX_UPLOAD_BYTES", 100)
+    assert called(app, scope("/gradio_api/upload", content_length=str(request_check.MAX_UPLOAD_BYTES + 1))) == 413
+    monkeypatch.setattr(request_check, "MAX_UPLOAD_BYTES", 100)
     assert called(app, scope("/gradio_api/upload"), b"x" * 101) == 413  # no length was told
-    monkeypatch.setattr(gate, "MAX_HOURLY_UPLOAD_BYTES", 250)
+    monkeypatch.setattr(request_check, "MAX_HOURLY_UPLOAD_BYTES", 250)
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 200
     assert called(app, scope("/gradio_api/upload", content_length="90"), b"x" * 90) == 429
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.8"), b"x" * 90) == 200
-    monkeypatch.setattr(Gate, "_free", lambda self: gate.RESERVED_DISK_BYTES)
+    monkeypatch.setattr(RequestCheck, "_free", lambda self: request_check.RESERVED_DISK_BYTES)
     assert called(app, scope("/gradio_api/upload", content_length="90", address="10.0.0.7"), b"") == 507
 
 
 @pytest.mark.parametrize(("free", "status"), [(20, 200), (19, 507)])
 def test_an_upload_takes_twice_its_room_next_to_what_stays_free(tmp_path, monkeypatch, free, status):
-    monkeypatch.setattr(Gate, "_free", lambda self: (1 << 30) + free)
+    monkeypatch.setattr(RequestCheck, "_free", lambda self: (1 << 30) + free)
     app = unshared(answering(200), tmp_path, shared=True)
     assert called(app, scope("/gradio_api/upload", content_length="10"), b"x" * 10) == status
 
@@ -260,7 +262,7 @@ def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch
     from page_server import Served
 
     monkeypatch.setattr(
-        gate, "Delays", partial(Delays, longest=0.5)
+        request_check, "Delays", partial(Delays, longest=0.5)
     )  # how long each waits is told by its own clock above
     page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
     try:

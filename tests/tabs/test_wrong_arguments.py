@@ -15,11 +15,11 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from made_runs import make_run
-from test_gate import JSON
+from test_request_check import JSON
 
 from core.engine.engine import Engine
 from tabs.monitor import tab as monitor
-from tabs.server import door
+from tabs.server import message_check
 from tabs.train import tab as train
 
 TABS = Path(train.__file__).parents[1]
@@ -66,7 +66,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arguments")
     make_run(folder / "outputs" / "runs", RUN, saved=(60,), drawn=(60,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "LINES", (1.0, 1e9))
+        patch.setattr(message_check, "LOGGED_REFUSALS", (1.0, 1e9))
         page = Served(folder, engine=lambda workspace: Still(workspace, device="cpu", what="a test"))
     yield page
     page.close()
@@ -113,8 +113,8 @@ def misfits(fn, chance, every: bool) -> list[dict]:
         good(fn, data=data) for data in (None, "x", {}, 5, [None] * (count + 1), [None] * (count - 1) if count else 0)
     ]
     for number, block in enumerate(fn.inputs):
-        for value in [*VALUES, *FILES, [FILES[0]], deep(60), deep(400), "x" * (door.MOST_TEXT + 1)]:
-            if not door.fits(block, value):
+        for value in [*VALUES, *FILES, [FILES[0]], deep(60), deep(400), "x" * (message_check.MAX_TEXT + 1)]:
+            if not message_check.accepts(block, value):
                 found.append(good(fn))
                 found[-1]["data"][number] = value
     events = [5, "x", [], True, [FILES[0]], {"act": FILES[0]}, {"a": [[FILES[1]]]}, {"path": "x"}, {"x": deep(400)}]
@@ -157,7 +157,7 @@ def test_messages_that_no_listener_takes_are_refused_and_change_nothing(page, as
         "[" * 90_000,
         "{",
         '"\xff',
-        "[1" + ",1" * door.MOST_VALUES + "]",
+        "[1" + ",1" * message_check.MAX_VALUES + "]",
     )
     for fill in fills:
         body = whole.replace('"FILL"', fill).encode("latin-1")
@@ -238,7 +238,9 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
                     inside = json.dumps(filled(chance)) if number == len(fn.inputs) - 1 else chance.choice(WORDS)
                     message["data"][number] = inside
                 elif not isinstance(block, gr.State):
-                    fit = [value for value in (*VALUES, *WORDS, *FILES, ["x"], [5]) if door.fits(block, value)]
+                    fit = [
+                        value for value in (*VALUES, *WORDS, *FILES, ["x"], [5]) if message_check.accepts(block, value)
+                    ]
                     message["data"][number] = chance.choice(fit)
             status = asked.call(message)
             printed = "".join(capfd.readouterr())

@@ -69,7 +69,7 @@ def wait_until(test: Any, seconds: float = 60.0) -> None:
 
 def said(desk: Any) -> str:
     """What the message panel tells those who asked `desk`, as one text."""
-    return str(desk.page.browsers.of(None).said or "")
+    return str(desk.page.browsers.of(None).message or "")
 
 
 def event(act: str, arg: str = "", value: str = "") -> Any:

@@ -21,7 +21,7 @@ from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
-from tabs.form.task_settings import own_settings_of
+from tabs.form.task_settings import form_settings
 from tests.models import tiny_folder, tiny_lora
 from tests.selection import slow_unless
 from tests.tasks import surroundings
@@ -93,7 +93,7 @@ def codes(name, job, place):
 
 def test_every_tool_that_writes_a_model_file_stands_here():
     listed = {name: task for name, task in tasks.tasks().items() if task.card and task.card.name in ("loras", "models")}
-    assert {name for name, task in listed.items() if "output" in own_settings_of(task)} == set(TOOLS)
+    assert {name for name, task in listed.items() if "output" in form_settings(task)} == set(TOOLS)
 
 
 @pytest.mark.parametrize("name", slow_unless({"resize_lora", "convert_model"}.__contains__, TOOLS))

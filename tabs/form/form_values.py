@@ -1,4 +1,4 @@
-"""Settings of forms by name, and what a person wrote into their fields (view.py draws them) as values."""
+"""Values of form fields: parse and check the texts that users write, and stored values. view.py has the fields' HTML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tabs.roots import Roots
 
 
 def entries(model: type[Settings], group: str) -> dict[str, Declared]:
-    """The settings of one model by name."""
+    """{name: declaration} of a settings model."""
     return {name: Declared(f"{group}.{name}", group, name, info) for name, info in model.model_fields.items()}
 
 
@@ -34,36 +34,36 @@ SHARED_NAMES: dict[str, list[str]] = {
 
 
 def raw(entry: Declared, text: str) -> Any:
-    """What a control's text stands for, as `value_from` reads it: whether a switch is on, a choice, else the text."""
+    """Convert a control's text to the input of `value_from`: a bool, a choice, or the text itself."""
     if entry.kind == "bool":
         return text == "true"
     return next((choice for choice in entry.choices if plain(choice) == text), text)
 
 
 def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
-    """The value that a control's text stands for. optional: empty means that nothing is given. Raises ProblemsError."""
+    """Parse a control's text. optional: an empty text gives None. Raises ProblemsError."""
     stripped = text.strip()
     if optional and not stripped:
         return None
     if stripped == NOTHING and entry.kind in ("text", "list"):
         return [] if entry.kind == "list" else ""
-    given = raw(entry, stripped if entry.kind in ("bool", "choice") else text)
-    if entry.kind == "choice" and given not in entry.choices:
-        raise refused(entry, text)
+    value = raw(entry, stripped if entry.kind in ("bool", "choice") else text)
+    if entry.kind == "choice" and value not in entry.choices:
+        raise bad_value(entry, text)
     try:
-        return value_from(entry, given)
+        return value_from(entry, value)
     except ProblemsError as error:
         raise ProblemsError(replace(each, where=entry.title) for each in error.problems) from None
 
 
-def refused(entry: Declared, text: str) -> ProblemsError:
-    """What is said of a text that this setting cannot have."""
+def bad_value(entry: Declared, text: str) -> ProblemsError:
+    """The error about a text that is not a value of this setting."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
     return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
 
 
 def in_words(names: Iterable[str], source: Source) -> str:
-    """The folder's own settings in one line: "Resolution 768, Mirror by chance on"."""
+    """Settings of a folder on one line: "Resolution 768, Random flip on"."""
     return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)
 
 
@@ -71,13 +71,13 @@ def in_words(names: Iterable[str], source: Source) -> str:
 
 
 def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
-    """Of stored values those that these settings can have: a file of another version, or a damaged one, may hold anything."""
+    """The stored values that are valid for these settings: a damaged file, or one of another version, may hold anything."""
     if not isinstance(stored, Mapping):
         return {}
-    return {name: value for name, value in stored.items() if name in known and _can_be(known[name], value)}
+    return {name: value for name, value in stored.items() if name in known and _is_valid(known[name], value)}
 
 
-def _can_be(entry: Declared, value: Any) -> bool:
+def _is_valid(entry: Declared, value: Any) -> bool:
     try:
         _checked(entry, value)
     except (ValidationError, TypeError):
@@ -86,7 +86,7 @@ def _can_be(entry: Declared, value: Any) -> bool:
 
 
 def _checked(entry: Declared, value: Any) -> Any:
-    """The value as the setting has it: -1 may stand for none."""
+    """Validate a value as pydantic does. Returns the setting's value, which may differ: -1 can mean None."""
     kind: Any = Annotated[entry.info.annotation, entry.info]
     return _checker(kind).validate_json(json.dumps(value), strict=True)
 
@@ -99,7 +99,7 @@ def _checker(kind: Any) -> TypeAdapter[Any]:
 def changed_values(
     known: Mapping[str, Declared], values: Mapping[str, Any], name: str, text: str, roots: Roots
 ) -> dict[str, Any]:
-    """`values` with one field as a person wrote it; checked alone. Raises ProblemsError."""
+    """Return `values` with one field parsed from text, which is checked alone. Raises ProblemsError."""
     entry = known[name]
     value = read(entry, text, optional=entry.optional)
     if value and is_path(entry):
@@ -107,15 +107,15 @@ def changed_values(
     try:
         return {**values, name: _checked(entry, value)}
     except (ValidationError, TypeError):
-        raise refused(entry, text) from None
+        raise bad_value(entry, text) from None
 
 
 def names_elsewhere() -> dict[str, str]:
-    """{name of sd-scripts that no field of Train has: where it is found, or why there is none}."""
-    places = {
+    """{name in sd-scripts without a field in Train: where to find it, or why there is none}."""
+    on_dataset = {
         name: f"'{entry.title}' is on Dataset, in each folder's settings"
         for entry in SOURCE.values()
         for name in (entry.name, *entry.kohya_names)
     }
     taken = {name for entry in FIELDS.values() for name in (entry.name, *entry.kohya_names)}
-    return {name: words for name, words in (places | ELSEWHERE).items() if name not in taken}
+    return {name: text for name, text in (on_dataset | ELSEWHERE).items() if name not in taken}

@@ -13,9 +13,9 @@ import pytest
 from work_parts import finished
 
 from core.record.problems import ProblemsError
-from tabs.server.gate import Gate, lax
 from tabs.server.hosts import Hosts, host_and_port
 from tabs.server.limits import Limits
+from tabs.server.request_check import RequestCheck, lax
 
 
 def ask(served, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, bytes, dict]:
@@ -94,8 +94,8 @@ def test_a_share_link_answers_under_its_own_host_once_it_is_known():
     assert not hosts.admits("abc.gradio.live")
     address = "https://abc.gradio.live"
     assert hosts.admits("abc.gradio.live") and not hosts.admits("other.gradio.live")
-    assert hosts.is_own_site("https://abc.gradio.live", "127.0.0.1:7860")
-    assert not hosts.is_own_site("https://other.gradio.live", "abc.gradio.live")
+    assert hosts.is_same_site("https://abc.gradio.live", "127.0.0.1:7860")
+    assert not hosts.is_same_site("https://other.gradio.live", "abc.gradio.live")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_share_link_answers_under_its_own_host_once_it_is_known():
     ],
 )
 def test_the_origin_is_the_page_itself(origin, host, own):
-    assert Hosts(named=("atelier.example", "proxy.example:8443")).is_own_site(origin, host) is own
+    assert Hosts(named=("atelier.example", "proxy.example:8443")).is_same_site(origin, host) is own
 
 
 def test_other_sites_get_nothing_and_change_nothing(served):
@@ -183,7 +183,7 @@ def test_a_web_socket_is_closed():
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/", "headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 1)}
-    finished(Gate(None, Hosts(), Limits(), Path(), shared=False)(scope, receive, send))
+    finished(RequestCheck(None, Hosts(), Limits(), Path(), shared=False)(scope, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

@@ -19,7 +19,7 @@ from core.training.checks.own_images import (
     setup_for,
     with_setup,
 )
-from tabs.dataset.questions import KEPT_DATASETS, dataset_key
+from tabs.dataset.questions import MAX_DATASETS, dataset_key
 from tabs.form.project import FIELDS, Project
 from tabs.markup import button, esc, section, short
 
@@ -32,7 +32,7 @@ LONGEST = 160
 DID = "applying recommended settings"
 
 
-class OwnSetup:
+class SetupOffer:
     """What is offered for the project's images, until it is taken or turned down. The project keeps what was turned down."""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project):
@@ -69,7 +69,7 @@ class OwnSetup:
         """Offer it no more for these folders."""
         state, key = self._project.tab_state(STATE), dataset_key(self._project.job)
         others = [each for each in state.get("keep_demo", []) if each != key]
-        self._project.keep(STATE, state | {"keep_demo": [*others, key][-KEPT_DATASETS:]})
+        self._project.keep(STATE, state | {"keep_demo": [*others, key][-MAX_DATASETS:]})
 
     def apply(self, setup: Setup | None) -> None:
         """All changes of the offer as one step of undo."""

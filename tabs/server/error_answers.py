@@ -1,5 +1,5 @@
-"""The one guard of everything that answers a browser: what a person can mend is said as it is, and any other error as one that
-"could not be done", with its cause on the terminal. The page stays as it was."""
+"""Errors of handlers as problems: a ProblemsError passes, any other exception becomes the problem FAILED and a traceback in the
+terminal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TypeVar
 from core.record.problems import Problem, ProblemsError
 
 FAILED = "page.failed"
-MOST_TEXT = 200
+MAX_CAUSE = 200  # characters of the exception in the problem
 T = TypeVar("T")
 _logged: set[tuple[str, str]] = set()
 
 
-def guarded(fn: Callable[[], T], about: str) -> T:
-    """What `fn` returns. Raises ProblemsError for every error of its. about: a name for the terminal"""
+def errors_as_problems(fn: Callable[[], T], about: str) -> T:
+    """Return `fn()`. Raises ProblemsError for any exception. about: name of the handler in the terminal"""
     try:
         return fn()
     except ProblemsError:
         raise
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"[:MOST_TEXT]
+        cause = f"{type(error).__name__}: {error}"[:MAX_CAUSE]
         if (about, cause) not in _logged:  # a tick fails each second
             _logged.add((about, cause))
             text = f"{about} failed:\n{''.join(traceback.format_exception(error))}"

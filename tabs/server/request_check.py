@@ -1,5 +1,5 @@
-"""What is checked of every request before anything answers it: how many come (limits.py), the host it names and the site it comes
-from (hosts.py), whether the page uses that address, the login, and what it may bring. What asks for more gets a plain answer at once."""
+"""Check every request before the app gets it: its rate (limits.py), Host and Origin (hosts.py), path, login, and the size of its
+body. A refused request gets a plain response."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ YEAR = 365 * 24 * 3600
 
 
 class RequestAborted(Exception):
-    """The rest of a body is not read: it is too large or too slow."""
+    """A request body is too large or too slow, and the rest of it is not read."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
 
 
-class Gate:
-    """ASGI middleware around everything else."""
+class RequestCheck:
+    """ASGI middleware that checks requests before all other middleware."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class Gate:
         *,
         shared: bool,
         delays: Delays | None = None,
-        say: Callable[[str], Any] = print,
+        log: Callable[[str], Any] = print,
     ):
-        """folder: its disk takes the uploads."""
-        self.app, self.hosts, self.limits, self.folder, self.shared, self.say = app, hosts, limits, folder, shared, say
+        """folder: on the disk that stores uploads"""
+        self.app, self.hosts, self.limits, self.folder, self.shared, self.log = app, hosts, limits, folder, shared, log
         self.delays, self._delayed = delays or Delays(), 0
         self._uploads: dict[str, deque[list[float]]] = defaultdict(deque)  # address: [time, bytes] of each
 
@@ -134,10 +134,10 @@ class Gate:
         return None
 
     def _same_site(self, method: str, headers: Headers, host: str) -> bool:
-        """Whether the page itself sends this, or no browser does. A link on another site may lead here: that reads nothing."""
+        """Whether the request is from the page itself or from no browser, or follows a link on another site."""
         origins = headers.getlist("origin")
         if origins:
-            return len(origins) == 1 and self.hosts.is_own_site(origins[0], host)
+            return len(origins) == 1 and self.hosts.is_same_site(origins[0], host)
         if headers.get("sec-fetch-site", "none") in ("same-origin", "none"):
             return True
         document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -172,7 +172,7 @@ class Gate:
                 if message["status"] < 400:
                     self.delays.succeeded(address)
                 else:
-                    self.say(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
+                    self.log(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
             await send(message)
 
         await asyncio.sleep(self.delays.begin(address))
@@ -265,7 +265,7 @@ def _with_security_headers(send: Any, close: bool) -> Any:
 
 
 def lax(cookie: bytes) -> bytes:
-    """A Set-Cookie header whose cookie is sent with requests of this site only, and with links that lead here."""
+    """Return a Set-Cookie header with SameSite=Lax."""
     parts = [part for part in cookie.split(b";") if not part.strip().lower().startswith(b"samesite")]
     return b";".join([*parts, b" SameSite=Lax"])
 
@@ -284,7 +284,7 @@ def _address(scope: Any) -> str:
 
 
 def _guest_name(secret: str) -> str:
-    """A name that does not give away the secret."""
+    """Return a name for a guest's cookie that does not reveal it."""
     return hashlib.blake2s(secret.encode(), digest_size=6).hexdigest()
 
 
