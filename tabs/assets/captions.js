@@ -23,13 +23,13 @@
   const plain = (words) => words.replace(/\r\n?/g, "\n").trim();
   const box = () => byId("cap-text");
   const dirty = (item) => item.text !== item.saved;
-  const stuck = (item) => item.theirs !== undefined || !!item.failed;
+  const stuck = (item) => item.conflict !== undefined || !!item.failed;
   const after = (name, milliseconds, work) => { clearTimeout(timers[name]); timers[name] = setTimeout(work, milliseconds); };
 
   /** What is known of an image.
       text     in the box, now or when it was last open        saved    the text that was last read from the server or saved
       base     what the disk held then                         maybe    texts that were sent since; one of them may be there
-      touched  when it was last typed, sent or answered        theirs   another text that a save met, until one is chosen
+      touched  when it was last typed, sent or answered        conflict   another text that a save met, until one is chosen
       visit    one showing: one undo takes it back             failed   why the last save came to nothing
       wants    whether a save waits                           sending  whether one is on its way */
   const known = (key, words = "") => {
@@ -87,7 +87,7 @@
 
   /** Save an image's text if it is not saved. One message at a time carries all that waits: what comes later is never first. */
   const save = (item) => {
-    if (!item || item.fixed || item.theirs !== undefined || !dirty(item)) return;
+    if (!item || item.fixed || item.conflict !== undefined || !dirty(item)) return;
     item.wants = true;
     send();
   };
@@ -119,7 +119,7 @@
       : answer.unknown ? "the image is not in the chosen folder; the text is saved when the folder is chosen again" : "";
     if (answer.problems && item.failed !== before) complain(answer.problems);
     if (item.failed) { item.wants = false; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
-    if (answer.theirs !== undefined) { Object.assign(item, {theirs: answer.theirs, wants: false}); keepDraft(item); return; }
+    if (answer.conflict !== undefined) { Object.assign(item, {conflict: answer.conflict, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
     if (answer.wrote) item.words = "";
     if (item.closes) Object.assign(item, {closes: false, visit: token()});  // what was saved by hand is a step of its own
@@ -142,19 +142,19 @@
   const saveAll = () => { for (const item of items.values()) if (dirty(item)) save(item); };
   const choose = async (mineStays) => {
     const item = items.get(open);
-    if (!item || item.theirs === undefined) return;
-    const theirs = item.theirs;
+    if (!item || item.conflict === undefined) return;
+    const conflict = item.conflict;
     if (!mineStays) {  // what was typed is kept by the server before it leaves the box
       let answer;
       try { answer = await ask({act: "give_up", key: item.key, value: item.text}); } catch (error) { answer = {problems: [{what: String(error.message || error)}]}; }
       if (answer.problems) return complain(answer.problems);
-      if (item.theirs === undefined) return;
+      if (item.conflict === undefined) return;
       said = "The other is used; Undo restores yours";
       paintSteps(answer);
     }
-    Object.assign(item, {base: theirs, maybe: [], theirs: undefined, visit: token(), touched: ++clock});
+    Object.assign(item, {base: conflict, maybe: [], conflict: undefined, visit: token(), touched: ++clock});
     if (mineStays) { item.saved = null; save(item); }
-    else { item.text = item.saved = theirs; keepDraft(item); putText(item); lookSoon(); }
+    else { item.text = item.saved = conflict; keepDraft(item); putText(item); lookSoon(); }
     paintState();
   };
 
@@ -409,13 +409,13 @@
     const item = items.get(open), holder = byId("cap-state");
     if (!holder) return;
     const others = [...items.values()].filter((each) => each.key !== open && dirty(each) && stuck(each));
-    const theirs = item && item.theirs;
+    const conflict = item && item.conflict;
     const words = !item || !(item.failed || dirty(item)) ? (work ? work.text : said) : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending ? "Saving ..." : "Not saved yet";
-    if (!atelier.differs(holder, [open, theirs, words, others.map((each) => [each.key, each.name, each.failed])])) return;
+    if (!atelier.differs(holder, [open, conflict, words, others.map((each) => [each.key, each.name, each.failed])])) return;
     const unsaved = !!item && dirty(item);
-    holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
+    holder.replaceChildren(conflict === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
       : h("div", {class: "question", role: "alert"},
-        h("span", {}, "Not saved: another window or program changed this caption. ", theirs ? "Its version: " : "Its version is empty.", theirs ? h("q", {}, short(theirs)) : null),
+        h("span", {}, "Not saved: another window or program changed this caption. ", conflict ? "Its version: " : "Its version is empty.", conflict ? h("q", {}, short(conflict)) : null),
         h("span", {class: "does"}, h("button", {type: "button", class: "btn primary", "data-act": "mine", title: "Saves yours; Undo restores the other"}, "Keep mine"),
           h("button", {type: "button", class: "btn", "data-act": "theirs", title: "Yours stays among the earlier captions; Undo restores it"}, "Use the other"))));
     byId("cap-unsaved").replaceChildren(...(others.length ? [h("div", {class: "question", role: "alert"},
@@ -473,7 +473,7 @@
   document.addEventListener("visibilitychange", () => { if (document.hidden) saveAll(); else if (visible()) lookSoon(); });
   /* The page closes: what is not saved is sent once more without waiting; if that fails too, the draft is saved at the next visit. */
   addEventListener("pagehide", () => {
-    const saves = [...items.values()].filter((item) => dirty(item) && item.theirs === undefined).map(message);
+    const saves = [...items.values()].filter((item) => dirty(item) && item.conflict === undefined).map(message);
     if (saves.length) ask({act: "save", saves}, {keepalive: true}).catch(() => {});
   });
 

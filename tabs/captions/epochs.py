@@ -1,4 +1,4 @@
-"""What a training will really use of a caption, and caption files of old encodings: shown and rewritten on the page."""
+"""Preview of the captions that the first epochs use, and conversion of caption files to UTF-8."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tabs.dataset.reading import Reading, once_per_report
 from tabs.markup import button, esc
 
 EPOCHS = 3
-MOST_VIEWS = 2  # of one epoch
+MAX_VIEWS = 2  # of an epoch
 
 
 def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> str:
-    """The captions of the first epochs, where chance has a part in them; "" where none has."""
+    """HTML of the captions of the first epochs; "" if they are not random."""
     settings = placed.concept.captions
     if report is None or not is_random(settings):
         return ""
     saved = read_caption(placed.image, settings)
     both = saved.sentence is not None
     caption: Caption | str = saved if both else text
-    views = min(max(placed.repeats, 1), MOST_VIEWS)
-    at = _SHOWN_AT.of(job, report) if needs_steps(settings) else {}
+    views = min(max(placed.repeats, 1), MAX_VIEWS)
+    at = _IMAGE_STEPS.of(job, report) if needs_steps(settings) else {}
     known = any((placed.key, 0, repeat) in at for repeat in range(views))
-    drawn = caption_preview(
+    previews = caption_preview(
         caption,
         settings,
         job.schedule.seed or 0,
@@ -43,23 +43,23 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
     )
     items = ""
-    for each in drawn:
+    for each in previews:
         if known and (placed.key, each.epoch - 1, each.repeat - 1) not in at:
-            continue  # its turn comes in a later epoch
+            continue  # shown in a later epoch
         when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
-        said = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
-        items += f"<li><b>{when}</b> {said}</li>"
+        caption_html = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
+        items += f"<li><b>{when}</b> {caption_html}</li>"
     return f'<div class="epochs"><strong>Captions in the first epochs</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
 
 
-class _ShownAt:
-    """The step at which each image is shown in the first epochs, by the plan that trains; of the newest report only."""
+class _ImageSteps:
+    """The steps at which images are trained in the first epochs, by the training plan. Cached for the newest report."""
 
     def __init__(self) -> None:
         self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
     def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
-        """{(image's address, epoch from 0, repeat from 0): step from 0}."""
+        """{(key of an image, epoch, repeat): step}, all counted from 0."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
         if self._of[0] is not report or self._of[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
@@ -72,31 +72,31 @@ class _ShownAt:
         return self._of[2]
 
 
-_SHOWN_AT = _ShownAt()
+_IMAGE_STEPS = _ImageSteps()
 
 
 def _about(job: TrainJob, both: bool, placed: Placed) -> str:
-    """What these draws depend on."""
+    """HTML of notes on the preview."""
     parts = []
     if job.schedule.seed is None:
         parts.append("No seed is set, so a training shuffles differently; this preview uses seed 0.")
     if both:
         parts.append("This image has two caption files; both are shown as saved.")
-    if placed.repeats > MOST_VIEWS:
-        parts.append(f"The first {MOST_VIEWS} of {placed.repeats} views of an epoch.")
+    if placed.repeats > MAX_VIEWS:
+        parts.append(f"The first {MAX_VIEWS} of {placed.repeats} views of an epoch.")
     return f'<p class="hint">{esc(" ".join(parts))}</p>' if parts else ""
 
 
 @once_per_report
 def _not_utf8(report: Report | None) -> list[Caption]:
-    """Captions whose files are in another encoding, each file once."""
+    """Captions whose files are not UTF-8, each file once."""
     everything = (*report.placed, *report.validation) if report else ()
     old = (each.caption for each in everything if each.caption.encoding not in UTF_8)
     return list({each.path: each for each in old if each.source == "file"}.values())
 
 
 class Encodings:
-    """Caption files that are not UTF-8, rewritten all at once; Undo restores them."""
+    """Converts all caption files that are not UTF-8. Undo restores them."""
 
     def __init__(self, reading: Reading, history: History):
         self._reading, self._history = reading, history
@@ -105,11 +105,11 @@ class Encodings:
         return _not_utf8(self._reading.report)
 
     def rewrite(self) -> Done:
-        """Write them as UTF-8. Raises ProblemsError."""
+        """Convert the files. Raises ProblemsError."""
         return rewrite_as_utf8(self._history, [caption.path for caption in self.old()])
 
     def html(self) -> str:
-        """How many there are, and the button."""
+        """HTML of their number and the button; "" if there is none."""
         old = self.old()
         if not old:
             return ""

@@ -1,7 +1,7 @@
-"""Masks painted over the images of the dataset: the server's side of assets/masks.js, which opens assets/painter.js.
+"""Painting of training masks: the server side of assets/masks.js, which opens assets/painter.js.
 
-A person's own masks are what painting starts from, and are never written to. What is painted goes into a folder of our own
-(core/dataset/sources/painted.py), which training uses once that is chosen.
+Painting starts from the image's existing mask, which is never written to. Painted masks are stored in a separate folder
+(core/dataset/sources/painted.py), which training uses when it is chosen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tabs.context import Page
 from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
 
-SHOWN = 2048  # longer side of the image that is painted over
+IMAGE_SIZE = 2048  # longer side of the image below the mask
 ORIGINS = {
     "painted": "",
     "folder": "Starts from the image's mask in the mask folder, which stays as it is.",
@@ -49,9 +49,9 @@ ORIGINS = {
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the painted mask of an image belongs.
+    """The path of an image's painted mask.
 
-    images   the folder of the settings      folder   its masks      stem   the mask's path in it, without .png
+    images   image folder of the settings      folder   of its painted masks      stem   path below it without .png
     """
 
     image: ImageInfo
@@ -65,44 +65,44 @@ class Spot:
 
     @property
     def version(self) -> str:
-        """Changes with each save; "" where nothing has been painted."""
+        """A text that changes with each save; "" without a painted mask."""
         try:
-            found = os.stat(self.path)
+            state = os.stat(self.path)
         except OSError:
             return ""
-        return f"{found.st_mtime_ns:x}-{found.st_size:x}"
+        return f"{state.st_mtime_ns:x}-{state.st_size:x}"
 
 
 class Masks:
-    """Answers atelier/masks. edits: knows the images by their keys."""
+    """Answers atelier/masks. edits: has the images by key"""
 
     def __init__(self, page: Page, edits: Edits):
         self.page, self.edits, self._history = page, edits, History(page.workspace.captions)
         self._lock = threading.Lock()
-        self._twins: tuple[Any, dict[str, set[Path]]] = (None, {})  # of a report: path without extension -> images
+        self._same_stems: tuple[Any, dict[str, set[Path]]] = (None, {})  # (report, {path without extension: images})
         self._acts: dict[str, Callable[[Placed, Spot, dict[str, Any]], dict[str, Any]]] = {
-            "look": lambda placed, spot, asked: self.look(placed, spot),
-            "open": lambda placed, spot, asked: self.open(spot),
+            "look": lambda placed, spot, body: self.look(placed, spot),
+            "open": lambda placed, spot, body: self.open(spot),
             "save": self.save,
-            "use": lambda placed, spot, asked: self.use(placed, spot),
+            "use": lambda placed, spot, body: self.use(placed, spot),
         }
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
         try:
-            act = self._acts.get(str(asked.get("act", "")))
-            placed = self.edits.known(str(asked.get("key", "")))
+            act = self._acts.get(str(body.get("act", "")))
+            placed = self.edits.known(str(body.get("key", "")))
             if act is None or placed is None:
                 what, fix = "The image is not in the chosen folder", "choose its folder again"
                 raise ProblemsError.one(what, "Captions", fix, "mask.unknown-image")
-            return act(placed, self._spot(placed), asked)
+            return act(placed, self._spot(placed), body)
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
-    # -- what the script asks
+    # -- the requests
 
     def look(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """How training treats the image now. offer: there are painted masks that it does not use."""
+        """{"line": how training masks the image now, "offer": whether there are painted masks that it does not use}."""
         concept = self._in_force(placed)
         chosen = conditioning_folder(concept.images.conditioning_data_dir)
         uses = concept.images.masked_loss and chosen is not None and _same(chosen, spot.folder)
@@ -118,9 +118,9 @@ class Masks:
         return {"line": line, "offer": spot.folder.is_dir() and not uses and not concept.control}
 
     def open(self, spot: Spot) -> dict[str, Any]:
-        """What the painter needs. mask: a gray PNG of the image's size as an address, "" for none."""
-        image, there = spot.image, painting.mask_in(spot.folder, spot.stem)
-        start = painting.start_of(image, there, self.page.roots.holds)
+        """The arguments of the painter. mask: data URL of a gray PNG of the image's size, "" for none"""
+        image, painted = spot.image, painting.mask_in(spot.folder, spot.stem)
+        start = painting.start_of(image, painted, self.page.roots.holds)
         note = ORIGINS[start.origin]
         if start.unread:
             note = f"The mask that is there {start.unread}. Saving a painted one replaces it for training."
@@ -128,33 +128,33 @@ class Masks:
             "title": f"Mask of {printable(image.relative)}",
             "note": note,
             "image": {
-                "url": self.page.thumb_url(image.path, SHOWN),
+                "url": self.page.thumb_url(image.path, IMAGE_SIZE),
                 "name": printable(image.relative),
                 "width": image.width,
                 "height": image.height,
             },
-            "mask": png_address(start.mask) if start.mask is not None else "",
+            "mask": png_url(start.mask) if start.mask is not None else "",
             "version": spot.version,
         }
 
-    def save(self, placed: Placed, spot: Spot, asked: dict[str, Any]) -> dict[str, Any]:
-        """Write a painted mask. over: the version that it was painted over, "" for none; always: write over any other."""
-        mask = painting.decoded_mask(png_bytes(asked.get("png"), "Captions"), spot.image)
+    def save(self, placed: Placed, spot: Spot, body: dict[str, Any]) -> dict[str, Any]:
+        """Write the painted mask {"png"}. over: version of the mask that it replaces, "" for none; always: replace any"""
+        mask = painting.decoded_mask(png_bytes(body.get("png"), "Captions"), spot.image)
         with self._lock:
-            if spot.version != asked.get("over") and not asked.get("always"):
+            if spot.version != body.get("over") and not body.get("always"):
                 what = "Another window has saved this mask in the meantime"
                 fix = "save again to replace it, or close this one to keep it"
                 raise ProblemsError.one(what, printable(spot.image.relative), fix, "mask.changed-meanwhile")
             if not spot.folder.exists():
-                painting.begin_folder(spot.folder, spot.images, self._own_masks(spot))
+                painting.begin_folder(spot.folder, spot.images, self._existing_masks(spot))
             painting.write_mask(self._history, spot.folder, spot.stem, mask)
-        seen = self.look(placed, spot)
-        if not seen["offer"]:
+        state = self.look(placed, spot)
+        if not state["offer"]:
             self.page.reading.want(now=True)
-        return seen | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
+        return state | {"said": f"Mask saved to {display_path(spot.path)}", "version": spot.version}
 
     def use(self, placed: Placed, spot: Spot) -> dict[str, Any]:
-        """Train the folder with its painted masks, as any change of its settings."""
+        """Set the folder's settings to train with its painted masks."""
         if not spot.folder.is_dir():
             what, fix = "No masks have been painted for this folder", "paint one first"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.none-painted")
@@ -162,7 +162,7 @@ class Masks:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
-            painting.add_missing(spot.folder, self._own_masks(spot))
+            painting.add_missing(spot.folder, self._existing_masks(spot))
         chosen = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
             to_values(entry) | chosen if _is_of(entry, spot.images) else entry
@@ -173,18 +173,18 @@ class Masks:
         said = "Painted masks are used for training. Undo on Train turns this off."
         return self.look(placed, spot) | {"said": said}
 
-    # -- where masks are
+    # -- paths of masks
 
     def _spot(self, placed: Placed) -> Spot:
-        """Raises ProblemsError for an image that no mask can be painted for."""
+        """The path of an image's mask. Raises ProblemsError if none can be painted for it."""
         self.page.roots.check(placed.image.path, "Captions")
         images, _ = folder_of(placed.concept.source)
         if images is None or not _plain(placed.image.path).is_relative_to(_plain(images)):
             what, fix = "The image is not in a folder of the dataset", "choose its folder on Dataset"
             raise ProblemsError.one(what, printable(placed.image.relative), fix, "mask.no-folder")
         datasets = self.page.workspace.datasets
-        twins = self._same_stem(placed.image.path)
-        if wrong := refusal(placed.image, twins, images, datasets) or painting.too_large(
+        same_stem = self._with_same_stem(placed.image.path)
+        if wrong := refusal(placed.image, same_stem, images, datasets) or painting.too_large(
             (placed.image.width, placed.image.height), printable(placed.image.relative)
         ):
             raise ProblemsError([wrong])
@@ -192,29 +192,29 @@ class Masks:
         self.page.roots.check_written(spot.path, "Captions")
         return spot
 
-    def _same_stem(self, path: Path) -> set[Path]:
-        """Images whose paths differ from this one in extension and case at most."""
+    def _with_same_stem(self, path: Path) -> set[Path]:
+        """Images whose paths equal this one without extension and case."""
         report = self.page.reading.report
-        if report is not None and self._twins[0] is not report:
-            found: dict[str, set[Path]] = defaultdict(set)
+        if report is not None and self._same_stems[0] is not report:
+            paths: dict[str, set[Path]] = defaultdict(set)
             for row in report.rows:
-                found[_stem(row.path)].add(row.path)
-            self._twins = (report, found)
-        return self._twins[1].get(_stem(path), set())
+                paths[_stem(row.path)].add(row.path)
+            self._same_stems = (report, paths)
+        return self._same_stems[1].get(_stem(path), set())
 
-    def _own_masks(self, spot: Spot) -> dict[str, Path]:
-        """Masks that images of the folder have from elsewhere; only files that this page may read."""
+    def _existing_masks(self, spot: Spot) -> dict[str, Path]:
+        """{stem: file} of the masks that the folder's images have without painting, if the page may read them."""
         report = self.page.reading.report
         placed = (*report.placed, *report.validation) if report else ()
         images = {each.image.path: each.image for each in placed if _is_of(each.concept.source, spot.images)}
         if not images:
             what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
-        found = own_masks(images.values(), spot.images)
-        return {name: path for name, path in found.items() if self.page.roots.holds(path)}
+        masks = own_masks(images.values(), spot.images)
+        return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
 
     def _in_force(self, placed: Placed) -> Concept:
-        """The settings of the image's folder as they are now; the report may be of earlier ones."""
+        """The current settings of the image's folder; the report may be of earlier ones."""
         of = [each for each in concepts_of(self.page.project.job) if each.source.folder == placed.concept.source.folder]
         return next((each for each in of if each.number == placed.concept.number), of[0] if of else placed.concept)
 
@@ -237,7 +237,7 @@ def _is_of(entry: Source, images: Path) -> bool:
 
 
 def png_bytes(text: Any, where: str) -> bytes:
-    """A painting as it was sent. Raises ProblemsError."""
+    """Decode a base64 PNG. Raises ProblemsError."""
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -245,8 +245,8 @@ def png_bytes(text: Any, where: str) -> bytes:
         raise ProblemsError([Problem("The mask upload is incomplete", where, fix, code="mask.not-base64")]) from None
 
 
-def png_address(mask: Image.Image) -> str:
-    """An image as its own address."""
-    written = BytesIO()
-    mask.save(written, "PNG")
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+def png_url(mask: Image.Image) -> str:
+    """An image as a data URL."""
+    buffer = BytesIO()
+    mask.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

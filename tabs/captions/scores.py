@@ -1,6 +1,6 @@
-"""Tags from kept scores on the Captions tab: what thresholds and lists make of the open image, while they are changed.
+"""Preview of the tags of the open image from stored scores, while thresholds and lists are changed.
 
-The settings are those of "Tags from kept scores" in the form of the captioners, which writes them to all images.
+The settings are those of "Tags from kept scores" in the captioners' form, which writes the tags of all images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tabs.markup import button, esc
 from tabs.tools.forms import ToolForm
 
 TASK = "retag"
-SHOWN = (
+FIELDS = (
     *("repo_id", "thresh", "general_threshold", "character_threshold", "undesired_tags", "order", "max_tags"),
     "remove_underscore",
 )
@@ -30,33 +30,33 @@ class Scores:
         self.page, self.task, self._form = page, task, ToolForm(page, task.card)
 
     def fill(self, name: str, text: str) -> None:
-        """One field as a person wrote it. Raises ProblemsError."""
+        """Set a field to a text that the user wrote. Raises ProblemsError."""
         self._form.form(self.task).change(name, text)
 
     def choose(self) -> dict[str, Any]:
-        """Let the form of the captioners show the task."""
+        """Choose the task in the captioners' form."""
         self._form.choose(TASK)
         return {}
 
     def form(self) -> str:
-        fields = self._form.form(self.task).fields(SHOWN, act="scores_field", id="cap-scores")
+        fields = self._form.form(self.task).fields(FIELDS, act="scores_field", id="cap-scores")
         return f'<div class="concept-fields">{fields}</div>'
 
     def result(self, placed: Placed | None) -> str:
-        """What the settings make of the open image."""
+        """HTML of the tags and scores of an image with these settings, or of the problem."""
         if placed is None:
             return ""
         try:
-            found = self._tagged(placed)
+            tagged = self._tagged(placed)
         except ProblemsError as error:
-            found = error.problems[0]
-        if isinstance(found, Problem):
-            return f'<p class="hint">{esc(found.what)}: {esc(found.fix)}.</p>'
+            tagged = error.problems[0]
+        if isinstance(tagged, Problem):
+            return f'<p class="hint">{esc(tagged.what)}: {esc(tagged.fix)}.</p>'
         write = button(
             "scores_write", "Write to images ...", kind="quiet", title="Opens Tags from kept scores in Caption images"
         )
-        scores = esc(with_scores(found.scored))
-        return f'<p class="scored" role="status">{esc(found.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
+        scores = esc(with_scores(tagged.scored))
+        return f'<p class="scored" role="status">{esc(tagged.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
 
     def _tagged(self, placed: Placed) -> Any:
         from core.captioning.tagger.tagging import check_retag, preview
@@ -64,5 +64,5 @@ class Scores:
         job = job_of(self.task, self._form.values(self.task), self.page.project.job)
         settings = getattr(job, TASK)
         check_retag(settings, self.page.workspace)
-        ((_, found),) = preview([placed.image.path], settings, self.page.workspace)
-        return found
+        ((_, tagged),) = preview([placed.image.path], settings, self.page.workspace)
+        return tagged

@@ -1,7 +1,7 @@
-"""The Captions tab: an image next to its caption, one after the other by keys.
+"""The Captions tab: an image next to its caption.
 
-The browser holds the captions around the open one and what is typed (assets/captions.js), so moving on waits for nobody.
-Here is what it asks for: the images around one (`shelf`), the count while typing (`look`), and saving.
+The browser has the captions around the open one and the typed texts (assets/captions.js), so moving on needs no response. It
+requests the captions around an image (`shelf`), the token count while typing (`look`), and saves.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from tabs.pieces import piece
 from tabs.tools.forms import build_form, cards
 
 TAB = "Captions"
-REACH = 100  # captions on either side of the open one that a browser is given
-SEARCHED = 30  # the same with a list that was just searched: the others follow with the first step
-WHOLE = 10  # and among them with meter and notes, which take longer
-MOST_SAVES = 200  # in one message
-MOST_CHANGES = 30  # in the list of changes
-MOST_EARLIER = 20  # earlier texts of an image
-COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
+REACH = 100  # captions on either side of the open one in a response
+SEARCH_REACH = 30  # the same right after a search; the first step requests the others
+DETAILED_REACH = 10  # the same with meter and notes, which take longer
+MAX_SAVES = 200  # in one message
+MAX_CHANGES = 30  # in the list of changes
+MAX_EARLIER = 20  # earlier texts of an image
+MAX_COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
 
 
 def build(page: Page) -> None:
-    """The tab's fixed HTML, whose script asks at atelier/captions, and the forms of its tasks."""
+    """Build the tab's HTML, the routes of its script, and the forms of its tasks."""
     desk = Desk(page)
     with gr.Row(elem_id="cap-desk"):
         gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
@@ -63,7 +63,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the tab's script is answered. The project keeps views, the reading the images, the edits saving and undo."""
+    """Answers atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -79,8 +79,8 @@ class Desk:
         self.scores = Scores(page)
 
     @cached_property
-    def _asked(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
-        """What is answered without the list."""
+    def _handlers(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
+        """{act: handler(key, arg, value)} of the requests that are answered without the list."""
         return {
             "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
             "bulk": lambda keys, arg, value: self._form(keys),
@@ -104,77 +104,75 @@ class Desk:
             self._keep(edits=self._state().get("edits", {}) | changes)
 
     def _keep_list(self, **changes: Any) -> None:
-        """What the list shows. Without a page it follows the open image."""
+        """Store the view of the list. Without "page", it shows the page of the open image."""
         with self._lock:
-            kept = {name: each for name, each in self._state().items() if name != "page"}
-            self.page.project.keep(TAB, kept | changes)
+            state = {name: each for name, each in self._state().items() if name != "page"}
+            self.page.project.keep(TAB, state | changes)
 
-    # -- what the script asks
+    # -- the requests
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """For the tick: a mark that changes when the browser should ask for the shelf again."""
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick: a stamp that changes when the script should request the shelf again, and the running change."""
         if tab != TAB:
             return {}
         self.reading.want()
         if not self.reading.writing and self.reading.report is not None:
             self.edits.follow()
-            self.edits.look_at(_text(self._state().get("key")))
+            self.edits.reload_changed(_text(self._state().get("key")))
         return {"captions": {"stamp": self._stamp(), "work": self.rewriting.state()}}
 
     def _stamp(self) -> str:
-        kept = {name: each for name, each in self._state().items() if name != "key"}
-        return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {kept}"
+        view_state = {name: each for name, each in self._state().items() if name != "key"}
+        return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {view_state}"
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
-        act, key, arg, value = (_text(asked.get(name)) for name in ("act", "key", "arg", "value"))
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
+        act, key, arg, value = (_text(body.get(name)) for name in ("act", "key", "arg", "value"))
         try:
             if act == "look":
-                return self.look(key, _text(asked.get("text"))[:COUNTED])
+                return self.look(key, _text(body.get("text"))[:MAX_COUNTED])
             if act == "save":
-                saves = asked.get("saves")
-                return {
-                    "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
-                }
+                saves = body.get("saves")
+                return {"answers": [self._saved(each) for each in saves[:MAX_SAVES]] if isinstance(saves, list) else []}
             if act == "give_up":
                 self.edits.give_up(key, value)
                 return self._steps()
             if act == "tags":
-                return self.bulk.tags(arg, *(_text(asked.get(name))[:200] for name in ("find", "order")))
+                return self.bulk.tags(arg, *(_text(body.get(name))[:200] for name in ("find", "order")))
             if act.startswith("preset_"):
-                return self._preset(act, key, arg, value, asked.get("session"))
-            if act in self._asked:
-                return self._asked[act](key, arg, value)
-            opened, said = self._do(act, key, arg, value)
-            return self.shelf(opened, SEARCHED if act == "find" else REACH) | {"said": said}
+                return self._preset(act, key, arg, value, body.get("session"))
+            if act in self._handlers:
+                return self._handlers[act](key, arg, value)
+            opened, message = self._do(act, key, arg, value)
+            return self.shelf(opened, SEARCH_REACH if act == "find" else REACH) | {"said": message}
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
-    def _saved(self, asked: Any) -> dict[str, Any]:
-        """One save; a problem with it does not keep the others of the message from being saved."""
+    def _saved(self, body: Any) -> dict[str, Any]:
+        """`save` with problems in the response, so that the other saves of the message are still done."""
         try:
-            return self.save(asked if isinstance(asked, dict) else {})
+            return self.save(body if isinstance(body, dict) else {})
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
-    def save(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Save a text over what it was typed over."""
-        over = asked.get("over")
+    def save(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Save the caption {"key", "text", "over", "visit"}: see `Edits.save`."""
+        over = body.get("over")
         saved = self.edits.save(
-            str(asked.get("key", "")),
-            _text(asked.get("text")),
+            str(body.get("key", "")),
+            _text(body.get("text")),
             [_text(each) for each in over] if isinstance(over, list) else [],
-            str(asked.get("visit", ""))[:40],
+            str(body.get("visit", ""))[:40],
         )
         if saved is None:
             return {"unknown": not self.reading.busy}
         if saved.refused:
-            return {"theirs": saved.disk}
-        said = f"Saved to {saved.file} at {time.strftime('%H:%M:%S')}" if saved.file else "Saved"
-        return {"disk": saved.disk, "wrote": bool(saved.file), "said": said, **self._steps()}
+            return {"conflict": saved.disk}
+        message = f"Saved to {saved.file} at {time.strftime('%H:%M:%S')}" if saved.file else "Saved"
+        return {"disk": saved.disk, "wrote": bool(saved.file), "said": message, **self._steps()}
 
     def look(self, key: str, text: str) -> dict[str, Any]:
-        """The count and the notes for a text that is being typed, and what the disk holds."""
+        """Meter and notes for a text that is being typed, and the caption on disk."""
         placed = self.edits.image(key)
         if placed is None:
             return {"unknown": True}
@@ -183,14 +181,14 @@ class Desk:
         return {"disk": caption_text(self.edits.caption(placed)), **self._about(placed, text)}
 
     def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
-        """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
+        """Handle an act that changes many captions or the list. Returns (key of the image to open, message)."""
         if act == "open":
             self.reading.want(again=True)
             self.reading.wait_for_first()
         if act == "follow":
             self._keep_list()
         elif act in ("undo", "redo"):
-            return self._take_back(act, key)
+            return self._step(act, key)
         elif act == "bulk_apply":
             return key, self.bulk.apply(self._chosen(arg), value, self._changed)
         elif act == "revert":
@@ -208,17 +206,17 @@ class Desk:
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
-        with suppress(ProblemsError):  # the preview says what is wrong
+        with suppress(ProblemsError):  # the preview shows the problem
             self.bulk.form.change(arg, value)
         return self._form(keys)
 
     def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
-        """What was pressed in the presets of the form of changes; the next tick carries what is said of it."""
-        asking = CURRENT_SESSION.set(_text(session))
+        """Handle an event of the bulk form's preset bar. Its message comes with the next tick."""
+        current = CURRENT_SESSION.set(_text(session))
         try:
             self.bulk.form.act(act, arg, value)
         finally:
-            CURRENT_SESSION.reset(asking)
+            CURRENT_SESSION.reset(current)
         return self._form(keys)
 
     def _form(self, keys: str) -> dict[str, Any]:
@@ -232,25 +230,25 @@ class Desk:
         return self.scores.result(self.edits.image(key))
 
     def _chosen(self, keys: str) -> list[Row]:
-        """The images that a change of many captions is for: those selected in the list, else all of it."""
+        """The images that a bulk change applies to: the selected ones, else all in the list."""
         rows, selected = self._rows()[0], set(keys.split())
         return [row for row in rows if key_of(row) in selected] if selected else rows
 
     def _rows(self) -> tuple[list[Row], str]:
-        """The images of the list, and what is wrong with the filter: then it takes all."""
+        """(rows of the list, problem of the filter or ""). A filter with a problem matches all rows."""
         state = self._state()
         rows = view.listed(self.reading.report, str(state.get("show", "all")))
         rows = self.bulk.sorted(rows, str(state.get("sort", "")))
         find = str(state.get("find", ""))
         try:
-            found = self.bulk.filtered(rows, find)
+            matches = self.bulk.filtered(rows, find)
         except ProblemsError as error:
             return rows, error.problems[0].what
-        unknown = no_field_in(find) if rows and not found else ""
-        return found, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
+        unknown = no_field_in(find) if rows and not matches else ""
+        return matches, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
 
     def _revert(self, id: str) -> str:
-        """Undo any change that is still kept."""
+        """Undo a change of the list of changes."""
         files = self._history.count(id)
 
         def work(progress: Progress) -> str:
@@ -265,46 +263,46 @@ class Desk:
         return self.rewriting.run(title, len(old), lambda _: self._changed(self.encodings.rewrite(), title))
 
     def _latest(self) -> list[tuple[Entry, int, int]]:
-        """The latest changes, each with the number of its files and of its damaged lines."""
-        latest = islice(self._history.entries(), MOST_CHANGES)
+        """[(change, number of its files, number of its damaged lines)] of the latest changes."""
+        latest = islice(self._history.entries(), MAX_CHANGES)
         return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
 
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""
         placed = self.edits.image(key)
-        found = self._history.of(self.edits.caption(placed).path, MOST_EARLIER) if placed else []
-        return {"texts": view.earlier(found)}
+        texts = self._history.of(self.edits.caption(placed).path, MAX_EARLIER) if placed else []
+        return {"texts": view.earlier(texts)}
 
     def _changed(self, done: Done, title: str) -> str:
-        """Many captions were changed: what to say of it."""
+        """Add a bulk change to the undo stack and return its message."""
         self.edits.changed(done, title)
         left = f"; {count(len(done.changed_since), 'file')} changed since and skipped" if done.changed_since else ""
         noun = "mask" if any(path.suffix == ".png" for path in done.written) else "caption"
         return f"{title}: {count(len(done.written), noun)}{left}"
 
-    def _take_back(self, act: str, key: str) -> tuple[str, str]:
-        """One step back or forward: the key to open, and what to say."""
+    def _step(self, act: str, key: str) -> tuple[str, str]:
+        """Undo or redo one step. Returns (key of the image to open, message)."""
         opened = [key]
         name, files = self.edits.next_step(act), self.edits.files_of_step(act)
 
         def work(progress: Progress) -> str:
             try:
-                found = self.edits.step(act, progress)
+                step = self.edits.step(act, progress)
             except ProblemsError as error:
                 if NO_HISTORY not in error.codes:
                     raise
                 return f"The earlier caption of {name} is no longer available; nothing changed"
-            if found is None:
+            if step is None:
                 return ""
             self._keep_list()
-            if not key or len(found.done.written) <= 1:
-                opened[0] = found.key
-            left = count(len(found.done.changed_since), "file") if found.done.changed_since else ""
-            said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
-            return f"{said}; {left} changed since and skipped" if left else said
+            if not key or len(step.done.written) <= 1:
+                opened[0] = step.key
+            left = count(len(step.done.changed_since), "file") if step.done.changed_since else ""
+            message = f"{'Undone' if act == 'undo' else 'Redone'}: {step.name}"
+            return f"{message}; {left} changed since and skipped" if left else message
 
-        said = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
-        return opened[0], said
+        message = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
+        return opened[0], message
 
     def _steps(self) -> dict[str, str]:
         return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}
@@ -312,10 +310,10 @@ class Desk:
     # -- the images around one
 
     def shelf(self, key: str, reach: int = REACH) -> dict[str, Any]:
-        """The list, the open image (the asked one, else the one that was open last, else the first), and the captions around it.
+        """The list, the open image (that of `key`, else the last open one, else the first), and the captions around it.
 
-        chain   keys in the order of the list, `at` the open one's place among them; `ring`: it is the whole list
-        reach   how many captions on either side
+        chain   in the response: keys in the order of the list; at: index of the open one; ring: it is the whole list
+        reach   number of captions on either side
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
@@ -323,16 +321,17 @@ class Desk:
         known = keys_of(report)
         keys = [known[row.key] if row.key in known else key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
-        places = {each: number for number, each in enumerate(keys)}
-        page = int(state.get("page", 0)) if "page" in state else places.get(key, 0) // view.PAGE_SIZE
+        positions = {each: number for number, each in enumerate(keys)}
+        page = int(state.get("page", 0)) if "page" in state else positions.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
-        chain, at, ring = self._chain(key, keys, places, reach)
+        chain, at, ring = self._chain(key, keys, positions, reach)
         listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy, self.reading.first)
         on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
-        near = {key, *chain[max(0, at - WHOLE) : at + WHOLE]}
+        near = {key, *chain[max(0, at - DETAILED_REACH) : at + DETAILED_REACH]}
         items = {
-            each: self._item(each, places, len(keys), each in near) for each in dict.fromkeys([key, *chain, *on_page])
+            each: self._item(each, positions, len(keys), each in near)
+            for each in dict.fromkeys([key, *chain, *on_page])
         }
         return {
             "stamp": stamp,
@@ -352,30 +351,32 @@ class Desk:
             **self._steps(),
         }
 
-    def _chain(self, key: str, keys: Sequence[str], places: dict[str, int], reach: int) -> tuple[list[str], int, bool]:
-        """Neighbors of the open image. The list goes round; one that has left it ("without a caption", and it has one
-        now) stands where it was."""
+    def _chain(
+        self, key: str, keys: Sequence[str], positions: dict[str, int], reach: int
+    ) -> tuple[list[str], int, bool]:
+        """(keys around the open image, its index, whether they are the whole list). The list is circular. An image that no
+        longer matches the view ("without a caption", and it has one now) keeps its position."""
         if not keys:
             return ([key], 0, False) if key else ([], -1, False)
-        if key in places and len(keys) <= 2 * reach + 1:
-            return list(keys), places[key], True
-        ahead = places[key] + 1 if key in places else self._gap(key, keys)
-        behind = ahead - 2 if key in places else ahead - 1
+        if key in positions and len(keys) <= 2 * reach + 1:
+            return list(keys), positions[key], True
+        ahead = positions[key] + 1 if key in positions else self._gap(key, keys)
+        behind = ahead - 2 if key in positions else ahead - 1
         reach = min(reach, len(keys))
         before = [keys[(behind - number) % len(keys)] for number in range(reach)][::-1]
         after = [keys[(ahead + number) % len(keys)] for number in range(reach)]
         return [*before, key, *after], reach, False
 
     def _gap(self, key: str, keys: Sequence[str]) -> int:
-        """The place in the list of the first image that comes after one that is not in it."""
-        held = set(keys)
+        """Index of the first image in the list that comes after one that is not in it."""
+        in_list = set(keys)
         order = list(keys_of(self.reading.report).values())
         here = order.index(key) if key in order else -1
-        ahead = next((each for each in order[here + 1 :] if each in held), keys[0])
+        ahead = next((each for each in order[here + 1 :] if each in in_list), keys[0])
         return keys.index(ahead)
 
-    def _item(self, key: str, places: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
-        """What a browser holds of an image: its caption as it is on the disk now, and what is shown next to it."""
+    def _item(self, key: str, positions: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
+        """An image for the browser: its caption on disk, its HTML, and with `near` meter and notes."""
         placed = self.edits.image(key)
         if placed is None:
             return None
@@ -385,25 +386,25 @@ class Desk:
             "name": view.name_of(placed),
             "disk": text,
             "words": placed.image.words if caption.missing else "",
-            "fixed": bool(self.edits.fixed(placed)),
-            "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
+            "fixed": bool(self.edits.read_only(placed)),
+            "stage": view.image(placed, positions.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
-        """The meter and the notes for a text of that image; without a text and a file, for the words of its folder."""
+        """HTML of meter and notes for a text of an image; for the class tokens of its folder without a text and a file."""
         settings, words = placed.concept.captions, placed.image.words
         caption = self.edits.caption(placed)
         text = words if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, words))
         longest = self.reading.job.captions.max_token_length
-        said = view.notes(caption, text, settings, words, self.edits.fixed(placed), longest)
+        notes = view.notes(caption, text, settings, words, self.edits.read_only(placed), longest)
         return {
             "meter": view.meter(tokens, longest),
-            "notes": said + preview(self.reading.job, self.reading.report, placed, text),
+            "notes": notes + preview(self.reading.job, self.reading.report, placed, text),
         }
 
 
 def _text(value: Any) -> str:
-    """A text from a browser. Half of a character outside the basic plane, which cannot be saved, becomes a mark."""
+    """A text from a browser, "" for other values. Lone surrogates, which cannot be saved, become question marks."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""The Captions tab as HTML: the list, the image, and what is to be said about a caption."""
+"""HTML of the Captions tab: the list, the image, and the notes on a caption."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from tabs.markup import (
 )
 
 PAGE_SIZE = 60
-LONGEST_CUT = 600  # characters that are shown of a text that is not trained
-LONGEST_EARLIER = 20_000  # bytes of an earlier text that can be put into the box again
+MAX_CUT = 600  # shown characters of the part that is not trained
+MAX_EARLIER_BYTES = 20_000  # of an earlier text that can be used again
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
@@ -46,14 +46,14 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 
 @once_per_report
 def listed(report: Report | None, show: str) -> list[Row]:
-    """The images that train or are held out, of the chosen kind."""
+    """The training and validation images of one of SHOWS."""
     test = SHOWS.get(show, SHOWS["all"])[1]
     return [row for row in report.rows if row.bucket is not None and test(row)] if report else []
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One page of the list as HTML, and the number of its first row."""
+    """HTML of one page of the list, and the index of its first row."""
 
     html: str
     first: int = 0
@@ -61,7 +61,7 @@ class Listed:
 
 @once_per_report
 def choices(report: Report | None) -> list[tuple[str, str]]:
-    """(words, value) of the views of the list, with how many images each holds; none while there is nothing to list."""
+    """[(label with the number of images, value)] of SHOWS; empty without images."""
     trained = [row for row in report.rows if row.bucket is not None] if report else []
     return [
         (f"{words} ({sum(test(row) for row in trained):,})", name) for name, (words, test) in SHOWS.items() if trained
@@ -77,7 +77,7 @@ def image_list(
     busy: bool = False,
     first: Sequence[Row] = (),
 ) -> Listed:
-    """One page of the list; the open image is marked. first: shown while there is no report yet"""
+    """One page of the list, with the open image marked. first: rows that are shown until there is a report"""
     if report is None and busy:
         items = "".join(_item(row, False, thumb_url, ready=False) for row in first[:PAGE_SIZE])
         return Listed((f'<ul class="picks">{items}</ul>' if items else "") + progress("Reading the folder", None))
@@ -93,9 +93,9 @@ def image_list(
 
 
 def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = True) -> str:
-    """ready: it can be opened"""
+    """HTML of a row. ready: it can be opened"""
     name = printable(row.key[1])
-    said = (
+    caption = (
         esc(short(row.caption, 70))
         if row.source in OWN
         else f"<i>{'empty' if row.source == 'blank' else 'no'} caption</i>"
@@ -105,7 +105,7 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = 
     return (
         f'<li><button type="button" class="pick" data-act="pick" data-arg="{key_of(row)}"{mark}>'
         f'<img src="{esc(thumb_url(row.path, 96))}" alt="" loading="lazy" decoding="async">'
-        f'<span><b>{esc(name)}</b><span class="says">{said}{long}</span></span></button></li>'
+        f'<span><b>{esc(name)}</b><span class="says">{caption}{long}</span></span></button></li>'
     )
 
 
@@ -114,7 +114,7 @@ def name_of(placed: Placed) -> str:
 
 
 def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str]) -> str:
-    """The image, as large as fits, with the frame of what trains."""
+    """HTML of the open image with its crop frame, and its control image."""
     name = name_of(placed)
     width, height = placed.image.width, placed.image.height
     frame = crop_frame(placed.placement.frame)
@@ -123,15 +123,15 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
     shape = (
         f'{"wide" if width >= height else "tall"}" style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}"'
     )
-    over, beside, ways = "", "", ""
+    over, control, views = "", "", ""
     if placed.image.control is not None:
         url = thumb_url(placed.image.control, 768)
-        over, ways = control_over(url), pair_view_buttons()
-        beside = (
+        over, views = control_over(url), pair_view_buttons()
+        control = (
             f'<div class="pic control {shape}><img src="{esc(url)}" alt="Control image of {esc(name)}">{frame}</div>'
         )
     image = f'<div class="pic {shape}><img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{over}{frame}</div>'
-    both = f'<div class="with-control">{image}{beside}</div>{ways}' if beside else image
+    both = f'<div class="with-control">{image}{control}</div>{views}' if control else image
     return (
         f'<figure class="stage">{both}'
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
@@ -140,20 +140,20 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
 
 
 def words_on_length(tokens: int, longest: int) -> str:
-    """What a length means: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
-    said = f"{tokens} of {longest} tokens"
+    """Text about a length: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
+    text = f"{tokens} of {longest} tokens"
     if tokens <= longest:
-        return said
+        return text
     over = tokens - longest
-    return said + (": the last one is not trained" if over == 1 else f": the last {over} are not trained")
+    return text + (": the last one is not trained" if over == 1 else f": the last {over} are not trained")
 
 
 def meter(tokens: int, longest: int) -> str:
-    """A bar with the marks of one, two and three passes through the text encoder."""
+    """HTML of a bar of the token count, with marks at one, two and three windows of the text encoder."""
     scale = max(WINDOWS[-1], tokens)
-    shown = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else they would stand on one another
-    kept = min(tokens, longest)
-    over = tokens - kept
+    shown = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else the marks would overlap
+    trained = min(tokens, longest)
+    over = tokens - trained
     marks = "".join(
         f'<span class="notch{" limit" if at == longest else ""}" style="left:{100 * at / scale:.2f}%"><i>'
         f"</i>{at}</span>"
@@ -163,7 +163,7 @@ def meter(tokens: int, longest: int) -> str:
     return (
         f'<div class="meter{" too-long" if over else ""}"><div class="counted" role="status">{esc(words)}</div>'
         f'<div class="track" role="img" aria-label="{esc(words)}"><span class="kept" '
-        f'style="width:{100 * kept / scale:.2f}%"></span>'
+        f'style="width:{100 * trained / scale:.2f}%"></span>'
         f'<span class="over" style="width:{100 * over / scale:.2f}%"></span>{marks}</div></div>'
     )
 
@@ -171,12 +171,12 @@ def meter(tokens: int, longest: int) -> str:
 def notes(
     caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "", longest: int = 0
 ) -> str:
-    """Where the text comes from, what will be trained when that is not the text itself, and where it is cut.
+    """HTML of the source of a text, of the trained caption if that differs from the text, and of the part that is cut.
 
-    longest   tokens that are trained; 0 for no limit
+    fixed     the reason why the caption is read-only, or ""      longest   trained tokens, 0 for no limit
     """
     name = esc(printable(caption.path.name))
-    said = {
+    source = {
         "file": f"From <code>{name}</code>.",
         "blank": f"<code>{name}</code> is empty, so the image is trained with an empty caption.",
         "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Reload on the Dataset tab.",
@@ -184,24 +184,24 @@ def notes(
         "none": f"No caption file, and the folder has no class tokens. Saving a text creates <code>{name}</code>.",
     }[caption.source]
     use = button("use_text", "Use as caption", words, kind="quiet") if caption.source == "words" and not fixed else ""
-    parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said} {use}</p>']
+    parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{source} {use}</p>']
     trained = plain_caption(text, settings, words)
     if trained.strip() != text.strip():
         lines = sum(bool(line.strip()) for line in text.split("\n"))
         why = "Only the first line is trained: " if lines > 1 and settings.caption_lines == "first" else "Trained as: "
         parts.append(f'<p class="hint">{why}<q>{esc(trained)}</q></p>')
-    kept, cut = cut_at(trained, longest) if longest else (trained, "")
+    whole, cut = cut_at(trained, longest) if longest else (trained, "")
     if cut:
         parts.append(
-            f'<p class="hint cut">Cut after {longest} tokens: … {esc(kept[-60:])} <del>{esc(short(cut, LONGEST_CUT))}</del></p>'
+            f'<p class="hint cut">Cut after {longest} tokens: … {esc(whole[-60:])} <del>{esc(short(cut, MAX_CUT))}</del></p>'
         )
-    if caption.problem is not None and caption.source != "blank":  # which is said already
+    if caption.problem is not None and caption.source != "blank":  # which the first note mentions
         parts.append(problems_html([caption.problem]))
     return "".join(parts)
 
 
 def lead(report: Report | None) -> str:
-    """How many captions there are, and the way to those that models write."""
+    """HTML of `tally` and the button to caption with a model."""
     if report is None or not report.placed:
         return ""
     model = button("captioners", "Caption or tag with a model", kind="quiet")
@@ -210,24 +210,24 @@ def lead(report: Report | None) -> str:
 
 @once_per_report
 def tally(report: Report | None) -> str:
-    """How many captions there are, in one line; of held-out images too, as the list has them."""
+    """The number of images with and without a caption, including validation images."""
     if report is None or not report.placed:
         return ""
     rows = listed(report, "all")
-    own = sum(row.source in OWN for row in rows)
-    rest = len(rows) - own
+    captioned = sum(row.source in OWN for row in rows)
+    rest = len(rows) - captioned
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
-    return f"{count(own, 'image')} with a caption{without}.{longest}"
+    return f"{count(captioned, 'image')} with a caption{without}.{longest}"
 
 
-def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
-    """The earlier texts of an image, newest first, each with what replaced it."""
-    if not found:
+def earlier(changes: Sequence[tuple[Entry, Change]]) -> str:
+    """HTML of the earlier texts of an image, newest first, each with the change that replaced it."""
+    if not changes:
         return '<p class="hint">This caption has not been changed here.</p>'
     items = "".join(
         f"<li><span><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</span>{_again(change.old)}</li>"
-        for entry, change in found
+        for entry, change in changes
     )
     return f'<ul class="plain earlier">{items}</ul>'
 
@@ -239,14 +239,14 @@ def _was(old: bytes | None) -> str:
 
 
 def _again(old: bytes | None) -> str:
-    """A button that puts an earlier text into the box, where it is saved like a typed one."""
-    if not old or len(old) > LONGEST_EARLIER:
+    """HTML of a button that puts an earlier text into the text box, which saves it; "" without a text."""
+    if not old or len(old) > MAX_EARLIER_BYTES:
         return ""
     return button("use_text", "Use", decode_text(old).text.strip(), kind="quiet", label="Use this earlier text")
 
 
 def changes(entries: Iterable[tuple[Entry, int, int]]) -> str:
-    """The latest changes, each with how many files it is of, how many of its lines are damaged, and its undo."""
+    """HTML of the latest changes, each with an undo button. entries: (change, number of files, number of damaged lines)"""
     items = "".join(
         f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry, files, damaged))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
@@ -260,6 +260,6 @@ def _when(seconds: float) -> str:
 
 
 def _of_what(entry: Entry, files: int, damaged: int) -> str:
-    """The file that was changed, or how many were."""
+    """The changed file, or the number of changed files."""
     what = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
     return f"{what} ({count(damaged, 'damaged line')} left out)" if damaged else what

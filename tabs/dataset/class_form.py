@@ -1,4 +1,4 @@
-"""The form that makes regularization images for a regularization card, and what its jobs in the queue are doing."""
+"""The form that generates regularization images for a folder's card, and the progress of its jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEW = -1  # in place of a card's number: no regularization folder yet
 
 
 class ClassForm:
-    """Open on one card at a time. load, keep: plain values that survive a refresh."""
+    """The form, which is open on one card at a time. load, keep: read and store the state of the tab"""
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
@@ -32,14 +32,14 @@ class ClassForm:
 
     @property
     def open_on(self) -> int | None:
-        """The number of the card, NEW, or None while the form is closed."""
+        """Number of the card on which the form is open; NEW for a new folder, None while it is closed."""
         return self._load().get("class_on")
 
     def toggle(self, number: int) -> None:
         self._keep(class_on=None if self.open_on == number else number)
 
     def make(self, listed: list[Source]) -> Source | None:
-        """Queue the job; a new folder to list when there is none yet for it."""
+        """Queue the job. Returns the Source of its folder if that is a new one."""
         number = self.open_on
         entry = listed[number] if number is not None and 0 <= number < len(listed) else None
         try:
@@ -53,10 +53,10 @@ class ClassForm:
         return None if entry else Source(folder=job.class_images.folder or "", role="regularization")
 
     def _job_into(self, entry: Source | None) -> ClassImagesJob:
-        """The job for a card's folder, or a new one. Where it goes is decided here, so that a card can name it."""
-        asked = self.form.values()
+        """The job that fills a card's folder, or a new folder, whose name is chosen here."""
+        values = self.form.values()
         word = (
-            asked.get("class_word")
+            values.get("class_word")
             or (entry.class_word if entry else None)
             or first_class_word(self.page.project.job.dataset)
         )
@@ -65,12 +65,12 @@ class ClassForm:
             what = "The regularization images have no class"
             raise ProblemsError.one(what, "class_images.class_word", fix, "class-images.no-class")
         folder = entry.folder if entry else display_path(class_folder(None, word, self.page.workspace))
-        job = job_of(self.form.task, asked | {"class_word": word, "folder": folder}, self.page.project.job)
+        job = job_of(self.form.task, values | {"class_word": word, "folder": folder}, self.page.project.job)
         assert isinstance(job, ClassImagesJob)
         return job
 
     def jobs(self) -> list[Any]:
-        """The queue's entries of this kind that are not over, and the last one that is."""
+        """Entries of the queue with this task: open ones, and the last ended one."""
         mine = [entry for entry in self.page.engine.queue() if entry.task == TASK]
         going = [entry for entry in mine if entry.state in ("waiting", "running")]
         return going or mine[-1:]
@@ -80,7 +80,7 @@ class ClassForm:
         return " ".join(f"{entry.id}{entry.state}" for entry in self.jobs())
 
     def html(self, number: int, entry: Source | None) -> str:
-        """On a card: the button, the open form, and what is being made into this folder."""
+        """HTML on a card: the button or the open form, and the job that fills its folder."""
         is_open = self.open_on == number
         words = "Close" if is_open else "Generate regularization images"
         said = "Generates images of the class with the base model for prior preservation"

@@ -1,4 +1,4 @@
-"""The chosen folders as cards: what lies in each, how often it is shown, and what it sets for itself."""
+"""HTML of the dataset's folders as cards: contents, views per epoch, and settings of each folder."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
-HEAD = ("enabled", "role", "folder")  # drawn at the top of a card
-OWN = [name for name in Source.__annotations__ if name in SOURCE and name not in HEAD]  # what only a folder has
-ON_CARD = [name for name in OWN if SOURCE[name].level == "shown"]
-PLAIN = [name for name in OWN if SOURCE[name].level != "shown"]
+HEAD = ("enabled", "role", "folder")  # at the top of a card
+FOLDER_ONLY = [name for name in Source.__annotations__ if name in SOURCE and name not in HEAD]
+ON_CARD = [name for name in FOLDER_ONLY if SOURCE[name].level == "shown"]
+PLAIN = [name for name in FOLDER_ONLY if SOURCE[name].level != "shown"]
 
 
 def cards(
     job: TrainJob,
     entries: Sequence[Source],
-    found: Sequence[FolderContents],
+    contents: Sequence[FolderContents],
     opened: Collection[int],
     thumb_url: Callable[..., str],
     *,
@@ -43,11 +43,11 @@ def cards(
     class_form: ClassForm = lambda number, entry: "",
     undo: str = "",
 ) -> str:
-    """One card a folder.
+    """HTML of one card per folder.
 
-    opened     whose own settings are unfolded        proposed   rare words for a card's subject
-    undo       the buttons that take a change back
-    class_form the form that makes regularization images, for a card or (number -1) for a folder that is yet to be
+    opened       numbers of the cards with open settings      proposed   {number: rare tokens for the subject of a card}
+    undo         HTML of the undo buttons
+    class_form   returns the HTML of the form for regularization images on a card; number -1: for a new folder
     """
     if not entries:
         return section(
@@ -56,16 +56,16 @@ def cards(
     common = common_values(job)
     body = "".join(
         _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
-        for number, (entry, each) in enumerate(zip(entries, found, strict=True))
+        for number, (entry, each) in enumerate(zip(entries, contents, strict=True))
     )
     if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)
-    views = sum(each.views for each in found)
+    views = sum(each.views for each in contents)
     return section("Folders", body, undo + (esc(f"{count(views, 'view')} an epoch") if views else ""))
 
 
 def common_values(job: TrainJob) -> dict[str, Any]:
-    """What holds for all folders that set nothing of their own, by name."""
+    """{name: common value} of the settings that folders can override."""
     groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
 
@@ -74,7 +74,7 @@ def _card(
     number: int,
     entry: Source,
     common: dict[str, Any],
-    found: FolderContents,
+    contents: FolderContents,
     opened: bool,
     thumb_url: Callable[..., str],
     busy: bool,
@@ -88,21 +88,21 @@ def _card(
     made = class_form(number, entry) if entry.role == "regularization" else ""
     state = ("" if entry.enabled else " is-off") + f" {entry.role}"
     return (
-        f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
-        f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
-        f"{_words(number, entry, proposed)}{_inside(found, root)}{made}"
+        f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, contents, name, thumb_url, busy)}'
+        f'<div class="concept-fields">{_fields(number, entry, contents)}</div>'
+        f"{_words(number, entry, proposed)}{_inside(contents, root)}{made}"
         f"{_more_line(number, entry, name, own, opened, bool(proposed))}{more}</article>"
     )
 
 
 def _head(
-    number: int, entry: Source, found: FolderContents, name: str, thumb_url: Callable[..., str], busy: bool
+    number: int, entry: Source, contents: FolderContents, name: str, thumb_url: Callable[..., str], busy: bool
 ) -> str:
     shown = display_path(resolve_path(entry.folder))
     image = '<span class="concept-pic"></span>'
-    if found.first is not None:
-        address = esc(thumb_url(found.first, 128))
-        image = f'<img class="concept-pic" src="{address}" alt="" loading="lazy" decoding="async">'
+    if contents.first is not None:
+        url = esc(thumb_url(contents.first, 128))
+        image = f'<img class="concept-pic" src="{url}" alt="" loading="lazy" decoding="async">'
     ticked = " checked" if entry.enabled else ""
     use = (
         f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{ticked} '
@@ -113,48 +113,48 @@ def _head(
     return (
         f'<div class="concept-head">{image}<div class="who">{use}'
         f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
-        f'<span class="counted">{esc(_counted(entry, found, busy))}</span></div>'
+        f'<span class="counted">{esc(_counted(entry, contents, busy))}</span></div>'
         f'<div class="does">{role}</div></div>'
     )
 
 
-def _counted(entry: Source, found: FolderContents, busy: bool) -> str:
-    """What lies in it and how much of an epoch it is."""
+def _counted(entry: Source, contents: FolderContents, busy: bool) -> str:
+    """Text with the number of images and views per epoch."""
     if not entry.enabled:
         return "left out"
-    if not found.folders:
+    if not contents.folders:
         return "" if busy else "no images"
-    images = count(found.images, "image")
+    images = count(contents.images, "image")
     if entry.role == "validation":
         return f"{images}, validation only"
     if entry.samples_per_epoch:
         return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
     if entry.role == "regularization":
         return f"{images}, as many views as the training images"
-    return f"{images}, {count(found.views, 'view')} an epoch"
+    return f"{images}, {count(contents.views, 'view')} an epoch"
 
 
-def _fields(number: int, entry: Source, found: FolderContents) -> str:
-    repeats, words = {folder.repeats for folder in found.folders}, {folder.words for folder in found.folders}
+def _fields(number: int, entry: Source, contents: FolderContents) -> str:
+    repeats, tokens = {each.repeats for each in contents.folders}, {each.words for each in contents.folders}
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
-    said = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "none")
+    class_tokens = (next(iter(tokens)) or "none") if len(tokens) == 1 else ("by name" if tokens else "none")
     both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
-    hints = {"num_repeats": repeated, "class_tokens": both or said}
-    return "".join(_own(number, entry, name, hints.get(name, "")) for name in ON_CARD if _holds(name, entry.role))
+    hints = {"num_repeats": repeated, "class_tokens": both or class_tokens}
+    return "".join(_field(number, entry, name, hints.get(name, "")) for name in ON_CARD if _applies(name, entry.role))
 
 
-def _holds(name: str, role: str) -> bool:
-    """Whether a folder of this role uses the setting: how often a validation folder is shown is nothing to ask."""
+def _applies(name: str, role: str) -> bool:
+    """Whether folders of this role use the setting."""
     return not SOURCE[name].only or role in SOURCE[name].only
 
 
 def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
-    """What the identifier is to the model, and rare words to choose from."""
+    """HTML of a note on the identifier's tokens, and of the proposed rare tokens."""
     note = _note_on(entry.identifier) if entry.identifier and entry.role != "validation" else ""
-    said = f'<span class="hint">{esc(note)}</span>' if note else ""
+    hint = f'<span class="hint">{esc(note)}</span>' if note else ""
     words = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
     offers = f'<span class="offers">{words}</span>' if words else ""
-    return f'<div class="word-note">{said}{offers}</div>' if said or offers else ""
+    return f'<div class="word-note">{hint}{offers}</div>' if hint or offers else ""
 
 
 @lru_cache(maxsize=500)
@@ -162,9 +162,9 @@ def _note_on(word: str) -> str:
     return identifier_note(word)
 
 
-def _inside(found: FolderContents, root: Any) -> str:
-    """The folders below it that bring repeats or words of their own."""
-    inner = [folder for folder in found.folders if folder.path != root]
+def _inside(contents: FolderContents, root: Any) -> str:
+    """HTML of the table of subfolders, which have their own repeats and class tokens."""
+    inner = [folder for folder in contents.folders if folder.path != root]
     if not inner:
         return ""
     rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
@@ -181,43 +181,43 @@ def _inner(folder: Folder) -> str:
 
 
 def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool, proposed: bool) -> str:
-    """The button that unfolds, with what is set behind it; what else can be done with the card."""
+    """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
     names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
-    said = "same as all folders"
+    summary = "same as all folders"
     if names:
-        said = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
-        said += " ..." if len(names) > SHORT_LIST else ""
+        summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
+        summary += " ..." if len(names) > SHORT_LIST else ""
     words = "Less" if opened else "More"
-    taken_off = "Removes it from this list; its files are kept"
-    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
+    note = "Removes it from this list; its files are kept"
+    remove = button("remove", "Remove", number, kind="quiet", title=note, label=f"Remove {name}")
     ask = "Other identifiers" if proposed else "Suggest rare words"
     propose = button("propose", ask, number, kind="quiet") if entry.role == "train" else ""
     unfold = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
         f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
     )
-    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{propose}{remove}</div>'
+    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(summary)}">{esc(summary)}</span>{propose}{remove}</div>'
 
 
 def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
-    """Every setting that a folder can have of its own; an empty field shows what holds without it."""
+    """HTML of all settings that a folder can have. An empty field shows the common value."""
     blocks = ""
     for title, names in SHARED_NAMES.items():
-        drawn = "".join(
-            _own(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
+        fields = "".join(
+            _field(number, entry, name, shown_value(SOURCE[name], common[name]), shared=True) for name in names
         )
-        blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
-    plain = "".join(_own(number, entry, name) for name in PLAIN if _holds(name, entry.role))
-    said = "Clears this folder's own image, caption and validation settings"
-    clear = button("clear", "Use common settings", number, title=said, disabled=not own_settings(entry))
+        blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{fields}</div>"
+    plain = "".join(_field(number, entry, name) for name in PLAIN if _applies(name, entry.role))
+    note = "Clears this folder's own image, caption and validation settings"
+    clear = button("clear", "Use common settings", number, title=note, disabled=not own_settings(entry))
     return (
         f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'
         f'<div class="class-line">{clear}</div></div>'
     )
 
 
-def _own(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
-    """The field of a folder's setting. empty: what holds while it is, for this folder or, where it is shared, for all"""
+def _field(number: int, entry: Source, name: str, empty: str = "", shared: bool = False) -> str:
+    """HTML of the field of a folder's setting. empty: effective value while it is empty; shared: this is the common value"""
     declared, value = SOURCE[name], getattr(entry, name)
     empty = empty or declared.hint or ("none" if declared.optional else "")
     changed = declared.optional and value is not None

@@ -1,4 +1,4 @@
-"""The chosen folders as a list that cards edit: read from a job, changed, and put back into it."""
+"""The folders of a job as a list of Source, which the cards edit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tabs.roots import Roots
 
 
 def entries_of(job: TrainJob) -> list[Source]:
-    """Every chosen folder, also those that are switched off; the short forms first."""
+    """The folders of a job, also disabled ones; those of the short settings first."""
     short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
     if job.dataset.reg_data_dir:
         short.append(Source(folder=job.dataset.reg_data_dir, role="regularization"))
@@ -30,7 +30,7 @@ def entries_of(job: TrainJob) -> list[Source]:
 
 
 def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
-    """`job` with these folders. The first ones take the short forms where they say no more than those do."""
+    """Return `job` with these folders. The first ones become short settings if these can express them."""
     plain = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
     values = to_values(job)
     values["dataset"]["folder"] = values["dataset"]["reg_data_dir"] = None
@@ -43,7 +43,7 @@ def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
 
 
 def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]:
-    """The folder's values with one field as a person wrote it. Raises ProblemsError."""
+    """Return the folder's values with one field parsed from text. Raises ProblemsError."""
     if name not in SOURCE:
         what = f"A folder has no setting '{name[:40]}'"
         raise ProblemsError.one(what, "Dataset", "reload the page", "folder.unknown-setting")
@@ -56,13 +56,13 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
 
 
 def with_shared_settings(entry: Source) -> dict[str, Any]:
-    """The folder with all that it shares with the others taken from them again."""
+    """Return the folder's values without those that override common settings."""
     return {name: value for name, value in to_values(entry).items() if name not in own_settings(entry)}
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What a reading found of one chosen folder. views: in the first epoch; first: an image to show."""
+    """Contents of one folder of the dataset. views: in the first epoch; first: an image for the card"""
 
     folders: tuple[Folder, ...] = ()
     images: int = 0
@@ -71,7 +71,7 @@ class FolderContents:
 
 
 def folder_contents(entries: Sequence[Source], report: Report | None) -> list[FolderContents]:
-    """For each chosen folder what lies in it; nothing for those that are switched off."""
+    """The contents of each folder by a report; empty for disabled ones."""
     if report is None:
         return [FolderContents()] * len(entries)
     first: dict[int, Path] = {}

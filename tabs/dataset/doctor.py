@@ -1,4 +1,4 @@
-"""The dataset doctor on the page: each finding with its images, what can be put away, and the way back."""
+"""The dataset doctor on the page: findings with their images, moving images to the trash, and restoring them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
 class Clinic:
-    """What the doctor's buttons do. The reading holds the findings, the trash folders what can be put back."""
+    """Handlers of the doctor's buttons. reading: has the findings"""
 
     def __init__(self, page: Page, reading: Reading):
         self.page, self.reading = page, reading
@@ -34,7 +34,7 @@ class Clinic:
         self._treated: set[str] = set()
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """The advised images of one finding, each folder's into its own trash."""
+        """Move the images that a finding advises to remove to the trash of their folders."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
@@ -48,7 +48,7 @@ class Clinic:
         self.reading.want(now=True)
 
     def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
-        """The chosen folder that holds most of the images which go; its trash takes them all."""
+        """The folder with most of the images to remove, whose trash takes them all."""
         advised = set(finding.advised)
         report = self.reading.report
         concepts = [row.concept for row in report.rows if row.key in advised] if report else []
@@ -60,7 +60,7 @@ class Clinic:
         return str(self.page.roots.check(used[most].folder, "dataset.folder"))
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
-        """Undo one action. Only records of the chosen folders' own trash are taken."""
+        """Restore the images of one action, if it is recorded in the trash of the dataset's folders."""
         if token not in [each.token for each in self.away(entries)]:
             raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
         try:
@@ -70,7 +70,7 @@ class Clinic:
         self.reading.want(now=True)
 
     def away(self, entries: Sequence[Source]) -> list[PutAway]:
-        """What lies in the trash of the chosen folders, newest first; read anew after every reading or action."""
+        """The actions recorded in the trash of the dataset's folders, newest first. Read again after each reading or action."""
         key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
         if self._away[0] != key:
             folders = dict.fromkeys(
@@ -96,7 +96,7 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """Every finding with thumbnails; the ones that would be removed are marked."""
+    """HTML of the findings with thumbnails; images that would be removed are marked."""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:
@@ -148,7 +148,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
 
 
 def back(away: Sequence[PutAway]) -> str:
-    """What was put away and can be put back."""
+    """HTML of the actions that can be undone."""
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))

@@ -1,4 +1,4 @@
-"""The dataset config of sd-scripts on the page: a file taken in, with what was found wrong in it; the folders written out."""
+"""Import and export of sd-scripts dataset configs on the page."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ KINDS = ("toml", "json")
 
 
 class Exchange:
-    """Import and export. The message panel says what came of them."""
+    """Import and export, with their results in the message panel."""
 
     def __init__(self, page: Page):
         self.page = page
         self.written: Path | None = None  # the last export, for as long as there is no other
 
     def take(self, file: str) -> None:
-        """Put the file's folders and settings in place of the present ones; undo on Train takes it back."""
+        """Replace the folders and their settings by those of a config file. Undo on Train reverts it."""
         name = printable(Path(file).name)
         try:
             job, report = importer_of(file).apply(self.page.project.job, file)
@@ -43,12 +43,12 @@ class Exchange:
         self.page.say("done", said, problems=self._named(report.problems, file), notes=report.notes)
 
     def _named(self, problems: list[Problem], file: str) -> list[Problem]:
-        """Without the place where the server keeps uploads."""
+        """The problems with the file's name instead of its path in the upload folder."""
         folder = f"{Path(file).parent}"
         return [replace(each, where=each.where.replace(folder, "").lstrip("/\\")) for each in problems]
 
     def give(self, kind: str) -> None:
-        """Write the folders to a file that can be downloaded."""
+        """Write the folders and settings to a config file for download."""
         if kind not in KINDS:
             return
         self.page.workspace.private.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Exchange:
 
 
 def buttons() -> str:
-    """The line of buttons that export."""
+    """HTML of the export buttons."""
     each = "".join(button("export", f"Export {kind.upper()}", kind, kind="quiet") for kind in KINDS)
     about = "Export the folders and their settings as an sd-scripts dataset config:"
     return f'<div class="exchange"><span class="hint">{about}</span>{each}</div>'

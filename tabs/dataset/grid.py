@@ -1,4 +1,4 @@
-"""The images of the dataset as a grid of thumbnails, a page at a time: how each is cropped, and whether it trains."""
+"""HTML of the dataset's images as pages of thumbnails with crop, bucket and caption."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tabs.markup import (
 )
 
 PAGE_SIZE = 48
-PAGERS = ("Pages", "Pages, below the images")  # the names of the two around the images
+PAGERS = ("Pages", "Pages, below the images")  # labels of the pagers above and below the images
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
-def kept(row: Row) -> float:
-    """Share of the image inside the crop frame, 1 where nothing trains."""
+def crop_share(row: Row) -> float:
+    """Fraction of the image inside the crop frame; 1 without a frame."""
     if row.frame is None:
         return 1.0
     left, top, right, bottom = row.frame
@@ -37,7 +37,7 @@ def kept(row: Row) -> float:
 
 
 def left_out(row: Row) -> bool:
-    """Neither trained from nor kept for validation."""
+    """Whether an image is used neither for training nor for validation."""
     return not row.trains and row.role != "validation"
 
 
@@ -47,15 +47,15 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "held": ("validation images", lambda row: row.role == "validation"),
     "words": ("without a caption", lambda row: row.trains and row.source not in OWN),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
+    "cropped": ("cropped by more than half", lambda row: crop_share(row) < KEPT_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
     "control": ("with a control image", lambda row: row.control is not None),
 }
-RARE = ("held", "masks", "control")  # offered only where there are some
+RARE = ("held", "masks", "control")  # in the list only if they have images
 
 
 def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
-    """The rows that the chosen view shows, each with its place in the report."""
+    """[(index in the report, row)] of a view: one of SHOWS, or a bucket "512x768"."""
     rows = list(enumerate(report.rows)) if report else []
     if show in SHOWS:
         return [(number, row) for number, row in rows if SHOWS[show][1](row)]
@@ -66,8 +66,8 @@ def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
     return rows
 
 
-def holding(entries: Sequence[Source]) -> Callable[[Row], str]:
-    """For each image whether a person may hold it out: "free", "named" (held out by name), or "" (not theirs to say)."""
+def validation_states(entries: Sequence[Source]) -> Callable[[Row], str]:
+    """Return a function of an image: "named" if the user has chosen it for validation, "free" if the user can, else ""."""
     used = [entry for entry in entries if entry.enabled]
     named = [set(entry.validation_images) for entry in used]
 
@@ -76,7 +76,7 @@ def holding(entries: Sequence[Source]) -> Callable[[Row], str]:
             return ""
         if row.key[1] in named[row.concept] or row.path.name in named[row.concept]:
             return "named"
-        return "free" if row.trains else ""  # held out by the folder's share
+        return "free" if row.trains else ""  # held out by the folder's validation split
 
     return state
 
@@ -90,8 +90,7 @@ def grid(
     hold: Callable[[Row], str] = NO_HOLD,
     first: Sequence[Row] = (),
 ) -> str:
-    """One page of thumbnails with caption, bucket and crop frame, and the choice of which are shown. first: shown while there is
-    no report yet"""
+    """HTML of one page of thumbnails, with pagers and the list of views. first: rows that are shown until there is a report"""
     if report is None:
         if busy and first:
             return section(
@@ -126,7 +125,7 @@ def grid(
 
 
 def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
-    """A thumbnail; the frame on it is what trains."""
+    """HTML of an image with its crop frame, caption and facts."""
     name = printable(row.key[1])
     image = _image(row, name, thumb_url)
     opens = row.bucket is not None
@@ -145,7 +144,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
 
 
 def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
-    """A thumbnail of which no more than the header was read."""
+    """HTML of an image of which only the header was read."""
     name = printable(row.key[1])
     size = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     return (
@@ -169,14 +168,12 @@ def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
     )
     if row.control is None:
         return image
-    beside = f'<img src="{esc(thumb_url(row.control, 256))}" loading="lazy" decoding="async" alt="Control image of {esc(name)}">'
-    return (
-        f'<span class="with-control">{image}<span {shape.replace("pic ", "pic control ")}>{beside}{frame}</span></span>'
-    )
+    control = f'<img src="{esc(thumb_url(row.control, 256))}" loading="lazy" decoding="async" alt="Control image of {esc(name)}">'
+    return f'<span class="with-control">{image}<span {shape.replace("pic ", "pic control ")}>{control}{frame}</span></span>'
 
 
 def _facts(row: Row) -> str:
-    """Size and bucket; then how strongly it is scaled, how long its caption is, how often it is shown."""
+    """HTML of size and bucket, and below them scale, caption length and repeats."""
     sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     if row.bucket is None:
         return f'<span class="out">{"left out" if row.readable else "unreadable"}</span> {sizes}'
@@ -184,17 +181,17 @@ def _facts(row: Row) -> str:
     parts = [f"{row.scale:.2g} times the size" if row.scale and row.scale > ENLARGED_FROM else ""]
     parts += [count(row.tokens, "token") if row.tokens is not None else ""]
     parts += [f"{row.repeats} times" if row.repeats != 1 and row.trains else ""]
-    told = " · ".join(f"<span>{part}</span>" for part in parts if part)
+    listed = " · ".join(f"<span>{part}</span>" for part in parts if part)
     role = (
         f'<span class="role">{"held out" if row.role == "validation" else esc(row.role)}</span> '
         if row.role != "train"
         else ""
     )
-    return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{told}</div>"
+    return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{listed}</div>"
 
 
 def _hold(number: int, name: str, state: str) -> str:
-    """The switch that keeps one image for validation."""
+    """HTML of the checkbox that uses an image for validation."""
     if not state:
         return ""
     ticked = " checked" if state == "named" else ""

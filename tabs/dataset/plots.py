@@ -1,6 +1,6 @@
-"""The dataset as small charts: sizes, views of an epoch, lengths of captions. Data in, HTML out.
+"""HTML of charts of the dataset: image sizes, views per epoch, caption lengths.
 
-Everything is counted into a few hundred marks on the server, so 10,000 images make no larger page than 100.
+The server bins everything into a few hundred marks, so that the page for 10,000 images is as small as that for 100.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WINDOWS = (75, 150, 225)  # tokens of one, two and three passes through the text
 
 
 def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float, int]], float]:
-    """Images of nearly one size as one mark: [(mean width, mean height, images)], and the longest side."""
+    """Bin images of similar size. Returns ([(mean width, mean height, number of images)], longest side)."""
     longest = max((max(size) for size in sizes), default=0)
     marks: list[tuple[float, float, int]] = []
     for cells in CELLS:
@@ -44,7 +44,7 @@ def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, floa
 
 
 def sizes_plot(job: TrainJob, report: Report | None) -> str:
-    """Width by height of every image, with the line of the resolution's area: below it, images are enlarged."""
+    """Chart of widths and heights, with the line of the resolution's area: images below it are enlarged."""
     sizes = [row.size for row in report.rows if row.size is not None] if report else []
     if not sizes:
         return ""
@@ -76,7 +76,7 @@ def _size_words(width: float, height: float, number: int) -> str:
 
 
 def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
-    """What every chart from 0 says of itself."""
+    """Common options of the charts, whose axes begin at 0."""
     return {"label": label, "right": round(right, 1), "top": round(top, 1), "across": across, "up": up, "lines": []}
 
 
@@ -84,7 +84,7 @@ def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[s
 
 
 def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
-    """How many views of an epoch each folder has. All three are by folder."""
+    """Chart of the views per epoch of each folder. Arguments: one entry per folder"""
     total = sum(views)
     if len(names) < 2 or not total:
         return ""
@@ -104,7 +104,7 @@ def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) ->
 
 
 def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
-    """Captions counted by length: (number in each bin, tokens a bin)."""
+    """Histogram of caption lengths: (number in each bin, tokens per bin)."""
     longest = max(tokens, default=0)
     size = BIN
     while longest // size + 1 > MOST_BINS:
@@ -116,7 +116,7 @@ def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
 
 
 def lengths_plot(report: Report | None) -> str:
-    """How many captions have how many tokens, with the marks where they would be cut."""
+    """Chart of caption lengths in tokens, with marks where captions are cut."""
     tokens = [row.tokens for row in report.rows if row.trains and row.tokens is not None] if report else []
     if report is None or not tokens:
         return ""

@@ -1,4 +1,4 @@
-"""What a dataset leaves open, asked once where it arises: the choices, what each does, and the answer as settings."""
+"""Questions about a dataset (transparency, several caption files, several lines): their choices, and answers as settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_DATASETS = 50
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer. values: the settings it stands for, by path."""
+    """One choice. does: its effect; values: {path: value} of its settings"""
 
     name: str
     words: str
@@ -97,24 +97,24 @@ COLOR = "color"
 
 
 def dataset_key(job: TrainJob) -> str:
-    """Which folders an answer is about: others are asked again."""
+    """Key of a dataset's folders. Answers are stored by it, so other folders bring the questions again."""
     folders = [source.folder for source in job.dataset.all_sources()]
     return hashlib.sha256(json.dumps(folders).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def answered(state: dict[str, Any], job: TrainJob) -> list[str]:
-    """The kinds that were answered for these folders."""
+    """Kinds of the questions that were answered for these folders."""
     return list(dict(state.get("answered", {})).get(dataset_key(job), []))
 
 
 def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) -> dict[str, Any]:
-    """What the tab keeps: the newest datasets only."""
+    """The stored answers with those for these folders, of at most MAX_DATASETS datasets."""
     others = {key: each for key, each in dict(state.get("answered", {})).items() if key != dataset_key(job)}
     return dict([*others.items(), (dataset_key(job), sorted(kinds))][-MAX_DATASETS:])
 
 
 def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
-    """Change the folders' settings. The same dataset with another folder is not asked about again: its answers hold for all."""
+    """Replace the folders and their settings. Answers for the folders before remain valid."""
     with project.lock:
         done = answered(project.tab_state(TAB), project.job)
         project.replace(with_entries(project.job, entries), did=did)
@@ -125,7 +125,7 @@ def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
-    """`job` with the settings that an answer stands for. Raises ProblemsError."""
+    """Return `job` with the settings of an answer. Raises ProblemsError."""
     if kind == "transparency" and name == COLOR:
         values: dict[str, Any] = {"dataset.alpha_color": color, "dataset.alpha_mask": False}
     else:
@@ -137,7 +137,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
 
 
 def in_force(job: TrainJob, kind: str) -> str:
-    """The name of the choice that the settings stand for now, "" for none of them."""
+    """Name of the choice that equals the current settings; "" for none."""
     for choice in QUESTIONS[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
             return choice.name
@@ -145,25 +145,28 @@ def in_force(job: TrainJob, kind: str) -> str:
 
 
 def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
-    """Questions with their choices; those in `done` in a line each, but the ones answered `lately` as they stood, so that the
-    next question's choices do not move to where a person has just clicked."""
+    """HTML of the questions.
+
+    done     kinds of answered ones, which are one line each
+    lately   of these, the ones that keep their choices, so that the next question does not move under the pointer
+    """
     known = [question for question in questions if question.kind in QUESTIONS]
-    drawn = "".join(
-        _told(job, question)
+    items = "".join(
+        _answered_line(job, question)
         if question.kind in done and question.kind not in lately
-        else _asked(job, question, question.kind in done)
+        else _open_question(job, question, question.kind in done)
         for question in known
     )
     if not known:
         return ""
     number = sum(question.kind not in done for question in known)
-    return section("To decide" if number else "Decided", drawn, esc(count(number, "question")) if number else "")
+    return section("To decide" if number else "Decided", items, esc(count(number, "question")) if number else "")
 
 
-def _asked(job: TrainJob, question: Question, done: bool) -> str:
+def _open_question(job: TrainJob, question: Question, done: bool) -> str:
     words, choices = QUESTIONS[question.kind]
     now = in_force(job, question.kind)
-    drawn = "".join(
+    buttons = "".join(
         _choice(
             question.kind, choice.name, choice.words, choice.does + _loses(question, choice), choice.name == now, done
         )
@@ -171,18 +174,18 @@ def _asked(job: TrainJob, question: Question, done: bool) -> str:
     )
     if question.kind == "transparency":
         chosen = " now" if now == COLOR else ""
-        drawn += (
+        buttons += (
             f'<label class="choice{chosen}"><b>A color <input type="color" data-act="answer" '
             f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'
             "<span>They are placed on this color. Right when the subject itself is white.</span></label>"
         )
     if question.images == 1:
         words = words.replace("have", "has", 1)
-    return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{drawn}</div></div>'
+    return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{buttons}</div></div>'
 
 
 def _loses(question: Question, choice: Choice) -> str:
-    """What an answer leaves without a caption: only .caption files are read, and these images have a .txt alone."""
+    """Note on images that would have no caption with this choice: only .caption files are read, and they have a .txt alone."""
     lost = question.counts.get(TAGS, 0) - question.images
     if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
         return ""
@@ -190,7 +193,7 @@ def _loses(question: Question, choice: Choice) -> str:
 
 
 def _concerns(question: Question) -> str:
-    """Whom it is about: how many, what was counted, and some names."""
+    """HTML of the number of images that a question is about, counts, and some names."""
     counted = ", ".join(f"{number:,} {words}" for words, number in question.counts.items())
     names = ", ".join(question.examples)
     about = "; ".join(part for part in (counted, names) if part)
@@ -207,7 +210,7 @@ def _choice(kind: str, name: str, words: str, does: str, now: bool, done: bool) 
     )
 
 
-def _told(job: TrainJob, question: Question) -> str:
+def _answered_line(job: TrainJob, question: Question) -> str:
     titles = {
         "transparency": "Behind transparent parts",
         "sidecars": "Of several caption files",

@@ -1,4 +1,4 @@
-"""What the server knows of the chosen images: read on the light lane, shared by two tabs and all browsers."""
+"""The report on the dataset's images, read on the light lane and shared by the Dataset and Captions tabs of all browsers."""
 
 from __future__ import annotations
 
@@ -37,52 +37,52 @@ if TYPE_CHECKING:
 FRESH_SECONDS = 5.0
 FIRST_WITHIN = 0.5
 FIRST_ROWS = 100  # images that are shown before all of them are read
-STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
-KEPT_IMAGES = 100_000
+STOP_SECONDS = 5.0  # for which a write waits for a reading to stop
+MAX_IMAGES = 100_000  # cached keys
 COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
 Answer = TypeVar("Answer")
 
 
 def key_of(placed: Placed | Row) -> str:
-    """An image's address as a short text that any file and browser takes, whatever bytes its name holds."""
+    """Short ASCII key of an image, whatever bytes its name has."""
     if isinstance(placed, Placed):
         return _short_key(placed.image.key, str(placed.image.path))
     return _short_key(placed.key, str(placed.path))
 
 
-@lru_cache(maxsize=KEPT_IMAGES)
+@lru_cache(maxsize=MAX_IMAGES)
 def _short_key(key: tuple[str, str], path: str) -> str:
-    # The path too: two folders may have the same name and hold the same names, and a late save must not change places.
+    # With the path, since two folders may have the same name and files, and a late save must not go to the other one.
     return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def once_per_report(work: Callable[..., Answer]) -> Callable[..., Answer]:
-    """A function of a report, whose answers for the newest one are kept. Nobody changes them."""
+    """Decorator: cache the results of a function for the newest report. Callers must not change them."""
     newest: tuple[Any, dict[tuple[Any, ...], Answer]] = (None, {})
 
     @wraps(work)
-    def answered(report: Report | None, *more: Any) -> Answer:
+    def cached(report: Report | None, *args: Any) -> Answer:
         nonlocal newest
         if newest[0] is not report:
             newest = (report, {})
-        of, answers = newest
-        if of is not report:  # another thread asks for another one
-            return work(report, *more)
-        if more not in answers:
-            answers[more] = work(report, *more)
-        return answers[more]
+        of, results = newest
+        if of is not report:  # another thread has called with another one
+            return work(report, *args)
+        if args not in results:
+            results[args] = work(report, *args)
+        return results[args]
 
-    return answered
+    return cached
 
 
 @once_per_report
 def keys_of(report: Report | None) -> dict[tuple[str, str], str]:
-    """{address of an image: its `key_of`}, in the order of the report."""
+    """{(folder, name) of an image: its `key_of`} in the order of the report."""
     return {row.key: key_of(row) for row in (report.rows if report else ())}
 
 
 class Reading:
-    """The newest report on the project's images. `version` rises with everything that could change what is shown."""
+    """The newest report on the project's images. version: increases with each change that can change the display"""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
@@ -107,11 +107,10 @@ class Reading:
         """The project's sample prompts."""
         return self._project.job.samples.sample_prompts
 
-    # -- asking for it
+    # -- requests
 
     def want(self, again: bool = False, now: bool = False) -> None:
-        """See to it that the present settings are read. `again` reads the disk anew unless that was done just now, `now`
-        in any case."""
+        """Start a reading if the settings have changed. again: also if the last one was not just now; now: in any case"""
         revision = self._project.revision
         if revision == self._revision and not (again or now):
             return
@@ -140,14 +139,14 @@ class Reading:
 
     @contextmanager
     def undisturbed(self, files: int) -> Iterator[None]:
-        """While many caption files are written nothing is read: each would wait for the other at every file. What was being
-        read is read again afterwards."""
+        """Stop reading while many caption files are written, since both would slow each other at every file. An interrupted
+        reading is repeated afterwards."""
         self.writing += 1
         stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
         if stopped and (task := self._task) is not None:
             task.cancel()
             with suppress(ProblemsError, TimeoutError):
-                task.wait(STOPPED_WITHIN)
+                task.wait(STOP_SECONDS)
         try:
             yield
         finally:
@@ -156,8 +155,8 @@ class Reading:
                 self.want(now=True)
 
     def wait_for_first(self) -> None:
-        """A moment for the report of a small folder, or the first images of a large one: what they bring is then drawn at once,
-        and nothing jumps."""
+        """Wait a moment for the report of a small folder or the first images of a large one, so that the first display has
+        them and nothing moves."""
         end = time.monotonic() + FIRST_WITHIN
         while self.busy and self.report is None and len(self.first) < FIRST_ROWS and time.monotonic() < end:
             time.sleep(0.02)
@@ -168,24 +167,24 @@ class Reading:
 
     @property
     def checking(self) -> bool:
-        """Whether problems may still be found; the doctor, who comes after, finds others."""
+        """Whether the preflight is still running. The doctor, which follows it, finds no problems of this kind."""
         return self.busy and self.examining is None
 
     @property
     def doing(self) -> tuple[str, float]:
-        """What is being done now and how much of it, ("", 0) when nothing is."""
+        """(text, fraction done) of the running task; ("", 0) without one."""
         task = self._task
         return (task.text or "Reading the folder", task.progress) if self.busy else ("", 0.0)
 
     @property
     def stamp(self) -> str:
-        """Changes whenever something to show has changed."""
+        """A text that changes with the display."""
         text, share = self.doing
         return f"{self.version} {text} {share:.2f} {bool(self.failure)}"
 
     @property
     def failure(self) -> tuple[Problem, ...]:
-        """Why the last reading came to nothing, if it did."""
+        """The problem of a failed reading."""
         task = self._task
         return (
             tuple(task.error.problems)
@@ -217,7 +216,7 @@ class Reading:
             self._examine(key, whole, task)
 
     def _find_first(self, job: TrainJob, key: str, task: Any) -> None:
-        """The first images at once: reading thousands takes seconds."""
+        """Publish the first images early, since reading thousands takes seconds."""
         if self.report is None:
             rows = tuple(first_rows(job, FIRST_ROWS, task.token))
             with self._lock:
@@ -226,7 +225,7 @@ class Reading:
                     self.version += 1
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
-        """The doctor's findings, once every image was decoded."""
+        """Run the doctor after all images were decoded."""
         memo = self._workspace.private / "index.sqlite"
 
         def say(done: int, total: int) -> None:
@@ -259,25 +258,24 @@ class Reading:
             self.report, self.layout, self.first = report, layout, ()
             self.problems = problems or (report.problems if report else ())
             self.version += 1
-            self._take_over(self._saved)
+            self._update(self._saved)
             if finished:
                 self._finished = time.monotonic()
 
     # -- captions that were saved
 
     def captions_saved(self, paths: Iterable[Path]) -> None:
-        """Read the captions of these images again (named by any file with their stem), so that lists and counts follow
-        without reading the folder."""
+        """Read the captions of these images again, without reading the folder. paths: any files with the stems of the images"""
         with self._lock:
             stems = {os.path.splitext(path)[0] for path in paths}
             if self.busy:
                 self._saved |= stems
-            self._take_over(stems)
+            self._update(stems)
             self.version += 1
         if len(stems) > COUNTED_AT_ONCE:
             self.want(now=True)  # counts their tokens
 
-    def _take_over(self, stems: Collection[str]) -> None:
+    def _update(self, stems: Collection[str]) -> None:
         report = self.report
         if report is None or not stems:
             return
@@ -308,7 +306,7 @@ def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
 
 
 def _row_of(row: Row, placed: Placed, counted: bool) -> Row:
-    """The row of an image whose caption was read again. counted: with its tokens, which takes longest."""
+    """The row of an image after its caption was read again. counted: with its number of tokens, which takes longest"""
     text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.words)
     caption = placed.caption
     tokens = count_tokens(text) if counted else None
@@ -320,10 +318,10 @@ def _folders(job: TrainJob) -> list[str]:
 
 
 def _layout(job: TrainJob) -> str:
-    """What kind of folder it is, in one sentence; further folders are counted."""
+    """A sentence about the form of the first folder, and the number of further ones."""
     folders = _folders(job)
     if not folders:
         return ""
     more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
-    said = recognize(folders[0]).rstrip(".")
-    return said[:1].upper() + said[1:] + more + "."
+    text = recognize(folders[0]).rstrip(".")
+    return text[:1].upper() + text[1:] + more + "."

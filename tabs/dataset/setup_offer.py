@@ -1,4 +1,4 @@
-"""The offer to set up a job for one's own images, on Dataset and on Train: one card, two buttons, one step of undo."""
+"""Recommended settings for the user's images: a card on Dataset and on Train that replaces the demo's settings."""
 
 from __future__ import annotations
 
@@ -33,78 +33,77 @@ DID = "applying recommended settings"
 
 
 class SetupOffer:
-    """What is offered for the project's images, until it is taken or turned down. The project keeps what was turned down."""
+    """Offers recommended settings for the project's images until the user applies or declines them."""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project):
         self._engine, self._workspace, self._project = engine, workspace, project
 
     def offer(self, job: TrainJob, report: Report | None) -> Setup | None:
-        """What is offered for these images; None where nothing of the demo is left or a person keeps it."""
+        """The recommended settings for these images; None if the form has no demo settings or the user declined."""
         if report is None or not self.still_applies(job):
             return None
         return setup_for(job, report, self._workspace, self._gpu_memory(), self._left(job))
 
     def _gpu_memory(self) -> int:
-        """Bytes, 0 without a GPU of its own memory."""
+        """Bytes of the GPU's memory; 0 without a GPU or with shared memory."""
         status = self._engine.status()
         alone = not str(status["device"]).lower().startswith(("cpu", "apple"))
         return int(status.get("memory_total") or 0) if alone else 0
 
     def still_applies(self, job: TrainJob) -> bool:
-        """Whether settings for these images are still to be offered: the form has the demo's or an earlier offer's, and nobody
-        declined."""
-        kept = self._project.tab_state(STATE).get("keep_demo", [])
-        return dataset_key(job) not in kept and (bool(self._left(job)) or holds_demo(job, self._workspace))
+        """Whether the form has settings of the demo or an earlier offer, and the user has not declined."""
+        declined = self._project.tab_state(STATE).get("keep_demo", [])
+        return dataset_key(job) not in declined and (bool(self._left(job)) or holds_demo(job, self._workspace))
 
     def _left(self, job: TrainJob) -> list[str]:
-        """The settings that still are as an earlier offer made them for other folders."""
-        made = self._project.tab_state(STATE).get("made")
-        if not isinstance(made, dict) or made.get("of") == dataset_key(job) or not other_images(job):
+        """Paths of the settings that still have the values of an earlier offer for other folders."""
+        applied = self._project.tab_state(STATE).get("made")
+        if not isinstance(applied, dict) or applied.get("of") == dataset_key(job) or not other_images(job):
             return []
-        values = dict(made.get("values", {}))
+        values = dict(applied.get("values", {}))
         left = [path for path in values if path in FIELDS and value_of(job, path) == values[path]]
         return left if {NAME, PROMPTS} & set(left) else []
 
-    def keep(self) -> None:
-        """Offer it no more for these folders."""
+    def decline(self) -> None:
+        """Do not offer settings for these folders again."""
         state, key = self._project.tab_state(STATE), dataset_key(self._project.job)
         others = [each for each in state.get("keep_demo", []) if each != key]
         self._project.keep(STATE, state | {"keep_demo": [*others, key][-MAX_DATASETS:]})
 
     def apply(self, setup: Setup | None) -> None:
-        """All changes of the offer as one step of undo."""
+        """Apply the recommended settings as one undo step. Raises ProblemsError if there is nothing to change."""
         if setup is None or not setup.changes:
             raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
         with self._project.lock:
             self._project.replace(with_setup(self._project.job, setup), did=DID)
-            made = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
-            self._project.keep(STATE, self._project.tab_state(STATE) | {"made": made})
+            applied = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
+            self._project.keep(STATE, self._project.tab_state(STATE) | {"made": applied})
 
 
 def rows(setup: Setup) -> list[dict[str, str]]:
-    """Each change in words."""
+    """Title, old and new value, and reason of each change, as texts."""
     return [
         {
             "title": FIELDS[change.path].title,
-            "old": _words(change.path, change.old),
-            "new": _words(change.path, change.new),
+            "old": _value_text(change.path, change.old),
+            "new": _value_text(change.path, change.new),
             "reason": change.reason,
         }
         for change in setup.changes
     ]
 
 
-def _words(path: str, value: Any) -> str:
+def _value_text(path: str, value: Any) -> str:
     return short(shown_value(FIELDS[path], value), LONGEST)
 
 
 def setup_facts(setup: Setup | None) -> dict[str, Any] | None:
-    """For the card on Train, which its script draws."""
+    """Data of the card on Train for the page's script."""
     return None if setup is None else {"title": TITLE, "rows": rows(setup), "no_model": setup.no_model}
 
 
 def card(setup: Setup | None) -> str:
-    """The card on Dataset."""
+    """HTML of the card on Dataset."""
     if setup is None:
         return ""
     lead = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model else ""

@@ -1,4 +1,4 @@
-"""The Dataset tab: which images train, what is wrong with them, and how each is cropped."""
+"""The Dataset tab: folders, images and their problems, crops and buckets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ element.addEventListener('keydown', (event) => {
 
 
 def build(page: Page) -> None:
-    """Widgets and listeners of the tab."""
+    """Build the tab's components and listeners."""
     desk = Desk(page)
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
@@ -103,7 +103,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the tab's handlers do. The project keeps the views, the reading the images."""
+    """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -125,7 +125,7 @@ class Desk:
         return changed_boards("", self._stamp(), self._render())
 
     def tick(self, client: str):
-        """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
+        """The contents that this browser does not show yet, so that a text that is being typed is not replaced."""
         self.reading.want()
         stamp = self._stamp()
         if stamp == client_stamp(client):
@@ -141,7 +141,7 @@ class Desk:
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def _render(self) -> dict[str, Any]:
-        """What the areas show."""
+        """{name: contents} of the boards."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
@@ -159,7 +159,7 @@ class Desk:
             undo=self._undo(),
         )
         asked = reading.report.questions if reading.report else ()
-        holding = dataset_grid.holding(entries)
+        states = dataset_grid.validation_states(entries)
         return {
             "folder": self.page.project.shown("dataset.folder"),
             "intake": self._intake_html(),
@@ -172,12 +172,12 @@ class Desk:
             "doctor": self.clinic.html(entries),
             "plots": self._plots(entries, found, show),
             "grid": dataset_grid.grid(
-                reading.report, show, number, self.page.thumb_url, reading.busy, holding, reading.first
+                reading.report, show, number, self.page.thumb_url, reading.busy, states, reading.first
             ),
         }
 
     def _undo(self) -> str:
-        """Takes back what Train's Undo takes back: the folders are part of its form."""
+        """HTML of Train's undo and redo: the folders are part of its form."""
         steps = {"undo": ("Undo", self.page.project.can_undo), "redo": ("Redo", self.page.project.can_redo)}
         return "".join(
             button(act, words, kind="quiet", title=f"{words}: {did}" if did else "", disabled=not did, again=True)
@@ -185,7 +185,7 @@ class Desk:
         )
 
     def _all(self) -> dict[str, Any]:
-        """What a click answers: all of the areas, and that the browser has them."""
+        """Outputs after a click: all boards and the client state."""
         values = self._render()
         return values | sent_boards(values)
 
@@ -209,8 +209,8 @@ class Desk:
     # -- choosing
 
     def choose(self, text: str):
-        """The folder as written. One that has settings of its own is chosen already: a box that is left after Enter tells
-        the same twice, and the second may come after those settings."""
+        """Set the folder to a text that the user wrote. A folder that has settings is left as it is: after Enter, leaving the
+        field sends it again, maybe after those settings were made."""
         text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
@@ -218,7 +218,7 @@ class Desk:
         return self._all()
 
     def _set_folder(self, text: str) -> None:
-        """The same field as in Train, whose form follows as after another browser's change. Only open paths are taken."""
+        """Set the folder in Train's form. Raises ProblemsError for a path that is not allowed."""
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
@@ -233,7 +233,7 @@ class Desk:
         return self._all()
 
     def open_browser(self):
-        """At the chosen folder, or the nearest one above it that is there."""
+        """Open the folder browser at the dataset's folder or its nearest existing parent."""
         if self.page.project.tab_state(TAB).get("browse"):
             self._keep(browse="")
             return ""
@@ -265,7 +265,7 @@ class Desk:
     # -- dropped files
 
     def take(self, files: list[str] | None):
-        """Start taking in what was dropped; the drop area is free again at once."""
+        """Start storing dropped files, and clear the drop area."""
         if not files:
             return gr.skip()
         if self._intake is not None and not self._intake.done:
@@ -275,7 +275,7 @@ class Desk:
         return {"drop": None, "intake": self._intake_html()}
 
     def _take_in(self, files: list[str], task: Any) -> list[Problem]:
-        """What of the files does not train."""
+        """Store the files and choose their folder. Returns problems of files that are left out."""
         unused = Walk()
         try:
             folder = take_in(files, self.page.workspace.datasets, task, unused)
@@ -307,7 +307,7 @@ class Desk:
     # -- the config of sd-scripts
 
     def import_config(self, file: str | None):
-        """Take in a config; the button is free for the next one at once."""
+        """Import a dataset config, and clear the upload button."""
         if file:
             self.exchange.take(file)
             self._keep(show="all", page=0, open=[])
@@ -320,7 +320,7 @@ class Desk:
     # -- lists and images
 
     def act(self, event: gr.EventData):
-        """Every click and change in the lists. Answers the tabs (to lead elsewhere) and all areas."""
+        """Handle a click or change in a board. Returns the tabs, to open another one, and all boards."""
         act, arg, value = board_event(event)
         if act in ("away", "back"):
             self._move(act, arg)
@@ -332,7 +332,7 @@ class Desk:
         return self._all() | {"tabs": tabs}
 
     def _move(self, act: str, arg: str) -> None:
-        """Put images of a finding away, or back."""
+        """Move images of a finding to the trash, or restore them."""
         listed = entries_of(self.page.project.job)
         if act == "away":
             self.clinic.put_away(arg, listed)
@@ -340,7 +340,7 @@ class Desk:
             self.clinic.put_back(arg, listed)
 
     def _do(self, act: str, arg: str, value: str) -> Any:
-        """One act; returns where to lead, gr.skip() for nowhere."""
+        """Handle an act. Returns an update of the tabs, or gr.skip()."""
         tabs = gr.skip()
         if self.class_form.form.act(act, arg, value):
             return tabs
@@ -369,7 +369,7 @@ class Desk:
         elif act == "setup":
             self.page.setup.apply(self.page.setup.offer(self.page.project.job, self.reading.report))
         elif act == "keep_demo":
-            self.page.setup.keep()
+            self.page.setup.decline()
         elif act == "get_model":
             tabs = gr.Tabs(selected="Tools")
         elif act in ("own", "clear", "remove", "class", "class_make", "class_field"):
@@ -386,7 +386,7 @@ class Desk:
         return tabs
 
     def _open_caption(self, arg: str):
-        """Lead to the Captions tab at this image."""
+        """Open the Captions tab at this image."""
         report = self.reading.report
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
@@ -396,7 +396,7 @@ class Desk:
         return gr.Tabs(selected="Captions")
 
     def _answer(self, act: str, arg: str, value: str) -> None:
-        """Take an answer about the whole dataset, or ask again."""
+        """Apply an answer about the dataset, or ask the question again."""
         kind, _, name = arg.partition(":")
         job, state = self.page.project.job, self.page.project.tab_state(TAB)
         done = {each for each in questions.answered(state, job) if each != kind}
@@ -407,7 +407,7 @@ class Desk:
         self._keep(answered=questions.with_answered(state, job, done))
 
     def _class_images(self, act: str, arg: str) -> None:
-        """Open or close the form, or queue its job; the folder that it fills is listed as a card."""
+        """Open or close the form for regularization images, or queue its job and add its folder to the cards."""
         listed = entries_of(self.page.project.job)
         if act == "class":
             self.class_form.toggle(int(arg) if arg.removeprefix("-").isdecimal() and len(arg) < 9 else NEW)
@@ -417,7 +417,7 @@ class Desk:
             self._set_sources([*listed, new], "a folder for regularization images")
 
     def _propose(self, arg: str) -> None:
-        """Rare words for a card's subject; other ones each time."""
+        """Propose rare tokens for a card's subject, other ones each time."""
         entries = entries_of(self.page.project.job)
         if arg.isdecimal() and int(arg[:8]) < len(entries):
             seed = self._proposed.get(int(arg), (0, []))[0] + 1
@@ -425,14 +425,14 @@ class Desk:
             self._proposed[int(arg)] = (seed, propose(PROPOSED, seed, taken))
 
     def _hold(self, arg: str, wanted: bool) -> None:
-        """Keep one image for validation, or let it train again."""
+        """Use an image for validation, or for training again."""
         report, entries = self.reading.report, entries_of(self.page.project.job)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
             return
         row = report.rows[number]
         places = [place for place, entry in enumerate(entries) if entry.enabled]
-        if row.concept >= len(places) or not dataset_grid.holding(entries)(row):
+        if row.concept >= len(places) or not dataset_grid.validation_states(entries)(row):
             return
         at = places[row.concept]
         names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
@@ -441,13 +441,13 @@ class Desk:
         self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
 
     def _unfold(self, arg: str) -> None:
-        """Show or hide what one folder sets for itself."""
+        """Show or hide the settings of a folder."""
         if arg.isdecimal() and len(arg) < 9:
             opened = {int(number) for number in self.page.project.tab_state(TAB).get("open", [])}
             self._keep(open=sorted(opened ^ {int(arg)}))
 
     def _change_source(self, act: str, arg: str, value: str) -> None:
-        """One field of one card (`arg`: "number:name"), or the whole card."""
+        """Change a field of a card (arg: "number:name"), or remove or clear the card."""
         entries = entries_of(self.page.project.job)
         at, _, name = arg.partition(":")
         number = int(at) if at.isdecimal() and len(at) < 9 else -1

@@ -1,4 +1,4 @@
-"""The Dataset tab's sums, checks and buckets as HTML: data in, text out."""
+"""HTML of the Dataset tab's summary, checks and buckets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBLEMS_SHOWN = 30
 
 
 def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str:
-    """The layout in one sentence, how many of what will train, and what is going on."""
+    """HTML of the folder's form, the numbers of images, and progress."""
     parts = []
     if report is not None and report.rows:
         all_images = count(len(report.rows), "image")
@@ -39,7 +39,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
-    """Errors first, then advice; the consent to leave out what cannot train stands with the images it is about."""
+    """HTML of errors and then advice, with the option to skip broken images next to those."""
     broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
@@ -73,7 +73,7 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """Buckets as bars; a click shows the images of one."""
+    """HTML of a bar for each bucket; a click shows its images."""
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())

@@ -25,7 +25,7 @@ from core.record.workspace import Workspace, resolve_path
 from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
 from core.settings.hints import BY_MODEL
-from tabs.captions.mask_painting import png_address
+from tabs.captions.mask_painting import png_url
 from tabs.context import CURRENT_SESSION, Page
 from tabs.form.form_values import changed_values, entries
 from tabs.form.model_lists import badges
@@ -205,7 +205,7 @@ def _hint(
         try:
             made = placed(opened(path, CONTROL), use.fit, size, None, hinted)
             made.thumbnail((PREVIEW, PREVIEW))
-            found.set_result(png_address(made))
+            found.set_result(png_url(made))
         except Exception as error:  # shown where the preview would be
             found.set_exception(error)
 

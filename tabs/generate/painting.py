@@ -23,7 +23,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 from core.settings.generation.regions import color_code
 from core.settings.names import bad_name
-from tabs.captions.mask_painting import png_address, png_bytes
+from tabs.captions.mask_painting import png_bytes, png_url
 from tabs.context import Page
 from tabs.generate import form
 from tabs.markup import esc, short
@@ -123,7 +123,7 @@ class Painting:
         if request.get("mask"):
             there = self._file(request["mask"], MASK)
             mask = opened(there, MASK)
-            start = png_address(fitted(mask, size, "resize"))
+            start = png_url(fitted(mask, size, "resize"))
             note = f"Starts from {printable(there.name)}, which stays as it is."
             note += "" if mask.size == size else " It is resized to the image."
         return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
@@ -146,12 +146,12 @@ class Painting:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."
         if request.get("map"):
             there = self._file(request["map"], MAP)
-            start = png_address(opened(there, MAP).resize(size, Image.Resampling.NEAREST))
+            start = png_url(opened(there, MAP).resize(size, Image.Resampling.NEAREST))
             note = f"Starts from {printable(there.name)}, which stays as it is."
         if path is not None:
             image = self._over(path, size)
         else:
-            blank = png_address(Image.new("RGB", (8, 8), BLANK))
+            blank = png_url(Image.new("RGB", (8, 8), BLANK))
             image = {"url": blank, "name": "an empty canvas", "width": size[0], "height": size[1]}
         colors = ["#{:02x}{:02x}{:02x}".format(*color_code(code)) for code in codes]
         listed = [{"color": color, "name": name} for color, name in zip(colors, names, strict=True)]

@@ -1,4 +1,4 @@
-"""What is known of the job in the form before it starts: model family and preflight, found in the background."""
+"""Model family and preflight of the job in the form, computed in the background."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ SHOWN_IMAGES = 12
 
 
 class Checks:
-    """Runs the preflight whenever the job has changed: headers and captions first, then every image decoded that nobody
-    has decoded yet. Thread-safe."""
+    """Runs the preflight after each change of the job: first on headers and captions, then on the images that were not decoded
+    before. Thread-safe."""
 
     def __init__(
         self,
@@ -53,58 +53,58 @@ class Checks:
         roots: Roots,
         thumb_url: Callable[..., str],
         reading: Reading,
-        own: SetupOffer,
+        setup_offer: SetupOffer,
         recipe: Callable[[], Preset | None] = lambda: None,
     ):
         self._engine, self._workspace, self._roots = engine, workspace, roots
-        self._thumb_url, self._reading, self._own, self._recipe = thumb_url, reading, own, recipe
+        self._thumb_url, self._reading, self._setup_offer, self._recipe = thumb_url, reading, setup_offer, recipe
         self._lock = threading.Lock()
         self._task: Any = None
-        self._asked: tuple[TrainJob, float] | None = None
+        self._started: tuple[TrainJob, float] | None = None  # job and time of the last preflight
         self._facts: dict[str, Any] = {}
-        self._facts_of: TrainJob | None = None  # the job that they are of; None after a person asked for a new look
-        self._folders_found: list[str] = []  # of the job that the facts were found for
-        self._read = (0, 0)  # images that the look in hand has decoded, and all
-        self._took = 0.0  # seconds of the last look, without decoding
-        self._last_asked = -UNWATCHED_AFTER
-        self.setup: Setup | None = None  # what is offered for these images
+        self._facts_of: TrainJob | None = None  # the job of the facts; None after Check again
+        self._facts_folders: list[str] = []  # folders of the job of the facts
+        self._read = (0, 0)  # images that the running preflight has decoded, and all
+        self._took = 0.0  # seconds of the last preflight, without decoding
+        self._last_look = -UNWATCHED_AFTER
+        self.setup: Setup | None = None  # recommended settings
         self._models: dict[Any, dict[str, Any]] = {}
-        self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their images by address
+        self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, {(folder, name): path}
 
     # -- the model
 
     def model(self, text: str, family: str = "auto") -> dict[str, Any]:
-        """What a model field holds: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id or "", "numbers": of a
-        whole model's weights, 0 where they are not known}."""
+        """Facts of a base model: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id to download or "",
+        "numbers": number of parameters, 0 if unknown}."""
         key = (text, family, self._state_of(text))
         with self._lock:
             if key in self._models:
                 return self._models[key]
-        found = self._identify(text, family)
+        facts = self._identify(text, family)
         with self._lock:
-            self._models = dict(list(self._models.items())[-50:]) | {key: found}
-        return found
+            self._models = dict(list(self._models.items())[-50:]) | {key: facts}
+        return facts
 
     def _state_of(self, text: str) -> Any:
-        """Changes when the file or folder does."""
+        """A value that changes with the file or folder."""
         try:
-            path = self._place(text)
+            path = self._locate(text)
             changes = os.stat(path).st_mtime_ns if isinstance(path, Path) else time.monotonic() // LOOKED_AFTER
             return (str(path), changes)
         except (OSError, ValueError, ProblemsError):
             return time.monotonic() // LOOKED_AFTER
 
-    def _place(self, text: str) -> Path | HubId:
-        """Where the model lies, or the hub id of one that is not on this machine."""
+    def _locate(self, text: str) -> Path | HubId:
+        """The path of a model, or its hub id if it is not on this machine."""
         from core.formats.hub.references import resolve
 
-        found = resolve(text, self._workspace.models, self._workspace.outputs)
-        return self._roots.check(found, "model.base_model") if isinstance(found, Path) else found
+        path = resolve(text, self._workspace.models, self._workspace.outputs)
+        return self._roots.check(path, "model.base_model") if isinstance(path, Path) else path
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
         answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
-            path = self._place(text)
+            path = self._locate(text)
             if not isinstance(path, Path):
                 what, fix = f"'{text}' is not on this machine", "download it, or choose another"
                 return answer | {"problem": what, "fix": fix, "offer": str(path)}
@@ -118,7 +118,7 @@ class Checks:
 
     @staticmethod
     def _numbers(path: Path) -> int:
-        """How many numbers a whole model has; 0 where its parts cannot be read, which the checks tell."""
+        """Number of parameters of a model; 0 if it cannot be read, which the checks report."""
         from core.formats.models.checkpoint import open_checkpoint
 
         try:
@@ -129,48 +129,49 @@ class Checks:
     # -- the preflight
 
     def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed; `again`: now.
+        """The latest facts. Starts a new preflight if the job has changed, after a while, or with `again`.
 
-        "checking": they are of an earlier job. Those of other folders are not shown at all.
-        "undecoded": of so many images and masks only the header is known; "read": (done, all) of what decodes them.
+        "checking"    they are of an earlier job with the same folders
+        "undecoded"   number of images and masks of which only the header was read
+        "read"        (decoded, all) images of the running preflight
         """
         if refused := self._roots.refused(job):
             return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
-            watched, self._last_asked = now - self._last_asked < OFTEN, now
+            watched, self._last_look = now - self._last_look < OFTEN, now
             wait = max(LOOKED_AFTER if watched else UNWATCHED_AFTER, SPARING * self._took)
-            stale = self._asked is None or self._asked[0] != job or again
+            stale = self._started is None or self._started[0] != job or again
             idle = self._task is None or self._task.done
             if stale and not idle:
                 self._task.cancel()
-            if stale or (idle and self._asked is not None and now - self._asked[1] > wait):
-                self._asked = (job, now)
+            if stale or (idle and self._started is not None and now - self._started[1] > wait):
+                self._started = (job, now)
                 self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
-            facts = self._facts if self._folders_found == _folders(job) else {}
-            found = {"checking": self._facts_of != job, **facts}
+            facts = self._facts if self._facts_folders == _folders(job) else {}
+            shown = {"checking": self._facts_of != job, **facts}
             if failed := self._failed():
-                return found | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
-            return found | ({"read": self._read} if facts.get("undecoded") else {})
+                return shown | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
+            return shown | ({"read": self._read} if facts.get("undecoded") else {})
 
     def _failed(self) -> list[dict[str, Any]]:
-        """Why the last look came to nothing."""
+        """The problems of a failed preflight."""
         task = self._task
         if task is None or not task.done or task.error is None or task.token.wanted:
             return []
         return [problem.to_dict() for problem in task.error.problems]
 
     def known_steps(self, job: TrainJob) -> int:
-        """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
+        """Total steps of this job: the setting, else those of the last preflight; 0 if unknown."""
         return job.schedule.steps_in_force or int(self._facts.get("total_steps") or 0)
 
     def offered(self, job: TrainJob) -> Setup | None:
-        """The set-up that was found for this job's folders."""
-        return self.setup if self._folders_found == _folders(job) else None
+        """The recommended settings for this job's folders."""
+        return self.setup if self._facts_folders == _folders(job) else None
 
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
-        """{(folder's name, image's name): path} where a run's job has the folders that were looked at last."""
+        """{(folder, name): path} of the images, if a run's job has the folders of the last preflight."""
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
@@ -188,17 +189,17 @@ class Checks:
             if not task.token.wanted:
                 self._read = (done, total)
 
-        if not refused:  # what an earlier look refused stays until this one knows better
+        if not refused:  # earlier errors stay until the images are decoded
             self._publish(job, facts)
         self._publish(job, self.facts(job, task.token, say, decode=True))
 
     def _publish(self, job: TrainJob, facts: dict[str, Any]) -> None:
         with self._lock:
-            if self._asked is not None and self._asked[0] == job:
-                self._facts, self._facts_of, self._folders_found = facts, job, _folders(job)
+            if self._started is not None and self._started[0] == job:
+                self._facts, self._facts_of, self._facts_folders = facts, job, _folders(job)
 
     def facts(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> dict[str, Any]:
-        """The findings as the page shows them."""
+        """The facts of the preflight for the page's script."""
         try:
             report = self.report(job, token, progress, decode)
         except ProblemsError as error:
@@ -207,24 +208,24 @@ class Checks:
         paths = {(row.key[0], " ".join(row.key[1:])): row.path for row in report.rows if row.trains}
         self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
-        facts["images"] = [self._shown(row) for row in shown]
+        facts["images"] = [self._image_facts(row) for row in shown]
         held = [row for row in report.rows if row.role == "validation"]
         facts["held_out"] = {
             "count": len(held),
-            "images": [self._shown(row) for row in held[:SHOWN_IMAGES]],
+            "images": [self._image_facts(row) for row in held[:SHOWN_IMAGES]],
             "automatic": job.validation.automatic and not holds_out(job),
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
-        self.setup = self._own.offer(job, report)
+        self.setup = self._setup_offer.offer(job, report)
         facts["setup"] = setup_facts(self.setup)
-        told = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()  # by the offer's own rows
-        found = self.problems(job, report, device)
-        facts["problems"] = [problem.to_dict() for problem in found if problem.code not in {*told, *BY_RECIPE}]
-        facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in found)
+        in_offer = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()
+        problems = self.problems(job, report, device)
+        facts["problems"] = [each.to_dict() for each in problems if each.code not in {*in_offer, *BY_RECIPE}]
+        facts["warned_by_recipe"] = sum(problem.code in BY_RECIPE for problem in problems)
         return facts
 
-    def _shown(self, row: Any) -> dict[str, Any]:
-        """One image as it will be cropped: its address, its frame, its shape, and its control image where it has one."""
+    def _image_facts(self, row: Any) -> dict[str, Any]:
+        """URL, crop frame, shape and control image of an image for the page's script."""
         width, height = row.bucket
         return {
             "url": self._thumb_url(row.path, 192),
@@ -245,22 +246,20 @@ class Checks:
         )
 
     def problems(self, job: TrainJob, report: Report, device: str | None = None, look: bool = False) -> list[Problem]:
-        """Everything against this job.
+        """All problems of this job.
 
-        look   read the images to find those that both train and validate; else only what the Dataset tab has found counts
+        look   read the images to find copies in training and validation; else use the findings of the Dataset tab
         """
         if refused := self._roots.refused(job):
             return refused
-        found = problems_before_start(job, self._workspace, report, device, copies=look)
+        problems = problems_before_start(job, self._workspace, report, device, copies=look)
         family = family_found(job.model, self._workspace)
-        found = errors_first(
-            [*found, *recipe_problems(self._recipe(), family)]
-        )  # of its VRAM the preset's own card tells
+        problems = errors_first([*problems, *recipe_problems(self._recipe(), family)])
         alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
-        found = [replace(each, where="model.base_model") if each in alone else each for each in found]  # leads there
-        return found if look or not report.validation else errors_first([*found, *self._found_copies(job)])
+        problems = [replace(each, where="model.base_model") if each in alone else each for each in problems]
+        return problems if look or not report.validation else errors_first([*problems, *self._copies(job)])
 
-    def _found_copies(self, job: TrainJob) -> list[Problem]:
+    def _copies(self, job: TrainJob) -> list[Problem]:
         known = self._reading.findings if _same_images(self._reading.job, job) else None
         return [finding.problem() for finding in known or () if finding.level == "error"]
 

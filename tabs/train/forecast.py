@@ -1,6 +1,6 @@
-"""What a training will take: a bar against available memory, the memory and speed slider, and a test of two batches.
+"""Memory forecast of the training, the memory and speed slider, and the memory test of two batches.
 
-The plan needs torch, so it is made on the light lane: at once where torch is loaded, else when a person asks for it.
+The forecast needs torch, so it is computed on the light lane: by itself once torch is loaded, else on request.
 """
 
 from __future__ import annotations
@@ -57,43 +57,43 @@ COUNTED = {
 
 
 class Forecast:
-    """The newest plan, and how the newest try went. Shared by all browsers."""
+    """The newest forecast and memory test, shared by all browsers."""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots, checks: Checks):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._checks = checks
         self._lock = threading.Lock()
         self._task: Any = None
-        self._asked = False
+        self._requested = False
         self._key: Any = None
         self._facts: dict[str, Any] = {}
         self._hints: dict[str, str] = {}
         self._device = ""
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """What the card shows, where Train is open."""
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick while Train is open: data of the card."""
         return {"forecast": self.facts(self._project.job)} if tab in ("Train", "", None) else {}
 
-    # -- the plan
+    # -- the forecast
 
     def ask(self, data: dict[str, Any], browser: Browser) -> None:
-        """A person wants the plan, also where torch has to be loaded for it."""
-        self._asked = True
+        """Compute the forecast from now on, even if torch must be loaded for it."""
+        self._requested = True
 
     def hints(self, job: TrainJob) -> dict[str, str]:
-        """{path of a memory switch: what it saves in this job}, while the plan is of this job."""
+        """{path of a memory setting: what it saves in this job}; {} if the forecast is of another job."""
         return self._hints if self._key == plan_key(job) else {}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """What the card shows. Starts a new plan where the job has changed."""
+        """Data of the card. Starts a new forecast if the job has changed."""
         key = plan_key(job)
         fresh = self._key == key
-        wanted = (self._asked or "torch" in sys.modules) and not self._roots.refused(job)
+        wanted = (self._requested or "torch" in sys.modules) and not self._roots.refused(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
             if wanted and not fresh and not busy:
                 self._task, busy = self._engine.light(self._plan, job, key, title="memory forecast"), True
-        places = [
+        positions = [
             {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
         ]
         return {
@@ -101,9 +101,9 @@ class Forecast:
             "fresh": fresh,
             "busy": busy,
             "wanted": wanted,
-            "levels": places,
+            "levels": positions,
             "level": level_of(job, self._device),
-            "tried": self._tried(),
+            "tried": self._test_state(),
         }
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
@@ -121,40 +121,40 @@ class Forecast:
             parts = [
                 {"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)
             ]
-            found: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
-            found["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
+            data: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
+            data["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
             tight = plan.total > total
-            found["advice"] = _beside(plan.memory, plan.disk)
-            found["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
+            data["advice"] = _outside_gpu(plan.memory, plan.disk)
+            data["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
             hints = _hints(job, switch_savings(job, facts)) | _layer_hint(job, facts)
         except ProblemsError as error:
-            found, hints = {"problem": error.problems[0].what}, {}
+            data, hints = {"problem": error.problems[0].what}, {}
         with self._lock:
-            self._key, self._facts, self._hints = key, found, hints
+            self._key, self._facts, self._hints = key, data, hints
 
     # -- the slider
 
     def set_level(self, data: dict[str, Any]) -> None:
-        """The values of a place of the slider, into the form."""
+        """Set the form to a position of the slider. Raises ProblemsError."""
         project = self._project
         job = project.job
-        place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
-        if place is None:
+        level = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
+        if level is None:
             raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
-        project.replace(with_values(job, place.values), did=f"memory and speed: {place.title}")
+        project.replace(with_values(job, level.values), did=f"memory and speed: {level.title}")
 
-    # -- the try
+    # -- the memory test
 
     def try_it(self, data: dict[str, Any], browser: Browser) -> None:
-        """Two steps on the largest and the smallest batch, in the queue like any job."""
+        """Queue a job with two steps, on the largest and the smallest batch. Raises ProblemsError if one is queued already."""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             fix = "wait for it, or cancel it in the queue"
             raise ProblemsError.one("A memory test is already queued", "Forecast", fix, "forecast.already-queued")
         engine.submit("probe", self._project.job, f"a test of {self._project.job.saving.output_name}")
 
-    def _tried(self) -> dict[str, str]:
-        """State and sentence of the newest try."""
+    def _test_state(self) -> dict[str, str]:
+        """State and message of the newest memory test."""
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
@@ -162,27 +162,27 @@ class Forecast:
         if entry.state in ("running", "done") and entry.run:
             try:
                 now = self._engine.snapshot(entry.run)
-            except ProblemsError:  # its folder made room for newer ones
+            except ProblemsError:  # its folder was deleted for newer ones
                 return {}
-            said = [line["text"] for line in now["log"] if line["level"] == "info"]
-            words = said[-1] if entry.state == "done" and said else str(now.get("stage") or "")
+            messages = [line["text"] for line in now["log"] if line["level"] == "info"]
+            words = messages[-1] if entry.state == "done" and messages else str(now.get("stage") or "")
         return {"state": entry.state, "words": words, "title": entry.title}
 
 
 def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
-    """What stands below each switch; where there are several choices, which one saves that."""
+    """{path: hint below a memory setting}; for a choice, with the value that saves this much."""
     from core.training.memory.advice import switches
 
-    found = {}
+    hints = {}
     for path, (_, saving) in switches(job).items():
         if path in savings:
             choice = "" if saving is True else f" with {shown_value(FIELDS[path], saving)}"
-            found[path] = f"In this job: {memory_words(savings[path])} less{choice}."
-    return found
+            hints[path] = f"In this job: {memory_words(savings[path])} less{choice}."
+    return hints
 
 
 def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
-    """How many layers and parameters the network has, below the setting that chooses the layers."""
+    """{path: number of layers and parameters of the network} below the setting that chooses the layers."""
     from core.methods.kinds.lora import trained_numbers
     from core.networks.layers import empty_targets, layer_hits
 
@@ -196,18 +196,18 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
     return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
 
 
-def _beside(memory: int, disk: int) -> list[str]:
-    """What DeepSpeed keeps outside of the GPU, against the RAM of this machine."""
+def _outside_gpu(memory: int, disk: int) -> list[str]:
+    """Texts on what DeepSpeed stores in RAM, relative to this machine's, and on disk."""
     from core.record import machine
 
     there = machine.memory("cpu")[1]
     words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
-    found = [words + (": does not fit" if memory > there else "")] if memory else []
-    return found + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
+    texts = [words + (": does not fit" if memory > there else "")] if memory else []
+    return texts + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:
-    """What a plan depends on: while it stays, nothing is counted again."""
+    """The settings that a forecast depends on."""
     looks = [
         (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
         for own in (concept.images for concept in concepts_of(job))

@@ -1,5 +1,5 @@
-"""The tree of a model's layers below the settings that choose them: what they choose, counted on the light lane, and the settings
-for what is chosen in the tree."""
+"""The tree of a model's layers below the settings that choose them: which layers the settings choose, counted on the light lane,
+and the settings for layers that are chosen in the tree."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ CHOSEN, EXCLUDED = "network.layers", "network.exclude_layers"
 
 @dataclass(frozen=True)
 class ChosenLayers:
-    """What a job's settings choose: sets of layers as of LayerTree. usual: where none are chosen; wanted: of the parts that train;
-    trained: those that get a network."""
+    """The layers that a job's settings choose, as masks of a LayerTree.
+
+    usual     chosen by empty settings      wanted   in the parts that train      trained   with a network
+    """
 
     tree: LayerTree
     chosen: int
@@ -42,7 +44,7 @@ class ChosenLayers:
 
     @cached_property
     def leaves(self) -> list[dict[str, Any]]:
-        """What the tree shows of each leaf. numbers: parameters of the model in layers that get a network, and in all"""
+        """Data of each leaf for the page's script. numbers: parameters in layers with a network, and in all layers"""
         return [
             {
                 "names": [leaf.block, leaf.part, leaf.matrix],
@@ -57,27 +59,27 @@ class ChosenLayers:
 
 
 class Layers:
-    """The newest count. Shared by all browsers."""
+    """The newest count, shared by all browsers."""
 
     def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._lock = threading.Lock()
         self._task: Any = None
         self._key: Any = None
-        self._found: ChosenLayers | None = None
+        self._chosen: ChosenLayers | None = None
         self._problem = ""
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """What the tree shows, for a browser that has it open."""
-        wants = asked.get("wants")
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick for a browser that shows the tree."""
+        wants = body.get("wants")
         shown = wants.get("layers") if tab == "Train" and isinstance(wants, dict) else None
         if not isinstance(shown, dict):
             return {}
         return {"layers": self.facts(self._project.job) | {"choice": shown.get("choice")}}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Leaves with how many of their layers are chosen and get a network, none while they are being counted. Starts a new count
-        where the job has changed."""
+        """The leaves with the numbers of chosen and trained layers; none while they are counted. Starts a new count if the job has
+        changed."""
         if refused := self._roots.refused(job):
             return {"fresh": True, "tree": _tree_name(job), "problem": refused[0].what, "leaves": []}
         key = self._key_of(job)
@@ -85,23 +87,23 @@ class Layers:
             busy = self._task is not None and not self._task.done
             if self._key != key and not busy:
                 self._task = self._engine.light(self._count, job, key, title="layers")
-            fresh, found, problem = self._key == key, self._found, self._problem
-        leaves = found.leaves if fresh and found else []
+            fresh, chosen, problem = self._key == key, self._chosen, self._problem
+        leaves = chosen.leaves if fresh and chosen else []
         return {"fresh": fresh, "tree": _tree_name(job), "problem": problem if fresh else "", "leaves": leaves}
 
     def _key_of(self, job: TrainJob) -> Any:
         return _tree_name(job), described(job)
 
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
-        found, problem = self._found, ""
+        chosen, problem = self._chosen, ""
         try:
-            found = self._find(job)
-        except ProblemsError as error:  # the tree stays as it was
+            chosen = self._find(job)
+        except ProblemsError as error:  # the tree does not change
             problem = error.problems[0].what
-        if found is not None:
-            _ = found.leaves  # counted here, not while a browser waits
+        if chosen is not None:
+            _ = chosen.leaves  # counted here, not while a browser waits
         with self._lock:
-            self._key, self._found, self._problem = key, found, problem
+            self._key, self._chosen, self._problem = key, chosen, problem
 
     def _find(self, job: TrainJob) -> ChosenLayers:
         family = family_found(job.model, self._workspace)
@@ -112,8 +114,8 @@ class Layers:
         return chosen_layers(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any]) -> None:
-        """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty.
-        Counted here, in milliseconds, since the tree has been read: a lane that is busy would lose the choice."""
+        """Choose or deselect the leaves of these indices; with "usual", empty the settings. Runs in the request, in milliseconds
+        since the tree has been read: on a busy lane the choice would be lost."""
         texts: tuple[list[str], list[str]] = ([], [])
         if not data.get("usual"):
             job = self._project.job
@@ -121,25 +123,25 @@ class Layers:
                 what, fix = "The tree is of another base model", "choose again in this one"
                 raise ProblemsError.one(what, CHOSEN, fix, "layers.other-tree")
             self._roots.admit(job)
-            found, given = self._find(job), data.get("leaves")
-            leaves = found.tree.leaves
-            places = [place for place in given if isinstance(place, int)] if isinstance(given, list) else []
-            mask = sum(leaves[place].mask for place in set(places) if 0 <= place < len(leaves))
-            chosen = found.chosen | mask if data.get("on") else found.chosen & ~mask
-            texts = found.tree.texts(chosen, found.usual, found.wanted)
+            before, indices = self._find(job), data.get("leaves")
+            leaves = before.tree.leaves
+            valid = {each for each in indices if isinstance(each, int)} if isinstance(indices, list) else set()
+            mask = sum(leaves[index].mask for index in valid if 0 <= index < len(leaves))
+            chosen = before.chosen | mask if data.get("on") else before.chosen & ~mask
+            texts = before.tree.texts(chosen, before.usual, before.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
         self._project.edit_several(values, did="choice of layers")
 
 
 def _tree_name(job: TrainJob) -> str:
-    """Of which model the leaves are."""
+    """Identifies the model of the tree."""
     return f"{job.model.base_model} {job.model.family}"
 
 
 def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
-    """What a job's settings choose of a model's layers. Raises ProblemsError for expressions that are invalid or take too long."""
-    network, own = job.network, kind_named(job.network.kind).kind_settings(job)
-    choice, size_of = LayerChoice(network), kind_sizes(network, own, tree.layers)
+    """The layers of a model that a job's settings choose. Raises ProblemsError for expressions that are invalid or too slow."""
+    network, kind_settings = job.network, kind_named(job.network.kind).kind_settings(job)
+    choice, size_of = LayerChoice(network), kind_sizes(network, kind_settings, tree.layers)
     return ChosenLayers(
         tree,
         tree.mask(choice.takes(layer, usual(network, layer)) for layer in tree.layers),
@@ -151,5 +153,5 @@ def chosen_layers(job: TrainJob, tree: LayerTree) -> ChosenLayers:
 
 @lru_cache(maxsize=4)
 def _tree_of(path: Path, family: str, changed: int) -> LayerTree:
-    """The tree of a model by its header. changed: its file's time, so that another one in its place is read"""
+    """The tree of a model, from its header. changed: time of the file, so that a replaced one is read again"""
     return LayerTree(layers_of(family, open_checkpoint(path, family).parts))

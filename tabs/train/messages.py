@@ -1,4 +1,4 @@
-"""What the server tells a browser about the form: one message holds the whole state, so a lost one costs nothing."""
+"""The message about the form to a browser. Each has the whole state, so that a lost one does no harm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def form_part(page: Page, browser: Browser) -> dict[str, Any]:
-    """What the form holds and everything that is painted on it."""
+    """Values, marks, notes and all other state of the form."""
     project = page.project
     with project.lock:
         job, bad, changed = project.job, dict(project.bad), project.changed()
@@ -39,7 +39,7 @@ def form_part(page: Page, browser: Browser) -> dict[str, Any]:
             "stamp": project.stamp,
             "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
             "preset": preset_facts(page),
-            "changed": {path: shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
+            "changed": {path: shown_value(FIELDS[path], value) for path, value in changed.items()},
             "errors": errors,
             "notes": notes,
             "ignored": ineffective(known),
@@ -84,7 +84,7 @@ def preset_facts(page: Page) -> dict[str, Any]:
 
 
 def names(page: Page) -> dict[str, str]:
-    """What the header says of the project."""
+    """Project name and model family for the header."""
     job = page.project.job
     model = page.checks.model(job.model.base_model, job.model.family)
     return {"project": job.saving.output_name, "family": model["family"], "evidence": model["evidence"]}

@@ -1,5 +1,5 @@
-"""What the Train form says beyond its fields: what each method needs, which fields it has no use for, recipes, the list
-of optimizers, and hints below single fields."""
+"""Texts of the Train form beside its fields: what each method needs, unused fields, recipes, the list of optimizers, and hints
+below fields."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
 
 def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
-    """The job with the family that was found in the model's file, where the job leaves it to that."""
+    """Return the job with the family of the model's file if its setting is auto."""
     keys = {words: key for key, words in FIELDS["model.family"].labels.items()}
     family = keys.get(model["family"])
     if job.model.family != "auto" or family is None:
@@ -52,25 +52,24 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
-    """{path: reason} of the fields that this method, this curve and DeepSpeed as it is have no use for: the form folds them
-    away."""
+    """{path: reason} of the fields without effect for this method, scheduler and DeepSpeed setting, which the form hides."""
     found = {path: reason for path, reason in lacking_in(job) if path.partition(".")[0] in ("method", "sharding")}
     found |= {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
     return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
 def idle_group(group: str, idle: dict[str, str]) -> str:
-    """Why nothing in a group has an effect now, or ""."""
+    """The reason why no setting of a group has an effect, or ""."""
     reasons = [idle.get(path, "") for path, entry in FIELDS.items() if entry.group == group and not entry.elsewhere]
     return reasons[0].removeprefix("ignored: ") if reasons and all(reasons) else ""
 
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen method asks for before a start. model: see Checks.model
+    """What the chosen method needs before a start. model: see Checks.model
 
-    text, fields   a sentence, and the fields it names: [[words, path], ...]
-    here           of methods that follow control images: the paths of fields that stand below it
-    does           of the same: what a click can do: [[words, action], ...]
+    text, fields   in the result: a sentence, and the fields it names: [[label, path], ...]
+    here           paths of the fields below it, of methods with control images
+    does           buttons of these methods: [[label, action], ...]
     """
     text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
     if usual_rate(job):
@@ -82,7 +81,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _control_images(job: TrainJob) -> list[list[str]]:
-    """The next click of a training that follows control images, until it has those and samples with them."""
+    """The next button of a training with control images: to choose them, then to make sample prompts with them."""
     if not all(has_partners(concept) for concept in concepts_of(job) if concept.control):
         return [["Make control images", "make_pairs"]]
     if all(CONTROL_IMAGE.search(line) for line in job.samples.sample_prompts):
@@ -92,7 +91,7 @@ def _control_images(job: TrainJob) -> list[list[str]]:
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
-    """What each saved file takes on the disk."""
+    """Text on the size of each saved file."""
     saved, several = job.saving.save_precision, every(job.saving.save_n_evenly) or 0
     one = (model["numbers"] or NUMBERS.get(model["family"], 0)) * (4 if saved == "fp32" else 2)
     size = f"about {size_words(one)} in {saved}" if one else "several GB"
@@ -105,18 +104,18 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
 
 @cache
 def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """[(group, [(words, name)])] of every known optimizer, with what each needs.
+    """[(group, [(label, name)])] of all optimizers, with what each needs.
 
-    device  what trainings run on; None where it is not known yet
+    device  the training device; None while it is unknown
     """
-    found: dict[str, list[tuple[str, str]]] = {}
+    members: dict[str, list[tuple[str, str]]] = {}
     for group, words, entry in _optimizers(device):
-        found.setdefault(group, []).append((words, entry.name))
-    return list(found.items())
+        members.setdefault(group, []).append((words, entry.name))
+    return list(members.items())
 
 
 def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
-    """(group, words, entry): the usual ones, the others by package, then those that cannot be used here, with the reason."""
+    """[(group, label, entry)]: the usual optimizers, the others by package, and those that cannot be used here, with the reason."""
     packages = list(data()["packages"])
     listed = []
     for number, entry in enumerate(catalog().values()):
@@ -136,26 +135,26 @@ def _optimizer_words(entry: Entry, device: str | None) -> str:
 
 
 def hints(job: TrainJob) -> dict[str, str]:
-    """{path: a sentence below its field} where the other settings decide what can be written there."""
-    found = {}
+    """{path: hint} below fields whose meaning depends on other settings."""
+    texts = {}
     entry = find(job.optimizer.optimizer_type)
     if entry is not None and entry.arguments:
         names = list(entry.arguments.values())
         more = f" and {len(names) - MOST_ARGUMENTS} more" if len(names) > MOST_ARGUMENTS else ""
         words = ", ".join(_argument(each) for each in names[:MOST_ARGUMENTS])
-        found["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
+        texts["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
     if chosen := [printable(display_path(each.folder)) for each in job.dataset.sources if each.enabled]:
         more = f" and {len(chosen) - MOST_FOLDERS} more" if len(chosen) > MOST_FOLDERS else ""
         also = "Also trains" if job.dataset.folder else "Trains"
         listed = ", ".join(chosen[:MOST_FOLDERS]) + more
-        found["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {listed}."
+        texts["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
-        found["optimizer.scale_lr"] = f"{sentence}."
-    return found
+        texts["optimizer.scale_lr"] = f"{sentence}."
+    return texts
 
 
 def _argument(argument: Argument) -> str:
-    """ "d_coef=1.0", or the name alone where it has no default."""
+    """Text of an optimizer argument: "d_coef=1.0", or its name alone without a default."""
     value = argument.default
     if isinstance(value, (list, tuple)):
         return f"{argument.name}={','.join(str(item) for item in value)}"
@@ -166,18 +165,18 @@ def _argument(argument: Argument) -> str:
 
 
 def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
-    """{path of the field they stand below: recipes that would change something}."""
+    """{path of a field: recipes below it that would change something}."""
     found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
     if rate := usual_rate(job):
         found["optimizer.learning_rate"] = [rate]
     found["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
         found["noise.loss_type"] = [HUBER]
-    return {path: kept for path, each in found.items() if (kept := [one for one in each if changes(job, one)])}
+    return {path: useful for path, each in found.items() if (useful := [one for one in each if changes(job, one)])}
 
 
 def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
-    """{path: [{"title", "why", "sets"}]} for buttons; an offer that is followed already is gone."""
+    """{path of a field: [{"title", "why", "sets"}] for the buttons below it}."""
     return {
         path: [{"title": one.title, "why": one.why, "sets": _sets(changes(job, one))} for one in found]
         for path, found in _recipes(job).items()
@@ -189,7 +188,7 @@ def _sets(changed: dict[str, Any]) -> str:
 
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
-    """The job as the offered recipe of that title makes it. Raises ProblemsError when it is no longer offered."""
+    """Return the job with a recipe of `recipe_offers`. Raises ProblemsError if it is no longer offered."""
     wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
     if wanted is None:
         raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")

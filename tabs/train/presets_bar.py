@@ -1,4 +1,4 @@
-"""What the preset bar lists, and what a loaded recipe is for: its values with their reasons, and what speaks against it here."""
+"""The list of presets, and the card of a loaded recipe: its values with reasons, and whether it fits the model and the GPU."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DEFAULTS = ""
 
 
 def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
-    """[(group, [(words, name)])]: whole presets, then recipes by family; in each what this machine has no VRAM for last."""
-    found: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
+    """[(group, [(label, name)])]: complete presets, then recipes by family, those that need more VRAM than there is last."""
+    members: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
     for group, words, name in _listed(page):
-        found.setdefault(group, []).append((words, name))
-    return list(found.items())
+        members.setdefault(group, []).append((words, name))
+    return list(members.items())
 
 
 def _listed(page: Page) -> list[tuple[str, str, str]]:
-    """(group, words, name) of every preset for trainings."""
+    """[(group, label, name)] of the training presets."""
     gpu, ordered = page.gpu(), []
     for number, name in enumerate(page.presets.names("train")):
         preset = read_preset(page.presets, name)
@@ -44,7 +44,7 @@ def _listed(page: Page) -> list[tuple[str, str, str]]:
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
-    """What the loaded recipe is for, and each value that it sets with its reason; None where no recipe is loaded."""
+    """Data of the loaded recipe's card: its purpose, and its values with reasons; None without a recipe."""
     recipe = page.project.recipe()
     if recipe is None:
         return None
@@ -61,7 +61,7 @@ def recipe_facts(page: Page) -> dict[str, Any] | None:
 
 
 def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
-    """What speaks against the recipe here, and the ways out: a recipe of the model's family, a model of the recipe's."""
+    """Why the recipe does not fit, with buttons to choose another recipe or model; None if it fits."""
     job, gpu = page.project.job, page.gpu()
     family = with_family(job, page.checks.model(job.model.base_model, job.model.family)).model.family
     problems = recipe_problems(recipe, family, gpu)

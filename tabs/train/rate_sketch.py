@@ -1,4 +1,4 @@
-"""The learning-rate curve that the form's settings will train with, as points for the chart next to them."""
+"""The learning rate schedule of the form's settings, as points for the chart next to them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GUESSED_STEPS = 1000  # while the number of images is not known yet
 
 
 class RateSketch:
-    """Keeps the last curve. Curves of torch's own classes are computed on the light lane: only they need torch."""
+    """The newest schedule. Those of torch's scheduler classes are computed on the light lane, since they need torch."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
         self._known: tuple[Any, dict[str, Any]] = (None, {})
 
     def facts(self, job: TrainJob, total: int) -> dict[str, Any]:
-        """{"steps", "lines": [{"name", "values"}], "total", "about"}; no steps where there is nothing to draw."""
+        """{"steps", "lines": [{"name", "values"}], "total", "about"}; "steps" is empty if there is nothing to show."""
         key = (job.schedule, job.optimizer, job.method, job.network, job.dataset.train_batch_size, total)
         if self._known[0] != key:
             later = job.schedule.lr_scheduler_type and "torch" not in sys.modules
@@ -62,5 +62,5 @@ class RateSketch:
 
 
 def _nothing(total: int, about: str) -> dict[str, Any]:
-    """Where no curve can be drawn, with the reason."""
+    """The data without a curve, with the reason."""
     return {"steps": [], "lines": [], "total": total, "about": about}

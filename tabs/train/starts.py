@@ -1,4 +1,4 @@
-"""Start and Add to queue: wait for the browser's last changes, check everything, hand the job over once."""
+"""Start and Add to queue: wait for the browser's last changes, check the job, and submit it once."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LATE_SECONDS = 2.0
-START = "the start"  # what messages of a refused start are about
-QUICK_SECONDS = 0.4  # most checks are done by then, and the press is answered with their result
+START = "the start"  # `about` of messages on a refused start
+QUICK_SECONDS = 0.4  # for which a response waits for the checks
 
 
-def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
-    """One press of Start ("how": "start") or Add to queue ("queue"). The outcome is said in the browser's panel."""
-    if sent.get("how") not in ("start", "queue"):
-        return  # thought better of it
-    how = sent["how"]
-    token = str(sent.get("token", ""))[:60]
-    still_open = sent.get("open")
+def press(page: Page, browser: Browser, message: dict[str, Any]) -> None:
+    """Handle a click on Start ("how": "start") or Add to queue ("queue"). The result is shown in the browser's panel."""
+    if message.get("how") not in ("start", "queue"):
+        return  # cancelled in a dialog
+    how = message["how"]
+    token = str(message.get("token", ""))[:60]
+    still_open = message.get("open")
     awaited = [number for number in map(to_count, still_open if isinstance(still_open, list) else []) if number][:200]
     if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
         text = "Your last change has not been sent yet. Check the fields, then try again."
         page.browsers.say(browser, "error", text, title="Not started")
         return
-    with page.project.lock, edited_by(browser.session, str(sent.get("stamp", ""))):
+    with page.project.lock, edited_by(browser.session, str(message.get("stamp", ""))):
         page.project.check_stamp()
         job, preset = page.project.job, page.project.preset
         bad = page.project.problems()
@@ -56,7 +56,7 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
 def _check_and_submit(
     page: Page, browser: Browser, job: TrainJob, preset: str, bad: list[Problem], how: str, token: str
 ) -> None:
-    """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
+    """Check the job and submit it, in a thread, so that the response does not wait and closing the browser does not stop it."""
     try:
         report = page.checks.report(job, decode=True)
         problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), look=True))
@@ -69,8 +69,8 @@ def _check_and_submit(
         number = len(error.problems)
         title = "Not started" if how == "start" else "Not added"
         text = f"Fix {count(number, 'problem')} to start" if how == "start" else f"Fix {count(number, 'problem')} first"
-        browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
-        page.checks.look(page.project.job, again=True)  # whole images were read: the preflight can name the same ones
+        browser.pressed = (0.0, "", "")  # nothing was started, so the next click is not a double click
+        page.checks.look(page.project.job, again=True)  # images were decoded: the preflight finds the same problems
         return page.browsers.say(
             browser,
             "error",
@@ -83,11 +83,11 @@ def _check_and_submit(
         )
     except Cancelled:
         return None
-    except Exception as error:  # the disk is full, a drive is gone: the person must hear of it, whatever it was
+    except Exception as error:  # such as a full disk or a missing drive: the user must be informed
         from core.engine.explain import explain
 
-        plain = explain(error)
-        problem = Problem(plain.what, "start", plain.fix, code="start.failed")
+        explanation = explain(error)
+        problem = Problem(explanation.what, "start", explanation.fix, code="start.failed")
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     wait = page.engine.waits().get(entry)
     if wait is not None and wait.queue_paused and not (wait.on or wait.ahead) and how == "start":

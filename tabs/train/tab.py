@@ -1,4 +1,4 @@
-"""The Train tab: what to train, on what, for how long; the preflight; Start. Everything else stands in groups below."""
+"""The Train tab: the form with its first screen and groups, the preflight, and Start."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ PRESET = (
     '<div class="field" id="preset"><label class="field-title" for="preset-list">Preset</label>'
     '<span class="info-text">A saved set of settings.</span><select id="preset-list"></select></div>'
 )
-BELOW = {"model": NEEDS, "length": LENGTH}  # a row: what stands below it
-PLACES: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
+BELOW = {"model": NEEDS, "length": LENGTH}  # {row: HTML below it}
+SUGGESTIONS: dict[str, Callable[[Any], list[tuple[str, str]]]] = {
     "model.base_model": partial(choices_of, "checkpoint"),
     "model.vae": partial(choices_of, "vae"),
     "dataset.folder": image_folders,
     "dataset.dataset_class": lambda workspace: [(source.title, source.name) for source in SOURCES.values()],
-}  # what fields offer
-FORM = "the form"  # what messages about its fields and presets are about
+}  # {path: function that lists the suggestions of a field}
+FORM = "the form"  # `about` of messages on its fields and presets
 
 
 def build(page: Page) -> None:
-    """The form, which is HTML that the page's script fills in, and what stands next to it."""
+    """Build the form, which the page's script fills in, and the column next to it."""
     with gr.Row(elem_id="train", elem_classes="split"):
         with gr.Column(scale=5, min_width=480):
             gr.HTML(_form(), elem_id="train-form", apply_default_css=False)
         with gr.Column(scale=3, min_width=300, elem_id="train-side"):
-            # First, so that they stay where they are whatever the preflight has to say.
+            # Above the preflight, so that its contents do not move them.
             start = gr.Button("Start training", variant="primary", elem_id="start", size="lg")
             with gr.Row(elem_classes="buttons-row"):
                 enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
@@ -86,7 +86,7 @@ def _form() -> str:
 
 
 def _row(row: str, entries: list[Declared]) -> str:
-    """One row of the first screen, with what stands below it."""
+    """HTML of a row of the first screen, and of what is below it."""
     fields = "".join(_block(entry) for entry in entries)
     below = BELOW.get(row, "")
     if row == "method":
@@ -96,7 +96,7 @@ def _row(row: str, entries: list[Declared]) -> str:
 
 
 def _group(group: str, entries: list[Declared]) -> str:
-    """Closed at first: shown fields first, the rest behind More."""
+    """HTML of a closed group: basic fields, and the others in a closed More."""
     shown = [entry for entry in entries if entry.level == "shown"]
     more = [entry for entry in entries if entry.level != "shown"]
     inside = _fields(shown or more) + (CURVE if group == "schedule" else "")
@@ -114,7 +114,7 @@ def _folding(kind: str, name: str, title: str, inside: str) -> str:
 
 
 def _fields(entries: list[Declared]) -> str:
-    """Fields side by side, a row of its own below each heading: it is folded away with the last of its fields."""
+    """HTML of the fields, with a block per heading, which is hidden with the last of its fields."""
     return "".join(
         f'<div class="fields">{f"<h3>{esc(heading)}</h3>" if heading else ""}{"".join(map(_block, below))}</div>'
         for heading, below in form.sections(entries)
@@ -128,18 +128,18 @@ def _block(entry: Declared) -> str:
 def _is_listed(entry: Declared) -> bool:
     if entry.path == "dataset.dataset_class" and not SOURCES:
         return False
-    return entry.widget == "optimizer" or entry.path in PLACES
+    return entry.widget == "optimizer" or entry.path in SUGGESTIONS
 
 
 def _pointer(entry: Declared) -> str:
-    """Leads to the tab that shows this setting."""
+    """HTML of a link to the tab that shows this setting."""
     tab = entry.elsewhere.partition("#")[0]
     lead = f'<button type="button" class="link" data-field="{entry.path}">Open {tab}</button>'
     return f'<p class="hint elsewhere">{entry.title} are on the {tab} tab, with the settings of each. {lead}</p>'
 
 
 def _lists(page: Page) -> dict[str, Any]:
-    """{path, or "preset": [(group, [(words, value)])]} of what can be chosen."""
+    """{path, or "preset": [(group, [(label, value)])]} of the choices and suggestions."""
     listed = (entry for entry in form.on_form() if _is_listed(entry))
     return {"preset": presets_bar.choices(page)} | {entry.path: _offers(page, entry) for entry in listed}
 
@@ -147,15 +147,15 @@ def _lists(page: Page) -> dict[str, Any]:
 def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]]]]:
     if entry.widget == "optimizer":
         return method_needs.optimizer_choices(page.engine.known_device)
-    return [("", PLACES[entry.path](page.workspace))]
+    return [("", SUGGESTIONS[entry.path](page.workspace))]
 
 
 # -- actions
 
 
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
-    """What has arrived comes first: a field that waited for that is filled in by the same message. With the lists, which the first
-    message that a page gets has, comes what the header shows."""
+    """Message to a browser: numbers of its changes that have arrived, first, since fields wait for them, and the form. lists: with
+    the lists and the status, as the first message to a page has"""
     more = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
     return to_json({"acks": list(browser.arrived)} | more | {"form": with_signature(form_part(page, browser))})
 
@@ -166,34 +166,34 @@ def _say_refused(page: Page, browser: Browser) -> None:
 
 
 def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """One field as a person left it; an older change of it that comes later counts no more."""
+    """Set a field to the text that the user left in it, unless a newer change of it has arrived."""
     entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
-    with page.project.lock:  # between asking and changing comes no other
+    with page.project.lock:  # no other change between the check and the edit
         if entry is not None and page.browsers.is_newest(browser, entry.path, to_count(data.get("n"))):
             page.project.edit(entry.path, raw(entry, str(data.get("value", ""))))
 
 
 def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Several fields that one control changed, without those for which a newer change has come."""
-    known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
+    """Set the fields that one control has changed, except those for which a newer change has arrived."""
+    known, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:
         values = {
             path: raw(known[path], str(value))
-            for path, value in (given if isinstance(given, dict) else {}).items()
+            for path, value in (texts if isinstance(texts, dict) else {}).items()
             if path in known and page.browsers.is_newest(browser, path, number)
         }
         page.project.edit_several(values, did=f"change of {str(data.get('did', ''))[:60]}")
 
 
 def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """What was pressed in the preset bar or below a field."""
-    # A field's name is not "path": Gradio takes any object with that key for a file and refuses the message.
+    """Run an action of the preset bar or of a button below a field."""
+    # The key of a field is not "path": Gradio takes an object with that key for a file and refuses the message.
     if done := page.project.run_act(name, data):
         page.browsers.say(browser, "done", done.text, problems=done.problems, undo=done.undo)
 
 
 def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
+    """Apply the JSON pane's text. Problems are listed in the pane, and nothing is applied then."""
     browser.json_problems = []
     try:
         page.project.run_act("json", data)
@@ -203,7 +203,7 @@ def _take_json(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _follow(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set what a recipe sets; one undo takes it back."""
+    """Apply a recipe as one undo step."""
     title = str(data.get("title", ""))
     job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
     page.project.replace(job, did=f"following {title}")
@@ -214,7 +214,7 @@ def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.project.replace(job, did="training on the validation images too")
 
 
-# What the page's script asks for, by name: each is done as the browser's own change of the state that it shows.
+# Actions of the page's script by name. Each is a change by the browser of the state that it shows.
 ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
     "json": _take_json,
     "edit": _edit,
@@ -226,7 +226,7 @@ ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: part
     "setup": lambda page, data, browser: page.setup.apply(page.checks.offered(page.project.job)),
     "leave_out": lambda page, data, browser: page.project.edit(SKIP, True),
     "sample_pairs": lambda page, data, browser: sample_pairs(page, browser),
-    "keep_demo": lambda page, data, browser: page.setup.keep(),
+    "keep_demo": lambda page, data, browser: page.setup.decline(),
     "train_all": _train_all,
 }
 REFUSED = {
@@ -250,7 +250,7 @@ def _listen_to_form(page: Page) -> None:
 
 
 def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
-    """One action; what goes wrong is said in the browser's panel, and nothing else changes."""
+    """Run an action. An error is shown in the browser's panel, and nothing changes then."""
     action = ACTIONS.get(name)
     try:
         if action is not None:
@@ -266,10 +266,10 @@ def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
 
 def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
     def pressed(envelope: str, request: gr.Request) -> str:
-        sent = json_object(envelope)
+        message = json_object(envelope)
         browser = page.browsers.of(request.session_hash)
         try:
-            press(page, browser, sent)
+            press(page, browser, message)
         except OldRevision:
             _say_refused(page, browser)
         return _message(page, browser)

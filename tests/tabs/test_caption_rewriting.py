@@ -12,7 +12,7 @@ from tabs.captions.rewriting import AT_ONCE, Rewriting
 
 @pytest.fixture
 def rewriting(monkeypatch):
-    monkeypatch.setattr(caption_rewriting, "WAITED", 0.0)
+    monkeypatch.setattr(caption_rewriting, "WAIT_SECONDS", 0.0)
     lane = LightLane()
     return Rewriting(lambda work, *given, title: lane.submit(work, *given, title=title))
 

@@ -103,7 +103,7 @@ def test_the_first_image_is_open_with_its_caption_and_its_neighbors_are_here(des
 def test_a_save_names_its_image_and_what_it_was_typed_over(desk, folder):
     window = Window(desk)
     assert window.save("a red ant")["wrote"] and text(folder, "ant") == "a red ant"
-    assert window.save("a big ant", over=["a ant"])["theirs"] == "a red ant", "older than what is there"
+    assert window.save("a big ant", over=["a ant"])["conflict"] == "a red ant", "older than what is there"
     assert text(folder, "ant") == "a red ant" and text(folder, "bee") == "a bee"
     assert window.save("a big ant", over=["a ant", "a red ant"])["wrote"], "one of its own texts on the way is there"
     assert not window.save("a big ant", over=["a ant"])["wrote"], "a message that comes twice changes nothing"
@@ -123,7 +123,7 @@ def test_random_messages_of_two_browsers_never_overwrite_a_text_that_was_not_see
             seen[who] = text(folder, "ant")
             assert seen[who] == f"text {number}"
         else:
-            assert answer["theirs"] == text(folder, "ant") == disk
+            assert answer["conflict"] == text(folder, "ant") == disk
             seen[who] = disk if chance.random() < 0.5 else seen[who]
 
 
@@ -144,7 +144,7 @@ def test_a_late_message_does_not_undo_an_undo(desk, folder):
     visit = window.visit
     window.save("a red ant")
     window.ask("undo")
-    assert window.save("a red ant!", over=["a red ant"], visit=visit)["theirs"] == "a ant"
+    assert window.save("a red ant!", over=["a red ant"], visit=visit)["conflict"] == "a ant"
     assert text(folder, "ant") == "a ant"
     window.box = "a blue ant"
     assert window.save(visit=visit)["undo"] == "ant.png"
@@ -155,7 +155,7 @@ def test_a_late_message_does_not_undo_an_undo(desk, folder):
 def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
     one.save("from one")
-    assert two.save("from two")["theirs"] == "from one" and text(folder, "ant") == "from one"
+    assert two.save("from two")["conflict"] == "from one" and text(folder, "ant") == "from one"
     assert two.save("from two", over=["from one"])["wrote"]
     two.ask("undo")
     assert text(folder, "ant") == "from one"
@@ -189,7 +189,7 @@ def test_a_filter_for_an_unknown_field_says_which_there_are_when_it_finds_nothin
 def test_the_same_text_from_two_windows_asks_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
     one.save("a red ant")
-    assert "theirs" not in two.save("a red ant\r\n")
+    assert "conflict" not in two.save("a red ant\r\n")
 
 
 def test_undo_survives_a_restart(desk, folder):
@@ -291,7 +291,7 @@ def test_words_of_an_expression_alone_are_searched(folder):
 
 
 def test_any_tag_is_found_by_its_name_and_listed_in_the_asked_order(folder, monkeypatch):
-    monkeypatch.setattr(caption_bulk, "MOST_TAGS", 3)
+    monkeypatch.setattr(caption_bulk, "MAX_TAGS", 3)
     for name, tags in {"ant": "b_1, a 2, c", "bee": "b 1, a 2", "cat": "b 1, rare_tag"}.items():
         (folder / f"{name}.txt").write_text(tags, encoding="utf-8")
     desk = open_desk(folder)

@@ -19,7 +19,7 @@ from core.settings.values import text_of
 from tabs.dataset import concept_cards, plots, questions
 from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
-from tabs.dataset.concepts import Found, changed, entries_of, with_entries
+from tabs.dataset.concepts import FolderContents, changed, entries_of, with_entries
 from tabs.dataset.tab import TAB, Desk
 from tabs.form.form_values import SHARED_NAMES, SOURCE
 from tests.selection import slow_unless
@@ -37,7 +37,9 @@ def choose(desk: Desk, folder) -> None:
 
 def card(desk: Desk) -> str:
     job = desk.page.project.job
-    return concept_cards.cards(job, entries_of(job), [Found()] * len(entries_of(job)), [0], desk.page.thumb_url)
+    return concept_cards.cards(
+        job, entries_of(job), [FolderContents()] * len(entries_of(job)), [0], desk.page.thumb_url
+    )
 
 
 def own(desk: Desk, name: str, text: str, number: int = 0) -> Source:
@@ -298,7 +300,7 @@ def test_an_image_is_held_out_and_let_train_again(desk, tmp_path):
     assert entries_of(desk.page.project.job)[0].validation_images == ["1.png"]
     assert [row.role for row in report.rows] == ["train", "validation", "train"] and report.trained == 2
     shown = dataset_grid.grid(
-        report, "held", 0, desk.page.thumb_url, False, dataset_grid.holding(entries_of(desk.page.project.job))
+        report, "held", 0, desk.page.thumb_url, False, dataset_grid.validation_states(entries_of(desk.page.project.job))
     )
     assert (
         shown.count("<img") == 1 and "held out</span>" in shown and "left out" not in shown.replace("left out or", "")

@@ -24,7 +24,7 @@ from tabs.captions import view as captions_view
 from tabs.captions.tab import Desk as Captions
 from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
-from tabs.dataset.concepts import Found, with_entries
+from tabs.dataset.concepts import FolderContents, with_entries
 from tabs.form import folder_browser, picker
 from tabs.form.project import OldRevision, edited_by
 from tabs.generate import gallery, panel, prompt_box, stage
@@ -449,7 +449,7 @@ def test_a_card_names_three_of_its_own_settings_and_twelve_folders_within():
     def names(*own):
         entry = Source(folder="a").model_copy(update=dict.fromkeys(own, 64))
         job = with_entries(TrainJob(), [entry])
-        return concept_cards.cards(job, [entry], [Found()], [], str)
+        return concept_cards.cards(job, [entry], [FolderContents()], [], str)
 
     three = ("resolution", "min_bucket_reso", "max_bucket_reso")
     assert "..." not in names(*three) and "3 settings" in names(*three)
@@ -515,7 +515,7 @@ def test_a_preview_shows_twenty_differences_and_quick_tags_are_nine_short_ones(c
 
 
 def test_twenty_earlier_texts_thirty_changes_and_the_latest_steps_of_undo_are_kept(captions, monkeypatch):
-    monkeypatch.setattr("tabs.captions.edits.KEPT_UNDO", 2)
+    monkeypatch.setattr("tabs.captions.edits.MAX_UNDO", 2)
     key = captions.answer({"act": "open"})["open"]
     before = captions.answer({"act": "open"})["items"][key]["disk"]
     for number in range(31):

@@ -355,7 +355,7 @@ def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened,
     from tabs.captions import rewriting as caption_rewriting
 
     monkeypatch.setattr(caption_rewriting, "AT_ONCE", 2)
-    monkeypatch.setattr(caption_rewriting, "WAITED", 0.0)
+    monkeypatch.setattr(caption_rewriting, "WAIT_SECONDS", 0.0)
     tab, folder = opened(number=6, seconds=0.0)
     tab.evaluate("atelier.captions.ask({act: 'bulk_field', arg: 'tags', value: 'blue'})")
     tab.locator("#cap-more summary", has_text="Change many captions").click()
