@@ -1,4 +1,4 @@
-"""Series for the charts: small, rounded, and the same bytes as long as nothing is new."""
+"""Series for the charts, rounded, so that they are small and do not change without new values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FIGURES = 5
 
 
 def rounded(value: Any) -> float | None:
-    """Five figures; None for what cannot be drawn."""
+    """Round to five significant digits; None for a value that cannot be plotted."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(f"{value:.{FIGURES}g}")
 
 
 def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """[[step, raw, smooth], ...] as columns."""
+    """Columns of [[step, raw, smooth], ...]."""
     return {
         "steps": [int(point[0]) for point in points],
         "raw": [rounded(point[1]) for point in points],
@@ -26,7 +26,7 @@ def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """[[step, {"unet": 1e-4, ...}], ...] as columns; groups with the same rates throughout share one line."""
+    """Columns of [[step, {"unet": 1e-4, ...}], ...]; groups with equal rates share one line."""
     names = list(dict.fromkeys(name for _, rates in points for name in rates))
     columns = {name: [rounded(rates.get(name)) for _, rates in points] for name in names}
     lines: dict[tuple, list[str]] = {}
@@ -42,7 +42,7 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Losses on validation images and their gap to training ones, by step; the newest by timestep."""
+    """Columns of validation losses and their gaps to training losses, by step, and the newest losses by timestep."""
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],
@@ -56,7 +56,7 @@ def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def value_series(points: Sequence[Sequence[Any]], place: int = 1) -> dict[str, list[Any]]:
-    """[[step, value, ...], ...] as columns; points without a value are left out."""
+    """Columns of [[step, value, ...], ...] with the value at index `place`; points without a value are left out."""
     kept = [(int(point[0]), value) for point in points if (value := rounded(point[place])) is not None]
     return {"steps": [step for step, _ in kept], "values": [value for _, value in kept]}
 

@@ -1,4 +1,4 @@
-"""What to do with a run that ended before its time: decided once, for Monitor and Runs."""
+"""The action for a run that ended early, for Monitor and Runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NextStep:
-    """name: the command, "continue" or "settings"."""
+    """name: of the command, "continue" or "settings"; about: text next to the button"""
 
     name: str
     text: str
@@ -15,7 +15,7 @@ class NextStep:
 
 
 def next_step(state: str, resumable_step: int, fix: str = "") -> NextStep | None:
-    """None for a run that goes on, waits or is done. fix: what the run's own error asks to change."""
+    """The action for a run in this state; None if it is active or finished. fix: of the run's error"""
     if state not in ("interrupted", "stopped", "failed"):
         return None
     if resumable_step > 0:

@@ -1,4 +1,4 @@
-"""The Monitor tab: the running job or a chosen run, as it happens. The server holds it all, the browser draws."""
+"""The Monitor tab: the running job or a chosen run, live. The server sends data, which the browser displays."""
 
 from __future__ import annotations
 
@@ -45,43 +45,43 @@ def build(page: Page) -> None:
     gr.HTML(piece("monitor").replace("{queue}", piece("queue")), elem_id="monitor-holder", apply_default_css=False)
 
 
-# -- what is shown
+# -- display
 
 
 def parts(page: Page, chosen: str) -> dict[str, Any]:
-    """The parts of the message for an open Monitor. `chosen` is a run's name, or "" for the running or last one."""
-    found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
-    begins = _begins(found["queue"]) if not chosen else None
+    """Parts of the tick while Monitor is open. chosen: name of a run, or "" for the running or last one"""
+    data: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
+    begins = _begins(data["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
     if not name:
-        return found | {"run": None, "begins": begins}
+        return data | {"run": None, "begins": begins}
     try:
         facts = page.engine.snapshot(name)
     except ProblemsError as error:
-        return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
-    found["run"] = head(page, name, facts)
-    found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
-    found["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
+        return data | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
+    data["run"] = head(page, name, facts)
+    data["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
+    data["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
     best = facts.get("best")
-    found["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
-    found["watch"] = watched(page, name, facts)
-    found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
-    found["samples"] = samples(page, facts["samples"]) | {
+    data["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
+    data["watch"] = watched(page, name, facts)
+    data["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
+    data["samples"] = samples(page, facts["samples"]) | {
         "run": name,
         "expected": _expected(page, name, facts["state"]),
     }
-    found["tensorboard"] = {
+    data["tensorboard"] = {
         "run": page.tensorboard.run,
         "address": page.tensorboard.address,
         "ready": page.tensorboard.ready,
     }
-    found["log"] = facts["log"]
-    found["files"] = saved_files(page, facts["files"])
-    return found
+    data["log"] = facts["log"]
+    data["files"] = saved_files(page, facts["files"])
+    return data
 
 
 def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The files that a run has saved, newest first. final: written at its end, so its name has no step"""
+    """Data of a run's files, newest first. final: saved at the end, without a step in its name"""
     return [
         {
             "name": file["name"],
@@ -95,8 +95,8 @@ def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
-    """The training that is next and has no folder yet: the last run is not shown in its place. None where another job is
-    at work, which is shown itself, or nothing begins."""
+    """The next training if it has no run folder yet, to be shown instead of the last run; None if another job runs or none is
+    next."""
     first = queue["entries"][0] if queue["entries"] else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
     if first is None or first["task"] != "train" or first["run"] or waits:
@@ -105,26 +105,26 @@ def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _expected(page: Page, name: str, state: str) -> int:
-    """How many rows of samples a run that goes on will have."""
+    """Number of sample rows of an active run; 0 for others."""
     job = _job_of(page, name) if state in ("running", "paused", "waiting") else None
-    asked = job.samples if job is not None else None
-    drawn = asked and (asked.sample_at_first or asked.sample_every_n_steps or asked.sample_every_n_epochs)
-    return len(asked.sample_prompts) if asked and drawn else 0
+    settings = job.samples if job is not None else None
+    some = settings and (settings.sample_at_first or settings.sample_every_n_steps or settings.sample_every_n_epochs)
+    return len(settings.sample_prompts) if settings and some else 0
 
 
 def _download(page: Page, path: str) -> str:
-    """The address of a file; "" for a model in a folder, which no browser can save."""
+    """URL of a file; "" for a model in a folder, which a browser cannot download."""
     return "" if Path(path).is_dir() else page.file_url(path)
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What losses say besides their mean: set right for their timesteps, by band, by image; and the norms."""
-    seen = page.engine.watch(name)
+    """Further losses: corrected for timesteps, by band of timesteps, by image; and norms of gradients and weights."""
+    losses = page.engine.watch(name)
     paths = page.checks.paths_of(_job_of(page, name))
-    images = [_image(page, item, paths) for item in seen.get("images", [])[:WORST]]
+    images = [_image(page, item, paths) for item in losses.get("images", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
-        for band in seen.get("bands", [])
+        for band in losses.get("bands", [])
     ]
     norms = facts.get("norms", [])
     return {
@@ -139,7 +139,7 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
-    """A row of the table; with a small image where the folder is known."""
+    """A row of the table of images, with a thumbnail if its path is known."""
     path = paths.get((item["source"], item["name"]))
     small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
     loss = rounded(item["corrected"])
@@ -147,7 +147,7 @@ def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path])
 
 
 def _job_of(page: Page, name: str) -> TrainJob | None:
-    """The settings of a run, read once; None where this version cannot read them."""
+    """The cached settings of a run; None if this version cannot read them."""
     if name not in page.run_jobs:
         try:
             job = page.engine.run_job(name)
@@ -158,7 +158,7 @@ def _job_of(page: Page, name: str) -> TrainJob | None:
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """State, progress and the actions that make sense now."""
+    """State, progress and available actions of a run."""
     state = facts["state"]
     entry = next(
         (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
@@ -188,24 +188,24 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
     if entry is not None and entry.state == "waiting":
         return ["cancel"]
     if state == "running":
-        found = ["sample", "save", "pause", "stop"]
+        names = ["sample", "save", "pause", "stop"]
     elif state == "paused":
-        found = ["resume", "sample", "save", "stop"]
+        names = ["resume", "sample", "save", "stop"]
     elif step := _next_step(state, facts):
-        found = [step.name, *(["generate"] if facts.get("files") else []), "settings"]
-        found = list(dict.fromkeys(found))
+        names = [step.name, *(["generate"] if facts.get("files") else []), "settings"]
+        names = list(dict.fromkeys(names))
     else:
-        found = ["generate", "settings"]
+        names = ["generate", "settings"]
     if facts.get("files") and not entry and state not in ("running", "paused"):
-        found.append("grid")
-    return found + (["tensorboard"] if page.tensorboard.offered else [])
+        names.append("grid")
+    return names + (["tensorboard"] if page.tensorboard.offered else [])
 
 
-def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows are prompts, columns are steps, as in `Sampled`."""
-    steps = sampled_words(item["step"] for item in drawn)
+def samples(page: Page, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Data of the table of samples: a row per prompt, a column per step."""
+    steps = sampled_words(item["step"] for item in items)
     rows: dict[int, dict[str, Any]] = {}
-    for item in drawn:
+    for item in items:
         row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
         cell = {
             "small": page.thumb_url(item["file"], SAMPLE_SIZE),
@@ -217,8 +217,8 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Running and waiting jobs of the device in order, and those that have ended, without the trainings that Runs lists. Tools
-    shows jobs that do not use the device."""
+    """Running, waiting and ended jobs of the device, in order, without the ended trainings, which Runs lists. Tools shows the jobs
+    that do not use the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry) == "device"]
     going = [entry for entry in entries if entry.state == "running"]
     going += [entry for entry in entries if entry.state == "waiting"]
@@ -227,18 +227,18 @@ def queue(page: Page) -> dict[str, Any]:
     shown = [
         _row(entry) | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)} for entry in going
     ]
-    latest = [_row(entry) | _led_to(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    latest = [_row(entry) | _result(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
     return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
 
 
-def _led_to(page: Page, entry: Any) -> dict[str, Any]:
-    """Where a job that has ended led to: its tab, and its last images."""
+def _result(page: Page, entry: Any) -> dict[str, Any]:
+    """Tab and last images of an ended job."""
     if entry.id not in page.job_images:
         try:
-            made = page.engine.progress(entry.id)["images"] if entry.run else []
-        except ProblemsError:  # its folder made room for newer ones
-            made = []
-        page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: made[-SHOWN_IMAGES:]}
+            images = page.engine.progress(entry.id)["images"] if entry.run else []
+        except ProblemsError:  # its folder was deleted for newer ones
+            images = []
+        page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: images[-SHOWN_IMAGES:]}
     images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
     card = tasks()[entry.task].card if entry.task in tasks() else None
     return {
@@ -248,7 +248,7 @@ def _led_to(page: Page, entry: Any) -> dict[str, Any]:
 
 
 def _doing(entry: Any, job: dict[str, Any] | None) -> str:
-    """How far the running job is: a training's step and the time left, else its stage."""
+    """Progress of the running job: step and time left of a training, else its stage."""
     if job is None or job.get("entry") != entry.id:
         return ""
     if entry.task != "train":
@@ -268,7 +268,7 @@ def _row(entry: Any) -> dict[str, Any]:
 
 
 def _by(guest: str) -> str:
-    """Whose a job is, "" where nobody but the owner has added any or asks."""
+    """Who has added a job; "" if only the owner has added jobs."""
     asks = GUEST.get()
     if guest and guest == asks:
         return "yours"
@@ -276,8 +276,7 @@ def _by(guest: str) -> str:
 
 
 def run_names(page: Page) -> list[dict[str, str]]:
-    """Every run for the list, newest first; asked of the engine, which reads folders, every few seconds and whenever a job
-    begins or ends."""
+    """All runs for the list, newest first. Read from the engine every few seconds and when a job begins or ends."""
     now = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
     if page.run_list[0] != now:
         known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
@@ -289,7 +288,7 @@ def run_names(page: Page) -> list[dict[str, str]]:
 
 
 def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
+    """Handle a button of the header, of Monitor or of the queue. Errors are shown in the panel."""
     name = str(data.get("name", ""))
     with page.browsers.reporting(browser, f"command {name}"):
         _command(page, name, data, browser)
@@ -297,7 +296,7 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
-    """The settings of a run, or of a training that was cancelled while it waited, into the form of Train."""
+    """Fill in Train's form with the settings of a run, or of a training that was cancelled while it waited."""
     waited = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
     if run or waited is None:
         job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
@@ -308,15 +307,15 @@ def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
 
 
 def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
-    """Remember a training that this browser stops, so that it hears what became of it."""
+    """Remember a training that this browser stops, for `report_stopped`."""
     for entry in page.engine.queue() if stops else ():
         mine = all(getattr(entry, name) == value for name, value in named.items())
         if mine and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
             browser.stopping.append(entry.run)
 
 
-def report_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
-    """What became of the trainings that this browser has stopped, with the way to them: by then another job may be shown."""
+def report_stopped(page: Page, browser: Browser, body: dict[str, Any]) -> None:
+    """Show a message on each training that this browser has stopped and that has ended, with a link to it."""
     going = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
     for run in [run for run in browser.stopping if run not in going]:
         browser.stopping.remove(run)
@@ -324,7 +323,7 @@ def report_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
             facts = page.engine.snapshot(run)
         except ProblemsError:  # deleted
             continue
-        if (asked.get("tab"), asked.get("run")) == ("Monitor", run):
+        if (body.get("tab"), body.get("run")) == ("Monitor", run):
             continue
         opens = (f"#Monitor/{quote(run)}", "Open")
         if facts["state"] == "failed":

@@ -1,4 +1,4 @@
-"""TensorBoard for a run's logs: a process on this machine's loopback address; not offered on a shared page."""
+"""TensorBoard for a run's logs: a process on the loopback address. Not available on a shared page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 
 class TensorBoard:
-    """At most one process; another folder replaces it. It ends with the page."""
+    """At most one TensorBoard process, which is restarted for another folder and ends with the page."""
 
     def __init__(self, offered: bool):
         self.offered = offered and importlib.util.find_spec("tensorboard") is not None
@@ -28,7 +28,7 @@ class TensorBoard:
         self.run = ""
 
     def open(self, run: str, logs: Path) -> str:
-        """The address that shows `logs`; answers once the process listens (a few seconds the first time)."""
+        """Start TensorBoard for `logs` and return its URL, which answers after a few seconds."""
         if not self.offered:
             what = "TensorBoard can only be opened on the machine itself"
             raise ProblemsError.one(what, "TensorBoard", "open the page there", "tensorboard.shared-page")
@@ -67,7 +67,7 @@ class TensorBoard:
 
     @property
     def ready(self) -> bool:
-        """Whether it answers yet."""
+        """Whether the process answers."""
         if not self.address or self._process is None or self._process.poll() is not None:
             return False
         try:

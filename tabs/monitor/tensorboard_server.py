@@ -1,4 +1,4 @@
-"""TensorBoard as Monitor starts it: it answers under this machine's own names only, as the page does (tabs/server/hosts.py)."""
+"""The TensorBoard process of Monitor, which checks the Host header as the page does (tabs/server/hosts.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tabs.server.hosts import Hosts
 
 
 def only_here(app: Any) -> Any:
-    """WSGI: a web site that points its own name at this machine (DNS rebinding) reads no logs."""
+    """WSGI middleware that refuses other Host headers, so that a web site cannot read logs by DNS rebinding."""
     hosts = Hosts()
 
     def answer(environ: Any, start_response: Any) -> Any:
@@ -21,7 +21,7 @@ def only_here(app: Any) -> Any:
 
 
 def main() -> None:
-    """What tensorboard.main does, with that check around its server."""
+    """Run TensorBoard with `only_here` around its app."""
     from absl import app
     from tensorboard import default, main_lib, program
 

@@ -1,4 +1,4 @@
-"""Two runs compared on the Runs tab. Which two stands in the page's address; the server keeps nothing of it."""
+"""The comparison of two runs on the Runs tab. The page's URL has their names; the server stores no state."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LISTED = 300  # runs to choose from
-KEPT = 20
+MAX_CACHED = 20
 
 
 class Comparisons:
-    """The part "compare" of the tick, for the two runs that a browser names."""
+    """The part "compare" of the tick, for two runs that the browser names."""
 
     def __init__(self, page: Page):
         self._page = page
         self._first: dict[tuple[str, str], Any] = {}  # what reads the journals of two runs for the first time
-        self._found: dict[tuple[str, str], tuple[list[Any], dict[str, Any]]] = {}
+        self._comparisons: dict[tuple[str, str], tuple[list[Any], dict[str, Any]]] = {}
         self._datasets: dict[Path, tuple[int, dict[str, Any]]] = {}
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        wants = asked.get("wants")
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        wants = body.get("wants")
         names = wants.get("compare") if isinstance(wants, dict) else None
         if tab != "Runs" or not isinstance(names, list) or len(names) != 2:
             return {}
@@ -38,28 +38,28 @@ class Comparisons:
         return {"compare": self.answer(a, b)}
 
     def answer(self, a: str, b: str) -> dict[str, Any]:
-        """head and the parts below it as HTML, and the curves; while journals are read, the head alone."""
-        found: dict[str, Any] = {"pair": [a, b], "reading": False}
-        found["head"] = compare_view.head((a, b), list_runs(self._page.workspace.runs)[:LISTED])
+        """HTML of the head and the parts below it, and the curves; the head alone while journals are read."""
+        data: dict[str, Any] = {"pair": [a, b], "reading": False}
+        data["head"] = compare_view.head((a, b), list_runs(self._page.workspace.runs)[:LISTED])
         try:
-            return found | (self._compared(a, b) if self._ready(a, b) else {"reading": True})
+            return data | (self._compared(a, b) if self._ready(a, b) else {"reading": True})
         except ProblemsError as error:
-            return found | {"gone": [problem.to_dict() for problem in error.problems]}
+            return data | {"gone": [problem.to_dict() for problem in error.problems]}
 
     def _compared(self, a: str, b: str) -> dict[str, Any]:
-        """The parts and the curves; made once as long as neither run tells anything new."""
+        """HTML of the parts, and the curves, cached until a run has new data."""
         facts = [self._page.engine.snapshot(name) for name in (a, b)]
         state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
-        known = self._found.get((a, b))
+        known = self._comparisons.get((a, b))
         if known is None or known[0] != state:
             sides = self._side("A", a), self._side("B", b)
-            html = compare_view.found(*sides, self._page.thumb_url, self._page.file_url)
+            html = compare_view.comparison_parts(*sides, self._page.thumb_url, self._page.file_url)
             known = (state, {"html": html, "curves": [curves(side) for side in sides]})
-            self._found = newest(self._found) | {(a, b): known}
+            self._comparisons = newest(self._comparisons) | {(a, b): known}
         return known[1]
 
     def _ready(self, a: str, b: str) -> bool:
-        """Whether both journals have been read once. That takes seconds with 100,000 lines, so it is done on another thread."""
+        """Whether both journals have been read once, in a thread, since 100,000 lines take seconds."""
         task = self._first.get((a, b))
         if task is None or (task.done and task.error is not None):
             task = self._page.engine.light(self._read, a, b, title="Loading two runs")
@@ -88,7 +88,7 @@ class Comparisons:
             return None
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
-        """dataset.json, read once per change: with 10,000 images it has megabytes."""
+        """Contents of dataset.json, cached until it changes, since it has megabytes for 10,000 images."""
         path = folder.dataset_file
         try:
             changed = path.stat().st_mtime_ns
@@ -102,12 +102,12 @@ class Comparisons:
 
 
 def newest(known: dict[Any, Any]) -> dict[Any, Any]:
-    """What was found last; older things are found again when they are asked for."""
-    return dict(list(known.items())[-KEPT:])
+    """The last MAX_CACHED entries of a cache."""
+    return dict(list(known.items())[-MAX_CACHED:])
 
 
 def curves(side: Side) -> dict[str, Any]:
-    """The lines of one run: as in Monitor, smoothed and relative to timesteps, and its validation."""
+    """The lines of a run: smoothed loss, loss corrected for timesteps, validation loss."""
     loss, measured = loss_series(side.facts.get("loss", [])), validation_points(side.facts.get("validation", []))
     return {
         "smooth": {"steps": loss["steps"], "values": loss["smooth"]},

@@ -1,4 +1,4 @@
-"""The comparison of two runs as HTML: which two, what the numbers say, facts, settings, samples."""
+"""HTML of the comparison of two runs: their names, a verdict on the losses, facts, settings, samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Url = Callable[..., str]
 
 
 def head(chosen: tuple[str, str], folders: Sequence[RunFolder]) -> str:
-    """The way back, and a list for each of both, so that another run can be put in its place."""
+    """HTML of the back button, and for each run a list to choose another one."""
     names = {folder.name: f"{title_of(folder)}, {moment(folder.name)}" for folder in folders}
     names |= {name: title_words(name) for name in chosen if name not in names}
     lists = "".join(
@@ -41,12 +41,12 @@ def _choice(names: Mapping[str, str], chosen: str, other: str, letter: str) -> s
 
 
 def title_words(name: str) -> str:
-    """A run's name and when it began: "glyphs, 2026-01-31 12:05"."""
+    """Name and start of a run: "glyphs, 2026-01-31 12:05"."""
     return f"{name.split('_', 1)[-1]}, {moment(name)}"
 
 
-def found(a: Side, b: Side, thumb_url: Url, file_url: Url) -> dict[str, str]:
-    """The parts below the head, each replaced only when it changes."""
+def comparison_parts(a: Side, b: Side, thumb_url: Url, file_url: Url) -> dict[str, str]:
+    """{name: HTML} of the parts below the head. The script replaces those that change."""
     return {
         "words": f'<p class="run-message verdict">{esc(verdict(a, b))}</p>',
         "facts": _facts(a, b),
@@ -87,15 +87,15 @@ def _settings(a: Side, b: Side) -> str:
     one, other = _titles(a, b)
     rows = "".join(
         f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
-        f"<td>{_value(path, mine)}</td><td>{_value(path, theirs)}</td></tr>"
-        for path, (mine, theirs) in differ.items()
+        f"<td>{_value(path, of_a)}</td><td>{_value(path, of_b)}</td></tr>"
+        for path, (of_a, of_b) in differ.items()
     )
     top = f'<thead><tr><th>Setting</th><th scope="col">{one}</th><th scope="col">{other}</th></tr></thead>'
     return section(title, f'<table class="settings">{top}<tbody>{rows}</tbody></table>', count(len(differ), "setting"))
 
 
 def _value(path: str, value: Any) -> str:
-    """As the form shows it, with the unit of a number."""
+    """HTML of a value as the form shows it, with its unit."""
     unit = FIELDS[path].unit
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and unit not in ("", "bytes")
     return value_words(path, value) + (f" {esc(unit)}" if number else "")

@@ -1,4 +1,4 @@
-"""Two runs side by side: their facts, what was set differently, and what their numbers say about which is better."""
+"""Comparison of two runs: facts, different settings, and which has the lower validation loss."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart wi
 
 @dataclass(frozen=True)
 class Side:
-    """One of two runs. facts: the engine's snapshot; job: None where this version cannot read it; dataset: dataset.json,
-    {} without one."""
+    """One of the two runs. facts: the engine's snapshot; job: None if this version cannot read it; dataset: dataset.json, or {}"""
 
     letter: str
     facts: dict[str, Any]
@@ -40,20 +39,20 @@ class Side:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The measurement with the lowest loss on validation images."""
+        """The validation with the lowest loss."""
         return best_validation(self.facts.get("validation", []))
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What its validation measures; {} where that was not recorded."""
-        found = self.dataset.get("validation")
-        found = renewed(found) if isinstance(found, dict) else {}
-        return found if isinstance(found.get("images"), list) else {}
+        """Description of its validation (images, timesteps); {} if it was not recorded."""
+        recorded = self.dataset.get("validation")
+        recorded = renewed(found) if isinstance(found, dict) else {}
+        return recorded if isinstance(found.get("images"), list) else {}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the facts: the same for both where `b` is None."""
+    """A row of the facts. b: None if both runs have the value `a`"""
 
     title: str
     a: str
@@ -61,20 +60,20 @@ class Row:
 
 
 def read_dataset(folder: RunFolder) -> dict[str, Any]:
-    """dataset.json, {} where there is none that can be read."""
+    """Contents of dataset.json; {} if it cannot be read."""
     try:
-        found = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
+        content = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
         return {}
-    found = renewed(found)
-    return found if isinstance(found.get("images"), list) else {}
+    content = renewed(found)
+    return content if isinstance(found.get("images"), list) else {}
 
 
 # -- which is better
 
 
 def verdict(a: Side, b: Side) -> str:
-    """What the losses on validation images say, in plain sentences."""
+    """Sentences on which run has the lower validation loss, and how reliable that is."""
     best_a, best_b = a.best, b.best
     if best_a is None and best_b is None:
         return (
@@ -114,17 +113,17 @@ def _measure(a: Side, reasons: Sequence[str]) -> str:
 
 
 def unlike(a: Side, b: Side) -> list[str]:
-    """Why both losses are not the same measure; [] when they are."""
+    """Reasons why the two losses cannot be compared; [] if they can."""
     unknown = [side.letter for side in (a, b) if not side.measured or side.job is None]
     if unknown:
         return [f"what {' and '.join(unknown)} measured is not recorded"]
-    found = list(_unlike_images(a.measured["images"], b.measured["images"]))
+    reasons = list(_unlike_images(a.measured["images"], b.measured["images"]))
     if a.measured.get("seed") != b.measured.get("seed"):
-        found.append("with other noise (another validation seed)")
+        reasons.append("with other noise (another validation seed)")
     if a.measured.get("timesteps") != b.measured.get("timesteps"):
-        found.append("at different timesteps")
-    found += _unlike_settings(a, b)
-    return [f"measured {found[0]}", *found[1:]] if found else []
+        reasons.append("at different timesteps")
+    reasons += _unlike_settings(a, b)
+    return [f"measured {reasons[0]}", *found[1:]] if found else []
 
 
 def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
@@ -145,31 +144,31 @@ def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator
 
 
 def _unlike_settings(a: Side, b: Side) -> list[str]:
-    """Settings that change what the loss of the same weights would be."""
+    """Titles of the different settings that would change the loss of the same weights."""
     assert a.job is not None and b.job is not None
     paths = [path for path in differences(a.job, b.job) if path not in NOT_IN_THE_MEASURE]
     model = [FIELDS[path].title for path in paths if path in MEASURED_BY_MODEL]
     loss = [FIELDS[path].title for path in paths if path.startswith("noise.") or path in DRAWS]
-    found = [f"with different base models ({', '.join(model)})"] if model else []
-    return found + ([f"with a different loss ({', '.join(loss)})"] if loss else [])
+    reasons = [f"with different base models ({', '.join(model)})"] if model else []
+    return reasons + ([f"with a different loss ({', '.join(loss)})"] if loss else [])
 
 
 def _by_timestep(a: Side, b: Side) -> list[str]:
-    """At how many timesteps the lower one is lower: a mean can be that of one timestep alone."""
+    """Sentence on the number of timesteps at which the lower loss is lower, since one timestep can dominate the mean."""
     assert a.best is not None and b.best is not None
     low, high = (a, b) if a.best["loss"] <= b.best["loss"] else (b, a)
     assert low.best is not None and high.best is not None
-    mine, theirs = low.best.get("by_timestep") or {}, high.best.get("by_timestep") or {}
-    both = [name for name in mine if name in theirs]
+    of_low, of_high = low.best.get("by_timestep") or {}, high.best.get("by_timestep") or {}
+    both = [name for name in of_low if name in of_high]
     if len(both) < 2 or loss_words(a.best["loss"]) == loss_words(b.best["loss"]):
         return []
-    lower = sum(mine[name] < theirs[name] for name in both)
+    lower = sum(of_low[name] < of_high[name] for name in both)
     return [f"{low.letter} is lower at {lower} of {len(both)} timesteps."]
 
 
 def _by_chance(a: Side, b: Side) -> list[str]:
-    """A difference that says nothing: in runs of earlier versions the VAE's draw of the validation images follows the seed of
-    the training."""
+    """Sentence on a difference within chance: in earlier versions, the VAE sampled latents of validation images by the training
+    seed."""
     assert a.best is not None and b.best is not None and a.job is not None and b.job is not None
     low, high = sorted((a.best["loss"], b.best["loss"]))
     ways = [side.dataset.get("measured_with") for side in (a, b)]
@@ -183,7 +182,7 @@ def _by_chance(a: Side, b: Side) -> list[str]:
 
 
 def _notes(side: Side) -> list[str]:
-    """What the place of the lowest loss says of a run."""
+    """Sentences on a run whose lowest loss is early or at its end."""
     points, best = side.facts.get("validation", []), side.best
     if best is None or len(points) < 2:
         return []
@@ -198,7 +197,7 @@ def _notes(side: Side) -> list[str]:
 
 
 def fact_rows(a: Side, b: Side) -> list[Row]:
-    """What is to be known of both; rows that neither can fill are left out."""
+    """The rows of facts that at least one run has."""
     rows = [Row(title, words(a), words(b)) for title, words in FACTS]
     rows = [row for row in rows if {row.a, row.b} != {UNKNOWN}]
     place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
@@ -208,7 +207,7 @@ def fact_rows(a: Side, b: Side) -> list[Row]:
 
 
 def shared_images(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """How many of the images that train are the same files, and how many of these with the same caption."""
+    """Text on the number of shared training images, and of those with the same caption."""
     known_a = {each["sha256"]: each.get("caption") for each in a.get("images", []) if each.get("sha256")}
     known_b = {each["sha256"]: each.get("caption") for each in b.get("images", []) if each.get("sha256")}
     if not known_a or not known_b:
@@ -223,7 +222,7 @@ def shared_images(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def checkpoint(side: Side) -> str:
-    """The saved file of the best validation, or the one nearest to it."""
+    """Name of the checkpoint at the best validation, or nearest to it."""
     best, files = side.best, side.facts.get("files", [])
     if best is None:
         return UNKNOWN
@@ -307,9 +306,9 @@ Pair = tuple[dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One prompt: for each moment the sample of A and of B.
+    """Samples of one prompt. pairs: of A and B at each moment
 
-    compared   what samples of a ControlNet are compared with, of A and of B: control images, images without the ControlNet
+    compared   pairs of what samples of a ControlNet are compared with: control images, samples without the ControlNet
     """
 
     prompt: str
@@ -318,8 +317,8 @@ class SampleRow:
 
 
 def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
-    """Prompts that both drew, in A's order: the steps of the run with fewer, each next to the other's nearest step, no
-    sample twice; last, where they end at different steps, the ends."""
+    """Rows of the prompts that both runs sampled, in A's order: each step of the run with fewer samples, with the nearest step of
+    the other, each sample once; and the last samples if the runs end at different steps."""
     of_a, of_b = _by_prompt(a), _by_prompt(b)
     return [
         SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most), _compared(prompt, a, b))
@@ -338,18 +337,18 @@ def _compared(prompt: str, a: Side, b: Side) -> list[tuple[dict[str, Any] | None
 
 
 def other_prompts(a: Side, b: Side) -> list[str]:
-    """How many prompts only one of both drew: "2 prompts only in A"."""
+    """Texts on prompts that only one run sampled: "2 prompts only in A"."""
     of_a, of_b = _by_prompt(a), _by_prompt(b)
     alone = [(a.letter, len(of_a.keys() - of_b.keys())), (b.letter, len(of_b.keys() - of_a.keys()))]
     return [f"{count(number, 'prompt')} only in {letter}" for letter, number in alone if number]
 
 
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
     for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
         if sample["step"] not in COMPARED:
-            found.setdefault(sample["prompt"], []).append(sample)
-    return found
+            samples.setdefault(sample["prompt"], []).append(sample)
+    return samples
 
 
 def _pairs(a: list[dict[str, Any]], b: list[dict[str, Any]], most: int) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""The Runs tab: every training on disk, what can be done with it, and what waits its turn."""
+"""The Runs tab: all trainings on disk with their actions, and the queue."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ element.addEventListener('click', async (event) => {
 
 
 def build(page: Page) -> None:
-    """Widgets and listeners of the tab."""
+    """Build the tab's components and listeners."""
     desk = Desk(page)
     copy = board("runs-copy", script=copies.KEYS)
     main = board("runs-main", AWAITED, script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
-    page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
+    page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, place = client_state(), gr.State({})
     shown = {"client": client, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
     page.on_show(TAB, desk.show, place, shown)
@@ -69,7 +69,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the tab's handlers do. Runs and queue are the engine's; which run is open in a browser is that browser's."""
+    """Handlers of the tab's events. A gr.State per browser, `place`, has its open run."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -84,7 +84,7 @@ class Desk:
         return {"client": "", **self._at(place)}
 
     def _at(self, place: dict[str, Any]) -> dict[str, Any]:
-        """What a browser shows that has come to this place."""
+        """The outputs for a browser with this state."""
         return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
     def tick(self, client: str, place: dict[str, Any]):
@@ -92,7 +92,7 @@ class Desk:
         return gr.skip() if fresh["client"] == client else fresh
 
     def _main(self, place: dict[str, Any]) -> str:
-        """The table, or the run that this browser has open."""
+        """HTML of the table, or of the open run."""
         name = str(place.get("open", ""))
         run = self.page.engine.run(name) if name else None
         if run is not None:
@@ -121,7 +121,7 @@ class Desk:
             return None
 
     def _size(self, run: RunSummary) -> int:
-        """Bytes of the run's folder, counted at most every few seconds."""
+        """Bytes of the run's folder, cached for some seconds."""
         with self._lock:
             known = self._sizes.get(run.name)
             if known and time.monotonic() - known[0] < 10 * SECONDS:
@@ -131,7 +131,7 @@ class Desk:
             self._sizes[run.name] = (time.monotonic(), size)
         return size
 
-    # -- doing
+    # -- actions
 
     def act(self, place: dict[str, Any], event: gr.EventData):
         act, arg, value = board_event(event)
@@ -191,20 +191,20 @@ class Desk:
         return self._at(place) | {"tabs": tabs}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
-        """Move these runs to the trash; returns those that could not be moved, after saying why."""
+        """Move these runs to the trash. Returns those that could not be moved, and shows the problems."""
         left: dict[str, ProblemsError] = {}
         for name in names:
             try:
                 self.page.engine.delete_run(name)
             except ProblemsError as error:
                 left[name] = error
-        said = f"{count(len(names) - len(left), 'run')} moved to the trash of the outputs folder."
+        text = f"{count(len(names) - len(left), 'run')} moved to the trash of the outputs folder."
         problems = [problem for error in left.values() for problem in error.problems]
-        self.page.say("error" if left else "done", said, problems=problems)
+        self.page.say("error" if left else "done", text, problems=problems)
         return list(left)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
-        """What the buttons of a file do; returns what changes in the browser's place."""
+        """Handle a button of a file. Returns the changes of the browser's state."""
         if act == "copy-to":
             return {"copy": name, "browse": "", "to": None}
         if act == "copy":
@@ -216,7 +216,7 @@ class Desk:
         return {"copy": ""}
 
     def copy_act(self, place: dict[str, Any], event: gr.EventData):
-        """Clicks in the panel that asks for a folder."""
+        """Handle a click in the panel that chooses a folder."""
         act, arg, value = board_event(event)
         place = dict(place)
         if act == "into":
@@ -228,41 +228,41 @@ class Desk:
         return self._at(place)
 
     def _longer(self, name: str, wanted: str, after: str) -> None:
-        """Queue the run with another length, in epochs, or in steps where those are set.
+        """Resume the run with another length, in epochs, or in steps if these are set.
 
-        after   what follows the schedule of its present length: "constant" or "restart"; "" stretches it
+        after   the schedule after the present length: "constant" or "restart"; "" stretches the schedule
         """
         job, snapshot = self.page.engine.run_job(name), self.page.engine.snapshot(name)
         field, unit, now = runs_view.length_of(job, snapshot)
         words = wanted.strip()
         if not words.isdecimal() or len(words) > 7 or int(words) <= now:
             fix = f"use a whole number of {unit}, {now + 1} to 9999999"
-            given = f"'{words[:20]}'" if words else "empty"
-            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
+            shown = f"'{words[:20]}'" if words else "empty"
+            raise ProblemsError.one(f"The new length is {shown}", name, fix, code="run.bad-length")
         changes: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
         if after:
             changes |= {"lr_scheduler_steps": int(snapshot["total"]), "lr_scheduler_after": after}
         self.page.engine.continue_run(name, {"schedule": changes})
 
     def _use(self, name: str) -> None:
-        """The run's settings into the form of Train; undo there brings the former ones back."""
+        """Fill in Train's form with the run's settings, as one undo step."""
         job = self.page.engine.run_job(name)
         self.page.project.replace(job, preset=self.page.engine.run_preset(name), did=f"loading the settings of {name}")
 
 
 STEPS = 10
-STAGES = 3  # of a proof: whole, first half, second half
+STAGES = 3  # of a resume test: whole, first half, second half
 
 
 class Proofs:
-    """The newest proof of each run, for as long as the page lives."""
+    """The newest resume test of each run, until the server ends."""
 
     def __init__(self, page: Page):
         self._page = page
         self._tasks: dict[str, Any] = {}
 
     def start(self, run: str) -> None:
-        """Begin one. Refused while a job has the device: both would be slow, or run out of memory."""
+        """Start a resume test. Raises ProblemsError while a job uses the device."""
         engine = self._page.engine
         if engine.status()["job"] is not None:
             raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")
@@ -277,17 +277,17 @@ class Proofs:
     def _prove(self, job: TrainJob, task: Any) -> Proof:
         from core.training.prove import prove
 
-        said: list[str] = []
+        stages: list[str] = []
 
         def say(text: str) -> None:
-            said.append(text)
-            task.stage(text, len(said), STAGES + 1)
+            stages.append(text)
+            task.stage(text, len(stages), STAGES + 1)
 
         with self._page.engine.borrow_device(task.token, "the resume test") as device:
             return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
 
     def html(self, run: str, possible: bool) -> str:
-        """The button, what is going on, or both hashes."""
+        """HTML of the button, the progress, or the result."""
         task = self._tasks.get(run)
         if not possible and task is None:
             return ""
@@ -314,5 +314,5 @@ def _result(proof: Proof) -> str:
     words = "Bit-identical: weights, optimizer, random numbers and every loss." if proof.equal else "Not identical."
     different = f" Different: {esc(', '.join(proof.different[:10]))}." if proof.different else ""
     level = "fine" if proof.equal else "error"
-    told = f'<p class="run-message {level}"><strong>{words}</strong>{different}</p>'
-    return f'<div class="proof">{told}{facts(rows)}</div>'
+    message = f'<p class="run-message {level}"><strong>{words}</strong>{different}</p>'
+    return f'<div class="proof">{message}{facts(rows)}</div>'

@@ -1,4 +1,4 @@
-"""The Runs tab as HTML: the table of runs, and one run in full."""
+"""HTML of the Runs tab: the table of runs, and the details of a run."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSummary]:
-    """The runs of the chosen kind that hold all words looked for: in name, title, note or what they were made of."""
+    """The runs in a state of this view that have all words of the search in name, title, note, dataset, model or method."""
     states = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().split()
     return [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
 
 
 def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
-    text = "\n".join((run.name, run.title, run.note, *made_of(run))).casefold() if wanted else ""
+    text = "\n".join((run.name, run.title, run.note, *origin_words(run))).casefold() if wanted else ""
     return all(word in text for word in wanted)
 
 
-def made_of(run: RunSummary) -> list[str]:
-    """Dataset, base model, method and preset, as far as they are known."""
+def origin_words(run: RunSummary) -> list[str]:
+    """Dataset, base model, method and preset of a run, if known."""
     words = run.words
     method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
     preset = f"preset {words.preset}" if words.preset else ""
@@ -72,7 +72,7 @@ def made_of(run: RunSummary) -> list[str]:
 
 
 def state_words(run: RunSummary) -> str:
-    """The state in words: "interrupted at step 120"."""
+    """Text of the state: "interrupted at step 120"."""
     if run.state in ("interrupted", "stopped", "failed") and run.step:
         return f"{run.state} at step {run.step:,}"
     return run.state
@@ -99,10 +99,10 @@ def table(
     asking: bool = False,
     left: int = 0,
 ) -> str:
-    """One page of runs, newest first.
+    """HTML of one page of runs, newest first.
 
-    picked   names of ticked ones     asking   whether to delete them is being asked
-    left     how many more are still being read
+    picked   names of the selected runs     asking   the user is asked whether to delete them
+    left     number of runs that are still being read
     """
     if not runs and left:
         return '<p class="hint" role="status">Loading runs ...</p>'
@@ -135,7 +135,7 @@ def table(
 
 
 def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:
-    """What is ticked, and what can be done with it: a comparison of two, or deleting them all."""
+    """HTML of the selection with its actions: compare two, delete all."""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
@@ -160,18 +160,18 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
 
 
 def compare_address(a: str, b: str) -> str:
-    """Where the page shows two runs side by side."""
+    """URL of the comparison of two runs."""
     return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
 
 
 def moment(name: str) -> str:
-    """When a run began, by its folder's name: "2026-01-31 12:05"."""
+    """Start of a run, from its folder's name: "2026-01-31 12:05"."""
     stamp = re.match(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)", name)
     return "{}-{}-{} {}:{}".format(*stamp.groups()) if stamp else name
 
 
 def loss_words(loss: float) -> str:
-    """Four decimals; small ones with three figures. `atelier.loss` is the same in the browser."""
+    """Format a loss with four decimals, a small one with three significant digits, as `atelier.loss` does."""
     return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
 
 
@@ -199,7 +199,7 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
 
 
 def _continue(run: RunSummary) -> str:
-    """The button of a run that ended before its time, the same as in Monitor."""
+    """HTML of the button of a run that ended early, as in Monitor."""
     step = next_step(run.state, run.resumable_step, run.fix)
     if step is None:
         return ""
@@ -208,8 +208,8 @@ def _continue(run: RunSummary) -> str:
 
 
 def _under(run: RunSummary) -> str:
-    """The lines below a run's title in the table."""
-    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in made_of(run)))}</span>'
+    """HTML below a run's title in the table."""
+    made = f'<span class="made">{breakable(" · ".join(short(each, 60) for each in origin_words(run)))}</span>'
     note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
     return made + note
 
@@ -228,9 +228,9 @@ def details(
     copies: Copying,
     more: str = "",
 ) -> str:
-    """A run in full: what can be done with it, its files, samples, settings and log.
+    """HTML of a run: actions, files, samples, settings and log.
 
-    copies  of a file: its buttons for copying, and what became of its copy (HTML)
+    copies  returns (HTML of the copy buttons, HTML of the copy's state) of a file
     more    HTML below the files
     """
     parts = [_head(run, asking, size, job is not None)]
@@ -285,7 +285,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
 
 
 def _naming(run: RunSummary) -> str:
-    """Fields for title and note; each is saved when it is left."""
+    """HTML of the fields for title and note, which are saved on change."""
     if run.spoilt:
         return f'<p class="run-message error"><strong>{esc(run.spoilt)}</strong></p>'
     name = esc(run.name)
@@ -320,7 +320,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
 
 
 def loss_chart(losses: Sequence[Sequence[float]]) -> str:
-    """The smoothed loss as a small line, first and last written out."""
+    """HTML of a small chart of the smoothed loss, with its first and last value."""
     if len(losses) < 3:
         return ""
     series, words = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
@@ -330,7 +330,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
 
 
 def best_words(best: dict[str, Any]) -> str:
-    """The best checkpoint by what was measured, and how sure that is (HTML)."""
+    """HTML of the best checkpoint by validation, and how reliable that is."""
     best_one = f"step {best['step']:,} · {loss_words(best['loss'])} · lowest"
     return (
         f'<p class="best-words"><b title="{esc(Path(best["file"]).name)}">{best_one}</b> '
@@ -343,17 +343,19 @@ def _files(
     file_url: Callable[..., str],
     copies: Copying,
     best: dict[str, Any] | None,
-    kept: Mapping[str, str],
+    kept_names: Mapping[str, str],
 ) -> str:
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
-    rows = "".join(_file(file, file_url, *copies(file), kept.get(file["name"])) for file in ordered)
+    rows = "".join(_file(file, file_url, *copies(file), kept_names.get(file["name"])) for file in ordered)
     return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
 
 
-def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str, kept: str | None = None) -> str:
-    """A saved file: name, step, size, the whole path, and what can be done with it. kept: under which name"""
+def _file(
+    file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str, kept_name: str | None = None
+) -> str:
+    """HTML of a file: name, step, size, path and actions. kept_name: the name it is marked with, None if it is not"""
     name, path = file["name"], file["path"]
     copy_path = (
         f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
@@ -361,14 +363,14 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
     )
     return (
         f'<li><div class="file-head"><b>{breakable(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{size_words(file["bytes"])}</span>{_kept(name, kept)}</div><code class="path">{breakable(path)}</code>'
+        f'{size_words(file["bytes"])}</span>{_keep_button(name, kept_name)}</div><code class="path">{breakable(path)}</code>'
         f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
     )
 
 
-def _kept(name: str, kept: str | None) -> str:
-    """Keep a checkpoint under a name, or let it go."""
-    if kept is None:
+def _keep_button(name: str, kept_name: str | None) -> str:
+    """HTML of the button that marks a checkpoint to keep, or of the mark and its undo."""
+    if kept_name is None:
         return button(
             "mark",
             "Keep this one",
@@ -377,27 +379,27 @@ def _kept(name: str, kept: str | None) -> str:
             label=f"Keep this one: {name}",
             title="Marks it in lists of files",
         )
-    words = "Kept" if kept == Path(name).stem else f"Kept as {short(kept, 40)}"
+    words = "Kept" if kept_name == Path(name).stem else f"Kept as {short(kept_name, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}")
     return f'<span class="good">{esc(words)}</span>{undo}'
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
-    """The download; a model in a folder is taken from the run's folder."""
+    """HTML of the download link; a note for a model in a folder."""
     if Path(file["path"]).is_dir():
         return '<span class="hint">a folder</span>'
     return link(file_url(file["path"]), "Download", download=file["name"])
 
 
 def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
-    """(setting, unit, present length) of what decides how long a run is."""
+    """(setting, unit, value) of the setting that determines a run's length."""
     if job.schedule.steps_in_force is not None:
         return "max_train_steps", "steps", job.schedule.steps_in_force
     return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
 
 
 def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
-    """A field for a greater length. Nothing without a saved state to go on from."""
+    """HTML of the fields to train longer; "" without a training state to resume from."""
     if run.resumable_step <= 0:
         return ""
     _, unit, length = length_of(job, now)
@@ -424,7 +426,7 @@ def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
 
 
 def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
-    """Prompts down, steps across, what they are compared with first."""
+    """HTML of the table of samples: a row per prompt, a column per step, reference images first."""
     if not samples:
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
@@ -450,7 +452,7 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
-    """The first, the last, and others evenly between them."""
+    """The first and last step, and some evenly between them."""
     picked = [steps[round(number * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for number in range(SAMPLE_STEPS)]
     return list(dict.fromkeys(picked))
 
@@ -466,7 +468,7 @@ def _sample(
 
 
 def _settings(job: TrainJob | None) -> str:
-    """What differs from the defaults."""
+    """HTML of the settings that differ from the defaults."""
     if job is None:
         return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
     found = differences(job, TrainJob())
@@ -483,7 +485,7 @@ def _settings(job: TrainJob | None) -> str:
 
 
 def value_words(path: str, value: Any) -> str:
-    """A value as the form shows it (HTML)."""
+    """HTML of a value as the form shows it."""
     entry = FIELDS[path]
     if entry.kind in ("bool", "choice"):
         return esc(shown_value(entry, value))
@@ -492,7 +494,7 @@ def value_words(path: str, value: Any) -> str:
 
 
 def _log(lines: Sequence[dict[str, Any]]) -> str:
-    """What the run said, errors first on top."""
+    """HTML of the run's log."""
     if not lines:
         return section("Log", '<p class="hint">No messages.</p>')
     errors = [line for line in lines if line["level"] == "error"]

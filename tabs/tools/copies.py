@@ -1,4 +1,4 @@
-"""Copies of a run's files in a folder of another program, which is remembered."""
+"""Copy a run's files to a folder of another program, which is remembered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TAB = "Runs"
 WHERE = "Copy to"
-CONVERTS = "convert_lora"  # the tool, and what its button asks for
+CONVERTS = "convert_lora"  # name of the tool and act of its button
 STEP = r"-step\d{8}$"  # at the end of a checkpoint's name
 KEYS = """
 element.addEventListener('keydown', (event) => {
@@ -37,7 +37,7 @@ element.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Copying:
-    """One copy, waiting, going on or ended. `task` is the light lane's; misread: what the folder's program does not read of it."""
+    """One copy, pending or finished. task: of the light lane; misread: problems that the folder's program has with the file"""
 
     folder: Path
     task: Any
@@ -45,7 +45,7 @@ class Copying:
 
 
 class Copies:
-    """The newest copy of each file, for as long as the page lives. The project keeps the folder that was copied to last."""
+    """The newest copy of each file, until the server ends. The project stores the last folder."""
 
     def __init__(self, page: Page):
         self._page = page
@@ -53,17 +53,17 @@ class Copies:
 
     @property
     def folder(self) -> Path | None:
-        """The remembered folder, if there is one that this page may write to."""
+        """The remembered folder, if this page may write to it."""
         text = str(self._page.project.tab_state(TAB).get("copy_to", ""))
         try:
             return self._page.roots.check_written(text, WHERE) if text else None
         except ProblemsError:
             return None
 
-    # -- doing
+    # -- actions
 
     def start(self, run: str, name: str, text: str) -> None:
-        """Copy a file of the run into the folder that `text` names, and remember the folder."""
+        """Copy a file of the run to the folder that `text` names, and remember the folder. Raises ProblemsError."""
         roots = self._page.roots
         source = self._file(run, name)
         if not text.strip():
@@ -81,7 +81,7 @@ class Copies:
         self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
 
     def _copy(self, source: Path, folder: Path, task: Any) -> Copied:
-        self._page.roots.check_written(folder, WHERE)  # a link may have been put there since
+        self._page.roots.check_written(folder, WHERE)  # a link may have replaced it
 
         def report(share: float, text: str) -> None:
             task.stage(text, round(share * 1000), 1000)
@@ -89,8 +89,8 @@ class Copies:
         return copy_into(source, folder, task.token, report)
 
     def keep(self, run: str, name: str, wanted: str | None) -> None:
-        """Mark a file of a run with a name ("" is its own) and copy it to the remembered folder. Another name does not copy it
-        again; None takes the mark away, and the copy stays."""
+        """Mark a file of a run to keep, with a name ("" for the file's name), and copy it to the remembered folder. A marked file
+        is not copied again for another name. None removes the mark and leaves the copy."""
         source, folder = self._file(run, name), self._page.workspace.runs / run
         new = wanted is not None and source.relative_to(folder).as_posix() not in read_kept(folder)
         keep(folder, source, wanted)
@@ -110,13 +110,13 @@ class Copies:
             going.task.cancel()
 
     def forget(self, run: str, name: str) -> None:
-        """Take away what is said of an ended copy."""
+        """Remove the state of a finished copy."""
         path = str(self._file(run, name))
         if path in self._copies and self._copies[path].task.done:
             del self._copies[path]
 
     def convert(self, run: str, name: str) -> None:
-        """Fill in *Convert LoRAs* with a file of the run and its base model, for a plain LoRA."""
+        """Fill in *Convert LoRAs* to convert a file of the run to a plain LoRA."""
         file, base = printable(self._file(run, name)), self._page.engine.run_job(run).model.base_model
         fill_in(self._page, CONVERTS, {"file": file, "network_type": "lora", "base_model": base})
 
@@ -128,7 +128,7 @@ class Copies:
         return self._page.roots.check(path, name)
 
     def browse(self, place: dict[str, Any], act: str, arg: str, value: str) -> dict[str, Any]:
-        """The panel's state after a click in it: "browse" opens and closes the list of folders, the others are the list's own."""
+        """The panel's state after a click: "browse" opens and closes the folder browser, the other acts are the browser's."""
         roots, now = self._page.roots, str(place.get("browse", ""))
         if act == "browse":
             wanted = folder_browser.nearest(roots, resolve_path(value.strip() or "."))
@@ -139,10 +139,10 @@ class Copies:
             return place | {"to": printable(roots.check_written(now, WHERE)), "browse": ""}
         return place | {"browse": printable(folder_browser.step(roots, now, act, arg))}
 
-    # -- showing
+    # -- display
 
     def panel(self, place: dict[str, Any]) -> str:
-        """Where a file's folder is chosen; "" while no file is to be copied elsewhere."""
+        """HTML of the panel that chooses a folder; "" while it is closed."""
         name = str(place.get("copy", ""))
         if not name or not place.get("open"):
             return ""
@@ -164,7 +164,7 @@ class Copies:
         )
 
     def row(self, file: dict[str, Any]) -> tuple[str, str]:
-        """For a file in the list: its buttons, and what became of its copy (HTML)."""
+        """(HTML of the copy buttons, HTML of the copy's state) of a file in the list."""
         name = file["name"]
         again = ""
         if known := self.folder:
@@ -175,13 +175,13 @@ class Copies:
         return again + other, self.state(file)
 
     def state(self, file: dict[str, Any]) -> str:
-        """What became of the newest copy of a file (HTML)."""
+        """HTML of the state of a file's newest copy; "" without one."""
         going = self._copies.get(str(file["path"]))
         return _state(file["name"], going) if going else ""
 
 
 def _with_field(act: str, text: str, kind: str) -> str:
-    """A button that sends what stands in the folder's field."""
+    """HTML of a button that sends the value of the folder's field."""
     return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="copy-folder">{text}</button>'
 
 
@@ -193,12 +193,12 @@ def _state(name: str, going: Copying) -> str:
         return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
     close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
     if task.error is None:
-        told = ""
+        warning = ""
         if going.misread:
             label = f"Convert to a plain LoRA: {name}"
-            told = problems_html(going.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
+            warning = problems_html(going.misread) + button(CONVERTS, "Convert to a plain LoRA", name, label=label)
         done = f'<span class="good">{_done(name, task.result)}</span>'
-        return f'<div class="copying" role="status">{done}{told}{close}</div>'
+        return f'<div class="copying" role="status">{done}{warning}{close}</div>'
     if task.token.wanted:
         return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'
     return f'<div class="copying" role="alert">{problems_html(task.error.problems)}{close}</div>'

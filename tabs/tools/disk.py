@@ -1,4 +1,4 @@
-"""The card of Tools about space on the disk: caches, deleted runs and images that were put away, and emptying them."""
+"""The card of Tools for disk space: caches, deleted runs and removed images, and emptying them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WHERE = "Space on the disk"
 GB = 1_000_000_000  # as disks are sold
-# name: (title, what it means to lose it)
+# {name: (title, effect of emptying it)}
 CACHES = {
     "latents": ("Cached latents", "Encoded again by the next training that uses the images."),
     "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
@@ -40,7 +40,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the card's buttons do; which question is open in a browser is that browser's."""
+    """Handlers of the card's buttons. A gr.State per browser, `place`, has its open question."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -61,16 +61,16 @@ class Desk:
 
     def _prune(self, name: str, keep: str) -> int:
         try:
-            kept = float(keep.replace(",", "."))
+            gigabytes = float(keep.replace(",", "."))
         except ValueError:
-            kept = -1.0
-        if not 0 <= kept < 1e6:
+            gigabytes = -1.0
+        if not 0 <= gigabytes < 1e6:
             what = f"'{keep[:20]}' is not a number of GB"
             raise ProblemsError.one(what, WHERE, "write 0 to empty it, or 10 for 10 GB", "disk.bad-number")
         if self.page.engine.status()["job"] is not None:
             what = "A job is running and may need the cache"
             raise ProblemsError.one(what, WHERE, "wait for it, or stop it", "disk.in-use")
-        return prune(self.page.workspace.cache / name, int(kept * GB))
+        return prune(self.page.workspace.cache / name, int(gigabytes * GB))
 
     def _delete(self, name: str) -> int:
         if name == RUNS:
@@ -80,7 +80,7 @@ class Desk:
         return sum(trash.empty(folder)[1] for folder in self._folders())
 
     def _folders(self) -> list[Path]:
-        """The chosen folders of images that are open to this page."""
+        """The dataset's folders that this page may use."""
         listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
         return [folder for folder in listed if self.page.roots.holds(folder)]
 
@@ -88,7 +88,7 @@ class Desk:
     def _put_away(folders: list[Path]) -> int:
         return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.put_away_lately(folder))
 
-    # -- showing
+    # -- display
 
     def html(self, place: dict[str, Any]) -> str:
         space, asking = self.page.workspace, str(place.get("asking", ""))
@@ -98,7 +98,7 @@ class Desk:
             )
             for name, (title, words) in CACHES.items()
         ]
-        kept = [
+        trashes = [
             (RUNS, "Deleted runs", "In the trash of the outputs folder.", folder_bytes(space.trash)),
             (
                 IMAGES,
@@ -113,7 +113,7 @@ class Desk:
                 self._put_away([space.images]),
             ),
         ]
-        for name, title, words, size in kept:
+        for name, title, words, size in trashes:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
             rows.append(_row(title, words, size, ask if asking != name else _sure(name, size)))
         keep = esc(place.get("keep", "0"))

@@ -1,4 +1,4 @@
-"""The forms of the tasks, made from what each declares. Tasks with the same card share a form and choose from a list."""
+"""The cards of tasks: forms from their declarations. A card with several tasks has a list to choose one."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tabs.markup import (
     problems_html,
 )
 
-KEPT = "Tools"  # what is filled in, of every card
-SHORT = 12  # fields that are all shown
-PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
+STATE = "Tools"  # key of the stored values of all cards
+SHORT = 12  # a form with at most this number of fields shows all of them
+PREVIEW, PREVIEWED = "preview", 4  # the setting of the number of previews, which has a button, and its value
 STARTS = ("go", PREVIEW)
-OWN = "of tasks"  # next to the values that a card's tasks share: those of each name of `Task.values`
-# Settings that are chosen for one task and not for the next: what becomes of captions that are there, and where the result goes.
+BY_TASK = "of tasks"  # key of the values that a card's tasks do not share, by their `Task.values`
+# Settings that each task of a card stores separately, such as what to do with existing captions, and the output.
 UNDO = "undo"
-APART = ("existing", "output", UNDO, "in_place")
-CHOSEN = "action"  # next to the values of a form: which of its tasks is chosen
+SEPARATE = ("existing", "output", UNDO, "in_place")
+CHOSEN = "action"  # key of the chosen task
 ENTER = """
 element.addEventListener('keydown', (event) => {
   const go = element.querySelector('button[data-act=go]');
@@ -46,16 +46,16 @@ element.addEventListener('keydown', (event) => {
 
 
 def cards(tab: str) -> list[Card]:
-    """The cards of a tab once, in the order in which their tasks were registered."""
+    """The cards of a tab, in the order of registration of their tasks."""
     return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
 
 
 class ToolForm:
-    """One card. What is filled in is kept by the project: what its tasks have in common once, else by `Task.values`."""
+    """One card. The project stores its values: those that its tasks share once, the others by `Task.values`."""
 
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
-        self._endings: tuple[Any, list[str]] = (None, [])
+        self._report_extensions: tuple[Any, list[str]] = (None, [])
         self._refused: list[Problem] = []  # of the last start
 
     @property
@@ -63,61 +63,63 @@ class ToolForm:
         return {name: task for name, task in tasks().items() if task.card == self.card}
 
     def form(self, task: Task | None = None) -> TaskForm:
-        """That of a task, else of the chosen one. The page has each once, with its undo."""
+        """The form of a task, or of the chosen one. There is one per page, so that tabs share its undo."""
         task = task or self.task
         if task.name not in self.page.forms:
-            kept = partial(self._load, task), partial(self._keep_values, task)
-            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", kept, (PREVIEW,))
+            storage = partial(self._load, task), partial(self._store, task)
+            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", storage, (PREVIEW,))
         return self.page.forms[task.name]
 
     def values(self, task: Task | None = None) -> dict[str, Any]:
-        """What is filled in of a task, else of the chosen one, by the names of `form_settings`."""
+        """The values of a task, or of the chosen one, by the names of `form_settings`."""
         return self.form(task).values()
 
     def _load(self, task: Task) -> dict[str, Any]:
-        kept, places, apart = self._kept(), self._apart(task), self._of_tasks()
-        values = {name: value for name, value in kept.items() if name not in places and name != OWN}
-        return values | {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
+        stored, keys, separate = self._stored(), self._keys(task), self._separate()
+        values = {name: value for name, value in stored.items() if name not in keys and name != BY_TASK}
+        return values | {name: separate[key][name] for name, key in keys.items() if name in separate.get(key, {})}
 
-    def _keep_values(self, task: Task, values: dict[str, Any]) -> None:
-        before, places, apart = self.values(task), self._apart(task), self._of_tasks()
-        kept = {name: value for name, value in self._kept().items() if name in places or name not in before}
-        kept |= {name: value for name, value in values.items() if name not in places}
-        for place in set(places.values()):
-            others = {name: value for name, value in apart.get(place, {}).items() if name not in before}
-            apart[place] = others | {name: values[name] for name in places if places[name] == place and name in values}
-        self._keep(**{self.card.name: kept | ({OWN: apart} if apart else {})})
+    def _store(self, task: Task, values: dict[str, Any]) -> None:
+        before, keys, separate = self.values(task), self._keys(task), self._separate()
+        stored = {name: value for name, value in self._stored().items() if name in keys or name not in before}
+        stored |= {name: value for name, value in values.items() if name not in keys}
+        for key in set(keys.values()):
+            others = {name: value for name, value in separate.get(key, {}).items() if name not in before}
+            separate[key] = others | {name: values[name] for name in keys if keys[name] == key and name in values}
+        self._keep(**{self.card.name: stored | ({BY_TASK: separate} if separate else {})})
 
-    def _kept(self) -> dict[str, Any]:
-        kept = self._state().get(self.card.name)
-        return dict(kept) if isinstance(kept, dict) else {}
+    def _stored(self) -> dict[str, Any]:
+        stored = self._state().get(self.card.name)
+        return dict(stored) if isinstance(stored, dict) else {}
 
-    def _of_tasks(self) -> dict[str, dict[str, Any]]:
-        """What is kept under each name of `_apart`."""
-        kept = self._kept().get(OWN)
-        return {name: each for name, each in kept.items() if isinstance(each, dict)} if isinstance(kept, dict) else {}
+    def _separate(self) -> dict[str, dict[str, Any]]:
+        """{key of `_keys`: {setting: value}} of the values that the tasks do not share."""
+        stored = self._stored().get(BY_TASK)
+        return (
+            {name: each for name, each in stored.items() if isinstance(each, dict)} if isinstance(stored, dict) else {}
+        )
 
-    def _apart(self, task: Task) -> dict[str, str]:
-        """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
-        has, and those of `APART`."""
+    def _keys(self, task: Task) -> dict[str, str]:
+        """{setting: key under which it is stored} of the settings that a task does not share with its card: those of groups that
+        no other task has, and those of SEPARATE."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
-        own = form_settings(task).items() if task.values else ()
-        places = {name: task.values for name, entry in own if groups[entry.group] == 1}
-        return places | {name: task.name for name in form_settings(task) if name in APART}
+        settings = form_settings(task).items() if task.values else ()
+        keys = {name: task.values for name, entry in settings if groups[entry.group] == 1}
+        return keys | {name: task.name for name in form_settings(task) if name in SEPARATE}
 
     @property
     def task(self) -> Task:
-        """The chosen one."""
-        return self.tasks.get(str(self._kept().get(CHOSEN))) or next(iter(self.tasks.values()))
+        """The chosen task."""
+        return self.tasks.get(str(self._stored().get(CHOSEN))) or next(iter(self.tasks.values()))
 
     def _state(self) -> dict[str, Any]:
-        return self.page.project.tab_state(KEPT)
+        return self.page.project.tab_state(STATE)
 
     def choose(self, name: str) -> None:
-        """Choose one of the card's tasks. What went wrong with another one is no longer shown."""
+        """Choose one of the card's tasks, and hide the problems of the previous one."""
         if name != self.task.name:
             self._forget_problems()
-        self._keep(**{self.card.name: self._kept() | {CHOSEN: name}})
+        self._keep(**{self.card.name: self._stored() | {CHOSEN: name}})
 
     def _forget_problems(self) -> None:
         self._refused = []
@@ -125,50 +127,54 @@ class ToolForm:
 
     def _keep(self, **changes: Any) -> None:
         with self.page.project.lock:
-            self.page.project.keep(KEPT, self._state() | changes)
+            self.page.project.keep(STATE, self._state() | changes)
 
     def _filled(self) -> dict[str, Any]:
-        """The values of the chosen task; a folder or ending that is not given is the dataset's."""
+        """The values of the chosen task; an empty folder or extension is the dataset's."""
         values = self.values()
         if "folder" in form_settings(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
         if "folders" in form_settings(self.task) and not values.get("folders"):
             values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
         for name, entry in form_settings(self.task).items():
-            if entry.widget == "extension" and (found := self._extensions()):
-                values.setdefault(name, entry.default if entry.default in found else found[0])
+            if entry.widget == "extension" and (used := self._extensions()):
+                values.setdefault(name, entry.default if entry.default in used else used[0])
         return values
 
     def _extensions(self) -> list[str]:
-        """The endings of the dataset's caption files, the most frequent first; none while it is not read."""
+        """Extensions of the dataset's caption files, the most frequent first; empty until the dataset is read."""
         report = self.page.reading.report
-        if self._endings[0] is not report:
+        if self._report_extensions[0] is not report:
             names = (name for each in report.placed for name in each.image.sidecars) if report else ()
-            self._endings = (report, [each for each, _ in Counter(Path(name).suffix for name in names).most_common()])
-        return self._endings[1]
+            self._report_extensions = (
+                report,
+                [each for each, _ in Counter(Path(name).suffix for name in names).most_common()],
+            )
+        return self._report_extensions[1]
 
     def html(self) -> str:
-        task, asked = self.task, self.form()
+        task, form = self.task, self.form()
         previewed = form_settings(task).get(PREVIEW)
-        main = f"{asked.id}-{main_setting(task)}" if main_setting(task) else ""
+        main = f"{form.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
-            f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div>'
+            f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{form.bar()}</div>'
             f"{self._fields()}"
             f'<div class="class-line">{go}{about}</div>{self._problems()}</section>'
         )
 
     def _fields(self) -> str:
-        """The fields. Those of a long form that are not shown at first are opened by a button; while they are closed, one with a
-        value of its own stands with the first."""
+        """HTML of the fields. A long form shows its basic fields and those that differ from their defaults; a button opens the
+        others."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
         unused = self.task.unused(filled)
         known = {name: entry for name, entry in form.known.items() if name not in unused}
-        own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
-        shown = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT} | own
+        set_here = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default}
+        basic = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT}
+        shown = basic if opened else basic | set_here
         rest = [name for name in known if name not in shown]
         words = f"{'Fewer' if opened else 'More'} settings ({len(rest)})"
         more = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>' if rest else ""
@@ -180,7 +186,7 @@ class ToolForm:
         return f'<div class="tool-refused" role="alert">{problems_html(self._refused)}</div>' if self._refused else ""
 
     def _choice(self) -> str:
-        """The list of the card's tasks, where it has several."""
+        """HTML of the list of the card's tasks; "" for a single one."""
         if len(self.tasks) == 1:
             return ""
         choices = [(task.title, name) for name, task in self.tasks.items()]
@@ -188,7 +194,7 @@ class ToolForm:
         return f'<label class="own"><span>Tool</span>{chosen}</label>'
 
     def show(self) -> Any:
-        self.page.reading.want()  # what is not filled in is the dataset's
+        self.page.reading.want()  # empty fields mean the dataset's values
         return "", self.html()
 
     def tick(self, client: str) -> Any:
@@ -208,18 +214,18 @@ class ToolForm:
             self._keep(opened=sorted(opened))
         elif act in STARTS:
             self._forget_problems()
-            if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
+            if value and main_setting(self.task):  # the field's current text, whose change may not have arrived
                 self.form().change(main_setting(self.task), value)
             self.form().check()
-            given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
-            used = {name: value for name, value in given.items() if name not in self.task.unused(given)}
+            values = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
+            used = {name: value for name, value in values.items() if name not in self.task.unused(values)}
             self.page.works.start(self.task, job_of(self.task, used, self.page.project.job))
-            if given.get(UNDO):
-                self.form().change(UNDO, "false")  # it is for once
+            if values.get(UNDO):
+                self.form().change(UNDO, "false")  # applies once
         return self.html()
 
     def acted(self, event: gr.EventData) -> Any:
-        """`act` for the page. What stands against a start stays shown below its button while fields change, until the next one."""
+        """`act` with problems: those of a start are shown below its button until the next start, others in the panel."""
         starts, browser = board_event(event)[0] in STARTS, self.page.browsers.of(CURRENT_SESSION.get())
         about = f"change {self.card.name}"
         try:
@@ -236,7 +242,7 @@ class ToolForm:
 
 
 def fill_in(page: Page, name: str, values: Mapping[str, Any]) -> None:
-    """Choose a task in its card and fill in these values of it, one step of undo."""
+    """Choose a task in its card and fill in these values, as one undo step."""
     card = tasks()[name].card
     assert card is not None
     form = ToolForm(page, card)
@@ -249,7 +255,7 @@ def _start(act: str, words: str, main: str, kind: str = "") -> str:
 
 
 def build_form(page: Page, card: Card) -> None:
-    """A card's form, with its listeners and a place for what its tasks are doing."""
+    """Build a card's form with its listeners, and the element for the state of its tasks."""
     form = ToolForm(page, card)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     client = client_state()

@@ -1,4 +1,4 @@
-"""The index at the top of Tools: every tool by name in groups, with a search. A click opens the tool's form (assets/tools.js)."""
+"""The index at the top of Tools: all tools in groups, with a search. A click opens the tool's form (assets/tools.js)."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ PLACES = (
 
 
 def ordered(tab: str) -> list[Card]:
-    """The cards of a tab: those of the large groups first, single tools last."""
+    """The cards of a tab, those with several tools first."""
     return sorted(cards(tab), key=lambda card: FIRST.index(card.name) if card.name in FIRST else len(FIRST))
 
 
 def groups() -> dict[str, list[str]]:
-    """{title of a group: its entries as HTML}. Cards of one tool are with what is about the machine."""
-    found: dict[str, list[str]] = {}
+    """{title of a group: HTML of its entries}. Cards of a single tool are in the group about the machine."""
+    by_group: dict[str, list[str]] = {}
     single = []
     for card in [*ordered("Tools"), *cards(CAPTIONS)]:
-        own = [task for task in tasks().values() if task.card == card]
+        members = [task for task in tasks().values() if task.card == card]
         entries = [
             _entry(
                 task.title,
@@ -49,22 +49,22 @@ def groups() -> dict[str, list[str]]:
                 card,
                 task.name,
             )
-            for task in own
+            for task in members
         ]
         if card.tab == CAPTIONS:
-            found.setdefault(CAPTIONS, []).extend(entries)
-        elif len(own) > 1:
-            found[card.title] = entries
+            by_group.setdefault(CAPTIONS, []).extend(entries)
+        elif len(members) > 1:
+            by_group[card.title] = entries
         else:
-            single += [_entry(card.title, f"{own[0].name} {own[0].about}", card, own[0].name)]
+            single += [_entry(card.title, f"{members[0].name} {members[0].about}", card, members[0].name)]
     places = [_place(*place) for place in PLACES]
-    return found | {MACHINE: [places[0], *single, *places[1:]]}
+    return by_group | {MACHINE: [places[0], *single, *places[1:]]}
 
 
 def _offered(task: Task) -> str:
-    """What can be chosen in a tool's form, such as Canny edges."""
-    asked = form_settings(task).values()
-    return " ".join(words for entry in asked if entry.kind == "choice" for words, _ in choices(entry))
+    """Labels of the choices in a tool's form, such as Canny edges, for the search."""
+    fields = form_settings(task).values()
+    return " ".join(words for entry in fields if entry.kind == "choice" for words, _ in choices(entry))
 
 
 def _entry(words: str, more: str, card: Card, task: str) -> str:
@@ -82,7 +82,7 @@ def _line(words: str, more: str, about: str) -> str:
 
 
 def html() -> str:
-    """The card: a search field, and the groups."""
+    """HTML of the index: a search field and the groups."""
     columns = "".join(
         f'<div class="tool-group"><h3>{esc(title)}</h3><ul>{"".join(entries)}</ul></div>'
         for title, entries in groups().items()

@@ -1,5 +1,4 @@
-"""Keys for the hub and for wandb: masked fields that write the file which only this person can read. What was written is
-never sent back to a browser."""
+"""Keys for the Hub and wandb: password fields that write a file which only the user can read. Keys are never sent to a browser."""
 
 from __future__ import annotations
 
@@ -26,18 +25,18 @@ WHERE = "Keys"
 
 
 def build(page: Page) -> None:
-    """The card on Tools."""
+    """Build the card on Tools."""
     page.commands |= {"key": lambda data, browser: keep(page, data, browser)}
-    page.pulse_parts.append(lambda tab, asked: {"keys": states()} if tab == "Tools" else {})
+    page.pulse_parts.append(lambda tab, body: {"keys": states()} if tab == "Tools" else {})
     gr.HTML(card(page.shared), elem_id="keys-holder", apply_default_css=False)
 
 
 def card(shared: bool) -> str:
-    """One masked field for each key, or why there is none."""
+    """HTML of a password field for each key, or of the reason why there is none."""
     head = '<section class="card" id="keys" aria-label="Keys"><div class="card-head"><h3>Keys</h3></div>'
     if shared:
-        told = "Keys cannot be entered on a shared page: open it without sharing, or set HF_TOKEN or WANDB_API_KEY on the machine."
-        return f'{head}<p class="hint">{told}</p></section>'
+        reason = "Keys cannot be entered on a shared page: open it without sharing, or set HF_TOKEN or WANDB_API_KEY on the machine."
+        return f'{head}<p class="hint">{reason}</p></section>'
     file = f"<code>{esc(keys_file().name)}</code> among your settings"
     about = f"Stored in a file only you can read ({file}), never in jobs, runs or logs. Keys are not shown again."
     rows = "".join(_row(name) for name in NAMES)
@@ -56,19 +55,19 @@ def _row(name: str) -> str:
 
 
 def states() -> dict[str, dict[str, Any]]:
-    """{name: {"words", "stored"}}; no key itself."""
-    return {name: {"words": _words(name), "stored": is_stored(name)} for name in NAMES}
+    """{name: {"words": text about the key, "stored"}}, without the keys."""
+    return {name: {"words": _state_text(name), "stored": is_stored(name)} for name in NAMES}
 
 
-def _words(name: str) -> str:
-    given = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
-    if given:
-        return f"Set by {given}, which overrides the file."
+def _state_text(name: str) -> str:
+    used = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
+    if used:
+        return f"Set by {used}, which overrides the file."
     return "Kept." if is_stored(name) else "Not set."
 
 
 def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Write or forget one key: {"key": its name, "value": text, "" forgets}."""
+    """Store a key {"key": name, "value": text}; an empty value deletes it. Raises ProblemsError."""
     name, value = str(data.get("key", "")), str(data.get("value", "")).strip()
     if page.shared:
         fix = "open the page on the machine itself, or set the environment variable there"
@@ -81,7 +80,7 @@ def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
             WHERE,
             "paste it again, without spaces",
             code="keys.invalid",
-        )  # the text itself is never repeated
+        )  # without the text, which may be a key
     store(name, value or None)
     done = f"The {TITLES[name]} was saved." if value else f"The {TITLES[name]} was deleted."
     page.browsers.say(browser, "done", done)

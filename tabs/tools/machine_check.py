@@ -1,4 +1,4 @@
-"""The card of Tools that checks this machine. The check computes in a process of its own; the page shows how far it is."""
+"""The card of Tools that checks this machine. The check runs in a separate process; the page shows its progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE = "Check this machine"
 
 
 class MachineCheck:
-    """The newest check; every browser sees the same. items: others than all, for tests."""
+    """The newest check, shared by all browsers. items: for tests, instead of all"""
 
     items: Sequence[Item] | None = None
 
@@ -37,7 +37,7 @@ class MachineCheck:
         self._words = ""
 
     def start(self, data: dict[str, Any], browser: Browser) -> None:
-        """Begin one, unless the device is at work."""
+        """Start a check. Raises ProblemsError while a job runs."""
         job = self.page.engine.status()["job"]
         if job is not None:
             what = f"'{job['title']}' is running, so times and memory of a check would be wrong"
@@ -60,36 +60,36 @@ class MachineCheck:
         from core.machine_check.run import run_check
 
         with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
-            report = run_check(self.page.workspace, device, token=task.token, tell=self._tell, items=self.items)
+            report = run_check(self.page.workspace, device, token=task.token, tell=self._report, items=self.items)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(self.file, report)
 
-    def _tell(self, lines: Sequence[Line], total: int) -> None:
+    def _report(self, lines: Sequence[Line], total: int) -> None:
         self._lines = [line.to_dict() for line in lines]
         self._total = total
         self._words = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """What the card shows, where Tools is open."""
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Part of the tick while Tools is open: data of the card."""
         return {"machine_check": self._facts()} if tab == "Tools" else {}
 
     def _facts(self) -> dict[str, Any]:
         if self._running():
             share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
-            return self._shown(self._lines, self._words, running=True, share=share)
+            return self._data(self._lines, self._words, running=True, share=share)
         error = self._task.error if self._task is not None else None
         if error is not None:
             lines = [line for line in self._lines if line["state"] != "looking"]
             first = error.problems[0]
             words = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
-            return self._shown(lines, words)
+            return self._data(lines, words)
         try:
             report = read_json_object(self.file)
-            return self._shown(report["items"], f"{report['made']}: {summary(report)}", file=True)
+            return self._data(report["items"], f"{report['made']}: {summary(report)}", file=True)
         except (ProblemsError, OSError, KeyError, TypeError, AttributeError):  # none yet, or of another version
-            return self._shown([], "")
+            return self._data([], "")
 
-    def _shown(
+    def _data(
         self, lines: list[dict[str, Any]], words: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
         address = self.page.file_url(self.file) if file else ""
@@ -103,14 +103,14 @@ class MachineCheck:
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the table in the words of the report."""
+    """Data of a row of the table."""
     row: dict[str, Any] = {name: str(line.get(name, "")) for name in ("name", "title", "group", "state")}
-    found = [
+    notes = [
         line.get("found"),
         line.get("reason"),
         f"Fix: {line['fix']}" if line.get("fix") and row["state"] != OK else "",
     ]
-    return row | {"words": WORDS.get(row["state"], "checking"), "found": [str(words) for words in found if words]}
+    return row | {"words": WORDS.get(row["state"], "checking"), "found": [str(note) for note in notes if note]}
 
 
 def build(page: Page) -> MachineCheck:

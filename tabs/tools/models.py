@@ -1,4 +1,4 @@
-"""Base models and VAEs on the page: the catalog, what the lists offer, and browsing for a file."""
+"""Base models and VAEs: the catalog, the lists, and the file browser."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ WHOLE = ("model_index.json", "config.json")  # of a model that is a folder
 
 
 class Models:
-    """What there is to train from, for every browser the same."""
+    """The available base models and VAEs, shared by all browsers."""
 
     def __init__(self, workspace: Workspace, project: Project, roots: Roots):
         self._workspace, self._project, self._roots = workspace, project, roots
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
         if tab not in BROWSING:
             return {}
-        wants = asked.get("wants")
+        wants = body.get("wants")
         folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
-        found = {} if tab in ("Dataset", "Captions") else {"catalog": self._catalog(), "models": self._listed()}
-        return found | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
+        lists = {} if tab in ("Dataset", "Captions") else {"catalog": self._catalog(), "models": self._listed()}
+        return lists | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
         facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
     def _listed(self) -> list[Any]:
-        """What the lists offer: a browser fills them anew when a file has appeared."""
+        """The entries of the lists. A browser updates its lists when they change."""
         when, choices = self._choices
         if time.monotonic() - when > LOOKED_AFTER:
             choices = [value for kind in ("checkpoint", "vae") for _, value in choices_of(kind, self._workspace)]
@@ -65,7 +65,7 @@ class Models:
             return browse(self._workspace, self._roots, "", kind) | {"reason": error.problems[0].what}
 
     def choose(self, data: dict[str, Any]) -> None:
-        """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
+        """Set the form to a file or catalog entry: {"use": "base_model" or "vae", "about": file}. Raises ProblemsError."""
         field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
         if field is None or field not in FIELDS or not about:
             return
@@ -79,7 +79,7 @@ class Models:
             self._project.replace(with_values(job, changes), did="choosing a model")
 
     def _needs(self, reference: str) -> Mapping[str, Any]:
-        """{setting: value} that a training of this base model must have, where the catalog knows it."""
+        """{setting: value} that this base model requires, if it is in the catalog."""
         models = self._workspace.models
         try:
             path = resolve(reference, models, self._workspace.outputs)
@@ -90,9 +90,9 @@ class Models:
 
 
 def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
-    """A folder for the file browser: its folders, its files with their sizes, and where else to look.
+    """A folder for the file browser: its subfolders, its files with sizes, and starts.
 
-    kind   what is chosen: a "model", any "file", a "folder", or "any" of the two last
+    kind   of what is chosen: "model", "file", "folder", or "any" of the two last
     """
     places = [("Models", workspace.models), *starts(roots)]
     known = [
@@ -113,7 +113,7 @@ def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> 
 
 
 def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, MAX_ENTRIES):
             name = entry.name
@@ -122,13 +122,13 @@ def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
                 continue
             try:
                 if entry.is_file() and roots.holds(entry.path):
-                    found[name] = entry.stat().st_size
+                    sizes[name] = entry.stat().st_size
             except OSError:
                 continue
-    names = sorted(found, key=str.casefold)[:MOST_FILES]
-    return [{"name": name, "size": found[name]} for name in names]
+    names = sorted(sizes, key=str.casefold)[:MOST_FILES]
+    return [{"name": name, "size": sizes[name]} for name in names]
 
 
 def _can_be_sent(name: str) -> bool:
-    """Names in another encoding than the system's cannot be written as JSON and read back."""
+    """Whether a name can be sent as JSON: one in another encoding than the system's cannot."""
     return printable(name) == name

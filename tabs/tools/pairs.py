@@ -1,4 +1,4 @@
-"""What becomes of the pairs that a tool has made: a dataset for training a ControlNet."""
+"""Use the image pairs of a tool as a dataset for training a ControlNet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK_SECONDS = 0.4  # most pairs are read by then, and the press is answered wi
 
 
 def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Fill in Train with the pairs of a work: {"work"}. On the light lane: the sample prompts need the pairs read."""
+    """Fill in Train with the pairs of a job {"work"}, on the light lane, since sample prompts need the pairs to be read."""
     pairs = next((work.facts(page.engine)["pairs"] for work in page.works.works() if work.id == data.get("work")), None)
     if pairs is None:
         return
@@ -41,7 +41,7 @@ def train_pairs(page: Page, data: dict[str, Any], browser: Browser) -> None:
 
 
 def _fill_in(page: Page, browser: Browser, images: str, control: str, job: TrainJob, task: LightTask) -> None:
-    """One step of undo. Sample prompts without a control image, or with one of earlier pairs, are replaced by pairs."""
+    """Fill in Train as one undo step. Sample prompts without a control image, or with one of earlier pairs, are replaced."""
     before = page.project.job.dataset.conditioning_data_dir
     earlier = resolve_path(before) if before and resolve_path(before) != resolve_path(control) else None
     report = preflight(job, page.workspace, cancel=task.token)
@@ -58,12 +58,12 @@ def _fill_in(page: Page, browser: Browser, images: str, control: str, job: Train
 
 
 def sample_pairs(page: Page, browser: Browser) -> None:
-    """Make sample prompts of captions and control images of the dataset, those of validation images first."""
+    """Make sample prompts from captions and control images of the dataset, those of validation images first."""
     _wait(page.engine.light(partial(_use_as_samples, page, browser), page.project.job, title="Reading the pairs"))
 
 
 def _use_as_samples(page: Page, browser: Browser, job: TrainJob, task: LightTask) -> None:
-    """One step of undo."""
+    """Set the sample prompts as one undo step."""
     with page.browsers.reporting(browser, PROMPTS):
         prompts = prompts_of_pairs(preflight(job, page.workspace, cancel=task.token))
         if prompts is None:
@@ -80,14 +80,14 @@ def _wait(read: LightTask) -> None:
 
 
 def _fits(prompt: str, earlier: Path | None) -> bool:
-    """Whether a sample prompt has a control image that is not of the earlier folder."""
+    """Whether a sample prompt has a control image outside the earlier folder."""
     found = CONTROL_IMAGE.search(prompt)
     return found is not None and not (earlier and resolve_path(found[1].strip()).is_relative_to(earlier))
 
 
 def with_pairs(job: TrainJob, images: str, control: str) -> TrainJob:
-    """The job with these folders: for the folder of the dataset that they belong to, else in place of all. A method that trains
-    with control images stays."""
+    """Return the job with these folders: set for the folder of the dataset that they belong to, else instead of all folders. A
+    method that trains with control images is not changed."""
     if not job.method.traits.control_images:
         job = with_value(job, "method.kind", CONTROLNET)
     entries = entries_of(job)

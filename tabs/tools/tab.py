@@ -1,4 +1,4 @@
-"""The Tools tab: an index of all tools, the tasks with a card for this tab; base models, disk space, keys, the check of this machine."""
+"""The Tools tab: index, cards of tasks, base models, disk space, keys, and the machine check."""
 
 from __future__ import annotations
 

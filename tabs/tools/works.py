@@ -1,4 +1,4 @@
-"""What the tasks that have a card are doing: started, watched, paused and cancelled by every browser alike."""
+"""Jobs of the tasks with a card: start, progress, pause and cancel, shared by all browsers."""
 
 from __future__ import annotations
 
@@ -27,52 +27,52 @@ if TYPE_CHECKING:
     from core.formats.hub.references import Source
     from tabs.form.project import Project
 
-KEPT = 10
+MAX_WORKS = 10
 WAIT_SECONDS = 0.05  # for which a tick waits for the lists of model files
-SEEN = 3.0  # seconds after which a failure counts as seen
-MOST_LINES = 300  # of a result; the whole stands in the job's journal
+NOTICED_SECONDS = 3.0  # after which the user has noticed a failure
+MAX_LINES = 300  # shown of a result; the job's journal has all
 DOWNLOAD = "download"
-GOING = ("waiting", "running", "paused")
+ACTIVE = ("waiting", "running", "paused")
 
 Start = Callable[[Task, Settings], None]
 
 
 @dataclass
 class Work:
-    """One use of a tool. id: its job's in the queue; about: what it works on, as a person reads it."""
+    """One job of a tool. id: in the queue; about: text of its input"""
 
     id: str
     task: Task
     about: str
-    asked: str = ""  # of a download: the whole link, which may hold a key and is not shown
-    ended: dict[str, Any] = field(default_factory=dict)  # its facts, once they no longer change
-    failed: float | None = None  # when a page was first told that it failed
-    first: tuple[float, int] | None = None  # when a download brought its first bytes, and how many there were then
+    reference: str = ""  # of a download: the whole link, which may have a key and is not shown
+    ended: dict[str, Any] = field(default_factory=dict)  # the final facts
+    failed: float | None = None  # when a page first showed the failure
+    first: tuple[float, int] | None = None  # time and number of the first bytes of a download
 
     @property
     def tab(self) -> str:
         return self.task.card.tab if self.task.card else ""
 
     def replaces(self, other: Work) -> bool:
-        """Whether it is another try of the same download."""
+        """Whether this is another attempt of the same download."""
         return self.task.name == other.task.name == DOWNLOAD and self.about == other.about
 
     def facts(self, engine: Any) -> dict[str, Any]:
-        """What the page shows of it."""
+        """Data for the page's script."""
         if self.ended:
             return self.ended
-        found = engine.progress(self.id)
-        state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(found["state"], found["state"])
+        progress = engine.progress(self.id)
+        state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(progress["state"], progress["state"])
         wait = engine.waits().get(self.id) if state == "waiting" else None
-        text = found["text"]
-        if found["stopping"]:
+        text = progress["text"]
+        if progress["stopping"]:
             text = "pausing ..." if self.task.ends_paused else "cancelling ..."
         elif wait:
             text = wait.words
-        elif self.task.name == DOWNLOAD and found["done"]:
-            text = self._pace(found["done"], found["total"])
-        lines = found["facts"].get("brief", found["lines"]) if state != "failed" else []  # where a table has the rest
-        previews = found["facts"].get("previews", [])  # their lines come first
+        elif self.task.name == DOWNLOAD and progress["done"]:
+            text = self._pace(progress["done"], progress["total"])
+        lines = progress["facts"].get("brief", progress["lines"]) if state != "failed" else []  # a table has the rest
+        previews = progress["facts"].get("previews", [])  # their lines come first
         lines = lines[len(previews) :]
         facts = {
             "id": self.id,
@@ -81,23 +81,23 @@ class Work:
             "ends_paused": self.task.ends_paused,
             "about": self.about,
             "state": state,
-            "stopping": found["stopping"],
-            "on_cpu": self.task.on_cpu and found["lane"] == "device" and bool(wait and wait.on),
+            "stopping": progress["stopping"],
+            "on_cpu": self.task.on_cpu and progress["lane"] == "device" and bool(wait and wait.on),
             "text": text,
-            "share": found["done"] / found["total"] if found["total"] else None,
-            "lines": _shown(lines),
+            "share": progress["done"] / progress["total"] if progress["total"] else None,
+            "lines": _shortened(lines),
             "previews": previews,
-            "shown": found["facts"].get("shown", []),
-            "file": found["facts"].get("file"),
-            "pairs": found["facts"].get("pairs"),
-            "problems": found["problems"],
+            "shown": progress["facts"].get("shown", []),
+            "file": progress["facts"].get("file"),
+            "pairs": progress["facts"].get("pairs"),
+            "problems": progress["problems"],
         }
-        if state not in GOING:
+        if state not in ACTIVE:
             self.ended = facts | {"text": "", "share": None}
         return facts
 
     def _pace(self, done: int, total: int) -> str:
-        """What has come of a download, how fast, and how long the rest takes at that pace."""
+        """Text on a download: size so far, speed, and time left."""
         now = time.monotonic()
         began, before = self.first = self.first or (now, done)
         words = f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
@@ -108,14 +108,14 @@ class Work:
         return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
 
 
-def _shown(lines: list[str]) -> list[str]:
-    """The first lines and the last, which says what was done."""
-    more = len(lines) - MOST_LINES - 1
-    return [*lines[:MOST_LINES], f"and {count(more, 'more line')}", lines[-1]] if more > 0 else lines
+def _shortened(lines: list[str]) -> list[str]:
+    """The first MAX_LINES lines, and the last one, which is the summary."""
+    more = len(lines) - MAX_LINES - 1
+    return [*lines[:MAX_LINES], f"and {count(more, 'more line')}", lines[-1]] if more > 0 else lines
 
 
 def _already(facts: dict[str, Any]) -> ProblemsError:
-    """What is said of a second start on the same thing."""
+    """The error for a second job with the same input."""
     fix = "wait until it is done, or cancel it"
     if facts["state"] == "waiting":
         what = f"This is in the queue already, {facts['text']}"
@@ -124,7 +124,7 @@ def _already(facts: dict[str, Any]) -> ProblemsError:
 
 
 class Works:
-    """What the queue holds of tasks with a card, since the server started: every browser sees the same."""
+    """The jobs of tasks with a card since the start of the server, shared by all browsers."""
 
     def __init__(
         self,
@@ -151,38 +151,38 @@ class Works:
         }
 
     def works(self) -> list[Work]:
-        """The newest first; of several tries of a download the last."""
-        found: list[Work] = []
+        """The jobs, newest first; of several attempts of a download the last."""
+        works: list[Work] = []
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
             old = entry.added < self._since and entry.state not in ("waiting", "running")
             if task is None or task.card is None or old:
                 continue
             work = self._known.get(entry.id) or self._work(entry.id, task, entry)
-            if not any(newer.replaces(work) for newer in found):
-                found.append(work)
-        self._known = {work.id: work for work in found}
-        return [work for work in found if work.id not in self._hidden][
-            :KEPT
-        ]  # a hidden try does not show an earlier one
+            if not any(newer.replaces(work) for newer in works):
+                works.append(work)
+        self._known = {work.id: work for work in works}
+        return [work for work in works if work.id not in self._hidden][:MAX_WORKS]
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
         try:
-            asked, about = self._about(task, build_job(task.job, entry.job))
+            reference, about = self._about(task, build_job(task.job, entry.job))
         except ProblemsError:  # settings that this version cannot read
-            asked, about = "", entry.title
-        return Work(identity, task, about, asked)
+            reference, about = "", entry.title
+        return Work(identity, task, about, reference)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a tool on one thing: {"tool", "about": what to download, or a file}."""
+        """Start a tool: {"tool", "about": its input, a file or what to download}."""
         task, about = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
         if task is None or task.card is None:
             return
-        known = next((work.asked for work in self.works() if (work.task.name, work.about) == (task.name, about)), "")
+        known = next(
+            (work.reference for work in self.works() if (work.task.name, work.about) == (task.name, about)), ""
+        )
         self.start(task, job_of(task, {main_setting(task): known or about}, self._project.job))
 
     def start(self, task: Task, job: Settings) -> None:
-        """Start a checked job; one at a time on the same thing."""
+        """Check a job and queue it. Raises ProblemsError, also if a job with the same input is active."""
         self._roots.admit(job)
         task.look(job, self._workspace)
         _, about = self._about(task, job)
@@ -195,32 +195,31 @@ class Works:
             )
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
-        """What a job works on: as it was given, and as it is shown."""
+        """(input of a job, its shown text)."""
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)
         value = value_of(job, form_settings(task)[name].path) if name else ""
-        asked = ", ".join(value) if isinstance(value, list) else str(value or "")
-        shown = str(parse_source(asked)) if task.name == DOWNLOAD else asked
+        text = ", ".join(value) if isinstance(value, list) else str(value or "")
         if task.name == DOWNLOAD:
-            return asked, shown
-        return asked, f"{task.title}: {shown}" if shown else task.title
+            return text, str(parse_source(text))
+        return text, f"{task.title}: {text}" if text else task.title
 
     def _runs(self, work: Work) -> bool:
-        return work.facts(self._engine)["state"] in GOING
+        return work.facts(self._engine)["state"] in ACTIVE
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
-        """End a work. A download is paused: it resumes where it stopped when it is asked for again."""
+        """Cancel a job. A download is paused: its next start resumes it."""
         for work in self._named(data):
             self._engine.cancel(work.id)
 
     def start_on_cpu(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a work that waits for the device at once, on the CPU."""
+        """Start a job that waits for the device on the CPU."""
         for work in self._named(data):
             self._engine.start_on_cpu(work.id)
 
     def pause(self, data: dict[str, Any], browser: Browser) -> None:
-        """Pause a work, or resume it: {"work", "command": "pause" or "resume"}."""
+        """Pause or resume a job: {"work", "command": "pause" or "resume"}."""
         command = str(data.get("command"))
         for work in self._named(data):
             run = self._engine.progress(work.id)["run"]
@@ -228,29 +227,29 @@ class Works:
                 self._engine.command(run, command)
 
     def close(self, data: dict[str, Any], browser: Browser) -> None:
-        """Show the result of a work no longer. Its journal stays."""
+        """Hide the result of a finished job. Its journal stays."""
         self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._runs(work)}
 
     def close_failed(self, card: Card) -> None:
-        """Show no longer what has been seen to fail of a card: one of its tools is started again, or another one chosen."""
-        seen = time.monotonic() - SEEN
+        """Hide a card's failed jobs that the user has noticed, when a tool is started again or another one chosen."""
+        noticed = time.monotonic() - NOTICED_SECONDS
         works = (work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD)
-        self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= seen}
+        self._hidden |= {work.id for work in works if work.failed is not None and work.failed <= noticed}
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
-        """End a download and remove what has come of it: {"about"}."""
+        """Cancel a download and delete its partial files: {"about"}."""
         from core.formats.hub.references import parse_source
 
         source = parse_source(str(data.get("about", "")))
-        mine = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
-        for work in mine:
+        downloads = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
+        for work in downloads:
             if self._runs(work):
                 self._engine.cancel(work.id)
-        self._hidden |= {work.id for work in mine}
-        # In the lane of the downloads, so after the one that still holds the file.
+        self._hidden |= {work.id for work in downloads}
+        # In the lane of the downloads, so after the one that still has the file open.
         self._engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
 
     def _forget(self, source: Source, task: Any) -> None:
@@ -258,36 +257,36 @@ class Works:
 
         forget(source, self._workspace.models)
 
-    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """Each tab shows what its cards are doing, Train also downloads; Captions and Tools what there is for their fields."""
+    def parts(self, tab: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Parts of the tick: the jobs of a tab's cards, on Train also downloads; on Captions and Tools suggestions for fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [self._shown(work) for work in shown]
+        works = [self._data(work) for work in shown]
         files = {"Captions": self._captioners, "Tools": self._known_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
-    def _shown(self, work: Work) -> dict[str, Any]:
-        """Facts of a work, with the thumbnails of its preview, and the address of its file."""
+    def _data(self, work: Work) -> dict[str, Any]:
+        """Facts of a job with the URLs of its previews and its file."""
         facts = work.facts(self._engine)
         if facts["state"] == "failed" and work.failed is None:
             work.failed = time.monotonic()
         previews = [each | self._thumbs(each) for each in facts["previews"]]
         return facts | {"previews": previews, "file": self._file(facts["file"])}
 
-    def _thumbs(self, previewed: dict[str, Any]) -> dict[str, str]:
-        """The thumbnail of an image; larger ones of an image and its control image."""
-        size = 256 if "hint" in previewed else 128
-        return {name: self._thumb_url(previewed[name], size) for name in ("image", "hint") if name in previewed}
+    def _thumbs(self, preview: dict[str, Any]) -> dict[str, str]:
+        """Thumbnail URL of a preview's image; larger ones for an image with its control image."""
+        size = 256 if "hint" in preview else 128
+        return {name: self._thumb_url(preview[name], size) for name in ("image", "hint") if name in preview}
 
     def _file(self, path: Any) -> dict[str, str] | None:
-        """The file that a tool wrote, as the page offers it for download; none of folders and models that were downloaded."""
+        """Name and URL of the file that a tool wrote; None if it is a folder or not allowed."""
         if not isinstance(path, str) or not self._roots.holds(path) or not Path(path).is_file():
             return None
         return {"name": Path(path).name, "url": self._file_url(path)}
 
     def _captioners(self) -> list[str]:
-        """The models that fields of captioners can name."""
+        """Names of the captioner models on this machine."""
         with suppress(OSError):
             return sorted(each.name for each in self._workspace.captioners.iterdir() if each.is_dir())[:300]
         return []

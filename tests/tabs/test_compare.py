@@ -244,10 +244,10 @@ def test_settings_that_differ_are_shown_in_the_words_of_the_form(sides):
             }
         }
     )
-    shown = compare_view.found(a, b, str, str)["settings"]
+    shown = compare_view.comparison_parts(a, b, str, str)["settings"]
     assert "3 settings" in shown and "noise.loss_type" in shown and "Huber" in shown
     assert "<td>off</td><td>on</td>" in shown and "<td>60 steps</td><td>9 steps</td>" in shown
-    assert "same settings" in compare_view.found(a, a, str, str)["settings"]
+    assert "same settings" in compare_view.comparison_parts(a, a, str, str)["settings"]
 
 
 def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
@@ -259,7 +259,7 @@ def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
     assert row.prompt == "a fox"
     assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (20, 24), (40, 60)]
     assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
-    shown = compare_view.found(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
+    shown = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
     assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
 
 
@@ -271,7 +271,7 @@ def test_control_images_and_images_without_the_control_net_come_first(sides):
     (row,) = sample_rows(a, b)
     assert [(own["step"], other) for own, other in row.compared] == [(CONTROL_IMAGE, None), (WITHOUT_CONTROL, None)]
     assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (40, 40)]
-    lines = compare_view.found(a, b, lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
+    lines = compare_view.comparison_parts(a, b, lambda *_: "small", lambda *_: "whole")["samples"].split("<tr>")[1:]
     assert [line.count("<td>") for line in lines] == [4, 4] and [line.count("<img") for line in lines] == [4, 2]
 
 
@@ -349,8 +349,8 @@ def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides
 
 def test_nothing_is_made_anew_while_neither_run_tells_anything_new(page, sides, monkeypatch):
     sides()
-    found, made, real = Comparisons(page), [], compare_view.found
-    monkeypatch.setattr(compare_view, "found", lambda *given: made.append(1) or real(*given))
+    found, made, real = Comparisons(page), [], compare_view.comparison_parts
+    monkeypatch.setattr(compare_view, "comparison_parts", lambda *given: made.append(1) or real(*given))
     first = found.answer(A, B)
     assert found.answer(A, B) == first and len(made) == 1
     line = {"v": 1, "seq": 9000, "time": time.time(), "kind": "saved", "step": 60, "file": "x.pt", "bytes": 1}

@@ -210,7 +210,7 @@ def test_tagging_that_waits_for_the_device_is_offered_on_the_cpu(both, monkeypat
 
 @pytest.mark.slow
 def test_the_last_line_of_a_long_result_says_what_was_done(both, tmp_path, monkeypatch):
-    monkeypatch.setattr("tabs.tools.works.MOST_LINES", 2)
+    monkeypatch.setattr("tabs.tools.works.MAX_LINES", 2)
     folder = tmp_path / "broken"
     folder.mkdir()
     for number in range(5):
@@ -318,7 +318,7 @@ def test_a_failure_stays_until_it_has_been_seen(page, monkeypatch):
     assert [each["state"] for each in page.works.parts("Tools", {})["works"]] == ["failed"]
     page.works.close_failed(IMAGES)
     assert not page.works._hidden, "a page has only now been told of it"
-    monkeypatch.setattr("tabs.tools.works.SEEN", 0.0)
+    monkeypatch.setattr("tabs.tools.works.NOTICED_SECONDS", 0.0)
     page.works.close_failed(IMAGES)
     assert page.works._hidden == {"failed"}
 

@@ -241,7 +241,7 @@ def test_twenty_things_found_for_comparisons_are_kept_the_latest():
 
 @pytest.mark.parametrize(("number", "left"), [(300, 0), (301, 0), (302, 1), (400, 99)])
 def test_of_a_long_result_the_first_300_lines_and_the_last_are_shown(number, left):
-    shown = works._shown(lines := [f"line {n}" for n in range(number)])
+    shown = works._shortened(lines := [f"line {n}" for n in range(number)])
     assert shown == (lines[:300] + [f"and {left} more line{'s' if left > 1 else ''}", lines[-1]] if left else lines)
 
 

@@ -16,7 +16,7 @@ from tabs.captions.bulk import KNOWN, _difference
 from tabs.captions.tab import Desk
 from tabs.dataset.class_form import TASK, ClassForm
 from tabs.form.task_settings import form_settings
-from tabs.tools.forms import CHOSEN, KEPT, OWN, ToolForm
+from tabs.tools.forms import BY_TASK, CHOSEN, STATE, ToolForm
 
 REPLACEMENTS = ["a\\", "\\9", "\\g<x>", "\\g<", "\\N{no}", "\\u12", "\\g<999999999999>"]
 PATTERNS = ["(", "(" * 400 + ")" * 400, "(?R)", "^(a|aa|a?)+$", "a{99999999999}", "[", "\\p{Nope}"]
@@ -111,7 +111,7 @@ def test_the_form_of_a_task_is_drawn_whatever_is_stored(page, name, data):
     form, known = ToolForm(page, task.card), sorted(form_settings(task))
     kept = data.draw(st.dictionaries(st.sampled_from(known), ANYTHING, max_size=4))
     apart = data.draw(ANYTHING | st.just({name: kept}))
-    page.project.keep(KEPT, {task.card.name: data.draw(st.just({CHOSEN: name, OWN: apart, **kept}) | ANYTHING)})
+    page.project.keep(STATE, {task.card.name: data.draw(st.just({CHOSEN: name, BY_TASK: apart, **kept}) | ANYTHING)})
     assert 'data-act="go"' in form.html()
 
 
