@@ -1,4 +1,4 @@
-"""ControlNets in Generate: a card for each with its control image, and the field that adds one."""
+"""ControlNets in Generate: a row for each with its control image, and the field that adds one."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from tabs.markup import button, esc, middle, options
 from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
-SHOWN, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
+BASIC, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
 PREVIEW = 512  # longest side of a previewed control image
-PREVIEW_SECONDS = 5.0  # to wait for it
-OF_MODEL = f"{BY_MODEL}:"  # and its name: what a list of preprocessors offers for a model below models/preprocessors
-MOST = 20
+PREVIEW_SECONDS = 5.0  # for which a response waits for it
+OF_MODEL = f"{BY_MODEL}:"  # prefix of a model's name in the list of preprocessors
+MAX_NETS = 20
 
 
 class Controls:
-    """What is done with ControlNets in the tab. fields: of the form, which keeps those in use"""
+    """Handlers for ControlNets. fields: the form, which stores those in use"""
 
     def __init__(self, page: Page, fields: PlainForm, painting: Painting):
         self.page, self._fields, self._painting = page, fields, painting
 
-    # -- what is shown
+    # -- display
 
     def html(self, values: Values) -> str:
-        """Above the group's fields."""
+        """HTML above the group's fields: rows, the field that adds one, the common control image."""
         uses, family = values["nets"], model_of(values, self.page.project.job.model, self.page.workspace).family
         listed = "".join(self._row(number, use, family, values) for number, use in enumerate(uses))
         image = self._painting.shown(values["control_image"], "Control image for all")
@@ -73,9 +73,9 @@ class Controls:
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
         images = self._painting.shown(image, f"Control image of {name}") + self._preview(number, use, image, values)
-        previewed = _place(number, use) in self._browser().previewed
-        listed = _listed(use) in known_models(self.page.workspace)
-        names = [*SHOWN, *(() if listed else settings_of(use.get("preprocessor", "none")))]
+        previewed = _preview_key(number, use) in self._browser().previewed
+        listed = _hint_model(use) in known_models(self.page.workspace)
+        names = [*BASIC, *(() if listed else settings_of(use.get("preprocessor", "none")))]
         see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
         return (
             f'<li class="net{"" if on else " is-off"}"><div><div class="strip"><label><input type="checkbox" data-act="net_part" '
@@ -83,15 +83,15 @@ class Controls:
             f'{middle(name)}</b></label><span class="badge{" bad" if why else ""}">{esc(words)}</span><span class="grow"></span>'
             f"{see if image else ''}{cross}</div>"
             f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}<div class='strip'>{images}</div>"
-            f'<div class="concept-fields">{self._drawn(number, use, names)}</div>'
+            f'<div class="concept-fields">{self._fields_with_models(number, use, names)}</div>'
             f'<details data-group="net {number}"><summary>Mode and fit</summary>'
-            f'<div class="concept-fields">{self._drawn(number, use, DETAILS)}</div></details></div></li>'
+            f'<div class="concept-fields">{self._fields_with_models(number, use, DETAILS)}</div></details></div></li>'
         )
 
-    def _drawn(self, number: int, use: dict[str, Any], names: Any) -> str:
-        """Fields; the list of preprocessors also has the models below models/preprocessors."""
+    def _fields_with_models(self, number: int, use: dict[str, Any], names: Any) -> str:
+        """HTML of fields. The list of preprocessors also has the models below models/preprocessors."""
         models = known_models(self.page.workspace) if "preprocessor" in names else []
-        chosen = _listed(use)
+        chosen = _hint_model(use)
         shown = use | {"preprocessor": OF_MODEL + chosen} if chosen in models else use
         listed = options(((name, OF_MODEL + name) for name in models), f"{OF_MODEL}{chosen}")
         before, name, after = self._fields_of(number, shown, names).partition(f'id="net-{number}-preprocessor"')
@@ -112,7 +112,7 @@ class Controls:
         )
 
     def _about(self, file: str, family: str) -> tuple[str, str]:
-        """(kind and family of a file, why it cannot be used)"""
+        """(kind and family of a file, reason why it cannot be used or "")."""
         try:
             path = find("controlnet", file, self.page.workspace)
         except ProblemsError as error:
@@ -121,7 +121,7 @@ class Controls:
         return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
     def _preview(self, number: int, use: dict[str, Any], image: Any, values: Values) -> str:
-        if _place(number, use) not in self._browser().previewed or not image:
+        if _preview_key(number, use) not in self._browser().previewed or not image:
             return ""
         path = resolve_path(str(image))
         if not self.page.roots.holds(path) or not path.is_file():
@@ -147,7 +147,7 @@ class Controls:
     # -- changes
 
     def act(self, act: str, arg: str, value: str) -> None:
-        """Something was pressed or written in the group. Raises ProblemsError."""
+        """Handle an event of the group. Raises ProblemsError."""
         first, _, name = arg.partition(":")
         number = int(first) if first.isdecimal() and len(first) < 4 else -1
         with self.page.project.lock:
@@ -158,7 +158,7 @@ class Controls:
             elif not 0 <= number < len(uses):
                 return
             elif act == "net_see":
-                self._browser().previewed ^= {_place(number, uses[number])}
+                self._browser().previewed ^= {_preview_key(number, uses[number])}
                 return
             elif act == "net_remove":
                 del uses[number]
@@ -171,19 +171,21 @@ class Controls:
             self._fields.put(values | {"nets": uses})
 
     def _added(self, text: str, before: int) -> dict[str, Any]:
-        if before >= MOST:
-            raise ProblemsError.one(f"{MOST} ControlNets are the most", "ControlNet", "remove one", "controls.too-many")
+        if before >= MAX_NETS:
+            raise ProblemsError.one(
+                f"{MAX_NETS} ControlNets are the most", "ControlNet", "remove one", "controls.too-many"
+            )
         path = find("controlnet", text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
         return {"file": portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text}
 
 
-def _listed(use: dict[str, Any]) -> str | None:
-    """What stands in the list of preprocessors for a ControlNet's model; None without one."""
+def _hint_model(use: dict[str, Any]) -> str | None:
+    """Name of the model that is a ControlNet's preprocessor; None for other preprocessors."""
     return use.get("hint_model") if use.get("preprocessor") == BY_MODEL else None
 
 
-def _place(number: int, use: dict[str, Any]) -> str:
+def _preview_key(number: int, use: dict[str, Any]) -> str:
     return f"{number} {use['file']}"
 
 
@@ -191,9 +193,8 @@ def _place(number: int, use: dict[str, Any]) -> str:
 def _hint(
     path: Path, changed: tuple[int, ...], use: ControlUse, size: tuple[int, int], workspace: Workspace
 ) -> Future[str]:
-    """The address of what a ControlNet would see of an image at this size: a preprocessor makes another one at a smaller size.
-    changed: when image and model did"""
-    found: Future[str] = Future()
+    """Data URL of the control image that a ControlNet gets at this image size. changed: times of the image and model files"""
+    url: Future[str] = Future()
 
     def hinted(image: Image.Image) -> Image.Image:
         if use.preprocessor == "none":
@@ -203,11 +204,11 @@ def _hint(
 
     def make() -> None:
         try:
-            made = placed(opened(path, CONTROL), use.fit, size, None, hinted)
-            made.thumbnail((PREVIEW, PREVIEW))
-            found.set_result(png_url(made))
-        except Exception as error:  # shown where the preview would be
-            found.set_exception(error)
+            image = placed(opened(path, CONTROL), use.fit, size, None, hinted)
+            image.thumbnail((PREVIEW, PREVIEW))
+            url.set_result(png_url(image))
+        except Exception as error:  # shown in place of the preview
+            url.set_exception(error)
 
     Thread(target=make, name="control preview", daemon=True).start()
-    return found
+    return url

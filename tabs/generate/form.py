@@ -59,7 +59,7 @@ class TabSettings(Settings):
 
 
 class ModelOverrides(Settings):
-    """Model settings that differ from Train or, with another base model, from the model's own."""
+    """Model settings that override those of Train or, with another base model, those of the model."""
 
     vae: str | None = setting(
         None,
@@ -96,20 +96,20 @@ MODEL = tuple(ModelOverrides.model_fields)
 ENTRIES = OF_JOB | entries(TabSettings, "beside") | entries(ModelOverrides, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
-OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
-MOST_LORAS = 20
-NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
-NO_FILE = "generate.no-file"  # as well, of another file
-# Files that images name without their folders, and how they are found; each raises ProblemsError.
-FOUND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
+OF_MODEL = ("width", "height", "guidance_scale")  # an empty field means the model's value
+MAX_LORAS = 20
+NO_MODEL = "generate.no-model"  # problem code: the model of an image is not on this machine
+NO_FILE = "generate.no-file"  # problem code: another file of an image is not on this machine
+# {setting: function that finds a file which images name without its folder, or raises ProblemsError}
+FIND_BY_NAME: dict[str, Callable[[str, Workspace], Path]] = {
     "refiner_checkpoint": lambda name, workspace: find_refiner(name, workspace, None),
     "highres_fix_upscaler_file": partial(find, "upscaler"),
 }
-PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
+PRESET = (*OF_JOB, "base_model", *MODEL)  # fields that presets store
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
-    """The initial fields. The guidance scale is that of Train's samples, which suits the model."""
+    """The values of a new user. The guidance scale is that of Train's samples, which suits the model."""
     values = {name: json_value(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
@@ -117,18 +117,18 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
 
 
 def json_value(value: Any) -> Any:
-    """The value as JSON keeps it: a list for a tuple."""
+    """The value as JSON would return it: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
-    """The fields for a model and its settings, empty where they equal Train's."""
+def model_values(model: ModelSettings, project: ModelSettings) -> dict[str, Any]:
+    """The values of the fields for model settings; empty fields where they equal those of Train."""
     unset = {name: ENTRIES[name].default for name in MODEL}
-    differs = {name: getattr(own, name) for name in MODEL if getattr(own, name) != getattr(project, name)}
-    if project.model_copy(update=differs) == own and not differs.items() & unset.items():
+    differs = {name: getattr(model, name) for name in MODEL if getattr(model, name) != getattr(project, name)}
+    if project.model_copy(update=differs) == model and not differs.items() & unset.items():
         return {"base_model": "", "model": {}} | unset | differs
-    others = {name: value for name, value in to_values(own).items() if name not in MODEL}
-    return {"base_model": own.base_model, "model": others} | {name: getattr(own, name) for name in MODEL}
+    others = {name: value for name, value in to_values(model).items() if name not in MODEL}
+    return {"base_model": model.base_model, "model": others} | {name: getattr(model, name) for name in MODEL}
 
 
 def values_of(
@@ -138,10 +138,13 @@ def values_of(
     project: ModelSettings,
     net_hashes: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """(the fields that generate `job` again, advice about files that are not on this machine). project: the model of Train;
-    net_hashes: {name of a ControlNet in an image: its hash}"""
+    """Return (values of the fields that generate `job` again, advice about files that are not on this machine).
+
+    before      the current values          project   the model settings of Train
+    net_hashes  {name of a ControlNet in an image: its hash}
+    """
     values = before | {name: json_value(value_of(job, OF_JOB[name].path)) for name in FIELDS}
-    values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
+    values |= _escaped_prompt(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     values |= _paths_here(values, workspace, notes)
     loras = []
@@ -158,7 +161,7 @@ def values_of(
             values["embeddings"] += [word.setting(workspace) for word in find_embeddings(text, workspace)]
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
-    for name, find_named in FOUND_BY_NAME.items():
+    for name, find_named in FIND_BY_NAME.items():
         try:
             if values[name]:
                 find_named(values[name], workspace)
@@ -166,34 +169,34 @@ def values_of(
             values[name] = None
             notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]
     wanted = job.model.base_model
-    found = find_file(wanted, workspace)
-    if found is None:
+    path = find_file(wanted, workspace)
+    if path is None:
         what = f"The model '{wanted}' is not on this machine; the chosen one is kept"
         notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
     else:
         same = find_file(project.base_model, workspace)
-        name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted
+        name = project.base_model if same is not None and real_path(same) == real_path(path) else wanted
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, notes
 
 
 def model_values_in(job: GenerateJob, workspace: Workspace, notes: list[Problem]) -> dict[str, Any]:
-    """The fields of the model's settings that another program's image says, whatever its model. `notes` gets what cannot be
-    used here."""
-    said = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
-    if name := said.pop("vae", None):
+    """Values of the model settings in an image of another program, whose model is not known. notes: collects problems"""
+    values = {name: value for name in MODEL if (value := getattr(job.model, name)) != ENTRIES[name].default}
+    if name := values.pop("vae", None):
         paths = [path for _, path in list_vaes(workspace) if name in (path.name, path.stem)]
-        said |= {"vae": portable_name(paths[0], workspace)} if paths else {}
+        values |= {"vae": portable_name(paths[0], workspace)} if paths else {}
         notes += [] if paths else [_not_found("VAE", name, "model.vae")]
     if job.model.compatibility != "none":
         what, fix = "It was made with sd-scripts compatibility", "set it in Train to generate the image again"
         notes.append(Problem(what, "model.compatibility", fix, "advice", code="generate.other-compatibility"))
-    return said
+    return values
 
 
 def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
-    """The files that an image's settings name by `portable_name`, by their paths on this machine. `notes` gets the missing."""
-    found = {}
+    """{field: path on this machine} of the files that an image's settings name by `portable_name`. notes: collects problems of
+    missing ones"""
+    paths = {}
     for name in FIELDS:
         entry, text = OF_JOB[name], values[name]
         if entry.names != "path" or entry.group == "output" or not text:
@@ -202,12 +205,12 @@ def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Proble
         if path is None:
             notes.append(_not_found(entry.title, text, entry.path))
         elif text.startswith(("models/", "outputs/")):
-            found[name] = display_path(path)
-    return found
+            paths[name] = display_path(path)
+    return paths
 
 
 def _not_found(title: str, text: str, where: str) -> Problem:
-    """Of a file that an image names: by its path, or, where it was outside of the product's folders, by its name alone."""
+    """The advice about a missing file of an image. text: its path, or the name of a file outside of models and outputs"""
     fix = "choose another file, or empty the field"
     if "/" not in text:
         fix = "choose it again: images keep only the names of files outside of models and outputs"
@@ -217,29 +220,29 @@ def _not_found(title: str, text: str, where: str) -> Problem:
 def _net_here(
     use: ControlUse, hashes: Mapping[str, str], workspace: Workspace, notes: list[Problem]
 ) -> dict[str, Any] | None:
-    """A ControlNet of an image by the paths of this machine; None if it has none of its file. `notes` gets what is missing.
-    hashes: of `values_of`"""
-    own: dict[str, Any] = {}
+    """A ControlNet of an image with the paths of this machine; None if its file is missing. hashes: {name: hash}; notes: collects
+    problems"""
+    paths: dict[str, Any] = {}
     try:
         net, fits = net_of_image(use.file, hashes.get(use.file, ""), workspace)
     except ProblemsError as error:
         notes += [replace(each, level="advice") for each in error.problems]
         return None
-    own["file"] = portable_name(net, workspace)
+    paths["file"] = portable_name(net, workspace)
     if not fits:
         what = f"The ControlNet {net.name} has the name but not the hash of the one that the image was made with"
         notes.append(Problem(what, NETS, "compare, or choose another file", "advice", code="controls.other-hash"))
     if use.image:
         path = find_file(use.image, workspace)
-        own["image"] = display_path(path) if path is not None else None
+        paths["image"] = display_path(path) if path is not None else None
         if path is None:
             notes.append(_not_found("Control image", use.image, NETS))
-    return use.model_copy(update=own).model_dump(exclude_defaults=True)
+    return use.model_copy(update=paths).model_dump(exclude_defaults=True)
 
 
-def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
-    """The prompt of an image, stored as plain text, with braces escaped where the fields read {a|b} and options. As
-    sd-scripts' generator does, its seed would then only be what others are drawn from."""
+def _escaped_prompt(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
+    """The prompt of an image with its braces escaped, if the field reads {a|b}: images store plain prompts. With sd-scripts
+    compatibility it stays as it is, since dynamic prompts would then also change the seed."""
     text = job.generate.prompt
     if job.prompts.dynamic_prompts or not dynamic or job.generate.compatibility == "kohya":
         return {}
@@ -249,7 +252,7 @@ def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
 
 
 def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
-    """Sides of a ratio such as "2:3" with about the pixels of the model's own size: multiples of 64."""
+    """(width, height) of a ratio such as "2:3" with about as many pixels as the model's size, in multiples of 64."""
     wide, high = (int(part) for part in ratio.split(":"))
     area = native[0] * native[1]
     width, height = (area * wide / high) ** 0.5, (area * high / wide) ** 0.5
@@ -257,7 +260,7 @@ def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
 
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
-    """(width, height) of the images that the fields describe."""
+    """(width, height) of the images of these values."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     native = (512, 512)
     with suppress(ProblemsError, OSError, StopIteration):
@@ -266,25 +269,25 @@ def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tu
 
 
 def default_texts(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
-    """{field: what an empty one means, in words} with the chosen model."""
-    own = default_values(values, project, workspace)
-    return {name: f"{own[name]:g}" if name in own else "default" for name in OWN}
+    """{field: text of its value while it is empty} with the chosen model."""
+    defaults = default_values(values, project, workspace)
+    return {name: f"{defaults[name]:g}" if name in defaults else "default" for name in OF_MODEL}
 
 
 def default_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
-    """{field: what an empty one means} with the chosen model; empty if it is not known."""
+    """{field: its value while it is empty} with the chosen model; {} if the model is not known."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
             return {}
         size = trained_size(path, "auto" if values["base_model"] else project.model.family)
-        return dict(zip(OWN, (*size, own_guidance(path)), strict=True))
+        return dict(zip(OF_MODEL, (*size, own_guidance(path)), strict=True))
     except (ProblemsError, OSError, StopIteration):
         return {}
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
-    """The job that the fields describe. Raises ProblemsError with all invalid values."""
+    """The job of these values. Raises ProblemsError with all invalid ones."""
     groups: dict[str, dict[str, Any]] = {}
     for name in FIELDS:
         groups.setdefault(OF_JOB[name].group, {})[OF_JOB[name].name] = values.get(name)
@@ -297,8 +300,8 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     if values.get("base_model"):
         # Settings of Train's model (VAE, prediction) do not apply to another one; those that came with this one from a run
         # or an image do.
-        name, own = str(values["base_model"]).strip(), values.get("model", {})
-        model = own if own.get("base_model") == name else {"base_model": name}
+        name, stored = str(values["base_model"]).strip(), values.get("model", {})
+        model = stored if stored.get("base_model") == name else {"base_model": name}
     model |= {name: values[name] for name in MODEL if values.get(name) != ENTRIES[name].default}
     return build(GenerateJob, groups | {"model": model, "memory": to_values(project.memory)})
 
@@ -315,9 +318,9 @@ def with_seed(job: GenerateJob) -> GenerateJob:
 
 
 def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
-    """The job; to compare, before it the same with the base model alone. Raises ProblemsError if there is nothing to compare.
+    """[job], or with `compare` [job with the base model alone, job]. Raises ProblemsError if there is nothing to compare.
 
-    The base of LoRAs and embeddings is the job's model, that of another model the one in Train.
+    For LoRAs and embeddings the base model is that of the job, else that of Train.
     """
     if not compare:
         return [job]
@@ -333,21 +336,21 @@ def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list
 
 
 def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
-    """The fields with one more LoRA at strength 1, unless it is there already. Raises ProblemsError for too many."""
+    """Return the values with a LoRA at strength 1 added, unless it is there already. Raises ProblemsError for too many."""
     name = portable_name(path, workspace)
     loras = list(values.get("loras", []))
     if any(use["file"] == name for use in loras):
         return values
-    if len(loras) >= MOST_LORAS:
-        what = f"There are {MOST_LORAS} LoRAs already"
+    if len(loras) >= MAX_LORAS:
+        what = f"There are {MAX_LORAS} LoRAs already"
         raise ProblemsError.one(what, "LoRAs", "remove one first", "generate.too-many-loras")
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
 def generate_with(page: Page, name: str) -> dict[str, Any]:
-    """The fields, with a run's best checkpoint, or else its last one, in them: as LoRA with the run's base model and the guidance
-    scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also the first sample's settings.
-    Raises ProblemsError if the run has no checkpoint."""
+    """Fill in the form with a run's best checkpoint, or its last one: as LoRA with the run's base model and the guidance scale of
+    its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also with the settings of the first
+    sample. Returns the values. Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
     best = facts.get("best")
     files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
@@ -356,12 +359,12 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
     newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     if best is not None:
         newest = page.workspace.runs / name / best["file"]
-    kept, now = page.project.tab_state("Generate"), page.project.job
-    before = stored_values(kept, now) | {"embeddings": []}
+    state, now = page.project.tab_state("Generate"), page.project.job
+    before = stored_values(state, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
     try:
         job = page.engine.run_job(name)
-    except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
+    except (ProblemsError, OSError, ValueError):  # of another version, or damaged; its LoRA can still be used
         job = None
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
@@ -370,8 +373,8 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
             guidance = own_guidance(base)  # the saved model does not state its base's
         before["guidance_scale"] = guidance
         sample = _first_sample(job, base)
-        if sample and before["prompt"] in _not_written(kept):
-            kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
+        if sample and before["prompt"] in _automatic_prompts(state):
+            state, before = state | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.traits.new_words:
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
@@ -385,7 +388,7 @@ def generate_with(page: Page, name: str) -> dict[str, Any]:
         alone = before | {"loras": [use for use in before["loras"] if use["file"] == file]}
         values = add_lora(alone, newest, page.workspace)
         values |= model_values(job.model, now.model) if job is not None else {}
-    page.project.keep("Generate", kept | {"values": values})
+    page.project.keep("Generate", state | {"values": values})
     return values
 
 
@@ -406,7 +409,7 @@ def _first_control(job: TrainJob, base: Path | None) -> dict[str, Any]:
 
 
 def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """The fields that generate the run's first sample again; empty without one."""
+    """Values that generate the run's first sample again; {} without one."""
     sample = _sample_of(job, base)
     if sample is None:
         return {}
@@ -424,19 +427,19 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
     }
 
 
-def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
-    """Prompts that the user did not write: none, the default, and that of the previous run."""
-    return "", str(ENTRIES["prompt"].default), str(kept.get("prompt_of_run", ""))
+def _automatic_prompts(state: dict[str, Any]) -> tuple[str, ...]:
+    """Prompts that the user did not write: an empty one, the default, and that of the previous run."""
+    return "", str(ENTRIES["prompt"].default), str(state.get("prompt_of_run", ""))
 
 
 def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[Embedding]:
-    """Each token with its newest file: names of all but the first token end in "-TOKEN"."""
-    found = []
-    there = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
+    """Each token with its newest file. File names of all but the first token end in "-TOKEN"."""
+    embeddings = []
+    newest = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
     for number, word in enumerate(words):
-        own = [path for path in there if _word_of(path, words) == number]
-        found += [Embedding(word, path) for path in own[:1]]
-    return found
+        of_word = [path for path in newest if _word_of(path, words) == number]
+        embeddings += [Embedding(word, path) for path in of_word[:1]]
+    return embeddings
 
 
 def _word_of(path: Path, words: Sequence[str]) -> int:
@@ -446,15 +449,15 @@ def _word_of(path: Path, words: Sequence[str]) -> int:
 
 
 def stored_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
-    """The fields as the project kept them; missing or invalid ones take their initial values."""
-    values, kept = start_values(project), state.get("values", {})
-    own = kept.get("model") if isinstance(kept, dict) else None
-    kept = {name: _typed(name, value) for name, value in kept.items()} if isinstance(kept, dict) else {}
-    return values | usable(ENTRIES, kept) | ({"model": own} if isinstance(own, dict) else {})
+    """The values in a tab state; missing or invalid ones are those of `start_values`."""
+    values, stored = start_values(project), state.get("values", {})
+    model = stored.get("model") if isinstance(stored, dict) else None
+    stored = {name: _renewed(name, value) for name, value in stored.items()} if isinstance(stored, dict) else {}
+    return values | usable(ENTRIES, stored) | ({"model": model} if isinstance(model, dict) else {})
 
 
-def _typed(name: str, value: Any) -> Any:
-    """A number that an earlier version kept as text."""
+def _renewed(name: str, value: Any) -> Any:
+    """Convert a number that an earlier version stored as text."""
     entry = ENTRIES.get(name)
     if entry is not None and isinstance(value, str) and entry.kind in ("int", "float"):
         with suppress(ProblemsError):
@@ -465,26 +468,26 @@ def _typed(name: str, value: Any) -> Any:
 def marked_for_zero_snr(
     values: dict[str, Any], project: TrainJob, workspace: Workspace, lora: Callable[[str], Path]
 ) -> list[str]:
-    """Names of the chosen files that are marked as trained with zero terminal SNR. Missing files are reported at the start.
-    lora: finds the file of a LoRA"""
+    """Names of the chosen files whose metadata says that they were trained with zero terminal SNR. Missing files are skipped, since
+    the start reports them. lora: returns the file of a LoRA"""
     looks: list[tuple[Callable[..., Any], str]] = [
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
         *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
         *((lora, tag.name) for tag in tags_of(str(values["prompt"]))),
         *((lambda text: find_embedding(text, workspace).path, text) for text in values["embeddings"]),
     ]
-    found = []
+    names = []
     for look, name in looks:
         try:
             path = look(name)
-            found += [path.name] if identify(path).zero_terminal_snr else []
+            names += [path.name] if identify(path).zero_terminal_snr else []
         except (ProblemsError, OSError):
             continue
-    return found
+    return names
 
 
 def tags_of(prompt: str) -> list[LoraTag]:
-    """The LoRAs of a prompt; empty if it cannot be read yet."""
+    """The LoRA tags of a prompt; [] if it is incomplete."""
     with suppress(ValueError):
         return without_tags(prompt)[1]
     return []

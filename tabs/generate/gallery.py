@@ -1,4 +1,4 @@
-"""The images of the Generate tab: the session's strip, the gallery of the folder and the viewer (assets/gallery.js asks here)."""
+"""The images of the Generate tab: the session's strip, the gallery of the folder, and the viewer. Answers assets/gallery.js."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tabs.generate.view import Shown, strengths
 from tabs.markup import esc, facts, short
 
 TAB = "Generate"
-AT_FIRST = 80  # tiles that come with the list
-MOST_TILES = 300  # in one answer
-STRIP = 100  # images of the session's strip
-FEW = 64  # new images whose facts are read at once
-MOST_DAYS = 400  # to choose from
-MOST_COPIED = 1000  # images of a new dataset
+FIRST_TILES = 80  # sent with the list
+MAX_TILES = 300  # in one response
+MAX_STRIP = 100  # images of the session's strip
+READ_AT_ONCE = 64  # new images whose facts are read within a request
+MAX_DAYS = 400  # in the filter
+MAX_COPIED = 1000  # images of a new dataset
 THUMB, SMALL = 384, 256
-# Settings that the viewer lists by itself, or that are meaningless for one image.
+# Settings that `about_job` lists separately, or that have no meaning for one image.
 NAMED = {
     "prompt",
     "negative_prompt",
@@ -53,7 +53,7 @@ NAMED = {
 }
 NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
 
-# The viewer is outside the boards, so its buttons act through the gallery's board. The script may load before or after it.
+# The viewer is outside the boards, so its buttons trigger the event of the gallery's board. Its script may load before or after.
 SENDS = """
 window.atelierGallery = element;
 if (window.atelier && atelier.attachGallery) atelier.attachGallery();
@@ -62,7 +62,7 @@ atelier.sendImage = (act, arg, value) => { atelier.turn = (atelier.turn || 0) + 
 
 
 class Shelf:
-    """Answers the gallery's script, and its part of the tick."""
+    """Answers atelier/gallery, and provides its part of the tick."""
 
     def __init__(self, page: Page):
         self.page, self.gallery = page, Gallery(page.workspace)
@@ -84,7 +84,7 @@ class Shelf:
         """Update the index: a few new images at once, many on the light lane. Returns its version."""
         self.gallery.look()
         if self.gallery.unread():
-            self.gallery.read(FEW)
+            self.gallery.read(READ_AT_ONCE)
             if self.gallery.unread() and (self._reading is None or self._reading.done):
                 self._reading = self.page.engine.light(self._read, False, title="Reading the settings of images")
         return self.gallery.version
@@ -100,11 +100,11 @@ class Shelf:
         self.gallery.read(check=task.check)
 
     def newest(self) -> Shown | None:
-        """The newest image, which is shown large; None if there is none."""
+        """The newest image, which the page shows large; None if there is none."""
         self.follow()
         for shot in self.gallery.newest():
             known = self.gallery.facts(shot.name)
-            known = read_facts(shot.path) if known is UNREAD else known  # shown before the others are read
+            known = read_facts(shot.path) if known is UNREAD else known
             return Shown(shot.name, shot.path, known.prompt or shot.path.name, known.seed, bool(known.source))
         return None
 
@@ -115,14 +115,14 @@ class Shelf:
         return next((seed for seed in seeds if seed is not None), None)
 
     def shot(self, name: str) -> Shot:
-        """The image of that name as it is now. Raises ProblemsError."""
+        """The image of a name. Raises ProblemsError if it does not exist."""
         self.follow()
         return self.gallery.shot(name)
 
     # -- the tick
 
     def parts(self, tab: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """For the tick: a version that changes when the script should reload the list, and the progress of a copy."""
+        """Part of the tick: a version that changes when the script should reload the list, and the progress of a copy."""
         return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
@@ -140,10 +140,10 @@ class Shelf:
             state |= {"problems": [each.to_dict() for each in problems], "said": "" if problems else task.result}
         return state
 
-    # -- questions
+    # -- requests
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request of the script; errors are answered as `problems`, and nothing was changed then."""
+        """Answer a request of the script. An error is answered as {"problems"}, and nothing was changed then."""
         try:
             act = self._acts.get(str(request.get("act")))
             return act(request) if act else {}
@@ -151,36 +151,36 @@ class Shelf:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The names that match the filter, newest first, and the tiles of the first ones."""
+        """The names of the images that match the filter, newest first, with the tiles of the first ones."""
         version, gallery = self.follow(), self.gallery
         if request.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
-        found = gallery.matching(wanted_of(request))
-        lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
-        twins = {gallery.twin(shot.name) for shot in lately}
-        strip = [shot.name for shot in lately if shot.name not in twins][:STRIP]
-        names = [shot.name for shot in found]
+        matches = gallery.matching(filter_of(request))
+        of_session = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
+        twins = {gallery.twin(shot.name) for shot in of_session}
+        strip = [shot.name for shot in of_session if shot.name not in twins][:MAX_STRIP]
+        names = [shot.name for shot in matches]
         return {
             "version": version,
             "names": names,
             "strip": strip,
-            "tiles": {name: self._tile(name) for name in {*names[:AT_FIRST], *strip}},
+            "tiles": {name: self._tile(name) for name in {*names[:FIRST_TILES], *strip}},
             "total": len(gallery.newest()),
             "away": self._away(),
             "left": len(gallery.unread()),
             "models": sorted(gallery.models().items()),
             "loras": sorted(gallery.loras().items()),
-            "days": sorted(gallery.days().items(), reverse=True)[:MOST_DAYS],
+            "days": sorted(gallery.days().items(), reverse=True)[:MAX_DAYS],
         }
 
     def _tiles(self, request: dict[str, Any]) -> dict[str, Any]:
-        found = {}
-        for name in names_of(request, MOST_TILES):
+        tiles = {}
+        for name in names_of(request, MAX_TILES):
             try:
-                found[name] = self._tile(name)
-            except ProblemsError:  # gone: the next list leaves it out
+                tiles[name] = self._tile(name)
+            except ProblemsError:  # deleted meanwhile
                 continue
-        return {"tiles": found}
+        return {"tiles": tiles}
 
     def _tile(self, name: str) -> dict[str, Any]:
         shot, known, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
@@ -194,7 +194,7 @@ class Shelf:
         }
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Everything the viewer shows of an image."""
+        """Data of an image for the viewer."""
         shot = self.shot(str(request.get("name")))
         base, other = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
@@ -214,7 +214,7 @@ class Shelf:
         }
 
     def _initial(self, job: GenerateJob | None) -> dict[str, str]:
-        """{"file", "url"} of the image that one began with: "url" is empty where that is no longer there."""
+        """{"file", "url"} of an image's initial image; {} without one. "url" is empty if it no longer exists."""
         name = job.image_to_image.image_path if job is not None else None
         if not name:
             return {}
@@ -226,17 +226,17 @@ class Shelf:
 
     def _set_stars(self, request: dict[str, Any]) -> dict[str, Any]:
         number = request.get("stars")
-        names = names_of(request, MOST_TILES)
+        names = names_of(request, MAX_TILES)
         self.gallery.set_stars(names, number if isinstance(number, int) else 0)
         return {"stars": {name: self.gallery.stars(name) for name in names}}
 
     def _trash(self, request: dict[str, Any]) -> dict[str, Any]:
-        names = names_of(request, MOST_COPIED)
+        names = names_of(request, MAX_COPIED)
         token = self.gallery.put_away(names)
         return {"token": token, "said": f"{count(len(names), 'image')} moved to the trash"}
 
     def _away(self) -> dict[str, Any] | None:
-        """The last images deleted since the server started, so that Undo survives a refresh."""
+        """Data for Undo of the last deletion since the start of the server, so that it survives a refresh."""
         for each in trash.put_away_lately(self.gallery.folder, most=1):
             if each.when >= self.begun:
                 return {"token": each.token, "said": f"{count(len(each.images), 'image')} moved to the trash"}
@@ -246,15 +246,15 @@ class Shelf:
         names = self.gallery.put_back(str(request.get("token")))
         return {"names": names, "said": f"{count(len(names), 'image')} restored"}
 
-    # -- a dataset of them
+    # -- copying to a dataset
 
     def _train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start copying the named images, or those that match the filter, into a new folder of Dataset."""
+        """Start to copy the named images, or those that match the filter, to a new folder of the dataset."""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
-        names = names_of(request, MOST_COPIED) or [
-            shot.name for shot in self.gallery.matching(wanted_of(request))[:MOST_COPIED]
+        names = names_of(request, MAX_COPIED) or [
+            shot.name for shot in self.gallery.matching(filter_of(request))[:MAX_COPIED]
         ]
         images = [(self.gallery.shot(name).path, self.gallery.facts(name).prompt) for name in names]
         name = " ".join(str(request.get("folder", "")).split()) or "generated"
@@ -265,10 +265,10 @@ class Shelf:
         folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
         project, shown = self.page.project, display_path(folder)
         with project.lock:
-            kept = [entry for entry in entries_of(project.job) if resolve_path(entry.folder) != STARTER / "images"]
-            if kept:
-                change_folders(project, [*kept, Source(folder=shown)], "adding generated images")
-            else:  # the starter's images were there to try with
+            others = [entry for entry in entries_of(project.job) if resolve_path(entry.folder) != STARTER / "images"]
+            if others:
+                change_folders(project, [*others, Source(folder=shown)], "adding generated images")
+            else:  # replaces the starter's images
                 project.edit("dataset.folder", shown)
         self.page.reading.want()
         return f"{count(len(images), 'image')} copied to {shown}"
@@ -279,16 +279,16 @@ class Shelf:
         return {}
 
 
-def wanted_of(request: dict[str, Any]) -> Filter:
-    """The filter that the script sent."""
+def filter_of(request: dict[str, Any]) -> Filter:
+    """The filter of a request."""
     texts = {name: str(request.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
     stars = request.get("stars")
     return Filter(**texts, stars=stars if isinstance(stars, int) else 0)
 
 
-def names_of(request: dict[str, Any], most: int) -> list[str]:
+def names_of(request: dict[str, Any], max_names: int) -> list[str]:
     names = request.get("names")
-    return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in names[:max_names] if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _strengths(use: LoraUse) -> str:
@@ -296,7 +296,7 @@ def _strengths(use: LoraUse) -> str:
 
 
 def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
-    """An image's settings as HTML, or why they are not known."""
+    """HTML of an image's settings, or of the reason why they are unknown."""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     settings = job.generate
@@ -326,13 +326,13 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
 
 
 def _in_use(job: GenerateJob) -> dict[str, Any]:
-    """{setting: value} of image to image that A1111's text has also at their defaults."""
-    given = job.image_to_image
-    found: dict[str, Any] = {}
-    if given.image_path or job.hires.highres_fix_scale is not None:
-        found["image_to_image.strength"] = given.strength
-    if given.image_path and given.mask_path:
-        found["image_to_image.mask_blur"] = blur_of(job)
-        if given.inpaint_area == "masked":
-            found["image_to_image.mask_padding"] = given.mask_padding
-    return found
+    """{path: value} of the image to image settings that are listed even at their defaults, as in A1111's text."""
+    settings = job.image_to_image
+    values: dict[str, Any] = {}
+    if settings.image_path or job.hires.highres_fix_scale is not None:
+        values["image_to_image.strength"] = settings.strength
+    if settings.image_path and settings.mask_path:
+        values["image_to_image.mask_blur"] = blur_of(job)
+        if settings.inpaint_area == "masked":
+            values["image_to_image.mask_padding"] = settings.mask_padding
+    return values

@@ -1,4 +1,4 @@
-"""Grids as HTML: the group of axes in the panel, and the table of cells."""
+"""HTML of grids: the axes in the panel, and the tables of cells."""
 
 from __future__ import annotations
 
@@ -17,66 +17,67 @@ EXAMPLES = {"x": "20-40 (+10)", "y": "ddim, Euler a", "z": 'fox, dog, "red hat"'
 
 @dataclass(frozen=True)
 class Earlier:
-    """A grid of the list. doing: what it does now, "" for one that has ended"""
+    """A grid in the list. done: number of generated cells; doing: "waiting", "running", "damaged" or \"\""""
 
     name: str
     title: str
-    made: int
+    done: int
     total: int
     failed: int
     doing: str
 
 
 @dataclass(frozen=True)
-class KeptCheckpoint:
-    """A checkpoint that a column, row or table is of. kept: its name, None where it is not kept. copied: HTML"""
+class Checkpoint:
+    """A checkpoint of a column, row or table. name: with which it is marked to keep, or None; copied: HTML of its copy's state"""
 
-    kept: str | None
+    name: str | None
     copied: str
 
 
 # -- the panel
 
 
-def panel(given: Mapping[str, str], wrong: set[str], says: str, bad: bool, loras: Sequence[str], earlier: str) -> str:
-    """Three axes, what they come to, and the grids made before.
+def panel(axes: Mapping[str, str], wrong: set[str], summary: str, bad: bool, loras: Sequence[str], earlier: str) -> str:
+    """HTML of the three axes, their summary, and the list of grids.
 
-    given   x_axis, x_values and so on       wrong   those that cannot be used       loras   names that have strengths
+    axes      {"x_axis": text, "x_values": text, ...}      wrong   names of those with problems      bad   summary is a problem
+    loras     names of the LoRAs in use                    earlier   HTML of the list
     """
-    rows = "".join(_axis(letter, given, wrong) for letter in LETTERS)
+    rows = "".join(_axis(letter, axes, wrong) for letter in LETTERS)
     offered = "".join(f'<option value="{esc(value)}">{esc(words)}</option>' for value, words in _offers(loras))
-    said = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(says)}</span>'
+    text = f'<span class="hint{" bad" if bad else ""}" role="status">{esc(summary)}</span>'
     go = button("make", "Generate grid", kind="primary")
     return (
         f'<div class="block-part gen-groups"><details data-group="grid"><summary class="row"><b>X/Y/Z grid</b> '
-        f'<span class="hint">{esc(_summary(given))}</span></summary>'
-        f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{said}</div>{earlier}'
+        f'<span class="hint">{esc(_chosen_axes(axes))}</span></summary>'
+        f'<div class="grid-axes">{rows}</div><div class="grid-go">{go}{text}</div>{earlier}'
         f'<datalist id="grid-settings">{offered}</datalist></details></div>'
     )
 
 
-def _summary(given: Mapping[str, str]) -> str:
-    chosen = [f"{letter.upper()} {given[f'{letter}_axis']}" for letter in LETTERS if given.get(f"{letter}_axis")]
+def _chosen_axes(axes: Mapping[str, str]) -> str:
+    chosen = [f"{letter.upper()} {axes[f'{letter}_axis']}" for letter in LETTERS if axes.get(f"{letter}_axis")]
     return short(", ".join(chosen), 50)
 
 
-def _axis(letter: str, given: Mapping[str, str], wrong: set[str]) -> str:
+def _axis(letter: str, axes: Mapping[str, str], wrong: set[str]) -> str:
     name, values = f"{letter}_axis", f"{letter}_values"
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
     return (
         f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
-        f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(given.get(name, ""))}" '
+        f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(axes.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}></label>'
         f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
         f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
-        f"{esc(given.get(values, ''))}</textarea></label>"
+        f"{esc(axes.get(values, ''))}</textarea></label>"
         f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}</div>"
     )
 
 
 def _offers(loras: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, words) of what an axis can change, the special ones first."""
+    """[(name, label)] of the settings that an axis can change, the special ones first."""
     titles = {name: str(info.title) for name, info in GenerateJob.model_fields.items()}
     entries = settings_of_axes().values()
     special = [*SPECIAL.items(), *((f"lora_strength:{name}", f"Strength of {name}") for name in loras)]
@@ -93,7 +94,7 @@ def earlier(grids: Sequence[Earlier], open_one: str, more: int) -> str:
 
 def _earlier(grid: Earlier, is_open: bool) -> str:
     failed = f", {grid.failed} failed" if grid.failed else ""
-    count = f"{grid.total:,} images{failed}" if grid.made >= grid.total else f"{grid.made:,} of {grid.total:,}{failed}"
+    count = f"{grid.total:,} images{failed}" if grid.done >= grid.total else f"{grid.done:,} of {grid.total:,}{failed}"
     words = f"{count}, {grid.doing}" if grid.doing else count
     opens = button("open", grid.title, grid.name, kind="quiet", label=f"Open the grid {grid.title}, {grid.name}")
     now = ' aria-current="true"' if is_open else ""
@@ -105,8 +106,7 @@ def _earlier(grid: Earlier, is_open: bool) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """An open grid. entry: of the queue, "" where none; how far it is stands in the status line, with Cancel.
-    message: why it ended before its time"""
+    """State of the open grid. entry: id of its job in the queue, "" without one; message: of the error that ended it"""
 
     entry: str = ""
     message: str = ""
@@ -116,16 +116,16 @@ def table(
     folder: GridFolder,
     content: GridContent,
     state: State,
-    kept: Mapping[tuple[str, int], KeptCheckpoint],
+    checkpoints: Mapping[tuple[str, int], Checkpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    """An open grid: its state, files and tables. kept: {(axis, index): what is kept of that checkpoint}."""
-    made = folder.generated()
+    """HTML of the open grid: state, files and tables. checkpoints: {(axis, index): checkpoint} of the values that are one"""
+    done = folder.generated()
     columns, rows, tables = content.size
     total = columns * rows * tables
-    bodies = "".join(_table(folder, content, z, made, kept, thumb_url, file_url) for z in range(tables))
-    there = sum(content.source((x, y, z)) in made for x in range(columns) for y in range(rows) for z in range(tables))
+    bodies = "".join(_table(folder, content, z, done, checkpoints, thumb_url, file_url) for z in range(tables))
+    there = sum(content.source((x, y, z)) in done for x in range(columns) for y in range(rows) for z in range(tables))
     return (
         f'<section class="block-part grid-shown" aria-label="Grid {esc(content.title)}">'
         f"{_head(folder, content, state, there, total, file_url)}{bodies}</section>"
@@ -158,21 +158,21 @@ def _table(
     folder: GridFolder,
     content: GridContent,
     z: int,
-    made: set[tuple[int, int, int]],
-    kept: Mapping[tuple[str, int], KeptCheckpoint],
+    done: set[tuple[int, int, int]],
+    checkpoints: Mapping[tuple[str, int], Checkpoint],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
     columns, rows, _ = content.size
     x_axis, y_axis, z_axis = (content.axis(letter) for letter in LETTERS)
     corner = "<td></td>" if y_axis else ""
-    heads = "".join(_label(x_axis, x, kept, "col") for x in range(columns)) if x_axis else ""
+    heads = "".join(_label(x_axis, x, checkpoints, "col") for x in range(columns)) if x_axis else ""
     body = ""
     for y in range(rows):
-        side = _label(y_axis, y, kept, "row") if y_axis else ""
-        cells = "".join(_cell(folder, content, (x, y, z), made, thumb_url, file_url) for x in range(columns))
+        side = _label(y_axis, y, checkpoints, "row") if y_axis else ""
+        cells = "".join(_cell(folder, content, (x, y, z), done, thumb_url, file_url) for x in range(columns))
         body += f"<tr>{side}{cells}</tr>"
-    title = f"<h4>{_words(z_axis, z)}{_keeping(z_axis, z, kept)}</h4>" if z_axis else ""
+    title = f"<h4>{_words(z_axis, z)}{_keep_button(z_axis, z, checkpoints)}</h4>" if z_axis else ""
     name = esc(f"{z_axis.title} {z_axis.texts[z]}" if z_axis else content.title)
     head = f"<thead><tr>{corner}{heads}</tr></thead>" if x_axis else ""
     return (
@@ -181,8 +181,8 @@ def _table(
     )
 
 
-def _label(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], KeptCheckpoint], scope: str) -> str:
-    return f'<th scope="{scope}">{_words(axis, number)}{_keeping(axis, number, kept)}</th>'
+def _label(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, int], Checkpoint], scope: str) -> str:
+    return f'<th scope="{scope}">{_words(axis, number)}{_keep_button(axis, number, checkpoints)}</th>'
 
 
 def _words(axis: AxisTexts, number: int) -> str:
@@ -191,46 +191,46 @@ def _words(axis: AxisTexts, number: int) -> str:
     return f'<small>{esc(axis.title)}</small><b title="{esc(text)}">{esc(short(text, 120))}</b>{note}'
 
 
-def _keeping(axis: AxisTexts, number: int, kept: Mapping[tuple[str, int], KeptCheckpoint]) -> str:
-    """Keep this checkpoint, or under which name it is kept."""
-    about = kept.get((axis.letter, number))
-    if about is None:
+def _keep_button(axis: AxisTexts, number: int, checkpoints: Mapping[tuple[str, int], Checkpoint]) -> str:
+    """HTML of the button that marks a checkpoint to keep, or of its name; "" for a value that is not a checkpoint."""
+    checkpoint = checkpoints.get((axis.letter, number))
+    if checkpoint is None:
         return ""
     place, name = f"{axis.letter}{number}", axis.texts[number]
-    if about.kept is None:
+    if checkpoint.name is None:
         keep = button(
             "keep", "Keep this one", place, label=f"Keep {name}", title="Marks it in Runs and in the lists of Generate"
         )
-        return f'<span class="grid-keep">{keep}</span>{about.copied}'
+        return f'<span class="grid-keep">{keep}</span>{checkpoint.copied}'
     field = (
-        f'<input type="text" class="text" data-act="keep" data-arg="{place}" value="{esc(about.kept)}" maxlength="80" '
+        f'<input type="text" class="text" data-act="keep" data-arg="{place}" value="{esc(checkpoint.name)}" maxlength="80" '
         f'aria-label="Name of {esc(name)}">'
     )
     undo = button("unkeep", "Undo", place, kind="quiet", label=f"Do not keep {name}")
-    return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{about.copied}'
+    return f'<span class="grid-keep"><span class="good">Kept as</span>{field}{undo}</span>{checkpoint.copied}'
 
 
 def _cell(
     folder: GridFolder,
     content: GridContent,
-    place: tuple[int, int, int],
-    made: set[tuple[int, int, int]],
+    position: tuple[int, int, int],
+    done: set[tuple[int, int, int]],
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    source = content.source(place)
+    source = content.source(position)
     texts = [
         f"{axis.title}: {axis.texts[number]}"
-        for letter, number in zip(LETTERS, place, strict=True)
+        for letter, number in zip(LETTERS, position, strict=True)
         if (axis := content.axis(letter))
     ]
     words = esc(", ".join(texts))
-    if source in made:
+    if source in done:
         path = folder.cell(source)
         name = f"grid:{folder.name}/{path.name}"
         return (
             f'<td><button type="button" class="grid-cell" data-name="{esc(name)}" data-full="{esc(file_url(path))}" '
-            f'data-row="{place[1]}" data-column="{place[0]}" title="{words}"><img src="{esc(thumb_url(path, 256))}" alt="{words}" '
+            f'data-row="{position[1]}" data-column="{position[0]}" title="{words}"><img src="{esc(thumb_url(path, 256))}" alt="{words}" '
             f'loading="lazy"></button></td>'
         )
     if source in content.failed:
@@ -239,6 +239,6 @@ def _cell(
 
 
 def unreadable(name: str, what: str) -> str:
-    """An open grid whose file is damaged."""
+    """HTML of an open grid whose file is damaged."""
     close: Any = button("close", "Close", kind="quiet")
     return section(name, f'<p class="run-message error"><strong>{esc(what)}</strong></p>{close}')

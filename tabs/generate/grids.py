@@ -1,4 +1,4 @@
-"""X/Y/Z grids on the page: the axes in Generate's panel, the tables, and the checkpoints that a user keeps."""
+"""X/Y/Z grids on the page: the axes in Generate's panel, the tables, and marking checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from tabs.generate import grid_view as view
 from tabs.markup import AWAITED, board, board_event, changed_boards, client_stamp, client_state
 from tabs.tools.copies import Copies
 
-TAB, KEPT = "Generate", "Grids"  # names of the tab states that the project keeps
-LISTED, MOST_FILLED = 12, 200
-LONGEST = 1 << 18
+TAB, STATE = "Generate", "Grids"  # keys of tab states in the project
+LISTED, MAX_FILLED = 12, 200
+MAX_LENGTH = 1 << 18
 START = "start grid"
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
 OPEN_GROUP = """
 let open = Boolean(element.querySelector('details[open]'));  // a fast click comes before this script
-element.addEventListener('click', ({target}) => {  // a toggle event would be lost where the group is drawn anew at once
+element.addEventListener('click', ({target}) => {  // a toggle event would be lost if the group is replaced at once
   const summary = target.closest('summary');
   if (summary) open = !summary.parentElement.open;
 });
@@ -74,7 +74,7 @@ def table_board() -> gr.HTML:
 
 
 def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
-    """Connect show, tick and clicks of both boards. fields: the form of the cells' image settings; shelf: the lists of model files"""
+    """Register the listeners of both boards. fields: form of the cells' image settings; shelf: lists of model files"""
     desk = Grids(page, fields, shelf)
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
@@ -84,7 +84,7 @@ def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, tab
 
 
 class Grids:
-    """What the handlers do. Fields and the open grid are kept by the project, grids are folders, jobs are the engine's."""
+    """Handlers of the boards. The project stores the fields and the open grid; grids are folders, jobs are in the engine's queue."""
 
     def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
         self.page, self.fields, self.shelf = page, fields, shelf
@@ -92,19 +92,19 @@ class Grids:
         self._lock = threading.RLock()
         self._wrong: list[Problem] = []
 
-    # -- what is kept
+    # -- state
 
     def _state(self) -> dict[str, Any]:
-        return self.page.project.tab_state(KEPT)
+        return self.page.project.tab_state(STATE)
 
-    def _given(self) -> dict[str, str]:
-        kept = self._state().get("fields", {})
-        return {name: str(kept.get(name, ""))[:LONGEST] for name in FIELDS} if isinstance(kept, dict) else {}
+    def _axes(self) -> dict[str, str]:
+        fields = self._state().get("fields", {})
+        return {name: str(fields.get(name, ""))[:MAX_LENGTH] for name in FIELDS} if isinstance(fields, dict) else {}
 
     def _keep(self, **changes: Any) -> None:
-        self.page.project.keep(KEPT, self._state() | changes)
+        self.page.project.keep(STATE, self._state() | changes)
 
-    # -- showing
+    # -- display
 
     def show(self) -> dict[str, Any]:
         return self._boards() | {"client": changed_boards("", self._stamp(), self._boards())["client"]}
@@ -117,7 +117,7 @@ class Grids:
         return {"panel": self._panel(), "table": self._table()}
 
     def _stamp(self) -> str:
-        """Changes when a cell comes, a grid begins or ends, or a field was changed elsewhere."""
+        """A text that changes with the boards: with new cells, the state of grids, and fields changed in other browsers."""
         name = str(self._state().get("open", ""))
         folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
         paths = [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json"] if folder else []
@@ -125,28 +125,28 @@ class Grids:
         now = self.page.engine.status()["job"]
         doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
         jobs = [(entry.id, entry.state) for entry in self.page.engine.queue() if entry.task == "grid"]
-        kept = [str(each) for each in self._kept_words()]
-        return f"{self._state()} {times} {doing} {jobs} {kept} {self._wrong}"
+        checkpoints = [str(each) for each in self._open_checkpoints()]
+        return f"{self._state()} {times} {doing} {jobs} {checkpoints} {self._wrong}"
 
     def _panel(self) -> str:
-        given = self._given()
+        axes = self._axes()
         wrong = {each.where.removeprefix("grid.") for each in self._wrong}
-        says, bad = self._says(given)
+        summary, bad = self._summary(axes)
         loras = [Path(str(use["file"])).stem for use in self.fields.load().get("loras", [])]
         folders = list_grids(self.page.workspace)
         listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
         older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
-        return view.panel(given, wrong, says, bad, loras, older)
+        return view.panel(axes, wrong, summary, bad, loras, older)
 
-    def _says(self, given: dict[str, str]) -> tuple[str, bool]:
-        """(number of images, steps and loads with the expected time, or the first problem; whether it is a problem)"""
+    def _summary(self, fields: dict[str, str]) -> tuple[str, bool]:
+        """(number of images, steps and model loads with the expected time, or the first problem; whether it is a problem)."""
         if self._wrong:
             first = self._wrong[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
-        if not any(given.values()):
+        if not any(fields.values()):
             return "Choose a setting for the columns and write its values.", False
         try:
-            job = self._job(given)
+            job = self._job(fields)
             axes = axes_of(job)
         except ProblemsError as error:
             first = error.problems[0]
@@ -180,7 +180,7 @@ class Grids:
         return view.Earlier(folder.name, content.title, len(folder.generated()), total, len(content.failed), doing)
 
     def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
-        """The job of a grid in the queue."""
+        """The newest job of a grid in the queue, in one of these states."""
         entries = [entry for entry in self.page.engine.queue() if entry.task == "grid" and entry.state in states]
         return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
 
@@ -203,8 +203,8 @@ class Grids:
             content = folder.content()
         except ProblemsError as error:
             return view.unreadable(name, error.problems[0].what)
-        kept = {place: view.KeptCheckpoint(*about) for place, about in self._kept(content).items()}
-        return view.table(folder, content, self._doing(name), kept, self.page.thumb_url, self.page.file_url)
+        checkpoints = self._checkpoints(content)
+        return view.table(folder, content, self._doing(name), checkpoints, self.page.thumb_url, self.page.file_url)
 
     def _doing(self, name: str) -> view.State:
         entry = self._entry(name)
@@ -214,10 +214,10 @@ class Grids:
             return view.State(message=failed.message if failed is not None and failed is newest else "")
         return view.State(entry.id)
 
-    # -- doing
+    # -- actions
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        act, arg, value = board_event(event, LONGEST)
+        act, arg, value = board_event(event, MAX_LENGTH)
         with self._lock:
             if act == "field" and arg in FIELDS:
                 self._set(arg, value)
@@ -240,17 +240,17 @@ class Grids:
 
     def _set(self, name: str, value: str) -> None:
         self._wrong = []
-        self._keep(fields=self._given() | {name: value})
+        self._keep(fields=self._axes() | {name: value})
 
     def _fill(self, letter: str) -> None:
-        """All values that are known of an axis."""
-        name = setting_named(self._given()[f"{letter}_axis"])
+        """Fill in an axis with all known values. Raises ProblemsError if there is no list of values."""
+        name = setting_named(self._axes()[f"{letter}_axis"])
         known = self._known(name) if name else []
         if not known:
             what = "There is no list of values for this setting" if name else "No setting is chosen"
             fix = "write them, such as 1-10 [5]" if name else "choose one first"
             raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
-        self._set(f"{letter}_values", joined(known[:MOST_FILLED]))
+        self._set(f"{letter}_values", joined(known[:MAX_FILLED]))
 
     def _known(self, name: str) -> list[str]:
         shelf = self.shelf
@@ -273,17 +273,17 @@ class Grids:
             return []
         return ["on", "off"] if entry.kind == "bool" else [str(choice) for choice in entry.choices]
 
-    def _job(self, given: dict[str, str], name: str = "grid") -> GridJob:
-        """The settings of the tab with these axes."""
+    def _job(self, axes: dict[str, str], name: str = "grid") -> GridJob:
+        """The job with the tab's settings and these axes. Raises ProblemsError."""
         images = self.fields.job(self.fields.load())
-        return build(GridJob, to_values(images) | {"grid": given | {"name": name}})
+        return build(GridJob, to_values(images) | {"grid": axes | {"name": name}})
 
     def _make(self) -> None:
         browser = self.page.browsers.of(CURRENT_SESSION.get())
         self._wrong = []
         try:
             self.fields.check()
-            job = self._job(self._given(), self._name())
+            job = self._job(self._axes(), self._name())
             submit(self.page, job)
         except ProblemsError as error:
             self._wrong = error.problems
@@ -292,8 +292,8 @@ class Grids:
         self.page.browsers.succeeded(browser, START)
 
     def _name(self) -> str:
-        """What a grid is called: its axes."""
-        axes = [setting_named(self._given()[f"{letter}_axis"]) for letter in LETTERS]
+        """Name of a grid, from its axes."""
+        axes = [setting_named(self._axes()[f"{letter}_axis"]) for letter in LETTERS]
         return " x ".join(axis.rpartition(".")[2].partition(":")[0] for axis in axes if axis)[:80] or "grid"
 
     def _resume(self, name: str) -> None:
@@ -311,26 +311,27 @@ class Grids:
         atomic.replace(folder.path, target)
         self._keep(open="")
 
-    # -- the checkpoint that is kept
+    # -- checkpoints
 
-    def _kept(self, content: GridContent) -> dict[tuple[str, int], tuple[str | None, str]]:
-        """{(axis, number): (the name it is kept under, what became of its copy)} of the files of runs among the values."""
-        found = {}
+    def _checkpoints(self, content: GridContent) -> dict[tuple[str, int], view.Checkpoint]:
+        """{(axis, index): state} of the values that are checkpoints of runs."""
+        checkpoints = {}
         for axis in content.axes:
             for number in range(len(axis.values)):
                 file = self._file(axis, number)
                 if file is not None:
                     run, path = file
                     copied = self.copies.state({"name": path.name, "path": path})
-                    found[axis.letter, number] = (read_kept(run).get(path.relative_to(run).as_posix()), copied)
-        return found
+                    name = read_kept(run).get(path.relative_to(run).as_posix())
+                    checkpoints[axis.letter, number] = view.Checkpoint(name, copied)
+        return checkpoints
 
-    def _kept_words(self) -> list[Any]:
+    def _open_checkpoints(self) -> list[Any]:
         opened = self._open()
-        return list(self._kept(opened[1]).items()) if opened else []
+        return list(self._checkpoints(opened[1]).items()) if opened else []
 
     def _file(self, axis: AxisTexts, number: int) -> tuple[Path, Path] | None:
-        """(the run's folder, the file) of a value that names a file of a run."""
+        """(folder of the run, file) of a value that is a checkpoint of a run; None for other values."""
         if axis.setting not in (*FILES, "model.base_model", "generate.embeddings"):
             return None
         value = axis.values[number]
@@ -343,8 +344,8 @@ class Grids:
         return (run, path) if path.parent == run / "checkpoints" else None
 
     def _mark(self, place: str, name: str | None) -> None:
-        """Keep the checkpoint of a column, row or table under a name, and copy it to the folder of another program; None: let
-        it go. Copies stay."""
+        """Mark the checkpoint of an axis value (such as "x3") to keep, with a name, and copy it to the remembered folder; None
+        removes the mark."""
         opened = self._open()
         letter, number = place[:1], int(place[1:]) if place[1:].isdecimal() and len(place) < 9 else -1
         axis = opened[1].axis(letter) if opened else None
@@ -367,7 +368,7 @@ class Grids:
 
 
 def submit(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Check everything, begin the folder of a grid, queue it and open it. Raises ProblemsError."""
+    """Check a grid, create its folder, queue it and open it. Raises ProblemsError."""
     page.roots.admit(job)
     grid, _ = checked(job, page.workspace)
     raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
@@ -375,24 +376,24 @@ def submit(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence
 
 
 def queue(page: Page, folder: GridFolder) -> None:
-    """Queue what is missing of a grid, and open it."""
+    """Queue the missing cells of a grid, and open it."""
     job = folder.job()
-    own = job.grid.model_copy(update={"folder": folder.name})
-    page.engine.submit("grid", job.model_copy(update={"grid": own}), f"Grid: {folder.content().title}")
-    page.project.keep(KEPT, page.project.tab_state(KEPT) | {"open": folder.name})
+    grid = job.grid.model_copy(update={"folder": folder.name})
+    page.engine.submit("grid", job.model_copy(update={"grid": grid}), f"Grid: {folder.content().title}")
+    page.project.keep(STATE, page.project.tab_state(STATE) | {"open": folder.name})
 
 
 def close(page: Page) -> None:
-    """Close the open grid to show the next image, unless a grid is running."""
-    kept = page.project.tab_state(KEPT)
+    """Close the open grid, so that the next image is in view, unless a grid is running."""
+    state = page.project.tab_state(STATE)
     busy = any(entry.task == "grid" and entry.state == "running" for entry in page.engine.queue())
-    if kept.get("open") and not busy:
-        page.project.keep(KEPT, kept | {"open": ""})
+    if state.get("open") and not busy:
+        page.project.keep(STATE, state | {"open": ""})
 
 
 def of_run(page: Page, name: str) -> None:
     """Queue the grid of a run's checkpoints, and open it in Generate."""
-    written_there = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
+    prompt = form.stored_values(page.project.tab_state(TAB), page.project.job)["prompt"]
     facts = page.engine.snapshot(name)
-    grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(written_there))
+    grid = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(prompt))
     submit(page, grid.job, run=name, notes=grid.notes)

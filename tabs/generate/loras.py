@@ -1,4 +1,4 @@
-"""LoRAs in Generate: rows of those in use with strengths and trigger words, and the list to add from."""
+"""LoRAs in Generate: rows of the LoRAs in use with strengths and trigger words, and the list of all."""
 
 from __future__ import annotations
 
@@ -33,39 +33,41 @@ from tabs.generate.view import strengths
 from tabs.markup import board_event, button, esc, middle, short
 from tabs.roots import Roots
 
-MOST = 300  # files that a list of plain text has
-WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
+MAX_OPTIONS = 300  # files in a datalist
+ROW_WIDTH, WORD_WIDTH, MAX_WORDS = (
     52,
     32,
     16,
-)  # letters of a row's trigger words with their frames, of one word; words of one LoRA
-FRAME = 3  # letters that the frame of a word is wide
+)  # characters of the trigger words in a row, characters of one; number of trigger words of a LoRA
+FRAME = 3  # width of a trigger word's border in characters
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 Url = Callable[..., str]
 
 
-# -- the list to add one from
+# -- the list
 
 
 def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
-    """The closed list with a search: LoRAs of the model's family, then the others, dimmed with the reason why they do not fit."""
+    """HTML of the closed list with a search: LoRAs that fit the model, then the others, dimmed, with the reason."""
     loras = lists.of(["lora"])
 
-    def why(each: Listed) -> str:
+    def reason(each: Listed) -> str:
         return misfit(each.facts, each.path, ["lora"], family)
 
-    found = rows_of(
+    matches = rows_of(
         matching(loras, query),
         page,
-        why,
+        reason,
         lambda each: f'data-act="add" data-arg="{esc(each.name)}"',
         "Add",
     )
-    none = "" if found else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
+    none = "" if matches else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
     offered = "".join(
         f'<datalist id="gen-{kind}s">'
-        + "".join(f'<option value="{esc(each.name)}">{esc(each.text)}</option>' for each in lists.of([of])[:MOST])
+        + "".join(
+            f'<option value="{esc(each.name)}">{esc(each.text)}</option>' for each in lists.of([of])[:MAX_OPTIONS]
+        )
         + "</datalist>"
         for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
@@ -73,7 +75,7 @@ def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
         f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
         f'placeholder="Search {len(loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
-        f"<ul tabindex='0' class=\"model-offers\">{found}{none}</ul></details>{button('refresh', 'Refresh', kind='quiet')}{offered}"
+        f"<ul tabindex='0' class=\"model-offers\">{matches}{none}</ul></details>{button('refresh', 'Refresh', kind='quiet')}{offered}"
     )
 
 
@@ -83,33 +85,33 @@ def _nothing(searched: bool) -> str:
     )
 
 
-# -- those in use
+# -- the rows
 
 
 def rows(
     uses: Sequence[dict[str, Any]],
     tags: Sequence[LoraTag] = (),
-    said: str = "",
+    notes: str = "",
     *,
     family: str = "",
     prompt: str = "",
     workspace: Workspace | None = None,
     thumb_url: Url = str,
 ) -> str:
-    """One row per LoRA, and those that the prompt names. said: further notes, as HTML"""
+    """HTML of a row per LoRA, and a note on the LoRAs in the prompt. notes: further HTML"""
     named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
-    said = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + said
+    notes = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + notes
     if not uses:
         return (
-            said
+            notes
             if tags
-            else f'<p class="hint">No LoRA: only the base model is used. The list has the results of your runs.</p>{said}'
+            else f'<p class="hint">No LoRA: only the base model is used. The list has the results of your runs.</p>{notes}'
         )
     listed = "".join(
         _row(number, use, len(uses), family, prompt, workspace, thumb_url) for number, use in enumerate(uses)
     )
     names = "".join(f'<option value="{name}">' for name in PRESETS)
-    return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{said}'
+    return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{notes}'
 
 
 def _row(
@@ -132,17 +134,16 @@ def _row(
     moves += button(
         "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
     )
-    beside = _beside(facts.words)
-    told = [words for words in badges(facts) if words != "LoRA"]  # what all are; its room is the name's
-    mark = "".join(f'<span class="badge">{esc(words)}</span>' for words in told)
+    fitting = _fitting_words(facts.words)
+    mark = "".join(f'<span class="badge">{esc(text)}</span>' for text in badges(facts) if text != "LoRA")
     mark = mark if facts.family or path is None else badge("", facts.problem) + mark
     return (
         f'<li class="{"" if on else "is-off"}">{thumb(preview, thumb_url)}<div><div class="strip">'
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
         f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
-        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:beside], prompt)}</div>"
-        f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside), facts.family or family)}</li>"
+        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:fitting], prompt)}</div>"
+        f"{_details(number, use, _words(number, facts.words[:MAX_WORDS], prompt, fitting), facts.family or family)}</li>"
     )
 
 
@@ -157,17 +158,17 @@ def _slider(number: int, name: str, strength: float) -> str:
     )
 
 
-def _beside(words: Sequence[str]) -> int:
-    """How many of the trigger words stand in the row's line; the others are among its details."""
-    wide = accumulate(min(len(word), LONGEST_WORD) + FRAME for word in words)
-    return max(1, sum(each <= WORDS_WIDE for each in wide))
+def _fitting_words(words: Sequence[str]) -> int:
+    """Number of trigger words that fit the row; the others are in its details."""
+    widths = accumulate(min(len(word), WORD_WIDTH) + FRAME for word in words)
+    return max(1, sum(each <= ROW_WIDTH for each in widths))
 
 
 def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
-    """Trigger words from the first on as buttons that write them at the prompt's end."""
+    """HTML of trigger words, beginning with index `first`, as buttons that append them to the prompt."""
     chips = "".join(
         f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Append to the prompt"'
-        f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, LONGEST_WORD))}</button>"
+        f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, WORD_WIDTH))}</button>"
         for place, word in enumerate(words[first:], first)
     )
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
@@ -178,7 +179,7 @@ def has_word(prompt: str, word: str) -> bool:
 
 
 def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
-    """Strengths by part, block and step, closed at first. words: trigger words that do not fit above; family: of the LoRA"""
+    """HTML of closed details: strengths by part, block and step. words: HTML of further trigger words; family: of the LoRA"""
     fields = bars = ""
     for name in DETAILS:
         entry = PARTS[name]
@@ -200,7 +201,7 @@ def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
 def changed(
     values: dict[str, Any], act: str, arg: str, value: str, workspace: Workspace, roots: Roots
 ) -> dict[str, Any]:
-    """The fields after an action in a row. Raises ProblemsError."""
+    """Return the values after an action in a row. Raises ProblemsError."""
     first, _, what = arg.partition(":")
     number = int(first) if first.isdecimal() and len(first) < 9 else -1
     uses = list(values.get("loras", []))
@@ -231,7 +232,7 @@ def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
 
 
 def with_word(prompt: str, word: str) -> str:
-    """The prompt with a word appended, unless it contains it."""
+    """Return the prompt with a word appended, unless it contains it."""
     if not word or has_word(prompt, word):
         return prompt
     begin = prompt.rstrip().rstrip(",")
@@ -239,7 +240,7 @@ def with_word(prompt: str, word: str) -> str:
 
 
 class Loras:
-    """What is done with LoRAs in the tab. fields: of the form, which keeps those in use"""
+    """Handlers for LoRAs. fields: the form, which stores those in use"""
 
     def __init__(self, page: Page, fields: PlainForm):
         self.page, self.fields, self.shelf = page, fields, model_lists(page.workspace)
@@ -253,11 +254,11 @@ class Loras:
             values, self.page.project.job, self.page.workspace, lambda name: self.shelf.find(name)[0]
         )
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
-        said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
+        note = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
         return rows(
             values["loras"],
             form.tags_of(str(values["prompt"])),
-            said,
+            note,
             family=self._family(values),
             prompt=str(values["prompt"]),
             workspace=self.page.workspace,
@@ -268,18 +269,18 @@ class Loras:
         return picker(self.shelf, self._family(self.fields.load()), query, self.page)
 
     def embeddings(self) -> Any:
-        """The embeddings to choose from, with those that are chosen."""
+        """Update of the dropdown with the embeddings, those that fit the model first."""
         values = self.fields.load()
         chosen, family = values["embeddings"], self._family(values)
         offered = self.shelf.of(["embedding"])
-        why = {each.name: misfit(each.facts, each.path, ["embedding"], family) for each in offered}
-        listed = [(each.with_reason(why[each.name]), each.name) for each in offered]
-        listed.sort(key=lambda item: bool(why[item[1]]))  # stable
-        listed += [(text, text) for text in chosen if text not in why]
+        reasons = {each.name: misfit(each.facts, each.path, ["embedding"], family) for each in offered}
+        listed = [(each.with_reason(reasons[each.name]), each.name) for each in offered]
+        listed.sort(key=lambda item: bool(reasons[item[1]]))  # stable
+        listed += [(text, text) for text in chosen if text not in reasons]
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
 
     def refused_embedding(self, text: str) -> list[Problem]:
-        """Why an embedding cannot be chosen for the model; a name without a file is judged at the start."""
+        """Problems of an embedding that does not fit the model; [] for a name without a file, which the start reports."""
         family = self._family(self.fields.load())
         try:
             path = find_embedding(text, self.page.workspace).path
@@ -293,13 +294,13 @@ class Loras:
         return []
 
     def _fitting(self, name: str, values: dict[str, Any]) -> Path:
-        """A LoRA of the list that fits the model. Raises ProblemsError."""
+        """The file of a LoRA of the list. Raises ProblemsError if it does not fit the model."""
         path = self.shelf.named(name).path
         check_choice(identify(path), path, ["lora"], self._family(values))
         return path
 
     def act(self, event: gr.EventData) -> str | None:
-        """Something was pressed or typed in the list or in a row; the list, if only that changes. Raises ProblemsError."""
+        """Handle an event of the list or a row. Returns the HTML of the list if only that changes. Raises ProblemsError."""
         act, arg, value = board_event(event)
         if act == "find":
             return self.picker(value[:100])

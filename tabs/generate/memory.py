@@ -1,4 +1,4 @@
-"""The memory line of the Generate tab: forecast for the images, loaded models, and Unload."""
+"""The memory line of the Generate tab: memory forecast, loaded models, and Unload."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FREED = (
 
 
 class MemoryLine:
-    """The memory line. job: what the fields describe now; may raise ProblemsError
+    """The memory line. The forecast needs torch, so it runs on the light lane: by itself once torch is loaded, else on request.
 
-    The forecast needs torch, so it runs on the light lane: by itself once torch is loaded, else on request.
+    job   returns the job of the form; raises ProblemsError
     """
 
     def __init__(self, page: Page, job: Callable[[], GenerateJob]):
         self.page, self._job = page, job
         self._task: Any = None
-        self._known: tuple[str, str] = ("", "")  # the settings, and the forecast in words
+        self._known: tuple[str, str] = ("", "")  # settings, text of their forecast
 
     def html(self) -> str:
         now = self.page.engine.status()["job"]
@@ -47,13 +47,13 @@ class MemoryLine:
     def act(self, event: gr.EventData) -> str:
         act = board_event(event)[0]
         if act == "unload":
-            self.page.engine.models.release(wait=False)  # what is in use stays
+            self.page.engine.models.release(wait=False)  # except models in use
         elif act == "forecast":
             self._forecast(True)
         return self.html()
 
     def _forecast(self, wanted: bool) -> str | None:
-        """The forecast in words; "" while it is computed or if the job is invalid, None if it was not requested."""
+        """Text of the forecast; "" while it is computed or if the job is invalid, None if it was not requested."""
         try:
             job = self._job()
         except ProblemsError:
@@ -75,14 +75,14 @@ class MemoryLine:
 
         device, words = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # problems of a job are reported when it is started
-            found = forecast(job, self.page.workspace, device)
-            words = f"About {memory_words(found.peak)} of {memory_words(found.total)}"
+            memory = forecast(job, self.page.workspace, device)
+            words = f"About {memory_words(memory.peak)} of {memory_words(memory.total)}"
             words += " VRAM" if machine.gpu_memory(device) else " RAM"
         self._known = (key, words)
 
 
 def line(held: Sequence[Any], used: bool, forecast: str | None) -> str:
-    """held: of the store (core.generation.store.Held). used: whether one of them is in use. forecast: None to offer it"""
+    """HTML of the line. held: loaded models of the store; used: whether one is in use; forecast: its text, None for a button"""
     sizes: dict[str, int] = {}
     for each in held:
         name = Path(each.name).stem

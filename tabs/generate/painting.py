@@ -1,4 +1,4 @@
-"""Initial images, masks and region maps dropped or painted in Generate: the server side of assets/painting.js."""
+"""Initial images, masks and region maps that are dropped or painted in Generate: the server side of assets/painting.js."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tabs.context import Page
 from tabs.generate import form
 from tabs.markup import esc, short
 
-SHOWN = 2048  # longer side of the image that is painted over
-SMALL = 128  # and of the one in the panel
-MOST_BYTES = 64 << 20  # of a dropped image
+IMAGE_SIZE = 2048  # longer side of the image below the mask
+THUMB_SIZE = 128  # and of the one in the panel
+MAX_BYTES = 64 << 20  # of a dropped image
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 BLANK = (128, 128, 128)
-FEWEST, MOST_REGIONS = 3, 7
+MIN_REGIONS, MAX_REGIONS = 3, 7
 MASK_WORDS = {
     "title": "Mask",
     "whites": True,
@@ -58,7 +58,7 @@ REGION_WORDS = {
 
 
 class Painting:
-    """Answers atelier/paint. values: returns the fields of the tab"""
+    """Answers atelier/paint. values: returns the values of the form"""
 
     def __init__(self, page: Page, values: Callable[[], dict[str, Any]]):
         self.page, self._values = page, values
@@ -66,7 +66,7 @@ class Painting:
         self._acts["regions save"] = self._save_regions
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request of the script, whose image, mask and map are as typed; errors are answered as `problems`."""
+        """Answer a request of the script, which has the texts of the fields. Errors are answered as {"problems"}."""
         try:
             act = self._acts.get(str(request.get("act", "")))
             if act is None:
@@ -76,13 +76,13 @@ class Painting:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def take(self, upload: str) -> str:
-        """The path of an image that was dropped, kept as a file of its own in outputs/inputs. Raises ProblemsError."""
+        """Copy a dropped image to outputs/inputs and return its path. Raises ProblemsError."""
         path = Path(upload)
         where, size = printable(path.name), os.path.getsize(path)
-        if size > MOST_BYTES:
-            what = f"The image is larger than {size_words(MOST_BYTES)}"
+        if size > MAX_BYTES:
+            what = f"The image is larger than {size_words(MAX_BYTES)}"
             raise ProblemsError.one(what, where, "save it as JPEG or WebP", "image.too-many-bytes")
-        image = opened(path, IMAGE)  # decoded as a whole, so a damaged one is not kept
+        image = opened(path, IMAGE)  # decodes it, so that a damaged one is refused
         raise_if_errors([wrong] if (wrong := too_large(image.size, where)) else [])
         ending = FORMATS.get(read_header(path).format)
         if ending is None:
@@ -90,41 +90,42 @@ class Painting:
                 "The file is not a PNG, JPEG or WebP image", where, "convert it first", "image.format"
             )
         stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
-        return self._kept(stem, path.read_bytes(), ending)
+        return self._store(stem, path.read_bytes(), ending)
 
     def row(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group: the chosen images and the buttons to upload and paint."""
         if group == "image_to_image":
-            shown = self.shown(values["image_path"], "Initial image") + self.shown(values["mask_path"], "Mask")
+            shown = self.thumb(values["image_path"], "Initial image") + self.thumb(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
             drop = "" if shown else '<span class="hint">Or drop an image here.</span>'
             return (
                 f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{shown}</div></div>'
             )
         if group == "regions":
-            shown = self.shown(values["region_map"], "Region map")
+            shown = self.thumb(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
             return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
         return ""
 
-    def shown(self, text: Any, words: str) -> str:
+    def thumb(self, text: Any, words: str) -> str:
+        """HTML of the thumbnail of a file; "" if it is missing or not allowed. words: its alternative text"""
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_file():
             return ""
-        url = self.page.thumb_url(path, SMALL)
+        url = self.page.thumb_url(path, THUMB_SIZE)
         return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(words)}" title="{esc(f"{words}: {path.name}")}">'
 
-    # -- what the script asks
+    # -- the requests
 
     def _mask(self, request: dict[str, Any]) -> dict[str, Any]:
         path = self._image(request)
         size = _upright(path)
         note, start = "Paint what should be generated again.", ""
         if request.get("mask"):
-            there = self._file(request["mask"], MASK)
-            mask = opened(there, MASK)
+            file = self._file(request["mask"], MASK)
+            mask = opened(file, MASK)
             start = png_url(fitted(mask, size, "resize"))
-            note = f"Starts from {printable(there.name)}, which stays as it is."
+            note = f"Starts from {printable(file.name)}, which stays as it is."
             note += "" if mask.size == size else " It is resized to the image."
         return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
 
@@ -136,18 +137,18 @@ class Painting:
     def _regions(self, request: dict[str, Any]) -> dict[str, Any]:
         size, path = self._canvas(request)
         parts = parts_of(str(request.get("prompt", "")))
-        names = [short(part, 40) for part in parts[:MOST_REGIONS]] if len(parts) > 1 else []
-        number = max(len(names), FEWEST)
-        # Up to three are the channels of sd-scripts' masks, more are its color codes.
-        codes = (1, 2, 4) if number == FEWEST else range(1, number + 1)
-        names += [f"prompt {place + 1}" for place in range(len(names), number)]
+        names = [short(part, 40) for part in parts[:MAX_REGIONS]] if len(parts) > 1 else []
+        number = max(len(names), MIN_REGIONS)
+        # Up to three regions are the channels of sd-scripts' masks, more are its color codes.
+        codes = (1, 2, 4) if number == MIN_REGIONS else range(1, number + 1)
+        names += [f"prompt {index + 1}" for index in range(len(names), number)]
         start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
         if len(parts) < 2:
             note += " The prompt has no AND yet: write 'a fox AND a dog'."
         if request.get("map"):
-            there = self._file(request["map"], MAP)
-            start = png_url(opened(there, MAP).resize(size, Image.Resampling.NEAREST))
-            note = f"Starts from {printable(there.name)}, which stays as it is."
+            file = self._file(request["map"], MAP)
+            start = png_url(opened(file, MAP).resize(size, Image.Resampling.NEAREST))
+            note = f"Starts from {printable(file.name)}, which stays as it is."
         if path is not None:
             image = self._over(path, size)
         else:
@@ -159,10 +160,10 @@ class Painting:
 
     def _save_regions(self, request: dict[str, Any]) -> dict[str, Any]:
         size, _ = self._canvas(request)
-        found = decoded_png(png_bytes(request.get("png"), MAP), size, MAP)
-        answer = self._saved(found, "regions", "region_map", "Regions")
+        image = decoded_png(png_bytes(request.get("png"), MAP), size, MAP)
+        answer = self._saved(image, "regions", "region_map", "Regions")
         number = len(parts_of(str(request.get("prompt", ""))))
-        codes = str(min(number, MOST_REGIONS)) if number > FEWEST else ""
+        codes = str(min(number, MAX_REGIONS)) if number > MIN_REGIONS else ""
         return answer | {"fields": answer["fields"] | {"network_regional_mask_max_color_codes": codes}}
 
     # -- files
@@ -185,7 +186,7 @@ class Painting:
         return path
 
     def _canvas(self, request: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
-        """(size of the regions, the initial image below them)"""
+        """(size of the region map, initial image below it or None)."""
         if request.get("image"):
             path = self._image(request)
             return _upright(path), path
@@ -194,15 +195,15 @@ class Painting:
         return size, None
 
     def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
-        url = self.page.thumb_url(path, SHOWN)
+        url = self.page.thumb_url(path, IMAGE_SIZE)
         return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
 
     def _saved(self, image: Image.Image, stem: str, field: str, words: str) -> dict[str, Any]:
-        path = self._kept(stem, _png(image), ".png")
+        path = self._store(stem, _png(image), ".png")
         return {"said": f"{words} saved to {path}.", "fields": {field: path}}
 
-    def _kept(self, stem: str, content: bytes, ending: str) -> str:
-        """The path of a file with this content: the same content is one file, and no other is replaced."""
+    def _store(self, stem: str, content: bytes, ending: str) -> str:
+        """Write a file in outputs/inputs whose name has the hash of its content, and return its path."""
         path = self.page.workspace.inputs / f"{stem}_{hashlib.sha256(content).hexdigest()[:12]}{ending}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,9 +225,9 @@ def _upright(path: Path) -> tuple[int, int]:
 
 
 def _png(image: Image.Image) -> bytes:
-    written = BytesIO()
-    image.save(written, "PNG")
-    return written.getvalue()
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _button(what: str, words: str) -> str:

@@ -1,4 +1,4 @@
-"""The panel of the Generate tab as HTML: the rows of settings that matter for each image, and closed groups of the others."""
+"""HTML of the Generate tab's panel: the main settings, and closed groups of the others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tabs.generate import form
 from tabs.markup import button, esc, short
 
 RATIOS = ("1:1", "4:5", "2:3", "9:16", "5:4", "3:2", "16:9")
-LARGE = 2.25  # times the pixels that a model was trained at: from here on things repeat in an image
+LARGE = 2.25  # times the pixels of the trained size, from which on images repeat their contents
 SHOWN_ABOVE = ("base_model", "width", "height", "sampler", "schedule_type", "steps", "guidance_scale", "seed")
 
-# Groups of settings that share one row: its title, and the groups. Any other group has a row of its own.
+# {row: (title, groups)} of the groups that share a row. Each other group is a row.
 TOGETHER = {
     "model": ("VAE and clip skip", ("model",)),
     "large": ("Large images", ("hires", "deep_shrink", "gradual_latent")),
@@ -36,12 +36,12 @@ TOGETHER = {
 }
 LAST = "generate"  # the row "More"
 
-Draw = Callable[..., str]  # names of fields -> their controls
+Draw = Callable[..., str]  # names of fields -> HTML of their controls
 
 
 @dataclass(frozen=True)
 class Model:
-    """The chosen base model. family: "" where it is not known, which `problem` explains"""
+    """The chosen base model. family: "" if unknown, for the reason `problem`; trained: (width, height)"""
 
     family: str = ""
     trained: tuple[int, int] | None = None
@@ -53,7 +53,7 @@ class Model:
 
 
 def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace) -> Model:
-    """What is known of the chosen model, from its header."""
+    """Family and trained size of the chosen model, from its header."""
     chosen = str(values["base_model"]).strip()
     path = find_file(chosen or project_model.base_model, workspace)
     if path is None:
@@ -66,8 +66,10 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, hires: bool = False) -> str:
-    """The base model, sizes, and how images are sampled. size: of the images that will be made; locked: whether a seed is set;
-    hires: whether hires fix is on"""
+    """HTML of base model, size and sampling settings.
+
+    size   of the images      locked   whether a seed is set      hires   whether hires fix is on
+    """
     fix = (
         button("hires", "Hires fix", title="Begins at the trained size")
         if hires_scale(model, size) and not hires
@@ -95,7 +97,7 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool, hire
 
 
 def badge(family: str, problem: str = "") -> str:
-    """The family of a file in a small frame, or a mark that it is not known."""
+    """HTML of a badge with the family of a file."""
     words = FAMILY_NAMES.get(family, family) if family else "unknown"
     return (
         f'<span class="badge{"" if family else " bad"}" title="{esc(problem or "Detected family")}">{esc(words)}</span>'
@@ -103,7 +105,7 @@ def badge(family: str, problem: str = "") -> str:
 
 
 def hires_scale(model: Model, size: tuple[int, int]) -> float:
-    """The share of the size at which hires fix begins with about the pixels that the model was trained at; 0 where it helps nothing."""
+    """Scale of hires fix at which its first stage has about the trained size; 0 if the size is not large."""
     if model.trained is None or _times(model, size) < LARGE:
         return 0.0
     return round(max(_times(model, size) ** -0.5, 0.1), 2)
@@ -115,19 +117,18 @@ def _times(model: Model, size: tuple[int, int]) -> float:
 
 
 def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
-    """What the sides of images may be, and what to expect of a size that differs much from the model's. hires: whether hires fix
-    begins smaller"""
-    said = f"Sides are multiples of {model.step}."
+    """Text on the valid sides, and on a size that differs much from the trained one. hires: whether hires fix is on"""
+    text = f"Sides are multiples of {model.step}."
     if model.trained is None:
-        return said
+        return text
     width, height = model.trained
-    said += f" Trained at {width} \u00d7 {height}."
+    text += f" Trained at {width} \u00d7 {height}."
     times = _times(model, size)
     if times >= LARGE:
-        return said if hires else f"{said} {times:.0f} times the trained size: things will repeat."
+        return text if hires else f"{text} {times:.0f} times the trained size: things will repeat."
     if times <= 1 / LARGE:
-        return f"{said} Much smaller images lose quality."
-    return said
+        return f"{text} Much smaller images lose quality."
+    return text
 
 
 # -- closed groups
@@ -135,7 +136,7 @@ def about_size(model: Model, size: tuple[int, int], hires: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """A row of settings that is closed at first. summary: what of it is set"""
+    """A closed row of settings. summary: text of the settings that differ from their defaults; fields: HTML"""
 
     name: str
     title: str
@@ -143,14 +144,14 @@ class Group:
     fields: str
 
 
-def groups(found: Iterable[Group]) -> str:
-    rows = "".join(
+def groups(rows: Iterable[Group]) -> str:
+    listed = "".join(
         f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
         f'<span class="hint" title="{esc(group.summary)}">{esc(short(group.summary, 70))}</span></summary>{group.fields}'
         f"</details>"
-        for group in found
+        for group in rows
     )
-    return f'<div class="block-part gen-groups">{rows}</div>'
+    return f'<div class="block-part gen-groups">{listed}</div>'
 
 
 def rows_of(
@@ -160,9 +161,9 @@ def rows_of(
     first: Callable[[str], str] = lambda group: "",
     notes: Mapping[str, str] = {},
 ) -> list[Group]:
-    """The closed groups: each setting that is not shown elsewhere, in the row of its group.
+    """The closed rows, with all settings that are not in `shown`.
 
-    draw: names -> controls      first: group -> what stands above its fields      notes: {row: what its summary ends with}
+    first   returns the HTML above the fields of a group      notes   {row: end of its summary}
     """
     left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown) and _of_use(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
@@ -183,18 +184,18 @@ def _row(
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
         fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
     changed = [name for names in members.values() for name in names if _is_set(name, values)]
-    summary = ", ".join(f"{label(form.ENTRIES[name])} {_said(name, values[name])}" for name in changed)
+    summary = ", ".join(f"{label(form.ENTRIES[name])} {_value_text(name, values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
     return Group(row, title, summary, fields)
 
 
-def _said(name: str, value: Any) -> str:
-    """A value in few words: of a path, the file's name."""
+def _value_text(name: str, value: Any) -> str:
+    """Short text of a value; of a path, the file's name."""
     return Path(value).name if browses(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
 
 
 def _of_use(name: str, values: Mapping[str, Any]) -> bool:
-    """Not of a group that belongs to a choice (a kind of guidance) which is not chosen."""
+    """Whether a setting has an effect: not if its group belongs to a choice, such as a kind of guidance, that is not chosen."""
     group = form.ENTRIES[name].group
     chooser = chooser_of(GenerateJob.model_fields[group]) if group in GenerateJob.model_fields else ""
     return not chooser or bool(values.get(chooser.partition(".")[2]) == group)

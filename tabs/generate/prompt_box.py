@@ -1,6 +1,6 @@
 """The prompt box: token counts and problems while typing, completion, history and styles.
 
-The script (assets/prompt.js) asks at atelier/prompt; styles are chosen in the board of the prompts.
+assets/prompt.js posts to atelier/prompt; styles are chosen in the board of the prompts.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 PROMPTS = ("prompt", "negative_prompt")
 OPTIONS = 12  # of a completion
-MOST_KEPT, LONGEST_KEPT = 200, 20_000  # prompts of the history, and the characters of each
-LOOKED_AT = 200  # newest images whose prompts are in it too
+MAX_HISTORY, MAX_LENGTH = 200, 20_000  # prompts of the history, and the characters of each
+HISTORY_IMAGES = 200  # newest images whose prompts are in it too
 WINDOWS_SHOWN = 4
 Pair = tuple[str, str]  # a prompt and its negative prompt
 
 
 class PromptBox:
-    """Server side of the two prompt fields. form: keeps the fields of the tab; shelf: the LoRAs on this machine"""
+    """Server side of the two prompt fields. form: of the tab; shelf: lists of model files"""
 
     def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: ModelLists):
         self.page, self._form, self._shelf = page, form, shelf
         self.history = History(page, gallery)
-        self._before: list[tuple[str, list[Style]]] = []  # what was done to the styles, and what they were
-        self._asked: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        self._before: list[tuple[str, list[Style]]] = []  # undo of styles: (name of the change, styles before it)
+        self._handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "look": self._look,
             "complete": self._complete,
             "history": lambda request: {"entries": self.history.entries()},
@@ -56,57 +56,57 @@ class PromptBox:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One question of the script."""
-        look = self._asked.get(str(request.get("act")))
+        """Answer a request of the script."""
+        handler = self._handlers.get(str(request.get("act")))
         try:
-            return look(request) if look is not None else {}
+            return handler(request) if handler is not None else {}
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
-    # -- what is said while typing
+    # -- while typing
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:
         values, text = self._form.load(), _text(request.get("text"))
         negative = request.get("name") == "negative_prompt"
         dynamic, weighted = bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"])
-        mode = replace(self._ways(values), dynamic=dynamic, weighted=weighted, negative=negative)
+        mode = replace(self._parsing(values), dynamic=dynamic, weighted=weighted, negative=negative)
         known = replace(
             prompt_names(self.page.workspace, self._chosen_words(values)),
             lora=lambda name: ambiguity_advice("lora", name, self._shelf.find(name)),
         )
-        found = analyze(text, known, mode)
-        places = _utf16(text)
+        analysis = analyze(text, known, mode)
+        offsets = _utf16(text)
         marks = [
             {
-                "start": places[each.start],
-                "end": places[each.end],
+                "start": offsets[each.start],
+                "end": offsets[each.end],
                 "level": each.problem.level,
                 "what": each.problem.what,
                 "fix": each.problem.fix,
                 "code": each.problem.code,
             }
-            for each in found.findings
+            for each in analysis.findings
         ]
-        return {"meter": meter(found), "marks": marks}
+        return {"meter": meter(analysis), "marks": marks}
 
-    def _ways(self, values: Values) -> Parsing:
-        with suppress(ProblemsError):  # said at the fields
+    def _parsing(self, values: Values) -> Parsing:
+        with suppress(ProblemsError):  # which the fields show
             job = self._form.job(values)
             assert isinstance(job, GenerateJob)
             return Parsing(passes=tuple(each for each in passes_of(job) if each is not None))
         return Parsing()
 
     def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
-        found = []
+        words = []
         for text in values["embeddings"]:
             try:
-                found += [(each.name, each.path, each.token) for each in find_embeddings(text, self.page.workspace)]
+                words += [(each.name, each.path, each.token) for each in find_embeddings(text, self.page.workspace)]
             except ProblemsError:
-                continue  # said at the start
-        return found
+                continue  # which the start reports
+        return words
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Completions. kind: "lora", "wildcard" or "word"; `length` is the number of characters that they replace."""
+        """Completions of {"kind": "lora", "wildcard" or "word", "value"}. length: number of characters that they replace"""
         kind, value = str(request.get("kind")), _text(request.get("value"))[:200]
         looks = {"lora": self._loras, "wildcard": self._wildcards}
         if kind in looks:
@@ -119,23 +119,23 @@ class PromptBox:
 
     def _loras(self, value: str) -> list[dict[str, str]]:
         names = Counter(each.path.stem for each in self._shelf.of(["lora"]))
-        found = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.of(["lora"])]
-        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(found, value)]
+        labels = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.of(["lora"])]
+        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(labels, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
     def _words(self, value: str) -> list[dict[str, str]]:
-        """Embeddings whose names match, then tags. A LoRA's name may be a trigger word: LoRAs are for those who begin a tag."""
+        """Completions of a word: embeddings, then tags. LoRAs are not included, since their names may be trigger words."""
         known = (Path(each.name) for each in self._shelf.of(["embedding"]))
         files = (path for path in known if path.parts[0] == "models")
         words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         embeddings = _like(list(words), value)
-        found = [_option(name, name, "embedding") for name in embeddings]
-        return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
+        options = [_option(name, name, "embedding") for name in embeddings]
+        return (options[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
     def _tags(self, value: str) -> list[dict[str, str]]:
-        """Tags as in Captions: of the dataset first, then of the lists in models/tag_lists."""
+        """Completions from tags, as in Captions: of the dataset, then of the lists in models/tag_lists."""
         if self.page.complete_tags is not None:
             listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
         else:
@@ -149,7 +149,7 @@ class PromptBox:
     # -- styles
 
     def act(self, act: str, name: str, value: str) -> None:
-        """An action in the styles menu. Raises ProblemsError."""
+        """Handle an event of the styles menu. Raises ProblemsError."""
         if act == "style":
             self._choose(name, value == "true")
         elif act == "style_save":
@@ -177,13 +177,13 @@ class PromptBox:
         self._before = [*self._before[-20:], (done, before)]
 
     def _import(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Styles of A1111's styles.csv; those of names that exist already replace them, and Undo restores them."""
+        """Import styles of A1111's styles.csv. They replace styles with the same names; Undo restores these."""
         new = {style.name: style for style in styles_of_csv(_text(request.get("text")))}
         self._change(f"Imported {len(new)} styles", [*(read_styles(self.page.workspace) | new).values()])
         return {"said": f"Imported {len(new)} styles"}
 
     def html(self, draw: Callable[[str], str], values: Values) -> str:
-        """The two fields with room for token counts and problems, history, and the styles."""
+        """HTML of the two fields with token counts and problems, history, and styles."""
         boxes = "".join(
             f'<div class="prompt-box"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
             f'<div class="prompt-strip"></div></div>'
@@ -225,11 +225,11 @@ class PromptBox:
         )
 
 
-def meter(found: Analysis) -> str:
-    """Tokens by window: "75/75, 38/75"; of prompts joined by AND each."""
-    said = " AND ".join(_windows(part) for part in found.parts[:WINDOWS_SHOWN])
-    more = f" AND {len(found.parts) - WINDOWS_SHOWN} more" if len(found.parts) > WINDOWS_SHOWN else ""
-    return f"about {said}{more}" if found.drawn and said else said + more
+def meter(analysis: Analysis) -> str:
+    """Text of the tokens by window: "75/75, 38/75"; for each of the prompts joined by AND."""
+    counts = " AND ".join(_windows(part) for part in analysis.parts[:WINDOWS_SHOWN])
+    more = f" AND {len(analysis.parts) - WINDOWS_SHOWN} more" if len(analysis.parts) > WINDOWS_SHOWN else ""
+    return f"about {counts}{more}" if analysis.drawn and counts else counts + more
 
 
 def _windows(part: Part) -> str:
@@ -243,10 +243,10 @@ def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]
 
 
 def _like(names: Iterable[str], value: str) -> list[str]:
-    """Those that begin with these letters, then those that contain them."""
+    """The names that begin with a text, then those that contain it."""
     wanted = value.strip().casefold()
-    found = [name for name in names if wanted in name.casefold()]
-    return sorted(found, key=lambda name: not name.casefold().startswith(wanted))[:OPTIONS]
+    matches = [name for name in names if wanted in name.casefold()]
+    return sorted(matches, key=lambda name: not name.casefold().startswith(wanted))[:OPTIONS]
 
 
 def _text(value: Any) -> str:
@@ -256,42 +256,42 @@ def _text(value: Any) -> str:
 
 
 def _utf16(text: str) -> range | list[int]:
-    """The UTF-16 offset of each position of a text, as browsers count."""
+    """The UTF-16 offset of each index of a text, as browsers count."""
     if text.isascii():
         return range(len(text) + 1)
-    places = [0]
+    offsets = [0]
     for letter in text:
-        places.append(places[-1] + (2 if ord(letter) > 0xFFFF else 1))
-    return places
+        offsets.append(offsets[-1] + (2 if ord(letter) > 0xFFFF else 1))
+    return offsets
 
 
 class History:
-    """The prompts of earlier generations as typed, newest first, then those of the newest images."""
+    """The prompts of earlier generations, newest first, then those of the newest images."""
 
     def __init__(self, page: Page, gallery: Gallery):
         self.page, self._gallery = page, gallery
 
     def add(self, job: GenerateJob) -> None:
-        """Keep what was asked for."""
+        """Add the prompts of a job."""
         pair = (job.generate.prompt, job.generate.negative_prompt)
-        if not pair[0].strip() or sum(map(len, pair)) > LONGEST_KEPT:
+        if not pair[0].strip() or sum(map(len, pair)) > MAX_LENGTH:
             return
-        kept = [pair, *(each for each in self._kept() if each != pair)][:MOST_KEPT]
-        atomic.write_json(_file(self.page.workspace), {"prompts": kept})
+        prompts = [pair, *(each for each in self._stored() if each != pair)][:MAX_HISTORY]
+        atomic.write_json(_file(self.page.workspace), {"prompts": prompts})
 
     def entries(self) -> list[Pair]:
-        return list(dict.fromkeys([*self._kept(), *self._of_images()]))[:MOST_KEPT]
+        return list(dict.fromkeys([*self._stored(), *self._of_images()]))[:MAX_HISTORY]
 
-    def _kept(self) -> list[Pair]:
+    def _stored(self) -> list[Pair]:
         path = _file(self.page.workspace)
         try:
-            found = read_json(path).get("prompts", []) if path.exists() else []
-            return [(str(prompt), str(negative)) for prompt, negative in found]
-        except (ProblemsError, AttributeError, TypeError, ValueError):  # damaged: the images' own are left
+            stored = read_json(path).get("prompts", []) if path.exists() else []
+            return [(str(prompt), str(negative)) for prompt, negative in stored]
+        except (ProblemsError, AttributeError, TypeError, ValueError):  # a damaged file; prompts of images remain
             return []
 
     def _of_images(self) -> Iterable[Pair]:
-        for shot in self._gallery.newest()[:LOOKED_AT]:
+        for shot in self._gallery.newest()[:HISTORY_IMAGES]:
             facts = self._gallery.facts(shot.name)
             if (
                 facts.prompt and max(len(facts.prompt), len(facts.negative)) < LONGEST

@@ -1,4 +1,4 @@
-"""What an image is used for: its settings go into the fields, the next images begin with it, or it is made larger."""
+"""Use an image: load its settings, begin the next images with it, use it as control image, or upscale it."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from tabs.generate.painting import Painting
 from tabs.markup import board_event, button, esc, short
 
 TAB = "Generate"
-SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # act: what is said of it
+SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # {act: start of the message}
 FACTORS = (2, 3, 4)  # times the sides
-KEEPS = 0.2  # a denoising strength that keeps an image's shapes
-FILE = "file:"  # begins the choice of an upscaler file
+KEEPS = 0.2  # a denoising strength that preserves shapes
+FILE = "file:"  # prefix of the choice of an upscaler file
 LATENTS = "latent_upscaler"
-CELL = "grid:"  # begins the name of a grid's cell
-STEP, MOST = 8, 4096  # pixels: sides are multiples of it; the longest that can be set
+CELL = "grid:"  # prefix of the name of a grid's cell
+STEP, MAX_SIDE = 8, 4096  # pixels
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
-OF_IMAGE = (*OF_GROUPS, "width", "height")  # what comes with an initial image
-SENDING = "send image"  # what messages are about
+OF_IMAGE = (*OF_GROUPS, "width", "height")  # fields that an initial image sets
+SENDING = "send image"  # `about` of messages
 
 
 class Sending:
-    """What is done with images of the gallery, and with those that are dropped.
+    """Handlers for images of the gallery and dropped images.
 
-    make    queues checked jobs      checked    the jobs that fields ask for. Raises ProblemsError
+    make    queues checked jobs      checked    returns the jobs of values; raises ProblemsError
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Sending:
         self._lists, self._checked, self._make = lists, checked, make
 
     def act(self, event: gr.EventData) -> None:
-        """An image of the gallery is used. Raises ProblemsError."""
+        """Handle a button of an image. Raises ProblemsError."""
         act, name, value = board_event(event)
-        shot, known = self._found(name)
+        shot, known = self._image(name)
         if act == "use":
-            self._take_over(read_image_metadata(shot.path), f"the image {shot.path.name}")
+            self._load_settings(read_image_metadata(shot.path), f"the image {shot.path.name}")
         elif act in SENT:
             self._begin(begun_with(shot, known))
             self.page.say("done", f"{SENT[act]} {shot.path.name}.")
@@ -80,8 +80,8 @@ class Sending:
         elif act == "upscale":
             self._enlarge(shot, known, value)
 
-    def _found(self, name: str) -> tuple[Shot, Facts]:
-        """An image of the gallery, or the cell of a grid. Raises ProblemsError."""
+    def _image(self, name: str) -> tuple[Shot, Facts]:
+        """An image of the gallery or a grid's cell. Raises ProblemsError."""
         if not name.startswith(CELL):
             return self._shelf.shot(name), self._shelf.gallery.facts(name)
         grid, _, cell = name.removeprefix(CELL).partition("/")
@@ -93,7 +93,7 @@ class Sending:
     # -- its settings
 
     def read(self, file: str) -> None:
-        """The settings of a dropped image go into the fields."""
+        """Load the settings of a dropped image."""
         name = printable(Path(file).name)
         try:
             read_header(file)
@@ -103,12 +103,12 @@ class Sending:
                 "error", problems=[Problem(f"{name} {error}", "Image to read", fix, code="image.unreadable")]
             )
         else:
-            self._take_over(read_image_metadata(file), f"the image {name}")
+            self._load_settings(read_image_metadata(file), f"the image {name}")
         finally:
-            atomic.remove(file)  # the server's own copy of the upload
+            atomic.remove(file)  # the uploaded copy
 
-    def _take_over(self, record: ImageRecord, what: str) -> None:
-        """Fill the fields with an image's settings; what was taken over is said."""
+    def _load_settings(self, record: ImageRecord, what: str) -> None:
+        """Fill in the form with an image's settings, and show a message."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
             return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
@@ -122,28 +122,28 @@ class Sending:
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
 
     def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
-        """The fields that make an image again, and what of it is not on this machine."""
+        """(values that generate an image again, problems of its files that are not on this machine)."""
         now, job = self._fields.load(), record.job
         assert job is not None
         values, notes = form.values_of(
             job, now, self.page.workspace, self.page.project.job.model, record.hashes.controls
         )
-        if record.source != "atelier":  # it names no model of ours, so the chosen one stays
-            own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
+        if record.source != "atelier":  # of another program, whose model names are unknown: the chosen model stays
+            model = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
             notes = [note for note in notes if note.code != form.NO_MODEL]
-            values |= own | form.model_values_in(job, self.page.workspace, notes)
-        own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
-        return values | own | {"count": 1}, notes
+            values |= model | form.model_values_in(job, self.page.workspace, notes)
+        output = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
+        return values | output | {"count": 1}, notes
 
     # -- the image itself
 
     def begin_with(self, file: str) -> None:
-        """A dropped image becomes the initial one."""
+        """Use a dropped image as initial image."""
         try:
             path = self._painting.take(file)
             with self.page.project.lock:
                 now = self._fields.load()
-                mask = now["mask_path"] if now["image_path"] == path else None  # that of another image
+                mask = now["mask_path"] if now["image_path"] == path else None  # not that of another image
                 self._begin({"image_path": path, "mask_path": mask})
             self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
         except ProblemsError as error:
@@ -152,7 +152,7 @@ class Sending:
             atomic.remove(file)  # the server's own copy of the upload
 
     def follow(self, file: str) -> None:
-        """A dropped image becomes the control image."""
+        """Use a dropped image as control image."""
         try:
             self._follow(self._painting.take(file))
         except ProblemsError as error:
@@ -165,33 +165,33 @@ class Sending:
             self._fields.put(self._fields.load() | {"control_image": path})
         self.page.say("done", f"ControlNets without an image of their own follow {Path(path).name}.")
 
-    def _begin(self, given: Values) -> None:
-        """Fields that an image brings along; what they were is restored when it is no longer used."""
+    def _begin(self, fields: Values) -> None:
+        """Set the fields of an initial image, and store their previous values, which `stop` restores."""
         with self.page.project.lock:
-            self._remember(given)
-            self._fields.put(self._fields.load() | given)
+            self._remember(fields)
+            self._fields.put(self._fields.load() | fields)
 
-    def _remember(self, given: Values) -> None:
-        """Keep what the fields are before an initial image brings `given`. Where they belong to another one, of which that is
-        not known, they are the defaults."""
-        values, kept = self._fields.load(), self._kept()
-        before = {name: values[name] for name in given}
-        earlier = kept.get("given", {})
+    def _remember(self, fields: Values) -> None:
+        """Store the values before an initial image sets `fields`. If the form has another initial image whose previous values are
+        unknown, store the defaults."""
+        values, state = self._fields.load(), self._sent_state()
+        before = {name: values[name] for name in fields}
+        earlier = state.get("given", {})
         if values["image_path"] and earlier.get("image_path") == values["image_path"]:  # one image after another
-            given, before = earlier | given, before | kept.get("before", {})
+            fields, before = earlier | fields, before | state.get("before", {})
         elif values["image_path"]:
             before |= {
                 name: value for name, value in form.start_values().items() if name in before and name in OF_GROUPS
             }
-        self._keep({"given": given, "before": before})
+        self._keep({"given": fields, "before": before})
 
     def stop(self) -> None:
-        """The initial image is no longer used, and fields that came with it are what they were before."""
+        """Remove the initial image, and restore the fields that it set and the user has not changed."""
         with self.page.project.lock:
-            values, kept = self._fields.load(), self._kept()
-            given, before = kept.get("given", {}), kept.get("before", {})
-            unchanged = {name: before.get(name) for name in given if given[name] == values.get(name)}
-            if values["image_path"] != given.get("image_path"):
+            values, state = self._fields.load(), self._sent_state()
+            fields, before = state.get("given", {}), state.get("before", {})
+            unchanged = {name: before.get(name) for name in fields if fields[name] == values.get(name)}
+            if values["image_path"] != fields.get("image_path"):
                 unchanged = {}
             after = values | unchanged | {"image_path": None, "mask_path": None}
             left = {name: value for name, value in values.items() if after[name] != value}
@@ -199,30 +199,30 @@ class Sending:
             self._keep({"left": left})
 
     def again(self) -> None:
-        """The image that was left is used again."""
+        """Undo `stop`."""
         with self.page.project.lock:
-            left = self._kept().get("left", {})
+            left = self._sent_state().get("left", {})
             values = self._fields.load()
             self._begin({name: value for name, value in left.items() if name in values})
 
     def forget(self) -> None:
-        """What was left is not offered any more."""
-        if "left" in self._kept():
+        """Do not offer the undo of `stop` any more."""
+        if "left" in self._sent_state():
             self._keep({})
 
-    def _kept(self) -> dict[str, Any]:
-        kept = self.page.project.tab_state(TAB).get("sent", {})
-        return kept if isinstance(kept, dict) else {}
+    def _sent_state(self) -> dict[str, Any]:
+        state = self.page.project.tab_state(TAB).get("sent", {})
+        return state if isinstance(state, dict) else {}
 
     def _keep(self, sent: dict[str, Any]) -> None:
         self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
 
     def line(self, values: Values) -> str:
-        """Stands below the prompts while a file has them or images begin with another one, and says how to leave that."""
+        """HTML below the prompts: the prompt file and the initial image in use, with buttons to stop using them."""
         return self._of_file(values) + self._of_image(values)
 
     def _of_file(self, values: Values) -> str:
-        """While prompts of a file or a module are used in place of the written one."""
+        """HTML about the file or module whose prompts are used; "" without one."""
         file, module = (str(values[name] or "") for name in ("from_file", "from_module"))
         if not file and not module:
             return ""
@@ -233,44 +233,46 @@ class Sending:
                 number = sum(isinstance(entry, dict) or is_prompt(entry) for entry in entries)
         name = path.name if file else module
         count_of = f" ({count(number, 'prompt')})" if number else ""
-        way = button("file_stop", "Stop using it", kind="quiet", label=f"Stop using the prompts from {name}")
+        stop = button("file_stop", "Stop using it", kind="quiet", label=f"Stop using the prompts from {name}")
         words = f"Prompts from <b>{esc(short(name, 40))}</b>{count_of}"
-        return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{way}</div>'
+        return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{stop}</div>'
 
     def _of_image(self, values: Values) -> str:
-        """While images begin with another one, or have just begun to do without."""
+        """HTML about the initial image, or about the undo after it was removed; "" without one."""
         path = str(values["image_path"] or "")
         if not path:
-            left = self._kept().get("left", {})
+            left = self._sent_state().get("left", {})
             name = Path(str(left.get("image_path") or "")).name
             if not name:
                 return ""
-            words, way = f"{esc(short(name, 40))} is not used.", button("image_again", "Undo", kind="quiet")
+            words, does = f"{esc(short(name, 40))} is not used.", button("image_again", "Undo", kind="quiet")
         else:
             kind = "Inpaint" if values["mask_path"] else "Image to image"
             words = f"{kind}: <b>{esc(short(Path(path).name, 40))}</b> (strength {values['strength']:g})"
-            way = button("image_stop", "Stop using it", kind="quiet")
-        said = "".join(f'<span class="warn">{esc(each.what)}; {esc(each.fix)}.</span>' for each in self._advice(values))
-        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{way}{said}</div>'
+            does = button("image_stop", "Stop using it", kind="quiet")
+        advice = "".join(
+            f'<span class="warn">{esc(each.what)}; {esc(each.fix)}.</span>' for each in self._advice(values)
+        )
+        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{does}{advice}</div>'
 
     def _advice(self, values: Values) -> list[Problem]:
-        """What is said of the mask before anything is made."""
+        """Advice about the mask's size."""
         image, mask = (typed_path(values[name]) for name in ("image_path", "mask_path"))
         if image is None or mask is None or not all(self.page.roots.holds(each) for each in (image, mask)):
             return []
         try:
             headers = [read_header(each) for each in (mask, image)]
-        except BrokenImage:  # folders have no sizes; what is missing or damaged is said at the start
+        except BrokenImage:  # a folder, or a missing or damaged file, which the start reports
             return []
-        own, size = ((each.width, each.height) for each in headers)
-        return list(mask_size_advice(mask, own, size))
+        mask_size, size = ((each.width, each.height) for each in headers)
+        return list(mask_size_advice(mask, mask_size, size))
 
-    # -- larger
+    # -- upscaling
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the dialog of Upscale offers for an image; errors are answered as `problems`."""
+        """Data of the Upscale dialog for an image; errors are answered as {"problems"}."""
         try:
-            shot, known = self._found(str(request.get("name")))
+            shot, known = self._image(str(request.get("name")))
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
         now = self._fields.load()
@@ -287,38 +289,38 @@ class Sending:
         }
 
     def _files(self, chosen: str) -> list[tuple[str, str, bool, str]]:
-        """(choice, words, whether it upscales latents, why it cannot be chosen) of each upscaler file and of the form's."""
+        """[(choice, label, whether it upscales latents, reason why it cannot be chosen)] of the upscaler files."""
         self._lists.refresh()
-        found, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
-        why = [misfit(each.facts, each.path, ("upscaler",), family) for each in found]
+        files, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
+        reasons = [misfit(each.facts, each.path, ("upscaler",), family) for each in files]
         offered = [
             (FILE + each.name, each.label, each.facts.kind == LATENTS, reason)
-            for each, reason in zip(found, why, strict=True)
+            for each, reason in zip(files, reasons, strict=True)
         ]
-        own = (
+        of_form = (
             []
             if not chosen or FILE + chosen in {name for name, *_ in offered}
             else [(FILE + chosen, Path(chosen).name, False, "")]
         )
-        return [*offered, *own]
+        return [*offered, *of_form]
 
     def _enlarge(self, shot: Shot, known: Facts, choice: str) -> None:
-        """Queue a larger version of an image, made with its own settings; the fields stay as they are."""
+        """Queue an upscaled version of an image with its settings. The form is not changed."""
         record, now = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (now, [])
         times, upscaler, strength = _chosen(choice)
-        own = larger(shot, known, times, upscaler, strength)
-        self._make(self._checked(values | own))
-        notes = [note for note in notes if note.where.rpartition(".")[2] not in own]
+        changes = upscale_values(shot, known, times, upscaler, strength)
+        self._make(self._checked(values | changes))
+        notes = [note for note in notes if note.where.rpartition(".")[2] not in changes]
         how = f"denoising strength {strength:g}" if strength else "only enlarged"
         self.page.say("done", f"Making {shot.path.name} {times} times as large ({how}).", problems=notes)
 
 
 def _chosen(choice: str) -> tuple[int, str, float]:
-    """(factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
+    """Parse (factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
     try:
-        given = json_or_none(choice)
-        times, upscaler, strength = int(given["factor"]), str(given["upscaler"]), float(given["strength"])
+        data = json_or_none(choice)
+        times, upscaler, strength = int(data["factor"]), str(data["upscaler"]), float(data["strength"])
     except (ValueError, TypeError, KeyError):
         times, upscaler, strength = 0, "", -1.0
     if times not in FACTORS or not 0 <= strength <= 1 or not (upscaler in UPSCALERS or upscaler.startswith(FILE)):
@@ -328,35 +330,35 @@ def _chosen(choice: str) -> tuple[int, str, float]:
 
 
 def _bytes_and_time(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def begun_with(shot: Shot, known: Facts) -> Values:
-    """The fields for images that begin with this one, at its size."""
+    """Values for images that begin with this one, at its size."""
     return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(known)
 
 
-def larger(shot: Shot, known: Facts, times: int, upscaler: str, strength: float) -> Values:
-    """The fields that make one image larger. With Lanczos it is resized and then made at that size; another upscaler enlarges
-    it, as any does where the size cannot be set, between two stages, of which the first changes nothing. A strength of 0 only enlarges."""
+def upscale_values(shot: Shot, known: Facts, times: int, upscaler: str, strength: float) -> Values:
+    """Values that upscale an image. With Lanczos, it is resized and then denoised at the new size. Another upscaler, or a size above
+    MAX_SIDE, is applied by hires fix after a first stage without effect. A strength of 0 only upscales."""
     alone = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1, "region_map": None}
     begin = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
     large = {name: side * times for name, side in _sides(known).items()}
-    if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MOST:
+    if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MAX_SIDE:
         return alone | begin | {"highres_fix_scale": None} | large
     file = upscaler.removeprefix(FILE) if upscaler.startswith(FILE) else None
-    way: Values = {
+    hires: Values = {
         "highres_fix_scale": float(times),
         "highres_fix_strength": 0.0,
         "highres_fix_latents_upscaling": False,
     }
-    way |= {"highres_fix_upscaler": LANCZOS if file else upscaler, "highres_fix_upscaler_file": file}
-    way |= {} if strength else {"refiner_checkpoint": None}  # which would have no step
-    return alone | begin | way | _sides(known)
+    hires |= {"highres_fix_upscaler": LANCZOS if file else upscaler, "highres_fix_upscaler_file": file}
+    hires |= {} if strength else {"refiner_checkpoint": None}  # which would have no step
+    return alone | begin | hires | _sides(known)
 
 
 def _sides(known: Facts) -> Values:
-    """The image's own sides; nothing where they are not known."""
+    """Width and height of an image, as multiples of STEP; {} if unknown."""
     sides = {"width": known.width, "height": known.height}
     return {name: max(64, side // STEP * STEP) for name, side in sides.items() if side}

@@ -1,4 +1,4 @@
-"""What is being made: one line of progress with what waits and what failed, and the image, large, live while it is made."""
+"""The status line of Generate with progress, waiting and failed jobs, and the large image with its live preview."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tabs.generate.view import Shown, does
 from tabs.markup import board_event, button, empty_state, esc, problems_html, progress, short
 
 TAB = "Generate"
-SHOWN = ("generate", "grid")  # tasks in the status line
-# act: (button, settings) for a job that ran out of memory
+TASKS = ("generate", "grid")  # in the status line
+# {act: (button, settings)} for a job that ran out of memory
 LESS_MEMORY: dict[str, tuple[str, dict[str, Any]]] = {
     "slices": ("Try again with VAE slices", {"generation_memory": {"vae_slices": 16}}),
     "single": ("One image at once", {"generate": {"batch_size": 1}}),
@@ -35,17 +35,17 @@ ENDLESS = "Queues the next images when these are finished, each with a new seed,
 
 
 class Stage:
-    """The status line and the large image, and "Generate forever", which lives on the server: a closed page stops nothing.
+    """The status line, the large image, and "Generate forever", which runs on the server, so that closing the page does not stop it.
 
-    shown   the newest image of the gallery
-    jobs    what the fields ask for now, with their own seed or (True) a random one. Raises ProblemsError
+    shown   returns the newest image of the gallery
+    jobs    returns the jobs of the form, with its seed or (True) a random one; raises ProblemsError
     """
 
     def __init__(self, page: Page, shown: Callable[[], Shown | None], jobs: Callable[[bool], Sequence[GenerateJob]]):
         self.page, self._shown, self._jobs = page, shown, jobs
         self._lock = threading.Lock()
-        self._awaited = ""  # the job after which the next is queued; "" while that is off
-        self._refused: list[Problem] = []  # why the next one could not be queued
+        self._awaited = ""  # id of the job after which the next is queued; "" while Forever is off
+        self._refused: list[Problem] = []  # problems of the next job
         page.engine.ended.append(self._next)
 
     # -- forever
@@ -55,7 +55,7 @@ class Stage:
         return bool(self._awaited)
 
     def submit(self, jobs: Sequence[GenerateJob]) -> str:
-        """Queue jobs; returns the id of the last."""
+        """Queue jobs. Returns the id of the last one."""
         return [self.page.engine.submit("generate", job) for job in jobs][-1]
 
     def _toggle(self) -> None:
@@ -68,7 +68,7 @@ class Stage:
             self._awaited = entries[-1].id if entries else self.submit(self._jobs(False))
 
     def _next(self, entry: QueueEntry) -> None:
-        """A job has ended: after the awaited one the next is queued. A failure ends it, and one taken out of the queue."""
+        """Listener for ended jobs: queue the next one after the awaited one. A failed or cancelled job turns Forever off."""
         with self._lock:
             if entry.id != self._awaited:
                 return
@@ -80,10 +80,10 @@ class Stage:
             except ProblemsError as error:
                 self._refused = error.problems
 
-    # -- showing
+    # -- display
 
     def stamp(self) -> list[Any]:
-        """Changes with what is shown."""
+        """A value that changes with the display."""
         engine = self.page.engine
         now = engine.status()["job"]
         doing = [now.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if now else None
@@ -96,8 +96,8 @@ class Stage:
         return status(engine.queue(), engine.waits(), engine.status()["job"], failures, self.endless, self._cancelled())
 
     def _cancelled(self) -> str:
-        """What there is of the last job, where that was cancelled; "" once another has begun."""
-        entries = [entry for entry in self.page.engine.queue() if entry.task in SHOWN]
+        """Text about the last job if it was cancelled, else ""."""
+        entries = [entry for entry in self.page.engine.queue() if entry.task in TASKS]
         begun = [entry for entry in entries if entry.state != "cancelled"]
         if not begun or begun[-1].state != "stopped":
             return "Cancelled before it began" if entries and entries[-1].state == "cancelled" else ""
@@ -117,14 +117,14 @@ class Stage:
         return RunFolder(self.page.workspace.private / "jobs" / run).preview
 
     def _preview_time(self, now: dict[str, Any] | None) -> int:
-        """When the preview of the running job was written; 0 without one."""
+        """Time of the running job's preview; 0 without one."""
         with suppress(OSError):
             if now and now.get("task") == "generate" and now.get("run"):
                 return int(self._preview(now["run"]).stat().st_mtime_ns)
         return 0
 
     def _failures(self) -> list[tuple[str, Problem]]:
-        """Failed jobs that nobody has closed yet, with what the journal says."""
+        """[(id, problem)] of the failed jobs whose message was not closed."""
         closed = self.page.project.tab_state(TAB).get("closed", [])
         failed = [
             entry
@@ -142,7 +142,7 @@ class Stage:
         return Problem(what, short(entry.title, 60), str(facts.get("fix", "")), code=code)
 
     def _again(self, saving: str, identity: str) -> None:
-        """Queue a failed job again, with settings that need less memory."""
+        """Queue a failed job again with settings that need less memory."""
         entry = next((each for each in self.page.engine.queue() if each.id == identity), None)
         if entry is None or entry.task != "generate" or entry.state != "failed" or saving not in LESS_MEMORY:
             return
@@ -159,9 +159,9 @@ class Stage:
             self.page.project.keep(TAB, state | {"closed": closed})
 
     def act(self, event: gr.EventData) -> str:
-        """What was pressed in the status line; returns it as it is then."""
+        """Handle an event of the status line. Returns its HTML."""
         act, arg, _ = board_event(event)
-        if act == "cancel" and any(entry.id == arg and entry.task in SHOWN for entry in self.page.engine.queue()):
+        if act == "cancel" and any(entry.id == arg and entry.task in TASKS for entry in self.page.engine.queue()):
             self.page.engine.cancel(arg)
         elif act == "resume":
             self.page.engine.resume_queue()
@@ -175,7 +175,7 @@ class Stage:
 
 
 def _is_open(entry: QueueEntry) -> bool:
-    return entry.task in SHOWN and entry.state in ("waiting", "running")
+    return entry.task in TASKS and entry.state in ("waiting", "running")
 
 
 # -- HTML
@@ -189,10 +189,10 @@ def status(
     endless: bool = False,
     cancelled: str = "",
 ) -> str:
-    """One line: the generation that runs, or the first that waits, the number of those behind it, which unfolds, and the
-    switch of Generate forever. Lists lie over what is below, so nothing moves. cancelled: said while nothing is open"""
-    found = sorted((entry for entry in entries if _is_open(entry)), key=lambda entry: entry.state != "running")
-    lines = [_line(entry, waits.get(entry.id), now) for entry in found]
+    """HTML of the status line: the running job or the first waiting one, a list of the others, and the Forever button. The lists
+    are overlays, so that nothing moves. cancelled: text while no job is active"""
+    active = sorted((entry for entry in entries if _is_open(entry)), key=lambda entry: entry.state != "running")
+    lines = [_line(entry, waits.get(entry.id), now) for entry in active]
     idle = f"{cancelled or 'Nothing is being generated'}."
     first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
     rest = "".join(f"<li>{line}</li>" for line in lines[1:])
@@ -213,17 +213,17 @@ def status(
 
 
 def _retries(identity: str, problem: Problem) -> str:
-    """Buttons that try again what ran out of memory."""
+    """HTML of buttons that retry a job that ran out of memory with less."""
     if problem.code != NO_MEMORY:
         return ""
     return "".join(button(saving, words, identity) for saving, (words, _) in LESS_MEMORY.items())
 
 
 def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:
-    own = now if now and now.get("entry") == entry.id else {}
-    stops = bool(own.get("stopping"))
+    facts = now if now and now.get("entry") == entry.id else {}
+    stops = bool(facts.get("stopping"))
     cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
-    line = _running(own, stops) if entry.state == "running" else _waiting(entry, wait)
+    line = _running(facts, stops) if entry.state == "running" else _waiting(entry, wait)
     return f'{line}<span class="grow"></span>{cancel}'
 
 
@@ -235,7 +235,7 @@ def _running(now: dict[str, Any], stops: bool) -> str:
     step, steps = now.get("of_image") or (0, 0)
     if not total:
         return progress(_begun(text), None)
-    words = [_begun(text.rpartition(" ")[0]).removeprefix("Generating ")]  # behind it stands the count of all steps
+    words = [_begun(text.rpartition(" ")[0]).removeprefix("Generating ")]  # without the count of all steps at its end
     words += [f"step {step} of {steps}"] if steps else []
     left, rest = now.get("eta_seconds") or 0.0, total - done
     if left and rest:
@@ -257,7 +257,7 @@ def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
 
 
 def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:
-    """The image that is being made (a JPEG of it), else the newest, in one frame, with what can be done with it."""
+    """HTML of the preview of the running job, else of the newest image with its buttons. live: JPEG"""
     if live:
         source = base64.b64encode(live).decode("ascii")
         image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'

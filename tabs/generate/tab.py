@@ -1,4 +1,4 @@
-"""The Generate tab: images with any model and LoRAs, compared with the base model; settings read from any image."""
+"""The Generate tab: generate images with any model and LoRAs, compare them with the base model, load settings from images."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from tabs.pieces import piece
 from tabs.server.browsers import Browser
 
 TAB = "Generate"
-LONGEST = 1 << 20  # characters of a prompt
-START, FIELD = "start generate", "change generate"  # what messages are about
+MAX_LENGTH = 1 << 20  # characters of a prompt
+START, FIELD = "start generate", "change generate"  # `about` of messages
 
-# Ctrl + Enter generates, from any field.
+# Ctrl+Enter generates, from any field.
 DRAW_KEY = """
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || !element.isConnected) return;
@@ -49,7 +49,7 @@ document.addEventListener('keydown', (event) => {
 });
 """
 
-# What is checked before a job is in the queue can take seconds: the press is answered at once.
+# The checks before a job is queued can take seconds, so the click shows a text at once.
 PRESSED = """
 element.addEventListener('click', ({target}) => {
   const line = target.closest('#gen-draw') && document.querySelector('#gen-status .gen-now > .hint');
@@ -69,7 +69,7 @@ new MutationObserver(() => {
 }).observe(element, {childList: true, subtree: true, attributeFilter: ['open']});
 """
 
-# The list closes once a LoRA of it is chosen, and the LoRA's row is in view.
+# After a LoRA is chosen, the list closes and the LoRA's row scrolls into view.
 CHOSEN = """
 element.addEventListener('click', ({target}) => {
   const chosen = target.closest('[data-act=add]:not(.misfit)'), summary = element.querySelector('.picker > summary');
@@ -88,7 +88,7 @@ element.addEventListener('click', ({target}) => {
 
 
 def build(page: Page) -> None:
-    """Widgets and listeners of the tab."""
+    """Build the tab's components and listeners."""
     desk = Desk(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
@@ -149,7 +149,7 @@ def build(page: Page) -> None:
 
 
 class Fields(PlainForm):
-    """The fields of the tab, kept by the project, with their presets."""
+    """The form of the tab with its presets."""
 
     offers = "gen-models"
     lists = {
@@ -178,19 +178,19 @@ class Fields(PlainForm):
 
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
         project = self.page.project.job
-        found: dict[str, Any] = {"base_model": project.model.base_model}
-        found |= form.default_values(values, project, self.page.workspace)
+        effective: dict[str, Any] = {"base_model": project.model.base_model}
+        effective |= form.default_values(values, project, self.page.workspace)
         if values["zero_terminal_snr"] != "auto":
             space = self.page.workspace
             marked = form.marked_for_zero_snr(values, project, space, lambda name: find("lora", name, space))
-            found["zero_terminal_snr"] = "on" if marked else "off"
-        return found
+            effective["zero_terminal_snr"] = "on" if marked else "off"
+        return effective
 
     def with_dependents(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        """The values after the field `name` was changed: another base model resets VAE, clip skip and prediction type."""
+        """Return `values`; for another base model with VAE, clip skip and prediction type reset."""
         if name != "base_model" or values[name] == before[name]:
             return values
-        return values | {own: form.ENTRIES[own].default for own in form.MODEL}
+        return values | {each: form.ENTRIES[each].default for each in form.MODEL}
 
     def job(self, values: dict[str, Any]) -> GenerateJob:
         return form.job_of(values, self.page.project.job)
@@ -201,7 +201,7 @@ class Fields(PlainForm):
 
 
 class Desk:
-    """What the tab's handlers do. The fields are kept by the project, jobs and images by the engine."""
+    """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -218,7 +218,7 @@ class Desk:
             page, self.presets, self.shelf, self.painting, self.loras.shelf, self._checked, self._make
         )
 
-    # -- what is kept
+    # -- the form
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(TAB)
@@ -227,8 +227,8 @@ class Desk:
         return self.presets.load()
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """A field was changed, or Generate was pressed."""
-        act, name, value = board_event(event, LONGEST)
+        """Handle a changed field or a button of the form."""
+        act, name, value = board_event(event, MAX_LENGTH)
         if act == "draw":
             return self.draw()
         if act in ("swap", "ratio", "seed", "hires"):
@@ -254,7 +254,7 @@ class Desk:
         return self._changed()
 
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
-        """The fields that a button changes: both sides, the seed, or where hires fix begins."""
+        """The values that a button sets: sides, seed, or the scale of hires fix."""
         values = self._values()
         if act == "seed":
             return {"seed": self._seed(arg, values["seed"])}
@@ -264,28 +264,29 @@ class Desk:
             scale = panel.hires_scale(panel.model_of(values, project.model, space), (width, height))
             return {"highres_fix_scale": scale} if scale else {}
         if act == "ratio":
-            if arg not in panel.RATIOS:  # none is chosen
+            if arg not in panel.RATIOS:  # the empty choice
                 return {}
             native = form.sides({**values, "width": None, "height": None}, project, space)
             height, width = reversed(form.ratio_size(arg, native))
         return {"width": height, "height": width}
 
-    def _seed(self, way: str, now: int | None) -> int | None:
-        """None is a random one. Locking keeps that of the newest image, or a new one; locked already, it lets go."""
+    def _seed(self, button: str, now: int | None) -> int | None:
+        """Seed after a click on "random", "last" or "lock": None draws a random one for each generation. Lock sets the seed of the
+        newest image, or a new one; a locked seed becomes None."""
         newest = self.shelf.last_seed()
-        if way == "last":
+        if button == "last":
             return now if newest is None else newest
-        if way == "lock" and now is None:
+        if button == "lock" and now is None:
             return form.new_seed() if newest is None else newest
         return None
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
-        """What was chosen is kept, but for an embedding of another family, which is said."""
+        """Set the embeddings. Those that do not fit the model are left out and reported."""
         with self._lock:
-            before, given = self._values()["embeddings"], [str(text) for text in chosen or []]
-            problems = [each for text in given if text not in before for each in self.loras.refused_embedding(text)]
-            kept = [text for text in given if text in before or not self.loras.refused_embedding(text)]
-            self.presets.put(self._values() | {"embeddings": kept})
+            before, names = self._values()["embeddings"], [str(text) for text in chosen or []]
+            problems = [each for text in names if text not in before for each in self.loras.refused_embedding(text)]
+            fitting = [text for text in names if text in before or not self.loras.refused_embedding(text)]
+            self.presets.put(self._values() | {"embeddings": fitting})
         if not problems:
             return self._changed()
         self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)
@@ -295,13 +296,13 @@ class Desk:
         return self.page.browsers.of(CURRENT_SESSION.get())
 
     def _changed(self) -> dict[str, Any]:
-        """The form after a change. Of an error that is shown, what it has corrected goes."""
+        """Outputs of the form after a change. Problems that it has fixed are removed from the error message."""
         browser = self._browser()
         if browser.failed not in (START, FIELD):
             return self._form()
         shown = (browser.message or {}).get("problems", [])
-        found = self.presets.problems() if browser.failed == FIELD else self._faults()
-        left = [problem for problem in found if problem.to_dict() in shown]
+        problems = self.presets.problems() if browser.failed == FIELD else self._start_problems()
+        left = [problem for problem in problems if problem.to_dict() in shown]
         self.presets.mark(left)
         if not left:
             self.page.browsers.succeeded(browser, browser.failed)
@@ -309,7 +310,7 @@ class Desk:
             self.page.browsers.say(browser, "error", problems=left, about=browser.failed)
         return self._form()
 
-    def _faults(self) -> list[Problem]:
+    def _start_problems(self) -> list[Problem]:
         """The problems that prevent a start."""
         try:
             self._jobs()
@@ -318,9 +319,9 @@ class Desk:
         return []
 
     def _form(self) -> dict[str, Any]:
-        """Every field as it is kept, and what hangs on them."""
+        """{name: HTML} of the boards with fields."""
         values = self._values()
-        own = self._empty_ones(values)
+        placeholders = self._placeholders(values)
         settings = self.page.project.job.model
         model = panel.model_of(values, settings, self.page.workspace)
         size = form.sides(values, self.page.project.job, self.page.workspace)
@@ -328,7 +329,7 @@ class Desk:
         changed = self.presets.changed()
 
         def draw(*names: str) -> str:
-            return self.presets.fields(names, values, own, changed)
+            return self.presets.fields(names, values, placeholders, changed)
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
@@ -351,25 +352,25 @@ class Desk:
         }
 
     def _above(self, group: str, values: dict[str, Any]) -> str:
-        """What stands above the fields of a group."""
+        """HTML above the fields of a group."""
         return self.controls.html(values) if group == "controls" else self.painting.row(group, values)
 
-    def _empty_ones(self, values: dict[str, Any]) -> dict[str, str]:
-        """{field: what stands in it while it is empty}"""
+    def _placeholders(self, values: dict[str, Any]) -> dict[str, str]:
+        """{field: placeholder while it is empty}."""
         project = self.page.project.job
-        said = form.default_texts(values, project, self.page.workspace)
-        said["base_model"] = f"as in Train: {project.model.base_model}"
-        own, train = values["base_model"], project.model
-        said["vae"] = f"as in Train: {train.vae}" if train.vae and not own else "the model's own"
-        said["clip_skip"] = f"as in Train: {train.clip_skip}" if train.clip_skip and not own else "last layer"
-        return said
+        texts = form.default_texts(values, project, self.page.workspace)
+        texts["base_model"] = f"as in Train: {project.model.base_model}"
+        other_model, train = values["base_model"], project.model
+        texts["vae"] = f"as in Train: {train.vae}" if train.vae and not other_model else "the model's own"
+        texts["clip_skip"] = f"as in Train: {train.clip_skip}" if train.clip_skip and not other_model else "last layer"
+        return texts
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
             self.presets.act(*board_event(event))
         return self._changed() | {"embeddings": self.loras.embeddings()}
 
-    # -- showing
+    # -- display
 
     def show(self):
         return self._all()
@@ -378,14 +379,10 @@ class Desk:
         if self._stamp() == client_stamp(client):
             return gr.skip()
         self.loras.shelf.refresh(0)
-        return self._news(client)
-
-    def _news(self, client: str) -> dict[str, Any]:
-        """What this browser was not sent before of what changes by itself."""
         return changed_boards(client, self._stamp(), self._lists())
 
     def _lists(self) -> dict[str, str]:
-        """The LoRAs to choose from, what is in memory, the status, the newest image."""
+        """{name: HTML} of the boards that change without an action: list of LoRAs, memory, status, newest image."""
         return {
             "add": self.loras.picker(),
             "memory": self.memory.html(),
@@ -397,61 +394,61 @@ class Desk:
         return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
 
     def _all(self) -> dict[str, Any]:
-        """The whole tab."""
+        """Outputs of the whole tab."""
         self.loras.shelf.refresh()
         stamp, lists = self._stamp(), self._lists()
         return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent_boards(lists, stamp)
 
     def memory_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Something was pressed in the line about memory."""
-        return _and_seen({"memory": self.memory.act(event)})
+        """Handle an event of the memory line."""
+        return _with_client({"memory": self.memory.act(event)})
 
     # -- LoRAs
 
     def lora_act(self, event: gr.EventData):
-        """Something was pressed or typed in the list of LoRAs or in a row of those in use."""
-        found = self.loras.act(event)
-        more = self._changed() if found is None else _and_seen({"add": found})
+        """Handle an event of the list of LoRAs or of a row."""
+        picker = self.loras.act(event)
+        more = self._changed() if picker is None else _with_client({"add": picker})
         return {"embeddings": self.loras.embeddings()} | more
 
     # -- generating
 
     def draw(self) -> dict[str, Any]:
-        """Check everything and queue the jobs; problems are marked in the fields."""
+        """Check the form and queue its jobs. Problems are shown and marked in the fields."""
         browser = self._browser()
         try:
             jobs = self._jobs()
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
-            return self._form() | _and_seen({"status": self.stage.status()})
+            return self._form() | _with_client({"status": self.stage.status()})
         self._make(jobs)
         self.sending.forget()
         self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
         for about in (START, FIELD):
             self.page.browsers.succeeded(browser, about)
-        return self._form() | _and_seen({"status": self.stage.status()})
+        return self._form() | _with_client({"status": self.stage.status()})
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Something was pressed in the status line. Forever draws seeds, so Lock is off meanwhile."""
-        shown = _and_seen({"status": self.stage.act(event)})
+        """Handle an event of the status line. While Forever is on, seeds are random, so Lock is off."""
+        shown = _with_client({"status": self.stage.act(event)})
         return shown | ({"settings": self._form()["settings"]} if board_event(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
-        """Queue jobs; their images, not a grid, are what is shown."""
+        """Queue jobs, and close the open grid so that their images are in view."""
         self.stage.submit(jobs)
         grids.close(self.page)
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
-        """What the fields ask for now, with their seed or a random one. Raises ProblemsError."""
+        """The jobs of the form, with its seed or a random one. Raises ProblemsError."""
         return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.problems())
 
     def _checked(self, values: dict[str, Any], wrong: Sequence[Problem] = ()) -> list[GenerateJob]:
-        """What values of the fields ask for. wrong: what is known already. Raises ProblemsError with all that is wrong."""
+        """The checked jobs of these values. wrong: known problems. Raises ProblemsError with all problems."""
         problems, now = list(wrong), self.page.project.job
         job = collected(problems, form.job_of, values, now)
         if job is not None and not job.prompts.from_file:
-            # what waits in the queue keeps its words, whatever becomes of the styles
+            # with the texts of the styles, so that later changes of a style do not affect the queue
             job = collected(problems, self._in_styles, job) or job
         jobs = collected(problems, form.jobs_to_generate, job, values["compare"], now) if job is not None else []
         for each in [job] if jobs is None else jobs:
@@ -463,7 +460,7 @@ class Desk:
         return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
-        """Model, LoRAs, embeddings and ControlNets are inside the open folders, there, and of the right family."""
+        """Raise ProblemsError unless model, LoRAs, embeddings and ControlNets exist, are allowed, and fit together."""
         self.page.roots.admit(job)
         sources = plan_of(job, self.page.workspace).sources
         more = [*(word.path for word in sources.embeddings), *(net.path for net in sources.controls.values())]
@@ -474,32 +471,32 @@ class Desk:
     # -- images
 
     def read(self, file: str | None):
-        """The settings of a dropped image go into the fields."""
+        """Load the settings of a dropped image."""
         if not file:
             return gr.skip()
         self.sending.read(file)
         return self._all() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
-        """A dropped image becomes the initial one."""
+        """Use a dropped image as initial image."""
         if not file:
             return gr.skip()
         self.sending.begin_with(file)
         return self._changed() | {"initial": None}
 
     def follow(self, file: str | None) -> Any:
-        """A dropped image becomes the control image for all."""
+        """Use a dropped image as control image of all ControlNets."""
         if not file:
             return gr.skip()
         self.sending.follow(file)
         return self._changed() | {"control": None}
 
     def send(self, event: gr.EventData):
-        """An image of the gallery is used."""
+        """Handle a button of an image."""
         self.sending.act(event)
         return self._all()
 
 
-def _and_seen(boards: dict[str, str]) -> dict[str, str]:
-    """Boards that changed with a click, with the stamp for the next tick."""
+def _with_client(boards: dict[str, str]) -> dict[str, str]:
+    """The boards that a click has changed, with the client state."""
     return boards | sent_boards(boards)

@@ -46,8 +46,8 @@ class Side:
     def measured(self) -> dict[str, Any]:
         """Description of its validation (images, timesteps); {} if it was not recorded."""
         recorded = self.dataset.get("validation")
-        recorded = renewed(found) if isinstance(found, dict) else {}
-        return recorded if isinstance(found.get("images"), list) else {}
+        recorded = renewed(recorded) if isinstance(recorded, dict) else {}
+        return recorded if isinstance(recorded.get("images"), list) else {}
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def read_dataset(folder: RunFolder) -> dict[str, Any]:
         content = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
         return {}
-    content = renewed(found)
-    return content if isinstance(found.get("images"), list) else {}
+    content = renewed(content)
+    return content if isinstance(content.get("images"), list) else {}
 
 
 # -- which is better
@@ -123,7 +123,7 @@ def unlike(a: Side, b: Side) -> list[str]:
     if a.measured.get("timesteps") != b.measured.get("timesteps"):
         reasons.append("at different timesteps")
     reasons += _unlike_settings(a, b)
-    return [f"measured {reasons[0]}", *found[1:]] if found else []
+    return [f"measured {reasons[0]}", *reasons[1:]] if reasons else []
 
 
 def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
