@@ -15,7 +15,7 @@ from core.settings.job import TrainJob
 from core.settings.presets.levels import level_of
 from tabs.form.project import with_value
 from tabs.server.browsers import Browser
-from tabs.train.forecast import _beside, plan_key
+from tabs.train.forecast import _outside_gpu, plan_key
 
 
 def facts(page):
@@ -174,7 +174,7 @@ def test_a_try_waits_in_the_queue_once(page):
 
 
 def test_what_lies_beside_the_card_is_said():
-    assert _beside(0, 0) == []
-    memory, disk = _beside(10**18, 2 << 30)
+    assert _outside_gpu(0, 0) == []
+    memory, disk = _outside_gpu(10**18, 2 << 30)
     assert memory.startswith("RAM takes about") and memory.endswith("besides: does not fit")
     assert disk == "the fast disk takes about 2.1 GB"

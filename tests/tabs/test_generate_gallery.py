@@ -81,7 +81,7 @@ def test_the_strip_has_the_images_of_this_session_newest_first(desk):
 
 
 def test_many_new_images_are_read_on_the_light_lane(desk, monkeypatch):
-    monkeypatch.setattr("tabs.generate.gallery.FEW", 1)
+    monkeypatch.setattr("tabs.generate.gallery.READ_AT_ONCE", 1)
     for number in range(3):
         draw(desk.page.workspace.images / f"{number}.png", seed=number)
     listed = answer(desk, "list")

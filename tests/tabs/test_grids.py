@@ -95,8 +95,8 @@ def test_all_known_values_are_filled_in(desk):
     give(desk, x_axis="sampler", y_axis="lora", z_axis="steps")
     desk.act(event("fill", "x"))
     desk.act(event("fill", "y"))
-    assert "ddim" in desk._given()["x_values"] and "tcd" in desk._given()["x_values"]
-    assert desk._given()["y_values"].startswith("none, outputs/runs/") and desk._given()["y_values"].count(",") == 2
+    assert "ddim" in desk._axes()["x_values"] and "tcd" in desk._axes()["x_values"]
+    assert desk._axes()["y_values"].startswith("none, outputs/runs/") and desk._axes()["y_values"].count(",") == 2
     with pytest.raises(Exception, match="no list of values"):
         desk.act(event("fill", "z"))
 

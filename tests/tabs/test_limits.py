@@ -309,7 +309,7 @@ def test_sizes_of_two_and_a_quarter_times_the_models_pixels_and_more_are_remarke
 
 
 def test_the_gallery_sends_the_newest_tiles_the_sessions_strip_and_the_latest_days(tmp_path, monkeypatch):
-    for name, most in (("AT_FIRST", 2), ("STRIP", 1), ("MOST_DAYS", 1), ("MOST_COPIED", 1)):
+    for name, most in (("FIRST_TILES", 2), ("MAX_STRIP", 1), ("MAX_DAYS", 1), ("MAX_COPIED", 1)):
         monkeypatch.setattr(gallery, name, most)
     desk = make_desk(tmp_path)
     now = time.time()

@@ -21,7 +21,7 @@ from core.settings.job import GenerateJob
 from tabs.form import model_lists
 from tabs.form.model_lists import ModelLists
 from tabs.generate import form
-from tabs.generate.prompt_box import MOST_KEPT, PromptBox
+from tabs.generate.prompt_box import MAX_HISTORY, PromptBox
 from tabs.generate.tab import Fields
 
 
@@ -138,11 +138,11 @@ def test_styles_are_saved_replaced_deleted_and_undone(box):
 
 
 def test_the_history_has_the_newest_first_each_once_and_at_most_200(box):
-    for number in range(MOST_KEPT + 5):
+    for number in range(MAX_HISTORY + 5):
         box.history.add(build(GenerateJob, {"generate": {"prompt": f"p{number}", "negative_prompt": "n"}}))
     box.history.add(build(GenerateJob, {"generate": {"prompt": "p9", "negative_prompt": "n"}}))
     entries = box.answer({"act": "history"})["entries"]
-    assert len(entries) == MOST_KEPT and entries[0] == ("p9", "n") and entries[1] == (f"p{MOST_KEPT + 4}", "n")
+    assert len(entries) == MAX_HISTORY and entries[0] == ("p9", "n") and entries[1] == (f"p{MAX_HISTORY + 4}", "n")
     assert len(set(entries)) == len(entries)
     (box.page.workspace.private / "prompts.json").write_text("[1]", "utf-8")
     assert box.answer({"act": "history"})["entries"] == []
