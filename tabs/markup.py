@@ -210,16 +210,35 @@ def progress(text: str, share: float | None) -> str:
     return f'<div class="going"><span>{esc(text)}</span>{bar}</div>'
 
 
-def crop_frame(frame: tuple[float, float, float, float]) -> str:
-    """HTML of the crop frame over an image. frame: (left, top, right, bottom) as fractions of the image"""
-    left, top, right, bottom = (100 * side for side in frame)
-    style = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
-    return f'<span class="crop" style="{style}"></span>'
+def framed_image(
+    url: str,
+    name: str,
+    size: tuple[int, int],
+    frame: Sequence[float] | None,
+    control: str = "",
+    badge: str = "",
+    more: str = "",
+) -> str:
+    """HTML of an image with its crop frame, and with its control image over and next to it (assets/pairs.js chooses).
 
-
-def control_over(url: str) -> str:
-    """HTML of a control image over its image; assets/pairs.js shows and hides it."""
-    return f'<img class="control-over" src="{esc(url)}" loading="lazy" decoding="async" alt="">'
+    size   (width, height)      frame   (left, top, right, bottom) as fractions of the image, None without a crop
+    control   URL of the control image, or ""      badge   HTML over the image      more   attributes of the images
+    """
+    width, height = size
+    shape = (
+        f'{"wide" if width >= height else "tall"}" style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}"'
+    )
+    crop = over = beside = ""
+    if frame is not None:
+        left, top, right, bottom = (100 * side for side in frame)
+        position = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+        crop = f'<span class="crop" style="{position}"></span>'
+    if control:
+        over = f'<img class="control-over" src="{esc(control)}" loading="lazy" decoding="async" alt="">'
+        alone = f'<img src="{esc(control)}" alt="Control image of {esc(name)}"{more}>'
+        beside = f'<span class="pic control {shape}>{alone}{crop}</span>'
+    image = f'<span class="pic {shape}><img src="{esc(url)}" alt="{esc(name)}"{more}>{over}{crop}{badge}</span>'
+    return f'<span class="with-control">{image}{beside}</span>' if control else image
 
 
 def pair_view_buttons() -> str:

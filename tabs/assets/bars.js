@@ -254,7 +254,7 @@
       const changed = inputs.flatMap((input, n) => given[n] !== null && input.value !== given[n] ? [[input, given[n]]] : []);
       for (const [input, value] of changed) input.value = value;
       if (changed.length === 1) changed[0][0].dispatchEvent(new Event("change", {bubbles: true}));
-      else if (changed.length) atelier.edits(Object.fromEntries(changed.map(([input, value]) => [input.dataset.set, value])), this.dataset.title);
+      else if (changed.length) atelier.edit(Object.fromEntries(changed.map(([input, value]) => [input.dataset.set, value])), this.dataset.title);
       this.draw();
     }
   }

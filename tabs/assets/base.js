@@ -157,7 +157,7 @@
         problem.where ? leads(problem.where) : null,
         problem.fix ? h("span", {class: "fix"}, atelier.sentence(problem.fix)) : null))));
 
-  /* What HTML of the server leaves to be drawn here (tabs/markup.py, `drawn`) is drawn before anyone sees it. */
+  /* What HTML of the server leaves to be drawn here (tabs/markup.py, `client_rendered`) is drawn before anyone sees it. */
   atelier.draws = {problems: (node, list) => node.replaceWith(atelier.problems(list))};
   new MutationObserver(() => { for (const node of document.querySelectorAll("[data-draws]:empty")) atelier.draws[node.dataset.draws](node, JSON.parse(node.dataset.of)); })
     .observe(document.documentElement, {childList: true, subtree: true});
@@ -217,17 +217,12 @@
     } catch { /* the server is busy or gone */ } finally { ticking = false; }
   };
 
-  /** One change of a field of the Train form. Its number lets the server keep the order and Start wait for it. */
-  atelier.edit = (path, value) => {
-    if (!buses.form) return;
-    unsaved.set(sent + 1, {[path]: value});
-    send("edit", {field: path, value});
-  };
-  /** Changes of several fields, {field: value}, that one undo takes back. did: what they are together */
-  atelier.edits = (values, did) => {
+  /** Changes of fields of the Train form, {path: value}. Their number lets the server keep the order and Start wait for them.
+      did: the name of one undo step of all */
+  atelier.edit = (values, did = "") => {
     if (!buses.form) return;
     unsaved.set(sent + 1, values);
-    send("edits", {values, did});
+    send("edit", {values, did});
   };
   /** Whether a change of this field is on its way. */
   atelier.isUnsaved = (path) => onTheirWay().some((number) => unsaved.has(number) && path in unsaved.get(number));

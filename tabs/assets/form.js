@@ -37,8 +37,8 @@
     const {set, offers} = target.dataset;
     if (!target.closest("#train-form")) return;
     typed = null;
-    if (set) atelier.edit(set, valueOf(target));
-    else if (offers) { put(controls[offers][0], target.value); atelier.edit(offers, target.value); }
+    if (set) atelier.edit({[set]: valueOf(target)});
+    else if (offers) { put(controls[offers][0], target.value); atelier.edit({[offers]: target.value}); }
     else if (target.id === "preset-list") atelier.act("load", {preset: target.value});
   });
 

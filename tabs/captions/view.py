@@ -21,10 +21,9 @@ from tabs.dataset.plots import WINDOWS
 from tabs.dataset.reading import key_of, once_per_report
 from tabs.markup import (
     button,
-    control_over,
-    crop_frame,
     empty_state,
     esc,
+    framed_image,
     page_count,
     pager,
     pair_view_buttons,
@@ -117,23 +116,13 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
     """HTML of the open image with its crop frame, and its control image."""
     name = name_of(placed)
     width, height = placed.image.width, placed.image.height
-    frame = crop_frame(placed.placement.frame)
     bucket = placed.placement.bucket
     where = f"{place + 1:,} of {total:,}" if place >= 0 else f"not in this list of {total:,}"
-    shape = (
-        f'{"wide" if width >= height else "tall"}" style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}"'
-    )
-    over, control, views = "", "", ""
-    if placed.image.control is not None:
-        url = thumb_url(placed.image.control, 768)
-        over, views = control_over(url), pair_view_buttons()
-        control = (
-            f'<div class="pic control {shape}><img src="{esc(url)}" alt="Control image of {esc(name)}">{frame}</div>'
-        )
-    image = f'<div class="pic {shape}><img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{over}{frame}</div>'
-    both = f'<div class="with-control">{image}{control}</div>{views}' if control else image
+    control = thumb_url(placed.image.control, 768) if placed.image.control is not None else ""
+    url = thumb_url(placed.image.path, 768)
+    image = framed_image(url, name, (width, height), placed.placement.frame, control)
     return (
-        f'<figure class="stage">{both}'
+        f'<figure class="stage">{image}{pair_view_buttons() if control else ""}'
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'
     )

@@ -13,10 +13,9 @@ from core.record.units import count
 from core.settings.dataset.source import Source
 from tabs.markup import (
     choice_list,
-    control_over,
-    crop_frame,
     empty_state,
     esc,
+    framed_image,
     page_count,
     pager,
     pair_view_buttons,
@@ -157,19 +156,10 @@ def first_tile(row: Row, thumb_url: Callable[..., str]) -> str:
 def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
     if row.size is None or not row.readable:
         return '<span class="pic none">cannot be read</span>'
-    width, height = row.size
-    frame = crop_frame(row.frame) if row.frame else ""
+    control = thumb_url(row.control, 256) if row.control else ""
     badge = '<span class="badge-on">mask</span>' if row.mask else ""
-    over = control_over(thumb_url(row.control, 256)) if row.control else ""
-    shape = f'class="pic {"wide" if width >= height else "tall"}" style="aspect-ratio:{width}/{height}"'
-    image = (
-        f"<span {shape}>"
-        f'<img src="{esc(thumb_url(row.path, 256))}" loading="lazy" decoding="async" alt="{esc(name)}">{over}{frame}{badge}</span>'
-    )
-    if row.control is None:
-        return image
-    control = f'<img src="{esc(thumb_url(row.control, 256))}" loading="lazy" decoding="async" alt="Control image of {esc(name)}">'
-    return f'<span class="with-control">{image}<span {shape.replace("pic ", "pic control ")}>{control}{frame}</span></span>'
+    url, lazy = thumb_url(row.path, 256), ' loading="lazy" decoding="async"'
+    return framed_image(url, name, row.size, row.frame, control, badge, lazy)
 
 
 def _facts(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Texts of the Train form other than those of its settings: what each method needs, unused fields, recipes, the list of optimizers, and hints
+"""Texts of the Train form apart from its settings: what each method needs, unused fields, recipes, the list of optimizers, and hints
 below fields."""
 
 from __future__ import annotations

@@ -166,23 +166,20 @@ def _say_refused(page: Page, browser: Browser) -> None:
 
 
 def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set a field to the text that the user left in it, unless a newer change of it has arrived."""
-    entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
-    with page.project.lock:  # no other change between the check and the edit
-        if entry is not None and page.browsers.is_newest(browser, entry.path, to_count(data.get("n"))):
-            page.project.edit(entry.path, raw(entry, str(data.get("value", ""))))
-
-
-def _edits(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set the fields that one control has changed, except those for which a newer change has arrived."""
+    """Set fields to the texts {path: text} of "values", except those for which a newer change has arrived: with "did" all in one
+    undo step of that name, which an invalid one prevents, else one by one."""
     known, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
-    with page.project.lock:
+    with page.project.lock:  # no other change between the check and the edit
         values = {
             path: raw(known[path], str(value))
             for path, value in (texts if isinstance(texts, dict) else {}).items()
             if path in known and page.browsers.is_newest(browser, path, number)
         }
-        page.project.edit_several(values, did=f"change of {str(data.get('did', ''))[:60]}")
+        if did := str(data.get("did") or "")[:60]:
+            page.project.edit_several(values, did=f"change of {did}")
+            return
+        for path, value in values.items():
+            page.project.edit(path, value)
 
 
 def _press(name: str, page: Page, data: dict[str, Any], browser: Browser) -> None:
@@ -218,7 +215,6 @@ def _train_all(page: Page, data: dict[str, Any], browser: Browser) -> None:
 ACTIONS: dict[str, Callable[[Page, dict[str, Any], Browser], Any]] = {name: partial(_press, name) for name in ACTS} | {
     "json": _take_json,
     "edit": _edit,
-    "edits": _edits,
     "recipe": _follow,
     "level": lambda page, data, browser: page.forecast.set_level(data),
     "layers": lambda page, data, browser: page.layers.choose(data),
@@ -241,7 +237,7 @@ def _listen_to_form(page: Page) -> None:
         data = event._data if isinstance(event._data, dict) else {}
         browser, name = page.browsers.of(request.session_hash), str(data.get("name", ""))
         _do(page, name, data, browser)
-        return _message(page, browser, lists=name not in ("edit", "edits"))
+        return _message(page, browser, lists=name != "edit")
 
     page.listen(page.form_bus.act, act, None, page.form_bus, trigger_mode="multiple")
     page.on_load(
