@@ -228,7 +228,7 @@ def framed_image(
     shape = (
         f'{"wide" if width >= height else "tall"}" style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}"'
     )
-    crop = over = beside = ""
+    crop = over = side = ""
     if frame is not None:
         left, top, right, bottom = (100 * side for side in frame)
         position = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
@@ -236,9 +236,9 @@ def framed_image(
     if control:
         over = f'<img class="control-over" src="{esc(control)}" loading="lazy" decoding="async" alt="">'
         alone = f'<img src="{esc(control)}" alt="Control image of {esc(name)}"{more}>'
-        beside = f'<span class="pic control {shape}>{alone}{crop}</span>'
+        side = f'<span class="pic control {shape}>{alone}{crop}</span>'
     image = f'<span class="pic {shape}><img src="{esc(url)}" alt="{esc(name)}"{more}>{over}{crop}{badge}</span>'
-    return f'<span class="with-control">{image}{beside}</span>' if control else image
+    return f'<span class="with-control">{image}{side}</span>' if control else image
 
 
 def pair_view_buttons() -> str:

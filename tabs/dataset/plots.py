@@ -59,13 +59,13 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
         for width, height, number in sorted(marks, key=lambda mark: -mark[2])
     ]
     small = sum(width * height < area for width, height in sizes)
-    told = f"{len(sizes):,} images by width and height; {small:,} have fewer pixels than the resolution"
+    label = f"{len(sizes):,} images by width and height; {small:,} have fewer pixels than the resolution"
     line = {
         "kind": "area",
         "steps": [round(width) for width in widths],
         "values": [round(area / width) for width in widths],
     }
-    chart = client_rendered("chart", _plane(told, top, top, "width", "height") | {"lines": [line], "spots": spots})
+    chart = client_rendered("chart", _plane(label, top, top, "width", "height") | {"lines": [line], "spots": spots})
     caption = f'<p class="hint">Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
     different = len(set(sizes))
     return section("Sizes", chart + caption, f"{different:,} different" if different > 1 else "all the same")
@@ -131,9 +131,9 @@ def lengths_plot(report: Report | None) -> str:
         if number
     ]
     over = sum(number > limit for number in tokens)
-    told = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
+    label = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
     aside = f"{count(over, 'caption')} truncated at {limit}" if over else f"none is truncated at {limit}"
-    plane = _plane(told, right, max(bins) * 1.1, "tokens", "captions")
+    plane = _plane(label, right, max(bins) * 1.1, "tokens", "captions")
     chart = client_rendered("chart", plane | {"columns": columns, "marks": marks, "limit": limit})
     return section("Caption length in tokens", chart, aside)
 

@@ -145,12 +145,12 @@ class Desk:
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
-        found = folder_contents(entries, reading.report)
+        contents = folder_contents(entries, reading.report)
         waits = reading.busy and reading.report is None
         folders = concept_cards.cards(
             job,
             entries,
-            found,
+            contents,
             state.get("open", []),
             self.page.thumb_url,
             busy=waits,
@@ -158,7 +158,7 @@ class Desk:
             class_form=self.class_form.html,
             undo=self._undo(),
         )
-        asked = reading.report.questions if reading.report else ()
+        open_questions = reading.report.questions if reading.report else ()
         states = dataset_grid.validation_states(entries)
         return {
             "folder": self.page.project.shown("dataset.folder"),
@@ -167,10 +167,10 @@ class Desk:
             "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
             "setup": setup_offer.card(self.page.setup.offer(job, reading.report)),
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
-            "questions": questions.cards(job, asked, questions.answered(state, job), self._lately),
+            "questions": questions.cards(job, open_questions, questions.answered(state, job), self._lately),
             "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
             "doctor": self.clinic.html(entries),
-            "plots": self._plots(entries, found, show),
+            "plots": self._plots(entries, contents, show),
             "grid": dataset_grid.grid(
                 reading.report, show, number, self.page.thumb_url, reading.busy, states, reading.first
             ),
@@ -189,9 +189,9 @@ class Desk:
         values = self._render()
         return values | sent_boards(values)
 
-    def _plots(self, entries: list[Source], found: list[FolderContents], show: str) -> str:
+    def _plots(self, entries: list[Source], contents: list[FolderContents], show: str) -> str:
         report, job = self.reading.report, self.page.project.job
-        used = [(entry, each) for entry, each in zip(entries, found, strict=True) if entry.enabled]
+        used = [(entry, each) for entry, each in zip(entries, contents, strict=True) if entry.enabled]
         names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
         shares = plots.balance(names, [entry.role for entry, _ in used], [each.views for _, each in used])
         charts = [

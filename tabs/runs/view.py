@@ -245,8 +245,8 @@ def details(
     right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
-    told = facts_now.get("message") if run.state == "failed" else None  # it stands at the top
-    parts.append(_log([line for line in facts_now.get("log", []) if line["text"] != told]))
+    message = facts_now.get("message") if run.state == "failed" else None  # shown at the top
+    parts.append(_log([line for line in facts_now.get("log", []) if line["text"] != message]))
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 

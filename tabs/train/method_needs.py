@@ -129,9 +129,9 @@ def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
 
 def _optimizer_words(entry: Entry, device: str | None) -> str:
     bare = entry.name.rsplit(".", 1)[-1]
-    told = [entry.package] + [words for trait, words in TRAITS.items() if trait in entry.traits]
-    told += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on and device is None else []
-    return f"{bare} ({', '.join(told)})"
+    notes = [entry.package] + [words for trait, words in TRAITS.items() if trait in entry.traits]
+    notes += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on and device is None else []
+    return f"{bare} ({', '.join(notes)})"
 
 
 def hints(job: TrainJob) -> dict[str, str]:

@@ -13,10 +13,12 @@ from playwright.sync_api import expect
 from test_page_train import box, unfold, until
 from work_parts import make_page
 
+from core.record.problems import ProblemsError
 from tabs.context import ANY_TAB, as_listener
 from tabs.markup import board, board_event
 from tabs.server import app
 from tabs.server.browsers import TURN_SECONDS, Browsers
+from tabs.train.tab import _edit
 
 REQUEST = SimpleNamespace(session_hash="one")
 
@@ -58,6 +60,19 @@ def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
     assert answer(False, REQUEST)[0] == "old"
     assert answer(True, REQUEST)[0] == gr.skip()
     assert as_listener(page, tick, [None])(True, REQUEST)[0] == "old", "what was done is always answered"
+
+
+def test_fields_of_one_control_are_one_step_or_none_single_ones_keep_invalid_text_and_a_newer_edit_wins(page):
+    browser, project = page.browsers.of("one"), page.project
+    rank, alpha, before = "network.rank", "network.alpha", page.project.job
+    with pytest.raises(ProblemsError):
+        _edit(page, {"n": 1, "did": "both", "values": {rank: "7", alpha: "many"}}, browser)
+    assert (project.job, project.bad) == (before, {})
+    _edit(page, {"n": 2, "did": "both", "values": {rank: "7", alpha: "3"}}, browser)
+    assert (project.job.network.rank, project.job.network.alpha, project.can_undo) == (7, 3.0, "change of both")
+    _edit(page, {"n": 3, "values": {rank: "9", alpha: "many"}}, browser)
+    _edit(page, {"n": 2, "values": {rank: "5"}}, browser)  # sent before, arrives after
+    assert (project.job.network.rank, list(project.bad)) == (9, [alpha])
     with page.browsers.acting(browser, ANY_TAB):  # begun before, and its answer will come later
         assert answer(False, REQUEST)[0] == "old"
     assert answer(True, SimpleNamespace(session_hash="another browser"))[0] == "old"
