@@ -1,1 +1,1 @@
-"""The page: a room for each tab, one for what forms share, one for the server. No training logic, and no torch."""
+"""The page: a package for each tab, `form` for forms, `server` for the web server. No training logic, and no torch."""

@@ -48,21 +48,21 @@ MAX_COUNTED = 1 << 16  # characters of a text whose tokens are counted while it 
 
 def build(page: Page) -> None:
     """Build the tab's HTML, the routes of its script, and the forms of its tasks."""
-    desk = Desk(page)
+    handlers = Handlers(page)
     with gr.Row(elem_id="cap-desk"):
         gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
         with gr.Column(elem_id="cap-side"):
             gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
             for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
                 build_form(page, card)
-    page.links.answer("captions", desk.answer)
-    page.complete_tags = desk.bulk.complete
-    page.links.answer("masks", Masks(page, desk.edits).answer)
-    page.pulse_parts.append(desk.parts)
+    page.links.answer("captions", handlers.answer)
+    page.complete_tags = handlers.bulk.complete
+    page.links.answer("masks", Masks(page, handlers.edits).answer)
+    page.pulse_parts.append(handlers.parts)
     page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
 
 
-class Desk:
+class Handlers:
     """Answers atelier/captions. The project stores the view, `reading` has the images, `edits` saves and undoes."""
 
     def __init__(self, page: Page):

@@ -24,7 +24,7 @@ BACK_SHOWN = 4
 MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
-class Clinic:
+class DoctorHandlers:
     """Handlers of the doctor's buttons. reading: has the findings"""
 
     def __init__(self, page: Page, reading: Reading):

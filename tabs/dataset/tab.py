@@ -22,7 +22,7 @@ from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.class_form import NEW, ClassForm
 from tabs.dataset.concepts import FolderContents, changed, entries_of, folder_contents, with_shared_settings
-from tabs.dataset.doctor import Clinic
+from tabs.dataset.doctor import DoctorHandlers
 from tabs.dataset.exchange import Exchange, buttons
 from tabs.dataset.reading import key_of
 from tabs.form import folder_browser
@@ -59,7 +59,7 @@ element.addEventListener('keydown', (event) => {
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    desk = Desk(page)
+    handlers = Handlers(page)
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
             folder = gr.Textbox(
@@ -89,20 +89,20 @@ def build(page: Page) -> None:
             boards["grid"] = board("ds-grid")
     client = client_state()
     shown = {"client": client, "folder": folder, "intake": intake, "browser": browser, **boards}
-    page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, client, shown)
-    page.on_input([folder.blur, folder.submit], desk.choose, folder, shown)
-    page.listen(browse.click, desk.open_browser, None, browser)
-    page.listen(again.click, desk.read_again, None, shown)
-    page.listen(drop.upload, desk.take, drop, {"drop": drop, "intake": intake})
-    page.listen(taken.upload, desk.import_config, taken, shown | {"taken": taken})
-    page.on_act(exports, desk.export)
-    page.on_act(intake, desk.intake_act, None, intake)
-    page.on_act(browser, desk.browse, None, shown)
-    page.on_act(list(boards.values()), desk.act, None, shown | {"tabs": page.tabs})
+    page.on_show(TAB, handlers.show, None, shown)
+    page.on_tick(TAB, handlers.tick, client, shown)
+    page.on_input([folder.blur, folder.submit], handlers.choose, folder, shown)
+    page.listen(browse.click, handlers.open_browser, None, browser)
+    page.listen(again.click, handlers.read_again, None, shown)
+    page.listen(drop.upload, handlers.take, drop, {"drop": drop, "intake": intake})
+    page.listen(taken.upload, handlers.import_config, taken, shown | {"taken": taken})
+    page.on_act(exports, handlers.export)
+    page.on_act(intake, handlers.intake_act, None, intake)
+    page.on_act(browser, handlers.browse, None, shown)
+    page.on_act(list(boards.values()), handlers.act, None, shown | {"tabs": page.tabs})
 
 
-class Desk:
+class Handlers:
     """Handlers of the tab's events. The project stores the view, `reading` has the images."""
 
     def __init__(self, page: Page):
@@ -110,7 +110,7 @@ class Desk:
         self.reading = page.reading
         self.exchange = Exchange(page)
         self.class_form = ClassForm(page, lambda: page.project.tab_state(TAB), self._keep)
-        self.clinic = Clinic(page, self.reading)
+        self.doctor = DoctorHandlers(page, self.reading)
         self._class_jobs = self.class_form.stamp
         self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
@@ -169,7 +169,7 @@ class Desk:
             "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             "questions": questions.cards(job, open_questions, questions.answered(state, job), self._lately),
             "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
-            "doctor": self.clinic.html(entries),
+            "doctor": self.doctor.html(entries),
             "plots": self._plots(entries, contents, show),
             "grid": dataset_grid.grid(
                 reading.report, show, number, self.page.thumb_url, reading.busy, states, reading.first
@@ -335,9 +335,9 @@ class Desk:
         """Move images of a finding to the trash, or restore them."""
         listed = entries_of(self.page.project.job)
         if act == "away":
-            self.clinic.put_away(arg, listed)
+            self.doctor.put_away(arg, listed)
         else:
-            self.clinic.put_back(arg, listed)
+            self.doctor.put_back(arg, listed)
 
     def _do(self, act: str, arg: str, value: str) -> Any:
         """Handle an act. Returns an update of the tabs, or gr.skip()."""

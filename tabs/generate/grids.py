@@ -75,12 +75,12 @@ def table_board() -> gr.HTML:
 
 def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
     """Register the listeners of both boards. fields: form of the cells' image settings; shelf: lists of model files"""
-    desk = Grids(page, fields, shelf)
+    grids = Grids(page, fields, shelf)
     client = client_state()
     shown = {"client": client, "panel": panel, "table": table}
-    page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, client, shown)
-    page.on_act([panel, table], desk.act, None, shown)
+    page.on_show(TAB, grids.show, None, shown)
+    page.on_tick(TAB, grids.tick, client, shown)
+    page.on_act([panel, table], grids.act, None, shown)
 
 
 class Grids:

@@ -89,7 +89,7 @@ element.addEventListener('click', ({target}) => {
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    desk = Desk(page)
+    handlers = Handlers(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY + PRESSED)
     memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
@@ -110,7 +110,7 @@ def build(page: Page) -> None:
                 label=label(form.EMBEDDINGS),
                 elem_id="gen-embeddings",
             )
-            presets = board("gen-presets", desk.presets.html())
+            presets = board("gen-presets", handlers.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
             line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS)
             grid_table = grids.table_board()
@@ -127,25 +127,25 @@ def build(page: Page) -> None:
     fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
     boards = {"memory": memory, "status": line, "newest": newest}
     shown = {"client": client, "add": add, "drop": drop, "embeddings": words} | fields | boards
-    page.on_show(TAB, desk.show, None, shown)
-    page.on_tick(TAB, desk.tick, client, {"client": client, "add": add} | boards)
-    page.on_input([words.input], desk.choose_words, words, fields | {"embeddings": words})
-    page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
-    page.listen(control.upload, desk.follow, control, fields | {"control": control})
-    page.links.answer("paint", desk.painting.answer)
-    page.links.answer("prompt", desk.prompt_box.answer)
-    page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line, "client": client})
-    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words, "client": client})
-    page.on_act(presets, desk.preset_act, None, shown)
-    page.on_act(line, desk.stage_act, None, {"status": line, "settings": settings, "client": client})
-    page.on_act(memory, desk.memory_act, None, {"memory": memory, "client": client})
-    page.on_act([newest, strip, gallery], desk.send, None, shown)
-    page.links.answer("gallery", desk.shelf.answer)
-    page.links.answer("upscale", desk.sending.answer)
-    page.pulse_parts.append(desk.shelf.parts)
-    desk.shelf.warm()
-    grids.listen(page, desk.presets, desk.loras.shelf, grid_panel, grid_table)
+    page.on_show(TAB, handlers.show, None, shown)
+    page.on_tick(TAB, handlers.tick, client, {"client": client, "add": add} | boards)
+    page.on_input([words.input], handlers.choose_words, words, fields | {"embeddings": words})
+    page.listen(initial.upload, handlers.begin_with, initial, fields | {"initial": initial})
+    page.listen(control.upload, handlers.follow, control, fields | {"control": control})
+    page.links.answer("paint", handlers.painting.answer)
+    page.links.answer("prompt", handlers.prompt_box.answer)
+    page.listen(drop.upload, handlers.read, drop, shown)
+    page.on_act([prompts, settings, more], handlers.act, None, fields | {"status": line, "client": client})
+    page.on_act([add, loras], handlers.lora_act, None, fields | {"add": add, "embeddings": words, "client": client})
+    page.on_act(presets, handlers.preset_act, None, shown)
+    page.on_act(line, handlers.stage_act, None, {"status": line, "settings": settings, "client": client})
+    page.on_act(memory, handlers.memory_act, None, {"memory": memory, "client": client})
+    page.on_act([newest, strip, gallery], handlers.send, None, shown)
+    page.links.answer("gallery", handlers.shelf.answer)
+    page.links.answer("upscale", handlers.sending.answer)
+    page.pulse_parts.append(handlers.shelf.parts)
+    handlers.shelf.warm()
+    grids.listen(page, handlers.presets, handlers.loras.shelf, grid_panel, grid_table)
 
 
 class Fields(PlainForm):
@@ -200,7 +200,7 @@ class Fields(PlainForm):
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model, {})
 
 
-class Desk:
+class Handlers:
     """Handlers of the tab's events. The project stores the fields."""
 
     def __init__(self, page: Page):

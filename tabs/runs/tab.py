@@ -53,7 +53,7 @@ element.addEventListener('click', async (event) => {
 
 def build(page: Page) -> None:
     """Build the tab's components and listeners."""
-    desk = Desk(page)
+    handlers = Handlers(page)
     copy = board("runs-copy", script=copies.KEYS)
     main = board("runs-main", AWAITED, script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
@@ -62,13 +62,13 @@ def build(page: Page) -> None:
     page.commands["look"] = lambda data, browser: None  # only requests the current parts
     client, place = client_state(), gr.State({})
     shown = {"client": client, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
-    page.on_show(TAB, desk.show, place, shown)
-    page.on_tick(TAB, desk.tick, [client, place], {"client": client, "main": main}, seconds=SECONDS)
-    page.on_act(main, desk.act, place, shown)
-    page.on_act(copy, desk.copy_act, place, shown)
+    page.on_show(TAB, handlers.show, place, shown)
+    page.on_tick(TAB, handlers.tick, [client, place], {"client": client, "main": main}, seconds=SECONDS)
+    page.on_act(main, handlers.act, place, shown)
+    page.on_act(copy, handlers.copy_act, place, shown)
 
 
-class Desk:
+class Handlers:
     """Handlers of the tab's events. A gr.State per browser, `place`, has its open run."""
 
     def __init__(self, page: Page):

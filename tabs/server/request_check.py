@@ -245,7 +245,7 @@ class RequestCheck:
 
 
 def _with_security_headers(send: Any, close: bool) -> Any:
-    """Also restrict cookies to this site and drop permissions for other sites. close: end the connection after the response."""
+    """`send` with security headers, cookies limited to this site, and no permissions for other sites. close: end the connection after it."""
 
     async def send_protected(message: Any) -> None:
         if message["type"] == "http.response.start":

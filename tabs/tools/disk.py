@@ -32,14 +32,14 @@ RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 
 def build(page: Page) -> None:
-    desk = Desk(page)
+    handlers = Handlers(page)
     place = gr.State({})
     card = board("tools-disk", AWAITED)
-    page.on_show("Tools", desk.html, place, card)
-    page.on_act(card, desk.act, place, [place, card])
+    page.on_show("Tools", handlers.html, place, card)
+    page.on_act(card, handlers.act, place, [place, card])
 
 
-class Desk:
+class Handlers:
     """Handlers of the card's buttons. A gr.State per browser, `place`, has its open question."""
 
     def __init__(self, page: Page):

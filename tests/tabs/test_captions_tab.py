@@ -19,7 +19,7 @@ from core.families import token_count as tokens
 from core.settings.dataset.source import Source
 from tabs.captions import bulk as caption_bulk
 from tabs.captions import view
-from tabs.captions.tab import Desk
+from tabs.captions.tab import Handlers
 from tabs.dataset import reading
 from tabs.dataset.concepts import with_entries
 from tabs.dataset.reading import once_per_report
@@ -33,10 +33,10 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def open_desk(folder, shared=False) -> Desk:
+def open_desk(folder, shared=False) -> Handlers:
     page = make_page(folder.parent, shared=shared)
     page.project.edit("dataset.folder", str(folder))
-    desk = Desk(page)
+    desk = Handlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     return desk
@@ -50,7 +50,7 @@ def desk(folder):
 class Window:
     """One browser as the server sees it: the open image, what is held of each, and saves that name what they were typed over."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: Handlers):
         self.desk, self.visit, self.said = desk, "one", ""
         self.ask("open", key="")
 
@@ -81,7 +81,7 @@ def text(folder, name: str) -> str:
     return (folder / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
-def chosen(desk: Desk, folder) -> None:
+def chosen(desk: Handlers, folder) -> None:
     desk.page.project.edit("dataset.folder", str(folder))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
@@ -372,7 +372,7 @@ def test_a_folder_with_a_caption_ending_of_its_own_is_saved_to_the_file_that_is_
     page = make_page(folder.parent)
     own = Source(folder=str(folder), caption_extension=".caption")
     page.project.replace(with_entries(page.project.job, [own]))
-    desk = Desk(page)
+    desk = Handlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     window = Window(desk)
@@ -390,7 +390,7 @@ def test_a_caption_of_a_metadata_file_is_read_only_and_says_why(folder, entry):
     listed.write_text(json.dumps({"ant": entry, "bee": {"caption": "a listed bee"}}))
     page = make_page(folder.parent)
     page.project.replace(with_entries(page.project.job, [Source(folder=str(folder), metadata_file=str(listed))]))
-    desk = Desk(page)
+    desk = Handlers(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     before, window = {each.name: each.read_bytes() for each in folder.iterdir()}, Window(desk)
@@ -729,7 +729,7 @@ def test_the_first_images_are_listed_while_all_are_read(folder, monkeypatch):
     monkeypatch.setattr(reading, "FIRST_ROWS", 2)
     page = make_page(folder.parent)
     page.project.edit("dataset.folder", str(folder))
-    desk = Desk(page)
+    desk = Handlers(page)
     shown = desk.answer({"act": "open"})
     assert (shown["list"].count('class="pick"'), shown["list"].count(" disabled")) == (2, 2)
     assert "a bee" in shown["list"] and shown["page"] == [] and not shown["open"]

@@ -31,7 +31,7 @@ from tabs.runs.compared import (
     unlike,
     verdict,
 )
-from tabs.runs.tab import Desk
+from tabs.runs.tab import Handlers
 from tabs.runs.view import loss_words
 
 A, B = "20260101-120000_one", "20260102-130000_two"
@@ -337,7 +337,7 @@ def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides
     monkeypatch.setattr(runs_view, "PATIENCE", 0.1)
     real, read = Tail.lines, threading.Event()
     monkeypatch.setattr(Tail, "lines", lambda tail: read.wait(60) and real(tail))
-    found, desk = Comparisons(page), Desk(page)
+    found, desk = Comparisons(page), Handlers(page)
     first = found.answer(A, B)
     assert first["reading"] and "html" not in first
     assert desk._main({}).startswith('<p class="hint" role="status">Loading runs')
@@ -366,7 +366,7 @@ def test_nothing_is_made_anew_while_neither_run_tells_anything_new(page, sides, 
 def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     sides(b={"validated": []})
     make_run(page.workspace.runs, "20260103-130000_three", validated=[(10, 0.5)])
-    desk = Desk(page)
+    desk = Handlers(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
     assert "Select two runs to compare" in shown and 'href="#Runs/' not in shown
@@ -385,7 +385,7 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
 def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page, sides):
     sides()
     make_run(page.workspace.runs, "20260103-130000_three")
-    desk, place = Desk(page), {}
+    desk, place = Handlers(page), {}
     for name in (A, B, "20260103-130000_three"):
         place, shown = itemgetter("place", "main")(desk.act(place, event("pick", name, "true")))
     place, shown = itemgetter("place", "main")(desk.act(place, event("delete-picked")))
@@ -407,7 +407,7 @@ def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page
 
 def test_one_run_alone_is_not_offered_for_comparison(page):
     make_run(page.workspace.runs, A)
-    assert "to compare" not in Desk(page)._main({})
+    assert "to compare" not in Handlers(page)._main({})
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):

@@ -20,29 +20,29 @@ from tabs.dataset import concept_cards, plots, questions
 from tabs.dataset import grid as dataset_grid
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, changed, entries_of, with_entries
-from tabs.dataset.tab import TAB, Desk
+from tabs.dataset.tab import TAB, Handlers
 from tabs.form.form_values import SHARED_NAMES, SOURCE
 from tests.selection import slow_unless
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(make_page(tmp_path))
+    return Handlers(make_page(tmp_path))
 
 
-def choose(desk: Desk, folder) -> None:
+def choose(desk: Handlers, folder) -> None:
     desk.choose(str(folder))
     wait_until(lambda: not desk.reading.busy)
 
 
-def card(desk: Desk) -> str:
+def card(desk: Handlers) -> str:
     job = desk.page.project.job
     return concept_cards.cards(
         job, entries_of(job), [FolderContents()] * len(entries_of(job)), [0], desk.page.thumb_url
     )
 
 
-def own(desk: Desk, name: str, text: str, number: int = 0) -> Source:
+def own(desk: Handlers, name: str, text: str, number: int = 0) -> Source:
     desk.act(event("own", f"{number}:{name}", text))
     return entries_of(desk.page.project.job)[number]
 
@@ -174,7 +174,7 @@ def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_pa
 
 
 def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
-    desk = Desk(make_page(tmp_path, shared=True))
+    desk = Handlers(make_page(tmp_path, shared=True))
     desk.page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "secret"))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
@@ -388,15 +388,15 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     desk.page.project.edit("dataset.resolution", "192")  # so that none is enlarged
     choose(desk, tmp_path / "set")
     finding = next(each for each in desk.reading.findings if each.kind == "copy")
-    shown = desk.clinic.html(entries_of(desk.page.project.job))
+    shown = desk.doctor.html(entries_of(desk.page.project.job))
     assert "Move 1 to trash" in shown and shown.count('class="seen goes"') == 1
     desk.act(event("away", finding.id))
     wait_until(lambda: not desk.reading.busy)
     assert len(list((tmp_path / "set").glob("*.png"))) == 3 and desk.reading.report.trained == 3
     desk.act(event("away", finding.id))  # a double click: nothing is wrong
     assert not [each for each in desk.reading.findings if each.kind == "copy"]
-    away = desk.clinic.away(entries_of(desk.page.project.job))
-    assert "1 image removed" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
+    away = desk.doctor.away(entries_of(desk.page.project.job))
+    assert "1 image removed" in desk.doctor.html(entries_of(desk.page.project.job)) and len(away) == 1
     desk.act(event("back", away[0].token))
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "copy.txt").read_text() == "a copy" and desk.reading.report.trained == 4
@@ -483,7 +483,7 @@ def test_what_is_wrong_in_a_config_is_listed_with_its_place_and_nothing_changes(
 
 
 def test_a_shared_page_imports_no_folder_outside(tmp_path):
-    desk = Desk(make_page(tmp_path, shared=True))
+    desk = Handlers(make_page(tmp_path, shared=True))
     before = desk.page.project.job
     desk.import_config(
         upload(tmp_path, f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n")
@@ -503,7 +503,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     desk.export(event("export", kind))
     file = desk.exchange.written
     assert f"dataset.{kind}" in said(desk) and file.is_file()
-    again = Desk(make_page(tmp_path / "other"))
+    again = Handlers(make_page(tmp_path / "other"))
     again.import_config(upload(tmp_path, file.read_text("utf-8"), f"dataset.{kind}"))
     found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
     fox, reg = found[str(tmp_path / "fox")], found[str(tmp_path / "reg")]
@@ -517,7 +517,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
 # -- regularization images
 
 
-def queue_of(desk: Desk) -> list:
+def queue_of(desk: Handlers) -> list:
     """Instead of an engine: what was submitted."""
     from types import SimpleNamespace
 

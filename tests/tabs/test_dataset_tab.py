@@ -17,17 +17,17 @@ from core.settings.job import TrainJob
 from tabs.dataset import grid as view
 from tabs.dataset import reading
 from tabs.dataset.concepts import entries_of, with_entries
-from tabs.dataset.tab import Desk
+from tabs.dataset.tab import Handlers
 from tabs.form import folder_browser
 from tabs.markup import client_stamp
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(make_page(tmp_path))
+    return Handlers(make_page(tmp_path))
 
 
-def choose(desk: Desk, folder) -> None:
+def choose(desk: Handlers, folder) -> None:
     """Choose a folder and wait until it has been read."""
     desk.choose(str(folder))
     wait_until(lambda: not desk.reading.busy)
@@ -226,7 +226,7 @@ def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
 
 def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     image(tmp_path / "secret" / "a.png")
-    desk = Desk(make_page(tmp_path, shared=True))
+    desk = Handlers(make_page(tmp_path, shared=True))
     with pytest.raises(ProblemsError) as refused:
         desk.choose(str(tmp_path / "secret"))
     assert refused.value.codes == ["shared.path-closed"]

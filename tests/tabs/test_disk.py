@@ -10,7 +10,7 @@ from work_parts import event, image, make_page, said
 from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
 from core.record.units import size_words
-from tabs.tools.disk import Desk
+from tabs.tools.disk import Handlers
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def desk(tmp_path):
     page.engine.job = None
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     image(tmp_path / "set" / "a.png")
-    return Desk(page)
+    return Handlers(page)
 
 
 def cached(desk, name: str, size: int, age: int):
@@ -113,7 +113,7 @@ def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     image(tmp_path / "set" / "a.png")
     put_away([away], tmp_path / "set", "twice there")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    desk = Desk(page)
+    desk = Handlers(page)
     place, _ = desk.act({}, event("ask", "images"))
     desk.act(place, event("delete", "images"))
     assert put_away_lately(tmp_path / "set")

@@ -14,14 +14,14 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
 from tabs.generate.form import ENTRIES, default_values, start_values
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 from tabs.tools.forms import ToolForm
 from tabs.train.presets_bar import choices
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def press(desk, act, arg="", value=""):

@@ -29,9 +29,9 @@ from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.job import GridJob, TrainJob
 from tabs.generate import form
 from tabs.generate.gallery import about_job
-from tabs.generate.sending import larger
+from tabs.generate.sending import upscale_values
 from tabs.generate.stage import newest
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(de
 
 def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
     desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
-    desk = Desk(desk.page)
+    desk = Handlers(desk.page)
     draw(desk.page.workspace.images / "d" / "1.png")
     folder = desk.page.workspace.models / "upscalers"
     lora(folder / "no upscaler.safetensors")
@@ -283,7 +283,7 @@ def test_the_cell_of_a_grid_is_used_as_an_image_of_the_gallery(desk):
 
 def test_an_upscaler_file_enlarges_the_image_itself(desk):
     shot = Shot("1.png", desk.page.workspace.images / "1.png", 1, 1)
-    values = larger(shot, Facts(width=300, height=128), 2, "file:models/upscalers/x4.pth", 0.3)
+    values = upscale_values(shot, Facts(width=300, height=128), 2, "file:models/upscalers/x4.pth", 0.3)
     assert not values.keys() - form.ENTRIES.keys()
     job = form.job_of(form.start_values() | values | {"steps": 10}, TrainJob())
     first, second = stages_of(job)

@@ -18,7 +18,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from tabs.form import picker
 from tabs.generate import form
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def desk(tmp_path):
     shutil.copytree(
         PROJECT / "models" / "starter", tmp_path / "models" / "starter", ignore=shutil.ignore_patterns("images")
     )
-    return Desk(page)
+    return Handlers(page)
 
 
 TAGS = json.dumps({"10_fox": {"fox": 10, "snow": 4}, "5_cat": {"cat": 6, "snow": 5}})

@@ -22,12 +22,12 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.form import model_lists
 from tabs.generate import controls, form, panel
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    return Handlers(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
 def model_made(project, **fields):

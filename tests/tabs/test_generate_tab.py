@@ -35,7 +35,7 @@ from core.training.checks.own_images import demo
 from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.stage import status
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 from tests.models import tiny_file
 
 
@@ -328,7 +328,7 @@ def test_an_image_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_pa
 
 
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
-    desk = Desk(make_page(tmp_path, Engine(tmp_path), shared=True))
+    desk = Handlers(make_page(tmp_path, Engine(tmp_path), shared=True))
     outside = tmp_path / "elsewhere"
     shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("images"))
     for wanted in ({"base_model": str(outside)}, {"embeddings": [str(embedding(outside / "zunkel.safetensors"))]}):

@@ -21,7 +21,7 @@ from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from tabs.captions import view as captions_view
-from tabs.captions.tab import Desk as Captions
+from tabs.captions.tab import Handlers as Captions
 from tabs.dataset import concept_cards, doctor, grid, plots, questions
 from tabs.dataset import view as dataset_view
 from tabs.dataset.concepts import FolderContents, with_entries

@@ -17,7 +17,7 @@ from core.record.workspace import PROJECT
 from core.settings.base import declared
 from core.settings.job import GenerateJob, TrainJob
 from tabs.form.project import with_value
-from tabs.generate.tab import Desk
+from tabs.generate.tab import Handlers
 from tabs.tools.forms import ToolForm
 
 DENSE = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
@@ -107,7 +107,7 @@ def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is
 
 
 def test_generate_s_lists_follow_its_own_base_model(page):
-    desk = Desk(page)
+    desk = Handlers(page)
     assert listed(page, "gen", "base_model") == {"starter": False, "sd1": False, "sd2": False, "flux": True}
     assert (
         listed(page, "gen", "highres_fix_upscaler_file") == {"big": False}
@@ -124,7 +124,7 @@ def test_generate_s_lists_follow_its_own_base_model(page):
 
 
 def test_an_embedding_of_another_family_is_not_taken(page):
-    desk = Desk(page)
+    desk = Handlers(page)
     desk.loras.shelf.read()
     files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
     assert [value for _, value in desk.loras.embeddings().choices] == files

@@ -14,7 +14,7 @@ from work_parts import event, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
-from tabs.runs.tab import TAB, Desk
+from tabs.runs.tab import TAB, Handlers
 from tabs.tools import copies as runs_copy
 from tabs.tools.forms import ToolForm
 from tests.refusals import refused
@@ -26,7 +26,7 @@ OTHER = "one-step00000040.safetensors"
 @pytest.fixture
 def desk(page):
     make_run(page.workspace.runs, RUN, saved=(20, 40))
-    return Desk(page)
+    return Handlers(page)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, lo
     assert (loras / OTHER).stat().st_size == 2_300_000
     kept = json.loads(page.project.file.read_text("utf-8"))["tabs"][TAB]
     assert kept == {"copy_to": str(loras)}
-    again = Desk(make_page(tmp_path, page.engine))
+    again = Handlers(make_page(tmp_path, page.engine))
     assert again.copies.folder == loras and str(loras) in again._main({"open": RUN})
 
 
@@ -174,7 +174,7 @@ def test_leaving_the_run_closes_the_panel(desk):
 def shared(tmp_path):
     page = make_page(tmp_path, shared=True, real=True)
     make_run(page.workspace.runs, RUN, saved=(20,))
-    yield Desk(page)
+    yield Handlers(page)
     page.engine.close()
 
 

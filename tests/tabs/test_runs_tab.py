@@ -29,7 +29,7 @@ from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
 from tabs.runs.compared import Side, sample_rows
-from tabs.runs.tab import Desk
+from tabs.runs.tab import Handlers
 from tabs.server.browsers import Browser
 from tests.refusals import refused
 
@@ -64,7 +64,7 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
 
 @pytest.fixture
 def desk(page):
-    return Desk(page)
+    return Handlers(page)
 
 
 def test_no_runs_says_what_to_do(desk):

@@ -107,10 +107,10 @@ def _runs(outputs: str) -> dict[str, float]:
     """Seconds until the tab shows its first rows and all of them, seconds for showing it again, and memory for it."""
     import psutil
 
-    from tabs.runs.tab import Desk
+    from tabs.runs.tab import Handlers
 
     page = _page(outputs)
-    desk = Desk(page)
+    desk = Handlers(page)
     before, begin, first = psutil.Process().memory_info().rss, time.perf_counter(), 0.0
     while "Loading" in (shown := desk.show({})["main"]):
         first = first or ("<tbody>" in shown and time.perf_counter() - begin) or 0.0
@@ -125,8 +125,8 @@ def _runs(outputs: str) -> dict[str, float]:
 
 def _images(outputs: str, folder: str) -> dict[str, float]:
     """Seconds until Dataset shows images and knows all, and until a search on Captions is answered."""
-    from tabs.captions.tab import Desk as Captions
-    from tabs.dataset.tab import Desk as Dataset
+    from tabs.captions.tab import Handlers as Captions
+    from tabs.dataset.tab import Handlers as Dataset
 
     page = _page(outputs)
     dataset, captions = Dataset(page), Captions(page)
