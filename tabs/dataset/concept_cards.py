@@ -180,9 +180,9 @@ def _inner(folder: Folder) -> str:
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
 
 
-def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool, proposed: bool) -> str:
+def _more_line(number: int, entry: Source, name: str, overrides: dict[str, Any], opened: bool, proposed: bool) -> str:
     """HTML of the More button with a summary of the folder's settings, and the card's other buttons."""
-    names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
+    names = [*overrides, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     summary = "same as all folders"
     if names:
         summary = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"

@@ -245,7 +245,7 @@ class RequestCheck:
 
 
 def _with_security_headers(send: Any, close: bool) -> Any:
-    """`send` with security headers, cookies limited to this site, and no permissions for other sites. close: end the connection after it."""
+    """Return `send` with security headers, cookies for this site only, no permissions for others. close: close the connection after."""
 
     async def send_protected(message: Any) -> None:
         if message["type"] == "http.response.start":
