@@ -154,8 +154,8 @@ def _offers(page: Page, entry: Declared) -> list[tuple[str, list[tuple[str, str]
 
 
 def _message(page: Page, browser: Browser, *, lists: bool = False) -> str:
-    """Message to a browser: numbers of its changes that have arrived, first, since fields wait for them, and the form. lists: with
-    the lists and the status, as the first message to a page has"""
+    """Message to a browser: first the numbers of its changes that have arrived, for which its fields wait, then the form.
+    lists: with the lists and the status, for the first message to a page"""
     more = {"lists": with_signature(_lists(page)), "status": with_signature(status(page))} if lists else {}
     return to_json({"acks": list(browser.arrived)} | more | {"form": with_signature(form_part(page, browser))})
 
@@ -166,8 +166,8 @@ def _say_refused(page: Page, browser: Browser) -> None:
 
 
 def _edit(page: Page, data: dict[str, Any], browser: Browser) -> None:
-    """Set fields to the texts {path: text} of "values", except those for which a newer change has arrived: with "did" all in one
-    undo step of that name, which an invalid one prevents, else one by one."""
+    """Set the fields of "values", {path: text}, unless a newer change of a field has arrived. With "did", the name of an undo step,
+    all are one step, and an invalid text prevents it; else each is its own step."""
     known, texts, number = {each.path: each for each in form.on_form()}, data.get("values"), to_count(data.get("n"))
     with page.project.lock:  # no other change between the check and the edit
         values = {
