@@ -58,7 +58,7 @@ class Controls:
         """HTML above the group's fields: rows, the field that adds one, the common control image."""
         uses, family = values["nets"], model_of(values, self.page.project.job.model, self.page.workspace).family
         listed = "".join(self._row(number, use, family, values) for number, use in enumerate(uses))
-        image = self._painting.shown(values["control_image"], "Control image for all")
+        image = self._painting.thumb(values["control_image"], "Control image for all")
         upload = '<button type="button" class="btn" data-paint="upload" data-into="gen-control">Upload control image</button>'
         entry = form.ENTRIES["control_net"]
         add = FieldView(entry, act="net_add", id="gen-control_net", form="gen", empty=entry.hint).line()
@@ -72,7 +72,7 @@ class Controls:
         words, why = self._about(str(use["file"]), family)
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
-        images = self._painting.shown(image, f"Control image of {name}") + self._preview(number, use, image, values)
+        images = self._painting.thumb(image, f"Control image of {name}") + self._preview(number, use, image, values)
         previewed = _preview_key(number, use) in self._browser().previewed
         listed = _hint_model(use) in known_models(self.page.workspace)
         names = [*BASIC, *(() if listed else settings_of(use.get("preprocessor", "none")))]

@@ -169,13 +169,13 @@ def values_of(
             values[name] = None
             notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]
     wanted = job.model.base_model
-    path = find_file(wanted, workspace)
-    if path is None:
+    file = find_file(wanted, workspace)
+    if file is None:
         what = f"The model '{wanted}' is not on this machine; the chosen one is kept"
         notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
     else:
         same = find_file(project.base_model, workspace)
-        name = project.base_model if same is not None and real_path(same) == real_path(path) else wanted
+        name = project.base_model if same is not None and real_path(same) == real_path(file) else wanted
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, notes
 
