@@ -124,7 +124,7 @@ def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
 def test_a_name_without_end_is_said_and_draws_no_thumbnail(desk):
     for asked in ({"act": "mask", "image": "a" * 5000}, {"act": "regions", "image": "b" * 300}):
         assert codes(desk.painting.answer(asked)) == ["path.invalid"]
-    assert desk.painting.shown("a" * 5000, "Mask") == ""
+    assert desk.painting.thumb("a" * 5000, "Mask") == ""
 
 
 def test_a_shared_page_paints_over_images_of_open_folders_only(tmp_path, picture):
