@@ -36,7 +36,6 @@ from core.formats.lora.names import (
     split_key,
     to_kohya_key,
 )
-from core.formats.lora.writing import write_lora_tensors
 from core.formats.models.overflow import (
     beyond,
     largest,
@@ -51,7 +50,15 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.lazy import lazily, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
-from core.formats.tensors.writer import save_pickle
+from core.formats.tensors.writer import (
+    LEGACY_HASH,
+    NO_HASH,
+    NO_LEGACY_HASH,
+    WEIGHTS_HASH,
+    library_order,
+    save_pickle,
+    write_safetensors,
+)
 from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
@@ -141,9 +148,10 @@ def save_lora(
     _refuse_overflow(path, tensors, dtype)
     ready = {name: lazily(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
     ready |= {name: replace(value, type="float32") for name, value in ready.items() if name.endswith(".alpha")}
-    described = {str(key): str(value) for key, value in (metadata or {}).items()}
+    texts = {str(key): str(value) for key, value in (metadata or {}).items()}
+    texts |= {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
     with atomic.open_atomic(path) as temporary:
-        write_lora_tensors(temporary, ready, described)
+        write_safetensors(temporary, ready, texts, order=library_order, format=None)
     return path
 
 

@@ -161,16 +161,16 @@ def test_a_write_that_fails_leaves_no_part_of_a_dylora(place, tmp_path, monkeypa
     from core.networks import adapter_file
 
     shutil.copy(FIRST, tmp_path / "fox.safetensors")
-    written, save = [], adapter_file.write_lora_tensors
+    written, save = [], adapter_file.write_safetensors
 
-    def full(path, *given):
+    def full(path, *given, **named):
         written.append(path)
         if len(written) == 3:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, *given)
+        save(path, *given, **named)
 
-    monkeypatch.setattr(adapter_file, "write_lora_tensors", full)
+    monkeypatch.setattr(adapter_file, "write_safetensors", full)
     with pytest.raises((OSError, ProblemsError)):
         tasks.named("split_dylora").start(split(tmp_path), surroundings(Workspace(place / "outputs", place / "models")))
     assert len(written) == 3 and [path.name for path in tmp_path.iterdir()] == ["fox.safetensors"]
