@@ -14,7 +14,7 @@ from core.captioning.combining import comparable
 from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Beside, Caption, caption_change, write_captions
+from core.dataset.captions.files import Caption, SidecarIndex, caption_change, write_captions
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
@@ -105,9 +105,9 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
     """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
-    beside = Beside()
+    sidecars = SidecarIndex()
     return [
-        caption_change(each.item.path, each.after, each.item.extension, over=each.before, beside=beside)
+        caption_change(each.item.path, each.after, each.item.extension, over=each.before, sidecars=sidecars)
         for each in plan
     ]
 

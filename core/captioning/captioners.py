@@ -18,7 +18,7 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.described import Described, with_scores
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Beside, caption_change
+from core.dataset.captions.files import SidecarIndex, caption_change
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import read_values
@@ -195,22 +195,22 @@ def _described(
 def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
     """The caption file of each image as it is now, to be written over what was read of it; without those that are done.
     One that cannot be read, or that two images share, is named and skipped."""
-    beside, taken = Beside(), set[Path]()
+    sidecars, taken = SidecarIndex(), set[Path]()
     files: dict[Row, Change] = {}
     for row in rows:
         problems: list[Problem] = []
-        file = collected(problems, _file_of, row, beside, taken)
+        file = collected(problems, _file_of, row, sidecars, taken)
         tally.failed += [replace(each, level="advice") for each in problems]
         if file is not None and file.path not in done:
             files[row] = file
     return files
 
 
-def _file_of(row: Row, beside: Beside, taken: set[Path]) -> Change:
+def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
     """taken: the files of other images, to which this one is added. Raises ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # there is a file that is no caption
-    file = caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
+    file = caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), sidecars=sidecars)
     if file.path in taken:
         what = f"{printable(row.image.path.name)} shares its caption file with another image"
         raise ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")

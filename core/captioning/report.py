@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from core.dataset.captions.files import Beside, Caption, caption_change, editable_caption, read_caption, write_captions
+from core.dataset.captions.files import (
+    Caption,
+    SidecarIndex,
+    caption_change,
+    editable_caption,
+    read_caption,
+    write_captions,
+)
 from core.dataset.captions.history import Change
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.image_info import ImageInfo
@@ -80,9 +87,9 @@ def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems
     return report.rows
 
 
-def _written(row: Row, text: str, beside: Beside) -> Change:
+def _written(row: Row, text: str, sidecars: SidecarIndex) -> Change:
     text = text.replace("{words}", row.caption.text)
-    return caption_change(row.image.path, text, row.settings.caption_extension, over="", beside=beside)
+    return caption_change(row.image.path, text, row.settings.caption_extension, over="", sidecars=sidecars)
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
@@ -92,9 +99,9 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
     text = job.caption.write_missing
     lines, written = report.lines(), 0
     if text:
-        beside = Beside()
+        sidecars = SidecarIndex()
         readable = [row for row in report.missing if row.caption.problem is None]
-        changes = [_written(row, text, beside) for row in readable]
+        changes = [_written(row, text, sidecars) for row in readable]
         context.check()
         done, left = write_captions(context, "Write missing captions", changes)
         written = len(done.written)

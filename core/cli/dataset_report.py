@@ -46,7 +46,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
     facts = [
         f"{_size(row.size)} -> {buckets}" if row.size else buckets,
         f"x{placed.placement.scale:.2f}",
-        f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
+        f"{placed.placement.area_after_crop:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
         f"{row.repeats} repeats" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
         "rotated as in its EXIF" if placed.image.rotated else "",

@@ -104,7 +104,7 @@ class Edits:
 
     def fixed(self, placed: Placed) -> str:
         """Why this caption cannot be edited here, "" when it can: a file next to the image would not be read."""
-        if placed.image.given is None:
+        if placed.image.metadata_caption is None:
             return ""
         source = placed.concept.source
         listed = CACHE_LIST if source.cache_info else "your dataset class"
@@ -183,7 +183,7 @@ class Edits:
     def look_at(self, key: str) -> None:
         """Whether another program has changed the caption of an image: it is read again then."""
         placed = self.image(key)
-        if placed is None or placed.image.given is not None:
+        if placed is None or placed.image.metadata_caption is not None:
             return
         try:
             found = os.stat(placed.caption.path)

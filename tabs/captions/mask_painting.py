@@ -26,7 +26,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import own_masks, painted_folder, refusal, stem_below
+from core.dataset.sources.painted import existing_masks, painted_folder, refusal, stem_below
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 from core.settings.dataset.concepts import Concept, concepts_of
@@ -146,7 +146,7 @@ class Masks:
                 fix = "save again to replace it, or close this one to keep it"
                 raise ProblemsError.one(what, printable(spot.image.relative), fix, "mask.changed-meanwhile")
             if not spot.folder.exists():
-                painting.begin_folder(spot.folder, spot.images, self._own_masks(spot))
+                painting.begin_folder(spot.folder, spot.images, self._existing_masks(spot))
             painting.write_mask(self._history, spot.folder, spot.stem, mask)
         seen = self.look(placed, spot)
         if not seen["offer"]:
@@ -162,7 +162,7 @@ class Masks:
             what, fix = "The mask folder of these images holds their control images", "choose another training method"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
-            painting.add_missing(spot.folder, self._own_masks(spot))
+            painting.add_missing(spot.folder, self._existing_masks(spot))
         chosen = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}
         entries = [
             to_values(entry) | chosen if _is_of(entry, spot.images) else entry
@@ -202,7 +202,7 @@ class Masks:
             self._twins = (report, found)
         return self._twins[1].get(_stem(path), set())
 
-    def _own_masks(self, spot: Spot) -> dict[str, Path]:
+    def _existing_masks(self, spot: Spot) -> dict[str, Path]:
         """Masks that images of the folder have from elsewhere; only files that this page may read."""
         report = self.page.reading.report
         placed = (*report.placed, *report.validation) if report else ()
@@ -210,7 +210,7 @@ class Masks:
         if not images:
             what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
-        found = own_masks(images.values(), spot.images)
+        found = existing_masks(images.values(), spot.images)
         return {name: path for name, path in found.items() if self.page.roots.holds(path)}
 
     def _in_force(self, placed: Placed) -> Concept:

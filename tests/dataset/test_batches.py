@@ -184,7 +184,7 @@ def test_short_batches_are_left_out_and_what_never_trains_is_known():
 def test_a_bucket_that_cannot_fill_a_batch_joins_the_nearest():
     joined = merged(five_and_one())
     assert {each.placement.bucket for each in joined} == {(512, 512)}
-    assert all(each.placement.kept <= 1 and min(each.placement.crop) >= 0 for each in joined)
+    assert all(each.placement.area_after_crop <= 1 and min(each.placement.crop) >= 0 for each in joined)
     assert sizes_of(epochs_of(joined, short_batches="merge")) == [((512, 512), 2)] * 3
 
 

@@ -139,7 +139,7 @@ def test_what_is_written_is_read_again(add, place):
 
     done = export_npz([placed, larger], sample, lambda _: mask)
     path = placed.image.path.with_suffix(".npz")
-    assert done.written == 1 and done.kept == []
+    assert done.written == 1 and done.skipped == []
     with np.load(path) as file:
         assert {"latents", "latents_flipped", "original_size", "crop_ltrb", "alpha_mask"} <= set(file.files)
         assert file["original_size"].tolist() == [100, 60] and file["alpha_mask"].shape == (48, 64)
@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(add, place):
     path = images[0].image.path.with_suffix(".npz")
     path.write_bytes(b"theirs")
     done = export_npz(images, lambda side: torch.from_numpy(latents(side.placed)), lambda placed: None)
-    assert done.written == 0 and sorted(done.kept) == ["a.npz", "b.npz"] and path.read_bytes() == b"theirs"
+    assert done.written == 0 and sorted(done.skipped) == ["a.npz", "b.npz"] and path.read_bytes() == b"theirs"
 
 
 def test_the_recorded_crop_is_sd_scripts_own():

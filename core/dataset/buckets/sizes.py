@@ -15,7 +15,7 @@ from core.settings.dataset.images import ImageSettings
 Size = tuple[int, int]
 
 SIDE_STEP = 8  # every side is a multiple of it; families that need more say so (FamilyTraits.size_step)
-MIN_KEPT = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
+MIN_AREA_AFTER_CROP = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Placement:
         return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])
 
     @property
-    def kept(self) -> float:
+    def area_after_crop(self) -> float:
         """Fraction of the image's area left after the crop, 0 to 1."""
         return (self.bucket[0] * self.bucket[1]) / (self.resized[0] * self.resized[1])
 
@@ -66,7 +66,7 @@ class BucketPlan:
     def assign(self, width: int, height: int) -> Placement | None:
         """The bucket and crop for an image of this size; None when it is too narrow for any bucket."""
         if (width, height) not in self._known:
-            find = self._own_size if self.no_upscale else self._nearest
+            find = self._without_upscaling if self.no_upscale else self._nearest
             self._known[width, height] = find(width, height)
         return self._known[width, height]
 
@@ -79,7 +79,7 @@ class BucketPlan:
             bucket = min(self.sizes, key=lambda size: abs(size[0] / size[1] - ratio))
         return cover((width, height), bucket)
 
-    def _own_size(self, width: int, height: int) -> Placement | None:
+    def _without_upscaling(self, width: int, height: int) -> Placement | None:
         """Never upscaled: downscaled to the area if larger, then cropped to multiples of the step."""
         resized = (width, height)
         if width * height > self.area:

@@ -29,11 +29,11 @@ from core.record.regular import read_regular
 
 @dataclass(frozen=True)
 class Written:
-    """images: entries written. kept: unchanged entries of the list added to. backup: the replaced file, None where there
+    """images: entries written. unchanged: other entries of the list added to. backup: the replaced file, None where there
     was none."""
 
     images: int
-    kept: int
+    unchanged: int
     backup: Path | None
 
 
@@ -121,9 +121,9 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    if each.image.given_both is not None:
-        return dict(zip(("caption", "tags"), each.image.given_both, strict=True))
-    if each.image.given is None:
+    if each.image.metadata_texts is not None:
+        return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
+    if each.image.metadata_caption is None:
         for name, ending in (("caption", caption_extension), ("tags", tags_extension)):
             read = read_caption_file(each.image, ending) if ending else None
             if read is not None and read.source == "file":

@@ -85,7 +85,7 @@ class NpzCaches:
         """The old name first, as sd-scripts does."""
         stem, image = _stem(placed), placed.image
         sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
-        return [path for path in (beside(stem, ".npz"), stem.parent / sized) if path.is_file()]
+        return [path for path in (with_ending(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
     def said(self) -> list[str]:
         """Lines for the log: how many files were used, and which were not and why."""
@@ -111,7 +111,7 @@ def _stem(placed: Placed) -> Path:
     return placed.image.path.with_suffix("")
 
 
-def beside(stem: Path, ending: str) -> Path:
+def with_ending(stem: Path, ending: str) -> Path:
     """The stem with an extension; with_suffix would cut a name such as `fox.v2`."""
     return stem.parent / (stem.name + ending)
 
@@ -146,7 +146,7 @@ def _ending(names: set[str], size: Size) -> str:
 
 def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array per file."""
-    where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
+    where = with_ending(path.with_suffix(""), "_flip.npz") if side.mirrored else path
     if not where.is_file():
         raise Unfit(f"lacks the flipped image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:
@@ -216,10 +216,10 @@ def _as_posterior(sample: np.ndarray) -> Posterior:
 
 @dataclass
 class Exported:
-    """Result of an export. kept: files skipped because they exist or belong to several images; nothing is overwritten."""
+    """Result of an export. skipped: files left out because they exist or belong to several images; nothing is overwritten."""
 
     written: int = 0
-    kept: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def export_npz(
@@ -238,12 +238,12 @@ def export_npz(
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)
     for placed in items:
-        files[beside(_stem(placed), ".npz")].append(placed)
+        files[with_ending(_stem(placed), ".npz")].append(placed)
     for path, group in files.items():
         if check:
             check()
         if path.exists() or len({placed.image.path for placed in group}) > 1:
-            done.kept.append(printable(path.name))
+            done.skipped.append(printable(path.name))
             continue
         arrays: dict[str, Any] = {}
         for placed in group:

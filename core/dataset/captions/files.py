@@ -62,8 +62,8 @@ class Caption:
 
 def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
     """An image's caption: from its metadata, else the files next to it, else its folder's default caption."""
-    if image.given is not None:
-        return _given(image, settings)
+    if image.metadata_caption is not None:
+        return _from_metadata(image, settings)
     if settings.sidecars == "one":
         return read_caption_file(image, settings.caption_extension)
     tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
@@ -81,8 +81,8 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 def editable_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
     """The caption that an edit replaces: the metadata's, else the one file that is written, also where training joins several."""
-    if image.given is not None:
-        return _given(image, settings)
+    if image.metadata_caption is not None:
+        return _from_metadata(image, settings)
     return read_caption_file(image, settings.caption_extension)
 
 
@@ -152,11 +152,11 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    text = _one_line_end(image.given or "")
+def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    text = _one_line_end(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
-    if image.given_both is not None and settings.sidecars != "one":
-        sentence, tags = map(_one_line_end, image.given_both)
+    if image.metadata_texts is not None and settings.sidecars != "one":
+        sentence, tags = map(_one_line_end, image.metadata_texts)
         text = tags if settings.sidecars == "drawn" else text
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
@@ -201,7 +201,7 @@ def _unreadable(path: Path, reason: str) -> Problem:
 # ---- saving
 
 
-class Beside:
+class SidecarIndex:
     """The files of each stem (in any case, as `walk` pairs them) in the folders of images, each folder listed once: a listing
     takes as long as a thousand writes."""
 
@@ -227,16 +227,16 @@ def caption_change(
     extension: str = "auto",
     *,
     over: str | None = None,
-    beside: Beside | None = None,
+    sidecars: SidecarIndex | None = None,
 ) -> Change:
     """What writing this caption of an image changes: UTF-8, \n line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
     over        the text that it is to replace: of a file that holds another one now, the change will not be made
-    beside      the same one for many images
+    sidecars    an index shared by many images
     """
     image_path = Path(image_path)
-    path = caption_path(image_path, extension, (beside or Beside()).of(image_path))
+    path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
     if over is not None and old is not None and _one_line_end(decode_text(old).text) != _one_line_end(over):
         old = as_file(over)

@@ -82,7 +82,7 @@ def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> 
 
 
 def _rememberable(image: ImageInfo) -> bool:
-    return image.given is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
+    return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
 
 
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:

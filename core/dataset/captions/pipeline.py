@@ -257,7 +257,7 @@ def _arranged(
     if sentence.strip():
         head = [sentence.strip(), *head]
     if trigger:
-        head, flexible = _trigger_kept(trigger, caption, head, flexible)
+        head, flexible = _with_trigger(trigger, caption, head, flexible)
     if divides:
         flexible = flexible[: _warm_tags(len(flexible), settings, step, total_steps)]
         if settings.shuffle_caption:
@@ -331,7 +331,7 @@ def _led_by(trigger: str, caption: str, separator: str) -> str:
     return f"{trigger}{_spaced(separator)}{caption}" if separator in caption else f"{trigger} {caption}"
 
 
-def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
+def _with_trigger(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
     """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
     word = _word(trigger)
     if not word.search(caption):

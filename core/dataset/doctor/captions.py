@@ -22,11 +22,17 @@ _WORD = re.compile(r"\w+")
 def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
     """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
     patients = [patient for patient in patients if patient.role != "regularization"]
-    own = [patient for patient in patients if _is_own(patient)]
-    return [*_none(patients), *_one_for_all(own), *_alike(own), *_file_names(own), *_rare_tags(own)]
+    captioned = [patient for patient in patients if _has_caption(patient)]
+    return [
+        *_none(patients),
+        *_one_for_all(captioned),
+        *_alike(captioned),
+        *_file_names(captioned),
+        *_rare_tags(captioned),
+    ]
 
 
-def _is_own(patient: Patient) -> bool:
+def _has_caption(patient: Patient) -> bool:
     """Whether the image has a caption of its own."""
     caption = patient.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
@@ -34,7 +40,7 @@ def _is_own(patient: Patient) -> bool:
 
 def _none(patients: Sequence[Patient]) -> list[Finding]:
     """Images without a caption of their own."""
-    lacking = [patient for patient in patients if not _is_own(patient)]
+    lacking = [patient for patient in patients if not _has_caption(patient)]
 
     def note(patient: Patient) -> str:
         words = patient.placed.caption.text.strip()
@@ -49,32 +55,33 @@ def _none(patients: Sequence[Patient]) -> list[Finding]:
     )
 
 
-def _one_for_all(own: Sequence[Patient]) -> list[Finding]:
-    texts = {_plain(patient.placed.caption.text) for patient in own}
-    if len(own) < 3 or len(texts) != 1:
+def _one_for_all(captioned: Sequence[Patient]) -> list[Finding]:
+    texts = {_plain(patient.placed.caption.text) for patient in captioned}
+    if len(captioned) < 3 or len(texts) != 1:
         return []
     what = "All captions are identical: everything the images share, backgrounds included, becomes part of the subject"
     fix = "describe in each caption what differs, so that only the subject is shared"
-    return [Finding("one caption", "advice", what, fix, tuple((patient.seen(),) for patient in own))]
+    return [Finding("one caption", "advice", what, fix, tuple((patient.in_finding(),) for patient in captioned))]
 
 
-def _alike(own: Sequence[Patient]) -> list[Finding]:
+def _alike(captioned: Sequence[Patient]) -> list[Finding]:
     """Groups of captions with nearly the same words, in any order."""
-    words = [frozenset(_WORD.findall(patient.placed.caption.text.lower())) for patient in own]
+    words = [frozenset(_WORD.findall(patient.placed.caption.text.lower())) for patient in captioned]
     if len(set(words)) == 1:
         return []
     long = [number for number, said in enumerate(words) if len(said) >= SIMILAR_FROM_WORDS]
     pairs = list(_similar_pairs([words[number] for number in long]))
     first: dict[str, int] = {}
-    equal = [(first.setdefault(_plain(patient.placed.caption.text), n), n) for n, patient in enumerate(own)]
+    equal = [(first.setdefault(_plain(patient.placed.caption.text), n), n) for n, patient in enumerate(captioned)]
     joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in equal if pair[0] != pair[1]]
-    groups = joined_groups(joined, len(own))
+    groups = joined_groups(joined, len(captioned))
     if not groups:
         return []
     said = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
     what = f"{said} the same or nearly the same caption ({sum(map(len, groups))} images)"
     shown = tuple(
-        tuple(own[number].seen(own[number].placed.caption.text[:120]) for number in group) for group in groups
+        tuple(captioned[number].in_finding(captioned[number].placed.caption.text[:120]) for number in group)
+        for group in groups
     )
     return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", shown)]
 
@@ -101,11 +108,11 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
             meeting[word].append(number)
 
 
-def _file_names(own: Sequence[Patient]) -> list[Finding]:
+def _file_names(captioned: Sequence[Patient]) -> list[Finding]:
     """Captions that are just the file name, such as IMG_0231. A word that names the subject is fine."""
     named = [
         patient
-        for patient in own
+        for patient in captioned
         if _plain(patient.placed.caption.text) == _plain(patient.image.path.stem)
         and re.search(r"\d", patient.placed.caption.text)
     ]
@@ -118,21 +125,21 @@ def _file_names(own: Sequence[Patient]) -> list[Finding]:
     )
 
 
-def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
+def _rare_tags(captioned: Sequence[Patient]) -> list[Finding]:
     """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
-    tags = [_tags(patient) for patient in own]
+    tags = [_tags(patient) for patient in captioned]
     pieces = [tag for each in tags for tag in each]
-    if len(own) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
+    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
-    holders = [(own[number], said) for number, said in rare.items() if said]
+    holders = [(captioned[number], said) for number, said in rare.items() if said]
     if not holders:
         return []
     total = sum(len(said) for _, said in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
+    shown = tuple((patient.in_finding(_some(said)),) for patient, said in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
 

@@ -38,14 +38,14 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask and control image, if no other
+class FindingImage:
+    """One image of a finding. note: details about it ("320 x 240, validation"); sidecars: its mask and control image, if no other
     image uses them."""
 
     key: Key
     path: Path
     note: str = ""
-    beside: tuple[Path, ...] = ()
+    sidecars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Finding:
     level: str
     what: str
     fix: str
-    images: tuple[tuple[Seen, ...], ...]
+    images: tuple[tuple[FindingImage, ...], ...]
     advised: tuple[Key, ...] = ()
     action: str = "open"
 
@@ -116,12 +116,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """An image to examine. role: "train", "regularization" or "validation"; alone: its mask and control image, if no other image
+    """An image to examine. role: "train", "regularization" or "validation"; sidecars: its mask and control image, if no other image
     uses them."""
 
     placed: Placed
     role: str
-    alone: tuple[Path, ...] = ()
+    sidecars: tuple[Path, ...] = ()
 
     @property
     def image(self) -> ImageInfo:
@@ -131,8 +131,8 @@ class Patient:
     def key(self) -> Key:
         return self.placed.image.key
 
-    def seen(self, note: str = "") -> Seen:
-        return Seen(self.key, self.image.path, note, self.alone)
+    def in_finding(self, note: str = "") -> FindingImage:
+        return FindingImage(self.key, self.image.path, note, self.sidecars)
 
 
 def one_by_one(
@@ -153,7 +153,7 @@ def one_by_one(
             "advice",
             what.replace("{n}", number),
             fix,
-            tuple((patient.seen(note(patient)),) for patient in found),
+            tuple((patient.in_finding(note(patient)),) for patient in found),
             tuple(patient.key for patient in found) if put_away else (),
             "put away" if put_away else "open",
         )

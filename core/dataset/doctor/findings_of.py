@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
-from core.dataset.doctor.finding import KINDS, Finding, Patient, Seen
+from core.dataset.doctor.finding import KINDS, Finding, FindingImage, Patient
 from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
@@ -22,7 +22,7 @@ from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 
-__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "held_out_copies", "treat"]
+__all__ = ["KINDS", "Finding", "FindingImage", "Limits", "examine", "held_out_copies", "treat"]
 
 Progress = Callable[[int, int], None]
 
@@ -74,8 +74,8 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
     if not chosen:
         what = "This finding has no images to move to the trash"
         raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
-    beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
-    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
+    sidecars = {Path(os.path.abspath(seen.path)): seen.sidecars for seen in chosen if seen.sidecars}
+    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
 
 
 def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:

@@ -53,7 +53,7 @@ class Limits:
 
 def copies(
     patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    looks: Mapping[Key, Look],
     limits: Limits,
     memo_path: Path | str | None,
     cancel: CancelToken | None,
@@ -61,7 +61,7 @@ def copies(
 ) -> list[Finding]:
     """Exact and near duplicates, within the training set and across training, validation and regularization."""
     exact = _same_content(patients, memo_path, cancel)
-    near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
+    near = _near(patients, looks, limits, exact, memo_path, cancel, progress)
     return _by_roles((exact, ""), (near, "near "))
 
 
@@ -122,7 +122,9 @@ def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
     level, what, fix = _COPIES[kind]
     advised = [patient.key for group in groups for patient in _too_many(group)]
     said = "1 image" if len(groups) == 1 else f"{len(groups)} images"
-    shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
+    shown = tuple(
+        tuple(patient.in_finding(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups
+    )
     what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
 
@@ -158,7 +160,7 @@ def _same_content(
 
 def _near(
     patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    looks: Mapping[Key, Look],
     limits: Limits,
     exact: Sequence[Sequence[Patient]],
     memo_path: Path | str | None,
@@ -173,9 +175,9 @@ def _near(
     able = [
         patient
         for patient in patients
-        if patient.key not in left_out and patient.key in seen and int(seen[patient.key].dhash or "0", 16)
+        if patient.key not in left_out and patient.key in looks and int(looks[patient.key].dhash or "0", 16)
     ]
-    pairs = list(close_pairs([seen[patient.key].dhash for patient in able], limits.near_distance, cancel))
+    pairs = list(close_pairs([looks[patient.key].dhash for patient in able], limits.near_distance, cancel))
     wanted = sorted({number for pair in pairs for number in pair})
     closer = second_look([able[number].image for number in wanted], memo_path, cancel, progress)
     alike = []
@@ -284,21 +286,21 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 
 def looks_wrong(
     patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    looks: Mapping[Key, Look],
     limits: Limits,
     memo_path: Path | str | None,
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
     """Blurry, single-color and framed images."""
-    whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
-    plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
-    rest = [patient for patient in whole if seen[patient.key].border < 1.0]
+    whole = [patient for patient in patients if patient.key in looks and not looks[patient.key].reason]
+    plain = [patient for patient in whole if looks[patient.key].border >= 1.0]
+    rest = [patient for patient in whole if looks[patient.key].border < 1.0]
     blurred = sorted(
-        (patient for patient in rest if seen[patient.key].blur < limits.blur_below),
-        key=lambda patient: seen[patient.key].blur,
+        (patient for patient in rest if looks[patient.key].blur < limits.blur_below),
+        key=lambda patient: looks[patient.key].blur,
     )
-    edged = [patient for patient in rest if seen[patient.key].border >= limits.border_from]
+    edged = [patient for patient in rest if looks[patient.key].border >= limits.border_from]
     closer = second_look([patient.image for patient in edged], memo_path, cancel, progress)
     frames = {patient.key: closer[patient.key].frame for patient in edged if patient.key in closer}
     framed = sorted(
@@ -318,7 +320,7 @@ def looks_wrong(
             blurred,
             "{n} blurry or very soft, which makes generated images soft too",
             "check each, and move those that are not meant to be soft to the trash",
-            lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
+            lambda patient: f"sharpness {looks[patient.key].blur:.0f}",
             put_away=True,
         ),
         *one_by_one(
@@ -369,6 +371,6 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
             long,
             f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: a large part is cropped",
             "crop them with the image tools",
-            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} left after the crop",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.area_after_crop:.0%} left after the crop",
         ),
     ]

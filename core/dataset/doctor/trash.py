@@ -170,19 +170,19 @@ def companions(images: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
+def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
     """Whether a file belongs to an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
-        return stem in own
+        return stem in stems
     if ending == ".npz":
         if stem in all_stems:
-            return stem in own
+            return stem in stems
         parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
-        return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
+        return any(part in stems and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
     if is_image_name(name):
-        return split_label(stem)[1] != "" and split_label(stem)[0] in own
+        return split_label(stem)[1] != "" and split_label(stem)[0] in stems
     return False
 
 

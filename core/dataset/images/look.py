@@ -228,6 +228,6 @@ def _look_at(image: ImageInfo) -> tuple[Look, bool]:
         return Look(str(error)), not isinstance(error, UnreachableImage)
 
 
-def reasons_of(seen: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
+def reasons_of(looks: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
     """{image key: reason} of those that cannot be decoded."""
-    return {key: look.reason for key, look in seen.items() if look.reason}
+    return {key: look.reason for key, look in looks.items() if look.reason}

@@ -31,7 +31,7 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
     """
     images = placed.concept.images
     if images.masked_loss and placed.image.conditioning is not None:
-        opened = _beside(placed.image.conditioning, "mask", view)
+        opened = _open_partner(placed.image.conditioning, "mask", view)
         mask = opened.on(BLACK).getchannel("R")
     elif images.alpha_mask:
         opened = open_decoded(placed.image.path, enough=enough_for(view.placement))
@@ -54,7 +54,7 @@ def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
     """The same in uint8, 0 to 255."""
     if placed.image.control is None:
         return None
-    opened = _beside(placed.image.control, "control image", view)
+    opened = _open_partner(placed.image.control, "control image", view)
     hint = opened.on(BLACK) if placed.concept.control_fit == "aligned" else opened.colors
     return _channels(control_in_view(hint, view, placed.concept))
 
@@ -107,7 +107,7 @@ def _channels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _beside(path: Path, kind: str, view: View) -> Opened:
+def _open_partner(path: Path, kind: str, view: View) -> Opened:
     """A mask or control image. Errors are worded to follow the name of the image it belongs to. Its values are data,
     so no color profile is applied."""
     try:

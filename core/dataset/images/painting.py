@@ -16,7 +16,7 @@ from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
 from core.dataset.sources.files import is_image_name, is_label, printable, reachable
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import MARK, mask_beside
+from core.dataset.sources.painted import MARK, sidecar_mask
 from core.dataset.sources.walk import walk
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -43,7 +43,7 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
     size = (image.width, image.height)
     given = image.conditioning
     where = "beside" if given and is_label(given.name) and given.parent == image.path.parent else "folder"
-    for origin, path in (("painted", painted), (where, given), ("beside", mask_beside(image))):
+    for origin, path in (("painted", painted), (where, given), ("beside", sidecar_mask(image))):
         if path is None or not os.path.lexists(path) or not may_read(path):
             continue
         try:

@@ -102,7 +102,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
         # Without roots of any system: /, //server, C:
         parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
         link = stat.S_ISLNK(info.external_attr >> 16)
-        if not parts or link or any(is_junk(part) for part in parts) or not _kept(archive, info, parts[-1]):
+        if not parts or link or any(is_junk(part) for part in parts) or not _is_dataset_file(archive, info, parts[-1]):
             note_unused(unused, "/".join(parts)[-_SHOWN:])
             continue
         if info.flag_bits & 1:
@@ -119,7 +119,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
     return _all_apart(_without_outer_folder(entries))
 
 
-def _kept(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
+def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
     """Whether a member belongs to a dataset: by its name or, where that says nothing, by its first bytes."""
     if extension(name) in KEPT_EXTENSIONS:
         return True

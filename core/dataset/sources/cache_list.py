@@ -35,7 +35,7 @@ def compare_with_disk(
         if file is None:
             continue
         now = read_caption(
-            replace(image, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
+            replace(image, metadata_caption=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
         )
         if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
             edited.append(image)

@@ -95,7 +95,7 @@ def in_folder(
     return Partners(shown, found.files, lambda image: _named(image, inside, by_stem, painted), found.problems)
 
 
-def beside(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
+def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
     """Files in the folders of the images themselves, told by a suffix. files: of each source, by the image's name."""
     by_name = {source: _by_stem(own, None) for source, own in files.items()}
 
@@ -198,10 +198,10 @@ def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
     """Paths of the images' masks and control images, each once."""
-    return list(dict.fromkeys(path for each in images for path, _ in _beside(each)))
+    return list(dict.fromkeys(path for each in images for path, _ in _partner_files(each)))
 
 
-def _beside(image: ImageInfo) -> list[tuple[Path, Kind]]:
+def _partner_files(image: ImageInfo) -> list[tuple[Path, Kind]]:
     both = ((image.conditioning, MASK), (image.control, CONTROL))
     return [(path, kind) for path, kind in both if path is not None]
 
@@ -233,7 +233,7 @@ def unreadable_masks(
     unreadable = {
         each.key: f"has a {kind.word}, {printable(path.name)}, that {reasons[path]}"
         for each in images
-        for path, kind in _beside(each)
+        for path, kind in _partner_files(each)
         if path in reasons
     }
     return unreadable, len(whole) - len(seen)
@@ -348,7 +348,7 @@ def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
     """Both folders may have been exchanged: captions lie next to the images, never next to control images."""
     described = sum(bool(file.sidecars) for file in used)
-    if described > len(used) / 2 and not any(image.sidecars or image.given for image in images):
+    if described > len(used) / 2 and not any(image.sidecars or image.metadata_caption for image in images):
         what = (
             "The captions lie next to the control images, and none next to the images: the folders seem to be exchanged"
         )

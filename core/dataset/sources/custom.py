@@ -80,8 +80,8 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
 
 
 def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    given = row.get("caption")
-    return replace(image, given=given, repeats=row.get("repeats") or 1, words=row.get("words") or "")
+    caption = row.get("caption")
+    return replace(image, metadata_caption=caption, repeats=row.get("repeats") or 1, words=row.get("words") or "")
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:

@@ -35,7 +35,7 @@ class Root:
     inside: str = ""
 
 
-def words_for(source: Source, own: str) -> str:
+def words_for(source: Source, folder_words: str) -> str:
     """The default caption of images without one: the words set for the folder, identifier and class, else its name.
 
     Regularization images show the class, not the subject, so they do not get the identifier.
@@ -43,7 +43,7 @@ def words_for(source: Source, own: str) -> str:
     if source.class_tokens is not None:
         return source.class_tokens
     parts = [source.class_word] if source.role == "regularization" else [source.identifier, source.class_word]
-    return " ".join(part.strip() for part in parts if part and part.strip()) or own
+    return " ".join(part.strip() for part in parts if part and part.strip()) or folder_words
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:

@@ -14,12 +14,12 @@ from core.dataset.sources.conditioning import (
     MASK,
     Kind,
     Partners,
-    beside,
     conditioning_folder,
     extra_problems,
     in_folder,
     listed_in,
     pair,
+    sidecar_partners,
     unused_labels,
     without_suffix,
 )
@@ -63,7 +63,7 @@ class Gathered:
         if path is None:
             self.problems += [problem] if problem else []
             return
-        if self._given_before(concept, path):
+        if self._is_duplicate_entry(concept, path):
             what = "The folder is listed twice; it is used once"
             fix = "remove one entry, or use different settings for it"
             self.problems.append(Problem(what, printable(path), fix, "advice", code="dataset.duplicate-folder"))
@@ -92,7 +92,7 @@ class Gathered:
 
     # ---- one folder of the settings
 
-    def _given_before(self, concept: Concept, path: Path) -> bool:
+    def _is_duplicate_entry(self, concept: Concept, path: Path) -> bool:
         """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset: one folder
         at two resolutions is common."""
         source = concept.source
@@ -117,19 +117,19 @@ class Gathered:
             )
             self.problems += walked.problems
             walks.append((root.inside, walked))
-            images, beside_them, unused = self._told_apart(walked.files, concept)
+            images, sidecars, unused = self._split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
-            partners[id] = beside_them
+            partners[id] = sidecars
             taken += self._take(images, id, root, concept)
         advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
         self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
         if walks and not inside:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
-        self.finish(taken, concept, inside, beside(partners, printable(path)))
+        self.finish(taken, concept, inside, sidecar_partners(partners, printable(path)))
 
     def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """The images of one folder: all, or those in metadata_cache.json with cache_info."""
@@ -155,7 +155,7 @@ class Gathered:
         walked = walk(
             path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
         )
-        files, partners, labels = self._told_apart(walked.files, concept)
+        files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
         kept, entries = self._matched(said, files, path)
@@ -173,7 +173,7 @@ class Gathered:
             file: control for file, entry in entries.items() if (control := entry.control_at(said.path.parent, path))
         }
         others = listed_in(named, printable(said.path)) if named and concept.control else None
-        self.finish(images, concept, {}, others or beside({id: partners}, printable(path)))
+        self.finish(images, concept, {}, others or sidecar_partners({id: partners}, printable(path)))
 
     def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the metadata lists, with their entries; problems are recorded."""
@@ -204,7 +204,7 @@ class Gathered:
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
-    def _told_apart(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
+    def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
         """(images, masks or control images next to them, OneTrainer's masks and control images that are not used)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
@@ -260,9 +260,9 @@ class Gathered:
                     animated=header.animated,
                     rotated=header.rotated,
                     concept=concept.number,
-                    given=entry.text(concept.captions) if entry else None,
-                    given_both=entry.both if entry else None,
-                    own_bucket=entry.train_resolution if entry and buckets else None,
+                    metadata_caption=entry.text(concept.captions) if entry else None,
+                    metadata_texts=entry.both if entry else None,
+                    metadata_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
                     really=header.really,
                 )

@@ -23,9 +23,9 @@ class ImageInfo:
     repeats    uses per epoch                                words      its folder's default caption
     sidecars   names of the caption files next to it
     concept    number of the folder's settings (settings/concepts.py)
-    given      its caption from a metadata file or a dataset class; None: captions are files next to the image
-    given_both   (caption, tags) where a metadata file has both; `given` is then both joined
-    conditioning   its mask     control   its control image      own_bucket   its bucket from the metadata file
+    metadata_caption   from a metadata file or a dataset class; None: captions are files next to the image
+    metadata_texts   (caption, tags) where a metadata file has both; `metadata_caption` is then both joined
+    conditioning   its mask     control   its control image      metadata_bucket   its bucket from the metadata file
     really     its format where the extension is another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
               their texts can be cached
@@ -44,11 +44,11 @@ class ImageInfo:
     animated: bool = False
     rotated: bool = False
     concept: int = 0
-    given: str | None = None
-    given_both: tuple[str, str] | None = None
+    metadata_caption: str | None = None
+    metadata_texts: tuple[str, str] | None = None
     conditioning: Path | None = None
     control: Path | None = None
-    own_bucket: tuple[int, int] | None = None
+    metadata_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()
     really: str = ""
 

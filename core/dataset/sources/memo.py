@@ -144,7 +144,7 @@ class Memo:
                 pass
         elif self.path != self._wanted or _holds_databases(self.path.parent):
             return False
-        _ELSEWHERE[self._wanted] = _own_folder().path / f"{uuid.uuid4().hex}.sqlite"
+        _ELSEWHERE[self._wanted] = _temporary_folder().path / f"{uuid.uuid4().hex}.sqlite"
         return True
 
 
@@ -163,6 +163,6 @@ def _holds_databases(folder: Path) -> bool:
 
 
 @cache
-def _own_folder() -> HeldFolder:
+def _temporary_folder() -> HeldFolder:
     """A temporary folder of this process, deleted when it ends."""
     return HeldFolder("index")

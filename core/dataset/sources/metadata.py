@@ -287,10 +287,10 @@ class Matches:
 
 
 class Finder:
-    """Finds the images of a folder by metadata keys. beside: the folder of the metadata file."""
+    """Finds the images of a folder by metadata keys."""
 
-    def __init__(self, files: Sequence[File], folder: Path, beside: Path):
-        self.files, self.folder, self.beside = files, folder, beside
+    def __init__(self, files: Sequence[File], folder: Path, metadata_folder: Path):
+        self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
         self._folded: dict[str, list[File]] = defaultdict(list)
@@ -347,7 +347,7 @@ class Finder:
 
     def _inside(self, key: str) -> str | None:
         """The path below the folder, for an absolute path or one relative to the metadata file."""
-        full = os.path.abspath(os.path.join(self.beside, key if os.path.isabs(key) else _plain(key)))
+        full = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
         inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
         return full[len(self._root) :].replace(os.sep, "/") if inside else None
 
@@ -355,7 +355,7 @@ class Finder:
         """An image outside the folder: by absolute path, or relative to the metadata file."""
         if extension(key) not in IMAGE_EXTENSIONS:
             return None
-        path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
+        path = Path(key) if os.path.isabs(key) else self.metadata_folder / _plain(key)
         if not may_reach(path):  # before checking whether it exists, which must not leak either
             self._closed.add(key)
             return None

@@ -47,16 +47,16 @@ def stem_below(image: ImageInfo, folder: Path) -> str:
     return os.path.splitext(path)[0].replace(os.sep, "/")
 
 
-def mask_beside(image: ImageInfo) -> Path | None:
+def sidecar_mask(image: ImageInfo) -> Path | None:
     """A mask that another program keeps next to the image."""
     paths = (image.path.with_name(image.path.stem + MASK_LABEL + ending) for ending in MASK_EXTENSIONS)
     return next((path for path in paths if path.is_file()), None)
 
 
-def own_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
+def existing_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
     """{name below the folder of painted masks: file} of masks that images have from elsewhere: a new folder begins with
     copies of them."""
-    found = ((image, image.conditioning or mask_beside(image)) for image in images)
+    found = ((image, image.conditioning or sidecar_mask(image)) for image in images)
     return {stem_below(image, folder) + extension(path.name): path for image, path in found if path is not None}
 
 

@@ -61,7 +61,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class HeaderFacts:
     """Facts from a header."""
 
     width: int
@@ -197,7 +197,7 @@ def _sort_out(
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
     """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars, others, subfolders = _told_apart(entries, folder, prefix, found, left_out, endings)
+    sidecars, others, subfolders = _classified(entries, folder, prefix, found, left_out, endings)
     used: set[str] = set()
     images = {entry.name for entry in others if is_image(entry.path, entry.name)}
     stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
@@ -217,7 +217,7 @@ def _sort_out(
     return subfolders
 
 
-def _told_apart(
+def _classified(
     entries: Iterable[os.DirEntry],
     folder: Path,
     prefix: str,
@@ -271,7 +271,7 @@ def first_files(
             continue
         visited.add(identity)
         skipped = left_out if not prefix else frozenset()
-        sidecars, others, subfolders = _told_apart(entries, folder, prefix, Walk(), skipped, endings)
+        sidecars, others, subfolders = _classified(entries, folder, prefix, Walk(), skipped, endings)
         inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
         inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
         waiting += [inside[path] for path in sorted(inside, reverse=True)]
@@ -362,7 +362,7 @@ def file_at(path: Path, relative: str) -> File:
 
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
-) -> Iterator[tuple[File, Seen | str]]:
+) -> Iterator[tuple[File, HeaderFacts | str]]:
     """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
     errors are not cached, since permissions and links change without changing the file."""
     memo = memo or Memo(None)
@@ -375,18 +375,18 @@ def headers(
                 cancel.check()
             open_questions = [file for file in chunk if file.path not in known]
             parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
-            read = {file.path: seen for part in pool.map(_headers_of, parts) for file, seen in part}
-            facts = {path: _written(seen) for path, seen in read.items() if isinstance(seen, Seen)}
+            read = {file.path: header for part in pool.map(_headers_of, parts) for file, header in part}
+            facts = {path: _written(each) for path, each in read.items() if isinstance(each, HeaderFacts)}
             memo.remember(_KIND, facts, open_questions)
             for file in chunk:
                 yield file, read[file.path] if file.path in read else _parsed(known[file.path])
 
 
-def _headers_of(files: Sequence[File]) -> list[tuple[File, Seen | str]]:
+def _headers_of(files: Sequence[File]) -> list[tuple[File, HeaderFacts | str]]:
     return [(file, _header_or_reason(file)) for file in files]
 
 
-def _header_or_reason(file: File) -> Seen | str:
+def _header_or_reason(file: File) -> HeaderFacts | str:
     if file.gone:
         return file.gone
     if file.bytes == 0:
@@ -396,13 +396,13 @@ def _header_or_reason(file: File) -> Seen | str:
     except BrokenImage as error:
         return str(error)
     really = real_kind(file.relative, header.format)
-    return Seen(header.width, header.height, header.rotated, header.animated, really)
+    return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(seen: Seen) -> str:
-    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)} {seen.really}"
+def _written(header: HeaderFacts) -> str:
+    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
 
 
-def _parsed(text: str) -> Seen:
+def _parsed(text: str) -> HeaderFacts:
     width, height, rotated, animated, really = text.split(" ")
-    return Seen(int(width), int(height), rotated == "1", animated == "1", really)
+    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", really)

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.captions.files import Beside
+from core.dataset.captions.files import SidecarIndex
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, Opened
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
@@ -103,11 +103,11 @@ class Copies:
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
     """Copies of every image of the folder. The images are never changed, and no file is written over."""
     images, others = images_to_use(plan.folder, settings.recursive)
-    copies, beside = Copies(plan.output, others=others), Beside()
+    copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):
         context.check()
         context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
-        _one(path, plan.folder, copies_of, settings, copies, beside)
+        _one(path, plan.folder, copies_of, settings, copies, sidecars)
     context.stage(settings.tool, len(images), len(images))
     return copies.outcome()
 
@@ -196,7 +196,9 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 # ---- one image
 
 
-def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, beside: Beside) -> None:
+def _one(
+    path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
+) -> None:
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:
@@ -218,7 +220,7 @@ def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, 
             _write(copy.image, target, copy.format, quality)
             report.written.append(target)
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
-                report.captions += _copy_captions(path, target, beside.of(path))
+                report.captions += _copy_captions(path, target, sidecars.of(path))
         except OSError as error:
             kept = "what is written is kept"
             raise unwritten(error, "A copy could not be written", printable(target), kept) from error
@@ -243,11 +245,11 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
             pixels.save(temporary, "PNG")
 
 
-def _copy_captions(path: Path, target: Path, beside: Sequence[str]) -> int:
-    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays. beside: the files of
+def _copy_captions(path: Path, target: Path, sidecars: Sequence[str]) -> int:
+    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays. sidecars: the files of
     its name, that of its caption first."""
     captions: dict[str, Path] = {}
-    for name in beside:
+    for name in sidecars:
         ending, caption = os.path.splitext(name)[1].lower(), path.with_name(name)
         if ending in CAPTION_EXTENSIONS and caption.is_file():
             captions.setdefault(ending, caption)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import Beside, caption_change, caption_files, write_captions
+from core.dataset.captions.files import SidecarIndex, caption_change, caption_files, write_captions
 from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
@@ -82,8 +82,8 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
         shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
         last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
         return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
-    beside = Beside()
-    changes = [caption_change(each.image, each.text, each.extension, beside=beside) for each in writing]
+    sidecars = SidecarIndex()
+    changes = [caption_change(each.image, each.text, each.extension, sidecars=sidecars) for each in writing]
     done, left = write_captions(context, "Metadata to captions", changes)
     replaced = sum(each.old is not None and each.path in done.written for each in changes)
     rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""

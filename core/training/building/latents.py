@@ -275,6 +275,6 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
 
     done = export_npz(images, sample, plain_mask, inputs.context.check)
     inputs.context.say(f"{done.written} .npz caches written next to the images")
-    if done.kept:
-        inputs.context.say(f"{len(done.kept)} existed already or match several images: {shortened(done.kept)}")
+    if done.skipped:
+        inputs.context.say(f"{len(done.skipped)} existed already or match several images: {shortened(done.skipped)}")
     return done
