@@ -56,7 +56,7 @@ class Edited:
 
 
 def item_of(
-    image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", found: tuple[str, ...] = ()
+    image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", findings: tuple[str, ...] = ()
 ) -> Item:
     """The item of an image. extension: as in `caption_change`; bucket and found: what is known after the images were read."""
     return Item(
@@ -69,7 +69,7 @@ def item_of(
         height=image.height,
         bucket=bucket,
         changed=_changed(caption.path),
-        found=found,
+        findings=findings,
         path=image.path,
         extension=extension,
         fixed=caption.source == "metadata",
@@ -94,9 +94,9 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
     An image without a caption begins with an empty one: the words of its folder are not its tags.
     """
-    change = editor(settings, (each.own_text for each in items))
+    change = editor(settings, (each.file_text for each in items))
     plan = (
-        Edited(each, each.own_text, change(each.own_text, each.name, each.folder).strip())
+        Edited(each, each.file_text, change(each.file_text, each.name, each.folder).strip())
         for each in items
         if not each.fixed
     )

@@ -33,8 +33,10 @@ def _with_default(name: str, default: str) -> type[CaptioningSettings]:
     """The settings that all captioners share, with another default for one of them."""
     info = copy(CaptioningSettings.model_fields[name])
     info.default = default
-    own: Any = {name: (info.annotation, info)}
-    return create_model("CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **own)
+    override: Any = {name: (info.annotation, info)}
+    return create_model(
+        "CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **override
+    )
 
 
 def captioner(
@@ -62,12 +64,12 @@ def captioner(
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}
     if existing != "missing":
-        own = _with_default("existing", existing)
-        shared["captioning"] = (own, Field(default_factory=own, title="Captioning"))
+        group = _with_default("existing", existing)
+        shared["captioning"] = (group, Field(default_factory=group, title="Captioning"))
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "card": CARD,
         "button": "Caption images",
         "under": "caption",
@@ -83,5 +85,5 @@ def captioner(
         run=lambda job, context: run(name, title, partial(describe, job) if with_job else describe, job, context, rows),
         check=check,
         reads=lambda job: job.captioning.preview is not None,
-        **given,
+        **fields,
     )

@@ -113,11 +113,11 @@ def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
     """Caption the images that the job asks for and write each caption as soon as it is there. A preview writes nothing."""
-    tally, about, own = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
+    tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
         images = rows if of_rows else [row.image.path for row in rows]
-        return _described(describe(images, own, context), rows, context, tally)
+        return _described(describe(images, settings, context), rows, context, tally)
 
     if job.captioning.preview is not None:
         rows = _rows(job)
@@ -126,7 +126,7 @@ def run_captioner(
         )
     if (file := typed_path(job.captioning.output_path)) is not None:
         tally.file = file
-        kind = "tags" if isinstance(own, TagTextSettings) else "caption"
+        kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
         captions = {row: text for row, _, text in _to_write(described(_rows(job)), job, tally)}
         tally.written = len(captions)
         with only_one_writes(context):
@@ -166,7 +166,7 @@ def _to_write(
 ) -> Iterator[tuple[Row, Described, str]]:
     """(image, its new caption, the text to write); images without any text are counted and left out."""
     for row, caption in described:
-        text = caption.joined(_own(row), job.captioning)
+        text = caption.joined(_file_caption(row), job.captioning)
         if text or caption.means_empty:
             yield row, caption, text
         else:
@@ -174,13 +174,13 @@ def _to_write(
 
 
 def _described(
-    given: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
+    captions: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, Described]]:
     """Each image with its caption, without those that could not be described; with progress, and a place to pause or
     stop after each."""
     tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
-    for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
+    for number, (row, each) in enumerate(zip(rows, captions, strict=True), 1):
         caption = Described.of(each)
         tally.counts.update(caption.counted)
         if caption.problem is not None:
@@ -210,7 +210,9 @@ def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
     """taken: the files of other images, to which this one is added. Raises ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # there is a file that is no caption
-    file = caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), sidecars=sidecars)
+    file = caption_change(
+        row.image.path, "", row.settings.caption_extension, over=_file_caption(row), sidecars=sidecars
+    )
     if file.path in taken:
         what = f"{printable(row.image.path.name)} shares its caption file with another image"
         raise ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")
@@ -218,14 +220,14 @@ def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
     return file
 
 
-def _own(row: Row) -> str:
+def _file_caption(row: Row) -> str:
     """The caption in the image's caption file, "" without one."""
     return row.caption.text if row.caption.source == "file" else ""
 
 
 def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any]:
     """What a preview shows of an image. The caption is "" where it is nothing but its tags."""
-    before, after = _own(row), caption.joined(_own(row), job.captioning)
+    before, after = _file_caption(row), caption.joined(_file_caption(row), job.captioning)
     names = (caption.separator or job.captioning.separator).join(name for name, _ in caption.scored)
     return {
         "image": str(row.image.path),

@@ -56,8 +56,8 @@ class Described:
         return as_file(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
-    def of(cls, given: str | Described) -> Described:
-        return cls(given) if isinstance(given, str) else given
+    def of(cls, caption: str | Described) -> Described:
+        return cls(caption) if isinstance(caption, str) else caption
 
 
 def skipped(path: Path, what: str, fix: str, code: str) -> Described:

@@ -39,11 +39,11 @@ class Facts:
     height: int = 0
     bucket: str = ""
     changed: float = 0.0
-    found: Collection[str] = field(default_factory=tuple)
+    findings: Collection[str] = field(default_factory=tuple)
     separator: str = ","
 
     @property
-    def own_text(self) -> str:
+    def file_text(self) -> str:
         """The caption of its file, "" without one."""
         return "" if self.missing else self.text
 
@@ -270,7 +270,7 @@ _FIELDS: dict[str, Callable[[str], Test]] = {
     "name": _text(lambda facts: facts.name),
     "folder": _text(lambda facts: facts.folder),
     "bucket": _text(lambda facts: facts.bucket),
-    "found": lambda value: lambda facts: any(value.casefold() in each.casefold() for each in facts.found),
+    "found": lambda value: lambda facts: any(value.casefold() in each.casefold() for each in facts.findings),
     "tokens": _number(lambda facts: facts.tokens),
     "chars": _number(lambda facts: len(facts.text)),
     "tags": _number(lambda facts: len(facts.tags)),

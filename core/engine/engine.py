@@ -19,7 +19,7 @@ from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_own, is_own, lane_of
+from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
 from core.engine.run_summary import RunState, RunSummary, newest_state_name
 from core.engine.runs import Runs
 from core.engine.turn import Turn
@@ -62,7 +62,7 @@ class Engine:
         self._turn = Turn()
         self._closing = False
         self._now: QueueEntry | None = None  # on the device
-        self._beside: dict[str, QueueEntry] = {}  # running in other lanes, by id
+        self._in_lanes: dict[str, QueueEntry] = {}  # running in other lanes, by id
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
@@ -80,7 +80,7 @@ class Engine:
         remove_left()
         for entry in self.queue():
             if entry.state == "waiting":
-                self._begin_beside(entry)
+                self._begin_in_lane(entry)
         self._inbox.start()
         self._thread.start()
 
@@ -149,7 +149,7 @@ class Engine:
         with self._queue.lock:
             self._admit_new(job)
             entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
-        self._begin_beside(entry)
+        self._begin_in_lane(entry)
         self._notify()
         return entry.id
 
@@ -167,27 +167,27 @@ class Engine:
             return
         raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
 
-    def _begin_beside(self, entry: QueueEntry) -> None:
+    def _begin_in_lane(self, entry: QueueEntry) -> None:
         """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
         if (lane := lane_of(entry)) != "device":
-            self._light.submit(self._do_beside, entry.id, title=entry.title, kind=LANES[lane])
+            self._light.submit(self._do_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
-    def _do_beside(self, entry_id: str, task: LightTask) -> None:
+    def _do_in_lane(self, entry_id: str, task: LightTask) -> None:
         entry = self._queue.begin(entry_id)
         if entry is None:
             return
-        self._beside[entry.id] = entry
+        self._in_lanes[entry.id] = entry
         try:
             self._guarded(entry)
         finally:
-            self._beside.pop(entry.id, None)
+            self._in_lanes.pop(entry.id, None)
 
     def queue(self) -> list[QueueEntry]:
         return self._queue.entries()
 
     def forget(self, entry_ids: Collection[str]) -> None:
         """Take jobs that have ended out of the list, of a guest's request only the guest's own; what they made stays."""
-        self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and is_own(each)})
+        self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and may_manage(each)})
 
     def waits(self) -> dict[str, Wait]:
         """{id of a waiting job: what it waits for}."""
@@ -201,17 +201,17 @@ class Engine:
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def move(self, entry_id: str, position: int) -> None:
-        check_own(self._queue.get(entry_id))
+        check_may_manage(self._queue.get(entry_id))
         self._queue.move(entry_id, position)
 
     def start_on_cpu(self, entry_id: str) -> None:
         """Start a job that waits for the device at once, on the CPU. Raises ProblemsError for one that needs the device."""
         if moved := self._queue.put_on_cpu(entry_id):
-            self._begin_beside(moved)
+            self._begin_in_lane(moved)
 
     def cancel(self, entry_id: str) -> None:
         """Take a waiting job out; ask a running one to stop."""
-        check_own(self._queue.get(entry_id))
+        check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._tell_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
@@ -228,7 +228,7 @@ class Engine:
     def pause_queue(self) -> None:
         for entry in self.queue():
             if entry.state == "waiting":
-                check_own(entry)
+                check_may_manage(entry)
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
@@ -294,8 +294,8 @@ class Engine:
     def _tell_ended(self, entry_id: str) -> None:
         with suppress(Exception):  # the thread goes on whatever those do
             entry = self._queue.get(entry_id)
-            for told in self.ended if not self._closing else ():
-                told(entry)
+            for listener in self.ended if not self._closing else ():
+                listener(entry)
 
     def _guarded(self, entry: QueueEntry) -> None:
         try:
@@ -336,7 +336,7 @@ class Engine:
             self._last_run = folder.name if entry.task == "train" else self._last_run
             state, words = self._on_device(entry.task, job, folder, device, heard)
         else:
-            self._beside[entry.id] = entry
+            self._in_lanes[entry.id] = entry
             if lane == "process":
                 state, words = run_in_child(folder, self.workspace, **heard)
             else:
@@ -388,7 +388,7 @@ class Engine:
 
     def _running(self, run_name: str) -> QueueEntry | None:
         """The running job whose folder this is."""
-        entries = [self._now, *list(self._beside.values())]
+        entries = [self._now, *list(self._in_lanes.values())]
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
@@ -407,7 +407,7 @@ class Engine:
         """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
-                check_own(entry)
+                check_may_manage(entry)
         folder, now = self._folder(run_name), self._running(run_name)
         if name == "stop" and now is not None:
             self._token_of(now.id).cancel()  # at once, also before the job reads commands, and on a disk that is full
@@ -491,11 +491,11 @@ class Engine:
         kind  which threads do it: "short", "downloads" or "copies"
         """
 
-        def admitted(*given: Any, task: LightTask) -> Any:
-            for job in given:
+        def admitted(*arguments: Any, task: LightTask) -> Any:
+            for job in arguments:
                 if isinstance(job, Settings):
                     admit(job, self.limits)
-            return work(*given, task=task)
+            return work(*arguments, task=task)
 
         return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import tasks
 from core.engine.explain import Explanation, explain
-from core.engine.other_process import told_failure
+from core.engine.other_process import recorded_failure
 from core.engine.run_facts import write_facts
 from core.engine.view import facts_of
 from core.record import atomic
@@ -64,7 +64,7 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     journal = context.journal
     try:
         outcome = tasks.named(task).start(job, context)
-        words = _told(context) if outcome.state == "stopped" else None
+        words = _failure_elsewhere(context) if outcome.state == "stopped" else None
         if words is not None:  # a launcher asks the others to end when one has failed
             return _failed(context, words)
         if outcome.lines or outcome.facts:
@@ -72,18 +72,18 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         journal.put(StateChanged(outcome.state))
         return outcome.state, None
     except Cancelled as stop:
-        if (words := _told(context)) is not None:
+        if (words := _failure_elsewhere(context)) is not None:
             return _failed(context, words)
         plain = "Stopped before training began" if task == "train" else "Cancelled"
         journal.put(StateChanged("stopped", str(stop) or plain))
         return "stopped", None
     except Exception as error:
         # At once: what another process tells from now on follows from this error, or is the same one.
-        told = None if isinstance(error, ProblemsError) else _told(context)
+        elsewhere = None if isinstance(error, ProblemsError) else _failure_elsewhere(context)
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         _free_memory(task)
-        words = told or explain(error, lambda: switches(task, job, context))
+        words = elsewhere or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
@@ -100,8 +100,8 @@ def _free_memory(task: str) -> None:
         free_memory()
 
 
-def _told(context: JobContext) -> Explanation | None:
-    return told_failure(context.folder) if context.processes.count > 1 else None
+def _failure_elsewhere(context: JobContext) -> Explanation | None:
+    return recorded_failure(context.folder) if context.processes.count > 1 else None
 
 
 def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation | None]:

@@ -28,7 +28,7 @@ class Explanation:
     what: str
     fix: str = ""
     poisoned: bool = False
-    asked: bool = False
+    invalid_request: bool = False
     known: bool = True
     code: str = ""
 
@@ -46,7 +46,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         first = error.problems[0]
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
-        return Explanation(f"{first.what}{where}{more}", first.fix, asked=True, code=first.code)
+        return Explanation(f"{first.what}{where}{more}", first.fix, invalid_request=True, code=first.code)
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
@@ -56,7 +56,8 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            _asked(switches) or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            _suggestion(switches)
+            or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
             code=NO_MEMORY,
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -85,7 +86,7 @@ def sees_another_gone(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
 
 
-def _asked(switches: Callable[[], str]) -> str:
+def _suggestion(switches: Callable[[], str]) -> str:
     try:
         return switches()
     except Exception:  # memory is short, or the model's file has gone: the general advice must still be said

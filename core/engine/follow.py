@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import IO
 
 from core.engine.explain import Explanation
-from core.engine.other_process import told_failure
+from core.engine.other_process import recorded_failure
 from core.engine.view import ENDED
 from core.record import commands
 from core.record.cancel import CancelToken
@@ -38,19 +38,19 @@ def follow(
     tail = Tail(folder.journal_file)
     before = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
-    told: float | None = None
+    stopped_at: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
         hears = child.stdin is not None  # closing it is heard from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and told is None and hears:
+                if token.wanted and stopped_at is None and hears:
                     sent = _send_stop(folder)
                     if child.stdin is not None:
                         child.stdin.close()
                     if sent or child.stdin is not None:
-                        told = time.monotonic()
-                if told is not None and patience is not None and time.monotonic() - told > patience:
+                        stopped_at = time.monotonic()
+                if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; those sent before are of an earlier life.
                 hears |= any(line["seq"] > before for line in _pass_on(tail, listener))
@@ -111,7 +111,7 @@ def _ending(
         return state, words
     what = f"The process ended without an error message (code {code})"
     none = Explanation(what, f"see {folder.logs / LOG}; start it again")
-    return write_failure(folder, told_failure(folder) or none, listener)
+    return write_failure(folder, recorded_failure(folder) or none, listener)
 
 
 def write_failure(

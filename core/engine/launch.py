@@ -11,7 +11,7 @@ from typing import IO
 
 from core.engine.explain import Explanation, explain
 from core.engine.follow import follow, write_failure
-from core.engine.other_process import forget_failure
+from core.engine.other_process import clear_failure
 from core.record import machine
 from core.record.allowed import allowed_modules, limits_of_launched
 from core.record.cancel import CancelToken
@@ -44,7 +44,7 @@ def supervise(
         check_cards(job.memory.num_processes, device)
     except ProblemsError as error:
         return write_failure(folder, explain(error), listener)
-    forget_failure(folder)
+    clear_failure(folder)
     return follow(lambda log: _start(job, folder, workspace, log), folder, listener=listener, token=token)
 
 

@@ -13,18 +13,18 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 
 
-def forget_failure(folder: RunFolder) -> None:
+def clear_failure(folder: RunFolder) -> None:
     """The run begins, or goes on: what ended it before is over."""
     with suppress(OSError):
         _file(folder).unlink(missing_ok=True)
 
 
-def tell_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
+def record_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
     """Write it down before this process leaves the group; where another one has, that came first.
 
     process  the number of the one that ended, from 1; None where it is not known which
     """
-    if told_failure(folder) is None:
+    if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
         found = {"what": words.what + which, "fix": words.fix}
         with suppress(OSError):
@@ -32,7 +32,7 @@ def tell_failure(folder: RunFolder, words: Explanation, process: int | None) -> 
             atomic.write_text(_file(folder), json.dumps(found))
 
 
-def told_failure(folder: RunFolder) -> Explanation | None:
+def recorded_failure(folder: RunFolder) -> Explanation | None:
     """What another process told since the run began; None where none did."""
     try:
         found = read_json_object(_file(folder))

@@ -60,13 +60,13 @@ def lane_of(entry: QueueEntry) -> str:
     return entry.lane or (task.lane if task else "device")
 
 
-def is_own(entry: QueueEntry) -> bool:
+def may_manage(entry: QueueEntry) -> bool:
     """Whether the one whose request is handled may end and move this job: a guest only the guest's own, the owner all."""
     return GUEST.get() in ("", entry.guest)
 
 
-def check_own(entry: QueueEntry) -> None:
-    if not is_own(entry):
+def check_may_manage(entry: QueueEntry) -> None:
+    if not may_manage(entry):
         what, fix = f"'{entry.title}' is the job of somebody else", "ask them, or log in as the owner"
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
@@ -198,7 +198,7 @@ class Queue:
         """A job that waits for the device, now one of the lane of processes; None when it no longer waits there.
         Raises ProblemsError for one that needs the device, or is somebody else's."""
         with self.lock:
-            check_own(entry := self.get(identity))
+            check_may_manage(entry := self.get(identity))
             if not tasks.named(entry.task).on_cpu:
                 what = f"'{entry.title}' needs the device"
                 raise ProblemsError.one(what, entry.title, "wait for its turn", "queue.needs-device")

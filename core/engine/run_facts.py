@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
-from core.engine.run_words import RunWords
+from core.engine.run_labels import RunLabels
 from core.record import atomic
 from core.record.best import Best
 from core.record.problems import ProblemsError
@@ -53,7 +53,7 @@ class RunFacts:
     gone: tuple[str, ...] = ()
     best: tuple[FiniteFloat, int] | None = None
     best_file: Best | None = None
-    words: RunWords = field(default_factory=RunWords)
+    words: RunLabels = field(default_factory=RunLabels)
     version: int = VERSION
 
     @property
@@ -61,7 +61,7 @@ class RunFacts:
         """Whether the settings are gone."""
         return self.of[2:] == (-1, -1)
 
-    def stands(self, folder: RunFolder) -> bool:
+    def is_current(self, folder: RunFolder) -> bool:
         """Whether reading everything again would find the same."""
         return (self.version, self.of) == (VERSION, stamps(folder)) and present(
             folder, (*self.files, *self.gone)
@@ -99,7 +99,7 @@ def read_facts(folder: RunFolder) -> RunFacts | None:
         found = _FACTS.validate_json(read_regular(folder.path / FILE, MAX_BYTES), strict=True)
     except (ProblemsError, ValueError):
         return None
-    return found if found.stands(folder) else None
+    return found if found.is_current(folder) else None
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:

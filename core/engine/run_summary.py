@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.run_facts import RunFacts
-from core.engine.run_words import RunWords
+from core.engine.run_labels import RunLabels
 from core.engine.view import DAMAGED, true_state
 from core.record.problems import ProblemsError
-from core.record.run_about import RunAbout, given_title, read_about
+from core.record.run_about import RunAbout, initial_title, read_about
 from core.record.run_folder import RunFolder, state_step
 
 
@@ -43,7 +43,7 @@ class RunSummary:
     fix: str = ""
     best: tuple[float, int] | None = None  # lowest loss on held-out images and its step
     best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
-    words: RunWords = field(default_factory=RunWords)
+    words: RunLabels = field(default_factory=RunLabels)
     note: str = ""
     spoilt: str = ""  # why title and note cannot be read
 
@@ -78,7 +78,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
     about, spoilt = about_of(folder)
     return replace(
         row,
-        title=about.title or given_title(folder),
+        title=about.title or initial_title(folder),
         note=about.note,
         spoilt=spoilt,
         resumable_step=newest_state_name(folder),

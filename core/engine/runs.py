@@ -179,7 +179,7 @@ class Runs:
     def _facts_at_hand(self, folder: RunFolder, reads: bool = True) -> tuple[RunFacts | None, bool]:
         """The facts of a run, None where there are none; and whether they stand: older ones may be shown until they are read."""
         known = self._facts.get(folder.name)
-        if known is not None and known.stands(folder):
+        if known is not None and known.is_current(folder):
             return known, True
         found = read_facts(folder) if reads else None
         if found is not None:

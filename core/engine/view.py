@@ -13,8 +13,8 @@ from typing import Any
 
 from core.engine.points import Points, spread
 from core.engine.run_facts import RunFacts, Stamps, present, stamps
-from core.engine.run_words import words_of
-from core.record.best import Told
+from core.engine.run_labels import labels_of
+from core.record.best import BestTracker
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
 from core.record.journal import Line, Tail
@@ -53,7 +53,7 @@ class RunView:
         self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
         self.losses, self.rates = Points(), Points(named=True)
         self.corrected, self.norms = Points(), Points()
-        self._told = Told()  # what was measured, and the files
+        self._best = BestTracker()  # what was measured, and the files
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -163,7 +163,7 @@ class RunView:
         self.samples.append(entry)
 
     def _on_validated(self, line: Line) -> None:
-        self._told.take(line)
+        self._best.take(line)
 
     def _on_memory(self, line: Line) -> None:
         """A run that was continued tells it once for each life."""
@@ -173,7 +173,7 @@ class RunView:
     def _on_saved(self, line: Line) -> None:
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
-        self._told.take(line)
+        self._best.take(line)
 
     def _on_log(self, line: Line) -> None:
         self._say(line["time"], line["level"], line["text"], line["fix"])
@@ -200,7 +200,7 @@ class RunView:
     def snapshot(self, held: bool) -> dict[str, Any]:
         with self._lock:
             state = self.true_state(held)
-            measured = [_point(line) for line in self._told.measured]
+            measured = [_point(line) for line in self._best.measured]
             left = self.seconds_left if self.total and state in ("running", "paused") else 0.0
             return {
                 "run": self.folder.name,
@@ -227,7 +227,7 @@ class RunView:
                 "norms": thin(self.norms),
                 "validation": [point for point in measured if point["measured_on"] == "held_out"],
                 "measured": measured,
-                "best": best.to_dict() if (best := self._told.best(self.folder.path)) else None,
+                "best": best.to_dict() if (best := self._best.best(self.folder.path)) else None,
                 "peak_bytes": self.peak_bytes,
                 "peak_device": self.peak_device,
                 "saves": [save["step"] for save in self.saves],
@@ -240,7 +240,7 @@ class RunView:
         """What the list of runs shows. of: `stamps` before the journal was read"""
         with self._lock:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
-            lowest = best_validation([line for line in self._told.measured if _is_held_out(line)])
+            lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
             saved = [save["file"] for save in self.saves]
             there = present(self.folder, saved)
             return RunFacts(
@@ -256,8 +256,8 @@ class RunView:
                 files=there,
                 gone=tuple(file for file in saved if file not in there),
                 best=(lowest["loss"], lowest["step"]) if lowest else None,
-                best_file=self._told.best(self.folder.path),
-                words=words_of(self.folder),
+                best_file=self._best.best(self.folder.path),
+                words=labels_of(self.folder),
             )
 
     def progress(self, state: str) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def facts_of(folder: RunFolder) -> RunFacts:
         view.begin()
         return view.facts(False, of)
     except Exception:  # one such run must not keep the others from being listed
-        return RunFacts(of, words=words_of(folder))
+        return RunFacts(of, words=labels_of(folder))
 
 
 def _inside(folder: RunFolder, file: str) -> str:

@@ -20,7 +20,7 @@ RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
 _DRAWN = f".tmp-{'[a-z0-9_]' * 8}"
-OWN_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a person's folder are theirs
+TEMPORARY_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a person's folder are theirs
 
 
 def _umask() -> int:
@@ -137,7 +137,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
     target = _written_at(Path(target))
-    temporary = _beside(target)
+    temporary = _temporary_file(target)
     try:
         yield temporary
         if synced:
@@ -150,7 +150,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
         remove(temporary)
 
 
-def _beside(target: Path) -> Path:
+def _temporary_file(target: Path) -> Path:
     """A new empty file in the target's folder."""
     make_folders(target.parent)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
@@ -160,7 +160,7 @@ def _beside(target: Path) -> Path:
 
 def write_aside(target: Path, data: bytes) -> Path:
     """Write what `put_aside` will put in the target's place, for many files with one `sync_all` between. Returns the file."""
-    temporary = _beside(_written_at(target))
+    temporary = _temporary_file(_written_at(target))
     try:
         temporary.write_bytes(data)
     except BaseException:
@@ -219,7 +219,7 @@ def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = Fals
     patterns   of names; by default those that this program's own writes have
     """
     with suppress(OSError):
-        for path in [path for pattern in patterns or OWN_NAMES for path in Path(folder).glob(pattern)]:
+        for path in [path for pattern in patterns or TEMPORARY_NAMES for path in Path(folder).glob(pattern)]:
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
                 (remove_folder if path.is_dir() else remove)(path)

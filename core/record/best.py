@@ -138,7 +138,7 @@ def student_t(probability: float, freedom: int) -> float:
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-class Told:
+class BestTracker:
     """Collects measurements and files from a journal, line by line."""
 
     def __init__(self) -> None:

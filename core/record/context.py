@@ -125,7 +125,7 @@ class JobContext(Reports):
         """Between units of work outside a training's loop: wait while paused, raise Cancelled when a stop was asked for.
         Other commands are kept."""
         self._hear()
-        if self.pauses and self._asked_to_wait():
+        if self.pauses and self._pause_requested():
             self._wait()
         self.token.check()
 
@@ -139,12 +139,12 @@ class JobContext(Reports):
         if "stop" in self.pending:
             self.token.cancel()
 
-    def _asked_to_wait(self) -> bool:
+    def _pause_requested(self) -> bool:
         return [name for name in self.pending if name in ("pause", "resume")][-1:] == ["pause"]
 
     def _wait(self) -> None:
         self.journal.put(StateChanged("paused"))
-        while self._asked_to_wait() and not self.token.wanted:
+        while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)
             self._hear()
         self.pending = [name for name in self.pending if name not in ("pause", "resume")]

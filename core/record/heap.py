@@ -33,13 +33,13 @@ def _glibc() -> Any:
         return None
 
 
-def give_back() -> bool:
+def trim_heap() -> bool:
     """Return freed memory to the system; whether there was any. Only on Linux with glibc."""
     library = _glibc()
     return bool(library is not None and library.malloc_trim(0))
 
 
-def one_heap() -> None:
+def single_arena() -> None:
     """All threads share one heap: only that one can keep large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
@@ -47,7 +47,7 @@ def one_heap() -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Inside, freed memory stays with the process; afterwards the system gets it back. Only with glibc."""
     library = _glibc()
     if library is None:
@@ -60,11 +60,11 @@ def kept() -> Iterator[None]:
     finally:
         for what, value in USUAL.items():
             library.mallopt(what, value)
-        give_back()
+        trim_heap()
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Inside, Python does not collect garbage: libraries and pages build none, and looking takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
@@ -75,13 +75,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def set_aside() -> None:
+def freeze_gc() -> None:
     """Exclude everything that exists now from garbage collection: half a million objects of libraries and the page took a
     third of a second each time, in which no request was answered. Call while no job has anything in memory."""
     gc.freeze()
 
 
-class GivingBack:
+class HeapTrimmer:
     """Returns memory to the system now and then, as much is freed."""
 
     def __init__(self) -> None:
@@ -92,4 +92,4 @@ class GivingBack:
         self._freed += size
         if self._freed >= OFTEN_ENOUGH:
             self._freed = 0
-            give_back()
+            trim_heap()

@@ -13,7 +13,7 @@ import psutil
 from core.record.problems import ProblemsError
 
 # Bytes of torch, its libraries and the driver's context; the share of memory that the allocator cuts off.
-OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
+RUNTIME_BYTES = {"cuda": 600 << 20, "cpu": 550 << 20}
 CUT_OFF = 0.03
 
 

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 
 from core.record import machine
-from core.record.heap import give_back
+from core.record.heap import trim_heap
 
 WATCH_SECONDS = 0.01
 
@@ -37,7 +37,7 @@ def free_memory() -> None:
             torch.cuda.empty_cache()
         elif torch is not None and torch.backends.mps.is_available():
             torch.mps.empty_cache()
-    give_back()
+    trim_heap()
 
 
 class PeakMemory:

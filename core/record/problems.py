@@ -92,10 +92,10 @@ class ProblemsError(Exception):
         return [problem.code for problem in self.problems]
 
 
-def collected(problems: list[Problem], look: Callable[..., T], *given: Any) -> T | None:
+def collected(problems: list[Problem], look: Callable[..., T], *arguments: Any) -> T | None:
     """The result of `look`; None after an error, which is added to the problems."""
     try:
-        return look(*given)
+        return look(*arguments)
     except ProblemsError as error:
         problems.extend(error.problems)
         return None
@@ -157,14 +157,14 @@ def raise_if_errors(problems: Iterable[Problem]) -> None:
         raise ProblemsError(found)
 
 
-def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str = "start again") -> ProblemsError:
+def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:
     """The problem with writing a file.
 
     what   starts the sentence unless the disk is full: "The cache cannot be written"
-    kept   what happened to the rest, such as "nothing was kept of the zip"
+    rest   what happened to the other files, such as "nothing was kept of the zip"
     then   what to do once there is space
     """
-    rest = f"; {kept}" if kept else ""
+    rest = f"; {rest}" if rest else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "The disk is full" if error.errno == errno.ENOSPC else "Your disk quota is used up"
         return ProblemsError.one(f"{what}{rest}", where, f"free some space and {then}", "disk.full")

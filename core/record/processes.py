@@ -71,11 +71,11 @@ class Processes:
         steady  whether the same weights get gradients at every step, so that it is determined once
         """
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value, in all of them."""
         return value
 
-    def hear(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, in all of them."""
         return [value]
 
@@ -130,14 +130,14 @@ class Together(Processes):
                 parameter.grad = torch.zeros_like(parameter)
         _by_type([parameter.grad for parameter in used if parameter.grad is not None], self._all_reduce)
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         import torch.distributed as dist
 
         box: list[Any] = [value if self.first else None]
         dist.broadcast_object_list(box, src=0, group=self._words)
         return box[0]
 
-    def hear(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         import torch.distributed as dist
 
         box: list[Any] = [None] * self.count
@@ -206,10 +206,10 @@ def end_with_launcher() -> None:
     if page := os.environ.get(SUPERVISED):
         pids.append(int(page))
     if pids:
-        threading.Thread(target=_watch, args=(_found(pids),), name="launcher", daemon=True).start()
+        threading.Thread(target=_watch, args=(_processes_of(pids),), name="launcher", daemon=True).start()
 
 
-def _found(pids: Sequence[int]) -> list[psutil.Process | None]:
+def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
     """None for one that is already gone."""
     found: list[psutil.Process | None] = []
     for pid in pids:

@@ -48,7 +48,7 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
     given = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
     changes = {name: _checked(name, text, most) for name, text, most in given if text is not None}
     about = RunAbout(**(asdict(before) | changes))
-    if about.title == given_title(folder):
+    if about.title == initial_title(folder):
         about = RunAbout(note=about.note)
     try:
         atomic.write_json(folder.path / FILE, asdict(about))
@@ -60,12 +60,12 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
 def title_of(folder: RunFolder) -> str:
     """The user's title, else the name after the time stamp."""
     try:
-        return read_about(folder).title or given_title(folder)
+        return read_about(folder).title or initial_title(folder)
     except ProblemsError:  # reported where the run is open
-        return given_title(folder)
+        return initial_title(folder)
 
 
-def given_title(folder: RunFolder) -> str:
+def initial_title(folder: RunFolder) -> str:
     """The name after the time stamp."""
     return folder.name.split("_", 1)[-1]
 

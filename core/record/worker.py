@@ -126,13 +126,13 @@ def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None
     lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    asked: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    questions: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
     while True:
-        answers.write(json.dumps(answer(asked.get()), default=str) + "\n")
+        answers.write(json.dumps(answer(questions.get()), default=str) + "\n")
 
 
-def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
+def _listen(questions: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
-        asked.put(json.loads(line))
+        questions.put(json.loads(line))
     os._exit(0)  # the process that asks is gone

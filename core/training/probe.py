@@ -67,7 +67,7 @@ class Probing(Plan):
         self.__dict__.update(plan.__dict__)
         self.shown = [group for group in groups for _ in range(STEPS)]
 
-    def update(self, step: int) -> tuple[int, Group]:
+    def step_batches(self, step: int) -> tuple[int, Group]:
         return 0, self.shown[step]
 
     def next_batches(self, step: int) -> Group:

@@ -61,7 +61,7 @@ def test_an_epoch_shows_each_image_exactly_its_repeats_and_has_the_counted_steps
     assert shown == Counter((item.key, repeat) for item in images for repeat in range(item.repeats))
     assert len(batches) == epochs.batches_in(epoch)
     groups = epochs.groups(7, epoch)
-    assert len(groups) == epochs.updates_in(epoch)
+    assert len(groups) == epochs.steps_in(epoch)
     assert [batch for group in groups for batch in group] == batches
     for batch in batches:
         assert 1 <= len(batch) <= batch_size
@@ -86,7 +86,7 @@ def test_the_updates_counted_are_those_made_whatever_comes_in_turn(
     epochs = epochs_of([*train, *extra], accumulation, short_batches=short, reg_balance=balance)
     step = 0
     for epoch in range(6):
-        assert epochs.first_update(epoch) == step
+        assert epochs.first_step(epoch) == step
         groups = epochs.groups(1, epoch)
         if groups:
             assert [epochs.epoch_of(step), epochs.epoch_of(step + len(groups) - 1)] == [epoch, epoch]

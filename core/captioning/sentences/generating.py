@@ -117,18 +117,18 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 def _inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the model is given, on its device, and the texts."""
+    """What the model is arguments, on its device, and the texts."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
-    given: dict[str, Any] = {"return_tensors": "pt"}
+    arguments: dict[str, Any] = {"return_tensors": "pt"}
     if loaded.chat:
         texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in queries]
         images = [[image] for image in images]
         bos = loaded.tokenizer.bos_token  # most templates write it, and the tokenizer would add a second one
-        given |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+        arguments |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if any(texts):
-        given |= {"text": texts, "padding": True, "padding_side": "left"}
-    found = loaded.processor(images=images, **given)
+        arguments |= {"text": texts, "padding": True, "padding_side": "left"}
+    found = loaded.processor(images=images, **arguments)
     placed = {name: value.to(loaded.device) for name, value in found.items() if hasattr(value, "to")}
     return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
 
@@ -147,12 +147,12 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
     talk += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     template = loaded.processor.chat_template or loaded.tokenizer.chat_template
-    given: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
-    given |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
+    arguments: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    arguments |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
     try:
         with at_most(TEMPLATE_SECONDS):
             # SmolVLM's own method asks for what prepares videos
-            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **arguments))
     except TimeoutError as error:
         what = f"The model's chat template takes longer than {TEMPLATE_SECONDS:g} seconds"
         raise ProblemsError.one(what, "vlm.model", "download the model again", "captioner.template") from error

@@ -17,7 +17,7 @@ from core.record.problems import ProblemsError
 from core.record.units import memory_words
 from core.settings.captioning.tagger import FLOOR, TagSettings
 
-ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
+ALWAYS_STORED = ("rating", "quality")  # the best of these counts, however low
 DIGITS = 6  # of a kept score: 0.35 in float32 stays at least 0.35
 
 
@@ -41,7 +41,7 @@ class Tagger(OfProcess):
 
     def _load(self, settings: TagSettings) -> None:
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
-        self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
+        self.always = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
         self._model.room(self.batch or settings.batch_size, self._shape)

@@ -74,24 +74,24 @@ class Epochs:
     def _cut(self, count: int, size: int) -> int:
         return count // size if self._short == "drop" else -(-count // size)
 
-    def updates_in(self, epoch: int) -> int:
+    def steps_in(self, epoch: int) -> int:
         """Optimizer steps in an epoch. An accumulation still open at the end is closed there."""
         return -(-self.batches_in(epoch) // self._accumulation)
 
-    def first_update(self, epoch: int) -> int:
+    def first_step(self, epoch: int) -> int:
         """The number of optimizer steps before this epoch."""
         if self.steady:
-            return epoch * self.updates_in(0)
+            return epoch * self.steps_in(0)
         while len(self._first) <= epoch:
-            self._first.append(self._first[-1] + self.updates_in(len(self._first) - 1))
+            self._first.append(self._first[-1] + self.steps_in(len(self._first) - 1))
         return self._first[epoch]
 
     def epoch_of(self, step: int) -> int:
         """The epoch of optimizer step `step`."""
         if self.steady:
-            return step // self.updates_in(0)
+            return step // self.steps_in(0)
         while self._first[-1] <= step:
-            self.first_update(len(self._first))
+            self.first_step(len(self._first))
         return bisect_right(self._first, step) - 1
 
     def never_shown(self) -> list[Placed]:
@@ -175,19 +175,19 @@ class Plan:
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch is over after `step` steps."""
-        return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
+        return step > 0 and self.epochs.first_step(self.epoch_of(step)) == step
 
-    def update(self, step: int) -> tuple[int, list[Planned]]:
+    def step_batches(self, step: int) -> tuple[int, list[Planned]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
+        return epoch, self._groups_of(epoch)[step - self.epochs.first_step(epoch)]
 
     def next_batches(self, step: int) -> list[Planned]:
         """Those of this step and of the next one in the epoch: what may be got ready."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        place = step - self.epochs.first_update(epoch)
+        place = step - self.epochs.first_step(epoch)
         return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
 
     def _groups_of(self, epoch: int) -> list[list[Planned]]:
@@ -208,7 +208,7 @@ class Plan:
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
             seen: set[tuple[str, ...]] = set()
-            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_update(epoch)):
+            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_step(epoch)):
                 for placed, repeat in (item for batch in group for item in batch.items):
                     if placed.key not in seen:
                         seen.add(placed.key)
@@ -219,7 +219,7 @@ class Plan:
         """Every caption that an epoch uses, each once."""
         if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
             return self._variants
-        first = self.epochs.first_update(epoch) + self.begin
+        first = self.epochs.first_step(epoch) + self.begin
         groups = self._groups_of(epoch) if self._varies else []
         shown = [
             self._showing(each, repeat, step)

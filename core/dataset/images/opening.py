@@ -33,7 +33,7 @@ from PIL import (  # the readers register themselves when imported
 from core.dataset.images.colors import WHITE, composite, to_srgb
 from core.dataset.images.plugins import LOADED, plugin_for, readable_formats
 from core.dataset.sources.files import printable
-from core.record.heap import give_back
+from core.record.heap import trim_heap
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
 from core.settings.dataset.dataset import DatasetSettings
@@ -185,7 +185,7 @@ def open_decoded(
             finally:
                 if found is None or found.colors is not image:  # RGB in its own size is the decoder's image itself
                     image.close()
-                give_back()  # else each thread keeps the memory of its largest image
+                trim_heap()  # else each thread keeps the memory of its largest image
 
 
 def _decoded(

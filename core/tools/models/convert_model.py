@@ -79,7 +79,7 @@ def named_form(output: str | None, path: Path) -> Form:
 # ---- what would be done
 
 
-@heap.uncollected()
+@heap.without_gc()
 def plan(
     settings: ConvertModelSettings,
     workspace: Workspace,
@@ -247,7 +247,7 @@ def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
 # ---- done
 
 
-@heap.uncollected()
+@heap.without_gc()
 def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
     """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
     settings = plan.settings

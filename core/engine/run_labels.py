@@ -13,7 +13,7 @@ from core.settings.job import TrainJob
 
 
 @dataclass(frozen=True)
-class RunWords:
+class RunLabels:
     """Names as a person knows them, each "" where the settings cannot be read. method: as the setting calls it."""
 
     dataset: str = ""
@@ -22,23 +22,23 @@ class RunWords:
     preset: str = ""
 
 
-def words_of(folder: RunFolder) -> RunWords:
+def labels_of(folder: RunFolder) -> RunLabels:
     try:
         facts = folder.job_file.stat()
     except OSError:
-        return RunWords()
+        return RunLabels()
     return _words(folder.path, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=2000)
-def _words(path: Path, changed: int, size: int) -> RunWords:
+def _words(path: Path, changed: int, size: int) -> RunLabels:
     """Read again when job.json has changed."""
     folder = RunFolder(path)
     try:
         job = job_of(folder)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-        return RunWords(preset=folder.preset)
-    return RunWords(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
+        return RunLabels(preset=folder.preset)
+    return RunLabels(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
 
 
 def _folders(job: TrainJob) -> str:

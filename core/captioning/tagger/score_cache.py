@@ -33,7 +33,7 @@ Stamp = tuple[int, int]  # size and time of a file
 
 
 @dataclass(frozen=True)
-class Kept:
+class ImageScores:
     """An image's scores, and the file that they are of."""
 
     stamp: Stamp
@@ -41,7 +41,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Place:
+class LinePosition:
     """Where the line of an image begins, how long it is, and where the labels of its block are."""
 
     start: int
@@ -54,7 +54,7 @@ class Index:
     """Positions in a file. images: by their names as JSON. lines: number of lines with scores, outdated ones included."""
 
     stamp: Stamp
-    images: dict[bytes, Place] = field(default_factory=dict)
+    images: dict[bytes, LinePosition] = field(default_factory=dict)
     heads: dict[int, int] = field(default_factory=dict)  # start -> length
     lines: int = 0
     labels: dict[int, tuple[list[Label], dict[str, float]]] = field(default_factory=dict)  # as far as asked for
@@ -81,7 +81,7 @@ def place_of(workspace: Workspace, model: str) -> Path:
     return workspace.private / "tags" / hashlib.sha256(model.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-class Folder:
+class FolderScores:
     """The scores of the images of one folder by one model."""
 
     def __init__(self, workspace: Workspace, model: str, images: Path):
@@ -90,15 +90,15 @@ class Folder:
 
     # ---- reading
 
-    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+    def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
         """(scores, the model's thresholds); None for an image that was not tagged. Reads no other image's line.
         Raises ProblemsError for a damaged file."""
         try:
             with open_regular(self.path) as handle:
                 index = self._index(handle)
                 place = index.images.get(json.dumps(_name(image)).encode())
-                kept = None if place is None else self._kept(handle, index, place)
-                return kept, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
+                scores = None if place is None else self._scores_at(handle, index, place)
+                return scores, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
         except MissingFile:
             return None, {}
         except ProblemsError:
@@ -122,12 +122,12 @@ class Folder:
             _indexes[self.path] = known
         return known
 
-    def _kept(self, handle: BinaryIO, index: Index, place: Place) -> Kept:
+    def _scores_at(self, handle: BinaryIO, index: Index, place: LinePosition) -> ImageScores:
         labels, _ = self._labels(handle, index, place.head)
         line = self._line(handle, place.start, place.length)
         size, time = line["stamp"]
         scored = tuple((labels[int(number)], float(score)) for number, score in line["scores"])
-        return Kept((int(size), int(time)), scored)
+        return ImageScores((int(size), int(time)), scored)
 
     def _labels(self, handle: BinaryIO, index: Index, head: int) -> tuple[list[Label], dict[str, float]]:
         """The labels and thresholds of a block."""
@@ -147,7 +147,7 @@ class Folder:
 
     # ---- writing
 
-    def append(self, images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> None:
+    def append(self, images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> None:
         """Add a block with these images, by their names. Raises OSError and ProblemsError."""
         block = _block(images, thresholds)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,25 +201,25 @@ def indexed(handle: BinaryIO, stamp: Stamp) -> Index | None:
             head = start if int(version[1]) == VERSION else None
             index.heads |= {start: len(last)} if head is not None else {}
         elif head is not None and last.endswith(END) and (image := IMAGE.match(last)):
-            index.images[image[1]] = Place(start, len(last), head)
+            index.images[image[1]] = LinePosition(start, len(last), head)
             index.lines += 1
         start += len(last)
     only_half_a_line = start == len(last) and not last.endswith(b"\n")
     return index if index.heads or only_half_a_line else None
 
 
-def _block(images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> bytes:
+def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> bytes:
     numbers: dict[Label, int] = {}
     lines = []
-    for name, kept in images.items():
-        scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in kept.scored]
-        lines.append({"image": name, "stamp": kept.stamp, "scores": scores})
+    for name, entry in images.items():
+        scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in entry.scored]
+        lines.append({"image": name, "stamp": entry.stamp, "scores": scores})
     labels = [[label.name, label.category, label.series] for label in numbers]
     head = {"version": VERSION, "thresholds": dict(thresholds), "labels": labels}
     return "".join(f"{json.dumps(line)}\n" for line in (head, *lines)).encode()
 
 
-class KeptScores:
+class ScoreCache:
     """The scores of a model, folder by folder of images: found, and those of a run gathered and written.
 
     thresholds   of the model by category, written with the scores
@@ -227,23 +227,23 @@ class KeptScores:
 
     def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):
         self._workspace, self._model, self._thresholds = workspace, model, thresholds or {}
-        self._waiting: dict[Path, dict[str, Kept]] = {}
-        self._folders: dict[Path, Folder] = {}
+        self._waiting: dict[Path, dict[str, ImageScores]] = {}
+        self._folders: dict[Path, FolderScores] = {}
         self.waiting = 0
 
-    def _folder(self, images: Path) -> Folder:
+    def _folder(self, images: Path) -> FolderScores:
         if images not in self._folders:
-            self._folders[images] = Folder(self._workspace, self._model, images)
+            self._folders[images] = FolderScores(self._workspace, self._model, images)
         return self._folders[images]
 
-    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+    def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
         """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
         return self._folder(image.parent).find(image)
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
         with suppress(OSError):  # an image that was moved away meanwhile
-            kept = Kept(stamp_of(image), tuple(scored))
-            self._waiting.setdefault(image.parent, {})[_name(image)] = kept
+            scores = ImageScores(stamp_of(image), tuple(scored))
+            self._waiting.setdefault(image.parent, {})[_name(image)] = scores
             self.waiting += 1
 
     def write(self) -> None:
@@ -263,7 +263,7 @@ class KeptScores:
 
 
 @contextmanager
-def _unwritten(folder: Folder) -> Iterator[None]:
+def _unwritten(folder: FolderScores) -> Iterator[None]:
     try:
         yield
     except OSError as error:
