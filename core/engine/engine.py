@@ -22,7 +22,6 @@ from core.engine.owner import Ownership, collect
 from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
 from core.engine.run_summary import RunState, RunSummary, newest_state_name
 from core.engine.runs import Runs
-from core.engine.turn import Turn
 from core.engine.view import RunView, read_watch
 from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
@@ -48,6 +47,27 @@ MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
 
 
+class DeviceLock:
+    """A lock of the device with the name of its holder, "" while the device is free."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.holder = ""
+
+    def acquire(self, holder: str, wait_seconds: float) -> bool:
+        """Wait for the lock and take it; False if it is not free within the time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self.holder, wait_seconds):
+                return False
+            self.holder = holder
+            return True
+
+    def release(self) -> None:
+        with self._changed:
+            self.holder = ""
+            self._changed.notify_all()
+
+
 class Engine:
     """Holds outputs/.atelier/lock while it lives. Every method may be called from any thread."""
 
@@ -59,7 +79,7 @@ class Engine:
         self._cut_off = ""
         self._light = LightLane()
         self._wake = threading.Condition()
-        self._turn = Turn()
+        self._device_lock = DeviceLock()
         self._closing = False
         self._now: QueueEntry | None = None  # on the device
         self._in_lanes: dict[str, QueueEntry] = {}  # running in other lanes, by id
@@ -129,18 +149,18 @@ class Engine:
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
         """The device for `what`, outside of the queue: a job that runs is waited for, and none begins meanwhile."""
-        while not self._turn.take(what, WAIT_SECONDS):
+        while not self._device_lock.acquire(what, WAIT_SECONDS):
             token.check()
         try:
             self.models.release()
             yield self.find_device()
         finally:
-            self._turn.give_back()
+            self._device_lock.release()
 
     @property
     def lent_to(self) -> str:
         """What has borrowed the device, so that the queue waits; "" for nothing."""
-        return "" if self._turn.holder == QUEUE else self._turn.holder
+        return "" if self._device_lock.holder == QUEUE else self._device_lock.holder
 
     # -- queue
 
@@ -271,14 +291,14 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closing:
-            if not self._turn.take(QUEUE, WAIT_SECONDS):
+            if not self._device_lock.acquire(QUEUE, WAIT_SECONDS):
                 continue
             try:
                 entry = self._queue.take()
                 if entry is not None:
                     self._do(entry)
             finally:
-                self._turn.give_back()
+                self._device_lock.release()
             if entry is None:
                 with self._wake:
                     self._wake.wait(WAIT_SECONDS)

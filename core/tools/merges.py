@@ -21,16 +21,16 @@ def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Probl
     if not text.strip():
         return None
     try:
-        given = numbers(text)
+        ratios = numbers(text)
     except ValueError:
         what, fix = f"'{text[:40]}' is not a list of numbers", "write for example 0.7, 0.3"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
         return None
-    if len(given) != files:
-        what = f"{count(len(given), 'ratio')} given for {count(files, noun)}"
+    if len(ratios) != files:
+        what = f"{count(len(ratios), 'ratio')} given for {count(files, noun)}"
         problems.append(Problem(what, where, f"give one number per {noun}", code="merge.bad-ratios"))
         return None
-    return given
+    return ratios
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -39,13 +39,13 @@ def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) 
     inputs   (file or folder, its hash) in order; folders have no hash
     """
     files = list(inputs)
-    made_of = {
+    recipe_record = {
         sha256: {"name": path.name, "legacy_hash": legacy_hash(path)} for path, sha256 in files if not path.is_dir()
     }
     return {
         "modelspec.merged_from": ", ".join(_title(path) for path, _ in files),
         "sd_merge_recipe": json.dumps({"type": "atelier", **recipe}),
-        "sd_merge_models": json.dumps(made_of),
+        "sd_merge_models": json.dumps(recipe_record),
     }
 
 

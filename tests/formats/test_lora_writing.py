@@ -104,7 +104,7 @@ def test_an_open_file_is_what_a_loaded_one_is(tmp_path):
     for file in (peft, kohya):
         whole = load_finite(file)
         with open_lora(file) as lora:
-            for name in ("tensors", "beside", "bundled"):
+            for name in ("tensors", "bias_norm", "bundled"):
                 stored, there = getattr(lora, name), getattr(whole, name)
                 assert stored.keys() == there.keys()
                 for key, value in there.items():

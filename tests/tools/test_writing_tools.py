@@ -153,7 +153,7 @@ def test_a_dylora_that_is_named_like_one_of_its_parts_is_not_written_over(place,
         job = split(tmp_path, name, output=str(folder / "fox.safetensors"))
         assert codes("split_dylora", job, place) == ["tools.output-is-input"]
     job = split(tmp_path, name, output=str(tmp_path / "new"))
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 1000)
     assert codes("split_dylora", job, place) == ["tools.no-room"]
 
 
@@ -181,7 +181,7 @@ def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_star
     own, _ = job_of(name, place, None)
     assert codes(name, own, place) == ["tools.output-is-input"]
     job, _ = job_of(name, place, tmp_path / "out.safetensors")
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 1000)
     assert codes(name, job, place) == ["tools.no-room"]
 
 

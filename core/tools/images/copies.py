@@ -90,10 +90,10 @@ COPIES: dict[type[EncodedCopySettings], Any] = {
 }
 
 
-def middle(size: tuple[int, int], kept: tuple[int, int]) -> Box:
+def middle(size: tuple[int, int], crop: tuple[int, int]) -> Box:
     """The box of size `kept` in the middle."""
-    left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
-    return left, top, left + kept[0], top + kept[1]
+    left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+    return left, top, left + crop[0], top + crop[1]
 
 
 def cut(opened: Opened, box: Box) -> Opened:

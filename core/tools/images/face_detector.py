@@ -116,12 +116,12 @@ class FaceDetector:
                 corner = np.stack([columns.numpy(), rows.numpy()], 1).astype(np.float32) * _STRIDE
                 boxes = (np.concatenate([corner, corner + _CELL], 1) + moved) / scale
                 part = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
-                found.append(part[_kept(part, 0.5)])
+                found.append(part[_nms(part, 0.5)])
             scale *= _PYRAMID
         if not found:
             return np.zeros((0, 5), np.float32)
         together = np.concatenate(found)
-        return _squares(together[_kept(together, _OVERLAP)])
+        return _squares(together[_nms(together, _OVERLAP)])
 
     def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[1, 3, H, W] -> offsets [4, h, w] in cells, scores [h, w]."""
@@ -150,7 +150,7 @@ class FaceDetector:
         result = torch.cat(found).numpy()
         boxes = _moved(boxes, result[:, :4], result[:, 4])
         boxes = boxes[boxes[:, 4] > _REFINE]
-        return _squares(boxes[_kept(boxes, _OVERLAP)])
+        return _squares(boxes[_nms(boxes, _OVERLAP)])
 
     def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
         """Third network: the faces with their eyes."""
@@ -175,7 +175,7 @@ class FaceDetector:
         ys = boxes[:, 1:2] + points[:, 5:] * sides[:, 1:]
         boxes = _moved(boxes, result[:, :4], scores)
         sure = np.flatnonzero(scores >= min_score)
-        sure = sure[_kept(boxes[sure], _OVERLAP, smaller=True)]
+        sure = sure[_nms(boxes[sure], _OVERLAP, smaller=True)]
         found_faces = []
         for n in sure:
             left, top, right, bottom, score = (float(value) for value in boxes[n])
@@ -219,7 +219,7 @@ def _squares(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([middle - half, middle + half, boxes[:, 4:]], 1)
 
 
-def _kept(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
+def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
     """Non-maximum suppression: numbers of the boxes that no better one overlaps by more than that share.
 
     smaller   the share is of the smaller box rather than of both together

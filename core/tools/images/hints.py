@@ -37,7 +37,7 @@ class Report:
     images: Path
     output: Path
     written: list[Path] = field(default_factory=list)
-    kept: int = 0
+    existing: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     previews: list[dict[str, Any]] = field(default_factory=list)
     black: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Report:
         facts: dict[str, Any] = {
             "output": printable(self.output),
             "written": [printable(path) for path in self.written],
-            "kept": self.kept,
+            "kept": self.existing,
             "skipped": [{"path": path, "why": why} for path, why in self.skipped],
             "black": self.black,
         }
@@ -54,20 +54,20 @@ class Report:
         if self.previews:
             facts |= {"previews": self.previews}
             return Outcome(state, [*(each["name"] for each in self.previews), *lines, "nothing was written"], facts)
-        if self.written or self.kept:
+        if self.written or self.existing:
             facts["pairs"] = {"images": printable(self.images), "control": printable(self.output)}
         parts = [f"{count(len(self.written), 'control image')} saved in {display_path(self.output)}"]
-        parts += [f"{self.kept} were there already"] if self.kept else []
+        parts += [f"{self.existing} were there already"] if self.existing else []
         parts += [f"{count(len(self.skipped), 'image')} skipped"] if self.skipped else []
         parts += [f"{len(self.black)} all black"] if self.black else []
         parts += ["start again to make the rest"] if state == "stopped" else []
         return Outcome(state, [*lines, "; ".join(parts)], facts)
 
 
-def folder_plan(settings: MadeHintsSettings, made_by: str, workspace: Workspace) -> FolderPlan:
-    """made_by: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
+def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Workspace) -> FolderPlan:
+    """preprocessor: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
-    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(made_by)}"
+    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
     return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
 
 
@@ -81,15 +81,15 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
         for done, (path, target) in enumerate(wanted[: settings.preview]):
             context.check()
             context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: settings.preview]))
-            made = _made(path, folder, hint, settings, report)
-            if made is not None and not made.any():
+            control = _hint_of(path, folder, hint, settings, report)
+            if control is not None and not control.any():
                 report.black.append(_name(path, folder))
-            if made is not None and settings.preview is None:
-                write_hint(made, target)
+            if control is not None and settings.preview is None:
+                write_hint(control, target)
                 report.written.append(target)
-            elif made is not None:
+            elif control is not None:
                 shown = context.folder.path / "preview" / f"{done}.png"
-                write_hint(made, shown)
+                write_hint(control, shown)
                 report.previews.append(_preview(path, folder, shown))
     except Cancelled:
         if not report.written:
@@ -117,13 +117,13 @@ def _targets(
             continue
         taken[target] = path
         if settings.existing == "keep" and settings.preview is None and os.path.lexists(target):
-            report.kept += 1
+            report.existing += 1
             continue
         wanted.append((path, target))
     return wanted
 
 
-def _made(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
+def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
     try:
         return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:

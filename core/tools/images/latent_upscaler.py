@@ -26,7 +26,7 @@ from core.record.problems import Problem, ProblemsError, at_setting, raise_if_er
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.upscale import LatentUpscalerSettings
-from core.tools.written import output_problems
+from core.tools.output import output_problems
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,13 +79,13 @@ def _name(image: Path) -> str:
     return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
 
 
-def _images(given: str | None, problems: list[Problem]) -> list[Path]:
+def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
     """Of a folder, a file or a pattern, by name; those that were upscaled before are left out."""
     where = f"{GROUP}.images"
-    if not given:
+    if not typed:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
-    path = resolve_path(given)
+    path = resolve_path(typed)
     found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     found = [path] if os.path.isfile(path) else found
     images = [each for each in found if _is_source(each) and may_reach(each)]

@@ -60,7 +60,7 @@ class Pair:
     hint: Path
 
     @property
-    def made(self) -> bool:
+    def is_complete(self) -> bool:
         """The image is written last."""
         return self.image.exists() and self.hint.exists()
 
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def missing(self) -> list[Pair]:
-        return [pair for pair in self.pairs if not pair.made]
+        return [pair for pair in self.pairs if not pair.is_complete]
 
     def __str__(self) -> str:
         pairs = f"{len(self.missing)} of {count(len(self.pairs), 'pair')}"
@@ -110,12 +110,12 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
     return _outcome(state, plan.output, written, len(plan.pairs) - len(todo), black)
 
 
-def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]) -> Outcome:
+def _outcome(state: str, output: Path, written: int, existing: int, black: list[str]) -> Outcome:
     words = f"{count(written, 'pair')} generated in {display_path(output)}"
-    words += f"; {kept} were there already" if kept else ""
+    words += f"; {existing} were there already" if existing else ""
     words += "; start again to make the rest" if state == "stopped" else ""
     folders = {"images": printable(output / "images"), "control": printable(output / "control")}
-    facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": kept, "pairs": folders}
+    facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": existing, "pairs": folders}
     return Outcome(state, [words], facts | {"black": black})
 
 
@@ -132,7 +132,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     if os.path.exists(output) and not output.is_dir():
         what = f"The output folder '{printable(output)}' is a file"
         problems.append(Problem(what, f"{GROUP}.output", "choose another", code="tools.output-is-file"))
-    raise_if_errors([_at_own_setting(problem) for problem in problems])
+    raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None
     pairs = []
     for number, request in enumerate(generation.requests, 1):
@@ -142,7 +142,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     return Plan(pairs, output, generation)
 
 
-def _at_own_setting(problem: Problem) -> Problem:
+def _at_tool_setting(problem: Problem) -> Problem:
     """A problem of a generation, told of the tool's setting of that name; one of a file is of its base model."""
     if os.path.isabs(problem.where):
         return at_setting(f"{GROUP}.base_model", [problem])[0]
@@ -153,8 +153,8 @@ def _at_own_setting(problem: Problem) -> Problem:
 def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
     if output := typed_path(settings.output):
         return output
-    made_by = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
-    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{made_by}")
+    preprocessor = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
+    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{preprocessor}")
 
 
 def _captions(text: str) -> list[str]:

@@ -25,13 +25,13 @@ def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: 
         return
     path = model_path(name, workspace, where)
     try:
-        own = family_of(path)
+        family_name = family_of(path)
     except ProblemsError as error:
         raise ProblemsError([replace(problem, where=where) for problem in error.problems]) from None
-    theirs = identify(lora).family
-    if theirs not in (None, own):
-        what = f"The model is {FAMILY_NAMES[own]}, the LoRA {FAMILY_NAMES[theirs]}"
-        fix = f"choose {with_article(FAMILY_NAMES[theirs])} model"
+    lora_family = identify(lora).family
+    if lora_family not in (None, family_name):
+        what = f"The model is {FAMILY_NAMES[family_name]}, the LoRA {FAMILY_NAMES[lora_family]}"
+        fix = f"choose {with_article(FAMILY_NAMES[lora_family])} model"
         raise ProblemsError.one(what, where, fix, "tools.other-family")
 
 

@@ -22,12 +22,12 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.weights import CheckWeightsSettings
+from core.tools.charts import table
 from core.tools.files import file_of
 from core.tools.loras.base_model import check_base_model, model_of
-from core.tools.loras.drawing import check_png, save_png
+from core.tools.loras.plots import check_png, save_png
 from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
 from core.tools.plans import FilePlan
-from core.tools.shown import table
 
 FIELD = "check_weights.file"
 MOST_ROWS = 20

@@ -36,8 +36,8 @@ from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
 from core.tools.loras.base_model import check_base_model
 from core.tools.loras.headers import BYTES
-from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
-from core.tools.written import output_file, output_problems
+from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
     if settings.network_type == "full":
         what, fix = "diffusers and PEFT have no names for a full difference", "choose the type LoRA, or kohya's names"
         raise ProblemsError.one(what, "convert_lora.network_type", fix, "lora.no-diffusers-names")
-    norms = len(lora.beside_in_use)
+    norms = len(lora.bias_norm_in_use)
     if norms and not settings.drop_norms:
         what = f"diffusers has no names for {count(norms, 'tensor')} of trained norm layers and biases, which would be lost"
         fix = "keep kohya's names, or turn convert_lora.drop_norms on"
@@ -206,10 +206,10 @@ def _converted(
         return _saved(source, target, load_lora(source), settings, dtype)
     import torch
 
-    from core.tools.loras.making import precision_of
+    from core.tools.loras.building import precision_of
 
     with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
-        plain, lines = made_plain(lora, base, settings, context, files, spill)
+        plain, lines = to_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)
         return [f"{source.name}: {line}" for line in lines] + _saved(source, target, plain, settings, dtype)
 
@@ -221,10 +221,10 @@ def _saved(
     lines, kept = list[str](), dict[str, Any]()
     if settings.names == "kohya":
         save_lora(target, *to_kohya(lora), dtype)
-        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.beside_in_use
+        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.bias_norm_in_use
     else:
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
-    left = [name for name, place in zip(lora.left_out, lora.beside, strict=True) if place not in kept]
+    left = [name for name, place in zip(lora.left_out, lora.bias_norm, strict=True) if place not in kept]
     if left:
         named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
         lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {named}")

@@ -68,9 +68,9 @@ def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     return kind.weight_shape(tensors) if kind is not None else None
 
 
-def beside_of(lora: LoraFile) -> dict[str, Tensor]:
+def bias_norm_of(lora: LoraFile) -> dict[str, Tensor]:
     """The changes of biases and norm layers, by key: of a full difference's biases too."""
-    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.beside_in_use
+    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.bias_norm_in_use
 
 
 def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
@@ -78,7 +78,7 @@ def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
 
     more   what else
     """
-    names = [*(key for key in lora.beside if key not in lora.beside_in_use), *more]
+    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *more]
     what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 
@@ -93,7 +93,7 @@ def has_large_kernel(shape: tuple[int, ...]) -> bool:
     return any(side != 1 for side in shape[2:])
 
 
-def kept_metadata(lora: LoraFile) -> dict[str, str]:
+def inherited_metadata(lora: LoraFile) -> dict[str, str]:
     """A file's metadata without what describes its old tensors and names."""
     gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
     return {key: value for key, value in lora.metadata.items() if key not in gone}

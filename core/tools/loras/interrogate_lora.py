@@ -14,10 +14,10 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.weights import InterrogateLoraSettings
+from core.tools.charts import table
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, model_of
 from core.tools.plans import FilePlan
-from core.tools.shown import table
 
 if TYPE_CHECKING:
     import torch

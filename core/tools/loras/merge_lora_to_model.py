@@ -27,7 +27,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
-from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
+from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
 from core.tools.merges import merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
@@ -47,7 +47,7 @@ class Plan:
     """copy: the conversion that the merge is"""
 
     copy: convert_model.Plan
-    loras: Sequence[Chosen]
+    loras: Sequence[LoraInput]
 
     def __str__(self) -> str:
         return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
@@ -65,7 +65,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
         copy = collected(
             problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
         )
-    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
             problems += lora.other_family(copy.family, f"{GROUP}.models")
@@ -75,7 +75,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     return Plan(copy, loras)
 
 
-def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
+def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
     places = {part: own.places for part, own in copy.parts.items()}
     found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
@@ -122,10 +122,10 @@ class _Merging:
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
             read = load_finite(lora.path)
-            layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
+            layers, bias_norm = group_by_module(read.tensors), group_by_module(read.bias_norm)
             if read.bundled:
                 self.left_out.setdefault(lora.path, []).extend(read.bundled)
-            for name in layers | beside:
+            for name in layers | bias_norm:
                 self.context.check()
                 place = module_of_layer(name)
                 state = found.get(place[0]) if place is not None else None
@@ -135,7 +135,7 @@ class _Merging:
                 change = _Change(name, layers.get(name, {}), lora.strength(name), lora.path)
                 if change.tensors:
                     self._change(state, place, change)
-                for key, value in beside.get(name, {}).items():
+                for key, value in bias_norm.get(name, {}).items():
                     self._add(state, place, change, key, value)
         return found
 

@@ -21,10 +21,9 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
-from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
 from core.tools.loras.headers import (
     SPILLED,
-    beside_of,
+    bias_norm_of,
     bytes_of,
     has_large_kernel,
     item_bytes,
@@ -34,8 +33,9 @@ from core.tools.loras.headers import (
     with_kernel,
     without_weights,
 )
+from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
 from core.tools.merges import merge_record
-from core.tools.written import output_file, output_problems
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ USUAL_RANK = 4  # sd-scripts' new_rank
 class Plan:
     """loras: in order; target: the new file; family: of the LoRAs, None where no file says it; method: how they are merged"""
 
-    loras: Sequence[Chosen]
+    loras: Sequence[LoraInput]
     target: Path
     family: str | None
     method: str
@@ -63,7 +63,7 @@ class Plan:
 def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
-    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     family = next((each.family for each in loras if each.family is not None), None)
     for each in loras:
         problems += each.other_family(family, where) if family is not None else []
@@ -96,8 +96,8 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
             if rank is None and settings.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
-            given = with_kernel(name, weight_shape(layer) or ())
-            shape = tuple(side for side in given if side != 1)
+            source = with_kernel(name, weight_shape(layer) or ())
+            shape = tuple(side for side in source if side != 1)
             first = known.setdefault(name, (shape, rank, path))
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
@@ -105,7 +105,7 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
             if settings.method == "plain" and first[1] != rank:
                 what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
-        for key, value in beside_of(file).items():
+        for key, value in bias_norm_of(file).items():
             first = known.setdefault(key, (value.numel(), path))
             if first[0] != value.numel():
                 what = f"{path.name} and {first[1].name} change other weights: {key} has {value.numel()} and {first[0]} numbers"
@@ -117,17 +117,17 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
     """Merge one layer after the other that one of the LoRAs has, and write the new file."""
     import torch
 
-    from core.tools.loras.making import lora_tensors, precision_of
+    from core.tools.loras.building import lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 
-    tensors, firsts, kept, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
+    tensors, firsts, retained, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
     with ExitStack() as opened, torch.no_grad():
-        for given in plan.loras:
-            context.stage(f"reading {given.path.name}")
-            read.append(opened.enter_context(open_lora(given.path)))
+        for source in plan.loras:
+            context.stage(f"reading {source.path.name}")
+            read.append(opened.enter_context(open_lora(source.path)))
         spill = opened.enter_context(Spill(plan.target))
         total = len({name for lora in read for name in group_by_module(lora.tensors)})
-        merged = _merging(settings, plan, read, context, kept)
+        merged = _merging(settings, plan, read, context, retained)
         for name, shape, terms in _layers(plan, read, context):
             context.check()
             context.stage("merging", len(firsts), total)
@@ -141,13 +141,13 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
             torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
         )
         metadata = _metadata(settings, plan, read, firsts, tensors, context)
-        save_lora(plan.target, _with_beside(tensors, plan, read), metadata, dtype)
-    names = ", ".join(given.path.name for given in plan.loras)
+        save_lora(plan.target, _with_bias_norm(tensors, plan, read), metadata, dtype)
+    names = ", ".join(source.path.name for source in plan.loras)
     lines = [f"{count(total, 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
-    if kept:
-        lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
+    if retained:
+        lines.append(f"kept norm: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least")
     lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
-    facts = {"file": str(plan.target), "layers": total, "kept": min(kept, default=1.0)}
+    facts = {"file": str(plan.target), "layers": total, "kept": min(retained, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
@@ -155,34 +155,34 @@ def _layers(
     plan: Plan, read: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
     """(name, shape of the weight, one term of each file that has it) of each layer, read as it is asked for."""
-    from core.tools.loras.making import read_layer, shape_of_weight
+    from core.tools.loras.building import read_layer, shape_of_weight
 
-    files = [(lora, group_by_module(lora.tensors), given) for lora, given in zip(read, plan.loras, strict=True)]
+    files = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(read, plan.loras, strict=True)]
     for name in dict.fromkeys(name for _, modules, _ in files for name in modules):
         layers = [
-            (read_layer(lora, name, modules[name], context.cancel), given)
-            for lora, modules, given in files
+            (read_layer(lora, name, modules[name], context.cancel), source)
+            for lora, modules, source in files
             if name in modules
         ]
-        yield name, shape_of_weight(layers[0][0]), [_term(layer, given) for layer, given in layers]
+        yield name, shape_of_weight(layers[0][0]), [_term(layer, source) for layer, source in layers]
 
 
-def _term(layer: Layer, given: Chosen) -> Term:
-    from core.tools.loras.making import change_of
+def _term(layer: Layer, source: LoraInput) -> Term:
+    from core.tools.loras.building import change_of
     from core.tools.loras.sums import Term
     from core.tools.loras.svd import Product
 
     change, _ = change_of(layer)
-    weight = given.block_weight(layer.name)
+    weight = source.block_weight(layer.name)
     if isinstance(change, Product):
-        return Term(given.ratio, weight, layer.adapter.alpha, change)
-    return Term(given.ratio, weight, 1.0, None, change)
+        return Term(source.ratio, weight, layer.adapter.alpha, change)
+    return Term(source.ratio, weight, 1.0, None, change)
 
 
 def _merging(
-    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, kept: list[float]
+    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
-    """(terms, shape of the weight) -> up, down and alpha; the share of the norm that SVD keeps goes to `kept`."""
+    """(terms, shape of the weight) -> up, down and alpha; the share of the norm that SVD keeps goes to `retained`."""
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.svd import CLAMP, decompose
 
@@ -203,7 +203,7 @@ def _merging(
         wanted = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
         parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, wanted)
         cut = min(wanted, len(parts.s))
-        kept.append(parts.kept(cut))
+        retained.append(parts.retained(cut))
         return (*parts.cut(cut, quantile), float(cut))
 
     return by_values
@@ -215,14 +215,14 @@ def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) 
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 
 
-def _with_beside(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
+def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
     """With the sums of the changes of biases and norm layers."""
     from core.formats.tensors.lazy import loaded
 
     found = dict(tensors)
-    for lora, given in zip(read, plan.loras, strict=True):
-        for key, value in beside_of(lora).items():
-            change = loaded(value).float() * given.strength(key.partition(".")[0])
+    for lora, source in zip(read, plan.loras, strict=True):
+        for key, value in bias_norm_of(lora).items():
+            change = loaded(value).float() * source.strength(key.partition(".")[0])
             found[key] = found[key] + change.view_as(found[key]) if key in found else change
     return found
 

@@ -26,7 +26,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.model import traits_of
 from core.settings.tools.model_files import ConvertLoraSettings
-from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
+from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, inherited_metadata, item_bytes, with_kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +51,13 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
     shapes, needing, lacking = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, place = kind_of_keys(tensors, name), _place(base, name)
-        own = kind.weight_shape(tensors) if kind is not None else None
+        shape = kind.weight_shape(tensors) if kind is not None else None
         if place is not None:
-            if own is not None and prod(own) != prod(place.entry.shape):
+            if shape is not None and prod(shape) != prod(place.entry.shape):
                 raise _other_size(lora, name)
             shapes[name] = place.entry.shape
-        elif own is not None:
-            shapes[name] = _whole_shape(name, own, lora.family)
+        elif shape is not None:
+            shapes[name] = _whole_shape(name, shape, lora.family)
         elif base is None:
             needing.setdefault(kind.title if kind is not None else "an unknown kind", name)
         else:
@@ -101,7 +101,7 @@ def _other_size(lora: LoraFile, name: str) -> ProblemsError:
     return ProblemsError.one(what, MODEL, "choose the model that it was trained on", "lora.other-size")
 
 
-def made_plain(
+def to_plain(
     lora: LoraFile,
     base: Checkpoint | None,
     settings: ConvertLoraSettings,
@@ -113,7 +113,7 @@ def made_plain(
     full difference are computed then, as they are as large as the model."""
     shapes, lacking = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
-    tensors, kept, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
+    tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
 
     def shown() -> None:
         context.check()
@@ -126,12 +126,12 @@ def made_plain(
             tensors[f"{layer_name(name)}.{FULL}"] = StoredTensor(shape, "F32", fetch=fetch)
         else:
             shown()
-            tensors |= spill.put(_low_rank(name, adapter(), shape, settings, kept))
-    beside = dict(lora.beside) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
-    left_out = lora.left_out + tuple(key for key in beside if key not in lora.beside)
+            tensors |= spill.put(_low_rank(name, adapter(), shape, settings, retained))
+    bias_norm = dict(lora.bias_norm) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
+    left_out = lora.left_out + tuple(key for key in bias_norm if key not in lora.bias_norm)
     family = lora.family or (base.kind.family if base is not None else None)
     found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
-    return replace(found, beside=beside, left_out=left_out), _about(kept, lacking)
+    return replace(found, bias_norm=bias_norm, left_out=left_out), _about(retained, lacking)
 
 
 def _adapter(
@@ -171,11 +171,11 @@ def _low_rank(
     adapter: Adapter,
     shape: tuple[int, ...],
     settings: ConvertLoraSettings,
-    kept: dict[str, tuple[float, float]],
+    retained: dict[str, tuple[float, float]],
 ) -> dict[str, Tensor]:
     """The layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
+    from core.tools.loras.building import lora_tensors
     from core.tools.loras.layers import Layer
-    from core.tools.loras.making import lora_tensors
     from core.tools.loras.svd import decompose
 
     factors = adapter.factors()
@@ -184,7 +184,7 @@ def _low_rank(
     wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shape) else settings.new_rank
     parts = decompose(Layer(name, "", adapter).change().flatten(1), rank=wanted)
     rank = min(wanted, len(parts.s))
-    kept[name] = parts.kept(rank), parts.norm
+    retained[name] = parts.retained(rank), parts.norm
     return lora_tensors(layer_name(name), *parts.cut(rank), rank, shape)
 
 
@@ -192,23 +192,25 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
     """The file's own, with the new sizes and what it was made of."""
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
-    kept = {key: value for key, value in kept_metadata(lora).items() if key not in SIZES}
-    told = f"converted from {' and '.join(titles)}"
-    comment = "; ".join(filter(None, (told, kept.get("ss_training_comment", ""))))
+    kept = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}
+    origin = f"converted from {' and '.join(titles)}"
+    comment = "; ".join(filter(None, (origin, kept.get("ss_training_comment", ""))))
     full = {"ss_network_args": json.dumps({"algo": "full"})}
     sizes = full if settings.network_type == "full" else sizes_as_metadata(tensors)
     return kept | sizes | {"ss_training_comment": comment}
 
 
-def _about(kept: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
+def _about(retained: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
     lines = []
     if lacking:
         lines.append(f"layers that this model does not have, left out: {listed(lacking, SHOWN)}")
-    if kept:
-        size = sum(norm**2 for _, norm in kept.values()) or 1.0
-        whole = (sum((share * norm) ** 2 for share, norm in kept.values()) / size) ** 0.5
-        weakest = min(kept, key=lambda name: kept[name][0])
-        lines.append(f"kept norm: {whole:.1%} of the whole, {kept[weakest][0]:.1%} of the weakest layer ({weakest})")
+    if retained:
+        size = sum(norm**2 for _, norm in retained.values()) or 1.0
+        whole = (sum((share * norm) ** 2 for share, norm in retained.values()) / size) ** 0.5
+        weakest = min(retained, key=lambda name: retained[name][0])
+        lines.append(
+            f"kept norm: {whole:.1%} of the whole, {retained[weakest][0]:.1%} of the weakest layer ({weakest})"
+        )
         if whole < ENOUGH:
             lines.append("a higher new rank keeps more, a full difference all")
     return lines

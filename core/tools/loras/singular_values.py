@@ -10,11 +10,11 @@ from core.record.context import JobContext, Outcome
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
+from core.tools.charts import curves, table
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, check_measurable, model_of
-from core.tools.loras.drawing import check_png, save_png
+from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
-from core.tools.shown import curves, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +51,13 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
             values[layer.name] = found
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
-    kept = {name: _kept(each) for name, each in values.items()}
-    needed = {name: _needed(each, settings.keep) for name, each in kept.items()}
+    retained = {name: _retained(each) for name, each in values.items()}
+    needed = {name: _needed(each, settings.keep) for name, each in retained.items()}
     longest = max(len(each) for each in values.values())
     recommended = _usual(_quantile(sorted(needed.values()), 0.9))
-    whole = _kept_together(values, longest)
+    whole = _retained_together(values, longest)
     shown = [
-        _kept_curves(kept, whole, longest),
+        _retained_curves(retained, whole, longest),
         _value_curves(values, longest),
         *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
         _largest_ranks(layers, needed),
@@ -88,12 +88,12 @@ def values_of(layer: Layer) -> Tensor:
     return found[found > NOTHING * found[0]] if len(found) else found
 
 
-def _kept(values: Tensor) -> list[float]:
+def _retained(values: Tensor) -> list[float]:
     squares = values.square()
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _kept_together(values: dict[str, Tensor], longest: int) -> list[float]:
+def _retained_together(values: dict[str, Tensor], longest: int) -> list[float]:
     """Of the whole LoRA where every layer keeps its first k."""
     import torch
 
@@ -103,8 +103,8 @@ def _kept_together(values: dict[str, Tensor], longest: int) -> list[float]:
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _needed(kept: list[float], keep: float) -> int:
-    return next((rank for rank, share in enumerate(kept, 1) if share >= keep - 1e-9), len(kept))
+def _needed(retained: list[float], keep: float) -> int:
+    return next((rank for rank, share in enumerate(retained, 1) if share >= keep - 1e-9), len(retained))
 
 
 def _usual(rank: int) -> int:
@@ -116,8 +116,8 @@ def _quantile(ordered: list[Any], share: float) -> Any:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _kept_curves(kept: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
-    by_rank = [sorted(each[min(rank, len(each)) - 1] for each in kept.values()) for rank in range(1, longest + 1)]
+def _retained_curves(retained: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
+    by_rank = [sorted(each[min(rank, len(each)) - 1] for each in retained.values()) for rank in range(1, longest + 1)]
     lines = {
         "all layers together": whole,
         "median layer": [_quantile(each, 0.5) for each in by_rank],

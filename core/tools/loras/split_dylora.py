@@ -18,8 +18,8 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
 from core.tools.files import lora_of
-from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
-from core.tools.written import output_file, output_problems
+from core.tools.loras.headers import bias_norm_of, inherited_metadata, left_out_lines
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
 
 def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.tools.loras.making import precision_of
+    from core.tools.loras.building import precision_of
 
     path, targets = plan.path, plan.targets
     lora = load_finite(path)
@@ -83,8 +83,8 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
             tensors = cut(lora.tensors, rank, keep_alpha=settings.compatibility == "sd-scripts")
             said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
-            tensors |= {**beside_of(lora), **lora.bundled}
-            save_lora(target, tensors, {**kept_metadata(lora), **sizes, **said}, precision_of(lora, None))
+            tensors |= {**bias_norm_of(lora), **lora.bundled}
+            save_lora(target, tensors, {**inherited_metadata(lora), **sizes, **said}, precision_of(lora, None))
             written.append(target)
     except BaseException:
         for target in written:

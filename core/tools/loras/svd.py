@@ -58,7 +58,7 @@ class Parts:
         up, down = self.u[:, :rank] * self.s[:rank], self.v[:rank].clone()
         return clamped(up, down, quantile) if quantile else (up, down)
 
-    def kept(self, rank: int) -> float:
+    def retained(self, rank: int) -> float:
         """The share of the Frobenius norm that this rank keeps; 1 of a change that is zero."""
         squares = self.s.double().square()
         whole = float(squares.sum()) if self.squares is None else self.squares
@@ -153,7 +153,7 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] 
     while space.size + BLOCK <= most:
         space.grow()
         if space.size >= check:
-            if (found := space.found(rank)) is not None:
+            if (found := space.converged(rank)) is not None:
                 u, s, v = found
                 return u, s * scale, v, space.squares * scale**2
             check = int(space.size * GROWTH)
@@ -182,7 +182,7 @@ class _Subspace:
         self._inner[new, : self.size] = self._images[new] @ self._images[: self.size].mT
         self._next = image @ self.matrix.mT
 
-    def found(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    def converged(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """(u, s, v) where all are good enough."""
         values, vectors = _largest_first(self._inner[: self.size, : self.size], rank)
         left = vectors.float().mT @ self._basis[: self.size]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from core.tools.charts import heat_map
 from core.tools.loras.layers import columns_of, place_of
-from core.tools.shown import heat_map
 
 Place = tuple[str, str, str]  # part, row, column
 

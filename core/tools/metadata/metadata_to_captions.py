@@ -56,12 +56,12 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     raise_if_errors(metadata.problems)
     extensions = [each for each in (settings.captions_to, settings.tags_to) if each]
     images, advice = images_in(folders, settings.recursive, extensions, context.cancel)
-    found = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
-    texts = _texts(found, settings)
+    matches = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
+    texts = _texts(matches, settings)
     problems = [
         *metadata.problems,
         *advice,
-        *found.problems(source, len(metadata.entries), "advice" if texts else "error"),
+        *matches.problems(source, len(metadata.entries), "advice" if texts else "error"),
     ]
     raise_if_errors(problems)
     kept = [text for text in texts if settings.existing == "keep" and text.existing]
@@ -69,13 +69,13 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     facts: dict[str, Any] = {
         "entries": len(metadata.entries),
         "kept": len(kept),
-        "missing": [printable(each.key) for each in found.missing],
-        "outside": [printable(each.key) for each in found.outside],
-        "without_text": [printable(each.key) for each in found.without_text],
+        "missing": [printable(each.key) for each in matches.missing],
+        "outside": [printable(each.key) for each in matches.outside],
+        "without_text": [printable(each.key) for each in matches.without_text],
         "problems": [problem.to_dict() for problem in problems],
     }
-    lines = [f"no image for {printable(each.key)}" for each in found.missing]
-    lines += [f"outside of the folders: {printable(each.key)}" for each in found.outside]
+    lines = [f"no image for {printable(each.key)}" for each in matches.missing]
+    lines += [f"outside of the folders: {printable(each.key)}" for each in matches.outside]
     lines += [str(problem) for problem in problems]
     rest = f"; {len(kept):,} existing files kept" if kept else ""
     if settings.preview is not None:
@@ -161,7 +161,7 @@ def _address(path: Path | str) -> str:
 
 
 @dataclass
-class Found:
+class Matches:
     """matched: entries with their image. ambiguous: (entry, images) where images with different caption files fit."""
 
     matched: list[tuple[Entry, Image]] = field(default_factory=list)
@@ -197,17 +197,17 @@ class Found:
         return problems
 
 
-def _match(entries: Sequence[Entry], index: ImageIndex) -> Found:
-    found = Found()
+def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
+    matches = Matches()
     for entry in entries:
         images = index.find(entry.key)
         if len({image.caption_base for image in images}) > 1:
-            found.ambiguous.append((entry, images))
+            matches.ambiguous.append((entry, images))
         elif images:
-            found.matched.append((entry, images[0]))
+            matches.matched.append((entry, images[0]))
         else:
-            (found.outside if index.is_outside(entry.key) else found.missing).append(entry)
-    return found
+            (matches.outside if index.is_outside(entry.key) else matches.missing).append(entry)
+    return matches
 
 
 # ---- what is written
@@ -227,32 +227,32 @@ class Text:
 def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
     """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
     captions, tags = settings.captions_to, settings.tags_to
-    asked_for = [(captions, entry.caption), (tags, entry.tags)]
-    if captions and tags and captions.casefold() == tags.casefold() and asked_for != [(captions, None), (tags, None)]:
-        asked_for = [(captions, entry.text(CaptionSettings()))]
-    for extension, text in asked_for:
+    texts = [(captions, entry.caption), (tags, entry.tags)]
+    if captions and tags and captions.casefold() == tags.casefold() and texts != [(captions, None), (tags, None)]:
+        texts = [(captions, entry.text(CaptionSettings()))]
+    for extension, text in texts:
         if extension and text is not None:
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _texts(found: Found, settings: MetadataToCaptionsSettings) -> list[Text]:
-    """The files to write; what stands against them is added to what was found."""
+def _texts(matches: Matches, settings: MetadataToCaptionsSettings) -> list[Text]:
+    """The files to write; what stands against them is added to the matches."""
     planned: dict[tuple[str, str], Text] = {}
-    for entry, image in found.matched:
+    for entry, image in matches.matched:
         texts = list(_texts_of(entry, settings))
         if not texts:
-            found.without_text.append(entry)
+            matches.without_text.append(entry)
         for extension, text in texts:
             earlier = planned.get((image.caption_base, extension))
             if earlier is not None and earlier.text != text:
-                found.conflicts.append(entry.key)
+                matches.conflicts.append(entry.key)
             if len(text.encode()) > MAX_CAPTION_BYTES - 1:
-                found.too_long.append(entry.key)
+                matches.too_long.append(entry.key)
             files = caption_files(image.path, extension, image.file.sidecars)
             path = next((path for path in files if os.path.exists(path)), files[0])
             existing = os.path.exists(path)
             planned[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
-            found.not_files += _special(path) if existing and settings.existing == "replace" else []
+            matches.not_files += _special(path) if existing and settings.existing == "replace" else []
     return list(planned.values())
 
 

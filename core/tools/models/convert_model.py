@@ -35,7 +35,7 @@ from core.settings.tools.convert_model import (
 )
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
+from core.tools.output import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -191,11 +191,11 @@ def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, P
     """Bytes of the result, a few too many."""
     item = BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
-    beside = extra_file(source.path)
-    if beside is not None:
+    extra = extra_file(source.path)
+    if extra is not None:
         read = {place.name for part in source.parts.values() for place in part.places.values()}
-        for name, entry in read_header(beside)[0].items():
-            if (beside != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
+        for name, entry in read_header(extra)[0].items():
+            if (extra != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
                 size += (entry.stop - entry.start) // ITEM_BYTES[entry.dtype] * max(item or 0, ITEM_BYTES[entry.dtype])
     return size + HEADER_BYTES_PER_TENSOR * sum(len(part.places) for part in parts.values())
 

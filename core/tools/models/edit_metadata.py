@@ -18,8 +18,8 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.file_metadata import TEXTS, EditMetadataSettings
 from core.tools.models import header_edit
 from core.tools.models.inspect import readable
+from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-from core.tools.written import output_file, output_problems
 
 THUMBNAIL_SIDE = 512
 MOST_LETTERS = 400  # of one value in a list of results
@@ -42,8 +42,8 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
 def _room(path: Path, target: Path, size: int, where: str, itself: bool = False) -> list[Problem]:
     """The file itself is replaced by a copy, which needs the same space for a moment."""
     if itself:
-        beside = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
-        return [problem for problem in beside if problem.code == "tools.no-room"]
+        problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
+        return [problem for problem in problems if problem.code == "tools.no-room"]
     return output_problems(target, [path], size, where)
 
 

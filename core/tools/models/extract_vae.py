@@ -17,7 +17,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ExtractVaeSettings
 from core.tools.files import model_file
 from core.tools.models.convert_model import BYTES, FOLDERS, dtype_of, misnamed, saved
-from core.tools.written import output_file, output_problems, progress
+from core.tools.output import output_file, output_problems, progress
 
 
 @dataclass(frozen=True)

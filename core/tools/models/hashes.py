@@ -15,9 +15,9 @@ from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import HashesSettings
+from core.tools.charts import table
 from core.tools.files import file_of, files_below
 from core.tools.models.inspect import weights_hash
-from core.tools.shown import table
 
 FIELD = "hashes.file"
 

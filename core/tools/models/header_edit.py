@@ -60,8 +60,8 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
     """Change the file itself. The header it had is kept for `restore_header`."""
-    kept = _kept(path, workspace)
-    number = len(kept) + 1
+    saved = _saved_headers(path, workspace)
+    number = len(saved) + 1
     before = _folder(path, workspace) / f"{number:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
@@ -73,18 +73,18 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
 
 def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> None:
     """Take the last change back: the file is then as it was, in every byte."""
-    latest = _kept(path, workspace)[-1]
+    latest = _saved_headers(path, workspace)[-1]
     write_copy(path, latest.read_bytes(), path, cancel)
     atomic.remove(latest)
 
 
 def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
     """Raises ProblemsError where no header is kept, or the file's tensors are not those it was of."""
-    kept = _kept(path, workspace)
-    if not kept:
+    saved = _saved_headers(path, workspace)
+    if not saved:
         what, fix = f"No change of {display_path(path)} is recorded", "Undo works for changes of the file itself"
         raise ProblemsError.one(what, where, fix, "tools.nothing-to-undo")
-    if _tensors_of(kept[-1].read_bytes()) != _tensors_of(_header(path)):
+    if _tensors_of(saved[-1].read_bytes()) != _tensors_of(_header(path)):
         what = f"{display_path(path)} was replaced by another file since its metadata was changed"
         raise ProblemsError.one(what, where, "undo only the file that was changed", "tools.undo-other-file")
 
@@ -115,5 +115,5 @@ def _folder(path: Path, workspace: Workspace) -> Path:
     return workspace.private / HEADERS / name
 
 
-def _kept(path: Path, workspace: Workspace) -> list[Path]:
+def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
     return sorted(each for each in _folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))

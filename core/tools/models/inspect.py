@@ -101,8 +101,8 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:
         start = 8 + int.from_bytes(handle.read(8), "little")
-    found, told = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
-    return {"sha256": found, "as_in_metadata": None if told is None else told == found}
+    found, stated = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
+    return {"sha256": found, "as_in_metadata": None if stated is None else stated == found}
 
 
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:

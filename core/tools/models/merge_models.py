@@ -10,27 +10,31 @@ from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
 from core.families.trained_size import trained_size
-from core.formats.detect import FAMILY_NAMES
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
-from core.formats.models.checkpoint import SIZES_KEY
+from core.formats.models.checkpoint import SIZES_KEY, Place
+from core.formats.models.conversion import Conversion, as_single_file
 from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
+from core.formats.models.whole_model import ModelFacts
+from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
 from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.blocks import has_nine_blocks
 from core.settings.needs import without_effect
+from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
-from core.tools.models.opened import Opened, opened
-from core.tools.written import output_file, output_problems, progress
+from core.tools.models.convert_model import chosen_parts, open_model
+from core.tools.output import output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +46,25 @@ _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 
 @dataclass(frozen=True)
+class MergeModel:
+    """A checkpoint by its headers. tensors: by the keys of current single files."""
+
+    path: Path
+    kind: ModelKind
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def floats(self) -> dict[str, LazyTensor]:
+        return {key: tensor for key, tensor in self.tensors.items() if tensor.is_float}
+
+
+@dataclass(frozen=True)
 class Plan:
     """models: in order, their tensors still to be read from `files`; weights: key -> one factor per model, whose sum is that of the
     ratios; mixed: the keys that change; skipped: what is wrong with keys -> keys"""
 
-    models: Sequence[Opened]
+    models: Sequence[MergeModel]
     target: Path
     weights: Callable[[str], Sequence[float]]
     mixed: Sequence[str]
@@ -120,8 +138,8 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
 
 def _opened(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
-) -> list[Opened]:
-    where, models = f"{GROUP}.models", list[Opened]()
+) -> list[MergeModel]:
+    where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
     least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
     if not least <= len(settings.models) <= most:
@@ -132,13 +150,44 @@ def _opened(
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
     for name in settings.models:
         model = collected(
-            problems, lambda name=name: opened(model_file(name, workspace, where), files, workspace, where)
+            problems, lambda name=name: _open_model(model_file(name, workspace, where), files, workspace, where)
         )
         models += [model] if model is not None else []
     return models
 
 
-def _misfits(models: Sequence[Opened]) -> list[Problem]:
+def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) -> MergeModel:
+    """where: the setting that names it. Raises ProblemsError for anything but a checkpoint."""
+    with problems_at(where):
+        kind = identify(path)
+        if kind.kind == "checkpoint":
+            tensors, metadata = _from_folder(path, files, workspace) if path.is_dir() else _from_file(path, kind, files)
+            return MergeModel(path, kind, tensors, metadata)
+    what = f"{display_path(path)} is not a checkpoint but: {kind}"
+    raise ProblemsError.one(what, where, "choose checkpoints", "merge.not-a-checkpoint")
+
+
+def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    entries, metadata = read_header(path)
+    prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
+    lazy = {_current_name(name, prefix): files.lazy(Place(path, name, entry)) for name, entry in entries.items()}
+    return lazy, metadata
+
+
+def _current_name(name: str, clip: str) -> str:
+    """Text encoders of old files lack the level text_model."""
+    return clip + sd_keys.clip_to_ldm(name.removeprefix(clip)) if name.startswith(clip) else name
+
+
+def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    source, layout = open_model(path)
+    parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
+    raise_if_errors(problems)
+    facts = ModelFacts(prediction=source.kind.prediction, zero_terminal_snr=source.kind.zero_terminal_snr)
+    return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
+
+
+def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
     """Models of other families, predictions or sizes cannot be mixed."""
     where, first, found = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
@@ -167,7 +216,7 @@ def _misfits(models: Sequence[Opened]) -> list[Problem]:
 
 
 def _weights(
-    settings: MergeModelsSettings, models: Sequence[Opened], problems: list[Problem]
+    settings: MergeModelsSettings, models: Sequence[MergeModel], problems: list[Problem]
 ) -> Callable[[str], Sequence[float]] | None:
     """Key -> the factor of each model there."""
     family = models[0].kind.family if models else None
@@ -178,8 +227,8 @@ def _weights(
 
     def factor(key: str) -> float:
         """The multiplier at a key."""
-        given = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
-        return given * given * (3 - 2 * given) if settings.method == "sigmoid" else given
+        multiplier = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
+        return multiplier * multiplier * (3 - 2 * multiplier) if settings.method == "sigmoid" else multiplier
 
     def weights(key: str) -> Sequence[float]:
         if settings.method == "add_difference":
@@ -195,15 +244,15 @@ def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[floa
     """Of the weighted sum, scaled to a sum of 1 but with sd-scripts' compatibility."""
     models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
     text = settings.ratios if settings.method == "weighted_sum" else ""
-    given = ratios_of(text, len(settings.models), "model", where, problems)
-    if given is None:
+    ratios = ratios_of(text, len(settings.models), "model", where, problems)
+    if ratios is None:
         return [1 / models] * models
     if settings.compatibility == "sd-scripts":
-        return given
-    if abs(sum(given)) < 1e-6:
+        return ratios
+    if abs(sum(ratios)) < 1e-6:
         what, fix = "The ratios add up to 0", "use ratios whose sum is 1, or the method add difference"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
-    return [ratio / (sum(given) or 1) for ratio in given]
+    return [ratio / (sum(ratios) or 1) for ratio in ratios]
 
 
 def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
@@ -220,8 +269,8 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
         text = f"{base}, {text}"
     named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all
     try:
-        given = block_weights(text, sdxl)
-        return tuple(value if slot in named else base for slot, value in zip(SLOTS, given, strict=True))
+        weights = block_weights(text, sdxl)
+        return tuple(value if slot in named else base for slot, value in zip(SLOTS, weights, strict=True))
     except ValueError as error:
         fix = f"write {'12, 19, 20' if sdxl else '17, 25'} or 26 numbers, or a preset"
         problems.append(Problem(str(error), where, fix, code="merge.block-weights"))

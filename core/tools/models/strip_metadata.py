@@ -13,8 +13,8 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import StripMetadataSettings
 from core.tools.models import header_edit
+from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-from core.tools.written import output_file, output_problems
 
 # What sd-scripts keeps with no_metadata: programs need it to load the file.
 MINIMUM = {

@@ -18,15 +18,15 @@ SAFETENSORS = (".safetensors",)
 WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
-def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
+def output_file(output: str | None, first_input: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
     """The file to write: `output`, a file of the name `ending` makes in `output` if that is a folder, or next to the first input.
 
-    beside    the first input                     ending    what follows its name, as in "fox_rank8"
+    first_input    the first input                     ending    what follows its name, as in "fox_rank8"
     suffixes  those that are taken for a file's, any other name is a folder; none: a folder is made
     """
-    name = f"{beside.name if beside.is_dir() else beside.stem}{ending}{suffixes[0] if suffixes else ''}"
+    name = f"{first_input.name if first_input.is_dir() else first_input.stem}{ending}{suffixes[0] if suffixes else ''}"
     if not output:
-        return beside.with_name(name)
+        return first_input.with_name(name)
     path = resolve_path(output)
     if not suffixes or (path.suffix.lower() in suffixes and not os.path.isdir(path)):
         return path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
-from core.tools.written import output_problems
+from core.tools.output import output_problems
 
 if TYPE_CHECKING:
     from PIL.Image import Image

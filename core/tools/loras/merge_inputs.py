@@ -22,7 +22,7 @@ from core.tools.merges import ratios_of
 
 
 @dataclass(frozen=True)
-class Chosen:
+class LoraInput:
     """A file, its strength, its block weights by slot (None: 1 everywhere) as `lbw` gives them, family and layers."""
 
     path: Path
@@ -46,11 +46,11 @@ class Chosen:
         return [Problem(what, where, fix, code="lora.other-family")]
 
 
-def chosen_loras(
+def lora_inputs(
     models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
-) -> list[Chosen]:
+) -> list[LoraInput]:
     """Those that can be read; what is wrong is added to `problems`."""
-    where, found = f"{group}.models", list[Chosen]()
+    where, found = f"{group}.models", list[LoraInput]()
     if not models:
         fix = "give LoRAs, one per line"
         problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
@@ -72,11 +72,11 @@ def chosen_loras(
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
             continue
-        found.append(Chosen(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
+        found.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
     return found
 
 
-def as_recipe(loras: Sequence[Chosen], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
+def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
     """For `merge_record`: (each file with its SHA-256, what the recipe says of each)."""
     inputs, said = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
