@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import Length
-from core.dataset.buckets.sizes import Size
 from core.dataset.captions.files import SENTENCES, TAGS, lines_of
 from core.dataset.images.look import Look
 from core.dataset.sources.files import extension, printable

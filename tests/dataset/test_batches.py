@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.placing import merged
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.rotation import first_ones
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.buckets.sizes import bucket_sizes, plan_buckets, rounded_limits
+from core.dataset.buckets.aspect_ratio import bucket_sizes, plan_buckets, rounded_limits
 from core.record.problems import ProblemsError
 from core.settings.dataset.dataset import DatasetSettings
 

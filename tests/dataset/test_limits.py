@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from core.dataset.advice import remark_advice, size_advice
+from core.dataset.buckets.aspect_ratio import fit_to_bucket
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import advised_epochs
 from core.dataset.buckets.placing import merged
-from core.dataset.buckets.sizes import cover
 from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.files import prune
 from core.dataset.captions import history as history_module
@@ -188,7 +188,7 @@ def test_the_image_that_a_face_was_cut_from(stem, source):
 def placed(width, height, bucket, **more):
     info = image(0)
     return Placed(
-        info, cover((width, height), bucket), Caption("", "none", Path("a.txt")), automatic({})[0], "", **more
+        info, fit_to_bucket((width, height), bucket), Caption("", "none", Path("a.txt")), automatic({})[0], "", **more
     )
 
 
@@ -211,7 +211,7 @@ def test_20_kinds_of_damage_are_told():
 
 
 def bucketed(number, bucket):
-    return Placed(image(number), cover((1024, 1024), bucket), Caption("", "none", Path("a")), pairs_of_images())
+    return Placed(image(number), fit_to_bucket((1024, 1024), bucket), Caption("", "none", Path("a")), pairs_of_images())
 
 
 def pairs_of_images():

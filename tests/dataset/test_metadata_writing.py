@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import core.record.allowed as allowed
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.metadata_writing import write_metadata
 from core.dataset.captions.files import read_caption
 from core.dataset.sources.scan import scan

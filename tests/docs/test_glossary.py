@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from core.dataset.buckets.aspect_ratio import SIDE_STEP, fit_to_bucket, plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.sizes import SIDE_STEP, cover, plan_buckets
 from core.dataset.buckets.validation_split import held_out
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
@@ -50,7 +50,7 @@ def epochs_of(folders, batch_size=1, accumulation=1):
                 repeats,
                 concept=concept.number,
             )
-            placed.append(Placed(image, cover(size, size), Caption("", "none", Path("a.txt")), concept))
+            placed.append(Placed(image, fit_to_bucket(size, size), Caption("", "none", Path("a.txt")), concept))
     return Epochs(placed, dataset, accumulation)
 
 

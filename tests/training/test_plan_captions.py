@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Plan
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN

@@ -80,8 +80,8 @@ def _measured(folder: Path, image: Image, ending: str, size: int, rounds: int) -
 
 def _placed(folder: Path, image: Image, ending: str, size: int) -> Placed:
     """A control image of this many pixels, in a square bucket."""
+    from core.dataset.buckets.aspect_ratio import cover
     from core.dataset.buckets.batches import Placed
-    from core.dataset.buckets.sizes import cover
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN, Concept

@@ -6,8 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.dataset.buckets.aspect_ratio import (
+    MIN_AREA_AFTER_CROP,
+    BucketPlan,
+    Placement,
+    Size,
+    fit_to_bucket,
+    plan_buckets,
+)
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import MIN_AREA_AFTER_CROP, BucketPlan, Placement, Size, cover, plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.images.opening import LEAVE_OUT, SKIP
 from core.dataset.sources.files import printable
@@ -93,7 +100,7 @@ class _Plans:
         """The placement at each resolution with the variant's name; None where the settings are invalid."""
         size = (image.width, image.height)
         if image.concept in self._with_buckets and image.metadata_bucket is not None:
-            return [(cover(size, image.metadata_bucket), "")]
+            return [(fit_to_bucket(size, image.metadata_bucket), "")]
         found: list[tuple[Placement | None, str]] = []
         for number, settings in enumerate(_sizes_of(concept.images)):
             plan = self._plan(settings)
@@ -182,7 +189,7 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
         bucket, target = moved
         for index in members.pop(bucket):
             each = result[index]
-            result[index] = replace(each, placement=cover((each.image.width, each.image.height), target[1]))
+            result[index] = replace(each, placement=fit_to_bucket((each.image.width, each.image.height), target[1]))
             members[target].append(index)
         views[target] += views.pop(bucket)
         most[target] = _smaller(most[target], most.pop(bucket))

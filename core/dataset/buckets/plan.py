@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed, Planned, accumulation_groups
 from core.dataset.buckets.rotation import View, parts_of
-from core.dataset.buckets.sizes import Size
 from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
 from core.record import draws
 from core.settings.dataset.dataset import DatasetSettings

@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.buckets.sizes import Size
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.caches.encoding import Side, sides
 from core.dataset.images.views import recorded_crop
 from core.dataset.sources.files import printable

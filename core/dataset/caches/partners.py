@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.dataset.caches.contents import file_hashes
 from core.dataset.caches.files import (
     BYTES,

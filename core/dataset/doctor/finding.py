@@ -137,24 +137,24 @@ class Patient:
 
 def one_by_one(
     kind: str,
-    found: Sequence[Patient],
+    patients: Sequence[Patient],
     what: str,
     fix: str,
     note: Callable[[Patient], str] = lambda patient: "",
     put_away: bool = False,
 ) -> list[Finding]:
     """A finding about single images; none where nothing was found. `{n}` in `what` becomes "3 images are"."""
-    if not found:
+    if not patients:
         return []
-    number = "1 image is" if len(found) == 1 else f"{len(found)} images are"
+    number = "1 image is" if len(patients) == 1 else f"{len(patients)} images are"
     return [
         Finding(
             kind,
             "advice",
             what.replace("{n}", number),
             fix,
-            tuple((patient.in_finding(note(patient)),) for patient in found),
-            tuple(patient.key for patient in found) if put_away else (),
+            tuple((patient.in_finding(note(patient)),) for patient in patients),
+            tuple(patient.key for patient in patients) if put_away else (),
             "put away" if put_away else "open",
         )
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from core.dataset.buckets.sizes import Size, cover
+from core.dataset.buckets.aspect_ratio import Size, fit_to_bucket
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.pixels import enough_for, in_view
@@ -94,7 +94,7 @@ def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
     opened = open_decoded(path, managed=False)
     if stretched:
         return as_control(_channels(resize(opened.colors, size, "lanczos")))
-    return as_control(_channels(in_view(opened.on(BLACK), cover(opened.size, size), flip=False)))
+    return as_control(_channels(in_view(opened.on(BLACK), fit_to_bucket(opened.size, size), flip=False)))
 
 
 def as_control(pixels: np.ndarray) -> np.ndarray:

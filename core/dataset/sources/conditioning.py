@@ -46,12 +46,12 @@ CONTROL = Kind("control", "control image", "control", CONTROL_LABEL, needed=True
 @dataclass(frozen=True)
 class Paired:
     """images: all that are usable, with the partner where there is one. unusable: key -> why its partner cannot be used.
-    found: the files of each image's name."""
+    matches: the files of each image's name."""
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
     problems: list[Problem]
-    found: list[Sequence[File]]
+    matches: list[Sequence[File]]
 
 
 def conditioning_folder(typed: str | None) -> Path | None:
@@ -155,33 +155,33 @@ def pair(
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
     """
-    found = {image.key: partners.find(image) for image in images}
-    used = list({files[0].path: files[0] for files in found.values() if files}.values())
-    seen = {file.path: header for file, header in headers(used, memo, cancel)}
+    matches = {image.key: partners.find(image) for image in images}
+    used = list({files[0].path: files[0] for files in matches.values() if files}.values())
+    header_of = {file.path: header for file, header in headers(used, memo, cancel)}
     unusable: dict[tuple[str, str], str] = {}
     problems = [*partners.problems]
     paired: list[ImageInfo] = []
     for image in images:
-        if not found[image.key]:
+        if not matches[image.key]:
             if kind.needed:
                 unusable[image.key] = f"has no {kind.word}"
             else:
                 paired.append(image)
             continue
-        partner = found[image.key][0]
-        header = seen[partner.path]
+        partner = matches[image.key][0]
+        header = header_of[partner.path]
         if isinstance(header, str):
             unusable[image.key] = f"has a {kind.word} that {header}"
             problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
         own: Any = {kind.field: partner.path}
         paired.append(replace(image, **own))
-    without = [image for image in images if not found[image.key]]
+    without = [image for image in images if not matches[image.key]]
     problems += _missing(kind, partners.shown, len(images), without, level) if without else []
-    problems += _sizes(kind, partners.shown, paired, seen, level)
-    problems += _animated(kind, partners.shown, used, seen)
+    problems += _sizes(kind, partners.shown, paired, header_of, level)
+    problems += _animated(kind, partners.shown, used, header_of)
     problems += _exchanged(partners.shown, images, used) if kind.needed else []
-    return Paired(paired, unusable, problems, list(found.values()))
+    return Paired(paired, unusable, problems, list(matches.values()))
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None) -> dict[str, list[File]]:
@@ -228,15 +228,15 @@ def unreadable_masks(
         else:
             size = (header.width, header.height)
             whole.append(ImageInfo("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
-    seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
-    reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
+    measured = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
+    reasons |= {each.path: look.reason for each in whole if (look := measured.get(each.key)) and look.reason}
     unreadable = {
         each.key: f"has a {kind.word}, {printable(path.name)}, that {reasons[path]}"
         for each in images
         for path, kind in _partner_files(each)
         if path in reasons
     }
-    return unreadable, len(whole) - len(seen)
+    return unreadable, len(whole) - len(measured)
 
 
 def blank_masks(
@@ -294,13 +294,13 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
 
 
 def extra_problems(
-    kind: Kind, shown: str, partners: Iterable[File], found: Iterable[Sequence[File]]
+    kind: Kind, shown: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
     """Files that no image uses: those of a name that another file has too, and those of no image's name.
 
-    found   the files of each image's name, of all image folders that these partners are for
+    matches   the files of each image's name, of all image folders that these partners are for
     """
-    named = [files for files in found if files]
+    named = [files for files in matches if files]
     taken = {files[0].path for files in named}
     doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
     pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
@@ -316,11 +316,13 @@ def extra_problems(
     yield from about(extra, what, fix, f"{kind.code}.unmatched", where=shown, noun="file")
 
 
-def _sizes(kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Path, Any], level: str) -> list[Problem]:
+def _sizes(
+    kind: Kind, shown: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
+) -> list[Problem]:
     """Masks of another size; control images of another aspect ratio, which would not lie on their image."""
     other = []
     for image in paired:
-        header = seen[path] if (path := getattr(image, kind.field)) else image
+        header = header_of[path] if (path := getattr(image, kind.field)) else image
         size = (header.width, header.height)
         if size != (image.width, image.height) and not (kind.needed and same_shape(size, (image.width, image.height))):
             other.append(f"{image.relative} ({size[0]} x {size[1]} for {image.width} x {image.height})")
@@ -333,8 +335,8 @@ def _sizes(kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Pa
     return about(other, what, fix, code, level, where=shown, noun=kind.word, most=3)
 
 
-def _animated(kind: Kind, shown: str, used: Sequence[File], seen: Mapping[Path, Any]) -> list[Problem]:
-    moving = [file.path.name for file in used if getattr(seen[file.path], "animated", False)]
+def _animated(kind: Kind, shown: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
+    moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
     return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")
 

@@ -287,7 +287,7 @@ class Gathered:
             self.problems += paired.problems
             files, found = self._partners_of.setdefault((kind, partners.shown), ([], []))
             files += partners.files
-            found += paired.found
+            found += paired.matches
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images
         limit = concept.images.skip_image_resolution

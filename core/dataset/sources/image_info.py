@@ -107,7 +107,7 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def about(
-    found: Sequence[ImageInfo] | Sequence[str],
+    items: Sequence[ImageInfo] | Sequence[str],
     what: str,
     fix: str,
     code: str,
@@ -122,12 +122,12 @@ def about(
     what    its {n} becomes "1 image" or "3 images", {is}, {has} and {do} agree with it, {names} becomes "a.png, b.png and 12 more"
     where   by default the folder of the first image
     """
-    if not found:
+    if not items:
         return []
-    names = [each if isinstance(each, str) else each.relative for each in found]
-    verbs = {"is": "is", "has": "has", "do": "does"} if len(found) == 1 else {"is": "are", "has": "have", "do": "do"}
-    texts = {"n": count(len(found), noun), **verbs, "names": listed(names, most)}
+    names = [each if isinstance(each, str) else each.relative for each in items]
+    verbs = {"is": "is", "has": "has", "do": "does"} if len(items) == 1 else {"is": "are", "has": "have", "do": "do"}
+    texts = {"n": count(len(items), noun), **verbs, "names": listed(names, most)}
     what = PLACEHOLDER.sub(lambda place: texts[place[1]], what)
-    first = found[0]
+    first = items[0]
     where = where or ("" if isinstance(first, str) else printable(first.path.parent))
     return [Problem(what, where, fix, level, code=code)]

@@ -89,44 +89,44 @@ class Metadata:
 
 def read_metadata(path: Path) -> Metadata:
     """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
-    found = Metadata(path)
-    pairs = _read_pairs(found)
+    metadata = Metadata(path)
+    pairs = _read_pairs(metadata)
     if pairs is not None:
-        _take(pairs, found)
-    return found
+        _take(pairs, metadata)
+    return metadata
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """Everything a metadata file says ({key: entry}, from JSON lines too) for what writes it again, and advice. Raises
     ProblemsError."""
-    found = Metadata(path)
-    pairs = _read_pairs(found) or []
-    raise_if_errors(found.problems)
-    return {key: _plain_value(value) for key, value in pairs}, found.problems
+    metadata = Metadata(path)
+    pairs = _read_pairs(metadata) or []
+    raise_if_errors(metadata.problems)
+    return {key: _plain_value(value) for key, value in pairs}, metadata.problems
 
 
-def _read_pairs(found: Metadata) -> list[tuple[str, Any]] | None:
+def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
     """The file's keys and values; None where it cannot be read, with the reason among the problems."""
-    path, shown = found.path, printable(found.path)
+    path, shown = metadata.path, printable(metadata.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
     except MissingFile:
         fix = "check the path, or choose another file"
-        found.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
+        metadata.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
         return None
     except ProblemsError as error:
-        found.problems += error.problems
+        metadata.problems += error.problems
         return None
     if decoded.guessed:
         what, fix = (
             f"The metadata file was read as {decoded.encoding}, not UTF-8",
             "check the captions, and save it as UTF-8",
         )
-        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
+        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
     try:
         return list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
     except _NotJson as error:
-        found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
+        metadata.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
         return None
 
 
@@ -192,7 +192,7 @@ def _keyed(value: Any, place: str) -> tuple[str, Any]:
     return said[name], _Pairs(pair for pair in value if pair[0] != name)
 
 
-def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
+def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
     """Add entries for the pairs. The last of duplicate keys wins, as in every JSON parser."""
     by_key: dict[str, Entry] = {}
     twice: list[str] = []
@@ -204,21 +204,21 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
         wrong += complaints
         if entry is not None:
             by_key[key] = entry
-    found.entries = list(by_key.values())
-    shown = printable(found.path)
+    metadata.entries = list(by_key.values())
+    shown = printable(metadata.path)
     what, code = "{n} in the metadata file; the last one is used: {names}", "metadata.duplicate-keys"
-    found.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
+    metadata.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
     if wrong:
         what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
-        found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
+        metadata.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
     if not pairs:
         fix = "create it again, or choose another one"
-        found.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
-    sized = sum(entry.train_resolution is not None for entry in found.entries)
-    if 0 < sized < len(found.entries):
-        what = f"Only {sized} of {len(found.entries)} entries have a train_resolution, so buckets come from the image sizes"
+        metadata.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
+    sized = sum(entry.train_resolution is not None for entry in metadata.entries)
+    if 0 < sized < len(metadata.entries):
+        what = f"Only {sized} of {len(metadata.entries)} entries have a train_resolution, so buckets come from the image sizes"
         fix = "add train_resolution to all entries to use it"
-        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
+        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
@@ -309,28 +309,28 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
-        found = Matches()
+        matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
             candidates = self._under(entry.key)
             if not candidates and (file := self._elsewhere(entry.key)):
                 candidates = [file]
             if not candidates and (candidates := self._by_end(entry.key)):
-                found.by_name.append(entry)
+                matches.by_name.append(entry)
             if not candidates:
-                found.missing.append(entry)
+                matches.missing.append(entry)
                 if entry.key in self._closed:
-                    found.closed.append(entry)
-                elif len(found.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
-                    found.only_latents.append(entry)
+                    matches.closed.append(entry)
+                elif len(matches.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
+                    matches.only_latents.append(entry)
                 continue
             file = min(candidates, key=_preferred)
             if len(candidates) > 1:
-                found.chosen.append(file)
+                matches.chosen.append(file)
             last[file.path] = (entry, file)
-        found.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
-        found.unlisted = [file for file in self.files if file.path not in last]
-        return found
+        matches.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
+        matches.unlisted = [file for file in self.files if file.path not in last]
+        return matches
 
     def _under(self, key: str) -> list[File]:
         """Images below the folder: by relative path, with or without extension, or by an absolute path."""
@@ -403,34 +403,34 @@ def _preferred(file: File) -> tuple[int, str]:
     return (_ORDER.index(ending) if ending in _ORDER else len(_ORDER), file.relative)
 
 
-def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
+def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
     """Problems with entries without images and images without entries."""
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
-    level = "advice" if found.pairs else "error"
-    reported = {entry.key for entry in (*found.only_latents, *found.closed)}
-    gone = [entry.key for entry in found.missing if entry.key not in reported]
+    level = "advice" if matches.pairs else "error"
+    reported = {entry.key for entry in (*matches.only_latents, *matches.closed)}
+    gone = [entry.key for entry in matches.missing if entry.key not in reported]
     gone[:3] = [_with_nearest(key, finder) for key in gone[:3]]
     what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
     fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
     problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
-    keys = [entry.key for entry in found.only_latents]
+    keys = [entry.key for entry in matches.only_latents]
     what = f"{len(keys)} of {total} entries have only cached latents (.npz) but no image: {{names}}"
     fix = "put the images next to the .npz files; training needs the images"
     problems += about(keys, what, fix, "metadata.latents-only", level, where=shown)
-    keys = [entry.key for entry in found.closed]
+    keys = [entry.key for entry in matches.closed]
     what = f"{len(keys)} of {total} paths in the metadata file are not accessible from a shared page: {{names}}"
     fix = "put the images into the folder, or open the page on the machine itself"
     problems += about(keys, what, fix, "metadata.no-access", level, where=shown)
-    keys = [entry.key for entry in found.by_name]
+    keys = [entry.key for entry in matches.by_name]
     what = f"{len(keys)} of {total} paths do not exist and were matched by file name: {{names}}"
     fix = "check that they are the right images"
     problems += about(keys, what, fix, "metadata.matched-by-name", where=shown, most=3)
-    names = [file.relative for file in found.chosen]
+    names = [file.relative for file in matches.chosen]
     what = f"{{n}} of the metadata file {'matches' if len(names) == 1 else 'match'} several images; used: {{names}}"
     fix = "add the extension to the key, or remove the other image"
     problems += about(names, what, fix, "metadata.ambiguous-key", where=shown, noun="key")
-    names = [file.relative for file in found.unlisted] if found.pairs else []
+    names = [file.relative for file in matches.unlisted] if matches.pairs else []
     what = "{n} in the folder not listed in the metadata file and not used: {names}"
     fix = f"add them to {printable(metadata.path.name)} to train on them"
     return problems + about(names, what, fix, "metadata.unlisted-images", where=folder)

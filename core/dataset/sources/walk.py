@@ -153,7 +153,7 @@ def walk(
     left_out   names of direct subfolders to skip          without   folders to skip anywhere
     endings    extensions of caption files, in lower case  recursive   False: only the folder itself
     """
-    found = Walk()
+    result = Walk()
     visited = _identities(without)
     waiting: list[tuple[Path, str]] = [(root, "")]
     while waiting:
@@ -169,14 +169,14 @@ def walk(
         except OSError as error:
             fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
-            found.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
+            result.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
-        before = len(found.files)
-        subfolders = _sort_out(entries, folder, prefix, found, left_out if not prefix else frozenset(), endings)
-        found.folders += len(found.files) > before
+        before = len(result.files)
+        subfolders = _sort_out(entries, folder, prefix, result, left_out if not prefix else frozenset(), endings)
+        result.folders += len(result.files) > before
         waiting += reversed(subfolders) if recursive else ()
-    found.files.sort(key=lambda each: each.relative)
-    return found
+    result.files.sort(key=lambda each: each.relative)
+    return result
 
 
 def _identities(folders: Iterable[Path]) -> set[object]:
@@ -192,12 +192,12 @@ def _sort_out(
     entries: Sequence[os.DirEntry],
     folder: Path,
     prefix: str,
-    found: Walk,
+    result: Walk,
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
     """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars, others, subfolders = _classified(entries, folder, prefix, found, left_out, endings)
+    sidecars, others, subfolders = _classified(entries, folder, prefix, result, left_out, endings)
     used: set[str] = set()
     images = {entry.name for entry in others if is_image(entry.path, entry.name)}
     stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
@@ -205,15 +205,15 @@ def _sort_out(
     for entry in others:
         name = entry.name
         if name in images:
-            found.files.append(_file(entry, folder, prefix, sidecars, used, shared))
+            result.files.append(_file(entry, folder, prefix, sidecars, used, shared))
             continue
-        found.others[extension(name) or name] += 1
-        found.unread += (prefix + name,) if is_worth_naming(name) else ()
+        result.others[extension(name) or name] += 1
+        result.unread += (prefix + name,) if is_worth_naming(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
-            found.problems.append(_dead_link(folder / name))
+            result.problems.append(_dead_link(folder / name))
     captions = [entry.name for beside in sidecars.values() for entry in beside]
-    found.others.update(extension(name) for name in captions)
-    found.orphans += [prefix + name for name in captions if name not in used]
+    result.others.update(extension(name) for name in captions)
+    result.orphans += [prefix + name for name in captions if name not in used]
     return subfolders
 
 
@@ -221,7 +221,7 @@ def _classified(
     entries: Iterable[os.DirEntry],
     folder: Path,
     prefix: str,
-    found: Walk,
+    result: Walk,
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
@@ -234,7 +234,7 @@ def _classified(
         if name in left_out:
             continue
         if is_junk(name):
-            found.ignored += () if is_quiet_junk(entry) else (prefix + name,)
+            result.ignored += () if is_quiet_junk(entry) else (prefix + name,)
         elif is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
