@@ -1,4 +1,4 @@
-"""A job in a process of its own, with its own threads and a low priority: neither the page nor a training waits for it."""
+"""Runs a job in a child process with its own threads and a low priority, so that neither the page nor a training waits for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
 
 
 def main(text: str) -> None:
-    """The process itself."""
+    """Entry point of the child process. text: the request as JSON."""
     request = json.loads(text)
     lower_priority()
     extensions.EXTENSIONS = tuple(request["extensions"])

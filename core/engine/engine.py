@@ -1,4 +1,4 @@
-"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, lanes for jobs that do not use the device."""
+"""The engine: the queue, a thread for device jobs, a thread for jobs from other processes, lanes for jobs without the device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DeviceLock:
 
 
 class Engine:
-    """Holds outputs/.atelier/lock while it lives. Every method may be called from any thread."""
+    """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
         self.workspace = workspace
@@ -106,16 +106,16 @@ class Engine:
 
     @property
     def notice(self) -> str:
-        """What a person should know at the start: the queue's own file was damaged, a change of captions was cut off."""
+        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions; "" for none."""
         return " ".join(filter(None, (self._queue.set_aside, self._cut_off)))
 
     def announce(self, what: str) -> None:
-        """Tell other processes what holds the folder, such as the page's address."""
+        """Write what holds the outputs folder, such as the page's address, for other processes."""
         self._owner.say(what)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
-        """Save and stop what runs, keep what waits, let the folder go. wait_seconds: None waits for a training as
-        long as it takes to save, and for anything else CLOSE_SECONDS."""
+        """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: None waits for a training as long
+        as it takes to save, and for anything else CLOSE_SECONDS."""
         self._closing = True
         begun = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
@@ -133,22 +133,23 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """The device, found on first use; before torch is loaded "cpu" is said."""
+        """The device if known, else "cpu"; loads nothing."""
         return self._device or "cpu"
 
     @property
     def known_device(self) -> str | None:
-        """The device, None until it was found: asking loads nothing."""
+        """The device; None before it is detected. Loads nothing."""
         return self._device
 
     def find_device(self) -> str:
-        """The device that jobs run on; loads torch at the first call."""
+        """Detect the device that jobs run on; loads torch at the first call."""
         self._device = self._device or machine.default_device()
         return self._device
 
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
-        """The device for `what`, outside of the queue: a job that runs is waited for, and none begins meanwhile."""
+        """Hold the device for work outside of the queue (`what`, for messages): waits for a running job, and no job starts
+        meanwhile."""
         while not self._device_lock.acquire(what, WAIT_SECONDS):
             token.check()
         try:
@@ -159,13 +160,13 @@ class Engine:
 
     @property
     def lent_to(self) -> str:
-        """What has borrowed the device, so that the queue waits; "" for nothing."""
+        """The work outside of the queue that holds the device; "" for none."""
         return "" if self._device_lock.holder == QUEUE else self._device_lock.holder
 
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
-        """Queue a job; `preset` is the one that its settings come from, for the run to remember. Raises ProblemsError."""
+        """Queue a job and return its id. preset: the name of its preset, stored in the run. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
             entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
@@ -174,7 +175,7 @@ class Engine:
         return entry.id
 
     def _admit_new(self, job: Settings) -> None:
-        """Raises ProblemsError for a job that a shared page may not queue."""
+        """Raise ProblemsError for a job that a shared page may not queue."""
         admit(job, self.limits)
         if self.limits is None:
             return
@@ -188,7 +189,7 @@ class Engine:
         raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
 
     def _begin_in_lane(self, entry: QueueEntry) -> None:
-        """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
+        """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
         if (lane := lane_of(entry)) != "device":
             self._light.submit(self._do_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
@@ -206,11 +207,11 @@ class Engine:
         return self._queue.entries()
 
     def forget(self, entry_ids: Collection[str]) -> None:
-        """Take jobs that have ended out of the list, of a guest's request only the guest's own; what they made stays."""
+        """Remove ended jobs from the list (guests: only their own). Their files stay."""
         self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and may_manage(each)})
 
     def waits(self) -> dict[str, Wait]:
-        """{id of a waiting job: what it waits for}."""
+        """Return {id of a waiting job: what it waits for}."""
         return waits(self.queue(), self._pace, paused=self._queue.paused, lent_to=self.lent_to)
 
     def _pace(self, entry: QueueEntry) -> tuple[float, bool]:
@@ -225,12 +226,12 @@ class Engine:
         self._queue.move(entry_id, position)
 
     def start_on_cpu(self, entry_id: str) -> None:
-        """Start a job that waits for the device at once, on the CPU. Raises ProblemsError for one that needs the device."""
+        """Start a job that waits for the device now, on the CPU. Raises ProblemsError for one that needs the device."""
         if moved := self._queue.put_on_cpu(entry_id):
             self._begin_in_lane(moved)
 
     def cancel(self, entry_id: str) -> None:
-        """Take a waiting job out; ask a running one to stop."""
+        """Cancel a waiting job, or send a stop to a running one."""
         check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._tell_ended(entry_id)
@@ -238,7 +239,7 @@ class Engine:
             self._token_of(entry_id).cancel()
 
     def _token_of(self, entry_id: str) -> CancelToken:
-        """The token of a job, there before the job looks at it: a stop in its first moments counts too."""
+        """The cancel token of a job, created at the first request: a stop may arrive before the job starts."""
         return self._tokens.setdefault(entry_id, CancelToken())
 
     @property
@@ -256,9 +257,9 @@ class Engine:
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
-        """Queue the rest of an interrupted, stopped or failed run; of a finished one with a greater length.
+        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it and return the job's id.
 
-        changes   settings that may change when a run goes on (core/engine/extend.py), by group and name
+        changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
         """
         folder = self._folder(run_name)
         if folder.held:
@@ -326,8 +327,8 @@ class Engine:
             self._tokens.pop(entry.id, None)
 
     def _take_in(self, item: Any) -> None:
-        """A job that another process handed in, or a run that it wants continued. One that cannot be done stays in the
-        list with the reason: its sender has been told that it is in the queue."""
+        """Queue a job from another process, or a run to resume. An invalid one stays in the list with its error, since its sender
+        has already ended."""
         try:
             if item.get("run"):
                 self.continue_run(item["run"])
@@ -385,7 +386,7 @@ class Engine:
         return execute(task, job, folder, self.workspace, device, **heard, store=store)
 
     def _restart(self, words: Explanation) -> None:
-        """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""
+        """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
         print(words.what, flush=True)
         self._owner.release()
         os._exit(POISONED)
@@ -407,12 +408,12 @@ class Engine:
         return self._runs.folder(run_name)
 
     def _running(self, run_name: str) -> QueueEntry | None:
-        """The running job whose folder this is."""
+        """The running job of this run; None if there is none."""
         entries = [self._now, *list(self._in_lanes.values())]
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        """How far a job is: run, lane, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
+        """The progress of a job: run, lane, state, stopping (a stop was sent), text, done, total, lines, facts, problems."""
         entry = self._queue.get(entry_id)
         view = self._runs.refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
@@ -448,15 +449,15 @@ class Engine:
         return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Losses by timestep band and by image, the worst first: {} before the first are known."""
+        """Losses by timestep band and by image, the highest first; {} before the first are known."""
         return read_watch(self._folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
-        """The settings of a training, checked."""
+        """The validated settings of a training."""
         return job_of(self._folder(run_name))
 
     def run_preset(self, run_name: str) -> str:
-        """The preset that a training was started from; "" if unknown."""
+        """The name of the preset that a training was started from; "" if unknown."""
         return self._folder(run_name).preset
 
     def runs(self) -> list[RunSummary]:
@@ -464,12 +465,12 @@ class Engine:
         return self._runs.all()
 
     def run(self, run_name: str) -> RunSummary | None:
-        """A training on disk, None where there is none of that name."""
+        """A training on disk; None without one of that name."""
         return self._runs.one(run_name)
 
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
-        """The trainings on disk, newest first, that are known within so many seconds, and how many are still being read, on
-        another thread."""
+        """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
+        thread)."""
         found, left = self._runs.at_hand(seconds)
         if left:
             if self._reading is None or self._reading.done:
@@ -480,11 +481,11 @@ class Engine:
         return found, len({folder.name for folder in left} - {summary.name for summary in found})
 
     def run_states(self, most: int) -> list[RunState]:
-        """The newest trainings on disk; no journal is read whole for it."""
+        """The newest `most` trainings on disk; reads only the ends of journals."""
         return self._runs.states(most)
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
-        """Give a run another title ("" for its own name) or a note; its folder keeps its name."""
+        """Change the title of a run ("" for its initial title) or its note; its folder keeps its name."""
         write_about(self._folder(run_name), title=title, note=note)
 
     def delete_run(self, run_name: str) -> None:
@@ -501,12 +502,12 @@ class Engine:
 
     @property
     def works(self) -> bool:
-        """Whether something runs or waits, also on the light lane."""
+        """Whether a job runs or waits in any lane."""
         waits = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
         return self._now is not None or waits or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Work for the light lane. A job among the arguments is held to the same limits as one in the queue.
+        """Start work in a light lane. A job among the arguments has the same limits as one in the queue.
 
         kind  which threads do it: "short", "downloads" or "copies"
         """

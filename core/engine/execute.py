@@ -1,4 +1,4 @@
-"""Run one job in this thread: lock, journal, the task's own code, and the last stop for whatever goes wrong."""
+"""Runs one job in this thread: lock, journal, the task's function, and the handling of every exception."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
 
 
 def _free_memory(task: str) -> None:
-    """After jobs of the device alone: after others it would hold up the one that runs there."""
+    """Free unused memory after a device job. After other jobs it would delay the one that uses the device."""
     if tasks.named(task).lane == "device":
         free_memory()
 
@@ -110,7 +110,7 @@ def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation |
 
 
 def switches(task: str, job: Settings, context: JobContext) -> str:
-    """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
+    """Advice on settings that save memory, after out of memory; "" for other tasks."""
     if task in ("generate", "class_images", "grid"):
         return "generate one image at once or smaller ones, turn on VAE slices, or offload more to RAM"
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
@@ -121,7 +121,7 @@ def switches(task: str, job: Settings, context: JobContext) -> str:
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:
-    """The traceback, for a report of a defect; never shown on its own."""
+    """Write the traceback to the run's logs, for bug reports; never shown to the user."""
     try:
         folder.logs.mkdir(exist_ok=True)
         atomic.write_text(folder.logs / name, mask(text))

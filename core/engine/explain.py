@@ -1,4 +1,4 @@
-"""From an exception to what a person can do about it."""
+"""From an exception to an error message and a fix."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 @dataclass(frozen=True)
 class Explanation:
-    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong.
-    known: the error has words of its own here. code: a stable identifier, where there is one."""
+    """The explanation of a failed job.
+
+    what, fix        sentences
+    poisoned         CUDA is unusable for the rest of this process
+    invalid_request  the settings or files were wrong (ProblemsError)
+    known            False: an unexpected exception, explained by its type and text only
+    code             stable identifier, or ""
+    """
 
     what: str
     fix: str = ""
@@ -37,9 +43,9 @@ NO_MEMORY = "memory.out"
 
 
 def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
-    """Plain words for whatever ended a job.
+    """Explain the exception that ended a job.
 
-    switches  what would save memory in this job, as a sentence; asked only where memory ran out
+    switches  returns advice on settings that save memory; called only after out of memory
     """
     text = str(error)
     if isinstance(error, ProblemsError):
@@ -82,7 +88,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
 
 
 def sees_another_gone(error: BaseException) -> bool:
-    """Whether this is only another process's end, as one that trains with it sees it."""
+    """Whether the error only says that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
 
 

@@ -1,5 +1,5 @@
-"""A job that other processes run: they own its folder and write its journal, this one only reads along, so that the page
-shows it like any other, and passes on a stop."""
+"""Follows a job that other processes run: they hold its folder and write its journal; this process reads the journal for the
+page and forwards a stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def follow(
     token: CancelToken,
     patience: float | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Start the process with a file for what it prints, and follow it to its end. Returns (state, explanation of a failure).
+    """Start the process with its output in a log file, and follow it to its end. Returns (state, explanation of a failure).
 
     patience   seconds after a stop until it is killed; None waits for as long as it takes
     """
@@ -73,14 +73,14 @@ def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callabl
 
 
 def _wait_for_end(folder: RunFolder) -> None:
-    """Until the processes have let go of the run: they notice within a second that their launcher was killed."""
+    """Wait until the processes have released the run's lock: they notice within a second that their launcher was killed."""
     end = time.monotonic() + END_SECONDS
     while folder.held and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
 
 
 def _send_stop(folder: RunFolder) -> bool:
-    """Whether it could be written; a full disk is tried again."""
+    """Send a stop; False if it could not be written (a full disk): try again."""
     try:
         commands.send(folder.path, "stop")
     except OSError:
@@ -89,7 +89,7 @@ def _send_stop(folder: RunFolder) -> bool:
 
 
 def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
-    """The new lines of the journal."""
+    """Pass new lines of the journal to the listener, and return them."""
     lines = list(tail.lines())
     for line in lines:
         listener(line)
@@ -99,8 +99,8 @@ def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
 def _ending(
     folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """The last state in the journal after `before`. Where the first process ended without a word (the launcher kills one
-    that waits for its GPU), what another one reported is written there, or that none did."""
+    """Return the last state in the journal after line `before`. If the first process ended without one (the launcher kills a
+    process that waits for its GPU), write and return the failure that another process recorded, or that none did."""
     last: Line = {}
     for line in read_lines(folder.journal_file, before):
         if line["kind"] == "state":
@@ -117,7 +117,7 @@ def _ending(
 def write_failure(
     folder: RunFolder, words: Explanation, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """Put a failure that happened outside the run into its journal."""
+    """Write a failure that happened outside the run to its journal, and return ("failed", it)."""
     with Journal(folder.path) as journal:
         journal.listen(listener)
         journal.put(StateChanged("failed", words.what, words.fix))

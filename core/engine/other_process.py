@@ -1,4 +1,4 @@
-"""What ended a training in another of its processes. The first one only sees it leave, so it is told by a file."""
+"""The failure of another process of a training, written to a file: the first process only sees it leave the group."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from core.record.run_folder import RunFolder
 
 
 def clear_failure(folder: RunFolder) -> None:
-    """The run begins, or goes on: what ended it before is over."""
+    """Remove a recorded failure when the run starts or resumes."""
     with suppress(OSError):
         _file(folder).unlink(missing_ok=True)
 
 
 def record_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
-    """Write it down before this process leaves the group; where another one has, that came first.
+    """Record the failure of a process before it leaves the group, unless another one was recorded first.
 
-    process  the number of the one that ended, from 1; None where it is not known which
+    process  its number, from 1; None if unknown
     """
     if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
@@ -33,7 +33,7 @@ def record_failure(folder: RunFolder, words: Explanation, process: int | None) -
 
 
 def recorded_failure(folder: RunFolder) -> Explanation | None:
-    """What another process told since the run began; None where none did."""
+    """Return the failure that another process recorded since the run started; None without one."""
     try:
         found = read_json_object(_file(folder))
         return Explanation(str(found["what"]), str(found["fix"]))

@@ -1,4 +1,4 @@
-"""What tells one run from another in a list: its dataset, base model, method and preset."""
+"""Labels of a run in lists: its dataset, base model, method and preset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.job import TrainJob
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Names as a person knows them, each "" where the settings cannot be read. method: as the setting calls it."""
+    """Display names, "" where the settings cannot be read. method: the value of the setting."""
 
     dataset: str = ""
     model: str = ""
@@ -32,7 +32,7 @@ def labels_of(folder: RunFolder) -> RunLabels:
 
 @lru_cache(maxsize=2000)
 def _words(path: Path, changed: int, size: int) -> RunLabels:
-    """Read again when job.json has changed."""
+    """The labels of a run, cached until job.json changes."""
     folder = RunFolder(path)
     try:
         job = job_of(folder)
@@ -47,6 +47,6 @@ def _folders(job: TrainJob) -> str:
 
 
 def _last(path: str | None) -> str:
-    """The last part of a path of any system."""
+    """The last component of a path of any operating system."""
     plain = (path or "").replace("\\", "/").rstrip("/")
     return plain.rsplit("/", 1)[-1] or plain

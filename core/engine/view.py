@@ -1,4 +1,4 @@
-"""A run as the page sees it: the journal's events gathered into one snapshot."""
+"""The state of a run for the page: its journal's events, collected into one snapshot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ DAMAGED = ("job.json is missing: this run cannot be resumed", "use its files, or
 
 
 class RunView:
-    """Gathers events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: of the curves too"""
+    """Collects events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: whether to collect
+    the points of curves too"""
 
     def __init__(self, folder: RunFolder, points: bool = True):
         self.folder, self._points = folder, points
@@ -70,14 +71,14 @@ class RunView:
         return view
 
     def begin(self) -> None:
-        """Read what is on disk, once: 100,000 lines take a second. Another thread that asks meanwhile waits for it."""
+        """Read the journal once (100,000 lines take a second). Other threads that call this meanwhile wait."""
         with self._reading:
             if not self._begun:
                 self._take_new()
                 self._begun = True
 
     def catch_up(self) -> None:
-        """Read what was appended by another process since the last call."""
+        """Read what another process has appended since the last call."""
         with self._reading:
             self._take_new()
 
@@ -150,7 +151,7 @@ class RunView:
         self.norms.add(self.step, [line.get("grad_norm"), line.get("weight_norm")])
 
     def _forget_after(self, step: int) -> None:
-        """A run that continues from an earlier state repeats steps: the newer ones count."""
+        """Drop the points after a step: a run resumed from an earlier state repeats steps, and the newer ones count."""
         if self.losses and self.losses.step > step:
             for name in STEP_SERIES:
                 setattr(self, name, getattr(self, name).until(step))
@@ -166,7 +167,7 @@ class RunView:
         self._best.take(line)
 
     def _on_memory(self, line: Line) -> None:
-        """A run that was continued tells it once for each life."""
+        """A resumed run reports its peak once per process: the highest counts."""
         if line["peak_bytes"] > self.peak_bytes:
             self.peak_bytes, self.peak_device = line["peak_bytes"], line["device"]
 
@@ -186,12 +187,12 @@ class RunView:
         del self.log[:-LOG_LINES]
 
     def true_state(self, held: bool) -> str:
-        """The state with what only the folder tells."""
+        """The state, considering the folder too (see the function `true_state`)."""
         return true_state(self.state, self.folder.damaged, held)
 
     @property
     def seconds_left(self) -> float:
-        """Until all steps, or without steps all that the stage counts, are done at the pace so far; 0 while that is unknown."""
+        """Estimated seconds until the last step (without steps: until the end of the stage); 0 if unknown."""
         if self.total:
             return max(self.total - self.step, 0) * self.seconds_per_step
         (done, total), (_, began, before) = self.counted, self._counting
@@ -237,7 +238,7 @@ class RunView:
             }
 
     def facts(self, held: bool, of: Stamps) -> RunFacts:
-        """What the list of runs shows. of: `stamps` before the journal was read"""
+        """The facts for the list of runs. of: `stamps` before the journal was read"""
         with self._lock:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
             lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
@@ -261,7 +262,7 @@ class RunView:
             )
 
     def progress(self, state: str) -> dict[str, Any]:
-        """How far a job is in its state: stage and its count, what it said and found, what went wrong."""
+        """The progress of a job: stage with its count, log lines, results and problems."""
         with self._lock:
             said = [entry for entry in self.log if entry["text"] != self.message]
             wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in said if entry["level"] == "error"]
@@ -279,14 +280,14 @@ class RunView:
             }
 
     def _seconds(self, state: str, held: bool) -> float:
-        """How long the run has worked; the time in which it was paused, stopped or dead does not count."""
+        """Seconds the run has worked, without pauses and the time between stop and resume."""
         if not self.started:
             return 0.0
         until = self.ended or (time.time() if held and state == "running" else self._last_time)
         return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
-        """Saved files that are still there (old ones may have been rotated away)."""
+        """Saved files that still exist: a run may delete old checkpoints."""
         found = []
         for save in self.saves:
             path = self.folder.path / save["file"]
@@ -296,8 +297,8 @@ class RunView:
 
 
 def true_state(state: str, damaged: bool, held: bool) -> str:
-    """The last state in a journal, with what only the folder tells: a run that nobody holds and that did not end was
-    interrupted."""
+    """The state of a run: the last one in its journal, "damaged" without job.json, and "interrupted" for a run that did not end
+    and that no process holds."""
     if damaged and not held:
         return "damaged"
     if state in ENDED:
@@ -306,7 +307,7 @@ def true_state(state: str, damaged: bool, held: bool) -> str:
 
 
 def facts_of(folder: RunFolder) -> RunFacts:
-    """The facts of a run that nobody works on, from its journal; none where a hand has changed that beyond reading."""
+    """The facts of a run that no process runs, from its journal; empty ones for an unreadable journal."""
     of = stamps(folder)
     try:
         view = RunView(folder, points=False)
@@ -317,7 +318,7 @@ def facts_of(folder: RunFolder) -> RunFacts:
 
 
 def _inside(folder: RunFolder, file: str) -> str:
-    """A file of the run as its journal names it, so that the folder can be moved."""
+    """The absolute path of a file that the journal names relative to the run folder."""
     return Path(file.removeprefix(f"{folder.path}{os.sep}")).as_posix()
 
 
@@ -326,20 +327,20 @@ def _is_held_out(line: Line) -> bool:
 
 
 def _point(line: Line) -> dict[str, Any]:
-    """A measurement without its single losses."""
+    """A validation event without the losses of single images."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
     return point | {"measured_on": line.get("measured_on", "held_out"), "effect": line.get("effect")}
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The measurement with the lowest loss on held-out images, the earliest of equal ones; None without any."""
+    """The validation with the lowest loss on held-out images, the earliest of equal ones; None without any."""
     return min(
         (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
     )
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """What a training last wrote of its losses by timestep band and by image (core/training/loop/watching.py); {} without."""
+    """The losses by timestep band and by image that the training wrote last (core/training/loop/watching.py); {} without any."""
     try:
         return renewed(read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False))
     except ProblemsError:
@@ -347,5 +348,5 @@ def read_watch(folder: RunFolder) -> dict[str, Any]:
 
 
 def thin(points: Sequence[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
-    """At most `limit` points, evenly picked, the first and the last kept."""
+    """At most `limit` points, evenly spaced, including the first and the last."""
     return [points[place] for place in spread(len(points), limit)]

@@ -23,7 +23,7 @@ USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 @cache
 def _glibc() -> Any:
-    """None on other systems, and with other C libraries."""
+    """Return the C library if it is glibc, else None."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -34,13 +34,13 @@ def _glibc() -> Any:
 
 
 def trim_heap() -> bool:
-    """Return freed memory to the system; whether there was any. Only on Linux with glibc."""
+    """Return freed memory to the system (malloc_trim); True if there was any. Only on Linux with glibc."""
     library = _glibc()
     return bool(library is not None and library.malloc_trim(0))
 
 
 def single_arena() -> None:
-    """All threads share one heap: only that one can keep large blocks. Call before any thread starts."""
+    """Make all threads share one arena of glibc: only the main one keeps large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
         library.mallopt(ARENA_MAX, 1)
@@ -48,7 +48,7 @@ def single_arena() -> None:
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Inside, freed memory stays with the process; afterwards the system gets it back. Only with glibc."""
+    """Context in which freed memory stays with the process; afterwards it is returned to the system. Only with glibc."""
     library = _glibc()
     if library is None:
         yield
@@ -65,7 +65,7 @@ def keep_freed_memory() -> Iterator[None]:
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Inside, Python does not collect garbage: libraries and pages build none, and looking takes a fifth of the time."""
+    """Context without garbage collection: imports and pages create no cycles, and searching for them takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -76,19 +76,19 @@ def without_gc() -> Iterator[None]:
 
 
 def freeze_gc() -> None:
-    """Exclude everything that exists now from garbage collection: half a million objects of libraries and the page took a
-    third of a second each time, in which no request was answered. Call while no job has anything in memory."""
+    """Exclude all existing objects from garbage collection: half a million objects of libraries and the page took a third of a
+    second each time, in which no request was answered. Call while no job has anything in memory."""
     gc.freeze()
 
 
 class HeapTrimmer:
-    """Returns memory to the system now and then, as much is freed."""
+    """Calls `trim_heap` after every OFTEN_ENOUGH freed bytes."""
 
     def __init__(self) -> None:
         self._freed = 0
 
     def freed(self, size: int) -> None:
-        """size: bytes"""
+        """Count `size` freed bytes."""
         self._freed += size
         if self._freed >= OFTEN_ENOUGH:
             self._freed = 0

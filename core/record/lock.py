@@ -30,8 +30,7 @@ class HeldElsewhere(Exception):
 
 
 class Lock:
-    """A lock file that one process holds at a time. Held until it is released or the process ends; with a heartbeat until
-    STALE_SECONDS after that."""
+    """A lock file that one process holds at a time, until it releases it or ends (with a heartbeat: STALE_SECONDS later)."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -41,8 +40,8 @@ class Lock:
         self._beating: threading.Thread | None = None
 
     def acquire(self) -> list[str]:
-        """Hold it; returns messages about how. Raises HeldElsewhere, or OSError if nothing can be
-        written."""
+        """Take the lock; returns messages for the user, such as that a heartbeat is used. Raises HeldElsewhere, or OSError if nothing
+        can be written."""
         age = sign_age(self._path)
         if age is not None and age < STALE_SECONDS:
             raise HeldElsewhere(age)
@@ -132,7 +131,7 @@ def sign_age(path: Path) -> float | None:
 
 
 def held_words(held: HeldElsewhere) -> tuple[str, str]:
-    """What to append to who holds it, and to the fix."""
+    """Return the text to append to the name of the holder, and to the fix."""
     if held.age is None:
         return "", ""
     wait = f"if that process was killed, try again in {_words(STALE_SECONDS)}"
@@ -140,7 +139,7 @@ def held_words(held: HeldElsewhere) -> tuple[str, str]:
 
 
 def _renewed(sign: Path) -> bool:
-    """Whether the heartbeat changes within two intervals."""
+    """Wait up to two intervals; True if the heartbeat changes."""
     try:
         before = sign.stat().st_mtime_ns
         time.sleep(2 * BEAT_SECONDS)

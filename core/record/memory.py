@@ -41,7 +41,7 @@ def free_memory() -> None:
 
 
 class PeakMemory:
-    """Highest memory of the device while the block runs: of torch's allocator on a GPU, else resident."""
+    """Context that measures peak memory: of torch's allocator on a GPU, else the process's resident memory."""
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0

@@ -72,20 +72,20 @@ class Processes:
         """
 
     def broadcast(self, value: T) -> T:
-        """The first process's value, in all of them."""
+        """Return the first process's value in every process."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in all of them."""
+        """Return the values of all processes, in order of rank, in every process."""
         return [value]
 
     def agree(self, flag: bool) -> bool:
-        """The first process's decision. Cheap enough for every step; the others wait for it here."""
+        """Return the first process's flag in every process. Cheap enough for every step; the others wait for it here."""
         return flag
 
     @contextmanager
     def first_does(self) -> Iterator[None]:
-        """The first process runs the block before the others: for files that they share."""
+        """Context that the first process runs before the others: for files that they share."""
         yield
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class Together(Processes):
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
-    """One exchange for all tensors of a dtype: many small ones would each cost a round trip."""
+    """Call `reduce` once for all tensors of a dtype: each exchange costs a round trip."""
     import torch
 
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
@@ -198,7 +198,7 @@ def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> Non
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends at once when its launcher, or the page that launched it, is gone.
+    """End this process as soon as its launcher, or the page that launched it, is gone.
 
     As after `kill -9`: files are complete or absent, and the newest state can be resumed.
     """
@@ -210,7 +210,7 @@ def end_with_launcher() -> None:
 
 
 def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
-    """None for one that is already gone."""
+    """Return a psutil.Process for each pid; None for one that no longer exists."""
     found: list[psutil.Process | None] = []
     for pid in pids:
         try:
