@@ -1,4 +1,4 @@
-"""Title, description and subject of an XMP packet. Entities cannot be declared, and size and depth are limited."""
+"""Reads title, description and subject of an XMP packet. Entity declarations are refused; size and depth are limited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tagger's folder: found, checked, downloaded."""
+"""A tagger's folder: finds it, checks it, downloads it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A tagger and its folder. own: the person's folder, not one below models/captioners."""
+    """A tagger and its folder. is_users: a folder of the user, not a download below models/captioners."""
 
     profile: Profile
     folder: Path
@@ -51,12 +51,12 @@ class ModelFiles:
 
     @property
     def missing(self) -> list[str]:
-        """Files that are not there."""
+        """The names of missing files."""
         return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
 
 
 def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
-    """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
+    """The tagger that the settings name; its files may be missing. Raises ProblemsError."""
     typed = settings.model_dir
     if not typed:
         profile = PROFILES[settings.repo_id]
@@ -75,7 +75,7 @@ def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
 
 
 def check_files(files: ModelFiles) -> None:
-    """Raises ProblemsError where files are missing, incomplete or damaged."""
+    """Raise ProblemsError for missing, incomplete or damaged files."""
     if files.missing:
         raise ProblemsError([_missing(files)])
     for name in files.profile.wanted:
@@ -102,7 +102,7 @@ def _missing(files: ModelFiles) -> Problem:
 
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
-    """The label of each output. metadata: the model's own list, for those that have no file."""
+    """The label of each output. metadata: the list in the model file, for taggers without a label file."""
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":
@@ -114,7 +114,7 @@ def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
 
 
 def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext) -> None:
-    """Download what is missing or damaged, or everything, if the settings say so."""
+    """Download missing or damaged files, or all files, according to the settings."""
     if files.is_users and settings.force_download:
         context.say("'Download again' has no effect with a model folder", "warning")
     if not downloads(files, settings):
@@ -147,7 +147,7 @@ def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobC
 
 
 def _lacking(files: ModelFiles) -> list[str]:
-    """The files that are missing or damaged."""
+    """The names of missing or damaged files."""
     problems: list[Problem] = []
     lacking = list(files.missing)
     if files.profile.model not in lacking and collected(problems, check_onnx, files.model) is None:

@@ -1,4 +1,4 @@
-"""The two captioners of taggers: `tag` looks at images with a model, `retag` writes captions from the scores it cached."""
+"""The two tagger tasks: `tag` runs a model on images, `retag` writes captions from the cached scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Prepared = np.ndarray | Problem
 
 
 def model_key(files: ModelFiles) -> str:
-    """The name under which a model's scores are cached."""
+    """The key of a model in the score cache."""
     return str(files.folder) if files.is_users else f"{files.profile.repo}/{files.profile.model}"
 
 
@@ -39,7 +39,7 @@ def model_key(files: ModelFiles) -> str:
 
 
 def check_tag(settings: TagSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
+    """Raise ProblemsError with all problems of tag lists, files and the execution provider."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if settings.provider != "auto":
@@ -50,7 +50,7 @@ def check_tag(settings: TagSettings, workspace: Workspace) -> None:
 
 
 def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError for lists that cannot be used, and where nothing is cached."""
+    """Raise ProblemsError for invalid tag lists, and without cached scores."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if not any(place_of(workspace, model_key(files)).glob("*.jsonl")):
@@ -63,7 +63,7 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
 
 
 def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[Described]:
-    """The tags of each image by the model, its scores cached."""
+    """Yield each image's tags by the model. The scores are cached."""
     if not images:
         return
     files = find(settings, context.workspace)
@@ -99,7 +99,7 @@ def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) ->
 
 
 def ignored(settings: TagTextSettings) -> list[str]:
-    """The titles of settings that are set, and that sd-scripts 0.9 does not have."""
+    """The titles of changed settings that sd-scripts 0.9 does not have."""
     if settings.compatibility == "none":
         return []
     declared = [Declared(name, "", name, type(settings).model_fields[name]) for name in sd_scripts.UNKNOWN]
@@ -125,7 +125,7 @@ def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[
 
 
 def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Problem]:
-    """The scores of a batch; where it fails, as for lack of memory, of each half. An image alone that fails is skipped."""
+    """The scores of a batch. If it fails (out of memory), each half is tried; a single image that fails gives a Problem."""
     if not images:
         return []
     try:
@@ -140,7 +140,7 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
 
 
 def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, settings: TagTextSettings) -> Described:
-    """An image without a tag is skipped: an empty caption would be trained. sd-scripts writes it."""
+    """The result for an image. One without tags is skipped, since training would use an empty caption; sd-scripts writes it."""
     if isinstance(scored, Problem):
         return Described("", scored)
     tagged, as_sd_scripts, separator = form(scored), settings.compatibility != "none", settings.caption_separator
@@ -161,7 +161,7 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, set
 
 
 def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[Described]:
-    """The same captions from kept scores, with these settings."""
+    """Yield each image's tags from cached scores, with these settings."""
     _warn_of_ignored(settings, context)
     for path, scored, form in _cached(images, settings, context.workspace):
         context.check()
@@ -171,7 +171,7 @@ def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
-    """The tags that the settings make of kept scores, for a page that shows them while a threshold is moved."""
+    """Yield each image's tags from cached scores, for a live preview of the settings."""
     for path, scored, form in _cached(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else form(scored)
 
@@ -201,9 +201,9 @@ def _cached(
 
 
 def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:
-    """The function from the scores of an image, in the order of the labels, to its caption. Raises ProblemsError.
+    """Return the function from an image's scores, in the order of the labels, to its tags. Raises ProblemsError.
 
-    defaults   the model's thresholds by category, for those that are not set
+    defaults   the model's thresholds by category, for settings that are not set
     """
     if options.compatibility == "none":
         return Formatter(options, defaults)
