@@ -27,7 +27,7 @@ Key = tuple[str, str]
 
 
 def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    """Problems with captions. counted: tokens by image key; limit: the text encoder's token limit."""
+    """Advice on captions. counted: number of tokens by image key; limit: the text encoder's token limit."""
     return [
         *_without_captions(placed),
         *_other_caption_files(placed),

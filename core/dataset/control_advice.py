@@ -1,4 +1,4 @@
-"""What is suspicious about decoded control images: blank ones, copies of their images, exchanged folders."""
+"""Advice on decoded control images: blank ones, copies of their images, exchanged folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest 
 
 
 def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo: Path | str) -> list[Problem]:
-    """As far as images and control images have been decoded. looks: of the images themselves."""
+    """Advice on the control images decoded so far. looks: measurements of the training images."""
     pairs = {each.image.key: (each.image, each.image.control) for each in placed if each.image.control is not None}
     if not pairs:
         return []
@@ -52,7 +52,7 @@ def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Loo
 
 
 def _about(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
-    """A training whose control images are mostly wrong learns nothing of use."""
+    """A problem that names these images: a warning if they are more than half of those compared, else advice."""
     level = "warning" if 2 * len(images) > compared else "advice"
     where = _place(images[0]) if images else ""
     return about(images, what, fix, code, level, where=where, noun="control image")
@@ -63,7 +63,7 @@ def _one_color(look: Look) -> bool:
 
 
 def _exchanged(decoded: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
-    """Control images in color of gray images: edges, depth and most others are gray."""
+    """The problem of exchanged folders: gray images with colored control images."""
     step = max(1, len(decoded) // SAMPLED)
     colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step] if path]
     if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
@@ -85,14 +85,14 @@ def _same(image: ImageInfo, control: Path) -> bool:
 
 
 def _softer(images: Sequence[ImageInfo]) -> bool:
-    """Whether control images that look like their images at a small size lack their details: blurred and tiled ones do."""
+    """Whether most of these control images are blurrier than their images (blur and tile preprocessors), not copies of them."""
     sampled = images[:: max(1, len(images) // SAMPLED)][:SAMPLED]
     soft = [each for each in sampled if each.control and _sharpness(each.control) < SOFT * _sharpness(each.path)]
     return 2 * len(soft) > len(sampled)
 
 
 def _sharpness(path: Path) -> float:
-    """Of the middle of an image, in its own pixels; 0 for one that cannot be read."""
+    """The sharpness of an image's center at full resolution; 0 for an unreadable image."""
     try:
         return _measured(path, os.stat(path).st_mtime_ns)
     except (OSError, BrokenImage):
@@ -121,6 +121,6 @@ def _copy_of(path: Path) -> np.ndarray | None:
 
 @lru_cache(maxsize=512)
 def _small(path: Path, _mtime_ns: int) -> np.ndarray:
-    """float32 [16, 16, 3]."""
+    """The image at 16 x 16 pixels, float32 [16, 16, 3]."""
     image = open_decoded(path, enough=(4 * SIDE, 4 * SIDE)).on(BLACK)
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

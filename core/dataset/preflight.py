@@ -81,7 +81,7 @@ def preflight(
 def _looked_at(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
-    """Measurements of the images, why masks cannot be used, and how many of both are not decoded yet."""
+    """(measurements of the images, {image key: why its mask cannot be used}, number of both not decoded yet)."""
     say = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
     looks = look_at_all(images, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(images, memo)
@@ -97,7 +97,7 @@ def _place(
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Place every image; those that cannot be decoded, or whose mask cannot, are refused."""
+    """Place every image. Images that cannot be decoded, or whose mask cannot, are refused."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
     whole = [image for image in scan.images if image.key not in broken]

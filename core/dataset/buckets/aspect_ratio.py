@@ -52,7 +52,7 @@ class Placement:
 class BucketPlan:
     """The buckets of one dataset, and the rule that assigns images to them.
 
-    sizes   sorted by (width, height); empty when every image gets its own (no_upscale)
+    sizes   sorted by (width, height); empty with no_upscale, where the image's size decides
     area    max pixels of a bucket        step    sides are multiples of it
     """
 
@@ -80,7 +80,7 @@ class BucketPlan:
         return fit_to_bucket((width, height), bucket)
 
     def _without_upscaling(self, width: int, height: int) -> Placement | None:
-        """Never upscaled: downscaled to the area if larger, then cropped to multiples of the step."""
+        """The placement without upscaling: downscaled to the area if larger, then cropped to multiples of the step."""
         resized = (width, height)
         if width * height > self.area:
             shrunk = _shrink_to_area(width / height, self.area, self.step)
@@ -92,7 +92,7 @@ class BucketPlan:
 
 
 def fit_to_bucket(image: Size, bucket: Size) -> Placement:
-    """Resize to cover the bucket, then center-crop."""
+    """The placement that resizes the image to cover the bucket and crops its center."""
     width, height = image
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
     return _placement(image, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
@@ -172,7 +172,7 @@ def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> li
 
 
 def _without_bucketing(width: int, height: int) -> BucketPlan:
-    """Bucketing off: every image is cropped to one size."""
+    """The plan without bucketing: every image is cropped to one size."""
     fitting = (width - width % SIDE_STEP, height - height % SIDE_STEP)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):

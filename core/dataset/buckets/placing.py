@@ -38,7 +38,7 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """The placed images. refused: key -> why it does not train."""
+    """The placed images. refused: image key -> why it does not train."""
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -97,7 +97,7 @@ class _Plans:
         self._with_buckets = _folders_with_buckets(images, concepts, problems)
 
     def places(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
-        """The placement at each resolution with the variant's name; None where the settings are invalid."""
+        """[(placement, variant's name)] for each resolution; None if the settings are invalid."""
         size = (image.width, image.height)
         if image.concept in self._with_buckets and image.metadata_bucket is not None:
             return [(fit_to_bucket(size, image.metadata_bucket), "")]
@@ -140,7 +140,7 @@ def _name(resolution: int | Size) -> str:
 def _folders_with_buckets(
     images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]
 ) -> set[int]:
-    """Numbers of the folders whose metadata sets every image's bucket, as prepare_buckets_latents writes it."""
+    """Numbers of the folders whose metadata has every image's bucket, as prepare_buckets_latents writes it."""
     with_size = Counter(each.concept for each in images if each.metadata_bucket is not None)
     whole = Counter(each.concept for each in images)
     found = {number for number, count in with_size.items() if count == whole[number]}
@@ -196,7 +196,7 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
 
 
 def _largest(placed: Placed) -> Size:
-    """The largest size the image may get: its own with bucket_no_upscale."""
+    """The largest size the image may get: the image's size with bucket_no_upscale, else unlimited."""
     settings = placed.concept.images
     kept = settings.enable_bucket and settings.bucket_no_upscale
     return (placed.image.width, placed.image.height) if kept else UNLIMITED

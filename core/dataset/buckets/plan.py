@@ -139,7 +139,7 @@ class Epochs:
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
-        """Extra views of the bucket's own images to fill its last batch."""
+        """Extra views of the bucket's images to fill its last batch."""
         lacking = -len(views) % self._size[bucket]
         shown = Counter(each.key for each, _ in views)
         order = list({each.key: each for each, _ in views}.values())
@@ -154,7 +154,7 @@ class Epochs:
 
 
 class Plan:
-    """The order of a run. The step alone determines the place in the data. total: its steps."""
+    """The batches of a run by step number only. total: number of steps."""
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)
@@ -184,7 +184,7 @@ class Plan:
         return epoch, self._groups_of(epoch)[step - self.epochs.first_step(epoch)]
 
     def next_batches(self, step: int) -> list[Planned]:
-        """Those of this step and of the next one in the epoch: what may be got ready."""
+        """The batches of this step and the next one of the epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
         place = step - self.epochs.first_step(epoch)
@@ -203,8 +203,8 @@ class Plan:
         return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
-        """{image's address: what its first showing in each of the first epochs is trained with}. An image whose turn
-        comes later has fewer, or none."""
+        """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have
+        fewer, or none."""
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
             seen: set[tuple[str, ...]] = set()

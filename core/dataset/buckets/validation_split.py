@@ -1,4 +1,4 @@
-"""Split off the validation set, by content and not by name."""
+"""Splits off the validation set by file content, not by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def held_out(
     seed: int,
 ) -> frozenset[Key]:
     """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
-    few for finding the best checkpoint (see `_automatic`).
+    few to find the best checkpoint (see `_automatic`).
 
     contents   images -> SHA-256 of their bytes; called only with a validation split
 
@@ -130,7 +130,7 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
 
 
 class _Alike:
-    """Which images are copies of one another. Only files of equal size are read."""
+    """Finds copies of an image by content. Only files of equal size are read."""
 
     def __init__(self, images: Sequence[ImageInfo], contents: Callable):
         self._contents = contents

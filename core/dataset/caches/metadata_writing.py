@@ -29,8 +29,8 @@ from core.record.regular import read_regular
 
 @dataclass(frozen=True)
 class Written:
-    """images: entries written. unchanged: other entries of the list added to. backup: the replaced file, None where there
-    was none."""
+    """The result of `write_metadata`. images: number of entries written; unchanged: other entries of `in_json`; backup: a copy of
+    the replaced file, None without one."""
 
     images: int
     unchanged: int
@@ -84,7 +84,7 @@ def write_metadata(
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
-    """Each image's key; the one it has in the list added to comes first, in whichever form."""
+    """{image: its key}: the existing key of `in_json` in any form, else a new one."""
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     below = {
@@ -132,7 +132,7 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The existing metadata to add to, with all its keys."""
+    """The content of `in_json`, with all its keys."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
     said = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)

@@ -42,7 +42,7 @@ SHOWN = 5
 
 
 class Unfit(Exception):
-    """Why a file is not used, worded to follow the file's name."""
+    """A file that is not used. The message follows the file's name."""
 
 
 class NpzCaches:
@@ -61,7 +61,7 @@ class NpzCaches:
         self.refused: dict[str, str] = {}  # name of a file -> why
 
     def __call__(self, side: Side) -> Posterior | None:
-        """The sample as a posterior without variance; None where no file fits. Decided once for each side."""
+        """The sample as a posterior without variance; None without a matching file. The choice of file is cached for each side."""
         if side.key not in self._found:
             self._found[side.key] = self._choose(side)
         path = self._found[side.key]
@@ -88,7 +88,7 @@ class NpzCaches:
         return [path for path in (with_ending(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
     def said(self) -> list[str]:
-        """Lines for the log: how many files were used, and which were not and why."""
+        """Lines for the log: the number of files used, and files that were not used, with the reason."""
         used = {path for path in self._found.values() if path is not None}
         lines = []
         if used:
@@ -101,7 +101,7 @@ class NpzCaches:
 
 
 def shortened(names: Sequence[str], between: str = ", ") -> str:
-    """The first few of many."""
+    """The first SHOWN names, and the number of the rest."""
     more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return between.join(names[:SHOWN]) + more
 
@@ -139,7 +139,7 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
 
 
 def _ending(names: set[str], size: Size) -> str:
-    """Suffix of the keys for this size: the latents' height x width, or none."""
+    """Suffix of the keys for this size: the latents' height x width, or ""."""
     width, height = size
     return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
 
@@ -189,7 +189,7 @@ def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """Compare the original image size, where the file has it."""
+    """Raise Unfit if the file has another original image size."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]

@@ -32,7 +32,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """An image with the state of its caption files, in the form that the memo compares."""
+    """An image with the state of its caption files, in the memo's form."""
 
     path: Path
     bytes: int

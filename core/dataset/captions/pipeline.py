@@ -46,7 +46,7 @@ STILL, LONGEST = _Still(), _Longest()
 
 
 class Showing(NamedTuple):
-    """One use of an image in training: what its caption depends on.
+    """One use of an image in training, with everything its caption depends on.
 
     key    the image's address in draws                  repeat   which of its repeats, from 0
     words  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup

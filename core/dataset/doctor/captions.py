@@ -33,13 +33,13 @@ def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
 
 
 def _has_caption(patient: Patient) -> bool:
-    """Whether the image has a caption of its own."""
+    """Whether the image has a caption from a file or metadata."""
     caption = patient.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
 def _none(patients: Sequence[Patient]) -> list[Finding]:
-    """Images without a caption of their own."""
+    """The finding about images without a caption."""
     lacking = [patient for patient in patients if not _has_caption(patient)]
 
     def note(patient: Patient) -> str:
@@ -109,7 +109,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(captioned: Sequence[Patient]) -> list[Finding]:
-    """Captions that are just the file name, such as IMG_0231. A word that names the subject is fine."""
+    """Captions that are only the file name with a number, such as IMG_0231."""
     named = [
         patient
         for patient in captioned
@@ -159,5 +159,5 @@ def _some(tags: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """The words alone, in lower case: "A_red  Fox." and "a red fox" are equal."""
+    """The words only, in lower case: "A_red  Fox." and "a red fox" are equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

@@ -1,4 +1,4 @@
-"""The dataset doctor's findings as plain data for the page: which images, why, and what a bulk action would move."""
+"""The dataset doctor's findings as plain data: images, reason, and the images that a bulk action moves."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class FindingImage:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found in a dataset.
+    """A finding about images of a dataset.
 
     kind      "same", "near", "leak", "blur", ...: see KINDS
     level     "error" blocks a start, "advice" does not
     what, fix   as in Problem
     images    groups that belong together (duplicates); single images are groups of one
-    advised   keys of those that `doctor.treat` moves to the trash
+    advised   keys of the images that `treat` moves to the trash
     action    "put away" where that fixes it, "open" where the user has to look or write
     """
 
@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """Stable for the same finding about the same images: how a page refers to it."""
+        """An id for the page, the same for the same finding about the same images."""
         keys = sorted("/".join(seen.key) for group in self.images for seen in group)
         text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
         return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
@@ -86,7 +86,7 @@ class Finding:
         return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON. Names that are not valid Unicode are shown with replacement characters, so actions go by `id`."""
+        """As plain JSON. Names that are not valid Unicode get replacement characters, so actions must use `id`."""
         advised = set(self.advised)
         groups = [
             [
@@ -143,7 +143,7 @@ def one_by_one(
     note: Callable[[Patient], str] = lambda patient: "",
     put_away: bool = False,
 ) -> list[Finding]:
-    """A finding about single images; none where nothing was found. `{n}` in `what` becomes "3 images are"."""
+    """A finding about single images; [] without any. `{n}` in `what` becomes "3 images are"."""
     if not patients:
         return []
     number = "1 image is" if len(patients) == 1 else f"{len(patients)} images are"

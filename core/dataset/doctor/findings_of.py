@@ -79,7 +79,7 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
 
 
 def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
-    """Each image once, at the first of its resolutions."""
+    """The images to examine, each once, at the first of its resolutions."""
     found: dict[tuple[str, str], Patient] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
@@ -97,5 +97,5 @@ def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
 
 
 def _partners(image: ImageInfo) -> list[Path]:
-    """Its mask and control image."""
+    """The image's mask and control image."""
     return [path for path in (image.conditioning, image.control) if path is not None]

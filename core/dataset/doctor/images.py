@@ -130,7 +130,7 @@ def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
 
 
 def _too_many(group: Sequence[Patient]) -> list[Patient]:
-    """All but the first, without the first's own file, which two entries may share."""
+    """All but the first image, without entries with the first's file."""
     return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
 
 
@@ -167,7 +167,7 @@ def _near(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[list[Patient]]:
-    """Groups of near duplicates; of exact duplicates only the one to keep takes part."""
+    """Groups of near duplicates; of exact duplicates only the one to keep is compared."""
     left_out = set()
     for group in exact:
         ordered = sorted(group, key=_worth)

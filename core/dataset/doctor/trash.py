@@ -1,8 +1,8 @@
 """The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
 
-One folder per action, `_atelier_trash/<time>/`, has the files under their own names and a record of where each came
-from. The record is written before the first file moves, so that even a power cut can be undone. The numbering of files
-(`core/tools/images/number.py`) moves them, and keeps its record, in the same way.
+One folder per action, `_atelier_trash/<time>/`, has the files under their names and a record of their original paths. The
+record is written before the first file moves, so that even an action cut off by a power cut can be undone. The numbering of files
+(`core/tools/images/number.py`) moves files and records them in the same way.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 
 def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
-    """Actions that can be undone, newest first; of all, or of so many that were the last."""
+    """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
     found = []
     for record in _records(Path(dataset_folder))[-most if most else None :]:
         try:

@@ -44,14 +44,14 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
-    """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black, with the compatibility of sd-scripts
-    in their own color; None for an image without one. One of another size than its image is resized with it."""
+    """The control image, float32 [3, H, W] in 0..1 at the bucket's size; None for an image without one. Transparent parts are
+    black (with sd-scripts' compatibility, their color is used). One of another size than its image is resized with it."""
     pixels = control_pixels(placed, view)
     return None if pixels is None else as_control(pixels)
 
 
 def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
-    """The same in uint8, 0 to 255."""
+    """`load_control` in uint8, 0 to 255."""
     if placed.image.control is None:
         return None
     opened = _open_partner(placed.image.control, "control image", view)
@@ -60,7 +60,7 @@ def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def control_filter(concept: Concept) -> str:
-    """The resampling method of its control images."""
+    """The resampling method for a folder's control images."""
     own = concept.images.control_interpolation
     if concept.control_fit == "area":  # sd-scripts 0.9
         return own or "area"
@@ -68,13 +68,14 @@ def control_filter(concept: Concept) -> str:
 
 
 def is_resized(size: Size, placed: Placed) -> bool:
-    """Whether a control image of this size is resized for its place, and not cropped alone."""
+    """Whether a control image of this size must be resized, not only cropped."""
     stretched = placed.concept.control_fit == "stretched"
     return size != (placed.placement.bucket if stretched else placed.placement.resized)
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
-    """Resized, cropped and flipped as its image; with the compatibility of sd-scripts as that does it (reference: section 1.3)."""
+    """The control image resized, cropped and flipped as its image; with sd-scripts' compatibility as there (reference: section
+    1.3)."""
     chosen = control_filter(concept)
     if concept.control_fit != "stretched":
         return in_view(hint, view.placement, view.flip, chosen)
@@ -89,8 +90,8 @@ def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Im
 
 
 def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
-    """The control image of a sample of this size, as `load_control` gives it: fitted to cover it, cropped around its center;
-    or stretched by Lanczos resampling, without its transparency."""
+    """The control image of a sample of this size, in the form of `load_control`: resized to cover it and center-cropped, or with
+    `stretched` resized to it by Lanczos, without transparency."""
     opened = open_decoded(path, managed=False)
     if stretched:
         return as_control(_channels(resize(opened.colors, size, "lanczos")))
@@ -108,8 +109,8 @@ def _channels(image: Image.Image) -> np.ndarray:
 
 
 def _open_partner(path: Path, kind: str, view: View) -> Opened:
-    """A mask or control image. Errors are worded to follow the name of the image it belongs to. Its values are data,
-    so no color profile is applied."""
+    """Decode a mask or control image, without its color profile, since its values are data. Error messages follow the name of the
+    image it belongs to."""
     try:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))
     except BrokenImage as error:

@@ -68,7 +68,7 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
-    """Collects the warnings of Pillow's decoders about files that this thread opens meanwhile."""
+    """Context that collects the warnings of Pillow's decoders in this thread."""
     found: list[str] = []
     _heard.said = found
     try:

@@ -43,7 +43,7 @@ PLUGINS = (
 
 
 def load_plugins() -> frozenset[str]:
-    """Import the installed ones; returns their Pillow names. One that fails to load counts as missing."""
+    """Import the installed plugins and return their formats. One that fails to load counts as missing."""
     found = set()
     for plugin in PLUGINS:
         try:

@@ -14,8 +14,8 @@ from core.record.atomic import write_bytes
 
 
 def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | bytes:
-    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG itself where it cannot
-    be kept, as on a full disk.
+    """Path of a JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG's bytes if it cannot
+    be written (a full disk).
 
     Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
     """

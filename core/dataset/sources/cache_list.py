@@ -45,7 +45,7 @@ def compare_with_disk(
 
 
 def _same(text: str, said: str) -> bool:
-    """The list holds the first line, or with choices in captions on every line that is not blank."""
+    """Whether the list has the caption: its first line, or with wildcards all non-blank lines."""
     lines = lines_of(text)
     return said.strip() in ("\n".join(lines), lines[0] if lines else "")
 

@@ -131,7 +131,7 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
 
 
 def _check_allowed(name: str) -> None:
-    """Raises ProblemsError for what is no class of a module that the owner allowed."""
+    """Raise ProblemsError unless it is a class path in a module that the owner allowed."""
     if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         what = f"'{name}' is not a class path"
         raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
@@ -148,7 +148,7 @@ def _imported(name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the class's own code in the traceback."""
+    """The last line of the class's module in the traceback."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename

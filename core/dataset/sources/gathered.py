@@ -93,8 +93,8 @@ class Gathered:
     # ---- one folder of the settings
 
     def _is_duplicate_entry(self, concept: Concept, path: Path) -> bool:
-        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset: one folder
-        at two resolutions is common."""
+        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset (one folder at two
+        resolutions is common)."""
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._given[where]
@@ -205,7 +205,7 @@ class Gathered:
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
     def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """(images, masks or control images next to them, OneTrainer's masks and control images that are not used)."""
+        """(images, their sidecar masks or control images, unused masks and control images of OneTrainer)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
         if concept.images.conditioning_suffix and folder is None:
@@ -277,8 +277,7 @@ class Gathered:
     ) -> None:
         """Pair masks or control images, leave out small images, and add the rest to the result.
 
-        others   the masks or control images that lie next to the images or are named by a metadata file, where there is no
-                 folder of them
+        others   masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
         partners = self._partners(concept, inside, kind, others)

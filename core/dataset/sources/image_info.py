@@ -23,7 +23,7 @@ class ImageInfo:
     repeats    uses per epoch                                words      its folder's default caption
     sidecars   names of the caption files next to it
     concept    number of the folder's settings (settings/concepts.py)
-    metadata_caption   from a metadata file or a dataset class; None: captions are files next to the image
+    metadata_caption   its caption from a metadata file or a dataset class; None: from files next to the image
     metadata_texts   (caption, tags) where a metadata file has both; `metadata_caption` is then both joined
     conditioning   its mask     control   its control image      metadata_bucket   its bucket from the metadata file
     really     its format where the extension is another ("JPEG"), else empty
@@ -117,7 +117,7 @@ def about(
     noun: str = "image",
     most: int = 5,
 ) -> list[Problem]:
-    """A problem that counts and names these images or names, in a list; an empty list for none of them.
+    """A list with a problem that counts and names these items (images or names); [] without items.
 
     what    its {n} becomes "1 image" or "3 images", {is}, {has} and {do} agree with it, {names} becomes "a.png, b.png and 12 more"
     where   by default the folder of the first image

@@ -1,4 +1,4 @@
-"""Facts about files, cached as long as a file's size and time stay the same.
+"""A cache of facts about files, valid while a file's size and time are unchanged.
 
 One small SQLite file, which may be deleted at any time. Where a disk does not support one (network drives without
 locks), it is a temporary file of the process.

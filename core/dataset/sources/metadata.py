@@ -97,8 +97,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Everything a metadata file says ({key: entry}, from JSON lines too) for what writes it again, and advice. Raises
-    ProblemsError."""
+    """({key: entry} with everything in a metadata file, for writing it again; advice). Raises ProblemsError."""
     metadata = Metadata(path)
     pairs = _read_pairs(metadata) or []
     raise_if_errors(metadata.problems)
@@ -272,7 +271,7 @@ class Matches:
     """pairs: entry and file, sorted by file name. missing: entries without an image.
 
     only_latents   of the missing: those with an .npz where the image should be
-    by_name   matched by the end of a path that does not exist here     chosen   keys that match several images
+    by_name   matched by the end of a path that does not exist here     chosen   files chosen for keys that match several images
     unlisted  images of the folder without an entry
     closed    of the missing: paths that a shared page may not access
     """

@@ -1,4 +1,4 @@
-"""Find a folder's image files with their caption files, and read their headers, cached between scans."""
+"""Finds a folder's image files with their caption files, and reads their headers, cached between scans."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Walk:
     """Result of a walk.
 
     others    extensions of files that are neither images nor captions
-    unread    such files that a person may expect to train      ignored    folders and hidden files of systems
-    orphans   caption files of no image
+    unread    those files that users may expect to train      ignored    folders and hidden files of systems
+    orphans   caption files without an image
     """
 
     files: list[File] = field(default_factory=list)
@@ -104,7 +104,7 @@ _UNUSED = (
 
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice on files of a folder that do not train, each kind named once. walks: with its path below the folder each."""
+    """Advice on files of a folder that do not train, each kind once. walks: (path below the folder, walk)."""
     found: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
         names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
@@ -114,7 +114,7 @@ def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Proble
 
 
 def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice where folders named <repeats>_<words> lie deeper than their repeats are read, as img/10_fox of kohya_ss' projects."""
+    """Advice on <repeats>_<words> folders too deep for their repeats to count, such as img/10_fox of kohya_ss projects."""
     inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in inside)
     deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
@@ -129,7 +129,7 @@ def _has_repeats(name: str) -> bool:
 
 
 def note_unused(walk: Walk, path: str) -> None:
-    """Add a file that is not taken in, by its path within what was brought, under what it is."""
+    """Add a file that is not used to the walk's lists, by its path."""
     parts = path.split("/")
     junk = next((number for number, part in enumerate(parts) if is_junk(part)), None)
     if any(has_quiet_name(part) for part in parts):
@@ -180,7 +180,7 @@ def walk(
 
 
 def _identities(folders: Iterable[Path]) -> set[object]:
-    """Of those that exist."""
+    """The identities of the folders that exist."""
     found: set[object] = set()
     for folder in folders:
         with suppress(OSError):
@@ -225,7 +225,7 @@ def _classified(
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
-    """Caption files by the names of their images without case, other files, and subfolders."""
+    """({image's stem in lower case: its caption files}, other files, subfolders)."""
     sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
     others: list[os.DirEntry] = []
     subfolders: list[tuple[Path, str]] = []
@@ -314,7 +314,7 @@ def _file(
     used: set[str],
     shared_stems: Collection[str],
 ) -> File:
-    """The image with its caption files: a.txt, else a.png.txt, which is first where a.jpg is there too. used: gets their names."""
+    """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
     relative, path = prefix + entry.name, reachable(folder / entry.name)
     stem = os.path.splitext(entry.name)[0]
     beside = sidecars.get(stem.casefold(), [])
