@@ -99,7 +99,7 @@ class LoraFile:
     """A LoRA in memory. `tensors` have kohya's keys, whatever the file's format.
 
     left_out   names of tensors that no network kind reads (biases and norms next to LoRA layers): not in `tensors`
-    bias_norm     these tensors, by kohya's key, for `core/networks/bias_norm.py`
+    bias_norm  these tensors, by kohya's key, for `core/networks/bias_norm.py`
     bundled    tensors of embeddings in the same file, by their names
     """
 
@@ -113,7 +113,7 @@ class LoraFile:
 
     @property
     def bias_norm_in_use(self) -> dict[str, torch.Tensor]:
-        """The changes of biases and norm layers in `bias_norm`: programs that read kohya's names use them."""
+        """The tensors of `bias_norm` that programs with kohya's names use: changes of biases and norm layers."""
         return {key: value for key, value in self.bias_norm.items() if key.partition(".")[2] in BIAS_NORM_PARAMETERS}
 
     @property

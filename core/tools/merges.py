@@ -1,4 +1,4 @@
-"""What all merges share: the list of ratios, and the record of what was merged."""
+"""Shared by all merges: the list of ratios, and the metadata on the merged files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.blocks import numbers
 
 
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
-    """The comma-separated numbers, one per file. None where there are none; what is wrong is added to `problems`.
+    """The comma-separated ratios, one per file; None for an empty setting. Problems are added to `problems`.
 
     noun   of one file: "LoRA", "model"      where   the setting
     """
@@ -34,7 +34,7 @@ def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Probl
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata on what a file was merged of: modelspec's, and the recipe and the inputs as A1111 writes them.
+    """Metadata of a merged file: modelspec's, and recipe and inputs as A1111 writes them.
 
     inputs   (file or folder, its hash) in order; folders have no hash
     """

@@ -58,7 +58,13 @@ DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 DORA_SCALE = "dora_scale"
 NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
 PEFT_BIAS = "lora_B.bias"
-BIAS_NORM_KEYS = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # tensors that can be next to those of a network's layers
+BIAS_NORM_KEYS = {
+    BIAS,
+    "bias",
+    NORM,
+    NORM_BIAS,
+    PEFT_BIAS,
+}  # tensors of biases and norms, next to those of a network's layers
 BIAS_NORM_PARAMETERS = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # the parameter they are added to
 UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"

@@ -1,4 +1,4 @@
-"""What the tools share that make a control image of each image of a folder."""
+"""Shared by the tools that make control images for the images of a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder)
 
 @dataclass
 class Report:
-    """What became of the images. kept: their control images were there; skipped: (path, why); black: nothing was found in them."""
+    """The result of a tool. existing: number of control images that existed; skipped: (path, reason); black: names of images with
+    an all-black control image."""
 
     images: Path
     output: Path
@@ -65,14 +66,15 @@ class Report:
 
 
 def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Workspace) -> FolderPlan:
-    """preprocessor: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
+    """The folders of a job. preprocessor: name of the preprocessor or model, part of the default output folder. Raises
+    ProblemsError."""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
     usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
     return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
 
 
 def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
-    """Each image's control image, written whole or not at all; started again, a cancelled job makes the rest."""
+    """Write each image's control image atomically. A cancelled job that is started again makes the rest."""
     folder = plan.folder
     images, _ = folders.images_to_use(folder, settings.recursive)
     report = Report(folder, plan.output)
@@ -105,7 +107,7 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
 def _targets(
     images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
 ) -> list[tuple[Path, Path]]:
-    """(image, file of its control image) of those that are to be made."""
+    """(image, path of its control image) of the control images to make."""
     taken: dict[Path, Path] = {}
     wanted = []
     for path in images:
@@ -138,7 +140,7 @@ def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, 
 
 
 def _at_resolution(opened: Opened, side: int | None) -> Opened:
-    """An image whose shorter side is longer, at that length."""
+    """The image downscaled to a shorter side of `side` pixels; unchanged if it is smaller."""
     width, height = opened.colors.size
     if side is None or min(width, height) <= side:
         return opened
@@ -148,7 +150,7 @@ def _at_resolution(opened: Opened, side: int | None) -> Opened:
 
 
 def write_hint(hint: np.ndarray, target: Path) -> None:
-    """As PNG, in gray where it has no colors: whole or not at all. Raises ProblemsError."""
+    """Write a control image as PNG atomically, in grayscale if it has no colors. Raises ProblemsError."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
     try:

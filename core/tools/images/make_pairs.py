@@ -1,5 +1,5 @@
-"""The tool that makes pairs for training a ControlNet: images that the base model generates from captions, each with its caption and
-its control image."""
+"""The tool that makes training pairs for a ControlNet: images generated from captions by the base model, each with its caption
+and control image."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
 
 @dataclass(frozen=True)
 class Pair:
-    """An image to generate, and the three files that become of it."""
+    """An image to generate, with the paths of its three files."""
 
     request: Request
     image: Path
@@ -61,13 +61,13 @@ class Pair:
 
     @property
     def is_complete(self) -> bool:
-        """The image is written last."""
+        """Whether the pair exists: the image is written last."""
         return self.image.exists() and self.hint.exists()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """pairs: all of them; output: the folder that they are in; generation: how they are generated"""
+    """The plan. pairs: all pairs; output: their folder; generation: of the images"""
 
     pairs: list[Pair]
     output: Path
@@ -83,7 +83,7 @@ class Plan:
 
 
 def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Started again, a cancelled job makes the rest: as they would have been, up to rounding."""
+    """Make the missing pairs. A cancelled job that is started again makes the same rest, up to rounding."""
     workspace, store = context.workspace, context.store or make_store()
     todo, state, written = plan.missing, "done", 0
     black: list[str] = []
@@ -143,7 +143,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
 
 
 def _at_tool_setting(problem: Problem) -> Problem:
-    """A problem of a generation, told of the tool's setting of that name; one of a file is of its base model."""
+    """A problem of a generate job at the tool's setting of the same name; problems of files are at its base model."""
     if os.path.isabs(problem.where):
         return at_setting(f"{GROUP}.base_model", [problem])[0]
     name = problem.where.rpartition(".")[2]
@@ -158,7 +158,7 @@ def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
 
 
 def _captions(text: str) -> list[str]:
-    """The lines of a file, or the texts of a folder's caption files. Raises ProblemsError."""
+    """The captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError."""
     path = resolve_path(text) if text else Path()
     if not text or not os.path.exists(path):
         what = f"There is no file or folder '{text}'" if text else "No captions are chosen"
@@ -177,7 +177,7 @@ def _captions(text: str) -> list[str]:
 
 
 def _caption_files(folder: Path) -> Iterator[Path]:
-    """Every caption file below the folder, in order, but for what systems keep there."""
+    """Yield every caption file below the folder, in order, without system files."""
     for place, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
@@ -185,7 +185,7 @@ def _caption_files(folder: Path) -> Iterator[Path]:
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:
-    """What all images have in common. Captions are taken as they are trained: brackets and braces have no meaning."""
+    """The generate job that all images share. Captions are used as in training: brackets and braces have no meaning."""
     names = ("negative_prompt", "width", "height", "steps", "guidance_scale")
     return GenerateJob(
         model=ModelSettings(base_model=settings.base_model),
@@ -203,7 +203,7 @@ def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int)
 def _write(
     pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: ImageMetadata, black: list[str]
 ) -> None:
-    """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
+    """Write a pair, the image last, which completes it. black: gets the name of an image with an all-black control image"""
     own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})
     job = pair.request.job
     for path in (pair.image, pair.hint):

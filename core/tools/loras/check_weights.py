@@ -1,4 +1,4 @@
-"""The weights of a file checked: NaN, inf, far too large, untrained; and norms by layer, as heat maps by block."""
+"""Checks the weights of a file: NaN, inf, far too large or untrained ones; norms by layer, as heat maps by block."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) ->
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """What is found where no layer's change can be computed."""
+    """The result if no layer's change can be computed."""
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
     return [*_damage(health["not_finite"], health["too_large"]), *lines], facts
@@ -173,7 +173,7 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
 
 
 def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
-    """Where a weight stands in a map; None for the VAE, biases and all else."""
+    """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
     from core.tools.loras.layers import OTHER, place
 
     if not name.endswith("weight"):

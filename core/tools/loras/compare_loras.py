@@ -1,4 +1,4 @@
-"""Two LoRAs compared layer by layer: cosine of their changes, and the norm of their difference."""
+"""Compares two LoRAs layer by layer: cosine similarity of their changes, and norm of the difference."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
+    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
 

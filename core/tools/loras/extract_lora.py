@@ -1,4 +1,4 @@
-"""A LoRA from the difference of two checkpoints, which are read layer by layer."""
+"""Extracts a LoRA from the difference of two checkpoints, read layer by layer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GROUP = "extract_lora"
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that both models have. name: kohya's; shape: of the LoRA's layer."""
+    """A layer of both models. name: kohya's; shape: of its weight in the LoRA."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class Plan:
 
 
 def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
-    """All that can be known from headers. Raises ProblemsError for all that is wrong."""
+    """Plan the extraction by the headers. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
         collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
@@ -103,7 +103,7 @@ def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> C
 def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
-    """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
+    """Yield the layers that a LoRA changes, in its order. Raises ProblemsError if the models differ in layers or sizes."""
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
@@ -163,7 +163,7 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
-    """All layers, without those of the text encoders where none of them differs by more than `min_diff`."""
+    """The layers to extract: all, but the text encoders' only if one of them differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
         context.check()
@@ -193,7 +193,7 @@ def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
-    """As sd-scripts writes it, with the original as the base model of the LoRA."""
+    """The metadata that sd-scripts writes, with the original model as the base model."""
     prediction = plan.tuned.kind.prediction
     about = {
         **version_metadata(plan.family, prediction),

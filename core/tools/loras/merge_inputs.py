@@ -1,4 +1,4 @@
-"""The LoRAs that a merge is given: files, ratios and block weights in one order, checked by their headers."""
+"""The LoRAs to merge: files, ratios and block weights, checked by their headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from core.tools.merges import ratios_of
 
 @dataclass(frozen=True)
 class LoraInput:
-    """A file, its strength, its block weights by slot (None: 1 everywhere) as `lbw` gives them, family and layers."""
+    """A LoRA to merge. ratio: its strength; lbw: its block weights as text; blocks: by slot, None for 1 everywhere; layers: their
+    names."""
 
     path: Path
     ratio: float
@@ -49,7 +50,7 @@ class LoraInput:
 def lora_inputs(
     models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
 ) -> list[LoraInput]:
-    """Those that can be read; what is wrong is added to `problems`."""
+    """The readable LoRAs of a merge. Problems are added to `problems`."""
     where, found = f"{group}.models", list[LoraInput]()
     if not models:
         fix = "give LoRAs, one per line"
@@ -77,7 +78,7 @@ def lora_inputs(
 
 
 def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
-    """For `merge_record`: (each file with its SHA-256, what the recipe says of each)."""
+    """(each file with its SHA-256, each LoRA's entry of the recipe), for `merge_record`."""
     inputs, said = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
         context.stage(f"hashing {lora.path.name}")

@@ -1,4 +1,5 @@
-"""LoRAs merged into a checkpoint file to file: each changed weight is read, changed in fp32 and written; the model is never built."""
+"""Merges LoRAs into a checkpoint, file to file: each changed weight is read, changed in fp32 and written, without building the
+model."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
 
 @dataclass(frozen=True)
 class Plan:
-    """copy: the conversion that the merge is"""
+    """The plan. copy: the merge as a conversion of the model"""
 
     copy: convert_model.Plan
     loras: Sequence[LoraInput]
@@ -86,7 +87,7 @@ def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
 
 
 def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Write the copy with every LoRA's changes."""
+    """Write the model with every LoRA's changes."""
     merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
     kept = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
@@ -100,7 +101,7 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged. The model's hash is the short one, which reads no 7 GB."""
+    """modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
     source = plan.copy.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
@@ -109,7 +110,7 @@ def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
 
 
 class _Merging:
-    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: changed layers; left_out: by file."""
+    """Applies the changes of all LoRAs to the lazy tensors of a copy. merged: changed layers; left_out: layers by file."""
 
     def __init__(self, plan: Plan, context: JobContext):
         self.plan, self.context = plan, context
@@ -117,7 +118,7 @@ class _Merging:
         self.left_out: dict[Path, list[str]] = {}
 
     def changed(self, states: States) -> States:
-        """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
+        """The tensors, with those of the LoRAs' layers changed when they are read, in the order of the LoRAs."""
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
@@ -154,7 +155,7 @@ class _Merging:
     def _add(
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
-        """What lies next to a layer: the change of its bias, or of a norm layer."""
+        """Apply the change of a bias or norm layer."""
         found = module_of_extra(f"{change.name}.{key}")
         before = state.get(found[1]) if found is not None else None
         if found is None or before is None or prod(before.shape) != value.numel():
@@ -167,7 +168,7 @@ class _Merging:
 
 @dataclass(frozen=True)
 class _Change:
-    """One layer of a LoRA: its name, its tensors, how strong it is."""
+    """A layer of a LoRA with its tensors and strength."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -189,7 +190,7 @@ class _Change:
         return adapter
 
     def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
-        """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
+        """Whether the change is up @ down. Raises ProblemsError if it does not fit a layer of this shape, with or without bias."""
         import torch
 
         adapter = self._adapter(torch.empty(shape, device="meta"))
@@ -209,7 +210,7 @@ class _Change:
         yield made.view(-1)
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the processor's cache."""
+        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
         import torch
 
         adapter = self._adapter(torch.empty(1).expand(before.shape))
@@ -232,7 +233,7 @@ class _Change:
         yield made.view(-1)
 
     def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """A tensor with a change of all its numbers, as one piece."""
+        """The tensor with an additive change of the same shape, as one piece."""
         import torch
 
         given = before.fetch(torch.float32)
@@ -241,7 +242,7 @@ class _Change:
     def explained(
         self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
-        """A changed tensor. Reading it raises ProblemsError for values that are none in the file, by tensor and file."""
+        """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
 
         def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             try:

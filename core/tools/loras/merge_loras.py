@@ -1,4 +1,4 @@
-"""LoRAs merged into one: by concatenation, by singular values, or plainly; any kind whose change is known."""
+"""Merges LoRAs into one: by concatenation, SVD, or averaging; any kind whose change does not depend on the base model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ USUAL_RANK = 4  # sd-scripts' new_rank
 
 @dataclass(frozen=True)
 class Plan:
-    """loras: in order; target: the new file; family: of the LoRAs, None where no file says it; method: how they are merged"""
+    """The plan. loras: in order; target: the new file; family: of the LoRAs, None if unknown; method: of the merge"""
 
     loras: Sequence[LoraInput]
     target: Path
@@ -88,7 +88,7 @@ def _highest_rank(file: LoraFile) -> int:
 
 
 def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
-    """Layers that the method cannot add up, by their shapes."""
+    """Problems of layers whose shapes the method cannot add."""
     where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
@@ -114,7 +114,7 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
 
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Merge one layer after the other that one of the LoRAs has, and write the new file."""
+    """Merge the LoRAs layer by layer, and write the new file."""
     import torch
 
     from core.tools.loras.building import lora_tensors, precision_of
@@ -154,7 +154,7 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
 def _layers(
     plan: Plan, read: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
-    """(name, shape of the weight, one term of each file that has it) of each layer, read as it is asked for."""
+    """Yield (name, shape of the weight, a term of each file with it) of each layer, read one by one."""
     from core.tools.loras.building import read_layer, shape_of_weight
 
     files = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(read, plan.loras, strict=True)]
@@ -182,7 +182,8 @@ def _term(layer: Layer, source: LoraInput) -> Term:
 def _merging(
     settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
-    """(terms, shape of the weight) -> up, down and alpha; the share of the norm that SVD keeps goes to `retained`."""
+    """The function (terms, shape of the weight) -> (up, down, alpha) of the method. Shares of the norm that SVD retains are added to
+    `retained`."""
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.svd import CLAMP, decompose
 
@@ -210,13 +211,13 @@ def _merging(
 
 
 def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) -> int:
-    """The highest rank of the layers that are two matrices, which takes a reading of its own."""
+    """The highest rank of the layers with two factors; reads all layers once."""
     layers = (terms for _, _, terms in _layers(plan, read, context))
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 
 
 def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
-    """With the sums of the changes of biases and norm layers."""
+    """The tensors with the sums of the changes of biases and norm layers."""
     from core.formats.tensors.lazy import loaded
 
     found = dict(tensors)
@@ -246,7 +247,7 @@ def _metadata(
 
 
 def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged."""
+    """modelspec and merge metadata."""
     prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
@@ -256,7 +257,8 @@ def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str],
 
 
 def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[int, float]]) -> dict[str, str]:
-    """merge_lora tells the sizes of the first file with each layer, svd_merge_lora what was asked for."""
+    """The ranks and alphas in sd-scripts' metadata: merge_lora writes those of the first file with each layer, svd_merge_lora the
+    requested ones."""
     if settings.method == "svd":
         rank = settings.new_rank or USUAL_RANK
         conv = settings.new_conv_rank or rank

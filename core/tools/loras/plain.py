@@ -1,5 +1,5 @@
-"""Networks of any kind as a plain LoRA or a full difference: what every program reads. A change that depends on the model's weights
-is found with them, layer by layer."""
+"""Converts networks of any kind to a plain LoRA or a full difference, which every program reads. A change that depends on the
+model's weights is computed with them, layer by layer."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from core.networks.adapter import Adapter
 
 MODEL, FULL = "convert_lora.base_model", "diff"
-ENOUGH = 0.95  # of the change's norm; below it the tool names the ways to keep more
+ENOUGH = 0.95  # of the change's norm; below it the tool says how to retain more
 SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 
 
 def is_plain(lora: LoraFile, network_type: str) -> bool:
-    """Whether all layers are of this type already: the settings' types are kinds' names."""
+    """Whether all layers already are of this network type (the name of a kind)."""
     layers = group_by_module(lora.tensors).items()
     found = [kind_of_keys(layer, name) for name, layer in layers]
     return all(kind is not None and kind.name == network_type for kind in found)
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """(the shape of the weight by each layer's name in the file, layers that the base model lacks). lora: also its outline. Raises
-    ProblemsError where the base model is needed, or is another."""
+    """({layer's name in the file: shape of its weight}, layers that the base model lacks). lora: or its outline. Raises ProblemsError
+    without a needed base model, and for another one."""
     shapes, needing, lacking = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, place = kind_of_keys(tensors, name), _place(base, name)
@@ -73,7 +73,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
 
 
 def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
-    """About how many bytes the result has. lora: its outline"""
+    """The approximate size of the result in bytes. lora: its outline"""
     shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
     if settings.network_type == "full":
         return sum(map(prod, shapes)) * width
@@ -81,14 +81,14 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 
 
 def _place(base: Checkpoint | None, name: str) -> Place | None:
-    """Where the base model has the weight of a layer."""
+    """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
     own = base.parts.get(part) if base is not None else None
     return own.places.get(f"{path}.weight") if own is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
-    """The shape that the model's weight has, where the layer's tensors may be flat: as its name and family tell it."""
+    """The shape of the model's weight, by the layer's name and family, since the layer's tensors may be flattened."""
     flat = with_kernel(name, shape)
     projection = PROJECTION.match(f"{name}.") is not None
     if projection and family is not None and traits_of(family).linear_projections:
@@ -109,8 +109,8 @@ def to_plain(
     files: OpenFiles,
     spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(an open file as plain layers in fp32, what there is to say about it). Its tensors can be read while all these are open: those of a
-    full difference are computed then, as they are as large as the model."""
+    """(an open file as plain layers in fp32, lines for the result). Tensors can be read while lora, files and spill are open. Those of
+    a full difference are computed when read, since together they are as large as the model."""
     shapes, lacking = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
     tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
@@ -142,7 +142,7 @@ def _adapter(
     base: Checkpoint | None,
     files: OpenFiles,
 ) -> Adapter:
-    """The change of one layer, with the model's weight where it depends on it."""
+    """The adapter of one layer, with the model's weight if its change depends on it."""
     import torch
 
     from core.tools.loras.layers import target_with
@@ -159,7 +159,7 @@ def _adapter(
 
 
 def _change(adapter: Callable[[], Adapter], shown: Callable[[], None]) -> Tensor:
-    """Of a layer, in the order of the numbers of its weight."""
+    """The change of a layer in the element order of its weight."""
     from core.tools.loras.layers import Layer
 
     shown()
@@ -173,7 +173,8 @@ def _low_rank(
     settings: ConvertLoraSettings,
     retained: dict[str, tuple[float, float]],
 ) -> dict[str, Tensor]:
-    """The layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
+    """The tensors of the layer's best approximation of the new rank; a LoRA's layer is unchanged. retained: gets (share of the norm,
+    norm) of approximated layers."""
     from core.tools.loras.building import lora_tensors
     from core.tools.loras.layers import Layer
     from core.tools.loras.svd import decompose
@@ -189,7 +190,7 @@ def _low_rank(
 
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
-    """The file's own, with the new sizes and what it was made of."""
+    """The file's metadata with the new sizes and a comment on the conversion."""
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
     kept = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}

@@ -1,4 +1,4 @@
-"""LoRAs of lower rank: each layer's change by its largest singular values, as many as the rank or a rule asks for."""
+"""Reduces the rank of LoRAs: each layer's change by its largest singular values, up to a rank or by a dynamic method."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
 SHARE_METHODS = ("sv_fro", "sv_cumulative")
-NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others are told by the largest and the Frobenius norm
+NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others need the largest ones and the Frobenius norm only
 
 
 @dataclass(frozen=True)
 class Resized:
-    """A layer's kind and rank before, its new rank, the share of its norm that is kept, and that norm."""
+    """A resized layer. kind, old: its kind and rank before; new: its new rank; retained: share of the norm; norm: before."""
 
     name: str
     kind: str
@@ -84,7 +84,7 @@ def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
 
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Resize one layer after the other, then write the new file."""
+    """Resize the LoRA layer by layer, and write the new file."""
     import torch
 
     from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
@@ -133,10 +133,10 @@ def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings, squares: float
 
 
 def needed_rank(values: Tensor, method: str, parameter: float, squares: float | None = None) -> int:
-    """sv_ratio: how many are larger than the first / parameter; sv_cumulative: the fewest whose share of the sum is at least the
-    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared).
+    """The rank by sd-scripts' dynamic methods. sv_ratio: number of values larger than the first / parameter; sv_cumulative: the fewest
+    whose share of the sum is at least the parameter; sv_fro: the fewest whose share of the Frobenius norm is.
 
-    squares   the sum of the squares of all, where `values` are the largest alone: then more than these are needed where it is one more
+    squares   sum of the squares of all values if `values` has the largest only; a result of len(values) + 1 means more are needed
     """
     if method == "sv_ratio":
         return int((values > values[0] / parameter).sum())
@@ -147,7 +147,7 @@ def needed_rank(values: Tensor, method: str, parameter: float, squares: float | 
 
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The file's own, with the new sizes and a comment in the words of sd-scripts."""
+    """The file's metadata with the new sizes and sd-scripts' comment."""
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
@@ -177,7 +177,7 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
 
 
 def _about_kinds(others: set[str], larger: bool) -> list[str]:
-    """Ranks of other kinds say nothing of a LoRA's, and their files are smaller at the same detail."""
+    """Lines on converted kinds, whose ranks are not comparable and whose files are smaller at the same detail."""
     if not others:
         return []
     grown = ", and the file is larger than before" if larger else ""

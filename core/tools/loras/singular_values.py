@@ -1,4 +1,4 @@
-"""The singular values of a LoRA's change, and which rank keeps how much of each layer's norm."""
+"""The singular values of a LoRA's changes, and the share of each layer's norm that each rank retains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
+    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps
 
@@ -75,8 +75,8 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
 
 
 def values_of(layer: Layer) -> Tensor:
-    """The singular values of its change, descending, without those that are rounding. Of a LoRA they are those of the r x r
-    matrix between the QR factors of up and down."""
+    """The singular values of a layer's change, descending, without rounding errors. A LoRA's are those of the r x r matrix between
+    the QR factors of up and down."""
     import torch
 
     factors = layer.factors()
@@ -94,7 +94,7 @@ def _retained(values: Tensor) -> list[float]:
 
 
 def _retained_together(values: dict[str, Tensor], longest: int) -> list[float]:
-    """Of the whole LoRA where every layer keeps its first k."""
+    """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
     import torch
 
     squares = torch.zeros(longest, dtype=torch.float64)
@@ -108,7 +108,7 @@ def _needed(retained: list[float], keep: float) -> int:
 
 
 def _usual(rank: int) -> int:
-    """The next rank that people use."""
+    """The next common rank."""
     return next((each for each in USUAL_RANKS if each >= rank), rank)
 
 
@@ -127,7 +127,7 @@ def _retained_curves(retained: dict[str, list[float]], whole: list[float], longe
 
 
 def _value_curves(values: dict[str, Tensor], longest: int) -> dict[str, Any]:
-    """The share of the first singular value; None where no layer has so many."""
+    """Curves of the singular values relative to the first; None where no layer has that many."""
     shares = [(each / each[0]).tolist() for each in values.values()]
     by_index = [sorted(each[n] for each in shares if len(each) > n) for n in range(longest)]
     lines = {

@@ -1,4 +1,4 @@
-"""A DyLoRA cut into LoRAs of its lower ranks."""
+"""Splits a DyLoRA into LoRAs of its lower ranks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain 
 
 @dataclass(frozen=True)
 class Plan:
-    """path: the DyLoRA; targets: the new file of each rank"""
+    """The plan. path: the DyLoRA; targets: {rank: its new file}"""
 
     path: Path
     targets: dict[int, Path]
@@ -97,9 +97,9 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
-    """The first ranks of each layer; alpha shrinks with the rank, so that each keeps the strength that it has in the whole.
+    """The tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, so that the strength stays the same.
 
-    keep_alpha  as sd-scripts, whose files get stronger the lower their rank is
+    keep_alpha  keep alpha as sd-scripts does: lower ranks are then stronger
     """
     import torch
 

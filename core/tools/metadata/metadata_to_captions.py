@@ -1,7 +1,7 @@
-"""A metadata file's captions and tags into caption files next to the images.
+"""Writes a metadata file's captions and tags to caption files next to the images.
 
 Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the
-given folders, whatever a key says.
+folders of the settings, whatever the keys are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOOL = "metadata_to_captions"
 
 @dataclass(frozen=True)
 class Plan:
-    """The metadata file and the folders with the images."""
+    """The plan. source: the metadata file; folders: with the images"""
 
     source: Path
     folders: list[Path]
@@ -50,7 +50,7 @@ class Plan:
 
 
 def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Find the image of every entry, then write the files. A preview writes nothing."""
+    """Match every entry to its image and write the caption files. A preview writes nothing."""
     source, folders = plan.source, plan.folders
     metadata = read_metadata(source)
     raise_if_errors(metadata.problems)
@@ -120,7 +120,7 @@ def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
 
 
 class ImageIndex:
-    """Finds images by a metadata file's keys."""
+    """Index of images for lookup by metadata keys."""
 
     def __init__(self, images: Sequence[Image], folders: Sequence[Path], by_name: bool):
         self.folders, self._match_by_name = folders, by_name
@@ -134,7 +134,7 @@ class ImageIndex:
                 self._by_name[name].append(image)
 
     def find(self, key: str) -> list[Image]:
-        """By full path or path within a folder, with or without extension, then by name alone if the key is one."""
+        """Images by full path or path within a folder, with or without extension, else by name if the key is one."""
         plain = key.replace("\\", "/")
         places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
         for known in (self._by_path, self._by_stem):
@@ -148,7 +148,7 @@ class ImageIndex:
         return self._by_name.get(name) or self._by_name.get(stem) or []
 
     def is_outside(self, key: str) -> bool:
-        """Whether a key leads out of the folders: another folder or drive, or ../"""
+        """Whether a key is a path outside of the folders: another folder or drive, or ../"""
         whole = os.path.isabs(key) or bool(DRIVE.match(key))
         plain = key.replace("\\", "/")
         places = [_address(key)] if whole else [_address(folder / plain) for folder in self.folders]
@@ -162,7 +162,7 @@ def _address(path: Path | str) -> str:
 
 @dataclass
 class Matches:
-    """matched: entries with their image. ambiguous: (entry, images) where images with different caption files fit."""
+    """Entries by the result of the match. matched: (entry, image); ambiguous: (entry, images) with different caption files."""
 
     matched: list[tuple[Entry, Image]] = field(default_factory=list)
     ambiguous: list[tuple[Entry, list[Image]]] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Matches:
     not_files: list[Problem] = field(default_factory=list)
 
     def problems(self, source: Path, total: int, level: str) -> list[Problem]:
-        """Everything that stands against writing, and what is left out. level: of what is left out."""
+        """Errors that prevent writing, and problems of entries that are left out, with `level`."""
         where, problems = printable(source), list(self.not_files)
 
         def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
@@ -215,7 +215,7 @@ def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
 
 @dataclass(frozen=True)
 class Text:
-    """A caption file to write. existing: whether there is one."""
+    """A caption file to write. existing: whether it exists."""
 
     image: Path
     extension: str
@@ -225,7 +225,8 @@ class Text:
 
 
 def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
-    """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
+    """Yield (extension, text) of the entry's texts that the settings select; caption and tags for one file are joined as in
+    training."""
     captions, tags = settings.captions_to, settings.tags_to
     texts = [(captions, entry.caption), (tags, entry.tags)]
     if captions and tags and captions.casefold() == tags.casefold() and texts != [(captions, None), (tags, None)]:
@@ -236,7 +237,7 @@ def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tu
 
 
 def _texts(matches: Matches, settings: MetadataToCaptionsSettings) -> list[Text]:
-    """The files to write; what stands against them is added to the matches."""
+    """The files to write. Conflicts are added to the matches."""
     planned: dict[tuple[str, str], Text] = {}
     for entry, image in matches.matched:
         texts = list(_texts_of(entry, settings))

@@ -1,4 +1,4 @@
-"""The VAE of a checkpoint as a file or folder of its own."""
+"""Extracts the VAE of a checkpoint to a file or folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.tools.output import output_file, output_problems, progress
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read and written. size: bytes of the result"""
+    """The plan. size: bytes of the result"""
 
     vae: Part
     family: str

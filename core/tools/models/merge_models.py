@@ -1,4 +1,4 @@
-"""Checkpoints merged file to file: every tensor is read from each model, mixed in fp32 and written, one after the other."""
+"""Merges checkpoints file to file: each tensor is read from every model, mixed in fp32 and written, one after the other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 @dataclass(frozen=True)
 class MergeModel:
-    """A checkpoint by its headers. tensors: by the keys of current single files."""
+    """A checkpoint to merge, by its headers. tensors: lazy, by the keys of current single files."""
 
     path: Path
     kind: ModelKind
@@ -61,8 +61,12 @@ class MergeModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """models: in order, their tensors still to be read from `files`; weights: key -> one factor per model, whose sum is that of the
-    ratios; mixed: the keys that change; skipped: what is wrong with keys -> keys"""
+    """The plan.
+
+    models   in order, their lazy tensors read from `files`
+    weights  (key) -> a factor for each model, whose sum is that of the ratios
+    mixed    keys to merge                     skipped  message -> keys that are not merged
+    """
 
     models: Sequence[MergeModel]
     target: Path
@@ -76,7 +80,7 @@ class Plan:
 
 
 def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Merge, and write the file with a record of what it is made of."""
+    """Merge the models and write the file with metadata on its inputs."""
     for problem in without_effect(settings, GROUP):
         context.warn(problem)
     memo = HashMemo(context.workspace.private / "hashes.json")
@@ -125,7 +129,7 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
 
 
 def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
-    """The keys of the first model that change: those that another has too; of a difference, that both others have."""
+    """The keys of the first model to merge: those in another model; for add_difference, in both others."""
     enough = all if settings.method == "add_difference" else any
     scaled = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
@@ -157,7 +161,7 @@ def _opened(
 
 
 def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) -> MergeModel:
-    """where: the setting that names it. Raises ProblemsError for anything but a checkpoint."""
+    """Open a file or folder of a checkpoint. where: the setting, for problems. Raises ProblemsError for anything else."""
     with problems_at(where):
         kind = identify(path)
         if kind.kind == "checkpoint":
@@ -175,7 +179,7 @@ def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str,
 
 
 def _current_name(name: str, clip: str) -> str:
-    """Text encoders of old files lack the level text_model."""
+    """The current name of a text encoder's tensor: old files lack `text_model.`."""
     return clip + sd_keys.clip_to_ldm(name.removeprefix(clip)) if name.startswith(clip) else name
 
 
@@ -188,7 +192,7 @@ def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[di
 
 
 def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
-    """Models of other families, predictions or sizes cannot be mixed."""
+    """Problems of models with different families, prediction types or sizes."""
     where, first, found = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
         one, other = first.kind, model.kind
@@ -218,7 +222,7 @@ def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
 def _weights(
     settings: MergeModelsSettings, models: Sequence[MergeModel], problems: list[Problem]
 ) -> Callable[[str], Sequence[float]] | None:
-    """Key -> the factor of each model there."""
+    """The function (key) -> the factor of each model."""
     family = models[0].kind.family if models else None
     ratios = _ratios(settings, problems)
     blocks = _blocks(settings, family, problems)
@@ -226,7 +230,7 @@ def _weights(
         return None
 
     def factor(key: str) -> float:
-        """The multiplier at a key."""
+        """The multiplier of a key."""
         multiplier = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
         return multiplier * multiplier * (3 - 2 * multiplier) if settings.method == "sigmoid" else multiplier
 
@@ -241,7 +245,7 @@ def _weights(
 
 
 def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[float]:
-    """Of the weighted sum, scaled to a sum of 1 but with sd-scripts' compatibility."""
+    """The ratios of the weighted sum, normalized to a sum of 1 except with sd-scripts' compatibility."""
     models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
     text = settings.ratios if settings.method == "weighted_sum" else ""
     ratios = ratios_of(text, len(settings.models), "model", where, problems)
@@ -256,7 +260,7 @@ def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[floa
 
 
 def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
-    """The multiplier of each slot of SLOTS; None where all are the same. Lists without BASE take the plain one for it."""
+    """The multiplier of each slot of SLOTS; None without block weights. Lists without BASE use the plain multiplier for it."""
     text, where = settings.block_weights.strip(), f"{GROUP}.block_weights"
     if not text:
         return None
@@ -317,7 +321,7 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
 
 
 def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged."""
+    """modelspec and merge metadata."""
     first, inputs = plan.models[0], list[tuple[Path, str]]()
     for number, model in enumerate(plan.models):
         context.stage(f"hashing {model.path.name}", number, len(plan.models))

@@ -1,4 +1,4 @@
-"""The metadata of a safetensors file stripped before sharing."""
+"""Strips the metadata of a safetensors file before sharing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> 
 
 
 def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], list[str]]:
-    """(what stays, the keys whose paths were shortened to their last names). remove: as in StripMetadataSettings."""
+    """(the remaining metadata, keys with paths shortened to their last component). remove: as in StripMetadataSettings."""
     if remove == "all":
         return {"format": "pt"}, []  # without which transformers refuses a file
     if remove == "minimum":
@@ -72,12 +72,12 @@ def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], 
 
 
 def _of_training(name: str) -> bool:
-    """modelspec's own texts are written to be read by others."""
+    """Whether a key describes the training, not modelspec's texts, which are meant for others."""
     return not name.startswith("modelspec.") and any(fnmatchcase(name.lower(), pattern) for pattern in TRAINING_DATA)
 
 
 def private_paths(text: str) -> list[str]:
-    """The paths of folders on somebody's machine that a value holds."""
+    """The local paths in a value."""
     return list(dict.fromkeys(found[0] for found in PRIVATE.finditer(text)))
 
 
