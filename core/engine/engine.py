@@ -355,17 +355,17 @@ class Engine:
         if lane == "device":
             self._now = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, words = self._on_device(entry.task, job, folder, device, heard)
+            state, explanation = self._on_device(entry.task, job, folder, device, heard)
         else:
             self._in_lanes[entry.id] = entry
             if lane == "process":
-                state, words = run_in_child(folder, self.workspace, **heard)
+                state, explanation = run_in_child(folder, self.workspace, **heard)
             else:
-                state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
+                state, explanation = execute(entry.task, job, folder, self.workspace, device, **heard)
         kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
-        self._queue.change(entry.id, state=state, message=words.what if words else "", **kept)
-        if words is not None and words.poisoned:
-            self._restart(words)
+        self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **kept)
+        if explanation is not None and explanation.poisoned:
+            self._restart(explanation)
 
     def _ready_device(self) -> str:
         import torch
@@ -385,9 +385,9 @@ class Engine:
             return supervise(job, folder, self.workspace, device, **heard)
         return execute(task, job, folder, self.workspace, device, **heard, store=store)
 
-    def _restart(self, words: Explanation) -> None:
+    def _restart(self, explanation: Explanation) -> None:
         """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
-        print(words.what, flush=True)
+        print(explanation.what, flush=True)
         self._owner.release()
         os._exit(POISONED)
 

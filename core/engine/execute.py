@@ -64,16 +64,16 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     journal = context.journal
     try:
         outcome = tasks.named(task).start(job, context)
-        words = _failure_elsewhere(context) if outcome.state == "stopped" else None
-        if words is not None:  # a launcher asks the others to end when one has failed
-            return _failed(context, words)
+        explanation = _failure_elsewhere(context) if outcome.state == "stopped" else None
+        if explanation is not None:  # a launcher asks the others to end when one has failed
+            return _failed(context, explanation)
         if outcome.lines or outcome.facts:
             journal.put(Result(list(outcome.lines), dict(outcome.facts)))
         journal.put(StateChanged(outcome.state))
         return outcome.state, None
     except Cancelled as stop:
-        if (words := _failure_elsewhere(context)) is not None:
-            return _failed(context, words)
+        if (explanation := _failure_elsewhere(context)) is not None:
+            return _failed(context, explanation)
         plain = "Stopped before training began" if task == "train" else "Cancelled"
         journal.put(StateChanged("stopped", str(stop) or plain))
         return "stopped", None
@@ -83,13 +83,13 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         _free_memory(task)
-        words = elsewhere or explain(error, lambda: switches(task, job, context))
+        explanation = elsewhere or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
                     f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix
                 )
-        return _failed(context, words)
+        return _failed(context, explanation)
     finally:
         _free_memory(task)
 
@@ -104,9 +104,9 @@ def _failure_elsewhere(context: JobContext) -> Explanation | None:
     return recorded_failure(context.folder) if context.processes.count > 1 else None
 
 
-def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation | None]:
-    context.journal.put(StateChanged("failed", words.what, words.fix, words.code))
-    return "failed", words
+def _failed(context: JobContext, explanation: Explanation) -> tuple[str, Explanation | None]:
+    context.journal.put(StateChanged("failed", explanation.what, explanation.fix, explanation.code))
+    return "failed", explanation
 
 
 def switches(task: str, job: Settings, context: JobContext) -> str:

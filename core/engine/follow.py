@@ -107,18 +107,18 @@ def _ending(
             last = line
     state = str(last.get("state", ""))
     if state in ENDED:
-        words = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
-        return state, words
+        explanation = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
+        return state, explanation
     what = f"The process ended without an error message (code {code})"
     none = Explanation(what, f"see {folder.logs / LOG}; start it again")
     return write_failure(folder, recorded_failure(folder) or none, listener)
 
 
 def write_failure(
-    folder: RunFolder, words: Explanation, listener: Callable[[Line], None]
+    folder: RunFolder, explanation: Explanation, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
     """Write a failure that happened outside the run to its journal, and return ("failed", it)."""
     with Journal(folder.path) as journal:
         journal.listen(listener)
-        journal.put(StateChanged("failed", words.what, words.fix))
-    return "failed", words
+        journal.put(StateChanged("failed", explanation.what, explanation.fix))
+    return "failed", explanation

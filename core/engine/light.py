@@ -59,8 +59,12 @@ class LightTask:
         except ProblemsError as error:
             self.error = error
         except Exception as error:
-            words = explain(error) if not self.token.wanted else None
-            what, fix, code = (words.what, words.fix, "jobs.failed") if words else ("Cancelled", "", "jobs.cancelled")
+            explanation = explain(error) if not self.token.wanted else None
+            what, fix, code = (
+                (explanation.what, explanation.fix, "jobs.failed")
+                if explanation
+                else ("Cancelled", "", "jobs.cancelled")
+            )
             self.error = ProblemsError.one(what, self.title, fix, code)
         finally:
             self._finished.set()

@@ -19,14 +19,14 @@ def clear_failure(folder: RunFolder) -> None:
         _file(folder).unlink(missing_ok=True)
 
 
-def record_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
+def record_failure(folder: RunFolder, explanation: Explanation, process: int | None) -> None:
     """Record the failure of a process before it leaves the group, unless another one was recorded first.
 
     process  its number, from 1; None if unknown
     """
     if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
-        found = {"what": words.what + which, "fix": words.fix}
+        found = {"what": explanation.what + which, "fix": explanation.fix}
         with suppress(OSError):
             folder.logs.mkdir(exist_ok=True)
             atomic.write_text(_file(folder), json.dumps(found))

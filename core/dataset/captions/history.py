@@ -494,10 +494,10 @@ def _text(data: bytes | None) -> Any:
         return {"base64": base64.b64encode(data).decode("ascii")}
 
 
-def _bytes(said: Any) -> bytes | None:
-    if isinstance(said, dict):
-        return base64.b64decode(said["base64"])
-    return said.encode("utf-8") if isinstance(said, str) else None
+def _bytes(value: Any) -> bytes | None:
+    if isinstance(value, dict):
+        return base64.b64decode(value["base64"])
+    return value.encode("utf-8") if isinstance(value, str) else None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -519,19 +519,19 @@ def _sound(line: Any) -> bool:
     return "path" not in line or (_is_path(line["path"]) and all(_is_text(line.get(name)) for name in ("old", "new")))
 
 
-def _is_path(said: Any) -> bool:
+def _is_path(value: Any) -> bool:
     try:
-        return isinstance(said, str) and b"\0" not in os.fsencode(said)
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
         return False
 
 
-def _is_text(said: Any) -> bool:
+def _is_text(value: Any) -> bool:
     try:
-        _bytes(said)
+        _bytes(value)
     except (KeyError, ValueError, TypeError):
         return False
-    return said is None or isinstance(said, str | dict)
+    return value is None or isinstance(value, str | dict)
 
 
 class Placed(NamedTuple):

@@ -69,7 +69,7 @@ def _alike(captioned: Sequence[Patient]) -> list[Finding]:
     words = [frozenset(_WORD.findall(patient.placed.caption.text.lower())) for patient in captioned]
     if len(set(words)) == 1:
         return []
-    long = [number for number, said in enumerate(words) if len(said) >= SIMILAR_FROM_WORDS]
+    long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
     pairs = list(_similar_pairs([words[number] for number in long]))
     first: dict[str, int] = {}
     equal = [(first.setdefault(_plain(patient.placed.caption.text), n), n) for n, patient in enumerate(captioned)]
@@ -77,8 +77,8 @@ def _alike(captioned: Sequence[Patient]) -> list[Finding]:
     groups = joined_groups(joined, len(captioned))
     if not groups:
         return []
-    said = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
-    what = f"{said} the same or nearly the same caption ({sum(map(len, groups))} images)"
+    groups_text = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
+    what = f"{groups_text} the same or nearly the same caption ({sum(map(len, groups))} images)"
     shown = tuple(
         tuple(captioned[number].in_finding(captioned[number].placed.caption.text[:120]) for number in group)
         for group in groups
@@ -92,17 +92,19 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
     Two sets this similar share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
     filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
     """
-    counts = Counter(word for said in sets for word in said)
+    counts = Counter(word for words in sets for word in words)
     meeting: dict[str, list[int]] = defaultdict(list)
     equal: dict[frozenset[str], int] = {}
-    for number, said in enumerate(sets):
-        if said in equal:
-            yield equal[said], number
+    for number, words in enumerate(sets):
+        if words in equal:
+            yield equal[words], number
             continue
-        equal[said] = number
-        rarest = sorted(said, key=lambda word: (counts[word], word))[: len(said) - math.ceil(SIMILAR * len(said)) + 1]
+        equal[words] = number
+        rarest = sorted(words, key=lambda word: (counts[word], word))[
+            : len(words) - math.ceil(SIMILAR * len(words)) + 1
+        ]
         for other in {other for word in rarest for other in meeting[word]}:
-            if len(said & sets[other]) >= SIMILAR * len(said | sets[other]):
+            if len(words & sets[other]) >= SIMILAR * len(words | sets[other]):
                 yield other, number
         for word in rarest:
             meeting[word].append(number)
@@ -133,13 +135,13 @@ def _rare_tags(captioned: Sequence[Patient]) -> list[Finding]:
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
-    holders = [(captioned[number], said) for number, said in rare.items() if said]
+    holders = [(captioned[number], rare_tags) for number, rare_tags in rare.items() if rare_tags]
     if not holders:
         return []
-    total = sum(len(said) for _, said in holders)
+    total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((patient.in_finding(_some(said)),) for patient, said in holders)
+    shown = tuple((patient.in_finding(_some(rare_tags)),) for patient, rare_tags in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
 

@@ -121,11 +121,11 @@ _COPIES = {
 def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
     level, what, fix = _COPIES[kind]
     advised = [patient.key for group in groups for patient in _too_many(group)]
-    said = "1 image" if len(groups) == 1 else f"{len(groups)} images"
+    groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
     shown = tuple(
         tuple(patient.in_finding(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups
     )
-    what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
+    what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
 
 
@@ -231,10 +231,10 @@ def second_look(
     known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
     result = {}
     for image in images:
-        said = json_or_none(known[image.path])
+        stored = json_or_none(known[image.path])
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
-            gray = np.frombuffer(bytes.fromhex(said["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
-            result[image.key] = Closer(gray, said["frame"])
+            gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
+            result[image.key] = Closer(gray, stored["frame"])
     return result
 
 

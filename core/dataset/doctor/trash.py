@@ -80,7 +80,7 @@ def put_away(
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
     pairs = _pairs(moved, folder)
-    said = {
+    content = {
         "v": 1,
         "when": time.time(),
         "reason": reason,
@@ -88,7 +88,7 @@ def put_away(
         "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
     }
     try:
-        atomic.write_json(place / RECORD, said)
+        atomic.write_json(place / RECORD, content)
         move_all([(path, place / _FILES / kept) for path, kept in pairs])
     except OSError as error:
         tidy(place)
@@ -104,8 +104,8 @@ def put_back(token: str) -> tuple[Path, ...]:
     Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """
     record = Path(token)
-    folder, said = _read(record)
-    waiting = [(source, target) for source, target in _moves(record, folder, said) if os.path.lexists(source)]
+    folder, content = _read(record)
+    waiting = [(source, target) for source, target in _moves(record, folder, content) if os.path.lexists(source)]
     what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then undo again"
     refuse_taken(waiting, what, fix, "trash.name-taken")
     if not waiting:
@@ -126,13 +126,13 @@ def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list
     found = []
     for record in _records(Path(dataset_folder))[-most if most else None :]:
         try:
-            folder, said = _read(record)
+            folder, content = _read(record)
         except ProblemsError:
             continue
-        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, said))
+        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, content))
         if left:
-            names = tuple(str(name) for name in said["images"])
-            found.append(PutAway(str(record), float(said["when"]), str(said["reason"]), names, left))
+            names = tuple(str(name) for name in content["images"])
+            found.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, left))
     return sorted(found, key=lambda each: -each.when)
 
 
@@ -235,25 +235,25 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
-        said = renewed(read_json_object(record))
-        for each in said["files"]:
+        content = renewed(read_json_object(record))
+        for each in content["files"]:
             if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
                 raise ValueError
-        if not isinstance(said["images"], list):
+        if not isinstance(content["images"], list):
             raise ValueError
-        float(said["when"]), str(said["reason"])
+        float(content["when"]), str(content["reason"])
     except (ProblemsError, ValueError, KeyError, TypeError) as error:
         what, fix = (
             "The trash folder no longer has a record of this; nothing was changed",
             "move the files back manually",
         )
         raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
-    return record.parent.parent.parent, said
+    return record.parent.parent.parent, content
 
 
-def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+def _moves(record: Path, folder: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
     """(path in the trash, original path) of every file."""
-    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
+    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in content["files"]]
 
 
 def tidy(place: Path) -> None:

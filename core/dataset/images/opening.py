@@ -58,8 +58,8 @@ class _Remarks:
 
     @staticmethod
     def warn(message: object, *more: object, **named: object) -> None:
-        if (said := getattr(_heard, "said", None)) is not None:
-            said.append(str(message))
+        if (messages := getattr(_heard, "messages", None)) is not None:
+            messages.append(str(message))
 
 
 for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
@@ -70,11 +70,11 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 def remarks() -> Iterator[list[str]]:
     """Context that collects the warnings of Pillow's decoders in this thread."""
     found: list[str] = []
-    _heard.said = found
+    _heard.messages = found
     try:
         yield found
     finally:
-        _heard.said = None
+        _heard.messages = None
 
 
 class _BoundedStream(PngImagePlugin.PngStream):

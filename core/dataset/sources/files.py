@@ -163,9 +163,9 @@ def format_of(name: str) -> str:
 
 def real_kind(name: str, format: str) -> str:
     """The image format where it differs from the extension: ("a.png", "JPEG") -> "JPEG"; else empty."""
-    said = format_of(name) or format.upper()
+    expected = format_of(name) or format.upper()
     held = SAME_FORMATS.get(format.upper(), format.upper())
-    return "" if SAME_FORMATS.get(said, said) == held else held
+    return "" if SAME_FORMATS.get(expected, expected) == held else held
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:

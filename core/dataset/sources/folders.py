@@ -74,11 +74,11 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     except OSError as error:
         what = f"The image folder cannot be opened ({error.strerror})"
         return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
-    named = {child: said for child in children if (said := repeats_and_words(child))}
+    named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
     problems: list[Problem] = []
-    for child, said in named.items():
-        found, wrong = _named_root(path / child, said, source, child)
+    for child, parsed in named.items():
+        found, wrong = _named_root(path / child, parsed, source, child)
         roots += found
         problems += wrong
     return roots, problems
@@ -91,10 +91,10 @@ def whole_root(source: Source, path: Path) -> Root:
 
 
 def _named_root(
-    path: Path, said: tuple[int, str], source: Source, inside: str = ""
+    path: Path, parsed: tuple[int, str], source: Source, inside: str = ""
 ) -> tuple[list[Root], list[Problem]]:
     """A `<repeats>_<words>` folder; the source's own settings win."""
-    repeats = source.num_repeats or said[0]
+    repeats = source.num_repeats or parsed[0]
     if repeats == 0:
         what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"
         return [], [Problem(what, printable(path), fix, "advice", code="dataset.zero-repeats")]
@@ -103,7 +103,7 @@ def _named_root(
         what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
         fix = "set this folder's repeats to 1 if the number is not meant as repeats"
         problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
-    return [Root(path, repeats, words_for(source, said[1]), named=True, inside=inside)], problems
+    return [Root(path, repeats, words_for(source, parsed[1]), named=True, inside=inside)], problems
 
 
 def _not_a_folder(path: Path, shown: str) -> Problem | None:

@@ -137,10 +137,10 @@ class Gathered:
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
         if path.is_file():
-            said = read_metadata(path)
-            kept, entries = self._matched(said, files, root.path)
+            metadata = read_metadata(path)
+            kept, entries = self._matched(metadata, files, root.path)
             images = self.read(kept, id, root, concept, entries)
-            if said.entries:
+            if metadata.entries:
                 self.problems += compare_with_disk(images, kept, entries, concept.captions, path)
             return images
         images = self.read(files, id, root, concept)
@@ -149,7 +149,7 @@ class Gathered:
 
     def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
         """Scan the images listed in a metadata file."""
-        said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+        metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         without = self._without(concept, path)
         walked = walk(
@@ -158,31 +158,33 @@ class Gathered:
         files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
-        kept, entries = self._matched(said, files, path)
+        kept, entries = self._matched(metadata, files, path)
         id = self.new_id(printable(path.name) or "images")
-        images = self.read(kept, id, root, concept, entries, said.buckets)
-        if said.buckets and concept.images.bucket_no_upscale:
+        images = self.read(kept, id, root, concept, entries, metadata.buckets)
+        if metadata.buckets and concept.images.bucket_no_upscale:
             setting = ImageSettings.title_of("bucket_no_upscale")
             what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"
             fix = "turn it off, or remove train_resolution from the file"
-            where = printable(said.path)
+            where = printable(metadata.path)
             self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
         named = {
-            file: control for file, entry in entries.items() if (control := entry.control_at(said.path.parent, path))
+            file: control
+            for file, entry in entries.items()
+            if (control := entry.control_at(metadata.path.parent, path))
         }
-        others = listed_in(named, printable(said.path)) if named and concept.control else None
+        others = listed_in(named, printable(metadata.path)) if named and concept.control else None
         self.finish(images, concept, {}, others or sidecar_partners({id: partners}, printable(path)))
 
-    def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
+    def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the metadata lists, with their entries; problems are recorded."""
-        self.problems += said.problems
-        if not said.entries:
+        self.problems += metadata.problems
+        if not metadata.entries:
             return [], {}
-        finder = Finder(files, folder, said.path.parent)
-        found = finder.match(said.entries)
-        self.problems += match_problems(found, finder, said)
+        finder = Finder(files, folder, metadata.path.parent)
+        found = finder.match(metadata.entries)
+        self.problems += match_problems(found, finder, metadata)
         return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:

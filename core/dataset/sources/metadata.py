@@ -163,11 +163,11 @@ def _plain_value(value: Any) -> Any:
 
 def _whole(text: str) -> Iterator[tuple[str, Any]]:
     """{key: {...}}, or a list of {image_path: ..., ...}."""
-    said = _load(text)
-    if isinstance(said, _Pairs):
-        yield from said
-    elif isinstance(said, list):
-        for number, value in enumerate(said, 1):
+    content = _load(text)
+    if isinstance(content, _Pairs):
+        yield from content
+    elif isinstance(content, list):
+        for number, value in enumerate(content, 1):
             yield _keyed(value, f"entry {number}")
     else:
         fix = 'use the form {"name": {"caption": "..."}, ...}'
@@ -181,14 +181,14 @@ def _lines(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _keyed(value: Any, place: str) -> tuple[str, Any]:
-    said = dict(value) if isinstance(value, _Pairs) else {}
-    name = next((name for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
+    fields = dict(value) if isinstance(value, _Pairs) else {}
+    name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
         fix = 'use the form {"image_path": "...", "caption": "..."}'
         raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
-    if "text" in said and "caption" not in said:  # Hugging Face's name for it
-        value = _Pairs([*value, ("caption", said["text"])])
-    return said[name], _Pairs(pair for pair in value if pair[0] != name)
+    if "text" in fields and "caption" not in fields:  # Hugging Face's name for it
+        value = _Pairs([*value, ("caption", fields["text"])])
+    return fields[name], _Pairs(pair for pair in value if pair[0] != name)
 
 
 def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
@@ -223,10 +223,10 @@ def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
-    said, wrong = dict(value), []
+    fields, wrong = dict(value), []
     texts: dict[str, str | None] = {}
     for name in ("caption", "tags"):
-        text = said.get(name)
+        text = fields.get(name)
         if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
             text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
         if text is not None and not isinstance(text, str):
@@ -235,7 +235,7 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         texts[name] = text
     sizes: dict[str, Size | None] = {}
     for name, also in (("train_resolution", None), ("image_size", "resolution")):
-        size = said.get(name, said.get(also)) if also else said.get(name)
+        size = fields.get(name, fields.get(also)) if also else fields.get(name)
         sizes[name] = _size(size)
         if size is not None and sizes[name] is None:
             wrong.append(f"{name} of {printable(key)} is not [width, height]")
@@ -244,8 +244,8 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         wrong.append(
             f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
         )
-    name = next((name for name in _CONTROL_NAMES if said.get(name) is not None), "")
-    control = said.get(name)
+    name = next((name for name in _CONTROL_NAMES if fields.get(name) is not None), "")
+    control = fields.get(name)
     if control is not None and not isinstance(control, str):
         wrong.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
         control = None
