@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.dataset.advice import ENLARGED_FROM, KEPT_BELOW
+from core.dataset.advice import ENLARGED_FROM, AREA_BELOW
 from core.dataset.captions.files import OWN
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
@@ -47,7 +47,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "held": ("validation images", lambda row: row.role == "validation"),
     "words": ("without a caption", lambda row: row.trains and row.source not in OWN),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
+    "cropped": ("cropped by more than half", lambda row: kept(row) < AREA_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
     "control": ("with a control image", lambda row: row.control is not None),
 }

@@ -10,7 +10,7 @@ from core.captioning.sentences.cleaning import plain, repetition, without_repeti
 from core.captioning.sentences.folder import wanted
 from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
 from core.captioning.tag_lists import Known, TagList, read_tag_list
-from core.captioning.tagger import kept as kept_module
+from core.captioning.tagger import score_cache as kept_module
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.labels import read_csv
 from core.captioning.tagger.profile import PROFILES

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core.captioning.tagger import kept as module
+from core.captioning.tagger import score_cache as module
 from core.captioning.tagger.score_cache import FolderScores, ScoreCache
 from core.captioning.tagger.tags import Label
 from core.record.workspace import Workspace
