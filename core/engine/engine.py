@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
-from core.dataset.captions.cut_off import cut_off_words
+from core.dataset.captions.cut_off import interruption_message
 from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
@@ -96,7 +96,7 @@ class Engine:
     # -- life
 
     def start(self) -> None:
-        self._cut_off = cut_off_words(self.workspace.captions)
+        self._cut_off = interruption_message(self.workspace.captions)
         remove_left()
         for entry in self.queue():
             if entry.state == "waiting":

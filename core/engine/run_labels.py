@@ -27,11 +27,11 @@ def labels_of(folder: RunFolder) -> RunLabels:
         facts = folder.job_file.stat()
     except OSError:
         return RunLabels()
-    return _words(folder.path, facts.st_mtime_ns, facts.st_size)
+    return _read(folder.path, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=2000)
-def _words(path: Path, changed: int, size: int) -> RunLabels:
+def _read(path: Path, changed: int, size: int) -> RunLabels:
     """The labels of a run, cached until job.json changes."""
     folder = RunFolder(path)
     try:

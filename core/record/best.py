@@ -144,7 +144,7 @@ class BestTracker:
     def __init__(self) -> None:
         self.measured: list[Line] = []
         self.saved: list[Line] = []
-        self._found: tuple[Any, Best | None] | None = None
+        self._cached: tuple[Any, Best | None] | None = None
 
     def take(self, line: Line) -> None:
         """Add a line of the journal. A run resumed from an earlier state repeats steps: the newer lines count."""
@@ -157,9 +157,9 @@ class BestTracker:
         """Return the best checkpoint; computed again only after a new measurement or file, or when a file is gone."""
         there = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
         key = (len(there) and there, self.measured and (len(self.measured), self.measured[-1]["seq"]))
-        if self._found is None or self._found[0] != key:
-            self._found = (key, best_checkpoint(there, self.measured))
-        return self._found[1]
+        if self._cached is None or self._cached[0] != key:
+            self._cached = (key, best_checkpoint(there, self.measured))
+        return self._cached[1]
 
 
 # ---- for lists of files, which do not read journals

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.dataset.advice import ENLARGED_FROM, AREA_BELOW
+from core.dataset.advice import AREA_BELOW, ENLARGED_FROM
 from core.dataset.captions.files import OWN
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable

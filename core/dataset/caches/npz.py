@@ -57,14 +57,14 @@ class NpzCaches:
         for placed in items:
             owners[_stem(placed)].add(placed.image.path)
         self._shared = {stem for stem, paths in owners.items() if len(paths) > 1}
-        self._found: dict[tuple, Path | None] = {}
+        self._chosen: dict[tuple, Path | None] = {}
         self.refused: dict[str, str] = {}  # name of a file -> why
 
     def __call__(self, side: Side) -> Posterior | None:
         """The sample as a posterior without variance; None without a matching file. The choice of file is cached for each side."""
-        if side.key not in self._found:
-            self._found[side.key] = self._choose(side)
-        path = self._found[side.key]
+        if side.key not in self._chosen:
+            self._chosen[side.key] = self._choose(side)
+        path = self._chosen[side.key]
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
@@ -89,7 +89,7 @@ class NpzCaches:
 
     def said(self) -> list[str]:
         """Lines for the log: the number of files used, and files that were not used, with the reason."""
-        used = {path for path in self._found.values() if path is not None}
+        used = {path for path in self._chosen.values() if path is not None}
         lines = []
         if used:
             names = [printable(path.name) for path in sorted(used)]

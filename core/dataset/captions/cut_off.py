@@ -9,7 +9,7 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError
 
 
-def cut_off_words(folder: Path) -> str:
+def interruption_message(folder: Path) -> str:
     """The message on an interrupted last change of captions; "" if it was completed."""
     if not folder.is_dir():
         return ""

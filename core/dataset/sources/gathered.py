@@ -50,7 +50,7 @@ class Gathered:
         self.problems: list[Problem] = []
         self.left_out: list[tuple[ImageInfo, str]] = []
         self._ids: set[str] = set()
-        self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
+        self._entries_at: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, ImageSettings] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
         # by kind and place, since several image folders may share one: all files there, and those of each image's name
@@ -97,7 +97,7 @@ class Gathered:
         resolutions is common)."""
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
-        earlier = self._given[where]
+        earlier = self._entries_at[where]
         same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
         earlier.append(concept)
         return same
