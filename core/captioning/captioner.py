@@ -64,8 +64,8 @@ def captioner(
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}
     if existing != "missing":
-        group = _with_default("existing", existing)
-        shared["captioning"] = (group, Field(default_factory=group, title="Captioning"))
+        captioning = _with_default("existing", existing)
+        shared["captioning"] = (captioning, Field(default_factory=captioning, title="Captioning"))
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )

@@ -39,13 +39,13 @@ def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) 
     inputs   (file or folder, its hash) in order; folders have no hash
     """
     files = list(inputs)
-    recipe_record = {
+    models = {
         sha256: {"name": path.name, "legacy_hash": legacy_hash(path)} for path, sha256 in files if not path.is_dir()
     }
     return {
         "modelspec.merged_from": ", ".join(_title(path) for path, _ in files),
         "sd_merge_recipe": json.dumps({"type": "atelier", **recipe}),
-        "sd_merge_models": json.dumps(recipe_record),
+        "sd_merge_models": json.dumps(models),
     }
 
 
