@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import OWN, read_caption
 from core.dataset.captions.pipeline import plain_caption
-from core.dataset.doctor.findings_of import Finding, examine
+from core.dataset.doctor.examine import Finding, examine
 from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
-from core.dataset.doctor.finding import KINDS, Finding, FindingImage, Patient
+from core.dataset.doctor.finding import KINDS, Finding, Patient
 from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
@@ -21,8 +21,6 @@ from core.dataset.report import Report
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
-
-__all__ = ["KINDS", "Finding", "FindingImage", "Limits", "examine", "held_out_copies", "treat"]
 
 Progress = Callable[[int, int], None]
 
@@ -46,11 +44,11 @@ def examine(
     if not patients:
         return ()
     images = [patient.image for patient in patients]
-    seen = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
-    whole = [patient for patient in patients if patient.key in seen]
+    looks = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
+    whole = [patient for patient in patients if patient.key in looks]
     found = [
-        *copies(whole, seen, limits, memo_path, cancel, progress),
-        *looks_wrong(whole, seen, limits, memo_path, cancel, progress),
+        *copies(whole, looks, limits, memo_path, cancel, progress),
+        *looks_wrong(whole, looks, limits, memo_path, cancel, progress),
         *wrong_size(whole, limits),
         *caption_findings(whole),
     ]
