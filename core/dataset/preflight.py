@@ -15,7 +15,7 @@ from core.dataset.buckets.placing import Key, Placing, place
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.validation_split import held_out
 from core.dataset.caches.contents import content_hashes
-from core.dataset.captions.files import OWN
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.captions.memo import captions_of
 from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.control_advice import control_advice
@@ -146,7 +146,7 @@ def _report(
         folders=_folders(scan, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
-        captions_found=sum(each.caption.source in OWN for each in once),
+        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in once),
         batches_per_epoch=epochs.batches_in(0),
         length=length,
         sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),

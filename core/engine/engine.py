@@ -42,7 +42,7 @@ from core.settings.presets.migrations import to_version_2
 POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
-KEPT_JOB_FOLDERS = 100
+MAX_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
 
@@ -394,7 +394,7 @@ class Engine:
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
-            for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
+            for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
                 if old.held:  # a long download, beside a hundred images
                     continue
                 with suppress(OSError):

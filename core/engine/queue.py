@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
 from core.settings.presets.migrations import to_version_2
 
-KEPT_ENDED = 50
+MAX_ENDED = 50
 GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 
@@ -109,7 +109,7 @@ class Queue:
 
     def _write(self) -> None:
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
-        dropped = {entry.id for entry in ended[:-KEPT_ENDED]}
+        dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, {"paused": self.paused, "entries": [asdict(entry) for entry in self._entries]})
 

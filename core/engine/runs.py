@@ -21,7 +21,7 @@ from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.workspace import Workspace
 
-KEPT_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
+MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
@@ -61,7 +61,7 @@ class Runs:
     def _let_go(self) -> None:
         """Drop the least recently used views; they are read again when needed."""
         idle = [name for name, view in self._views.items() if self._is_training(view) and not self._running(name)]
-        for name in idle[:-KEPT_VIEWS]:
+        for name in idle[:-MAX_VIEWS]:
             del self._views[name]
 
     def _is_training(self, view: RunView) -> bool:

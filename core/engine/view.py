@@ -24,8 +24,8 @@ from core.record.run_folder import RunFolder
 from core.record.units import progress_words
 
 SERIES_POINTS = 500
-OWN_VALUES = 3_000_000  # watch.json has some for each image
-KEPT_POINTS = 2000  # of a run that has ended
+MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
+MAX_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
@@ -108,7 +108,7 @@ class RunView:
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
             for name in STEP_SERIES:
-                setattr(self, name, getattr(self, name).thinned(KEPT_POINTS))
+                setattr(self, name, getattr(self, name).thinned(MAX_POINTS))
         if line["message"]:
             level = "error" if self.state == "failed" else "info"
             self._say(line["time"], level, line["message"], line["fix"])
@@ -342,7 +342,7 @@ def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
 def read_watch(folder: RunFolder) -> dict[str, Any]:
     """The losses by timestep band and by image that the training wrote last (core/training/loop/watching.py); {} without any."""
     try:
-        return renewed(read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False))
+        return renewed(read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False))
     except ProblemsError:
         return {}
 

@@ -97,11 +97,11 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
     return found | {"": rest}
 
 
-def _in_order(found: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
+def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
     first, excluded = _lines(settings.category_order), _lines(settings.excluded_categories)
-    order = dict.fromkeys([*first, *(name for name in found if name), ""])
-    chosen = [name for name in order if name in found and name not in excluded]
-    tags = [html.unescape(tag) for name in chosen for tag in found[name]]  # Gelbooru escapes them
+    order = dict.fromkeys([*first, *(name for name in by_category if name), ""])
+    chosen = [name for name in order if name in by_category and name not in excluded]
+    tags = [html.unescape(tag) for name in chosen for tag in by_category[name]]  # Gelbooru escapes them
     return list(dict.fromkeys(map(tag_words, tags) if settings.remove_underscore else tags))
 
 

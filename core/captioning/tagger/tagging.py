@@ -26,7 +26,7 @@ from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.captioning.tagger import RetagSettings, TagSettings, TagTextSettings
 
-KEPT_AT_ONCE = 500  # images whose scores wait to be written
+MAX_PENDING = 500  # images whose scores wait to be written
 Prepared = np.ndarray | Problem
 
 
@@ -82,7 +82,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
             for path, scored in _scores(tagger, batch):
                 if not isinstance(scored, Problem):
                     scores.add(path, scored)
-                    if scores.waiting >= KEPT_AT_ONCE:
+                    if scores.waiting >= MAX_PENDING:
                         scores.write()
                 yield _described(path, scored, form, settings)
 

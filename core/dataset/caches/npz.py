@@ -87,7 +87,7 @@ class NpzCaches:
         sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
         return [path for path in (with_ending(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
-    def said(self) -> list[str]:
+    def log_lines(self) -> list[str]:
         """Lines for the log: the number of files used, and files that were not used, with the reason."""
         used = {path for path in self._chosen.values() if path is not None}
         lines = []

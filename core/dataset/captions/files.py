@@ -23,7 +23,7 @@ from core.settings.dataset.captions import CaptionSettings
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
-OWN = ("file", "metadata")  # sources of a caption written for the image
+IMAGE_SOURCES = ("file", "metadata")  # sources of a caption written for the image
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,11 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
 
-KEPT_BYTES = 256 << 20  # of the changes of caption files, and again of those of whole metadata files: the oldest go
+MAX_HISTORY_BYTES = (
+    256 << 20
+)  # of the changes of caption files, and again of those of whole metadata files: the oldest go
 LARGE_CHANGE = 16 << 20
-KEPT_CHANGES = 20_000
+MAX_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 AT_ONCE = 1000  # files between two waits for the disk
@@ -273,14 +275,14 @@ class History:
                 for path, begins in lines.items():
                     self._lines.setdefault(path, {})[file.stem] = begins
 
-    def news(self, seen: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Yield (id, new lines) of the changes that have grown, oldest first. seen: {id: bytes read so far}, which is updated."""
+    def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield (id, new lines) of the changes that have grown, oldest first. offsets: {id: bytes read so far}, which is updated."""
         for file in self._files()[-FOLLOWED:]:
-            known = seen.get(file.stem, 0)
+            known = offsets.get(file.stem, 0)
             with suppress(OSError):
                 if file.stat().st_size > known:
                     lines = list(_placed_lines(file, known))
-                    seen[file.stem] = lines[-1].end if lines else known
+                    offsets[file.stem] = lines[-1].end if lines else known
                     yield file.stem, [each.line for each in lines]
 
     def count(self, id: str) -> int:
@@ -332,7 +334,7 @@ class History:
             files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]
             left = sum(sizes[path] for path in files)
             for number, path in enumerate(files[:-1]):
-                if left <= KEPT_BYTES and len(files) - number <= KEPT_CHANGES:
+                if left <= MAX_HISTORY_BYTES and len(files) - number <= MAX_CHANGES:
                     break
                 atomic.remove(path)
                 left -= sizes[path]

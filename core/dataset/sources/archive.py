@@ -37,7 +37,7 @@ from core.record.space import require_space
 from core.record.units import size_words
 
 # Images that cannot be read are kept too: a scan of the folder names them.
-KEPT_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+DATASET_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
 MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters
@@ -121,7 +121,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
 
 def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
     """Whether a member belongs to a dataset, by its name or, for an unknown extension, by its first bytes."""
-    if extension(name) in KEPT_EXTENSIONS:
+    if extension(name) in DATASET_EXTENSIONS:
         return True
     if not may_be_image(name) or info.flag_bits & 1:
         return False

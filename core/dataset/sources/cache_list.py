@@ -44,10 +44,10 @@ def compare_with_disk(
     return about(edited, what, fix, "dataset.stale-caption-cache", where=printable(path))
 
 
-def _same(text: str, said: str) -> bool:
+def _same(text: str, listed: str) -> bool:
     """Whether the list has the caption: its first line, or with wildcards all non-blank lines."""
     lines = lines_of(text)
-    return said.strip() in ("\n".join(lines), lines[0] if lines else "")
+    return listed.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
 def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:

@@ -92,9 +92,9 @@ def rename_back(folder: Path) -> int:
     records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
     for record in reversed(records):
         try:
-            said = read_json_object(record)
-            pairs = [(folder / new, folder / old) for old, new in said["files"]]
-            found = enumerate(_where_now(pairs, said["first"]))
+            content = read_json_object(record)
+            pairs = [(folder / new, folder / old) for old, new in content["files"]]
+            found = enumerate(_where_now(pairs, content["first"]))
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
         except (ProblemsError, OSError, ValueError, KeyError, TypeError):
             continue

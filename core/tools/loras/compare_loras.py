@@ -112,8 +112,10 @@ def _compared(one: Layer, other: Layer) -> dict[str, Any]:
     return {"cosine": cosine, "difference": difference, "first": first, "second": second, "product": product}
 
 
-def _table(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    order = sorted(found, key=lambda name: -found[name]["difference"])[:MOST_ROWS]
+def _table(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    order = sorted(compared, key=lambda name: -compared[name]["difference"])[:MOST_ROWS]
     keys = ("cosine", "difference", "first", "second")
-    rows = [[name, *(found[name][key] for key in keys)] for name in order if math.isfinite(found[name]["difference"])]
+    rows = [
+        [name, *(compared[name][key] for key in keys)] for name in order if math.isfinite(compared[name]["difference"])
+    ]
     return table("Layers that differ most", ["Layer", "Cosine", "Difference", "First", "Second"], rows)

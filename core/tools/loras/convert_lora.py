@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 LAYOUTS = {"kohya": "kohya", "diffusers": "peft"}  # the layout of files that have these names already
-MOST_TOLD = 20
+SHOWN_LINES = 20
 
 
 @dataclass
@@ -79,8 +79,8 @@ def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcom
             left_out.append(f"left out {display_path(source)}: {error.problems[0].what}")
     lines = [f"Saved: {display_path(target)}" for target in written]
     for each in (lines, left_out):
-        if len(each) > MOST_TOLD:
-            each[MOST_TOLD:] = [f"and {len(each) - MOST_TOLD} more"]
+        if len(each) > SHOWN_LINES:
+            each[SHOWN_LINES:] = [f"and {len(each) - SHOWN_LINES} more"]
     facts = {"file": str(written[0])} if written else {}
     return Outcome(lines=[*lines, *left_out], facts=facts | {"files": [str(target) for target in written]})
 

@@ -165,13 +165,13 @@ def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
     return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]
 
 
-def _left_out(found: Part, known: Part) -> list[Problem]:
+def _left_out(part: Part, known: Part) -> list[Problem]:
     """Advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
-    names = sorted(found.places.keys() - known.places.keys())
-    if found.config is None or not names:
+    names = sorted(part.places.keys() - known.places.keys())
+    if part.config is None or not names:
         return []
-    what = f"The {part_title(found.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
-    return [Problem(what, str(found.source), "nothing, if images are as before", "advice", code="convert.left-out")]
+    what = f"The {part_title(part.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
+    return [Problem(what, str(part.source), "nothing, if images are as before", "advice", code="convert.left-out")]
 
 
 def misnamed(target: Path, form: str, where: str) -> list[Problem]:
@@ -205,23 +205,23 @@ def _facts(
 ) -> tuple[ModelFacts, list[Problem]]:
     """(metadata, prediction type and zero terminal SNR of the result; advice)."""
     to_folder, from_file = settings.save_model_as in FOLDERS, source.path.is_file()
-    said = source.kind.prediction if settings.prediction == "auto" else settings.prediction
+    prediction = source.kind.prediction if settings.prediction == "auto" else settings.prediction
     advice = []
-    if to_folder and from_file and said is None and layout.has_both_predictions:
+    if to_folder and from_file and prediction is None and layout.has_both_predictions:
         what = "The file does not say whether the model predicts epsilon or v; the folder's scheduler says v"
         fix = "for a model of 512 px choose the prediction type epsilon"
         advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
     # A file keeps its marks; those of a folder come from its scheduler, unless the file it was converted from had none.
     marks = settings.prediction != "auto" or to_folder or (not from_file and extra_file(source.path) is None)
     return ModelFacts(
-        metadata=_metadata(settings, source, layout, said, target, "folder" if to_folder else "model"),
-        prediction=said if marks else None,
+        metadata=_metadata(settings, source, layout, prediction, target, "folder" if to_folder else "model"),
+        prediction=prediction if marks else None,
         zero_terminal_snr=source.kind.zero_terminal_snr and (to_folder or marks),
     ), advice
 
 
 def _metadata(
-    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, prediction: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
     if settings.no_metadata:
         return {}
@@ -232,15 +232,15 @@ def _metadata(
     before = {name: value for name, value in before.items() if name not in gone}
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
-    title, side = target.stem if kind == "model" else target.name, _side(source, layout, said)
-    found = model_spec_of(before, layout.family, said, kind, title, side)
+    title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
+    found = model_spec_of(before, layout.family, prediction, kind, title, side)
     return found | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
-def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
+def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
     """The resolution the model was trained for, in pixels; for a file of SD 2.x by its prediction type."""
-    if layout.has_both_predictions and source.path.is_file() and said is not None:
-        return 768 if said == "v" else 512
+    if layout.has_both_predictions and source.path.is_file() and prediction is not None:
+        return 768 if prediction == "v" else 512
     return trained_size(source.path, layout.family)[0]
 
 

@@ -81,5 +81,5 @@ def private_paths(text: str) -> list[str]:
     return list(dict.fromkeys(found[0] for found in PRIVATE.finditer(text)))
 
 
-def _last_name(found: re.Match[str]) -> str:
-    return re.split(r"[\\/]+", found[0].rstrip("\\/"))[-1]
+def _last_name(match: re.Match[str]) -> str:
+    return re.split(r"[\\/]+", match[0].rstrip("\\/"))[-1]

@@ -126,7 +126,7 @@ def fill(
     context = inputs.context
     missing = cache.missing(images, context.check)
     if isinstance(cache.others, NpzCaches):
-        for line in cache.others.said():
+        for line in cache.others.log_lines():
             context.say(line)
     if missing:
         context.stage("loading the VAE")
