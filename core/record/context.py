@@ -12,7 +12,7 @@ from typing import Any
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
-from core.record.events import Drawn, Said, Stage, StateChanged
+from core.record.events import ImageGenerated, LogMessage, Stage, StateChanged
 from core.record.journal import Journal
 from core.record.problems import Problem
 from core.record.processes import Processes
@@ -93,10 +93,10 @@ class JobContext(Reports):
         self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
-        self.journal.put(Said(level, text, fix))
+        self.journal.put(LogMessage(level, text, fix))
 
     def generated(self, path: Path, seed: int) -> None:
-        self.journal.put(Drawn(str(path), seed))
+        self.journal.put(ImageGenerated(str(path), seed))
         with suppress(OSError):
             self.folder.preview.unlink(missing_ok=True)
 

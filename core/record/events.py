@@ -183,7 +183,7 @@ class BackedUp(Event):
 
 
 @dataclass(frozen=True)
-class Said(Event):
+class LogMessage(Event):
     """A log message. level: "info", "warning" or "error"."""
 
     kind: ClassVar[str] = "log"
@@ -193,7 +193,7 @@ class Said(Event):
 
 
 @dataclass(frozen=True)
-class Drawn(Event):
+class ImageGenerated(Event):
     """A generated image. file is absolute: it is in outputs/images."""
 
     kind: ClassVar[str] = "image"

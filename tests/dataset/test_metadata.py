@@ -20,7 +20,7 @@ from core.settings.dataset.concepts import concepts
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.validation import ValidationSettings
-from tests.dataset.showing import training_caption
+from tests.dataset.training_captions import training_caption
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed, Planned, accumulation_groups
 from core.dataset.buckets.rotation import View, parts_of
-from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
+from core.dataset.captions.pipeline import ImageUse, caption_variants_of_epoch, is_random, training_caption
 from core.record import draws
 from core.settings.dataset.dataset import DatasetSettings
 
@@ -196,11 +196,11 @@ class Plan:
         return self._groups
 
     def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
-        return showing_caption(self._showing(placed, repeat, step), self.seed, epoch, self.total)
+        return training_caption(self._use(placed, repeat, step), self.seed, epoch, self.total)
 
-    def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
+    def _use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
         words = placed.image.words
-        return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
+        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
         """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have
@@ -222,12 +222,12 @@ class Plan:
         first = self.epochs.first_step(epoch) + self.begin
         groups = self._groups_of(epoch) if self._varies else []
         shown = [
-            self._showing(each, repeat, step)
+            self._use(each, repeat, step)
             for step, group in enumerate(groups, first)
             for batch in group
             for each, repeat in batch.items
         ]
         if not self._varies:  # all of them, also those whose turn comes later
-            shown = [self._showing(each, 0, 0) for each in self.placed]
+            shown = [self._use(each, 0, 0) for each in self.placed]
         self._variants, self._captioned = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
         return self._variants
