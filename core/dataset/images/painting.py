@@ -41,9 +41,9 @@ class Start:
 def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
     """The painted mask, else the one of the mask folder, else a sidecar mask, else the image's transparency."""
     size = (image.width, image.height)
-    given = image.conditioning
-    where = "beside" if given and is_label(given.name) and given.parent == image.path.parent else "folder"
-    for origin, path in (("painted", painted), (where, given), ("beside", sidecar_mask(image))):
+    paired = image.conditioning
+    where = "beside" if paired and is_label(paired.name) and paired.parent == image.path.parent else "folder"
+    for origin, path in (("painted", painted), (where, paired), ("beside", sidecar_mask(image))):
         if path is None or not os.path.lexists(path) or not may_read(path):
             continue
         try:
