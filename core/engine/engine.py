@@ -362,8 +362,9 @@ class Engine:
                 state, explanation = run_in_child(folder, self.workspace, **heard)
             else:
                 state, explanation = execute(entry.task, job, folder, self.workspace, device, **heard)
-        kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
-        self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **kept)
+        # The job.json of a download is without the link's key.
+        changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
+        self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
         if explanation is not None and explanation.poisoned:
             self._restart(explanation)
 

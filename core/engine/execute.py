@@ -40,7 +40,7 @@ def execute(
     processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
     """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
-    said = folder.lock()
+    messages = folder.lock()
     try:
         with Journal(folder.path) as journal:
             journal.listen(listener)
@@ -50,7 +50,7 @@ def execute(
             context.processes = processes or context.processes
             context.pauses = not tasks.named(task).pauses
             journal.put(StateChanged("running"))
-            for line in said:
+            for line in messages:
                 context.say(line, "warning")
             ended = _guarded(task, job, context)
         if task == "train":

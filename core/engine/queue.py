@@ -166,9 +166,11 @@ class Queue:
     def forget(self, identities: Collection[str]) -> None:
         """Remove ended jobs."""
         with self.lock:
-            kept = [each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")]
-            if len(kept) < len(self._entries):
-                self._entries = kept
+            remaining = [
+                each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")
+            ]
+            if len(remaining) < len(self._entries):
+                self._entries = remaining
                 self._write()
 
     def move(self, identity: str, position: int) -> None:
@@ -183,8 +185,8 @@ class Queue:
             moved = [old for old in waiting if old is not entry]
             moved.insert(max(0, min(position, len(moved))), entry)
             if guest := GUEST.get():  # the jobs of others keep their places
-                own = iter([each for each in moved if each.guest == guest])
-                moved = [next(own) if each.guest == guest else each for each in waiting]
+                guests = iter([each for each in moved if each.guest == guest])
+                moved = [next(guests) if each.guest == guest else each for each in waiting]
             self._entries = rest + moved
             self._write()
 

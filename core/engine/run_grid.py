@@ -84,7 +84,7 @@ def run_grid_of(
     if len(prompts) > 1:
         letter = next(letters)
         grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": joined([_line(each) for each in prompts])}
-    asked = build(
+    grid_job = build(
         GridJob,
         {
             "model": to_values(job.model),
@@ -94,15 +94,17 @@ def run_grid_of(
             "controls": {"control_image": prompts[0].control},
         },
     )
-    return RunGrid(asked, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
+    return RunGrid(grid_job, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
 
 
 def _spread(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
     """At most MOST_CHECKPOINTS steps, evenly spaced, including the last and the best one."""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
-    kept = {steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)}
-    return sorted(kept | ({best["step"]} & set(steps) if best else set()))
+    chosen = {
+        steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)
+    }
+    return sorted(chosen | ({best["step"]} & set(steps) if best else set()))
 
 
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
@@ -138,8 +140,8 @@ def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
 
 def _line(sample: SamplePrompt) -> str:
     """A sample as one prompt line with its options."""
-    given = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
-    options = "".join(f" --{switch} {value}" for switch, value in given if value not in (None, ""))
+    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
+    options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
     return " ".join(_escaped(sample.prompt).split()) + options
 
 
@@ -153,9 +155,9 @@ def _words(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[s
     words, found = job.embedding.words, []
     for number, word in enumerate(words):
         ends = [f"-{without_signs(other)}" for other in words[1:]]
-        own = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
-        own = own or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
-        found += [f"{word}={portable_name(path, workspace)}" for path in own[:1]]
+        matching = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
+        matching = matching or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
+        found += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
     return found
 
 

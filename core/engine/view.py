@@ -264,14 +264,14 @@ class RunView:
     def progress(self, state: str) -> dict[str, Any]:
         """The progress of a job: stage with its count, log lines, results and problems."""
         with self._lock:
-            said = [entry for entry in self.log if entry["text"] != self.message]
-            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in said if entry["level"] == "error"]
+            entries = [entry for entry in self.log if entry["text"] != self.message]
+            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
             return {
                 "state": state,
                 "text": self.stage if state in ("running", "paused") else "",
                 "done": self.counted[0],
                 "total": self.counted[1],
-                "lines": self.result.get("lines") or [entry["text"] for entry in said if entry["level"] != "error"],
+                "lines": self.result.get("lines") or [entry["text"] for entry in entries if entry["level"] != "error"],
                 "facts": self.result.get("facts", {}),
                 "images": [each["file"] for each in self.images_drawn],
                 "problems": [{"what": self.message, "fix": self.fix}, *wrong]

@@ -56,9 +56,9 @@ def waits(
     """
     found: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
-        mine = [entry for entry in entries if lane_of(entry) == lane]
+        members = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
-        found |= _in_lane(lane, mine, pace, paused and device, lent_to if device else "")
+        found |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
     return found
 
 

@@ -36,7 +36,7 @@ def _read(path: Path, changed: int, size: int) -> tuple[tuple[str, str], ...]:
 def keep(run: Path, file: Path, name: str | None) -> None:
     """Mark a checkpoint of the run as kept under a name; None removes the mark. Raises ProblemsError."""
     place = file.relative_to(run).as_posix()
-    kept = {each: own for each, own in read_kept(run).items() if each != place}
+    kept = {each: name_of for each, name_of in read_kept(run).items() if each != place}
     if name is not None:
         kept[place] = _checked(name) or file.stem
     try:

@@ -60,11 +60,13 @@ class Lock:
 
     def _hold_by_sign(self, age: float | None) -> list[str]:
         sign = sign_file(self._path)
-        said = [f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"]
+        messages = [
+            f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"
+        ]
         if age is not None:
             if _renewed(sign):  # the clocks of two machines differ: it only looked old
                 raise HeldElsewhere(0.0)
-            said.append(f"Taken over from a process without a heartbeat for {_words(age)}")
+            messages.append(f"Taken over from a process without a heartbeat for {_words(age)}")
         atomic.write_text(sign, self._token)
         time.sleep(SETTLE_SECONDS)
         if not self._is_mine():
@@ -72,7 +74,7 @@ class Lock:
         self._end.clear()
         self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beating.start()
-        return said
+        return messages
 
     def _is_mine(self) -> bool:
         try:

@@ -45,8 +45,8 @@ def _read(path: Path, changed: int, size: int) -> RunAbout:
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
     """Change title, note or both. Raises ProblemsError, also for a damaged file, which is then left as it is."""
     before = read_about(folder)
-    given = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked(name, text, most) for name, text, most in given if text is not None}
+    texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
+    changes = {name: _checked(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
     if about.title == initial_title(folder):
         about = RunAbout(note=about.note)
@@ -82,5 +82,5 @@ def _clean(text: object, most: int, lines: bool = False) -> str:
     """Return the text without control characters and bidirectional marks; on one line unless `lines`."""
     if not isinstance(text, str):
         return ""
-    kept = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
-    return (kept.replace("\t", " ").strip() if lines else " ".join(kept.split()))[:most]
+    cleaned = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
+    return (cleaned.replace("\t", " ").strip() if lines else " ".join(cleaned.split()))[:most]

@@ -89,7 +89,7 @@ class RunFolder:
         locked; returns messages if the drive has no locks."""
         lock = Lock(self.path / "lock")
         try:
-            said = lock.acquire()
+            messages = lock.acquire()
         except HeldElsewhere as held:
             more, wait = held_words(held)
             what = f"'{self.name}' is already running{more}"
@@ -97,7 +97,7 @@ class RunFolder:
         except OSError as error:
             raise unwritten(error, "The run's folder cannot be written", str(self.path)) from None
         self._lock = lock
-        return said
+        return messages
 
     def unlock(self) -> None:
         if self._lock is not None:

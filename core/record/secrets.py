@@ -29,9 +29,9 @@ SHORTEST = 8  # characters: shorter keys would mask ordinary text
 
 def keys_file() -> Path:
     """Path of the keys file, outside the project, so that no copy of the project's folder contains it."""
-    given = os.environ.get(FILE_VARIABLE)
-    if given:
-        return Path(given)
+    path = os.environ.get(FILE_VARIABLE)
+    if path:
+        return Path(path)
     base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "atelier" / "keys.json"
 

@@ -40,6 +40,6 @@ def remove_left() -> None:
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             facts, lock = path.lstat(), path / LOCK
-            own = path.is_dir() and not path.is_symlink() and facts.st_uid == getattr(os, "getuid", lambda: 0)()
-            if own and time.time() - lock.lstat().st_mtime > NEW_SECONDS and not is_held(lock):
+            is_users = path.is_dir() and not path.is_symlink() and facts.st_uid == getattr(os, "getuid", lambda: 0)()
+            if is_users and time.time() - lock.lstat().st_mtime > NEW_SECONDS and not is_held(lock):
                 shutil.rmtree(path, ignore_errors=True)

@@ -68,8 +68,8 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
         fix = "choose a folder, or owner/name of the Hugging Face Hub"
         raise ProblemsError.one("No model is selected", where, fix, "captioner.no-model")
     match = hub.HUB_ID.fullmatch(text)
-    own = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
-    hub_id = None if match is None or own else hub.HubId(match[1], match[2])
+    is_users = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
+    hub_id = None if match is None or is_users else hub.HubId(match[1], match[2])
     inside = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
     inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
     for folder in (resolve_path(text), *inside):

@@ -194,8 +194,8 @@ def _without_marks(processor: Any, text: str) -> str:
 def _ends(loaded: Loaded) -> set[int]:
     """Ids of the tokens that end an answer or pad the row after it."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    ids = {*own, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ids = {*ends, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
     return {each for each in ids if each is not None}
 
 

@@ -94,12 +94,12 @@ def _chosen(
     """General tags, characters and rating in sd-scripts' order: tags inserted at the front end up reversed."""
     thresh = THRESH if options.thresh is None else options.thresh
     chosen: list[tuple[str, float]] = []
-    for group, own, in_front in (
+    for group, threshold, in_front in (
         ("general", options.general_threshold, False),
         ("character", options.character_threshold, options.character_tags_first),
     ):
         for name, score in groups[group]:
-            if score >= (thresh if own is None else own) and name not in undesired:
+            if score >= (thresh if threshold is None else threshold) and name not in undesired:
                 chosen.insert(0 if in_front else len(chosen), (name, score))
     if options.rating_tag != "none" and groups["rating"]:
         rating = max(groups["rating"], key=lambda each: each[1])

@@ -112,8 +112,8 @@ class Tagger(OfProcess):
     def scored(self, values: np.ndarray) -> list[Scored]:
         """The labels with a score of at least FLOOR, or always stored, in the order of the table."""
         values = values[: len(self.labels)]
-        kept = np.flatnonzero((values >= FLOOR) | self.always)
-        scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
+        numbers = np.flatnonzero((values >= FLOOR) | self.always)
+        scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
         return [(label, score) for label, score in scores if label is not NOTHING]
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:

@@ -95,9 +95,9 @@ def with_wildcards(key: str) -> str:
 
 def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:
     """The threshold of a category: its setting, else the common setting, else the model's."""
-    own = getattr(options, f"{category}_threshold", None)
-    if own is not None:
-        return float(own)
+    threshold = getattr(options, f"{category}_threshold", None)
+    if threshold is not None:
+        return float(threshold)
     if category in BEST:
         return 0.0
     if options.thresh is not None:
@@ -191,8 +191,8 @@ class Formatter:
         }
 
         def inside_another(tag: Tag) -> bool:
-            own = words[tag.name]
-            return any(own in other and own != other for other in others[tag.category])
+            text = words[tag.name]
+            return any(text in other and text != other for other in others[tag.category])
 
         return [tag for tag in tags if not inside_another(tag)]
 
@@ -200,8 +200,8 @@ class Formatter:
         if self.options.max_tags is None:
             return tags
         counted = sorted((tag for tag in tags if tag.category not in BEST), key=lambda tag: -(tag.score or 0))
-        kept = {tag.name for tag in counted[: self.options.max_tags]}
-        return [tag for tag in tags if tag.category in BEST or tag.name in kept]
+        best = {tag.name for tag in counted[: self.options.max_tags]}
+        return [tag for tag in tags if tag.category in BEST or tag.name in best]
 
     # ---- in which order, and how written
 

@@ -198,8 +198,8 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
 def _largest(placed: Placed) -> Size:
     """The largest size the image may get: the image's size with bucket_no_upscale, else unlimited."""
     settings = placed.concept.images
-    kept = settings.enable_bucket and settings.bucket_no_upscale
-    return (placed.image.width, placed.image.height) if kept else UNLIMITED
+    limited = settings.enable_bucket and settings.bucket_no_upscale
+    return (placed.image.width, placed.image.height) if limited else UNLIMITED
 
 
 def _smaller(one: Size | None, other: Size) -> Size:

@@ -121,7 +121,7 @@ class Epochs:
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
-        made: list[Planned] = []
+        batches: list[Planned] = []
         for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
             group, size = self._drawn_as[bucket]
             views = buckets[bucket]
@@ -130,9 +130,9 @@ class Epochs:
                 views += self._fill_up(bucket, views, seed, epoch)
             at_once = self._size[bucket]
             end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
-            made += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
-        draws.python_random(seed, "order of batches", epoch).shuffle(made)
-        return made
+            batches += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+        draws.python_random(seed, "order of batches", epoch).shuffle(batches)
+        return batches
 
     def groups(self, seed: int, epoch: int) -> list[list[Planned]]:
         """The batches of each optimizer step of an epoch."""
@@ -207,11 +207,11 @@ class Plan:
         fewer, or none."""
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
-            seen: set[tuple[str, ...]] = set()
+            used: set[tuple[str, ...]] = set()
             for step, group in enumerate(self._groups_of(epoch), self.epochs.first_step(epoch)):
                 for placed, repeat in (item for batch in group for item in batch.items):
-                    if placed.key not in seen:
-                        seen.add(placed.key)
+                    if placed.key not in used:
+                        used.add(placed.key)
                         found[placed.key].append(self.caption(placed, epoch, repeat, step))
         return found
 

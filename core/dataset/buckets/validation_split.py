@@ -118,15 +118,15 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
     whole = sum(sizes.values())
     exact = {name: wanted * size / whole for name, size in sizes.items()}
-    given = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
+    counts = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
     order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
-    left = wanted - sum(given.values())
-    while left > 0 and any(given[name] < sizes[name] // 2 for name in order):
+    left = wanted - sum(counts.values())
+    while left > 0 and any(counts[name] < sizes[name] // 2 for name in order):
         for name in order:
-            if left > 0 and given[name] < sizes[name] // 2:
-                given[name] += 1
+            if left > 0 and counts[name] < sizes[name] // 2:
+                counts[name] += 1
                 left -= 1
-    return given
+    return counts
 
 
 class _Alike:

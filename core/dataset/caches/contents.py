@@ -39,9 +39,9 @@ def file_hashes(
     found = Memo(memo_path).facts("sha256", files, _sha256, check)
     fix = "restore it, or scan the dataset again"
     problems = [
-        Problem(f"The image cannot be read ({said.strerror})", printable(path), fix, code="image.unreadable")
-        for path, said in found.items()
-        if isinstance(said, OSError)
+        Problem(f"The image cannot be read ({result.strerror})", printable(path), fix, code="image.unreadable")
+        for path, result in found.items()
+        if isinstance(result, OSError)
     ]
     raise_if_errors(problems)
     return found

@@ -55,8 +55,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             remove(temporary)
     except OSError as error:
-        kept = "entries cached so far are kept"
-        raise unwritten(error, "The cache cannot be written", str(path.parent), kept) from error
+        rest = "entries cached so far are kept"
+        raise unwritten(error, "The cache cannot be written", str(path.parent), rest) from error
     return len(data)
 
 

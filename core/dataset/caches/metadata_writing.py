@@ -64,7 +64,7 @@ def write_metadata(
     once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
     earlier = _read(in_json) if in_json is not None else {}
     keys = _keys(once, full_path, earlier, path)
-    said = dict(earlier)
+    content = dict(earlier)
     for each in once:
         key = keys[each.image.path]
         entry = dict(earlier.get(key) or {})
@@ -72,15 +72,15 @@ def write_metadata(
         if buckets:
             width, height = each.placement.bucket
             entry["train_resolution"] = [width - width % BUCKET_UNIT, height - height % BUCKET_UNIT]
-        said[key] = entry
+        content[key] = entry
     try:
         backup = _put_away(path)
-        atomic.write_json(path, said)
+        atomic.write_json(path, content)
     except OSError as error:
         what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
         fix = "check that the folder is writable and the disk is not full"
         raise ProblemsError.one(what, printable(path), fix, code="metadata.unwritten") from error
-    return Written(len(once), len(said) - len(set(keys.values())), backup)
+    return Written(len(once), len(content) - len(set(keys.values())), backup)
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
@@ -135,11 +135,11 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of `in_json`, with all its keys."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    said = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)
-    if not isinstance(said, dict) or not all(isinstance(entry, dict) for entry in said.values()):
+    content = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         fix = 'use the form {"name": {"caption": "..."}, ...}'
         raise ProblemsError.one("The metadata file is not a list of images", shown, fix, code="metadata.not-a-list")
-    return said
+    return content
 
 
 def _put_away(path: Path) -> Path | None:

@@ -280,8 +280,8 @@ class ControlCache(PartnerCache):
 
     def _resized(self, items: Sequence[Placed]) -> list[Placed]:
         files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
-        seen = headers(list(files.values()), Memo(self.memo_path))
-        sizes = {file.path: (found.width, found.height) for file, found in seen if not isinstance(found, str)}
+        read = headers(list(files.values()), Memo(self.memo_path))
+        sizes = {file.path: (found.width, found.height) for file, found in read if not isinstance(found, str)}
         return [
             placed
             for placed in items

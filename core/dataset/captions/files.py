@@ -92,8 +92,8 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
 
     Line ends become \n; surrounding whitespace is stripped.
     """
-    own = caption_files(image.path, caption_extension, image.sidecars)
-    for path in dict.fromkeys((*own, *_shared_files(image.path, caption_extension))):
+    files = caption_files(image.path, caption_extension, image.sidecars)
+    for path in dict.fromkeys((*files, *_shared_files(image.path, caption_extension))):
         try:
             data = read_regular(path, MAX_CAPTION_BYTES)
         except MissingFile:

@@ -68,12 +68,12 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
     """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`."""
     advised = set(finding.advised)
-    chosen = [seen for group in finding.images for seen in group if seen.key in advised]
+    chosen = [each for group in finding.images for each in group if each.key in advised]
     if not chosen:
         what = "This finding has no images to move to the trash"
         raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
-    sidecars = {Path(os.path.abspath(seen.path)): seen.sidecars for seen in chosen if seen.sidecars}
-    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
+    sidecars = {Path(os.path.abspath(each.path)): each.sidecars for each in chosen if each.sidecars}
+    return put_away([each.path for each in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
 
 
 def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:

@@ -71,7 +71,7 @@ class Finding:
     @property
     def id(self) -> str:
         """An id for the page, the same for the same finding about the same images."""
-        keys = sorted("/".join(seen.key) for group in self.images for seen in group)
+        keys = sorted("/".join(each.key) for group in self.images for each in group)
         text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
         return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
 
@@ -91,12 +91,12 @@ class Finding:
         groups = [
             [
                 {
-                    "key": [printable(part) for part in seen.key],
-                    "path": printable(seen.path),
-                    "note": seen.note,
-                    "advised": seen.key in advised,
+                    "key": [printable(part) for part in each.key],
+                    "path": printable(each.path),
+                    "note": each.note,
+                    "advised": each.key in advised,
                 }
-                for seen in group
+                for each in group
             ]
             for group in self.images
         ]

@@ -85,11 +85,11 @@ def put_away(
         "when": time.time(),
         "reason": reason,
         "images": [_named(path, folder) for path in images],
-        "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
+        "files": [{"from": _named(path, folder), "to": name} for path, name in pairs],
     }
     try:
         atomic.write_json(place / RECORD, content)
-        move_all([(path, place / _FILES / kept) for path, kept in pairs])
+        move_all([(path, place / _FILES / name) for path, name in pairs])
     except OSError as error:
         tidy(place)
         fix = "close programs that use it, check that the folder is writable, and try again"
@@ -163,9 +163,9 @@ def companions(images: Sequence[Path]) -> list[Path]:
             if is_image_name(name) and name not in names and not is_label(name)
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
-        own = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
+        leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
         for name in beside:
-            if name not in names and _belongs(name, own, staying | stems):
+            if name not in names and _belongs(name, leaving_stems, staying | stems):
                 found.append(folder / name)
     return found
 
@@ -214,11 +214,11 @@ def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
     pairs = []
     for path in paths:
         try:
-            kept = path.relative_to(folder).as_posix()
+            name = path.relative_to(folder).as_posix()
         except ValueError:
             number = places.setdefault(path.parent, len(places) + 1)
-            kept = f"outside-{number}/{path.name}"
-        pairs.append((path, kept))
+            name = f"outside-{number}/{path.name}"
+        pairs.append((path, name))
     return pairs
 
 

@@ -61,10 +61,10 @@ def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
 
 def control_filter(concept: Concept) -> str:
     """The resampling method for a folder's control images."""
-    own = concept.images.control_interpolation
+    chosen = concept.images.control_interpolation
     if concept.control_fit == "area":  # sd-scripts 0.9
-        return own or "area"
-    return own or concept.images.resize_interpolation
+        return chosen or "area"
+    return chosen or concept.images.resize_interpolation
 
 
 def is_resized(size: Size, placed: Placed) -> bool:

@@ -196,8 +196,8 @@ def _decoded(
     width, height = image.size
     if enough is not None and turn in _SIDEWAYS:
         enough = (enough[1], enough[0])
-    if asked := enough or draft:
-        image.draft("RGB" if image.mode == "RGB" else image.mode, asked)
+    if size := enough or draft:
+        image.draft("RGB" if image.mode == "RGB" else image.mode, size)
     try:
         _scale_transparent_color(image)
         image.load()

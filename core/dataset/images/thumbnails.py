@@ -30,10 +30,10 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | byt
         return target
     image = open_rgb(path, draft=(2 * size, 2 * size))
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    made = BytesIO()
-    image.save(made, "JPEG", quality=85)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=85)
     try:
-        write_bytes(target, made.getvalue())
+        write_bytes(target, jpeg.getvalue())
     except OSError:
-        return made.getvalue()
+        return jpeg.getvalue()
     return target

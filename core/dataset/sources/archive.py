@@ -236,8 +236,8 @@ def _write(
             place = f"{where}, {'/'.join(entry.parts)}"
             raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
         except OSError as error:
-            kept = "nothing was unpacked"
-            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
+            rest = "nothing was unpacked"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), rest) from error
         if _is_image(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)

@@ -54,14 +54,14 @@ def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSetting
     """Write metadata_cache.json for a folder that has none, in sd-scripts' format; a failed write gives a warning."""
     if not images:
         return []
-    said = {}
+    content = {}
     for image in images:
         caption = read_caption(image, settings).text
         if not settings.enable_wildcard:
             caption = next(iter(lines_of(caption)), "")
-        said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
+        content[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
     try:
-        atomic.write_json(path, said)
+        atomic.write_json(path, content)
     except OSError as error:
         what = f"{path.name} could not be written ({error.strerror}); the folder itself was read"
         fix = "allow writing there, or turn off reading metadata_cache.json"

@@ -103,12 +103,12 @@ def in_folder(
 
 def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
     """Partners in the image folders, recognized by a suffix. files: source id -> its partner files, under the images' names."""
-    by_name = {source: _by_stem(own, None) for source, own in files.items()}
+    by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
         return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
 
-    return Partners(shown, [file for own in files.values() for file in own], find)
+    return Partners(shown, [file for members in files.values() for file in members], find)
 
 
 def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list[File]]:
@@ -180,8 +180,8 @@ def pair(
             unusable[image.key] = f"has a {kind.word} that {header}"
             problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
-        own: Any = {kind.field: partner.path}
-        paired.append(replace(image, **own))
+        change: Any = {kind.field: partner.path}
+        paired.append(replace(image, **change))
     without = [image for image in images if not matches[image.key]]
     problems += _missing(kind, partners.shown, len(images), without, level) if without else []
     problems += _sizes(kind, partners.shown, paired, header_of, level)

@@ -111,10 +111,10 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
         _check_allowed(name)
     try:
         make = source.images if source else _imported(name)
-        made: Any = make(dataset.model_dump(mode="json"))
-        given: Iterable[Any] = made.images() if hasattr(made, "images") else made
+        instance: Any = make(dataset.model_dump(mode="json"))
+        listed: Iterable[Any] = instance.images() if hasattr(instance, "images") else instance
         rows = []
-        for row in given:
+        for row in listed:
             if cancel:
                 cancel.check()
             rows.append(dict(row) if isinstance(row, Mapping) else row)

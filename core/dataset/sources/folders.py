@@ -62,9 +62,9 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     """The folders of one source: each `<repeats>_<words>` folder in it, and itself for the rest."""
     shown = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
-    own = repeats_and_words(name)
-    if own:
-        return _named_root(path, own, source)
+    parsed = repeats_and_words(name)
+    if parsed:
+        return _named_root(path, parsed, source)
     words = words_for(source, words_of(printable(name)))
     if not source.recursive:
         return [Root(path, source.num_repeats or 1, words)], []
@@ -86,8 +86,8 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 
 def whole_root(source: Source, path: Path) -> Root:
     """The folder and everything below it as one root, where a metadata file lists the images."""
-    own = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
-    return Root(path, source.num_repeats or max(own[0], 1), words_for(source, own[1]))
+    parsed = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
+    return Root(path, source.num_repeats or max(parsed[0], 1), words_for(source, parsed[1]))
 
 
 def _named_root(

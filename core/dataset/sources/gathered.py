@@ -138,10 +138,10 @@ class Gathered:
             return self.read(files, id, root, concept)
         if path.is_file():
             metadata = read_metadata(path)
-            kept, entries = self._matched(metadata, files, root.path)
-            images = self.read(kept, id, root, concept, entries)
+            files_of_entries, entries = self._matched(metadata, files, root.path)
+            images = self.read(files_of_entries, id, root, concept, entries)
             if metadata.entries:
-                self.problems += compare_with_disk(images, kept, entries, concept.captions, path)
+                self.problems += compare_with_disk(images, files_of_entries, entries, concept.captions, path)
             return images
         images = self.read(files, id, root, concept)
         self.problems += write_list(path, images, concept.captions)
@@ -158,9 +158,9 @@ class Gathered:
         files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
-        kept, entries = self._matched(metadata, files, path)
+        files_of_entries, entries = self._matched(metadata, files, path)
         id = self.new_id(printable(path.name) or "images")
-        images = self.read(kept, id, root, concept, entries, metadata.buckets)
+        images = self.read(files_of_entries, id, root, concept, entries, metadata.buckets)
         if metadata.buckets and concept.images.bucket_no_upscale:
             setting = ImageSettings.title_of("bucket_no_upscale")
             what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"

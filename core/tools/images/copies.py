@@ -31,21 +31,21 @@ def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], li
     width, height = opened.colors.size
     copies: list[Copy] = []
     left_out: list[str] = []
-    seen: dict[tuple[int, int], str] = {}
+    sizes: dict[tuple[int, int], str] = {}
     for limit in settings.max_resolution:
         most_width, most_height = (limit, limit) if isinstance(limit, int) else limit
         name = f"{most_width}x{most_height}"
         size = size_within(width, height, most_width * most_height)
         step = settings.divisible_by
-        kept = (size[0] // step * step, size[1] // step * step)
-        if 0 in kept:
+        crop = (size[0] // step * step, size[1] // step * step)
+        if 0 in crop:
             left_out.append(f"would be {size[0]} x {size[1]} at {name}, too small to be divisible by {step}")
             continue
-        if kept in seen:
-            left_out.append(f"has the same size at {name} as at {seen[kept]}")
+        if crop in sizes:
+            left_out.append(f"has the same size at {name} as at {sizes[crop]}")
             continue
-        seen[kept] = name
-        image = cut(scaled(opened, size, settings.interpolation), middle(size, kept))
+        sizes[crop] = name
+        image = cut(scaled(opened, size, settings.interpolation), middle(size, crop))
         copies.append(Copy(f"{path.stem}+{name}", image, settings.format))
     return copies, left_out
 

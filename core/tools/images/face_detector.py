@@ -225,13 +225,13 @@ def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[i
     smaller   overlap as a fraction of the smaller box, not of the union
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order, kept = np.argsort(-boxes[:, 4]), []
+    order, chosen = np.argsort(-boxes[:, 4]), []
     while len(order):
         best, rest = order[0], order[1:]
-        kept.append(int(best))
+        chosen.append(int(best))
         low = np.maximum(boxes[best, :2], boxes[rest, :2])
         high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
         common = np.prod(np.clip(high - low, 0, None), axis=1)
         whole = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
         order = rest[common <= overlap * whole]
-    return kept
+    return chosen

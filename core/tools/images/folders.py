@@ -223,8 +223,8 @@ def _one(
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
                 report.captions += _copy_captions(path, target, sidecars.of(path))
         except OSError as error:
-            kept = "what is written is kept"
-            raise unwritten(error, "A copy could not be written", printable(target), kept) from error
+            rest = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), rest) from error
 
 
 def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> None:

@@ -196,19 +196,21 @@ def _job(settings: MakePairsSettings) -> GenerateJob:
 
 
 def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
-    own = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
-    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=own)}))
+    changes = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
+    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=changes)}))
 
 
 def _write(
     pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: ImageMetadata, black: list[str]
 ) -> None:
     """Write a pair, the image last, which completes it. black: gets the name of an image with an all-black control image"""
-    own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})
+    hint_settings = settings.model_copy(
+        update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)}
+    )
     job = pair.request.job
     for path in (pair.image, pair.hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-    hint = hints.make(np.asarray(image.convert("RGB")), own)
+    hint = hints.make(np.asarray(image.convert("RGB")), hint_settings)
     if not hint.any():
         black.append(pair.image.name)
     write_hint(hint, pair.hint)

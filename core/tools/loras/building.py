@@ -66,6 +66,6 @@ def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
     """The dtype of `precision`, else of the file's matrices."""
     if precision:
         return type_named(precision)
-    own = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    dtype = own.most_common(1)[0][0] if own else torch.float32
+    counts = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    dtype = counts.most_common(1)[0][0] if counts else torch.float32
     return dtype if isinstance(dtype, torch.dtype) else getattr(torch, TORCH_NAMES[dtype])

@@ -184,7 +184,7 @@ def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | Non
     for part, prefixes in (("text_encoder", sd_keys.CLIP_PREFIXES), ("text_encoder_2", sd_keys.OPEN_CLIP_PREFIXES)):
         prefix = prefixes.get(family or "", "\0")
         if name.startswith(prefix):
-            own = part if traits_of(family).two_encoders else "text_encoder"
-            found = place(own, name.removeprefix(prefix).removesuffix(".weight"), "")
+            part_name = part if traits_of(family).two_encoders else "text_encoder"
+            found = place(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
             return found if found[2] != OTHER else None
     return None

@@ -102,8 +102,8 @@ def inherited_metadata(lora: LoraFile) -> dict[str, str]:
 
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
     """Bytes per element of `precision`, else of the file's matrices. lora: its outline"""
-    own = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return BYTES[precision] if precision else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
+    counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    return BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:

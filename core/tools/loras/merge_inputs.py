@@ -79,10 +79,10 @@ def lora_inputs(
 
 def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
     """(each file with its SHA-256, each LoRA's entry of the recipe), for `merge_record`."""
-    inputs, said = list[tuple[Path, str]](), list[dict[str, Any]]()
+    inputs, recipe = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
         context.stage(f"hashing {lora.path.name}")
         sha256 = file_sha256(lora.path, context.cancel)
         inputs.append((lora.path, sha256))
-        said.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
-    return inputs, said
+        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
+    return inputs, recipe

@@ -77,7 +77,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
 
 
 def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
-    places = {part: own.places for part, own in copy.parts.items()}
+    places = {name: part.places for name, part in copy.parts.items()}
     found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
         return []
@@ -90,8 +90,8 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
     """Write the model with every LoRA's changes."""
     merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
-    kept = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
-    facts = replace(plan.copy.facts, metadata=kept | _metadata(plan, context))
+    metadata = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.facts, metadata=metadata | _metadata(plan, context))
     outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
@@ -144,10 +144,10 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
-        made = change.sums if change.is_product(before.shape, bias in state) else change.weight
+        compute = change.sums if change.is_product(before.shape, bias in state) else change.weight
         places = self.plan.copy.parts[part].places
         self.merged.add(place)
-        state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
+        state[weight] = change.explained(before, places[weight], lambda dtype: compute(before, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
             state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
@@ -162,8 +162,8 @@ class _Merging:
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(place)
-        made = partial(change.added, before, value)
-        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], made)
+        compute = partial(change.added, before, value)
+        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], compute)
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ class _Change:
         import torch
 
         with torch.no_grad():
-            given = before.fetch(torch.float32)
-            made = _cast(self._adapter(given).merged(given) if self.strength else given, dtype)
-        yield made.view(-1)
+            weight = before.fetch(torch.float32)
+            merged = _cast(self._adapter(weight).merged(weight) if self.strength else weight, dtype)
+        yield merged.view(-1)
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
@@ -229,24 +229,24 @@ class _Change:
 
         with torch.no_grad():
             delta = self._adapter(torch.zeros(shape)).bias_delta()
-            made = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
-        yield made.view(-1)
+            merged = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+        yield merged.view(-1)
 
     def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
         """The tensor with an additive change of the same shape, as one piece."""
         import torch
 
-        given = before.fetch(torch.float32)
-        yield _cast(given + value.to(given).view_as(given) * self.strength, dtype).view(-1)
+        weight = before.fetch(torch.float32)
+        yield _cast(weight + value.to(weight).view_as(weight) * self.strength, dtype).view(-1)
 
     def explained(
-        self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
+        self, before: LazyTensor, place: Place, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
         """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
 
         def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             try:
-                yield from made(dtype)
+                yield from compute(dtype)
             except _Unfit:
                 raise self._unfit(before, place) from None
 

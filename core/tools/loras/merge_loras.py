@@ -136,9 +136,11 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
             if settings.shuffle:
                 up, down = shuffled(up, down, settings.seed, name)
             tensors |= spill.put(lora_tensors(name, up, down, alpha, shape))
-        theirs = settings.compatibility == "sd-scripts"
+        sd_scripts = settings.compatibility == "sd-scripts"
         dtype = (
-            torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
+            torch.float32
+            if sd_scripts and not settings.save_precision
+            else precision_of(read[0], settings.save_precision)
         )
         metadata = _metadata(settings, plan, read, firsts, tensors, context)
         save_lora(plan.target, _with_bias_norm(tensors, plan, read), metadata, dtype)
@@ -187,18 +189,18 @@ def _merging(
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.svd import CLAMP, decompose
 
-    theirs = settings.compatibility == "sd-scripts"
+    sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
-        ways = {
+        methods = {
             ("concat", False): lora_sums.concatenated,
             ("concat", True): lora_sums.concatenated_as_sd_scripts,
             ("plain", False): lora_sums.averaged,
             ("plain", True): lora_sums.averaged_as_sd_scripts,
         }
-        merged = ways[settings.method, theirs]
+        merged = methods[settings.method, sd_scripts]
         return lambda terms, shape: merged(terms)
-    rank = settings.new_rank or (USUAL_RANK if theirs else _highest_factors(plan, read, context))
-    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
+    rank = settings.new_rank or (USUAL_RANK if sd_scripts else _highest_factors(plan, read, context))
+    quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
     def by_values(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
         wanted = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
@@ -236,11 +238,11 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
+    stated = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     about = version_metadata(plan.family)
-    about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
-    theirs = settings.compatibility == "sd-scripts"
-    about |= _sizes_of_sd_scripts(settings, firsts) if theirs else sizes_as_metadata(tensors)
+    about |= {key: stated[key] for key in ("ss_v2", "ss_base_model_version") if stated.get(key)}
+    sd_scripts = settings.compatibility == "sd-scripts"
+    about |= _sizes_of_sd_scripts(settings, firsts) if sd_scripts else sizes_as_metadata(tensors)
     if settings.no_metadata:
         return about
     return about | _record(settings, plan, read[0].metadata, context)

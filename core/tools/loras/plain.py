@@ -83,8 +83,8 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 def _place(base: Checkpoint | None, name: str) -> Place | None:
     """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
-    own = base.parts.get(part) if base is not None else None
-    return own.places.get(f"{path}.weight") if own is not None else None
+    found = base.parts.get(part) if base is not None else None
+    return found.places.get(f"{path}.weight") if found is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
@@ -151,8 +151,8 @@ def _adapter(
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
     weight = files.lazy(place).read().float().view(shape) if reads and place is not None else torch.empty(shape)
-    own = {key: loaded(each) for key, each in tensors.items()}
-    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), own)
+    values = {key: loaded(each) for key, each in tensors.items()}
+    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), values)
     if adapter is None:
         raise _other_size(lora, name)
     return adapter
@@ -193,12 +193,12 @@ def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLo
     """The file's metadata with the new sizes and a comment on the conversion."""
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
-    kept = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}
+    metadata = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}
     origin = f"converted from {' and '.join(titles)}"
-    comment = "; ".join(filter(None, (origin, kept.get("ss_training_comment", ""))))
+    comment = "; ".join(filter(None, (origin, metadata.get("ss_training_comment", ""))))
     full = {"ss_network_args": json.dumps({"algo": "full"})}
     sizes = full if settings.network_type == "full" else sizes_as_metadata(tensors)
-    return kept | sizes | {"ss_training_comment": comment}
+    return metadata | sizes | {"ss_training_comment": comment}
 
 
 def _about(retained: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:

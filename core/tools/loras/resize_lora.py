@@ -152,10 +152,10 @@ def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, T
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
     comment = metadata.get("ss_training_comment", "")
-    said = f"dimension is resized from {old} to {new}"
+    summary = f"dimension is resized from {old} to {new}"
     if settings.dynamic_method:
-        said = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
-    return inherited_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
+        summary = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
+    return inherited_metadata(lora) | sizes | {"ss_training_comment": f"{summary}; {comment}"}
 
 
 def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:

@@ -81,10 +81,10 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
             context.check()
             context.stage(f"rank {rank}", number, len(targets))
             tensors = cut(lora.tensors, rank, keep_alpha=settings.compatibility == "sd-scripts")
-            said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
+            added = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
             tensors |= {**bias_norm_of(lora), **lora.bundled}
-            save_lora(target, tensors, {**inherited_metadata(lora), **sizes, **said}, precision_of(lora, None))
+            save_lora(target, tensors, {**inherited_metadata(lora), **sizes, **added}, precision_of(lora, None))
             written.append(target)
     except BaseException:
         for target in written:
@@ -105,9 +105,9 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
 
     found = {}
     for name, layer in group_by_module(tensors).items():
-        own = size(layer)
-        here = min(rank, own.rank)
-        alpha = own.alpha if keep_alpha else own.alpha * here / own.rank
+        before = size(layer)
+        here = min(rank, before.rank)
+        alpha = before.alpha if keep_alpha else before.alpha * here / before.rank
         found[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
         found[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
         found[f"{name}.{ALPHA}"] = torch.tensor(alpha)

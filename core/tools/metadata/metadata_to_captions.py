@@ -64,11 +64,11 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
         *matches.problems(source, len(metadata.entries), "advice" if texts else "error"),
     ]
     raise_if_errors(problems)
-    kept = [text for text in texts if settings.existing == "keep" and text.existing]
+    existing = [text for text in texts if settings.existing == "keep" and text.existing]
     writing = [text for text in texts if settings.existing == "replace" or not text.existing]
     facts: dict[str, Any] = {
         "entries": len(metadata.entries),
-        "kept": len(kept),
+        "kept": len(existing),
         "missing": [printable(each.key) for each in matches.missing],
         "outside": [printable(each.key) for each in matches.outside],
         "without_text": [printable(each.key) for each in matches.without_text],
@@ -77,7 +77,7 @@ def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) ->
     lines = [f"no image for {printable(each.key)}" for each in matches.missing]
     lines += [f"outside of the folders: {printable(each.key)}" for each in matches.outside]
     lines += [str(problem) for problem in problems]
-    rest = f"; {len(kept):,} existing files kept" if kept else ""
+    rest = f"; {len(existing):,} existing files kept" if existing else ""
     if settings.preview is not None:
         shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
         last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"

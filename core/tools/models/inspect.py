@@ -187,12 +187,12 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             each = [f"{value:g} in {count} layers" if several else f"{value:g}" for value, count in values.items()]
             lines.append(f"{title}: {', '.join(each)}")
     if hashed["sha256"]:
-        told = {
+        notes = {
             None: "",
             True: ", as in the metadata",
             False: ", NOT as in the metadata: the weights were changed later",
         }
-        lines.append(f"hash of the weights: {hashed['sha256']}{told[hashed['as_in_metadata']]}")
+        lines.append(f"hash of the weights: {hashed['sha256']}{notes[hashed['as_in_metadata']]}")
     for name, words in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),

@@ -120,10 +120,10 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     raise_if_errors(output_problems(target, paths, size, f"{GROUP}.output"))
     floats = [model.floats for model in models]
     skipped: dict[str, list[str]] = {}
-    for model, own in zip(models[1:], floats[1:], strict=True):
-        if lacking := sorted(floats[0].keys() - own.keys()):
+    for model, tensors in zip(models[1:], floats[1:], strict=True):
+        if lacking := sorted(floats[0].keys() - tensors.keys()):
             skipped[f"not in {model.path.name}, so taken from the first model"] = lacking
-        if more := sorted(own.keys() - floats[0].keys()):
+        if more := sorted(tensors.keys() - floats[0].keys()):
             skipped[f"only in {model.path.name}, so left out"] = more
     return Plan(models, target, weights, _mixed_keys(settings, floats), skipped, files)
 
@@ -136,7 +136,7 @@ def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, Laz
         key
         for key in floats[0]
         if (not settings.unet_only or key.startswith(sd_keys.UNET_PREFIX))
-        and (scaled or enough(key in own for own in floats[1:]))
+        and (scaled or enough(key in tensors for tensors in floats[1:]))
     ]
 
 
@@ -288,7 +288,7 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
-        holders = [model if key in own else first for model, own in zip(plan.models, floats, strict=True)]
+        holders = [model if key in tensors else first for model, tensors in zip(plan.models, floats, strict=True)]
         parts = [
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
@@ -329,7 +329,7 @@ def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context
     chosen = ("method", "ratios", "multiplier", "block_weights", "unet_only")
     recipe = {name: getattr(settings, name) for name in chosen} | {"models": [sha256 for _, sha256 in inputs]}
     family, prediction = first.kind.family or "", first.kind.prediction
-    kept = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
+    sizes = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
     spec = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(family, prediction or "epsilon"),
@@ -339,4 +339,4 @@ def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context
     }
     if prediction is not None:
         spec["modelspec.prediction_type"] = prediction
-    return kept | spec | merge_record(inputs, recipe)
+    return sizes | spec | merge_record(inputs, recipe)

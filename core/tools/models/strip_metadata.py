@@ -39,22 +39,22 @@ def plan(settings: StripMetadataSettings, workspace: Workspace) -> FilePlan:
     path = header_edit.safetensors_file(settings.file, workspace, "strip_metadata.file")
     target = output_file(settings.output, path, "_shared")
     raise_if_errors(output_problems(target, [path], path.stat().st_size, "strip_metadata.output"))
-    kept, _ = stripped(read_header(path)[1], settings.remove)
-    return FilePlan(f"write {display_path(target)} with {count(len(kept), 'metadata key')}", path, target)
+    remaining, _ = stripped(read_header(path)[1], settings.remove)
+    return FilePlan(f"write {display_path(target)} with {count(len(remaining), 'metadata key')}", path, target)
 
 
 def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
     path, target = plan.path, plan.target
     metadata = read_header(path)[1]
-    kept, shortened = stripped(metadata, settings.remove)
+    remaining, shortened = stripped(metadata, settings.remove)
     context.stage(f"writing {target.name}")
-    header_edit.write_copy(path, header_edit.with_metadata(path, kept), target, context.cancel)
+    header_edit.write_copy(path, header_edit.with_metadata(path, remaining), target, context.cancel)
     private = {name: paths for name, value in metadata.items() if (paths := private_paths(value))}
-    removed = sorted(metadata.keys() - kept.keys())
+    removed = sorted(metadata.keys() - remaining.keys())
     lines = [f"private path in {name}: {', '.join(paths[:3])}" for name, paths in sorted(private.items())]
     lines += [f"removed: {name}" for name in removed]
     lines += [f"path shortened to its last name: {name}" for name in shortened]
-    lines.append(f"Saved: {display_path(target)} with {count(len(kept), 'metadata key')}")
+    lines.append(f"Saved: {display_path(target)} with {count(len(remaining), 'metadata key')}")
     facts = {"file": str(target), "removed": removed, "shortened": shortened, "private_paths": private}
     return Outcome(lines=lines, facts=facts)
 
@@ -64,11 +64,11 @@ def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], 
     if remove == "all":
         return {"format": "pt"}, []  # without which transformers refuses a file
     if remove == "minimum":
-        kept = {name: value for name, value in metadata.items() if name in MINIMUM}
+        remaining = {name: value for name, value in metadata.items() if name in MINIMUM}
     else:
-        kept = {name: value for name, value in metadata.items() if not _of_training(name)}
-    shortened = sorted(name for name, value in kept.items() if private_paths(value))
-    return kept | {name: PRIVATE.sub(_last_name, kept[name]) for name in shortened}, shortened
+        remaining = {name: value for name, value in metadata.items() if not _of_training(name)}
+    shortened = sorted(name for name, value in remaining.items() if private_paths(value))
+    return remaining | {name: PRIVATE.sub(_last_name, remaining[name]) for name in shortened}, shortened
 
 
 def _of_training(name: str) -> bool:
