@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from core.dataset.doctor.finding import Finding, Patient, joined_groups, one_by_one
+from core.dataset.doctor.finding import ExaminedImage, Finding, joined_groups, one_by_one
 
 SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
@@ -19,12 +19,12 @@ NAMED_TAGS = 3  # of an image's rare tags shown next to it
 _WORD = re.compile(r"\w+")
 
 
-def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
+def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
     """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
-    patients = [patient for patient in patients if patient.role != "regularization"]
-    captioned = [patient for patient in patients if _has_caption(patient)]
+    items = [item for item in items if item.role != "regularization"]
+    captioned = [item for item in items if _has_caption(item)]
     return [
-        *_none(patients),
+        *_none(items),
         *_one_for_all(captioned),
         *_alike(captioned),
         *_file_names(captioned),
@@ -32,18 +32,18 @@ def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
     ]
 
 
-def _has_caption(patient: Patient) -> bool:
+def _has_caption(item: ExaminedImage) -> bool:
     """Whether the image has a caption from a file or metadata."""
-    caption = patient.placed.caption
+    caption = item.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
-def _none(patients: Sequence[Patient]) -> list[Finding]:
+def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
     """The finding about images without a caption."""
-    lacking = [patient for patient in patients if not _has_caption(patient)]
+    lacking = [item for item in items if not _has_caption(item)]
 
-    def note(patient: Patient) -> str:
-        words = patient.placed.caption.text.strip()
+    def note(item: ExaminedImage) -> str:
+        words = item.placed.caption.text.strip()
         return f"default caption: {words}" if words else "empty caption"
 
     return one_by_one(
@@ -55,24 +55,24 @@ def _none(patients: Sequence[Patient]) -> list[Finding]:
     )
 
 
-def _one_for_all(captioned: Sequence[Patient]) -> list[Finding]:
-    texts = {_plain(patient.placed.caption.text) for patient in captioned}
+def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+    texts = {_plain(item.placed.caption.text) for item in captioned}
     if len(captioned) < 3 or len(texts) != 1:
         return []
     what = "All captions are identical: everything the images share, backgrounds included, becomes part of the subject"
     fix = "describe in each caption what differs, so that only the subject is shared"
-    return [Finding("one caption", "advice", what, fix, tuple((patient.in_finding(),) for patient in captioned))]
+    return [Finding("one caption", "advice", what, fix, tuple((item.in_finding(),) for item in captioned))]
 
 
-def _alike(captioned: Sequence[Patient]) -> list[Finding]:
+def _alike(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Groups of captions with nearly the same words, in any order."""
-    words = [frozenset(_WORD.findall(patient.placed.caption.text.lower())) for patient in captioned]
+    words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
     if len(set(words)) == 1:
         return []
     long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
     pairs = list(_similar_pairs([words[number] for number in long]))
     first: dict[str, int] = {}
-    equal = [(first.setdefault(_plain(patient.placed.caption.text), n), n) for n, patient in enumerate(captioned)]
+    equal = [(first.setdefault(_plain(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
     joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in equal if pair[0] != pair[1]]
     groups = joined_groups(joined, len(captioned))
     if not groups:
@@ -110,26 +110,26 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
             meeting[word].append(number)
 
 
-def _file_names(captioned: Sequence[Patient]) -> list[Finding]:
+def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Captions that are only the file name with a number, such as IMG_0231."""
     named = [
-        patient
-        for patient in captioned
-        if _plain(patient.placed.caption.text) == _plain(patient.image.path.stem)
-        and re.search(r"\d", patient.placed.caption.text)
+        item
+        for item in captioned
+        if _plain(item.placed.caption.text) == _plain(item.image.path.stem)
+        and re.search(r"\d", item.placed.caption.text)
     ]
     return one_by_one(
         "file name",
         named,
         "{n} captioned with the file name",
         "describe what the image shows",
-        lambda patient: patient.placed.caption.text[:80],
+        lambda item: item.placed.caption.text[:80],
     )
 
 
-def _rare_tags(captioned: Sequence[Patient]) -> list[Finding]:
+def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
-    tags = [_tags(patient) for patient in captioned]
+    tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
     if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
         return []
@@ -141,13 +141,13 @@ def _rare_tags(captioned: Sequence[Patient]) -> list[Finding]:
     total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((patient.in_finding(_some(rare_tags)),) for patient, rare_tags in holders)
+    shown = tuple((item.in_finding(_some(rare_tags)),) for item, rare_tags in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
 
-def _tags(patient: Patient) -> list[str]:
-    separator = patient.placed.concept.captions.caption_separator or ","
-    parts = (part.strip().lower() for part in patient.placed.caption.text.split(separator.strip() or separator))
+def _tags(item: ExaminedImage) -> list[str]:
+    separator = item.placed.concept.captions.caption_separator or ","
+    parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
     return [part for part in parts if part]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
-from core.dataset.doctor.finding import KINDS, Finding, Patient
+from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
 from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
@@ -40,12 +40,12 @@ def examine(
     progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
     """
     limits = settings or Limits()
-    patients = _patients(dataset)
-    if not patients:
+    items = _images_of(dataset)
+    if not items:
         return ()
-    images = [patient.image for patient in patients]
+    images = [item.image for item in items]
     looks = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
-    whole = [patient for patient in patients if patient.key in looks]
+    whole = [item for item in items if item.key in looks]
     found = [
         *copies(whole, looks, limits, memo_path, cancel, progress),
         *looks_wrong(whole, looks, limits, memo_path, cancel, progress),
@@ -61,7 +61,7 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     nothing, and does nothing without validation images."""
     if not report.validation:
         return []
-    found = copies_by_content(_patients(report), memo_path, cancel)
+    found = copies_by_content(_images_of(report), memo_path, cancel)
     return [finding.problem() for finding in found if finding.level == "error"]
 
 
@@ -76,9 +76,9 @@ def treat(finding: Finding, dataset_folder: Path | str) -> str:
     return put_away([each.path for each in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
 
 
-def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
+def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
     """The images to examine, each once, at the first of its resolutions."""
-    found: dict[tuple[str, str], Patient] = {}
+    found: dict[tuple[str, str], ExaminedImage] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
     else:
@@ -90,7 +90,7 @@ def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
     for members, role in both:
         for placed in members:
             alone = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
-            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role, alone))
+            found.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, alone))
     return list(found.values())
 
 

@@ -115,7 +115,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class ExaminedImage:
     """An image to examine. role: "train", "regularization" or "validation"; sidecars: its mask and control image, if no other image
     uses them."""
 
@@ -137,31 +137,31 @@ class Patient:
 
 def one_by_one(
     kind: str,
-    patients: Sequence[Patient],
+    items: Sequence[ExaminedImage],
     what: str,
     fix: str,
-    note: Callable[[Patient], str] = lambda patient: "",
+    note: Callable[[ExaminedImage], str] = lambda item: "",
     put_away: bool = False,
 ) -> list[Finding]:
     """A finding about single images; [] without any. `{n}` in `what` becomes "3 images are"."""
-    if not patients:
+    if not items:
         return []
-    number = "1 image is" if len(patients) == 1 else f"{len(patients)} images are"
+    number = "1 image is" if len(items) == 1 else f"{len(items)} images are"
     return [
         Finding(
             kind,
             "advice",
             what.replace("{n}", number),
             fix,
-            tuple((patient.in_finding(note(patient)),) for patient in patients),
-            tuple(patient.key for patient in patients) if put_away else (),
+            tuple((item.in_finding(note(item)),) for item in items),
+            tuple(item.key for item in items) if put_away else (),
             "put away" if put_away else "open",
         )
     ]
 
 
-def size_of(patient: Patient) -> str:
-    return f"{patient.image.width} x {patient.image.height}"
+def size_of(item: ExaminedImage) -> str:
+    return f"{item.image.width} x {item.image.height}"
 
 
 def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
