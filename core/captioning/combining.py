@@ -48,13 +48,13 @@ def removed(pattern: str, text: str, by: str = "") -> str:
 
 def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:
     """An error for each invalid regular expression, and for each that is incompatible with the replacement `by`."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for pattern in patterns:
         try:
             Pattern(pattern, where).check_replacement(by, by_where or where)
         except ProblemsError as error:
-            found += error.problems
-    return found
+            problems += error.problems
+    return problems
 
 
 def parts_of(text: str, separator: str) -> list[str]:

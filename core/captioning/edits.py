@@ -54,26 +54,26 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
     def problem(what: str, name: str, fix: str, code: str) -> Problem:
         return Problem(what, f"edit_captions.{name}", fix, code=f"edit.{code}")
 
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if not settings.separator.strip():
-        found += [problem("A separator cannot consist of spaces only", "separator", 'use ", "', "blank-separator")]
+        problems += [problem("A separator cannot consist of spaces only", "separator", 'use ", "', "blank-separator")]
     after = {"after": "the tag to add after"} if settings.edit == "add" and settings.place == "after" else {}
     for name, what in (_NEEDED.get(settings.edit, {}) | after).items():
         if not getattr(settings, name).strip():
-            found.append(problem(f"Enter {what}", name, "fill in this field", "incomplete"))
+            problems.append(problem(f"Enter {what}", name, "fill in this field", "incomplete"))
     if settings.edit == "replace" and settings.match == "regex":
         places = "edit_captions.find", "edit_captions.replace_with"
-        found += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
+        problems += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
     if settings.edit == "imply":
         if not settings.implications:
             fix = "write one, such as: blue dress -> dress"
-            found.append(problem("Enter one or more implications", "implications", fix, "incomplete"))
-        found += [
+            problems.append(problem("Enter one or more implications", "implications", fix, "incomplete"))
+        problems += [
             problem(f"'{line}' is not an implication", "implications", "write: blue dress -> dress", "bad-rule")
             for line in settings.implications
             if line.strip() and _rule(line) is None
         ]
-    return found
+    return problems
 
 
 # ---- by tags, line by line: each maker prepares once what all captions need

@@ -66,7 +66,7 @@ class _ShownAt:
             last = min(plan.epochs.first_step(EPOCHS), report.total_steps or plan.epochs.first_step(EPOCHS))
             shown: dict[tuple[tuple[str, ...], int, int], int] = {}
             for step in range(last):
-                epoch, batches = plan.update(step)
+                epoch, batches = plan.step_batches(step)
                 shown |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
             self._of = (report, settings, shown)
         return self._of[2]

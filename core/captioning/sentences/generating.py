@@ -172,7 +172,7 @@ def at_most(seconds: float) -> Iterator[None]:
     killed."""
     end, before = time.monotonic() + seconds, sys.gettrace()
 
-    def look(frame: Any, event: str, given: Any) -> Any:
+    def look(frame: Any, event: str, argument: Any) -> Any:
         if time.monotonic() > end:
             raise TimeoutError
         return look
@@ -203,11 +203,11 @@ class Prompt(LogitsProcessor):
     """Records the length of the prompt in tokens, which each kind of model counts differently."""
 
     tokens = 0
-    _seen = False
+    _recorded = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self._seen:
-            self._seen, self.tokens = True, input_ids.shape[1]
+        if not self._recorded:
+            self._recorded, self.tokens = True, input_ids.shape[1]
         return scores
 
 

@@ -174,8 +174,8 @@ def _processor(files: ModelFiles) -> Any:
         module.num2words = module.num2words or str  # required at once, used for videos only
 
     class ForImages(kind):  # type: ignore[misc, valid-type]
-        def check_argument_for_proper_class(self, name: str, given: Any) -> Any:
-            return None if name == "video_processor" else super().check_argument_for_proper_class(name, given)
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+            return None if name == "video_processor" else super().check_argument_for_proper_class(name, argument)
 
     described, _ = kind.get_processor_dict(files.folder, local_files_only=True)
     loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}

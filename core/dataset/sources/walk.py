@@ -105,12 +105,12 @@ _UNUSED = (
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
     """Advice on files of a folder that do not train, each kind once. walks: (path below the folder, walk)."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
         names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
         once, where = list(dict.fromkeys(names)), printable(folder)
-        found += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
-    return found
+        problems += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
+    return problems
 
 
 def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:

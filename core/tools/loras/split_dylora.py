@@ -55,12 +55,12 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
     whole = output_file(settings.output, path, "")
     targets = {rank: whole.with_name(f"{whole.stem}-{rank:04d}{whole.suffix}") for rank in ranks}
     size = path.stat().st_size
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for rank, target in targets.items():
-        found += output_problems(
+        problems += output_problems(
             target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
         )
-    raise_if_errors(found)
+    raise_if_errors(problems)
     return Plan(path, targets)
 
 
@@ -103,12 +103,12 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
     """
     import torch
 
-    found = {}
+    tensors = {}
     for name, layer in group_by_module(tensors).items():
         before = size(layer)
         here = min(rank, before.rank)
         alpha = before.alpha if keep_alpha else before.alpha * here / before.rank
-        found[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
-        found[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
-        found[f"{name}.{ALPHA}"] = torch.tensor(alpha)
-    return found
+        tensors[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
+        tensors[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
+        tensors[f"{name}.{ALPHA}"] = torch.tensor(alpha)
+    return tensors
