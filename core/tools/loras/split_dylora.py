@@ -103,12 +103,12 @@ def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str,
     """
     import torch
 
-    tensors = {}
+    shortened = {}
     for name, layer in group_by_module(tensors).items():
         before = size(layer)
         here = min(rank, before.rank)
         alpha = before.alpha if keep_alpha else before.alpha * here / before.rank
-        tensors[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
-        tensors[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
-        tensors[f"{name}.{ALPHA}"] = torch.tensor(alpha)
-    return tensors
+        shortened[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
+        shortened[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
+        shortened[f"{name}.{ALPHA}"] = torch.tensor(alpha)
+    return shortened
