@@ -1,4 +1,4 @@
-"""The tasks `edit_captions` and `caption_history`: edit the captions of many images with one undo, list and undo such edits."""
+"""The tasks `edit_captions` (edit the captions of many images) and `caption_history` (list and undo such edits)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.captioning.combining import comparable
 from core.captioning.edits import editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Beside, Caption, caption_change, write_captions
+from core.dataset.captions.files import Caption, SidecarIndex, caption_change, write_captions
 from core.dataset.captions.history import Change, Entry, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
@@ -35,7 +35,7 @@ ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a repor
 @dataclass(frozen=True)
 class Item(Facts):
     """An image whose caption can be edited. extension: of its caption file, as in `caption_change`; fixed: its caption comes
-    from a metadata file, which is not changed here."""
+    from a metadata file, which cannot be edited here."""
 
     path: Path = Path()
     extension: str = "auto"
@@ -56,9 +56,9 @@ class Edited:
 
 
 def item_of(
-    image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", found: tuple[str, ...] = ()
+    image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", findings: tuple[str, ...] = ()
 ) -> Item:
-    """The item of an image. extension: as in `caption_change`; bucket and found: what is known after the images were read."""
+    """The item of an image. extension: as in `caption_change`; bucket, findings: from the dataset report and check, if known."""
     return Item(
         name=printable(image.relative.rpartition("/")[2]),
         folder=printable(image.path.parent.name),
@@ -69,7 +69,7 @@ def item_of(
         height=image.height,
         bucket=bucket,
         changed=_changed(caption.path),
-        found=found,
+        findings=findings,
         path=image.path,
         extension=extension,
         fixed=caption.source == "metadata",
@@ -84,19 +84,19 @@ def _changed(path: Path) -> float:
 
 
 def chosen(items: Sequence[Item], expression: str) -> list[Item]:
-    """The items that a filter takes. Raises ProblemsError."""
+    """The items that match a filter expression. Raises ProblemsError."""
     test = test_of(expression)
     return [each for each in items if test(each)]
 
 
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
-    """The captions that an edit would change, with the new text. Raises ProblemsError.
+    """The captions that an edit would change, before and after. Raises ProblemsError.
 
-    An image without a caption begins with an empty one: the words of its folder are not its tags.
+    An image without a caption file starts with an empty caption, not with its folder's default caption.
     """
-    change = editor(settings, (each.own_text for each in items))
+    change = editor(settings, (each.file_text for each in items))
     plan = (
-        Edited(each, each.own_text, change(each.own_text, each.name, each.folder).strip())
+        Edited(each, each.file_text, change(each.file_text, each.name, each.folder).strip())
         for each in items
         if not each.fixed
     )
@@ -104,16 +104,16 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
-    """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
-    beside = Beside()
+    """The file changes of planned edits. A file whose caption differs from `before` by then is not changed."""
+    sidecars = SidecarIndex()
     return [
-        caption_change(each.item.path, each.after, each.item.extension, over=each.before, beside=beside)
+        caption_change(each.item.path, each.after, each.item.extension, over=each.before, sidecars=sidecars)
         for each in plan
     ]
 
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
-    """The most frequent tags as they are mostly spelled, with the number of captions that have each."""
+    """The most frequent tags in their most common spelling, with the number of captions that have each."""
     spelled: dict[str, Counter[str]] = {}
     for each in items:
         for tag, spelling in each.spellings.items():
@@ -123,7 +123,7 @@ def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
-    """The most frequent tags of the captions that have this tag."""
+    """The tags that occur most often together with this tag."""
     wanted = comparable(tag)
     counts = tag_counts((item for item in items if wanted in item.tags), most + 1)
     return [each for each in counts if comparable(each[0]) != wanted][:most]
@@ -133,7 +133,7 @@ def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str,
 
 
 def check_edits(job: CaptionEditJob, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
+    """Check the job before its start. Raises ProblemsError."""
     items = items_of(job)
     return f"{count(len(_plan(items, job)), 'caption')} of {len(items)} would change"
 
@@ -174,7 +174,7 @@ def items_of(job: CaptionEditJob) -> list[Item]:
 
 
 def _tokens(row: Row) -> int:
-    """Tokens of the longest possible caption, as the report of a dataset counts them."""
+    """Number of tokens of the longest caption an image may get, as in the dataset report."""
     return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)
 
 
@@ -182,7 +182,7 @@ def _tokens(row: Row) -> int:
 
 
 def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError for an unknown change."""
+    """Check the job before its start. Raises ProblemsError for an unknown change."""
     history = History(workspace.captions)
     if not settings.undo:
         return count(sum(1 for _ in history.entries()), "change")
@@ -190,7 +190,7 @@ def check_history(settings: CaptionHistorySettings, workspace: Workspace) -> str
 
 
 def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Outcome:
-    """List the latest changes, newest first, or undo one: files that hold something else by now are left alone."""
+    """List the latest changes, newest first, or undo one. Files that were changed again since are left alone."""
     history = History(context.workspace.captions)
     if not settings.undo:
         entries = list(islice(history.entries(), LISTED))
@@ -206,7 +206,7 @@ def caption_history(settings: CaptionHistorySettings, context: JobContext) -> Ou
 
 
 def _entry(history: History, number: str) -> Entry:
-    """The newest change for 'last', else the one with this number. Raises ProblemsError."""
+    """The change with this number, or the newest for "last". Raises ProblemsError."""
     entry = next((each for each in history.entries() if number in (LAST, each.id)), None)
     if entry is None:
         fix = "run caption_history without a number to list the changes"

@@ -1,7 +1,7 @@
 """A captioner: a settings model and a function from images to captions, registered by one line.
 
-Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
-(core/settings/caption.py), and a group of its own. What is the same for all of them stands in captioners.py.
+Each captioner is a task. Its job has the dataset's folders and caption settings, the settings that all captioners share
+(core/settings/caption.py), and a group of settings for this captioner. The shared code is in captioners.py.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ CARD = tasks.Card(
 
 
 def _with_default(name: str, default: str) -> type[CaptioningSettings]:
-    """The settings that all captioners share, with another default for one of them."""
+    """The settings that all captioners share, with another default for the setting `name`."""
     info = copy(CaptioningSettings.model_fields[name])
     info.default = default
-    own: Any = {name: (info.annotation, info)}
-    return create_model("CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **own)
+    override: Any = {name: (info.annotation, info)}
+    return create_model(
+        "CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **override
+    )
 
 
 def captioner(
@@ -49,25 +51,25 @@ def captioner(
     with_job: bool = False,
     **about: Any,
 ) -> tasks.Task:
-    """The task of a captioner.
+    """Return the task of a captioner.
 
-    describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
-              when the first is asked for, and may look at several images at once
-    ready     (own settings, workspace): raises ProblemsError for what the captioner lacks, before anything begins
-    existing  what it does with captions that are there unless the job says otherwise
-    rows      `describe` is given each image as a `Row` (report.py), with its caption and settings, in place of its path
-    with_job  `describe` is given the job before the images, for its separator and folders
+    describe  (images, the captioner's settings, context) -> iterator of captions in the images' order. It loads its model
+              at the first iteration, and may process several images at once
+    ready     (the captioner's settings, workspace): raises ProblemsError for missing requirements, before the start
+    existing  default of the setting for existing captions
+    rows      `describe` gets each image as a `Row` (report.py), with its caption and settings, instead of its path
+    with_job  `describe` gets the job as its first argument, for separator and folders
     about     the other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}
     if existing != "missing":
-        own = _with_default("existing", existing)
-        shared["captioning"] = (own, Field(default_factory=own, title="Captioning"))
+        captioning = _with_default("existing", existing)
+        shared["captioning"] = (captioning, Field(default_factory=captioning, title="Captioning"))
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "card": CARD,
         "button": "Caption images",
         "under": "caption",
@@ -83,5 +85,5 @@ def captioner(
         run=lambda job, context: run(name, title, partial(describe, job) if with_job else describe, job, context, rows),
         check=check,
         reads=lambda job: job.captioning.preview is not None,
-        **given,
+        **fields,
     )

@@ -1,5 +1,5 @@
-"""What all captioners share: which images are captioned, progress, pause, preview, skipped images, and how new captions are
-joined with existing ones and written."""
+"""Shared by all captioners: choosing images, progress, pause, preview, skipped images, joining new captions with existing ones
+and writing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.described import Described, with_scores
 from core.captioning.report import Row, rows_of
-from core.dataset.captions.files import Beside, caption_change
+from core.dataset.captions.files import SidecarIndex, caption_change
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import read_values
@@ -42,7 +42,7 @@ LISTED = 200  # tags and skipped images in the outcome
 
 @dataclass
 class Tally:
-    """Counts and problems of a captioning job, and the outcome made of them."""
+    """Counts and problems of a captioning job, and its outcome."""
 
     images: int = 0
     written: int = 0
@@ -54,7 +54,7 @@ class Tally:
     table: Path | None = None  # the file with all counts, where they are too many to list
 
     def keep_counts(self, name: str, workspace: Workspace) -> None:
-        """Write all counts, the most frequent first, into a new file of the outputs folder, where they are too many to list.
+        """Write all counts, the most frequent first, to a new file in the outputs folder if there are too many to list.
         Raises ProblemsError."""
         if len(self.counts) <= LISTED:
             return
@@ -71,7 +71,7 @@ class Tally:
         self.table = path
 
     def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
-        """existing: the choice of which images are captioned; previews: what a preview shows of each image."""
+        """The outcome of a job. existing: the setting that chooses the images; previews: entries of `_previewed`, for a preview."""
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
         facts |= {} if previews is None else {"previews": previews}
         if not self.images:
@@ -112,12 +112,12 @@ class Tally:
 def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
-    """Caption the images that the job asks for and write each caption as soon as it is there. A preview writes nothing."""
-    tally, about, own = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
+    """Caption the job's images and write each caption as soon as it is ready. A preview writes nothing."""
+    tally, about, settings = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
         images = rows if of_rows else [row.image.path for row in rows]
-        return _described(describe(images, own, context), rows, context, tally)
+        return _described(describe(images, settings, context), rows, context, tally)
 
     if job.captioning.preview is not None:
         rows = _rows(job)
@@ -126,7 +126,7 @@ def run_captioner(
         )
     if (file := typed_path(job.captioning.output_path)) is not None:
         tally.file = file
-        kind = "tags" if isinstance(own, TagTextSettings) else "caption"
+        kind = "tags" if isinstance(settings, TagTextSettings) else "caption"
         captions = {row: text for row, _, text in _to_write(described(_rows(job)), job, tally)}
         tally.written = len(captions)
         with only_one_writes(context):
@@ -150,7 +150,7 @@ def _write_each(
     context: JobContext,
     tally: Tally,
 ) -> None:
-    """Each image's caption into its own file, as soon as it is there; all are one change."""
+    """Write each caption to its caption file as soon as it is ready. All together are one change with one undo."""
     history = History(context.workspace.captions)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
@@ -164,9 +164,9 @@ def _write_each(
 def _to_write(
     described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally
 ) -> Iterator[tuple[Row, Described, str]]:
-    """(image, its new caption, the text to write); images without any text are counted and left out."""
+    """Yield (image, its new caption, the text to write). Images without any text are counted and left out."""
     for row, caption in described:
-        text = caption.joined(_own(row), job.captioning)
+        text = caption.joined(_file_caption(row), job.captioning)
         if text or caption.means_empty:
             yield row, caption, text
         else:
@@ -174,13 +174,12 @@ def _to_write(
 
 
 def _described(
-    given: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
+    captions: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, Described]]:
-    """Each image with its caption, without those that could not be described; with progress, and a place to pause or
-    stop after each."""
+    """Yield each image with its caption, without those that failed. Reports progress, and pauses or stops after each."""
     tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
-    for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
+    for number, (row, each) in enumerate(zip(rows, captions, strict=True), 1):
         caption = Described.of(each)
         tally.counts.update(caption.counted)
         if caption.problem is not None:
@@ -193,24 +192,27 @@ def _described(
 
 
 def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
-    """The caption file of each image as it is now, to be written over what was read of it; without those that are done.
-    One that cannot be read, or that two images share, is named and skipped."""
-    beside, taken = Beside(), set[Path]()
+    """{image: the pending change of its caption file}, without images in `done`. Images whose file cannot be read, or that share
+    one, are reported and skipped."""
+    sidecars, taken = SidecarIndex(), set[Path]()
     files: dict[Row, Change] = {}
     for row in rows:
         problems: list[Problem] = []
-        file = collected(problems, _file_of, row, beside, taken)
+        file = collected(problems, _file_of, row, sidecars, taken)
         tally.failed += [replace(each, level="advice") for each in problems]
         if file is not None and file.path not in done:
             files[row] = file
     return files
 
 
-def _file_of(row: Row, beside: Beside, taken: set[Path]) -> Change:
-    """taken: the files of other images, to which this one is added. Raises ProblemsError."""
+def _file_of(row: Row, sidecars: SidecarIndex, taken: set[Path]) -> Change:
+    """The pending change of an image's caption file, which is added to `taken`, the files of other images. Raises
+    ProblemsError."""
     if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # there is a file that is no caption
-    file = caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
+    file = caption_change(
+        row.image.path, "", row.settings.caption_extension, over=_file_caption(row), sidecars=sidecars
+    )
     if file.path in taken:
         what = f"{printable(row.image.path.name)} shares its caption file with another image"
         raise ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")
@@ -218,14 +220,14 @@ def _file_of(row: Row, beside: Beside, taken: set[Path]) -> Change:
     return file
 
 
-def _own(row: Row) -> str:
+def _file_caption(row: Row) -> str:
     """The caption in the image's caption file, "" without one."""
     return row.caption.text if row.caption.source == "file" else ""
 
 
 def _previewed(row: Row, caption: Described, job: CaptionerJob) -> dict[str, Any]:
-    """What a preview shows of an image. The caption is "" where it is nothing but its tags."""
-    before, after = _own(row), caption.joined(_own(row), job.captioning)
+    """The preview of an image as plain JSON. The caption is "" if it only repeats the tags."""
+    before, after = _file_caption(row), caption.joined(_file_caption(row), job.captioning)
     names = (caption.separator or job.captioning.separator).join(name for name, _ in caption.scored)
     return {
         "image": str(row.image.path),
@@ -245,7 +247,7 @@ def _line(previewed: dict[str, Any]) -> str:
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError with what is wrong in the dataset and what the captioner lacks."""
+    """Check the job before its start. Raises ProblemsError for problems of the dataset and missing requirements."""
     problems: list[Problem] = []
     rows = collected(problems, _rows, job) or []
     if ready is not None:
@@ -263,7 +265,7 @@ def _rows(job: CaptionerJob) -> list[Row]:
 
 
 def _asks(row: Row, existing: str) -> bool:
-    """Whether an image gets a new caption. Captions from metadata files are not changed."""
+    """Whether an image gets a new caption (not if its caption is from a metadata file)."""
     without = ("words", "none") if existing == "keep" else ("words", "none", "blank")
     return row.caption.source in without if existing in ("keep", "missing") else row.caption.source != "metadata"
 
@@ -273,7 +275,7 @@ def _fingerprint(job: CaptionerJob) -> str:
 
 
 def path_problems(text: str) -> list[Problem]:
-    """Why captions cannot be written to such a file, as far as that can be seen before."""
+    """The problems of a file to write captions to, as far as they can be checked before the start."""
     path = typed_path(text)
     what, fix = "", "choose a new name, or a file with captions, which is replaced"
     if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
@@ -295,8 +297,7 @@ def _holds_captions(path: Path) -> bool:
 def write_one_file(
     path: Path, kind: str, captions: Mapping[Row, str], title: str, about: Mapping[str, Any], workspace: Workspace
 ) -> None:
-    """Write the captions, in a way that can be undone. kind: what they are in a .json, "tags" or "caption".
-    Raises ProblemsError."""
+    """Write all captions to one file, with undo. kind: their key in a .json, "tags" or "caption". Raises ProblemsError."""
     entries = [(str(row.image.path), text, [row.image.width, row.image.height]) for row, text in captions.items()]
     if path.suffix.lower() == ".jsonl":
         lines = ({"image_path": image, "caption": text, "image_size": size} for image, text, size in entries)

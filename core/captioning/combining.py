@@ -1,4 +1,4 @@
-"""Clean a captioner's text and join it with the existing caption. Pure functions."""
+"""Clean a captioner's text and combine it with the existing caption. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from core.settings.caption import CaptioningSettings
 
 
 def combined(existing: str, new: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """The caption to write. existing: the caption of the file, "" for none; separator: what divides the new one, where that is
-    not the job's separator. A caption that gets nothing new stays to the letter."""
+    """The caption to write. existing: the caption of the file, "" for none; separator: of the new caption, "" for the job's
+    separator. A caption to which nothing is added is returned unchanged."""
     separator = separator or settings.separator
     new = cleaned(new, settings, separator)
     how = settings.existing
@@ -32,7 +32,7 @@ def combined(existing: str, new: str, settings: CaptioningSettings, separator: s
 
 
 def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:
-    """A captioner's text without the phrases to remove, with prefix and suffix; "" stays empty."""
+    """A captioner's text after removing phrases, with prefix and suffix; "" stays empty."""
     separator = separator or settings.separator
     for pattern in settings.remove_words:
         text = removed(pattern, text)
@@ -47,22 +47,22 @@ def removed(pattern: str, text: str, by: str = "") -> str:
 
 
 def pattern_problems(patterns: Sequence[str], where: str, by: str = "", by_where: str = "") -> list[Problem]:
-    """One error for each that is not a regular expression, or that the replacement `by` does not fit."""
-    found: list[Problem] = []
+    """An error for each invalid regular expression, and for each that is incompatible with the replacement `by`."""
+    problems: list[Problem] = []
     for pattern in patterns:
         try:
             Pattern(pattern, where).check_replacement(by, by_where or where)
         except ProblemsError as error:
-            found += error.problems
-    return found
+            problems += error.problems
+    return problems
 
 
 def parts_of(text: str, separator: str) -> list[str]:
-    """The parts of a caption that are not blank, divided at the separator without its spaces."""
+    """The parts of a caption, split at the separator without its spaces, without blank parts."""
     return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
 
 
 @lru_cache(maxsize=1 << 16)
 def comparable(part: str) -> str:
-    """A tag in the form in which two spellings of it are the same: case, underscores, escapes and spaces do not count."""
+    """A tag normalized for comparison: without differences in case, underscores, escapes and spaces."""
     return re.sub(r"[\s_]+", " ", part.replace("\\", "")).strip().casefold()

@@ -1,4 +1,4 @@
-"""Images opened by threads while the model works on earlier ones."""
+"""Decodes images in threads while the model processes earlier ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def decoded_ahead(
     images: Iterable[Path], prepare: Callable[[Path], T], threads: int, batch_size: int
 ) -> Iterator[tuple[Path, T | Problem]]:
-    """Each image prepared, in order, by threads that are at most two batches ahead."""
+    """Yield each image with its prepared data, in order. Threads work at most two batches ahead."""
     waiting: deque[tuple[Path, Future[T | Problem]]] = deque()
     pool = ThreadPoolExecutor(threads, "decode")
     try:
@@ -43,7 +43,7 @@ def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
 
 
 def batches(prepared: Iterable[tuple[Path, T | Problem]], size: int) -> Iterator[list[tuple[Path, T | Problem]]]:
-    """Batches of `size` readable images, with the unreadable ones between them."""
+    """Yield batches of `size` readable images; unreadable ones (a Problem) are included without counting."""
     batch: list[tuple[Path, T | Problem]] = []
     for each in prepared:
         batch.append(each)

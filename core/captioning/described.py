@@ -1,4 +1,4 @@
-"""What a captioner yields for an image when there is more to say than the caption."""
+"""The result of a captioner for an image: caption, problem, tags with scores."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def with_scores(tags: Scores) -> str:
 class Described:
     """An image's caption.
 
-    problem  why there is none: the image is named, skipped and counted
-    scored   (tag, score) of a tagger, shown by a preview
-    counted  what the outcome counts over all images: the tags
-    means_empty   an empty caption is to be written
+    problem  why there is no caption: the image is reported, skipped and counted
+    scored   (tag, score) pairs of a tagger, for a preview
+    counted  tags that the outcome counts over all images
+    means_empty   write an empty caption rather than none
     separator   between its parts; "" is the job's separator
-    join     joins it with the existing caption in place of the job's settings; the result is written letter by letter
+    join     combines it with the existing caption instead of the job's settings; the result is written unchanged
     """
 
     text: str
@@ -56,17 +56,17 @@ class Described:
         return as_file(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
-    def of(cls, given: str | Described) -> Described:
-        return cls(given) if isinstance(given, str) else given
+    def of(cls, caption: str | Described) -> Described:
+        return cls(caption) if isinstance(caption, str) else caption
 
 
 def skipped(path: Path, what: str, fix: str, code: str) -> Described:
-    """No caption for an image, and why."""
+    """The result for an image without a caption, with the reason."""
     return Described("", Problem(what, printable(path), fix, "advice", code=code))
 
 
 def from_text(path: Path, text: str, nothing: Described) -> Described:
-    """The caption that a text from elsewhere makes, or why it makes none. nothing: the result for a blank text."""
+    """The caption from untrusted text, or the problem with it. nothing: the result for blank text."""
     if len(text) > LONGEST:
         what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
         return skipped(path, what, "write its caption by hand", "source.too-long")

@@ -1,4 +1,4 @@
-"""Changes to the captions of many images: pure functions from text to text, one for each kind of change."""
+"""Edits of captions: a pure function from text to text for each kind of edit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from core.settings.captioning.edits import CaptionEditSettings
 
 class Edit(Protocol):
     def __call__(self, text: str, name: str = "", folder: str = "") -> str:
-        """The changed caption. name, folder: of the image file, which can become its caption."""
+        """The edited caption. name, folder: of the image file, for edits that turn them into the caption."""
 
 
 def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Edit:
-    """The function that makes this change to a caption. Raises ProblemsError where the settings are not complete.
+    """The function that applies this edit to a caption. Raises ProblemsError for incomplete settings.
 
-    texts   of all chosen captions, for orders by frequency
+    texts   all chosen captions, for sorting by frequency
     """
     if problems := edit_problems(settings):
         raise ProblemsError(problems)
@@ -49,31 +49,31 @@ _NEEDED = {  # change -> {setting that must be filled in: what it is}
 
 
 def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
-    """What is missing from the settings, or wrong."""
+    """The problems of the settings: missing or invalid values."""
 
     def problem(what: str, name: str, fix: str, code: str) -> Problem:
         return Problem(what, f"edit_captions.{name}", fix, code=f"edit.{code}")
 
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if not settings.separator.strip():
-        found += [problem("A separator cannot consist of spaces only", "separator", 'use ", "', "blank-separator")]
+        problems += [problem("A separator cannot consist of spaces only", "separator", 'use ", "', "blank-separator")]
     after = {"after": "the tag to add after"} if settings.edit == "add" and settings.place == "after" else {}
     for name, what in (_NEEDED.get(settings.edit, {}) | after).items():
         if not getattr(settings, name).strip():
-            found.append(problem(f"Enter {what}", name, "fill in this field", "incomplete"))
+            problems.append(problem(f"Enter {what}", name, "fill in this field", "incomplete"))
     if settings.edit == "replace" and settings.match == "regex":
         places = "edit_captions.find", "edit_captions.replace_with"
-        found += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
+        problems += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
     if settings.edit == "imply":
         if not settings.implications:
             fix = "write one, such as: blue dress -> dress"
-            found.append(problem("Enter one or more implications", "implications", fix, "incomplete"))
-        found += [
+            problems.append(problem("Enter one or more implications", "implications", fix, "incomplete"))
+        problems += [
             problem(f"'{line}' is not an implication", "implications", "write: blue dress -> dress", "bad-rule")
             for line in settings.implications
             if line.strip() and _rule(line) is None
         ]
-    return found
+    return problems
 
 
 # ---- by tags, line by line: each maker prepares once what all captions need
@@ -88,7 +88,7 @@ def _tags(text: str, settings: CaptionEditSettings) -> Tags:
 
 
 def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], str]:
-    """Each line is a caption of its own; one that does not change keeps its spelling to the letter."""
+    """Apply a change of tags to each line. A line whose tags do not change keeps its exact spelling."""
 
     def changed(line: str) -> str:
         before = _tags(line, settings)
@@ -99,7 +99,7 @@ def _by_lines(settings: CaptionEditSettings, change: Change) -> Callable[[str], 
 
 
 def _each_line(change: Callable[[str], str]) -> Callable[[str], str]:
-    """Each line changed; a blank one stays, unless there is no other."""
+    """Apply a change of text to each line. Blank lines stay, unless the whole text is blank."""
     return lambda text: "\n".join(
         change(line) if line.strip() or not text.strip() else line for line in text.split("\n")
     )
@@ -129,7 +129,7 @@ def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """The tags at the front in the given order; tags that a caption lacks are not added."""
+    """Move these tags to the front, in their order. Tags that a caption lacks are not added."""
     forms = dict.fromkeys(comparable(tag) for tag in _tags(settings.tags, settings))
     place = {form: number for number, form in enumerate(forms)}
     return lambda tags: sorted(tags, key=lambda tag: place.get(comparable(tag), len(place)))
@@ -149,7 +149,7 @@ def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _once(tags: Iterable[str]) -> Tags:
-    """Each tag once, as it is first spelled."""
+    """Each tag once, in its first spelling."""
     first: dict[str, str] = {}
     for tag in tags:
         first.setdefault(comparable(tag), tag)
@@ -157,7 +157,7 @@ def _once(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Apply implications until nothing changes. Those of each tag are applied once, so circles end."""
+    """Apply implications until nothing changes. Each tag's are applied once, so cycles end."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
     of: dict[str, list[int]] = {}
     for number, (there, implied, _) in enumerate(rules):
@@ -176,7 +176,7 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
 
 
 def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
-    """Apply each rule once if its first tag is still there."""
+    """Apply each rule once, if its left tag is still present."""
     here = {comparable(tag) for tag in tags}
     for there, implied, instead in rules:
         before, after = comparable(there), comparable(implied)
@@ -190,7 +190,7 @@ def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
 
 
 def _rule(line: str) -> Rule | None:
-    """`a -> b`: a implies b; `a = b`: b is written for a."""
+    """Parse a rule. `a -> b`: add b where a is; `a = b`: replace a by b. None for other text."""
     found = re.fullmatch(r"\s*(.+?)\s*(->|=)\s*(.+?)\s*", line)
     return (found[1], found[3], found[2] == "=") if found else None
 
@@ -233,7 +233,7 @@ def _replaced(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _separated(settings: CaptionEditSettings) -> Callable[[str], str]:
-    """Replace the separator; a line of one tag does not change."""
+    """Replace the separator; a line with a single tag does not change."""
 
     def change(line: str) -> str:
         return settings.new_separator.join(tags) if len(tags := _tags(line, settings)) > 1 else line
@@ -247,7 +247,7 @@ def _joined(settings: CaptionEditSettings) -> Callable[[str], str]:
 
 
 def _fixed(settings: CaptionEditSettings) -> Callable[[str], str]:
-    """A prefix or suffix at each line that has it not yet, as whole words: "fox" does not begin "foxglove"."""
+    """Add a prefix or suffix to each line that lacks it. Whole words count: "foxglove" does not start with "fox"."""
     fixed, before = settings.tags.strip(), settings.edit == "prefix"
     pattern = re.compile(rf"{re.escape(fixed)}{_BOUND}" if before else rf"{_BOUND}{re.escape(fixed)}\Z")
     has = pattern.match if before else pattern.search

@@ -1,4 +1,4 @@
-"""Which images an expression chooses: `cat & !dog | "looking at viewer"`, `tokens:>75`, `is:missing`. Pure functions.
+"""Filter expressions for images: `cat & !dog | "looking at viewer"`, `tokens:>75`, `is:missing`. Pure functions.
 
 cat & !dog          has the tag cat and not the tag dog; "and", "or", "not" say the same as & | !
 long hair           words side by side are one tag; quotes keep any sign ("a & b"); * stands for any letters
@@ -28,7 +28,7 @@ DEEPEST = 50
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an image: its caption ("" for none), where it comes from, and numbers."""
+    """The facts of an image that a filter can test: caption ("" for none), names, numbers."""
 
     name: str
     folder: str
@@ -39,17 +39,17 @@ class Facts:
     height: int = 0
     bucket: str = ""
     changed: float = 0.0
-    found: Collection[str] = field(default_factory=tuple)
+    findings: Collection[str] = field(default_factory=tuple)
     separator: str = ","
 
     @property
-    def own_text(self) -> str:
-        """The caption of its file, "" without one."""
+    def file_text(self) -> str:
+        """The caption of its caption file; "" without one."""
         return "" if self.missing else self.text
 
     @cached_property
     def spellings(self) -> dict[str, str]:
-        """{comparable form of a tag: the tag as written}"""
+        """{normalized tag (`comparable`): the tag as written}"""
         parts = parts_of(self.text.replace("\n", self.separator), self.separator)
         return {comparable(part): part for part in parts}
 
@@ -62,7 +62,7 @@ Test = Callable[[Facts], bool]
 
 
 def test_of(expression: str) -> Test:
-    """The test that an expression states; an empty one takes every image. Raises ProblemsError."""
+    """Parse an expression into a test of an image's facts; an empty one matches every image. Raises ProblemsError."""
     if not expression.strip():
         return lambda facts: True
     if len(expression) > LONGEST:
@@ -71,19 +71,19 @@ def test_of(expression: str) -> Test:
 
 
 def is_expression(text: str) -> bool:
-    """Whether what was typed to search for is meant as an expression. "black and white" and "9:16" are words; an operator, a
-    quote, a * or a field makes it one."""
+    """Whether typed search text is an expression: it has an operator, a quote, a * or a field. "black and white" and "9:16" are
+    plain text."""
     return bool(_MEANT.search(text)) or any(_field_of(word.lstrip("(!"))[0] for word in text.split())
 
 
 def fields_in(expression: str) -> set[str]:
-    """The fields that an expression asks for, such as tokens or name. Raises ProblemsError."""
+    """The fields that an expression uses, such as tokens or name. Raises ProblemsError."""
     test_of(expression)
     return {_field_of(text)[0] for _, text in _Reader(expression).signs if _field_of(text)[0]}
 
 
 def no_field_in(text: str) -> str:
-    """The first word that looks like a field and is none ("foo:bar"), "" without one. It is searched as a tag, or as text."""
+    """The first word that looks like an unknown field ("foo:bar", searched as a tag or text); "" without one."""
     found = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
     return next((f"{name}:" for name in found if name.casefold() not in _FIELDS), "")
 
@@ -106,7 +106,7 @@ _WORDS = {"and": "&", "or": "|", "not": "!"}
 
 
 class _Reader:
-    """or := and | and ...; and := not & not ...; not := ! not, ( or ), or a term."""
+    """A recursive descent parser. or := and | and ...; and := not & not ...; not := ! not, ( or ), or a term."""
 
     def __init__(self, expression: str):
         self.signs: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
@@ -187,7 +187,7 @@ def _term(text: str) -> Test:
 
 
 def _field_of(text: str) -> tuple[str, str]:
-    """The field and value that a term asks for, ("", "") for a tag."""
+    """The field and value of a term; ("", "") for a tag."""
     name, _, value = text.partition(":")
     name, value = name.casefold(), value.strip('"')
     return (name, value) if name in _FIELDS and value else ("", "")
@@ -206,7 +206,7 @@ def _has_tag(tag: str) -> Test:
 
 
 def _like(text: str, pattern: str) -> bool:
-    """Whether the pattern with * fits the whole text; other signs stand for themselves."""
+    """Whether the pattern, in which * matches any text, matches the whole text."""
     return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
@@ -270,7 +270,7 @@ _FIELDS: dict[str, Callable[[str], Test]] = {
     "name": _text(lambda facts: facts.name),
     "folder": _text(lambda facts: facts.folder),
     "bucket": _text(lambda facts: facts.bucket),
-    "found": lambda value: lambda facts: any(value.casefold() in each.casefold() for each in facts.found),
+    "found": lambda value: lambda facts: any(value.casefold() in each.casefold() for each in facts.findings),
     "tokens": _number(lambda facts: facts.tokens),
     "chars": _number(lambda facts: len(facts.text)),
     "tags": _number(lambda facts: len(facts.tags)),

@@ -1,9 +1,9 @@
-"""Trigger words: how CLIP's tokenizer cuts a word, how common the word is, and rare ones to choose from. Loads no torch.
+"""Trigger words: how CLIP tokenizes a word, how common it is, and rare words to choose from. Loads no torch.
 
-A trigger word ("sks") names the subject that is trained. A word that the model has images for mixes them with the subject; a
-made-up one is split into tokens that have meanings of their own. Best is a word that is one token and was rare where the text
-encoder trained (Ruiz et al. 2022, arXiv:2208.12242, section 3.2). Byte-pair encoding numbers tokens in the order in which it
-merged them, the most frequent first (Sennrich et al. 2016, arXiv:1508.07909), so a high number is a rare word.
+A trigger word ("sks") names the trained subject. A common word mixes its meaning with the subject; an invented word is split
+into tokens, each with a meaning. Best is a word that is one token and was rare in the text encoder's training data (Ruiz et
+al. 2022, arXiv:2208.12242, section 3.2). Byte-pair encoding numbers tokens in the order of its merges, the most frequent
+first (Sennrich et al. 2016, arXiv:1508.07909), so a high number is a rare word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RARE_FROM = 0.75  # share from which words are proposed
 WORD_END = "</w>"  # of a token that ends a word
 PROPOSED = re.compile("[bcdfghjklmnpqrstvwxz]{3,4}")  # without vowels, so that it is hardly a word or a name
 # Rare words that stand for something all the same: makes, clubs, channels, units, places. Weather stations (...wx),
-# football clubs (...fc) and single letters repeated are told by their form.
+# football clubs (...fc) and single letters repeated are recognized by their form.
 WITH_A_MEANING = frozenset(
     """bcc bgt bhm bln blr bnp bpd bpm bps brt bsd btn btv cbp ccd ccg ccp cfp chk clg cls cmdr cng cns crt csk dbs
     dbz ddc dds dmx dns dprk drm dsd dsp dtm dts fck fdny fdr ffl ffxv fpv frc ftp gbc gfs gmbh grl gsp gts hdd
@@ -36,9 +36,9 @@ MEANINGS = {"sks": "a rifle", "jdm": "Japanese cars", "lsd": "a drug", "hmv": "a
 
 @dataclass(frozen=True)
 class WordFacts:
-    """A word as CLIP's tokenizer reads it.
+    """A word as CLIP tokenizes it.
 
-    tokens  that it is split into
+    tokens  the tokens it is split into
     rank    position in the vocabulary, 0 (most frequent) to 1, of a word that is one token; else None
     """
 
@@ -47,7 +47,7 @@ class WordFacts:
 
     @property
     def common(self) -> bool:
-        """Whether the model has images of it."""
+        """Whether it is a common word, which the model knows."""
         return self.rank is not None and self.rank < COMMON_BELOW
 
 
@@ -60,7 +60,7 @@ def word_facts(word: str) -> WordFacts:
 
 
 def identifier_note(word: str) -> str:
-    """One or two sentences on a trigger word, for the person who writes it."""
+    """One or two sentences of advice on a trigger word."""
     word = " ".join(word.split())
     if not word:
         return "Write a rare word as the trigger word of the subject."
@@ -104,9 +104,9 @@ def has_a_meaning(word: str) -> bool:
 
 
 def propose(number: int, seed: int, taken: Iterable[str] = ()) -> list[str]:
-    """Rare words of three or four letters that are one token; other words for another seed.
+    """Propose `number` rare words of three or four letters that are one token, chosen by the seed.
 
-    taken   words that are used already, in any case
+    taken   words to leave out, in any case
     """
     used = {word.casefold() for word in taken}
     words = [word for word in candidates() if word not in used]

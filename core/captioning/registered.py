@@ -1,4 +1,4 @@
-"""The captioners that come with Atelier, as rows. Listed in core/extensions.py; loads neither torch nor onnxruntime."""
+"""Registers the built-in captioners. Listed in core/extensions.py; loads neither torch nor onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,11 +1,18 @@
-"""The task `caption`: report the captions of a dataset (counts, missing ones, other encodings) and write missing ones."""
+"""The task `caption`: report the captions of a dataset (counts, missing captions, encodings) and write missing ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from core.dataset.captions.files import Beside, Caption, caption_change, editable_caption, read_caption, write_captions
+from core.dataset.captions.files import (
+    Caption,
+    SidecarIndex,
+    caption_change,
+    editable_caption,
+    read_caption,
+    write_captions,
+)
 from core.dataset.captions.history import Change
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.image_info import ImageInfo
@@ -23,14 +30,14 @@ NO_FILE = {"words": "no file", "none": "no file", "metadata": "from the metadata
 
 @dataclass(frozen=True)
 class Row:
-    """An image, its caption, and the caption settings that hold for its folder."""
+    """An image, its caption, and the caption settings of its folder."""
 
     image: ImageInfo
     caption: Caption
     settings: CaptionSettings
 
     def text(self) -> str:
-        """The caption as it is trained without random changes, as a line of the report."""
+        """The caption as trained, without random changes, as a line of the report."""
         trained = plain_caption(self.caption.text, self.settings, self.image.words)
         why = NO_FILE.get(self.caption.source)
         return f"{self.image.relative}: {trained}" + (f"   ({why})" if why else "")
@@ -38,14 +45,14 @@ class Row:
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """rows: every image with its caption; problems as found while reading."""
+    """The captions of a dataset. rows: every image with its caption; problems: of reading them."""
 
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def missing(self) -> list[Row]:
-        """Images without a caption of their own."""
+        """Images without a caption file or metadata entry."""
         return [row for row in self.rows if row.caption.missing]
 
     def lines(self) -> list[str]:
@@ -55,10 +62,10 @@ class CaptionReport:
 
 
 def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
-    """Read every caption of the dataset as a training would, by the settings of its folder. Errors are those of the
-    folders; what a caption lacks is advice.
+    """Read every caption of the dataset as a training would, by its folder's settings. Problems of folders are errors, those of
+    captions advice.
 
-    of_files   where a training joins two files, the one that would be written
+    of_files   where a training joins two files, only the caption of the file that would be written
     """
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     found = scan_dataset(job.dataset, folders)
@@ -71,7 +78,7 @@ def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
 
 
 def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems: Sequence[Problem] = ()) -> list[Row]:
-    """The images of the job's dataset, of which there must be some. Raises ProblemsError, also for `problems` found before."""
+    """The images of the job's dataset. Raises ProblemsError for errors, including those in `problems`, and without images."""
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files)
     raise_if_errors([*report.problems, *problems])
     if not report.rows:
@@ -80,21 +87,21 @@ def rows_of(job: CaptionerJob | CaptionEditJob, of_files: bool = False, problems
     return report.rows
 
 
-def _written(row: Row, text: str, beside: Beside) -> Change:
+def _written(row: Row, text: str, sidecars: SidecarIndex) -> Change:
     text = text.replace("{words}", row.caption.text)
-    return caption_change(row.image.path, text, row.settings.caption_extension, over="", beside=beside)
+    return caption_change(row.image.path, text, row.settings.caption_extension, over="", sidecars=sidecars)
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
-    """The caption job: report, and write `caption.write_missing` for each image that has no caption file."""
+    """Report the captions, and write `caption.write_missing` for each image without a caption file."""
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing
     lines, written = report.lines(), 0
     if text:
-        beside = Beside()
+        sidecars = SidecarIndex()
         readable = [row for row in report.missing if row.caption.problem is None]
-        changes = [_written(row, text, beside) for row in readable]
+        changes = [_written(row, text, sidecars) for row in readable]
         context.check()
         done, left = write_captions(context, "Write missing captions", changes)
         written = len(done.written)

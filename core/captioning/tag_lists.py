@@ -1,4 +1,4 @@
-"""Lists of tags for autocomplete: csv files in `models/tag_lists`, in the form that A1111's tag autocomplete made usual:
+"""Tag lists for autocomplete: csv files in `models/tag_lists`, in the format of A1111's tag autocomplete:
 `name,category,count,"alias,alias"`, without a header."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 200  # characters of a tag or an alias
 
 
 class Known(NamedTuple):
-    """A tag of a list. alias: the other name by which it was found, "" for its own."""
+    """A tag of a list. alias: the alias that matched, "" for the tag itself."""
 
     tag: str
     times: int
@@ -36,7 +36,7 @@ spelled = comparable.__wrapped__  # each name once: its cache would only grow
 
 
 class TagList:
-    """Tags found by how they begin."""
+    """Tags sorted for lookup by prefix."""
 
     def __init__(self, known: Iterable[Known]):
         rows = sorted(((spelled(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
@@ -46,7 +46,7 @@ class TagList:
         return len(self._known)
 
     def complete(self, text: str, most: int) -> list[Known]:
-        """The most frequent tags with a name or alias that begins like this, each once."""
+        """The most frequent tags whose name or alias starts with `text`, each once."""
         begin = comparable(text)
         if not begin:
             return []
@@ -58,7 +58,7 @@ class TagList:
 
 
 def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
-    """All lists of the models folder as one, and what is wrong with those that cannot be read."""
+    """(all tag lists of the models folder as one, the problems of unreadable ones)."""
     folder = workspace.models / "tag_lists"
     files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
     return _read_all(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))

@@ -46,7 +46,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
     facts = [
         f"{_size(row.size)} -> {buckets}" if row.size else buckets,
         f"x{placed.placement.scale:.2f}",
-        f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
+        f"{placed.placement.area_after_crop:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
         f"{row.repeats} repeats" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
         "rotated as in its EXIF" if placed.image.rotated else "",
@@ -77,9 +77,9 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
         yield "No seed is set: the order is that of --schedule.seed 0; each training has another"
     for epoch in range(min(epochs, max(report.epochs, 1))):
         yield f"epoch {epoch + 1}"
-        first = plan.epochs.first_update(epoch)
-        for offset in range(plan.epochs.updates_in(epoch)):
-            _, batches = plan.update(first + offset)
+        first = plan.epochs.first_step(epoch)
+        for offset in range(plan.epochs.steps_in(epoch)):
+            _, batches = plan.step_batches(first + offset)
             for batch in batches:
                 yield f"  step {first + offset + 1}, {len(batch)} x {_size(batch.bucket)}"
                 yield from _samples(job, plan, batch, seed, epoch, first + offset)

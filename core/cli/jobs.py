@@ -20,7 +20,7 @@ from core.cli.options import Options
 from core.engine.execute import execute, switches, write_details
 from core.engine.explain import explain, sees_another_gone
 from core.engine.launch import is_launched, supervise
-from core.engine.other_process import forget_failure, tell_failure
+from core.engine.other_process import clear_failure, record_failure
 from core.engine.owner import Ownership, hand_in, is_held
 from core.engine.view import RunView
 from core.record import machine
@@ -80,8 +80,8 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
         try:
             folder = resume or _new_folder("train", job, title, workspace, options.preset_name)
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
-            forget_failure(folder)
-            processes.tell((folder.path, job))
+            clear_failure(folder)
+            processes.broadcast((folder.path, job))
             return _execute("train", job, folder, workspace, options, processes)
         finally:
             if owner is not None:
@@ -94,7 +94,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
     """Compute a share of each batch. The first process decides when to stop; a signal to the whole group is its to hear."""
     from core.training.start import run_training
 
-    path, job = cast("tuple[Path, TrainJob]", processes.tell(cast(Any, None)))
+    path, job = cast("tuple[Path, TrainJob]", processes.broadcast(cast(Any, None)))
     if not path.is_dir():
         what = f"The run's folder {path} cannot be reached by process {processes.rank + 1}"
         fix = "put outputs on a drive that all machines share"
@@ -108,7 +108,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         except Exception as error:
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
             words = explain(error, lambda: switches("train", job, context))
-            tell_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
+            record_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
             raise
     return DONE
 
@@ -150,7 +150,7 @@ def _execute(
     if state == "done":
         return DONE
     if state == "failed":
-        return BAD_INPUT if tasks.named(task).own and words is not None and words.asked else FAILED
+        return BAD_INPUT if tasks.named(task).own and words is not None and words.invalid_request else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
         print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)

@@ -10,7 +10,7 @@ from core import __version__, extensions, tasks
 from core.cli.former import FORMER, chosen, renewed, with_present_tool
 from core.cli.options import OWN, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
-from core.record.heap import one_heap
+from core.record.heap import single_arena
 from core.record.problems import ProblemsError, errors
 from core.settings.flags import help_of, help_text
 from core.settings.job import TrainJob
@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    one_heap()
+    single_arena()
     take_limits()
     if words == ["--version"]:
         print(f"Atelier {__version__}")

@@ -15,7 +15,7 @@ from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
 from core.cli.options import PAGE, commands, split_options
 from core.record import machine
-from core.record.heap import uncollected
+from core.record.heap import without_gc
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.workspace import open_home
 
@@ -57,7 +57,7 @@ def run(words: list[str]) -> int:
     if problems:
         raise ProblemsError(problems)
 
-    with uncollected():
+    with without_gc():
         from core.engine.engine import Engine
         from tabs.server.app import serve
 

@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
 
 def _say_findings(report: Report, options: Options) -> None:
     """What the dataset doctor found. An exact copy on both sides of the validation split is an error."""
-    from core.dataset.doctor.findings_of import examine
+    from core.dataset.doctor.examine import examine
 
     with checking_bar() as progress:
         found = examine(report, options.workspace().private / "index.sqlite", progress=progress)

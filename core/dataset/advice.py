@@ -21,13 +21,13 @@ from core.settings.dataset.images import ImageSettings
 
 ENLARGED_FROM = 1.05  # scale from which an image is reported as upscaled
 MOST_REMARKS = 20  # kinds of damage that are listed
-KEPT_BELOW = 0.5  # fraction of the area left after the crop below which an image is reported
+AREA_BELOW = 0.5  # fraction of the area left after the crop below which an image is reported
 
 Key = tuple[str, str]
 
 
 def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    """Problems with captions. counted: tokens by image key; limit: the text encoder's token limit."""
+    """Advice on captions. counted: number of tokens by image key; limit: the text encoder's token limit."""
     return [
         *_without_captions(placed),
         *_other_caption_files(placed),
@@ -164,10 +164,11 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
             fix += f", or turn on '{ImageSettings.title_of('bucket_no_upscale')}'"
         found += about([each.image for each in small], what + "{names}", fix, "image.upscaled")
     cropped = sorted(
-        (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
+        (each for each in placed if each.placement.area_after_crop < AREA_BELOW),
+        key=lambda each: each.placement.area_after_crop,
     )
     if cropped:
-        least = cropped[0].placement.kept
+        least = cropped[0].placement.area_after_crop
         what = f"{len(cropped)} of {len(placed)} images cropped by more than half ({least:.0%} left at worst): "
         fix = f"crop them manually, or raise '{ImageSettings.title_of('max_bucket_reso')}'"
         found += about([each.image for each in cropped], what + "{names}", fix, "image.cropped")

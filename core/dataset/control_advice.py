@@ -1,4 +1,4 @@
-"""What is suspicious about decoded control images: blank ones, copies of their images, exchanged folders."""
+"""Advice on decoded control images: blank ones, copies of their images, exchanged folders."""
 
 from __future__ import annotations
 
@@ -30,45 +30,47 @@ GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest 
 
 
 def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo: Path | str) -> list[Problem]:
-    """As far as images and control images have been decoded. looks: of the images themselves."""
+    """Advice on the control images decoded so far. looks: measurements of the training images."""
     pairs = {each.image.key: (each.image, each.image.control) for each in placed if each.image.control is not None}
     if not pairs:
         return []
     files = {path: file_at(path, "") for _, path in pairs.values() if path is not None}
     known = known_looks(Memo(memo), list(files.values()))
-    seen = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
-    blank = [image for image, path in seen if path and _one_color(known[path])]
-    alike = [(image, path) for image, path in seen if path and looks[image.key].dhash == known[path].dhash][:COMPARED]
+    decoded = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
+    blank = [image for image, path in decoded if path and _one_color(known[path])]
+    alike = [(image, path) for image, path in decoded if path and looks[image.key].dhash == known[path].dhash][
+        :COMPARED
+    ]
     itself = [image for image, path in alike if image not in blank and path and _same(image, path)]
     itself = [] if _softer(itself) else itself
     what = f"{{n}} {'shows' if len(blank) == 1 else 'show'} nothing but one color, such as black: {{names}}"
     fix = "make them again, with lower thresholds for edges, or remove these images"
-    problems = _about(blank, len(seen), what, fix, "control.blank")
+    problems = _about(blank, len(decoded), what, fix, "control.blank")
     what = f"{{n}} {'is the image itself' if len(itself) == 1 else 'are the images themselves'}: {{names}}"
     fix = "make control images of them (Control images on Tools), or choose another folder"
-    return [*problems, *_about(itself, len(seen), what, fix, "control.is-the-image"), *_exchanged(seen)]
+    return [*problems, *_about(itself, len(decoded), what, fix, "control.is-the-image"), *_exchanged(decoded)]
 
 
-def _about(found: Sequence[ImageInfo], seen: int, what: str, fix: str, code: str) -> list[Problem]:
-    """A training whose control images are mostly wrong learns nothing of use."""
-    level = "warning" if 2 * len(found) > seen else "advice"
-    where = _place(found[0]) if found else ""
-    return about(found, what, fix, code, level, where=where, noun="control image")
+def _about(images: Sequence[ImageInfo], compared: int, what: str, fix: str, code: str) -> list[Problem]:
+    """A problem that names these images: a warning if they are more than half of those compared, else advice."""
+    level = "warning" if 2 * len(images) > compared else "advice"
+    where = _place(images[0]) if images else ""
+    return about(images, what, fix, code, level, where=where, noun="control image")
 
 
 def _one_color(look: Look) -> bool:
     return not look.reason and look.blur == 0 and look.border == 1
 
 
-def _exchanged(seen: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
-    """Control images in color of gray images: edges, depth and most others are gray."""
-    step = max(1, len(seen) // SAMPLED)
-    colors = [(_chroma(image.path), _chroma(path)) for image, path in seen[::step] if path]
+def _exchanged(decoded: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
+    """The problem of exchanged folders: gray images with colored control images."""
+    step = max(1, len(decoded) // SAMPLED)
+    colors = [(_chroma(image.path), _chroma(path)) for image, path in decoded[::step] if path]
     if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
         return []
     what = "The images are gray and their control images colored: the folders seem to be exchanged"
     fix = "choose the folder of the colored images as the image folder, and the other one for the control images"
-    return [Problem(what, _place(seen[0][0]), fix, "warning", code="control.exchanged")]
+    return [Problem(what, _place(decoded[0][0]), fix, "warning", code="control.exchanged")]
 
 
 def _place(image: ImageInfo) -> str:
@@ -82,15 +84,15 @@ def _same(image: ImageInfo, control: Path) -> bool:
     return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
 
 
-def _softer(found: Sequence[ImageInfo]) -> bool:
-    """Whether control images that look like their images at a small size lack their details: blurred and tiled ones do."""
-    sampled = found[:: max(1, len(found) // SAMPLED)][:SAMPLED]
+def _softer(images: Sequence[ImageInfo]) -> bool:
+    """Whether most of these control images are blurrier than their images (blur and tile preprocessors), not copies of them."""
+    sampled = images[:: max(1, len(images) // SAMPLED)][:SAMPLED]
     soft = [each for each in sampled if each.control and _sharpness(each.control) < SOFT * _sharpness(each.path)]
     return 2 * len(soft) > len(sampled)
 
 
 def _sharpness(path: Path) -> float:
-    """Of the middle of an image, in its own pixels; 0 for one that cannot be read."""
+    """The sharpness of an image's center at full resolution; 0 for an unreadable image."""
     try:
         return _measured(path, os.stat(path).st_mtime_ns)
     except (OSError, BrokenImage):
@@ -119,6 +121,6 @@ def _copy_of(path: Path) -> np.ndarray | None:
 
 @lru_cache(maxsize=512)
 def _small(path: Path, _mtime_ns: int) -> np.ndarray:
-    """float32 [16, 16, 3]."""
+    """The image at 16 x 16 pixels, float32 [16, 16, 3]."""
     image = open_decoded(path, enough=(4 * SIDE, 4 * SIDE)).on(BLACK)
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

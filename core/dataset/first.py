@@ -19,8 +19,8 @@ from core.settings.job import TrainJob
 
 
 def first_rows(job: TrainJob, most: int, cancel: CancelToken | None = None) -> list[Row]:
-    """At most so many images, in the order of the report, with size and caption; at which size each trains, and whether it
-    does, is not known yet. None of a folder whose images are listed in a file."""
+    """The first `most` images in the order of the report, with size and caption, without bucket and usability, which are not
+    known yet. Stops at a folder whose images are listed in a metadata file."""
     rows: list[Row] = []
     for concept in () if job.dataset.dataset_class else concepts_of(job):
         source, (path, _) = concept.source, folder_of(concept.source)

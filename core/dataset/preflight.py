@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.advice import balance_advice, caption_advice, remark_advice, size_advice
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import length_of, length_sentence
 from core.dataset.buckets.placing import Key, Placing, place
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.sizes import Size
 from core.dataset.buckets.validation_split import held_out
 from core.dataset.caches.contents import content_hashes
-from core.dataset.captions.files import OWN
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.captions.memo import captions_of
 from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.control_advice import control_advice
@@ -54,10 +54,10 @@ def preflight(
     """
     concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
-    found = scan_dataset(job.dataset, concepts, cancel, memo)
-    problems = [*advice, *found.problems]
-    images, masks, undecoded = _looked_at(found.images, memo, decode, cancel, progress)
-    placing = _place(job, concepts, found, {**masks, **reasons_of(images)}, memo, cancel)
+    scan = scan_dataset(job.dataset, concepts, cancel, memo)
+    problems = [*advice, *scan.problems]
+    images, masks, undecoded = _looked_at(scan.images, memo, decode, cancel, progress)
+    placing = _place(job, concepts, scan, {**masks, **reasons_of(images)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
     counted = _count_all(placing, count_tokens)
@@ -74,14 +74,14 @@ def preflight(
             "lower the batch size, or keep short batches",
         )
         problems.append(Problem(what, "dataset.short_batches", fix, code="dataset.no-batches"))
-    report = _report(job, found, placing, epochs, counted, problems, once, images)
+    report = _report(job, scan, placing, epochs, counted, problems, once, images)
     return replace(report, undecoded=undecoded)
 
 
 def _looked_at(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
-    """Measurements of the images, why masks cannot be used, and how many of both are not decoded yet."""
+    """(measurements of the images, {image key: why its mask cannot be used}, number of both not decoded yet)."""
     say = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
     looks = look_at_all(images, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(images, memo)
@@ -92,15 +92,15 @@ def _looked_at(
 def _place(
     job: TrainJob,
     concepts: Sequence[Concept],
-    found: Scan,
+    scan: Scan,
     broken: Mapping[Key, str],
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Place every image; those that cannot be decoded, or whose mask cannot, are refused."""
+    """Place every image. Images that cannot be decoded, or whose mask cannot, are refused."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
-    whole = [image for image in found.images if image.key not in broken]
+    whole = [image for image in scan.images if image.key not in broken]
     captions = captions_of(whole, [concept.captions for concept in concepts], memo, check)
     placing = place(
         whole,
@@ -113,7 +113,7 @@ def _place(
         processes=job.memory.num_processes,
         level=level,
     )
-    by_key = {image.key: image for image in found.images}
+    by_key = {image.key: image for image in scan.images}
     placing.problems += [problem_of(by_key[key].path, BrokenImage(why), level) for key, why in broken.items()]
     placing.refused |= broken
     return placing
@@ -126,7 +126,7 @@ def _each_once(placed: Iterable[Placed]) -> list[Placed]:
 
 def _report(
     job: TrainJob,
-    found: Scan,
+    scan: Scan,
     placing: Placing,
     epochs: Epochs,
     counted: Mapping[Key, int],
@@ -142,11 +142,11 @@ def _report(
         problems=tuple(problems),
         placed=tuple(placed),
         validation=tuple(placing.validation),
-        rows=tuple(_rows(found, placing, counted, never, looks)),
-        folders=_folders(found, placing.refused),
+        rows=tuple(_rows(scan, placing, counted, never, looks)),
+        folders=_folders(scan, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
-        captions_found=sum(each.caption.source in OWN for each in once),
+        captions_found=sum(each.caption.source in IMAGE_SOURCES for each in once),
         batches_per_epoch=epochs.batches_in(0),
         length=length,
         sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
@@ -163,10 +163,10 @@ def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, 
     return {size: (images[size], views[size]) for size in sorted(images)}
 
 
-def _folders(found: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
+def _folders(scan: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
     """The folders with their number of usable images."""
-    left = Counter(image.source for image in found.images if image.key not in refused)
-    return tuple(replace(folder, images=left[folder.id]) for folder in found.folders)
+    left = Counter(image.source for image in scan.images if image.key not in refused)
+    return tuple(replace(folder, images=left[folder.id]) for folder in scan.folders)
 
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
@@ -179,7 +179,7 @@ def _never_shown(epochs: Epochs) -> dict[Key, str]:
 
 
 def _rows(
-    found: Scan,
+    scan: Scan,
     placing: Placing,
     counted: Mapping[Key, int],
     never: Mapping[Key, str],
@@ -191,14 +191,14 @@ def _rows(
         places.setdefault(each.image.key, []).append(each)
     out = {each.image.key for each in placing.validation}
     rows = []
-    for image in found.images:
+    for image in scan.images:
         held = "is held out for validation" if image.key in out else ""
         why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
         row, look = _row(image, places.get(image.key, []), why, counted), looks.get(image.key, Look())
         role, readable = "validation" if held else row.role, not look.reason
         rows.append(replace(row, role=role, really=image.really, transparent=look.transparent, readable=readable))
-    rows += [_row(image, [], why, counted) for image, why in found.left_out]
-    for broken in found.broken:
+    rows += [_row(image, [], why, counted) for image, why in scan.left_out]
+    for broken in scan.broken:
         rows.append(Row((broken.source, broken.relative), broken.path, why=broken.reason, readable=False))
     order = {name: place for place, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))

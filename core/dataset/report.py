@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import Length
-from core.dataset.buckets.sizes import Size
 from core.dataset.captions.files import SENTENCES, TAGS, lines_of
 from core.dataset.images.look import Look
 from core.dataset.sources.files import extension, printable
@@ -60,8 +60,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a start would do. `placed`: what trains; `problems`: errors (blocking) and advice; `undecoded`: number of images
-    and masks of which only the header was read so far."""
+    """The result of the preflight. placed: the training images; problems: errors (blocking) and advice; undecoded: number of
+    images and masks of which only the header was read so far."""
 
     problems: tuple[Problem, ...]
     placed: tuple[Placed, ...]
@@ -126,10 +126,10 @@ EXAMPLES = 4
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to ask once. kind: "transparency", "sidecars" or "lines".
+    """A question to the user about the dataset. kind: "transparency", "sidecars" or "lines".
 
     images   number of images concerned    examples   names of some
-    counts   what was found -> how many (".txt": 24, ".caption": 20)
+    counts   number of images for each answer (".txt": 24, ".caption": 20)
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""A job in a process of its own, with its own threads and a low priority: neither the page nor a training waits for it."""
+"""Runs a job in a child process with its own threads and a low priority, so that neither the page nor a training waits for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_in_child(
 
 
 def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    asked = {
+    request = {
         "folder": str(folder.path.resolve()),
         "places": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],
         "extensions": extensions.EXTENSIONS,
@@ -49,7 +49,7 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
     }
     threads = str(max(1, machine.threads() // 2))
     return subprocess.Popen(
-        [sys.executable, "-m", "core.engine.child", json.dumps(asked)],
+        [sys.executable, "-m", "core.engine.child", json.dumps(request)],
         env=os.environ | limits_of_launched() | dict.fromkeys(THREADS, threads),
         cwd=PROJECT,
         stdin=subprocess.PIPE,  # whose end tells it that this process is gone
@@ -60,20 +60,20 @@ def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subproces
 
 
 def main(text: str) -> None:
-    """The process itself."""
-    asked = json.loads(text)
+    """Entry point of the child process. text: the request as JSON."""
+    request = json.loads(text)
     lower_priority()
-    extensions.EXTENSIONS = tuple(asked["extensions"])
+    extensions.EXTENSIONS = tuple(request["extensions"])
     take_limits()
-    for name in asked["modules"]:
+    for name in request["modules"]:
         allow(name)
     token = CancelToken()
     threading.Thread(target=_cancel_with_parent, args=(token,), daemon=True).start()
-    folder = RunFolder(Path(asked["folder"]))
+    folder = RunFolder(Path(request["folder"]))
     extensions.load()
     preset = parse(folder.job(), str(folder.job_file))
     job = build(JOBS[preset.task], preset.values, str(folder.job_file))
-    execute(preset.task, job, folder, Workspace(*map(Path, asked["places"])), "cpu", token=token)
+    execute(preset.task, job, folder, Workspace(*map(Path, request["places"])), "cpu", token=token)
 
 
 def _cancel_with_parent(token: CancelToken) -> None:

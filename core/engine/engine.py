@@ -1,4 +1,4 @@
-"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, lanes for jobs that do not use the device."""
+"""The engine: the queue, a thread for device jobs, a thread for jobs from other processes, lanes for jobs without the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import tasks
-from core.dataset.captions.cut_off import cut_off_words
+from core.dataset.captions.cut_off import interruption_message
 from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
@@ -19,10 +19,9 @@ from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
-from core.engine.queue import GUEST, Queue, QueueEntry, check_own, is_own, lane_of
+from core.engine.queue import GUEST, Queue, QueueEntry, check_may_manage, lane_of, may_manage
 from core.engine.run_summary import RunState, RunSummary, newest_state_name
 from core.engine.runs import Runs
-from core.engine.turn import Turn
 from core.engine.view import RunView, read_watch
 from core.engine.waiting import Wait, waits
 from core.generation.model.store import ModelStore
@@ -43,13 +42,34 @@ from core.settings.presets.migrations import to_version_2
 POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
-KEPT_JOB_FOLDERS = 100
+MAX_JOB_FOLDERS = 100
 MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
 MOST_OF_ONE = 8  # of them, those of one guest
 
 
+class DeviceLock:
+    """A lock of the device with the name of its holder, "" while the device is free."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.holder = ""
+
+    def acquire(self, holder: str, wait_seconds: float) -> bool:
+        """Wait for the lock and take it; False if it is not free within the time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self.holder, wait_seconds):
+                return False
+            self.holder = holder
+            return True
+
+    def release(self) -> None:
+        with self._changed:
+            self.holder = ""
+            self._changed.notify_all()
+
+
 class Engine:
-    """Holds outputs/.atelier/lock while it lives. Every method may be called from any thread."""
+    """Runs jobs. Holds outputs/.atelier/lock while it exists. Every method may be called from any thread."""
 
     def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
         self.workspace = workspace
@@ -59,10 +79,10 @@ class Engine:
         self._cut_off = ""
         self._light = LightLane()
         self._wake = threading.Condition()
-        self._turn = Turn()
+        self._device_lock = DeviceLock()
         self._closing = False
         self._now: QueueEntry | None = None  # on the device
-        self._beside: dict[str, QueueEntry] = {}  # running in other lanes, by id
+        self._in_lanes: dict[str, QueueEntry] = {}  # running in other lanes, by id
         self._tokens: dict[str, CancelToken] = {}
         self._runs = Runs(workspace, lambda name: self._running(name) is not None)
         self._reading: LightTask | None = None  # of journals for the list of runs
@@ -76,26 +96,26 @@ class Engine:
     # -- life
 
     def start(self) -> None:
-        self._cut_off = cut_off_words(self.workspace.captions)
+        self._cut_off = interruption_message(self.workspace.captions)
         remove_left()
         for entry in self.queue():
             if entry.state == "waiting":
-                self._begin_beside(entry)
+                self._begin_in_lane(entry)
         self._inbox.start()
         self._thread.start()
 
     @property
     def notice(self) -> str:
-        """What a person should know at the start: the queue's own file was damaged, a change of captions was cut off."""
+        """Warnings for the user at the start: a damaged queue file, an interrupted change of captions; "" for none."""
         return " ".join(filter(None, (self._queue.set_aside, self._cut_off)))
 
     def announce(self, what: str) -> None:
-        """Tell other processes what holds the folder, such as the page's address."""
+        """Write what holds the outputs folder, such as the page's address, for other processes."""
         self._owner.say(what)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
-        """Save and stop what runs, keep what waits, let the folder go. wait_seconds: None waits for a training as
-        long as it takes to save, and for anything else CLOSE_SECONDS."""
+        """Save and stop running jobs, keep the queue, release the outputs folder. wait_seconds: None waits for a training as long
+        as it takes to save, and for anything else CLOSE_SECONDS."""
         self._closing = True
         begun = time.monotonic()
         running = [entry for entry in self._queue.entries() if entry.state == "running"]
@@ -113,48 +133,49 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """The device, found on first use; before torch is loaded "cpu" is said."""
+        """The device if known, else "cpu"; loads nothing."""
         return self._device or "cpu"
 
     @property
     def known_device(self) -> str | None:
-        """The device, None until it was found: asking loads nothing."""
+        """The device; None before it is detected. Loads nothing."""
         return self._device
 
     def find_device(self) -> str:
-        """The device that jobs run on; loads torch at the first call."""
+        """Detect the device that jobs run on; loads torch at the first call."""
         self._device = self._device or machine.default_device()
         return self._device
 
     @contextmanager
     def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
-        """The device for `what`, outside of the queue: a job that runs is waited for, and none begins meanwhile."""
-        while not self._turn.take(what, WAIT_SECONDS):
+        """Hold the device for work outside of the queue (`what`, for messages): waits for a running job, and no job starts
+        meanwhile."""
+        while not self._device_lock.acquire(what, WAIT_SECONDS):
             token.check()
         try:
             self.models.release()
             yield self.find_device()
         finally:
-            self._turn.give_back()
+            self._device_lock.release()
 
     @property
     def lent_to(self) -> str:
-        """What has borrowed the device, so that the queue waits; "" for nothing."""
-        return "" if self._turn.holder == QUEUE else self._turn.holder
+        """The work outside of the queue that holds the device; "" for none."""
+        return "" if self._device_lock.holder == QUEUE else self._device_lock.holder
 
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
-        """Queue a job; `preset` is the one that its settings come from, for the run to remember. Raises ProblemsError."""
+        """Queue a job and return its id. preset: the name of its preset, stored in the run. Raises ProblemsError."""
         with self._queue.lock:
             self._admit_new(job)
             entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
-        self._begin_beside(entry)
+        self._begin_in_lane(entry)
         self._notify()
         return entry.id
 
     def _admit_new(self, job: Settings) -> None:
-        """Raises ProblemsError for a job that a shared page may not queue."""
+        """Raise ProblemsError for a job that a shared page may not queue."""
         admit(job, self.limits)
         if self.limits is None:
             return
@@ -167,30 +188,30 @@ class Engine:
             return
         raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
 
-    def _begin_beside(self, entry: QueueEntry) -> None:
-        """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
+    def _begin_in_lane(self, entry: QueueEntry) -> None:
+        """Start a waiting job in its lane. Device jobs are taken from the queue by the device's thread instead."""
         if (lane := lane_of(entry)) != "device":
-            self._light.submit(self._do_beside, entry.id, title=entry.title, kind=LANES[lane])
+            self._light.submit(self._do_in_lane, entry.id, title=entry.title, kind=LANES[lane])
 
-    def _do_beside(self, entry_id: str, task: LightTask) -> None:
+    def _do_in_lane(self, entry_id: str, task: LightTask) -> None:
         entry = self._queue.begin(entry_id)
         if entry is None:
             return
-        self._beside[entry.id] = entry
+        self._in_lanes[entry.id] = entry
         try:
             self._guarded(entry)
         finally:
-            self._beside.pop(entry.id, None)
+            self._in_lanes.pop(entry.id, None)
 
     def queue(self) -> list[QueueEntry]:
         return self._queue.entries()
 
     def forget(self, entry_ids: Collection[str]) -> None:
-        """Take jobs that have ended out of the list, of a guest's request only the guest's own; what they made stays."""
-        self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and is_own(each)})
+        """Remove ended jobs from the list (guests: only their own). Their files stay."""
+        self._queue.forget({each.id for each in self.queue() if each.id in entry_ids and may_manage(each)})
 
     def waits(self) -> dict[str, Wait]:
-        """{id of a waiting job: what it waits for}."""
+        """Return {id of a waiting job: what it waits for}."""
         return waits(self.queue(), self._pace, paused=self._queue.paused, lent_to=self.lent_to)
 
     def _pace(self, entry: QueueEntry) -> tuple[float, bool]:
@@ -201,24 +222,24 @@ class Engine:
         return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def move(self, entry_id: str, position: int) -> None:
-        check_own(self._queue.get(entry_id))
+        check_may_manage(self._queue.get(entry_id))
         self._queue.move(entry_id, position)
 
     def start_on_cpu(self, entry_id: str) -> None:
-        """Start a job that waits for the device at once, on the CPU. Raises ProblemsError for one that needs the device."""
+        """Start a job that waits for the device now, on the CPU. Raises ProblemsError for one that needs the device."""
         if moved := self._queue.put_on_cpu(entry_id):
-            self._begin_beside(moved)
+            self._begin_in_lane(moved)
 
     def cancel(self, entry_id: str) -> None:
-        """Take a waiting job out; ask a running one to stop."""
-        check_own(self._queue.get(entry_id))
+        """Cancel a waiting job, or send a stop to a running one."""
+        check_may_manage(self._queue.get(entry_id))
         if self._queue.cancel_waiting(entry_id):
             return self._tell_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
             self._token_of(entry_id).cancel()
 
     def _token_of(self, entry_id: str) -> CancelToken:
-        """The token of a job, there before the job looks at it: a stop in its first moments counts too."""
+        """The cancel token of a job, created at the first request: a stop may arrive before the job starts."""
         return self._tokens.setdefault(entry_id, CancelToken())
 
     @property
@@ -228,7 +249,7 @@ class Engine:
     def pause_queue(self) -> None:
         for entry in self.queue():
             if entry.state == "waiting":
-                check_own(entry)
+                check_may_manage(entry)
         self._queue.pause(True)
 
     def resume_queue(self) -> None:
@@ -236,9 +257,9 @@ class Engine:
         self._notify()
 
     def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
-        """Queue the rest of an interrupted, stopped or failed run; of a finished one with a greater length.
+        """Resume an interrupted, stopped or failed run, or a finished one with a greater length: queue it and return the job's id.
 
-        changes   settings that may change when a run goes on (core/engine/extend.py), by group and name
+        changes   settings that may change when a run resumes (core/engine/extend.py), by group and name
         """
         folder = self._folder(run_name)
         if folder.held:
@@ -271,14 +292,14 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closing:
-            if not self._turn.take(QUEUE, WAIT_SECONDS):
+            if not self._device_lock.acquire(QUEUE, WAIT_SECONDS):
                 continue
             try:
                 entry = self._queue.take()
                 if entry is not None:
                     self._do(entry)
             finally:
-                self._turn.give_back()
+                self._device_lock.release()
             if entry is None:
                 with self._wake:
                     self._wake.wait(WAIT_SECONDS)
@@ -294,8 +315,8 @@ class Engine:
     def _tell_ended(self, entry_id: str) -> None:
         with suppress(Exception):  # the thread goes on whatever those do
             entry = self._queue.get(entry_id)
-            for told in self.ended if not self._closing else ():
-                told(entry)
+            for listener in self.ended if not self._closing else ():
+                listener(entry)
 
     def _guarded(self, entry: QueueEntry) -> None:
         try:
@@ -306,8 +327,8 @@ class Engine:
             self._tokens.pop(entry.id, None)
 
     def _take_in(self, item: Any) -> None:
-        """A job that another process handed in, or a run that it wants continued. One that cannot be done stays in the
-        list with the reason: its sender has been told that it is in the queue."""
+        """Queue a job from another process, or a run to resume. An invalid one stays in the list with its error, since its sender
+        has already ended."""
         try:
             if item.get("run"):
                 self.continue_run(item["run"])
@@ -334,17 +355,18 @@ class Engine:
         if lane == "device":
             self._now = entry
             self._last_run = folder.name if entry.task == "train" else self._last_run
-            state, words = self._on_device(entry.task, job, folder, device, heard)
+            state, explanation = self._on_device(entry.task, job, folder, device, heard)
         else:
-            self._beside[entry.id] = entry
+            self._in_lanes[entry.id] = entry
             if lane == "process":
-                state, words = run_in_child(folder, self.workspace, **heard)
+                state, explanation = run_in_child(folder, self.workspace, **heard)
             else:
-                state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
-        kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
-        self._queue.change(entry.id, state=state, message=words.what if words else "", **kept)
-        if words is not None and words.poisoned:
-            self._restart(words)
+                state, explanation = execute(entry.task, job, folder, self.workspace, device, **heard)
+        # The job.json of a download is without the link's key.
+        changes = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}
+        self._queue.change(entry.id, state=state, message=explanation.what if explanation else "", **changes)
+        if explanation is not None and explanation.poisoned:
+            self._restart(explanation)
 
     def _ready_device(self) -> str:
         import torch
@@ -364,16 +386,16 @@ class Engine:
             return supervise(job, folder, self.workspace, device, **heard)
         return execute(task, job, folder, self.workspace, device, **heard, store=store)
 
-    def _restart(self, words: Explanation) -> None:
-        """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""
-        print(words.what, flush=True)
+    def _restart(self, explanation: Explanation) -> None:
+        """End the process, since CUDA is unusable in it: the launcher starts another, which continues the queue."""
+        print(explanation.what, flush=True)
         self._owner.release()
         os._exit(POISONED)
 
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":
-            for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
+            for old in list_runs(runs)[MAX_JOB_FOLDERS:]:
                 if old.held:  # a long download, beside a hundred images
                     continue
                 with suppress(OSError):
@@ -387,12 +409,12 @@ class Engine:
         return self._runs.folder(run_name)
 
     def _running(self, run_name: str) -> QueueEntry | None:
-        """The running job whose folder this is."""
-        entries = [self._now, *list(self._beside.values())]
+        """The running job of this run; None if there is none."""
+        entries = [self._now, *list(self._in_lanes.values())]
         return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        """How far a job is: run, lane, state, stopping (it was asked to), text, done, total, lines, facts, problems."""
+        """The progress of a job: run, lane, state, stopping (a stop was sent), text, done, total, lines, facts, problems."""
         entry = self._queue.get(entry_id)
         view = self._runs.refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
         state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
@@ -407,7 +429,7 @@ class Engine:
         """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
         for entry in self.queue():
             if entry.run == run_name and entry.state == "running":
-                check_own(entry)
+                check_may_manage(entry)
         folder, now = self._folder(run_name), self._running(run_name)
         if name == "stop" and now is not None:
             self._token_of(now.id).cancel()  # at once, also before the job reads commands, and on a disk that is full
@@ -428,15 +450,15 @@ class Engine:
         return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Losses by timestep band and by image, the worst first: {} before the first are known."""
+        """Losses by timestep band and by image, the highest first; {} before the first are known."""
         return read_watch(self._folder(run_name))
 
     def run_job(self, run_name: str) -> TrainJob:
-        """The settings of a training, checked."""
+        """The validated settings of a training."""
         return job_of(self._folder(run_name))
 
     def run_preset(self, run_name: str) -> str:
-        """The preset that a training was started from; "" if unknown."""
+        """The name of the preset that a training was started from; "" if unknown."""
         return self._folder(run_name).preset
 
     def runs(self) -> list[RunSummary]:
@@ -444,12 +466,12 @@ class Engine:
         return self._runs.all()
 
     def run(self, run_name: str) -> RunSummary | None:
-        """A training on disk, None where there is none of that name."""
+        """A training on disk; None without one of that name."""
         return self._runs.one(run_name)
 
     def runs_so_far(self, seconds: float) -> tuple[list[RunSummary], int]:
-        """The trainings on disk, newest first, that are known within so many seconds, and how many are still being read, on
-        another thread."""
+        """(trainings on disk that can be read within `seconds`, newest first; number of those still being read in another
+        thread)."""
         found, left = self._runs.at_hand(seconds)
         if left:
             if self._reading is None or self._reading.done:
@@ -460,11 +482,11 @@ class Engine:
         return found, len({folder.name for folder in left} - {summary.name for summary in found})
 
     def run_states(self, most: int) -> list[RunState]:
-        """The newest trainings on disk; no journal is read whole for it."""
+        """The newest `most` trainings on disk; reads only the ends of journals."""
         return self._runs.states(most)
 
     def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
-        """Give a run another title ("" for its own name) or a note; its folder keeps its name."""
+        """Change the title of a run ("" for its initial title) or its note; its folder keeps its name."""
         write_about(self._folder(run_name), title=title, note=note)
 
     def delete_run(self, run_name: str) -> None:
@@ -481,21 +503,21 @@ class Engine:
 
     @property
     def works(self) -> bool:
-        """Whether something runs or waits, also on the light lane."""
+        """Whether a job runs or waits in any lane."""
         waits = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
         return self._now is not None or waits or self._light.works
 
     def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
-        """Work for the light lane. A job among the arguments is held to the same limits as one in the queue.
+        """Start work in a light lane. A job among the arguments has the same limits as one in the queue.
 
         kind  which threads do it: "short", "downloads" or "copies"
         """
 
-        def admitted(*given: Any, task: LightTask) -> Any:
-            for job in given:
+        def admitted(*arguments: Any, task: LightTask) -> Any:
+            for job in arguments:
                 if isinstance(job, Settings):
                     admit(job, self.limits)
-            return work(*given, task=task)
+            return work(*arguments, task=task)
 
         return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 

@@ -1,4 +1,4 @@
-"""Run one job in this thread: lock, journal, the task's own code, and the last stop for whatever goes wrong."""
+"""Runs one job in this thread: lock, journal, the task's function, and the handling of every exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from core import tasks
 from core.engine.explain import Explanation, explain
-from core.engine.other_process import told_failure
+from core.engine.other_process import recorded_failure
 from core.engine.run_facts import write_facts
 from core.engine.view import facts_of
 from core.record import atomic
@@ -40,7 +40,7 @@ def execute(
     processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
     """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
-    said = folder.lock()
+    messages = folder.lock()
     try:
         with Journal(folder.path) as journal:
             journal.listen(listener)
@@ -50,7 +50,7 @@ def execute(
             context.processes = processes or context.processes
             context.pauses = not tasks.named(task).pauses
             journal.put(StateChanged("running"))
-            for line in said:
+            for line in messages:
                 context.say(line, "warning")
             ended = _guarded(task, job, context)
         if task == "train":
@@ -64,53 +64,53 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     journal = context.journal
     try:
         outcome = tasks.named(task).start(job, context)
-        words = _told(context) if outcome.state == "stopped" else None
-        if words is not None:  # a launcher asks the others to end when one has failed
-            return _failed(context, words)
+        explanation = _failure_elsewhere(context) if outcome.state == "stopped" else None
+        if explanation is not None:  # a launcher asks the others to end when one has failed
+            return _failed(context, explanation)
         if outcome.lines or outcome.facts:
             journal.put(Result(list(outcome.lines), dict(outcome.facts)))
         journal.put(StateChanged(outcome.state))
         return outcome.state, None
     except Cancelled as stop:
-        if (words := _told(context)) is not None:
-            return _failed(context, words)
+        if (explanation := _failure_elsewhere(context)) is not None:
+            return _failed(context, explanation)
         plain = "Stopped before training began" if task == "train" else "Cancelled"
         journal.put(StateChanged("stopped", str(stop) or plain))
         return "stopped", None
     except Exception as error:
         # At once: what another process tells from now on follows from this error, or is the same one.
-        told = None if isinstance(error, ProblemsError) else _told(context)
+        elsewhere = None if isinstance(error, ProblemsError) else _failure_elsewhere(context)
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         _free_memory(task)
-        words = told or explain(error, lambda: switches(task, job, context))
+        explanation = elsewhere or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
                     f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix
                 )
-        return _failed(context, words)
+        return _failed(context, explanation)
     finally:
         _free_memory(task)
 
 
 def _free_memory(task: str) -> None:
-    """After jobs of the device alone: after others it would hold up the one that runs there."""
+    """Free unused memory after a device job. After other jobs it would delay the one that uses the device."""
     if tasks.named(task).lane == "device":
         free_memory()
 
 
-def _told(context: JobContext) -> Explanation | None:
-    return told_failure(context.folder) if context.processes.count > 1 else None
+def _failure_elsewhere(context: JobContext) -> Explanation | None:
+    return recorded_failure(context.folder) if context.processes.count > 1 else None
 
 
-def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation | None]:
-    context.journal.put(StateChanged("failed", words.what, words.fix, words.code))
-    return "failed", words
+def _failed(context: JobContext, explanation: Explanation) -> tuple[str, Explanation | None]:
+    context.journal.put(StateChanged("failed", explanation.what, explanation.fix, explanation.code))
+    return "failed", explanation
 
 
 def switches(task: str, job: Settings, context: JobContext) -> str:
-    """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
+    """Advice on settings that save memory, after out of memory; "" for other tasks."""
     if task in ("generate", "class_images", "grid"):
         return "generate one image at once or smaller ones, turn on VAE slices, or offload more to RAM"
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
@@ -121,7 +121,7 @@ def switches(task: str, job: Settings, context: JobContext) -> str:
 
 
 def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:
-    """The traceback, for a report of a defect; never shown on its own."""
+    """Write the traceback to the run's logs, for bug reports; never shown to the user."""
     try:
         folder.logs.mkdir(exist_ok=True)
         atomic.write_text(folder.logs / name, mask(text))

@@ -1,4 +1,4 @@
-"""From an exception to what a person can do about it."""
+"""From an exception to an error message and a fix."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 @dataclass(frozen=True)
 class Explanation:
-    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong.
-    known: the error has words of its own here. code: a stable identifier, where there is one."""
+    """The explanation of a failed job.
+
+    what, fix        sentences
+    poisoned         CUDA is unusable for the rest of this process
+    invalid_request  the settings or files were wrong (ProblemsError)
+    known            False: an unexpected exception, explained by its type and text only
+    code             stable identifier, or ""
+    """
 
     what: str
     fix: str = ""
     poisoned: bool = False
-    asked: bool = False
+    invalid_request: bool = False
     known: bool = True
     code: str = ""
 
@@ -37,16 +43,16 @@ NO_MEMORY = "memory.out"
 
 
 def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
-    """Plain words for whatever ended a job.
+    """Explain the exception that ended a job.
 
-    switches  what would save memory in this job, as a sentence; asked only where memory ran out
+    switches  returns advice on settings that save memory; called only after out of memory
     """
     text = str(error)
     if isinstance(error, ProblemsError):
         first = error.problems[0]
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
-        return Explanation(f"{first.what}{where}{more}", first.fix, asked=True, code=first.code)
+        return Explanation(f"{first.what}{where}{more}", first.fix, invalid_request=True, code=first.code)
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
@@ -56,7 +62,8 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            _asked(switches) or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            _suggestion(switches)
+            or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
             code=NO_MEMORY,
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -81,11 +88,11 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
 
 
 def sees_another_gone(error: BaseException) -> bool:
-    """Whether this is only another process's end, as one that trains with it sees it."""
+    """Whether the error only says that another process of the group has ended."""
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
 
 
-def _asked(switches: Callable[[], str]) -> str:
+def _suggestion(switches: Callable[[], str]) -> str:
     try:
         return switches()
     except Exception:  # memory is short, or the model's file has gone: the general advice must still be said

@@ -1,4 +1,4 @@
-"""Other settings for a run that goes on: longer, saved or shown in another way. What it trains and how stays as it was."""
+"""Changed settings for a resumed run: length, saving, samples, logging. What and how it trains cannot change."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ VALIDATION = ("validation.validate_every_n_steps", "validation.validate_every_n_
 
 
 def may_change(path: str) -> bool:
-    """Whether this setting may differ when a run goes on."""
+    """Whether this setting may change when a run is resumed."""
     return path in (*LENGTH, *VALIDATION) or path.split(".", 1)[0] in GROUPS
 
 
 def job_of(folder: RunFolder) -> TrainJob:
-    """The settings of a run, checked."""
+    """The validated settings of a run."""
     return build(TrainJob, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
 
 
 def job_to_resume(folder: RunFolder) -> TrainJob:
-    """The same, where they can train on as before. ProblemsError for a run of an earlier version that followed sd-scripts
-    in some things only: it would not go the same way."""
+    """The validated settings of a run to resume. Raises ProblemsError for a run of an earlier version with partial sd-scripts
+    compatibility, which would not train as before."""
     preset = parse(folder.job(), str(folder.job_file))
     if preset.notes:
         fix = "start a new run from its settings, or finish it with the version that started it"
@@ -43,8 +43,8 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
 
 
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
-    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay next to them
-    as job-1.json, job-2.json ... Raises ProblemsError with everything that may not change."""
+    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}) and return them; earlier ones stay as
+    job-1.json, job-2.json ... Raises ProblemsError with every setting that may not change."""
     before = job_to_resume(folder)
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)

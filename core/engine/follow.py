@@ -1,5 +1,5 @@
-"""A job that other processes run: they own its folder and write its journal, this one only reads along, so that the page
-shows it like any other, and passes on a stop."""
+"""Follows a job that other processes run: they hold its folder and write its journal; this process reads the journal for the
+page and forwards a stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import IO
 
 from core.engine.explain import Explanation
-from core.engine.other_process import told_failure
+from core.engine.other_process import recorded_failure
 from core.engine.view import ENDED
 from core.record import commands
 from core.record.cancel import CancelToken
@@ -31,26 +31,26 @@ def follow(
     token: CancelToken,
     patience: float | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Start the process with a file for what it prints, and follow it to its end. Returns (state, explanation of a failure).
+    """Start the process with its output in a log file, and follow it to its end. Returns (state, explanation of a failure).
 
     patience   seconds after a stop until it is killed; None waits for as long as it takes
     """
     tail = Tail(folder.journal_file)
     before = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
-    told: float | None = None
+    stopped_at: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
         hears = child.stdin is not None  # closing it is heard from the first moment on
         try:
             while child.poll() is None:
-                if token.wanted and told is None and hears:
+                if token.wanted and stopped_at is None and hears:
                     sent = _send_stop(folder)
                     if child.stdin is not None:
                         child.stdin.close()
                     if sent or child.stdin is not None:
-                        told = time.monotonic()
-                if told is not None and patience is not None and time.monotonic() - told > patience:
+                        stopped_at = time.monotonic()
+                if stopped_at is not None and patience is not None and time.monotonic() - stopped_at > patience:
                     return _killed(child, folder, listener)
                 # It reads commands from its first line on; those sent before are of an earlier life.
                 hears |= any(line["seq"] > before for line in _pass_on(tail, listener))
@@ -73,14 +73,14 @@ def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callabl
 
 
 def _wait_for_end(folder: RunFolder) -> None:
-    """Until the processes have let go of the run: they notice within a second that their launcher was killed."""
+    """Wait until the processes have released the run's lock: they notice within a second that their launcher was killed."""
     end = time.monotonic() + END_SECONDS
     while folder.held and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
 
 
 def _send_stop(folder: RunFolder) -> bool:
-    """Whether it could be written; a full disk is tried again."""
+    """Send a stop; False if it could not be written (a full disk): try again."""
     try:
         commands.send(folder.path, "stop")
     except OSError:
@@ -89,7 +89,7 @@ def _send_stop(folder: RunFolder) -> bool:
 
 
 def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
-    """The new lines of the journal."""
+    """Pass new lines of the journal to the listener, and return them."""
     lines = list(tail.lines())
     for line in lines:
         listener(line)
@@ -99,26 +99,26 @@ def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> list[Line]:
 def _ending(
     folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """The last state in the journal after `before`. Where the first process ended without a word (the launcher kills one
-    that waits for its GPU), what another one reported is written there, or that none did."""
+    """Return the last state in the journal after line `before`. If the first process ended without one (the launcher kills a
+    process that waits for its GPU), write and return the failure that another process recorded, or that none did."""
     last: Line = {}
     for line in read_lines(folder.journal_file, before):
         if line["kind"] == "state":
             last = line
     state = str(last.get("state", ""))
     if state in ENDED:
-        words = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
-        return state, words
+        explanation = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
+        return state, explanation
     what = f"The process ended without an error message (code {code})"
     none = Explanation(what, f"see {folder.logs / LOG}; start it again")
-    return write_failure(folder, told_failure(folder) or none, listener)
+    return write_failure(folder, recorded_failure(folder) or none, listener)
 
 
 def write_failure(
-    folder: RunFolder, words: Explanation, listener: Callable[[Line], None]
+    folder: RunFolder, explanation: Explanation, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """Put a failure that happened outside the run into its journal."""
+    """Write a failure that happened outside the run to its journal, and return ("failed", it)."""
     with Journal(folder.path) as journal:
         journal.listen(listener)
-        journal.put(StateChanged("failed", words.what, words.fix))
-    return "failed", words
+        journal.put(StateChanged("failed", explanation.what, explanation.fix))
+    return "failed", explanation

@@ -1,4 +1,4 @@
-"""A training on several GPUs, started from this process."""
+"""Starts a training on several GPUs from this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 from core.engine.explain import Explanation, explain
 from core.engine.follow import follow, write_failure
-from core.engine.other_process import forget_failure
+from core.engine.other_process import clear_failure
 from core.record import machine
 from core.record.allowed import allowed_modules, limits_of_launched
 from core.record.cancel import CancelToken
@@ -25,7 +25,7 @@ from core.settings.job import TrainJob
 
 
 def is_launched(task: str, job: object) -> bool:
-    """Whether this job needs processes of its own: a training does; one process tries batches or fills caches for all."""
+    """Whether this job runs in several processes: only trainings do, not probes or cache preparation."""
     several = isinstance(job, TrainJob) and job.memory.num_processes > 1
     return task == "train" and several and launched_processes() == 1
 
@@ -39,17 +39,17 @@ def supervise(
     listener: Callable[[Line], None],
     token: CancelToken,
 ) -> tuple[str, Explanation | None]:
-    """Train in as many processes as the job wants, to the end. Returns (state, explanation of a failure)."""
+    """Train in `num_processes` processes, to the end. Returns (state, explanation of a failure)."""
     try:
         check_cards(job.memory.num_processes, device)
     except ProblemsError as error:
         return write_failure(folder, explain(error), listener)
-    forget_failure(folder)
+    clear_failure(folder)
     return follow(lambda log: _start(job, folder, workspace, log), folder, listener=listener, token=token)
 
 
 def check_cards(wanted: int, device: str) -> None:
-    """ProblemsError when the machine has fewer GPUs."""
+    """Raise ProblemsError if the machine has fewer GPUs."""
     if device.startswith("cuda"):
         import torch
 

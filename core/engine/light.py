@@ -1,5 +1,5 @@
-"""The lanes next to the device's: scans, checks, downloads, copies and tools on threads of their own, so that a long training never
-blocks them. One of these threads waits for the processes of heavy tools (core/engine/child.py)."""
+"""Lanes for work without the device: threads for scans, checks, downloads, copies and tools, which a long training never blocks.
+Heavy tools run in child processes (core/engine/child.py), for which one of these threads waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a 
 
 
 class LightTask:
-    """A job on the light lane, as its starter sees it. progress: 0 to 1."""
+    """Handle of a job in a light lane. progress: 0 to 1."""
 
     def __init__(self, title: str = ""):
         self.title, self.text = title, ""
@@ -33,7 +33,7 @@ class LightTask:
         return self._finished.is_set()
 
     def stage(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Say what is being done and how far it is, as a job's context does."""
+        """Report the current stage and its progress, as JobContext.stage does."""
         self.text, self.progress = text, min(max(done / total, 0.0), 1.0) if total else 0.0
 
     def check(self) -> None:
@@ -43,7 +43,7 @@ class LightTask:
         self.token.cancel()
 
     def wait(self, timeout: float | None = None) -> Any:
-        """The result once it is there; raises what went wrong, or TimeoutError."""
+        """Wait for the result. Raises the job's exception, or TimeoutError."""
         if not self._finished.wait(timeout):
             raise TimeoutError(self.title)
         if self.error is not None:
@@ -59,15 +59,19 @@ class LightTask:
         except ProblemsError as error:
             self.error = error
         except Exception as error:
-            words = explain(error) if not self.token.wanted else None
-            what, fix, code = (words.what, words.fix, "jobs.failed") if words else ("Cancelled", "", "jobs.cancelled")
+            explanation = explain(error) if not self.token.wanted else None
+            what, fix, code = (
+                (explanation.what, explanation.fix, "jobs.failed")
+                if explanation
+                else ("Cancelled", "", "jobs.cancelled")
+            )
             self.error = ProblemsError.one(what, self.title, fix, code)
         finally:
             self._finished.set()
 
 
 class LightLane:
-    """Threads for short work, one each for downloads, copies and processes: however many of these wait, they hold up no scan."""
+    """Threads for short work, and one thread each for downloads, copies and child processes, so that these never delay a scan."""
 
     # Dataset and Train may both be reading every image of a large set: one short one is left for the rest.
     THREADS = {"short": 3, "downloads": 1, "copies": 1, "process": 1}
@@ -87,7 +91,7 @@ class LightLane:
         return task
 
     def _start_thread(self, kind: str) -> None:
-        """One more for this kind of work, until all its threads run: idle ones would only make the process slower."""
+        """Start another thread of this kind unless all of them run. Threads are started on demand."""
         with self._starting:
             if kind in self._to_start:
                 self._to_start.remove(kind)
@@ -98,7 +102,7 @@ class LightLane:
 
     @property
     def works(self) -> bool:
-        """Whether something runs or waits."""
+        """Whether work runs or waits."""
         return any(not each.done for each in list(self._open))
 
     @staticmethod
@@ -108,8 +112,8 @@ class LightLane:
             task._run(work, arguments)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Cancel all, and wait for what is in hand: a thread that computes in C++ while Python ends takes the whole process
-        down ("terminate called without an active exception")."""
+        """Cancel all work and wait for what runs: a thread in C++ code at Python's exit would abort the process ("terminate called
+        without an active exception")."""
         for task in self._open:
             task.cancel()
         for kind, many in self.THREADS.items():

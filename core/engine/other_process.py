@@ -1,4 +1,4 @@
-"""What ended a training in another of its processes. The first one only sees it leave, so it is told by a file."""
+"""The failure of another process of a training, written to a file: the first process only sees it leave the group."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 
 
-def forget_failure(folder: RunFolder) -> None:
-    """The run begins, or goes on: what ended it before is over."""
+def clear_failure(folder: RunFolder) -> None:
+    """Remove a recorded failure when the run starts or resumes."""
     with suppress(OSError):
         _file(folder).unlink(missing_ok=True)
 
 
-def tell_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
-    """Write it down before this process leaves the group; where another one has, that came first.
+def record_failure(folder: RunFolder, explanation: Explanation, process: int | None) -> None:
+    """Record the failure of a process before it leaves the group, unless another one was recorded first.
 
-    process  the number of the one that ended, from 1; None where it is not known which
+    process  its number, from 1; None if unknown
     """
-    if told_failure(folder) is None:
+    if recorded_failure(folder) is None:
         which = "" if process is None else f" (in process {process})"
-        found = {"what": words.what + which, "fix": words.fix}
+        found = {"what": explanation.what + which, "fix": explanation.fix}
         with suppress(OSError):
             folder.logs.mkdir(exist_ok=True)
             atomic.write_text(_file(folder), json.dumps(found))
 
 
-def told_failure(folder: RunFolder) -> Explanation | None:
-    """What another process told since the run began; None where none did."""
+def recorded_failure(folder: RunFolder) -> Explanation | None:
+    """Return the failure that another process recorded since the run started; None without one."""
     try:
         found = read_json_object(_file(folder))
         return Explanation(str(found["what"]), str(found["fix"]))

@@ -1,4 +1,4 @@
-"""One engine for one outputs folder: who holds it, and how another process adds to its queue."""
+"""One engine per outputs folder: its lock, and how another process adds jobs to its queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.record.workspace import Workspace
 
 
 class Ownership:
-    """The lock outputs/.atelier/lock with a note of who holds it. page: a page, which takes jobs of others into its queue."""
+    """The lock outputs/.atelier/lock with a note on its holder. page: the holder is a page, which accepts jobs of other processes."""
 
     def __init__(self, workspace: Workspace, what: str, page: bool = False):
         self._folder = workspace.private
@@ -38,7 +38,7 @@ class Ownership:
         self.say(what)
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
-        """Who holds the folder, how to stop exactly that, and what to do instead."""
+        """The error that names the holder, how to end it, and the alternative."""
         more, wait = lock.held_words(held)
         other = "or choose another --outputs" + wait
         try:
@@ -57,7 +57,7 @@ class Ownership:
         return ProblemsError.one(who + more, str(workspace.outputs), fix, "outputs.held")
 
     def say(self, what: str) -> None:
-        """Change the words that another process reads, such as the page's address. A full disk leaves them as they were."""
+        """Change the note that other processes read, such as the page's address. Unchanged on a full disk."""
         note = {
             "what": what,
             "pid": os.getpid(),
@@ -75,13 +75,13 @@ class Ownership:
 
 
 def _by(pid: int, elsewhere: str) -> str:
-    """How to end a process politely."""
+    """How the user can end the process."""
     kill = "" if os.name == "nt" else f" or `kill {pid}`"
     return f"it with Ctrl-C in its terminal{kill}{elsewhere}"
 
 
 def is_held(workspace: Workspace) -> bool:
-    """Whether an engine works with this output folder now."""
+    """Whether an engine holds this outputs folder now."""
     return lock.is_held(workspace.private / "lock")
 
 
@@ -90,7 +90,7 @@ def inbox(workspace: Workspace) -> Path:
 
 
 def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> None:
-    """Leave a job for the engine that holds the folder; it picks it up within a second. `run`: go on with this one."""
+    """Add a job to the inbox of the engine that holds the folder, which reads it within a second. run: resume this run."""
     name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
     try:
         content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}
@@ -102,10 +102,10 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
 
 
 def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
-    """Hand each job that was left here to `take_in`, oldest first; it leaves the folder when it has been taken in.
+    """Call `take_in` with each job in the inbox, oldest first, and remove it.
 
-    A damaged file is put aside under another ending and named on the terminal; one that cannot be read now is tried again.
-    A name with a dot in front is a file that is still being written.
+    A damaged file is renamed and named on the terminal; one that cannot be read now is tried again next time. Names that start
+    with a dot are files still being written.
     """
     folder = inbox(workspace)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The points of a run's curves, held as arrays: a tenth of what lists of Python's numbers take."""
+"""The points of a run's curves in arrays, which take a tenth of the memory of lists of Python numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ Numbers = Sequence[float | None] | dict[str, float | None]
 
 
 class Points(Sequence[list[Any]]):
-    """Numbers by step: [step, number, ...] each, or [step, {name: number}] where they are named. A number that is none, or
-    nan, comes out as None."""
+    """Values by step: [step, value, ...], or [step, {name: value}] if `named`. Missing values and NaN are returned as None."""
 
     def __init__(self, named: bool = False):
         self._named = named
@@ -36,21 +35,21 @@ class Points(Sequence[list[Any]]):
 
     @property
     def step(self) -> int:
-        """Of the last point."""
+        """The step of the last point."""
         return self._steps[-1]
 
     @property
     def newest(self) -> float:
-        """The last number of the last point, nan too."""
+        """The last value of the last point, which may be NaN."""
         return self._numbers[-1]
 
     @property
     def nbytes(self) -> int:
-        """How much its arrays hold."""
+        """Bytes of the arrays."""
         return sum(each.itemsize * len(each) for each in (self._steps, self._numbers, self._ends, self._names_of))
 
     def add(self, step: int, numbers: Numbers) -> None:
-        """All of it or nothing: TypeError or OverflowError where something is no number, or names are missing."""
+        """Add a point. TypeError or OverflowError, with nothing added, for values that are not numbers or missing names."""
         if self._named != isinstance(numbers, dict):
             raise TypeError("numbers with names" if self._named else "numbers without names")
         given = numbers.values() if isinstance(numbers, dict) else numbers
@@ -64,14 +63,14 @@ class Points(Sequence[list[Any]]):
             self._names_of.append(len(self._names) - 1)
 
     def picked(self, places: Iterable[int]) -> Points:
-        """The points at these places."""
+        """The points at these indices."""
         found = Points(self._named)
         for step, *numbers in map(self.__getitem__, places):
             found.add(step, numbers[0] if self._named else numbers)
         return found
 
     def thinned(self, limit: int) -> Points:
-        """At most so many of them, evenly picked."""
+        """At most `limit` of the points, evenly spaced."""
         return self if len(self) <= limit else self.picked(spread(len(self), limit))
 
     def until(self, step: int) -> Points:
@@ -80,7 +79,7 @@ class Points(Sequence[list[Any]]):
 
 
 def spread(count: int, limit: int) -> Sequence[int]:
-    """At most `limit` of the places of a list, evenly picked, the first and the last kept."""
+    """At most `limit` indices of a list of `count` items, evenly spaced, including the first and the last."""
     if count <= limit:
         return range(count)
     stride = (count - 1) / (limit - 1)

@@ -1,4 +1,4 @@
-"""The queue: jobs in order, on disk, so that a restart loses none."""
+"""The queue: ordered jobs, stored on disk so that a restart loses none."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
 from core.settings.presets.migrations import to_version_2
 
-KEPT_ENDED = 50
+MAX_ENDED = 50
 GUEST: ContextVar[str] = ContextVar("browser of a shared page whose request is handled", default="")
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one. `state`: as of a
-    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: whose it is on a shared page.
-    `lane`: where it runs, "" for where its task does."""
+    """A job in the queue.
+
+    job    its settings as plain values          run    its run folder, once it has one
+    state  "waiting", "cancelled" (before its start), or a run's state
+    guest  the guest of a shared page who added it; "" for the owner
+    lane   the lane it runs in; "" for its task's
+    """
 
     id: str
     task: str
@@ -43,7 +47,7 @@ class QueueEntry:
 
 
 def _entry(values: Any) -> QueueEntry:
-    """TypeError for one of other kinds of values, as a hand may have written."""
+    """Return the entry with these fields. TypeError for values of other types (a file edited by hand)."""
     entry = QueueEntry(**values)
     texts = [getattr(entry, each.name) for each in fields(entry) if each.name not in ("job", "added")]
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
@@ -55,25 +59,25 @@ def _entry(values: Any) -> QueueEntry:
 
 
 def lane_of(entry: QueueEntry) -> str:
-    """Where a job runs; one whose task is no longer registered, where it is refused in its turn."""
+    """The lane of a job. Jobs of unregistered tasks go to the device's lane, where they fail."""
     task = tasks.tasks().get(entry.task)
     return entry.lane or (task.lane if task else "device")
 
 
-def is_own(entry: QueueEntry) -> bool:
-    """Whether the one whose request is handled may end and move this job: a guest only the guest's own, the owner all."""
+def may_manage(entry: QueueEntry) -> bool:
+    """Whether the user of the current request may cancel and move this job: guests only their own, the owner all."""
     return GUEST.get() in ("", entry.guest)
 
 
-def check_own(entry: QueueEntry) -> None:
-    if not is_own(entry):
+def check_may_manage(entry: QueueEntry) -> None:
+    if not may_manage(entry):
         what, fix = f"'{entry.title}' is the job of somebody else", "ask them, or log in as the owner"
         raise ProblemsError.one(what, entry.title, fix, "queue.not-yours")
 
 
 class Queue:
-    """Thread-safe. A new job is on disk before it is told; what happens to it is remembered also while the disk is full,
-    and written with the next change. `lock` keeps others from adding between a look at the queue and one's own change."""
+    """A thread-safe queue. `add` returns after the job is on disk; later changes survive a full disk in memory and are written
+    with the next one. `lock` excludes other threads between reading and changing the queue."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -84,7 +88,7 @@ class Queue:
         self._read()
 
     def _read(self) -> None:
-        """Load what an earlier process left. A job that was running was interrupted, and the queue then comes up paused."""
+        """Load the queue of an earlier process. A running job becomes "interrupted", and the queue is then paused."""
         try:
             raw = read_json_object(self._path)
             self._entries = [_entry(each) for each in raw["entries"]]
@@ -105,7 +109,7 @@ class Queue:
 
     def _write(self) -> None:
         ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
-        dropped = {entry.id for entry in ended[:-KEPT_ENDED]}
+        dropped = {entry.id for entry in ended[:-MAX_ENDED]}
         self._entries = [entry for entry in self._entries if entry.id not in dropped]
         atomic.write_json(self._path, {"paused": self.paused, "entries": [asdict(entry) for entry in self._entries]})
 
@@ -152,7 +156,7 @@ class Queue:
         return entry
 
     def cancel_waiting(self, identity: str) -> bool:
-        """Cancel a job that has not begun; False when it has."""
+        """Cancel a waiting job; False if it no longer waits."""
         with self.lock:
             if self.get(identity).state != "waiting":
                 return False
@@ -160,15 +164,17 @@ class Queue:
             return True
 
     def forget(self, identities: Collection[str]) -> None:
-        """Drop jobs that have ended."""
+        """Remove ended jobs."""
         with self.lock:
-            kept = [each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")]
-            if len(kept) < len(self._entries):
-                self._entries = kept
+            remaining = [
+                each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")
+            ]
+            if len(remaining) < len(self._entries):
+                self._entries = remaining
                 self._write()
 
     def move(self, identity: str, position: int) -> None:
-        """Put a waiting job at `position` among those that wait for the same lane, 0 first."""
+        """Move a waiting job to `position` (from 0) among those that wait for the same lane."""
         with self.lock:
             entry = self.get(identity)
             if entry.state != "waiting":
@@ -179,13 +185,13 @@ class Queue:
             moved = [old for old in waiting if old is not entry]
             moved.insert(max(0, min(position, len(moved))), entry)
             if guest := GUEST.get():  # the jobs of others keep their places
-                own = iter([each for each in moved if each.guest == guest])
-                moved = [next(own) if each.guest == guest else each for each in waiting]
+                guests = iter([each for each in moved if each.guest == guest])
+                moved = [next(guests) if each.guest == guest else each for each in waiting]
             self._entries = rest + moved
             self._write()
 
     def take(self) -> QueueEntry | None:
-        """The next job that waits for the device, marked running; None when there is none or the queue is paused."""
+        """Mark the next job that waits for the device as running and return it; None without one or while the queue is paused."""
         with self.lock:
             if self.paused:
                 return None
@@ -195,10 +201,10 @@ class Queue:
         return None
 
     def put_on_cpu(self, identity: str) -> QueueEntry | None:
-        """A job that waits for the device, now one of the lane of processes; None when it no longer waits there.
-        Raises ProblemsError for one that needs the device, or is somebody else's."""
+        """Move a job that waits for the device to the lane of child processes, and return it; None if it no longer waits.
+        Raises ProblemsError for a job that needs the device, or another user's."""
         with self.lock:
-            check_own(entry := self.get(identity))
+            check_may_manage(entry := self.get(identity))
             if not tasks.named(entry.task).on_cpu:
                 what = f"'{entry.title}' needs the device"
                 raise ProblemsError.one(what, entry.title, "wait for its turn", "queue.needs-device")
@@ -206,7 +212,7 @@ class Queue:
             return self.change(identity, lane="process") if waits else None
 
     def begin(self, identity: str) -> QueueEntry | None:
-        """A job of another lane, marked running; None when it no longer waits."""
+        """Mark a job of another lane as running and return it; None if it no longer waits."""
         with self.lock:
             waits = self.get(identity).state == "waiting"
             return self.change(identity, state="running") if waits else None

@@ -1,8 +1,7 @@
-"""What the list of runs shows of a run, kept in a small file of its folder, so that no journal has to be read for it.
+"""The facts that the list of runs shows of a run, cached in summary.json of its folder, so that no journal must be read.
 
-The file is written when a run ends, and by whoever lists a run without it. It counts as long as journal and settings are the
-files that it was made of, by size and time, and the same of the saved models are there: neither the order of times nor the
-clock matters. Any other file is ignored and made again.
+The file is written when a run ends, or when a run without it is listed. It is valid while journal and job.json have the same
+size and time and the same saved models exist; any other file is ignored and rewritten.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
-from core.engine.run_words import RunWords
+from core.engine.run_labels import RunLabels
 from core.record import atomic
 from core.record.best import Best
 from core.record.problems import ProblemsError
@@ -33,10 +32,10 @@ Seconds = Annotated[FiniteFloat, Field(ge=0, lt=2**40)]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What journal and settings of a run say.
+    """Facts of a run, from its journal and settings.
 
-    of       the files they were read from (`stamps`)     state   the last one in the journal
-    sample   file of the newest sample                    files, gone   saved models that are there, and that are not
+    of       size and time of the files they come from (`stamps`)     state   the last one in the journal
+    sample   file of the newest sample      files, gone   saved models that exist, and that were deleted
     best     lowest loss on held-out images and its step
     """
 
@@ -53,16 +52,16 @@ class RunFacts:
     gone: tuple[str, ...] = ()
     best: tuple[FiniteFloat, int] | None = None
     best_file: Best | None = None
-    words: RunWords = field(default_factory=RunWords)
+    words: RunLabels = field(default_factory=RunLabels)
     version: int = VERSION
 
     @property
     def damaged(self) -> bool:
-        """Whether the settings are gone."""
+        """Whether job.json is missing."""
         return self.of[2:] == (-1, -1)
 
-    def stands(self, folder: RunFolder) -> bool:
-        """Whether reading everything again would find the same."""
+    def is_current(self, folder: RunFolder) -> bool:
+        """Whether the facts are still valid: the files they come from are unchanged."""
         return (self.version, self.of) == (VERSION, stamps(folder)) and present(
             folder, (*self.files, *self.gone)
         ) == self.files
@@ -72,7 +71,7 @@ _FACTS = TypeAdapter(RunFacts)
 
 
 def stamps(folder: RunFolder) -> Stamps:
-    """Size and time of journal and settings, -1 for what is missing. To be taken before they are read."""
+    """Size and time of journal and job.json, -1 for missing files. To be taken before they are read."""
     return (*_stamp(folder.journal_file), *_stamp(folder.job_file))
 
 
@@ -85,7 +84,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
-    """Those of these files of a run that are there; the folder of models is listed once for it."""
+    """Return those of a run's files that exist. Lists the folder of models only once."""
     names, models = set[str](), folder.checkpoints
     with suppress(OSError), os.scandir(models) as found:
         beginning = f"{models.name}/"
@@ -94,17 +93,17 @@ def present(folder: RunFolder, files: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_facts(folder: RunFolder) -> RunFacts | None:
-    """The facts in the folder; None where there are none, or they no longer stand."""
+    """Return the facts in summary.json; None without valid ones."""
     try:
         found = _FACTS.validate_json(read_regular(folder.path / FILE, MAX_BYTES), strict=True)
     except (ProblemsError, ValueError):
         return None
-    return found if found.stands(folder) else None
+    return found if found.is_current(folder) else None
 
 
 def write_facts(folder: RunFolder, facts: RunFacts) -> None:
-    """Keep them in the folder, where it can be written. Nothing is lost with them, so the disk is not waited for. A run without any
-    event is left alone: the time of its folder says when it began."""
+    """Write summary.json if the folder is writable, without fsync, since it can be rebuilt. Nothing is written for a run without
+    events: the time of its folder is its start."""
     with suppress(OSError, ValueError):  # a name that is no Unicode
         data = _FACTS.dump_json(facts, warnings=False)
         if facts.started and folder.there:  # a folder that was deleted meanwhile would come back

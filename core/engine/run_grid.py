@@ -1,4 +1,4 @@
-"""The grid that shows which checkpoint of a run is best: its checkpoints by strengths by its sample prompts."""
+"""The grid that compares a run's checkpoints: checkpoints x strengths x sample prompts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ SWITCHES = (
 
 @dataclass(frozen=True)
 class RunGrid:
-    """job    the grid: the base model first, the same noise along each row
-    notes  what stands next to each value of the X axis: the validation loss
+    """The grid of a run.
+
+    job    the grid: the base model first, the same noise along each row
+    notes  text next to each value of the X axis: the validation loss
     files  the checkpoint of each value, None for the base model
     """
 
@@ -52,9 +54,9 @@ def run_grid_of(
     strengths: Sequence[float] = STRENGTHS,
     instead: str = "",
 ) -> RunGrid:
-    """The grid of a finished run. Raises ProblemsError where nothing was saved, or there is no prompt.
+    """The grid of a finished run. Raises ProblemsError without checkpoints or prompts.
 
-    facts    the run's snapshot        instead   the prompt of a run without sample prompts
+    facts    the run's snapshot        instead   prompt to use for a run without sample prompts
     """
     steps = _spread(sorted({file["step"] for file in facts["files"]}), facts.get("best"))
     if not steps:
@@ -82,7 +84,7 @@ def run_grid_of(
     if len(prompts) > 1:
         letter = next(letters)
         grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": joined([_line(each) for each in prompts])}
-    asked = build(
+    grid_job = build(
         GridJob,
         {
             "model": to_values(job.model),
@@ -92,15 +94,17 @@ def run_grid_of(
             "controls": {"control_image": prompts[0].control},
         },
     )
-    return RunGrid(asked, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
+    return RunGrid(grid_job, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
 
 
 def _spread(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
-    """The steps of so many checkpoints, evenly, with the last and the best one."""
+    """At most MOST_CHECKPOINTS steps, evenly spaced, including the last and the best one."""
     if len(steps) <= MOST_CHECKPOINTS:
         return list(steps)
-    kept = {steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)}
-    return sorted(kept | ({best["step"]} & set(steps) if best else set()))
+    chosen = {
+        steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)
+    }
+    return sorted(chosen | ({best["step"]} & set(steps) if best else set()))
 
 
 def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
@@ -120,7 +124,7 @@ def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePromp
 
 
 def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
-    """The settings that make a sample again."""
+    """The generation settings that reproduce a sample."""
     return {
         "prompt": _escaped(sample.prompt),
         "negative_prompt": sample.negative or "",
@@ -135,25 +139,25 @@ def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
 
 
 def _line(sample: SamplePrompt) -> str:
-    """A sample as a prompt with its options."""
-    given = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
-    options = "".join(f" --{switch} {value}" for switch, value in given if value not in (None, ""))
+    """A sample as one prompt line with its options."""
+    values = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
+    options = "".join(f" --{switch} {value}" for switch, value in values if value not in (None, ""))
     return " ".join(_escaped(sample.prompt).split()) + options
 
 
 def _escaped(prompt: str) -> str:
-    """Samples know no variants: braces are braces."""
+    """Escape braces, which sample prompts do not treat as variants."""
     return prompt.replace("{", "\\{").replace("}", "\\}")
 
 
 def _words(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
-    """The embeddings of one step: files of the second word and on end in "-WORD", the first word has the other."""
+    """The embeddings of one step as "word=name". The file of the first word has no suffix, others end in "-WORD"."""
     words, found = job.embedding.words, []
     for number, word in enumerate(words):
         ends = [f"-{without_signs(other)}" for other in words[1:]]
-        own = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
-        own = own or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
-        found += [f"{word}={portable_name(path, workspace)}" for path in own[:1]]
+        matching = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
+        matching = matching or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
+        found += [f"{word}={portable_name(path, workspace)}" for path in matching[:1]]
     return found
 
 

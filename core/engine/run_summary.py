@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.run_facts import RunFacts
-from core.engine.run_words import RunWords
+from core.engine.run_labels import RunLabels
 from core.engine.view import DAMAGED, true_state
 from core.record.problems import ProblemsError
-from core.record.run_about import RunAbout, given_title, read_about
+from core.record.run_about import RunAbout, initial_title, read_about
 from core.record.run_folder import RunFolder, state_step
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run in a list of names."""
+    """Name, title and state of a run, for short lists."""
 
     name: str
     title: str
@@ -43,13 +43,13 @@ class RunSummary:
     fix: str = ""
     best: tuple[float, int] | None = None  # lowest loss on held-out images and its step
     best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
-    words: RunWords = field(default_factory=RunWords)
+    words: RunLabels = field(default_factory=RunLabels)
     note: str = ""
     spoilt: str = ""  # why title and note cannot be read
 
 
 def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSummary:
-    """The row of a run. held: a process works on it"""
+    """Return the row of a run. held: whether a process runs it"""
     state = true_state(facts.state, facts.damaged, held)
     message, fix = DAMAGED if state == "damaged" else (facts.message, facts.fix)
     row = RunSummary(
@@ -74,11 +74,11 @@ def summary_of(folder: RunFolder, facts: RunFacts, held: bool = False) -> RunSum
 
 
 def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
-    """The row with what may change while journal and models stay as they are."""
+    """Return the row with current title, note and newest state, which change without the journal."""
     about, spoilt = about_of(folder)
     return replace(
         row,
-        title=about.title or given_title(folder),
+        title=about.title or initial_title(folder),
         note=about.note,
         spoilt=spoilt,
         resumable_step=newest_state_name(folder),
@@ -86,7 +86,7 @@ def up_to_date(folder: RunFolder, row: RunSummary) -> RunSummary:
 
 
 def newest_state_name(folder: RunFolder) -> int:
-    """The step of the newest state by its name alone (hashes are checked when it is used), -1 when there is none."""
+    """The step of the newest training state, by its name only (hashes are checked on resuming); -1 without one."""
     try:
         states = list(folder.states.iterdir())
     except OSError:

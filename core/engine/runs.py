@@ -1,4 +1,4 @@
-"""The runs of a workspace: a few facts of every training, the journals of those that are looked at."""
+"""The runs of a workspace: facts of every training, and journals of those that are open on the page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from core.record.run_about import title_of
 from core.record.run_folder import RunFolder, list_runs, newest_runs
 from core.record.workspace import Workspace
 
-KEPT_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
+MAX_VIEWS = 8  # journals of trainings that are held at once, besides the one that runs
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 class Runs:
-    """Every method may be called from any thread. running: whether a job of this process has the folder of that name."""
+    """The trainings on disk. Methods may be called from any thread. running: (name) -> whether a job of this process runs it."""
 
     def __init__(self, workspace: Workspace, running: Callable[[str], bool]):
         self._workspace, self._running = workspace, running
@@ -39,7 +39,7 @@ class Runs:
     # -- journals
 
     def folder(self, name: str) -> RunFolder:
-        """The folder of a run by its name; a name with path parts finds nothing."""
+        """The folder of a run. Raises ProblemsError for an unknown name or one with path separators."""
         named = name == Path(name).name and name not in ("", ".", "..")
         if named and len(name.encode("utf-8", "replace")) <= LONGEST_NAME:
             for parent in (self._workspace.runs, self._workspace.private / "jobs"):
@@ -49,7 +49,7 @@ class Runs:
         raise ProblemsError.one("There is no such run", name, "choose one from the list", "runs.no-such-run")
 
     def view(self, name: str) -> RunView:
-        """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
+        """The view of a run. A running one is updated by its journal's listener, others are read again after a change."""
         folder = self.folder(name)
         with self._views_lock:
             view = self._views.setdefault(name, RunView(folder))
@@ -59,27 +59,27 @@ class Runs:
         return view
 
     def _let_go(self) -> None:
-        """Journals of trainings that were looked at longest ago; they are read again when they are asked for."""
+        """Drop the least recently used views; they are read again when needed."""
         idle = [name for name, view in self._views.items() if self._is_training(view) and not self._running(name)]
-        for name in idle[:-KEPT_VIEWS]:
+        for name in idle[:-MAX_VIEWS]:
             del self._views[name]
 
     def _is_training(self, view: RunView) -> bool:
         return view.folder.path.parent == self._workspace.runs
 
     def refresh(self, name: str) -> RunView:
-        """A view that also knows what another process wrote."""
+        """The view of a run, updated with what another process appended to its journal."""
         view = self.view(name)
         if not self._running(name):
             view.catch_up()
         return view
 
     def is_held(self, view: RunView) -> bool:
-        """Whether a process works on the run."""
+        """Whether a process runs this run."""
         return self._running(view.folder.name) or (view.state not in ENDED and view.folder.held)
 
     def forget(self, name: str) -> None:
-        """Its folder is gone."""
+        """Drop what is cached of a deleted run."""
         with self._views_lock:
             self._views.pop(name, None)
 
@@ -113,8 +113,8 @@ class Runs:
         return found or self._of_view(folder)
 
     def at_hand(self, seconds: float) -> tuple[list[RunSummary], list[RunFolder]]:
-        """The trainings that are known without reading a journal, newest first, and the folders whose journals must be read
-        for the rest, or for what has changed. seconds: how long files are read for it"""
+        """(trainings known without reading a journal, newest first; folders whose journals must still be read). seconds: time limit
+        for reading their small files"""
         found: list[RunSummary] = []
         left: list[RunFolder] = []
         end, folders = time.monotonic() + seconds, list_runs(self._workspace.runs)
@@ -130,14 +130,14 @@ class Runs:
         return found, left
 
     def read_all(self, folders: list[RunFolder], task: LightTask) -> None:
-        """Read the journals of these, the first one first."""
+        """Read the journals of these folders, in order."""
         for folder in folders:
             task.check()
             with suppress(OSError):
                 self.read(folder)
 
     def read(self, folder: RunFolder) -> None:
-        """Read the journal of a run. Of one that nobody works on the facts are kept, here and in its folder."""
+        """Read the journal of a run. The facts of a run that no process runs are cached, in memory and in its folder."""
         facts = read_facts(folder)
         if not (facts and facts.state in ENDED) and folder.held:
             self.refresh(folder.name)
@@ -149,7 +149,7 @@ class Runs:
         self._facts[folder.name] = facts
 
     def _known(self, folder: RunFolder, reads: bool = True) -> tuple[RunSummary | None, bool]:
-        """What is known of a run without reading its journal, None for nothing; and whether that is all."""
+        """(the row of a run without reading its journal, None if unknown; whether it is current)."""
         if self._running(folder.name):
             return self._of_view(folder), True
         facts, stands = self._facts_at_hand(folder, reads)
@@ -162,7 +162,7 @@ class Runs:
         return (self._row(folder, facts) if facts else None), stands
 
     def _row(self, folder: RunFolder, facts: RunFacts) -> RunSummary:
-        """The row of a run that nobody works on, made once of the same facts."""
+        """The row of a run that no process runs, cached by its facts."""
         of, row = self._rows.get(folder.name, (None, None))
         if row is not None and of is facts:
             return up_to_date(folder, row)
@@ -177,9 +177,9 @@ class Runs:
         return summary_of(folder, view.facts(held, stamps(folder)), held)
 
     def _facts_at_hand(self, folder: RunFolder, reads: bool = True) -> tuple[RunFacts | None, bool]:
-        """The facts of a run, None where there are none; and whether they stand: older ones may be shown until they are read."""
+        """(the cached facts of a run, None without any; whether they are current, else the journal must be read)."""
         known = self._facts.get(folder.name)
-        if known is not None and known.stands(folder):
+        if known is not None and known.is_current(folder):
             return known, True
         found = read_facts(folder) if reads else None
         if found is not None:
@@ -187,7 +187,7 @@ class Runs:
         return found or known, found is not None
 
     def states(self, most: int) -> list[RunState]:
-        """The newest trainings on disk, told by their facts or by the ends of their journals."""
+        """The newest trainings on disk, by their facts or the ends of their journals."""
         folders = islice(newest_runs(self._workspace.runs), most)
         return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
 

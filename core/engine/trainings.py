@@ -1,4 +1,4 @@
-"""The tasks that train, or prepare a training."""
+"""The tasks that train or prepare a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as the page sees it: the journal's events gathered into one snapshot."""
+"""The state of a run for the page: its journal's events, collected into one snapshot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from core.engine.points import Points, spread
 from core.engine.run_facts import RunFacts, Stamps, present, stamps
-from core.engine.run_words import words_of
-from core.record.best import Told
+from core.engine.run_labels import labels_of
+from core.record.best import BestTracker
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
 from core.record.journal import Line, Tail
@@ -24,8 +24,8 @@ from core.record.run_folder import RunFolder
 from core.record.units import progress_words
 
 SERIES_POINTS = 500
-OWN_VALUES = 3_000_000  # watch.json has some for each image
-KEPT_POINTS = 2000  # of a run that has ended
+MAX_WATCH_VALUES = 3_000_000  # watch.json has some for each image
+MAX_POINTS = 2000  # of a run that has ended
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
 STEP_SERIES = ("losses", "rates", "corrected", "norms")
@@ -34,7 +34,8 @@ DAMAGED = ("job.json is missing: this run cannot be resumed", "use its files, or
 
 
 class RunView:
-    """Gathers events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: of the curves too"""
+    """Collects events one by one. `apply` may be called from the writer's thread, `snapshot` from any. points: whether to collect
+    the points of curves too"""
 
     def __init__(self, folder: RunFolder, points: bool = True):
         self.folder, self._points = folder, points
@@ -53,7 +54,7 @@ class RunView:
         self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
         self.losses, self.rates = Points(), Points(named=True)
         self.corrected, self.norms = Points(), Points()
-        self._told = Told()  # what was measured, and the files
+        self._best = BestTracker()  # what was measured, and the files
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -70,14 +71,14 @@ class RunView:
         return view
 
     def begin(self) -> None:
-        """Read what is on disk, once: 100,000 lines take a second. Another thread that asks meanwhile waits for it."""
+        """Read the journal once (100,000 lines take a second). Other threads that call this meanwhile wait."""
         with self._reading:
             if not self._begun:
                 self._take_new()
                 self._begun = True
 
     def catch_up(self) -> None:
-        """Read what was appended by another process since the last call."""
+        """Read what another process has appended since the last call."""
         with self._reading:
             self._take_new()
 
@@ -107,7 +108,7 @@ class RunView:
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
             for name in STEP_SERIES:
-                setattr(self, name, getattr(self, name).thinned(KEPT_POINTS))
+                setattr(self, name, getattr(self, name).thinned(MAX_POINTS))
         if line["message"]:
             level = "error" if self.state == "failed" else "info"
             self._say(line["time"], level, line["message"], line["fix"])
@@ -150,7 +151,7 @@ class RunView:
         self.norms.add(self.step, [line.get("grad_norm"), line.get("weight_norm")])
 
     def _forget_after(self, step: int) -> None:
-        """A run that continues from an earlier state repeats steps: the newer ones count."""
+        """Drop the points after a step: a run resumed from an earlier state repeats steps, and the newer ones count."""
         if self.losses and self.losses.step > step:
             for name in STEP_SERIES:
                 setattr(self, name, getattr(self, name).until(step))
@@ -163,17 +164,17 @@ class RunView:
         self.samples.append(entry)
 
     def _on_validated(self, line: Line) -> None:
-        self._told.take(line)
+        self._best.take(line)
 
     def _on_memory(self, line: Line) -> None:
-        """A run that was continued tells it once for each life."""
+        """A resumed run reports its peak once per process: the highest counts."""
         if line["peak_bytes"] > self.peak_bytes:
             self.peak_bytes, self.peak_device = line["peak_bytes"], line["device"]
 
     def _on_saved(self, line: Line) -> None:
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
-        self._told.take(line)
+        self._best.take(line)
 
     def _on_log(self, line: Line) -> None:
         self._say(line["time"], line["level"], line["text"], line["fix"])
@@ -186,12 +187,12 @@ class RunView:
         del self.log[:-LOG_LINES]
 
     def true_state(self, held: bool) -> str:
-        """The state with what only the folder tells."""
+        """The state, considering the folder too (see the function `true_state`)."""
         return true_state(self.state, self.folder.damaged, held)
 
     @property
     def seconds_left(self) -> float:
-        """Until all steps, or without steps all that the stage counts, are done at the pace so far; 0 while that is unknown."""
+        """Estimated seconds until the last step (without steps: until the end of the stage); 0 if unknown."""
         if self.total:
             return max(self.total - self.step, 0) * self.seconds_per_step
         (done, total), (_, began, before) = self.counted, self._counting
@@ -200,7 +201,7 @@ class RunView:
     def snapshot(self, held: bool) -> dict[str, Any]:
         with self._lock:
             state = self.true_state(held)
-            measured = [_point(line) for line in self._told.measured]
+            measured = [_point(line) for line in self._best.measured]
             left = self.seconds_left if self.total and state in ("running", "paused") else 0.0
             return {
                 "run": self.folder.name,
@@ -227,7 +228,7 @@ class RunView:
                 "norms": thin(self.norms),
                 "validation": [point for point in measured if point["measured_on"] == "held_out"],
                 "measured": measured,
-                "best": best.to_dict() if (best := self._told.best(self.folder.path)) else None,
+                "best": best.to_dict() if (best := self._best.best(self.folder.path)) else None,
                 "peak_bytes": self.peak_bytes,
                 "peak_device": self.peak_device,
                 "saves": [save["step"] for save in self.saves],
@@ -237,10 +238,10 @@ class RunView:
             }
 
     def facts(self, held: bool, of: Stamps) -> RunFacts:
-        """What the list of runs shows. of: `stamps` before the journal was read"""
+        """The facts for the list of runs. of: `stamps` before the journal was read"""
         with self._lock:
             newest = max(self.samples, key=lambda each: (each["step"], -each["index"]), default=None)
-            lowest = best_validation([line for line in self._told.measured if _is_held_out(line)])
+            lowest = best_validation([line for line in self._best.measured if _is_held_out(line)])
             saved = [save["file"] for save in self.saves]
             there = present(self.folder, saved)
             return RunFacts(
@@ -256,21 +257,21 @@ class RunView:
                 files=there,
                 gone=tuple(file for file in saved if file not in there),
                 best=(lowest["loss"], lowest["step"]) if lowest else None,
-                best_file=self._told.best(self.folder.path),
-                words=words_of(self.folder),
+                best_file=self._best.best(self.folder.path),
+                words=labels_of(self.folder),
             )
 
     def progress(self, state: str) -> dict[str, Any]:
-        """How far a job is in its state: stage and its count, what it said and found, what went wrong."""
+        """The progress of a job: stage with its count, log lines, results and problems."""
         with self._lock:
-            said = [entry for entry in self.log if entry["text"] != self.message]
-            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in said if entry["level"] == "error"]
+            entries = [entry for entry in self.log if entry["text"] != self.message]
+            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in entries if entry["level"] == "error"]
             return {
                 "state": state,
                 "text": self.stage if state in ("running", "paused") else "",
                 "done": self.counted[0],
                 "total": self.counted[1],
-                "lines": self.result.get("lines") or [entry["text"] for entry in said if entry["level"] != "error"],
+                "lines": self.result.get("lines") or [entry["text"] for entry in entries if entry["level"] != "error"],
                 "facts": self.result.get("facts", {}),
                 "images": [each["file"] for each in self.images_drawn],
                 "problems": [{"what": self.message, "fix": self.fix}, *wrong]
@@ -279,14 +280,14 @@ class RunView:
             }
 
     def _seconds(self, state: str, held: bool) -> float:
-        """How long the run has worked; the time in which it was paused, stopped or dead does not count."""
+        """Seconds the run has worked, without pauses and the time between stop and resume."""
         if not self.started:
             return 0.0
         until = self.ended or (time.time() if held and state == "running" else self._last_time)
         return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
-        """Saved files that are still there (old ones may have been rotated away)."""
+        """Saved files that still exist: a run may delete old checkpoints."""
         found = []
         for save in self.saves:
             path = self.folder.path / save["file"]
@@ -296,8 +297,8 @@ class RunView:
 
 
 def true_state(state: str, damaged: bool, held: bool) -> str:
-    """The last state in a journal, with what only the folder tells: a run that nobody holds and that did not end was
-    interrupted."""
+    """The state of a run: the last one in its journal, "damaged" without job.json, and "interrupted" for a run that did not end
+    and that no process holds."""
     if damaged and not held:
         return "damaged"
     if state in ENDED:
@@ -306,18 +307,18 @@ def true_state(state: str, damaged: bool, held: bool) -> str:
 
 
 def facts_of(folder: RunFolder) -> RunFacts:
-    """The facts of a run that nobody works on, from its journal; none where a hand has changed that beyond reading."""
+    """The facts of a run that no process runs, from its journal; empty ones for an unreadable journal."""
     of = stamps(folder)
     try:
         view = RunView(folder, points=False)
         view.begin()
         return view.facts(False, of)
     except Exception:  # one such run must not keep the others from being listed
-        return RunFacts(of, words=words_of(folder))
+        return RunFacts(of, words=labels_of(folder))
 
 
 def _inside(folder: RunFolder, file: str) -> str:
-    """A file of the run as its journal names it, so that the folder can be moved."""
+    """The absolute path of a file that the journal names relative to the run folder."""
     return Path(file.removeprefix(f"{folder.path}{os.sep}")).as_posix()
 
 
@@ -326,26 +327,26 @@ def _is_held_out(line: Line) -> bool:
 
 
 def _point(line: Line) -> dict[str, Any]:
-    """A measurement without its single losses."""
+    """A validation event without the losses of single images."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
     return point | {"measured_on": line.get("measured_on", "held_out"), "effect": line.get("effect")}
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The measurement with the lowest loss on held-out images, the earliest of equal ones; None without any."""
+    """The validation with the lowest loss on held-out images, the earliest of equal ones; None without any."""
     return min(
         (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
     )
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """What a training last wrote of its losses by timestep band and by image (core/training/loop/watching.py); {} without."""
+    """The losses by timestep band and by image that the training wrote last (core/training/loop/watching.py); {} without any."""
     try:
-        return renewed(read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False))
+        return renewed(read_json_object(folder.path / "watch.json", max_values=MAX_WATCH_VALUES, finite=False))
     except ProblemsError:
         return {}
 
 
 def thin(points: Sequence[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
-    """At most `limit` points, evenly picked, the first and the last kept."""
+    """At most `limit` points, evenly spaced, including the first and the last."""
     return [points[place] for place in spread(len(points), limit)]

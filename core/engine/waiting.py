@@ -1,4 +1,4 @@
-"""What each waiting job waits for, and for about how long: the page says it wherever the job was started."""
+"""What each waiting job waits for, and for about how long, for the page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ LONGEST_NAME = 40
 
 @dataclass(frozen=True)
 class Wait:
-    """on: the name of what has its place, "" where none has. left: seconds until that ends, 0 while unknown.
-    ahead: jobs between the two. on_pause: what it waits for is paused; queue_paused: no job begins."""
+    """What a job waits for.
+
+    on     name of the running job, "" for none     left   seconds until that ends, 0 if unknown
+    ahead  number of waiting jobs before it
+    on_pause, queue_paused   whether the running job, or the queue, is paused
+    """
 
     on: str = ""
     left: float = 0.0
@@ -25,7 +29,7 @@ class Wait:
 
     @property
     def begins(self) -> bool:
-        """Whether nothing stands before it."""
+        """Whether the job starts next without waiting."""
         return not (self.on or self.queue_paused)
 
     @property
@@ -45,16 +49,16 @@ class Wait:
 def waits(
     entries: Sequence[QueueEntry], pace: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
 ) -> dict[str, Wait]:
-    """{id of a waiting job: what it waits for}.
+    """Return {id of a waiting job: what it waits for}.
 
-    pace    of a running job: the seconds left, 0 while unknown, and whether it is paused
-    paused  whether the queue is; it holds jobs of the device only      lent_to  who has borrowed the device
+    pace    (running job) -> (seconds left, 0 if unknown; whether it is paused)
+    paused  whether the queue is paused (device jobs only)      lent_to  the work outside of the queue that holds the device
     """
     found: dict[str, Wait] = {}
     for lane in dict.fromkeys(lane_of(entry) for entry in entries if entry.state == "waiting"):
-        mine = [entry for entry in entries if lane_of(entry) == lane]
+        members = [entry for entry in entries if lane_of(entry) == lane]
         device = lane == "device"
-        found |= _in_lane(lane, mine, pace, paused and device, lent_to if device else "")
+        found |= _in_lane(lane, members, pace, paused and device, lent_to if device else "")
     return found
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from core.record.heap import set_aside, uncollected
+from core.record.heap import freeze_gc, without_gc
 
 WHOLE_LIBRARY = 200  # modules: no model is in memory before they are imported
 
@@ -37,9 +37,9 @@ def quick_imports() -> Iterator[None]:
         remarks.setLevel(logging.ERROR)
         try:
             known = len(sys.modules)
-            with uncollected():
+            with without_gc():
                 yield
             if len(sys.modules) - known > WHOLE_LIBRARY:
-                set_aside()
+                freeze_gc()
         finally:
             remarks.setLevel(level)

@@ -1,4 +1,4 @@
-"""Hashes by which other programs identify files, and a memo so that each file is hashed once."""
+"""Hashes by which other programs identify files, with a cache so that each file is hashed once."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.trainings import check_workspace, ready_training, starter, train
 from core.record import machine
-from core.record.machine import OF_ITS_OWN
+from core.record.machine import RUNTIME_BYTES
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
 from core.settings.check import build
@@ -167,7 +167,7 @@ def real_training(option: str, place: Place) -> Finding:
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
         found += f"; {saving_words(facts['saves_bytes'])}, {facts['time_ratio']:.2f} of the time"
     # The forecast includes the driver's context, which torch's allocator does not count.
-    off = (trained.reserved_bytes + OF_ITS_OWN["cuda"]) / forecast - 1
+    off = (trained.reserved_bytes + RUNTIME_BYTES["cuda"]) / forecast - 1
     facts["forecast_off"] = off
     if off > NEAR:
         reason = f"it takes {off:.0%} more than the forecast of {memory_words(forecast)}"

@@ -20,9 +20,9 @@ from core.formats.detect import ModelKind, identify_header, read_json
 from core.formats.lora.metadata import version_metadata
 from core.formats.lora.names import (
     ALPHA,
-    BESIDE,
-    BESIDE_IN_USE,
     BIAS,
+    BIAS_NORM_KEYS,
+    BIAS_NORM_PARAMETERS,
     BUNDLED,
     DORA_SCALE,
     DOWN,
@@ -36,7 +36,6 @@ from core.formats.lora.names import (
     split_key,
     to_kohya_key,
 )
-from core.formats.lora.writing import write_lora_tensors
 from core.formats.models.overflow import (
     beyond,
     largest,
@@ -51,7 +50,15 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.lazy import lazily, loaded
 from core.formats.tensors.outline import Outline, StoredTensor
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
-from core.formats.tensors.writer import save_pickle
+from core.formats.tensors.writer import (
+    LEGACY_HASH,
+    NO_HASH,
+    NO_LEGACY_HASH,
+    WEIGHTS_HASH,
+    library_order,
+    save_pickle,
+    write_safetensors,
+)
 from core.networks.kinds import NetworkKind, is_number, kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
@@ -92,7 +99,7 @@ class LoraFile:
     """A LoRA in memory. `tensors` have kohya's keys, whatever the file's format.
 
     left_out   names of tensors that no network kind reads (biases and norms next to LoRA layers): not in `tensors`
-    beside     these tensors, by kohya's key, for `core/networks/bias_norm.py`
+    bias_norm  these tensors, by kohya's key, for `core/networks/bias_norm.py`
     bundled    tensors of embeddings in the same file, by their names
     """
 
@@ -101,20 +108,20 @@ class LoraFile:
     family: str | None = None
     path: Path | None = None
     left_out: tuple[str, ...] = ()
-    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    bias_norm: Mapping[str, torch.Tensor] = field(default_factory=dict)
     bundled: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
-    def beside_in_use(self) -> dict[str, torch.Tensor]:
-        """The changes of biases and norm layers in `beside`: programs that read kohya's names use them."""
-        return {key: value for key, value in self.beside.items() if key.partition(".")[2] in BESIDE_IN_USE}
+    def bias_norm_in_use(self) -> dict[str, torch.Tensor]:
+        """The tensors of `bias_norm` that programs with kohya's names use: changes of biases and norm layers."""
+        return {key: value for key, value in self.bias_norm.items() if key.partition(".")[2] in BIAS_NORM_PARAMETERS}
 
     @property
     def with_norms(self) -> dict[str, torch.Tensor]:
         """`tensors` and those of norm layers, which can be trained further."""
         norms = {
             f"{name}.{key}": value
-            for name, layer in group_by_module(self.beside).items()
+            for name, layer in group_by_module(self.bias_norm).items()
             if NORM in layer
             for key, value in layer.items()
         }
@@ -141,9 +148,10 @@ def save_lora(
     _refuse_overflow(path, tensors, dtype)
     ready = {name: lazily(value).cast(dtype) for name, value in tensors.items()}  # flags and counts keep their dtypes
     ready |= {name: replace(value, type="float32") for name, value in ready.items() if name.endswith(".alpha")}
-    described = {str(key): str(value) for key, value in (metadata or {}).items()}
+    texts = {str(key): str(value) for key, value in (metadata or {}).items()}
+    texts |= {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
     with atomic.open_atomic(path) as temporary:
-        write_lora_tensors(temporary, ready, described)
+        write_safetensors(temporary, ready, texts, order=library_order, format=None)
     return path
 
 
@@ -218,8 +226,8 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
     if not shapes:
         return _read(Path(path), TensorFile.read, torch.tensor)
     lora = lora_outline(path)
-    tensors, beside, bundled = (_without_numbers(each) for each in (lora.tensors, lora.beside, lora.bundled))
-    return replace(lora, tensors=tensors, beside=beside, bundled=bundled)
+    tensors, bias_norm, bundled = (_without_numbers(each) for each in (lora.tensors, lora.bias_norm, lora.bundled))
+    return replace(lora, tensors=tensors, bias_norm=bias_norm, bundled=bundled)
 
 
 def lora_outline(path: Path | str) -> LoraFile:
@@ -237,7 +245,7 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
         kohya_keys = _kohya_keys([name for name in file.entries if name not in bundled], kind.family, path)
         left_out = _unread(kohya_keys)
         tensors = {kohya_key: read(file, name) for name, kohya_key in kohya_keys.items() if name not in left_out}
-        beside = {kohya_keys[name]: read(file, name) for name in left_out}
+        bias_norm = {kohya_keys[name]: read(file, name) for name in left_out}
     from_peft = {key: reshaped for kind in kinds().values() for key, reshaped in kind.from_peft.items()}
     for name, kohya_key in kohya_keys.items():
         for key, reshaped in from_peft.items():
@@ -248,8 +256,8 @@ def _read(path: Path, read: Callable[[TensorFile, str], Any], number: Callable[[
     single = {key: each for key, each in tensors.items() if key.endswith(f".{ALPHA}") and each.numel() == 1}
     _refuse_not_finite([key for key, each in single.items() if not is_number(each)], path)
     _refuse_incomplete(tensors, path)
-    beside = _with_peft_biases(beside, tensors)
-    return LoraFile(tensors, metadata, kind.family, path, left_out, beside, bundled)
+    bias_norm = _with_peft_biases(bias_norm, tensors)
+    return LoraFile(tensors, metadata, kind.family, path, left_out, bias_norm, bundled)
 
 
 def load_finite(path: Path | str) -> LoraFile:
@@ -275,7 +283,7 @@ def _number(value: float) -> torch.Tensor:
 
 
 def _finite(lora: LoraFile, path: Path) -> LoraFile:
-    sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.beside, **lora.bundled}.items()}
+    sizes = {name: largest(loaded(value)) for name, value in {**lora.tensors, **lora.bias_norm, **lora.bundled}.items()}
     _refuse_not_finite(not_finite_names(sizes), path)
     return lora
 
@@ -287,13 +295,13 @@ def _refuse_not_finite(names: Sequence[str], path: Path) -> None:
         raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
 
 
-def _with_peft_biases(beside: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _with_peft_biases(bias_norm: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """PEFT's biases of B (lora_bias) as changes of the layers' biases: times alpha / rank."""
     converted = {}
-    for key, value in beside.items():
+    for key, value in bias_norm.items():
         layer, _, role = key.partition(".")
         down, alpha = tensors.get(f"{layer}.{DOWN}"), tensors.get(f"{layer}.{ALPHA}")
-        if role == PEFT_BIAS and down is not None and f"{layer}.{BIAS}" not in beside:
+        if role == PEFT_BIAS and down is not None and f"{layer}.{BIAS}" not in bias_norm:
             key, value = f"{layer}.{BIAS}", value * (float(alpha) / down.shape[0] if alpha is not None else 1.0)
         converted[key] = value
     return converted
@@ -353,7 +361,7 @@ def _unread(keys_by_name: Mapping[str, str]) -> tuple[str, ...]:
     names = {kohya_key: name for name, kohya_key in keys_by_name.items()}
     unread: list[str] = []
     for layer, keys in group_by_module(names).items():
-        extra = {key for key in keys if key in BESIDE}
+        extra = {key for key in keys if key in BIAS_NORM_KEYS}
         if extra and kind_of_keys(keys.keys()) is None and (extra == keys.keys() or kind_of_keys(keys.keys() - extra)):
             unread += [names[f"{layer}.{key}"] for key in keys if key in extra]
     return tuple(unread)
@@ -538,7 +546,7 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if lora.family is not None:
         network_metadata |= version_metadata(lora.family)
     metadata = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
-    tensors = {**lora.tensors, **lora.beside_in_use, **lora.bundled}
+    tensors = {**lora.tensors, **lora.bias_norm_in_use, **lora.bundled}
     if traits_of(lora.family).convolutions_in_loras:
         tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, network_metadata | metadata

@@ -45,7 +45,7 @@ class BiasAdapter(Adapter):
         return weight
 
 
-def use_beside(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:
+def use_bias_norm(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:
     """Add a file's bias and norm changes to its network; returns the keys of those that fit nothing.
 
     parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from core.networks.adapter import kind_of
-from core.record.heap import GivingBack
+from core.record.heap import HeapTrimmer
 
 ATTRIBUTE = "_conv_forward"  # nn.Conv2d.forward is this method with its weight and bias
-_memory = GivingBack()
+_memory = HeapTrimmer()
 SMALLEST = 16  # channels; fewer gain nothing from packing (the first and last layer of a U-Net)
 
 

@@ -43,7 +43,7 @@ def start_network(
     settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
     network = Network.create(targets, settings, seed, size_of, kind_settings)
     advice = _take_over(network, kind_named(settings.kind), modules, settings)
-    return network, advice + _about_others([key for key in (*lora.beside, *lora.bundled) if key not in tensors])
+    return network, advice + _about_others([key for key in (*lora.bias_norm, *lora.bundled) if key not in tensors])
 
 
 def _take_over(

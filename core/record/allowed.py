@@ -48,7 +48,7 @@ def _lines(file: Path) -> set[str]:
 
 
 def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> None:
-    """From now on jobs of this process may only access files in these folders (a shared page). None: all files.
+    """Restrict the jobs of this process to files in these folders (a shared page). None: all files.
 
     keys   whether such jobs may use the owner's keys (Hugging Face, wandb)
     """
@@ -58,7 +58,7 @@ def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> 
 
 
 def limits_of_launched() -> dict[str, str]:
-    """The environment that makes launched processes keep the same limits."""
+    """Environment variables that pass these limits on to launched processes."""
     if _open_folders is None:
         return {}
     folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
@@ -72,7 +72,7 @@ def take_limits() -> None:
 
 
 def may_use_keys() -> bool:
-    """Whether jobs of this process may use the owner's keys."""
+    """Whether jobs of this process may use the keys of the machine's owner."""
     return _open_folders is None or _keys_lent
 
 
@@ -100,7 +100,7 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
 
 
 def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
-    r"""The same for an absolute Windows path, by its text only. What Windows does not read as a plain path is inside none
+    r"""`lies_in` for an absolute Windows path, by its text only. What Windows does not read as a plain path is inside none
     of them: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
     path = _EXTENDED.sub(lambda found: "\\\\" if found.group(1) else "", path.replace("/", "\\"))
     whole = PureWindowsPath(ntpath.normpath(path))

@@ -20,11 +20,11 @@ RETRIES = 20
 RETRY_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600
 _DRAWN = f".tmp-{'[a-z0-9_]' * 8}"
-OWN_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a person's folder are theirs
+TEMPORARY_NAMES = (_DRAWN, f"{_DRAWN}.*")  # as tempfile draws them; other files of a folder belong to the user
 
 
 def _umask() -> int:
-    """It can only be read by setting it, for all threads, so only once at the start."""
+    """Return the process's umask. It can only be read by setting it for all threads, so once at the start."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -137,7 +137,7 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
     target = _written_at(Path(target))
-    temporary = _beside(target)
+    temporary = _temporary_file(target)
     try:
         yield temporary
         if synced:
@@ -150,8 +150,8 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
         remove(temporary)
 
 
-def _beside(target: Path) -> Path:
-    """A new empty file in the target's folder."""
+def _temporary_file(target: Path) -> Path:
+    """Create an empty temporary file in the target's folder and return its path."""
     make_folders(target.parent)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
@@ -159,8 +159,9 @@ def _beside(target: Path) -> Path:
 
 
 def write_aside(target: Path, data: bytes) -> Path:
-    """Write what `put_aside` will put in the target's place, for many files with one `sync_all` between. Returns the file."""
-    temporary = _beside(_written_at(target))
+    """Write `data` to a temporary file next to the target and return its path. `put_aside` renames it: for many files with one
+    `sync_all` in between."""
+    temporary = _temporary_file(_written_at(target))
     try:
         temporary.write_bytes(data)
     except BaseException:
@@ -185,7 +186,7 @@ def _written_at(target: Path) -> Path:
 
 
 def sync_all(paths: Iterable[Path]) -> None:
-    """Wait until these files are on disk: at once where the system can, else one by one."""
+    """Wait until these files are on disk: with one call where the system has one, else file by file."""
     if hasattr(os, "sync"):
         return os.sync()
     for path in paths:
@@ -195,7 +196,7 @@ def sync_all(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def folder_atomic(target: Path | str) -> Iterator[Path]:
-    """The same for a folder. An existing one is replaced when the new one is complete, and then deleted."""
+    """`open_atomic` for a folder. An existing folder is replaced once the new one is complete, then deleted."""
     target = Path(target)
     make_folders(target.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
@@ -214,19 +215,19 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path | str, *patterns: str, files_only: bool = False) -> None:
-    """Remove what killed processes left half-written there. An ongoing write has touched its file within the hour.
+    """Remove temporary files and folders that killed processes left there, older than an hour (an ongoing write is younger).
 
-    patterns   of names; by default those that this program's own writes have
+    patterns   of names; by default TEMPORARY_NAMES
     """
     with suppress(OSError):
-        for path in [path for pattern in patterns or OWN_NAMES for path in Path(folder).glob(pattern)]:
+        for path in [path for pattern in patterns or TEMPORARY_NAMES for path in Path(folder).glob(pattern)]:
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
                 (remove_folder if path.is_dir() else remove)(path)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Folders cannot be renamed over one another: the old one is moved aside, and back if the new one fails."""
+    """Rename a folder to a target that may exist: the old one is moved aside, and back if the rename fails."""
     if not target.exists():
         replace(temporary, target)
         return

@@ -28,7 +28,7 @@ class Best:
     images       how many were measured
     others       how many other checkpoints were measured the same way
     as_good      steps within noise of it                     unknown   steps that cannot be compared with it
-    unclear      how many are worse than some clearly worse ones but too noisy to tell on their own
+    unclear      how many are within noise although their loss is higher than that of a clearly worse one
     """
 
     file: str
@@ -43,7 +43,7 @@ class Best:
 
     @property
     def what(self) -> str:
-        """What was measured, as text."""
+        """Return text that says what was measured."""
         count = f"{self.images} {'held-out' if self.measured_on == 'held_out' else 'training'} images"
         if self.measured_on == "held_out":
             return f"loss on {count}"
@@ -51,7 +51,7 @@ class Best:
 
     @property
     def sure(self) -> str:
-        """How certain it is, as text."""
+        """Return text that says how certain the choice is."""
         if not self.others:
             return "the only measured checkpoint"
         if self.unknown and not self.as_good:
@@ -66,7 +66,7 @@ class Best:
 
     @property
     def label(self) -> str:
-        """The mark behind its name in a list of files."""
+        """Return the mark that follows its name in a list of files."""
         return "best" if self.measured_on == "held_out" else "lowest loss on training images"
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
 
 
 def clearly_lower(these: Sequence[float], those: Sequence[float], compared: int = 1) -> bool | None:
-    """Whether the first losses are lower than the second ones beyond noise: a paired t-test over (image, timestep).
+    """Whether the first losses are significantly lower than the second: a paired t-test over (image, timestep).
 
     compared   how many comparisons were made: the more, the weaker each one (Bonferroni)
     returns    None if the two are not comparable, or too few to tell
@@ -138,35 +138,35 @@ def student_t(probability: float, freedom: int) -> float:
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-class Told:
+class BestTracker:
     """Collects measurements and files from a journal, line by line."""
 
     def __init__(self) -> None:
         self.measured: list[Line] = []
         self.saved: list[Line] = []
-        self._found: tuple[Any, Best | None] | None = None
+        self._cached: tuple[Any, Best | None] | None = None
 
     def take(self, line: Line) -> None:
-        """A run resumed from an earlier state repeats steps: the newer lines count."""
+        """Add a line of the journal. A run resumed from an earlier state repeats steps: the newer lines count."""
         if line["kind"] == "validated":
             self.measured = [old for old in self.measured if old["step"] < line["step"]] + [line]
         elif line["kind"] == "saved":
             self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
 
     def best(self, folder: Path) -> Best | None:
-        """Recomputed only when something was measured or written, or a file is gone."""
+        """Return the best checkpoint; computed again only after a new measurement or file, or when a file is gone."""
         there = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
         key = (len(there) and there, self.measured and (len(self.measured), self.measured[-1]["seq"]))
-        if self._found is None or self._found[0] != key:
-            self._found = (key, best_checkpoint(there, self.measured))
-        return self._found[1]
+        if self._cached is None or self._cached[0] != key:
+            self._cached = (key, best_checkpoint(there, self.measured))
+        return self._cached[1]
 
 
 # ---- for lists of files, which do not read journals
 
 
 def write_best(folder: Path, best: Best | None) -> None:
-    """Store what the run found, for lists of files."""
+    """Write the best checkpoint to best.json in the run folder, for lists of files."""
     if best is not None:
         atomic.write_json(folder / FILE, best.to_dict())
 

@@ -37,7 +37,7 @@ def read_json(
 def read_json_object(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> dict[str, Any]:
-    """The same, refusing anything but an object."""
+    """`read_json` that raises ProblemsError for anything but an object."""
     value = read_json(path, fix, max_bytes=max_bytes, max_values=max_values, finite=finite)
     if not isinstance(value, dict):
         raise ProblemsError.one(
@@ -72,7 +72,7 @@ def parse_json(
 
 
 def json_or_none(text: str | bytes) -> Any:
-    """The content of a text that is read if it can be: None where it is no JSON within limits."""
+    """The content of the text; None where it is not JSON within the limits."""
     try:
         return parse_json(text, "")
     except ProblemsError:
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_structure(text: str, max_values: int) -> None:
-    """Limits depth and number of values before any is created."""
+    """Raise ValueError for text nested too deeply or with too many values, before Python creates any."""
     opened = text.count("[") + text.count("{")  # at most, wherever they stand
     if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
         return
@@ -116,7 +116,7 @@ def _finite(text: str) -> float:
 
 
 def _check_strings(value: Any) -> None:
-    """Half a surrogate pair cannot be written to any file or page."""
+    """Raise ValueError for strings with half a surrogate pair, which cannot be written to any file or page."""
     rest = [value]
     while rest:
         value = rest.pop()

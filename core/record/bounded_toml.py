@@ -47,7 +47,7 @@ def bounded_loads(text: str) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    """ValueError for tables and lists nested deeper than the program itself can walk."""
+    """Raise ValueError for tables and lists nested deeper than the program's own functions can walk."""
     level, depth = [value], 0
     while level:
         depth += 1

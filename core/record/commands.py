@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 20  # read at once; a command has 100
 
 
 class NoCommands:
-    """For a process that follows another one, which reads the commands."""
+    """A reader without commands, for a process that follows another one, which reads them."""
 
     def new(self) -> list[str]:
         return []

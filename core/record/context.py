@@ -12,7 +12,7 @@ from typing import Any
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
-from core.record.events import Drawn, Said, Stage, StateChanged
+from core.record.events import ImageGenerated, LogMessage, Stage, StateChanged
 from core.record.journal import Journal
 from core.record.problems import Problem
 from core.record.processes import Processes
@@ -25,7 +25,7 @@ PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: "done" or "stopped". lines: what it found or wrote, for people; facts: the same as plain JSON."""
+    """The result of a job. state: "done" or "stopped"; lines: results as text; facts: the same as plain JSON."""
 
     state: str = "done"
     lines: Sequence[str] = ()
@@ -33,26 +33,26 @@ class Outcome:
 
 
 class Reports:
-    """What work tells how it goes, and asks whether to stop. This one listens to nothing and never stops it."""
+    """Callbacks by which work reports progress and checks for a stop. This base class ignores reports and never stops."""
 
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report what is being done, and how much of it is; step, steps: of the image that is generated; of_bytes: done and
+        """Report the current stage and its progress. step, steps: of the image that is being generated; of_bytes: done and
         total are bytes."""
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
-        """A line for the log."""
+        """Write a line to the log."""
 
     def warn(self, problem: Problem) -> None:
-        """A problem that ends nothing, as a line for the log."""
+        """Write a problem that does not end the job to the log."""
         self.say(problem.what, "warning", problem.fix)
 
     def generated(self, path: Path, seed: int) -> None:
-        """An image was generated and saved."""
+        """Report an image that was generated and saved."""
 
     def preview(self, jpeg: bytes) -> None:
-        """An approximation of the image that is being generated."""
+        """Report an approximation of the image that is being generated."""
 
     @property
     def cancel(self) -> CancelToken:
@@ -85,7 +85,7 @@ class JobContext(Reports):
     def stage(
         self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0, *, of_bytes: bool = False
     ) -> None:
-        """Report what is being done; counts are written at most a few times a second, and always at the end."""
+        """Report the current stage; counts are written at most every STAGE_SECONDS, and always at the end."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
@@ -93,10 +93,10 @@ class JobContext(Reports):
         self.journal.put(Stage(text, done, total, step, steps, of_bytes))
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
-        self.journal.put(Said(level, text, fix))
+        self.journal.put(LogMessage(level, text, fix))
 
     def generated(self, path: Path, seed: int) -> None:
-        self.journal.put(Drawn(str(path), seed))
+        self.journal.put(ImageGenerated(str(path), seed))
         with suppress(OSError):
             self.folder.preview.unlink(missing_ok=True)
 
@@ -105,7 +105,7 @@ class JobContext(Reports):
             atomic.write_bytes(self.folder.preview, jpeg, synced=False)
 
     def take_commands(self) -> list[str]:
-        """Commands that arrived since the last call; "stop" also sets the token."""
+        """Return the commands that arrived since the last call; "stop" also sets the cancel token."""
         self.pending += self.commands.new()
         taken, self.pending = self.pending, []
         if "stop" in taken:
@@ -114,7 +114,7 @@ class JobContext(Reports):
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:
-        """For a short final part of a stopped job: only another stop cancels it."""
+        """Context for the short final part of a stopped job: only another stop cancels it."""
         stopped, self.token = self.token, CancelToken()
         try:
             yield
@@ -122,16 +122,16 @@ class JobContext(Reports):
             self.token = stopped
 
     def check(self) -> None:
-        """Between units of work outside a training's loop: wait while paused, raise Cancelled when a stop was asked for.
-        Other commands are kept."""
+        """Wait while the job is paused and raise Cancelled after a stop; to be called between units of work outside the training
+        loop. Other commands stay pending."""
         self._hear()
-        if self.pauses and self._asked_to_wait():
+        if self.pauses and self._pause_requested():
             self._wait()
         self.token.check()
 
     @property
     def cancel(self) -> CancelToken:
-        """For functions that take a token: its `check` is this one's, so that they wait while the job is paused."""
+        """A cancel token whose `check` is this context's, so that functions that take a token also wait while paused."""
         return _Checked(self)
 
     def _hear(self) -> None:
@@ -139,12 +139,12 @@ class JobContext(Reports):
         if "stop" in self.pending:
             self.token.cancel()
 
-    def _asked_to_wait(self) -> bool:
+    def _pause_requested(self) -> bool:
         return [name for name in self.pending if name in ("pause", "resume")][-1:] == ["pause"]
 
     def _wait(self) -> None:
         self.journal.put(StateChanged("paused"))
-        while self._asked_to_wait() and not self.token.wanted:
+        while self._pause_requested() and not self.token.wanted:
             time.sleep(PAUSE_SECONDS)
             self._hear()
         self.pending = [name for name in self.pending if name not in ("pause", "resume")]

@@ -34,7 +34,7 @@ class StateChanged(Event):
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """What is being done now, with a count if there is one; of the image that is generated also its step and how many it has."""
+    """The current stage with its count, if any. step, steps: of the image that is being generated."""
 
     kind: ClassVar[str] = "stage"
     text: str
@@ -47,7 +47,7 @@ class Stage(Event):
 
 @dataclass(frozen=True)
 class Result(Event):
-    """What a job found or wrote: lines for people, and the same as plain JSON."""
+    """The result of a job: lines of text, and the same as plain JSON (`found`)."""
 
     kind: ClassVar[str] = "result"
     urgent: ClassVar[bool] = True
@@ -118,7 +118,7 @@ class Validated(Event):
     measured_on  "held_out", or "training" if no image is held out
     each         the loss of each (image, timestep), always in the same order; an even subset if there are thousands
     each_of      identifies that order and the images: only measurements with equal values are comparable
-    effect       of what follows control images: how far it moves the prediction, |with - without| / |without|
+    effect       of a ControlNet or LLLite: |prediction with - without| / |without|
     """
 
     kind: ClassVar[str] = "validated"
@@ -140,7 +140,7 @@ COMPARED = CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
 
 
 def sampled_words(steps: Iterable[int]) -> dict[int, str]:
-    """{step: what its samples are} in order. Of a ControlNet, those of step 0 need not be the base model's."""
+    """Return {step: title of its samples} in order. A ControlNet's samples of step 0 need not be the base model's."""
     named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"}
     found = sorted(set(steps))
     if found and found[0] >= 0:
@@ -150,7 +150,7 @@ def sampled_words(steps: Iterable[int]) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample was generated. step 0 is before training; below are those of `COMPARED`. file is relative
+    """A sample was generated. step 0 is before training; negative steps are those of COMPARED. file is relative
     to the run folder."""
 
     kind: ClassVar[str] = "sample"
@@ -183,7 +183,7 @@ class BackedUp(Event):
 
 
 @dataclass(frozen=True)
-class Said(Event):
+class LogMessage(Event):
     """A log message. level: "info", "warning" or "error"."""
 
     kind: ClassVar[str] = "log"
@@ -193,7 +193,7 @@ class Said(Event):
 
 
 @dataclass(frozen=True)
-class Drawn(Event):
+class ImageGenerated(Event):
     """A generated image. file is absolute: it is in outputs/images."""
 
     kind: ClassVar[str] = "image"

@@ -11,7 +11,7 @@ KINDS = {"picture": "image"}
 
 
 def renewed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its keys, and its kind if it is an event, under their current names."""
+    """Return the record with its keys, and an event's kind, under their current names."""
     now = {NAMES.get(key, key): value for key, value in record.items()}
     if isinstance(kind := now.get("kind"), str):
         now["kind"] = KINDS.get(kind, kind)

@@ -23,7 +23,7 @@ USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 @cache
 def _glibc() -> Any:
-    """None on other systems, and with other C libraries."""
+    """Return the C library if it is glibc, else None."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -33,22 +33,22 @@ def _glibc() -> Any:
         return None
 
 
-def give_back() -> bool:
-    """Return freed memory to the system; whether there was any. Only on Linux with glibc."""
+def trim_heap() -> bool:
+    """Return freed memory to the system (malloc_trim); True if there was any. Only on Linux with glibc."""
     library = _glibc()
     return bool(library is not None and library.malloc_trim(0))
 
 
-def one_heap() -> None:
-    """All threads share one heap: only that one can keep large blocks. Call before any thread starts."""
+def single_arena() -> None:
+    """Make all threads share one arena of glibc: only the main one keeps large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
         library.mallopt(ARENA_MAX, 1)
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Inside, freed memory stays with the process; afterwards the system gets it back. Only with glibc."""
+def keep_freed_memory() -> Iterator[None]:
+    """Context in which freed memory stays with the process; afterwards it is returned to the system. Only with glibc."""
     library = _glibc()
     if library is None:
         yield
@@ -60,12 +60,12 @@ def kept() -> Iterator[None]:
     finally:
         for what, value in USUAL.items():
             library.mallopt(what, value)
-        give_back()
+        trim_heap()
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Inside, Python does not collect garbage: libraries and pages build none, and looking takes a fifth of the time."""
+def without_gc() -> Iterator[None]:
+    """Context without garbage collection: imports and pages create no cycles, and searching for them takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -75,21 +75,21 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def set_aside() -> None:
-    """Exclude everything that exists now from garbage collection: half a million objects of libraries and the page took a
-    third of a second each time, in which no request was answered. Call while no job has anything in memory."""
+def freeze_gc() -> None:
+    """Exclude all existing objects from garbage collection: half a million objects of libraries and the page took a third of a
+    second each time, in which no request was answered. Call while no job has anything in memory."""
     gc.freeze()
 
 
-class GivingBack:
-    """Returns memory to the system now and then, as much is freed."""
+class HeapTrimmer:
+    """Calls `trim_heap` after every OFTEN_ENOUGH freed bytes."""
 
     def __init__(self) -> None:
         self._freed = 0
 
     def freed(self, size: int) -> None:
-        """size: bytes"""
+        """Count `size` freed bytes."""
         self._freed += size
         if self._freed >= OFTEN_ENOUGH:
             self._freed = 0
-            give_back()
+            trim_heap()

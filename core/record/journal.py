@@ -63,7 +63,7 @@ class Journal:
         return line
 
     def flush(self) -> None:
-        """Write pending lines. A full disk must not end a training: the lines are kept and tried again."""
+        """Write pending lines. After an error (a full disk must not end a training) they stay pending."""
         with self._lock:
             if not self._waiting:
                 return
@@ -98,7 +98,7 @@ class Journal:
 
 
 class SilentJournal(Journal):
-    """For a process that follows another one, which writes the run's journal."""
+    """A journal that writes nothing, for a process that follows the one that writes the run's journal."""
 
     def __init__(self) -> None:
         self._listeners = []
@@ -129,13 +129,13 @@ def cut_torn_line(path: Path) -> None:
 
 
 class Tail:
-    """A journal's events, each returned once: a later call reads only what was appended since. For one thread at a time."""
+    """Reads a journal's new events: each call returns what was appended since the last. For one thread at a time."""
 
     def __init__(self, path: Path):
         self._path, self._place = path, 0
 
     def lines(self) -> Iterator[Line]:
-        """New events. A damaged line is skipped, an incomplete last one waits for its rest."""
+        """Yield new events. Damaged lines are skipped; an incomplete last line is returned once it is complete."""
         try:
             handle = open_regular(self._path)
         except ProblemsError:
@@ -173,7 +173,7 @@ def last_of_kind(path: Path, kind: str) -> Line | None:
 
 
 def _line(text: bytes) -> Line | None:
-    """None for a damaged line or one that is not an event."""
+    """Return the event of a line; None for a damaged line or one that is not an event."""
     try:
         line = json.loads(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run a person keeps, under which names: a file of its own in the run's folder."""
+"""Checkpoints that the user marked to keep, with their names: kept.json in the run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_NAME, MAX_BYTES = 80, 100_000
 
 
 def read_kept(run: Path) -> dict[str, str]:
-    """{file relative to the run's folder: its name} of those that are still there; {} for a damaged file."""
+    """Return {file relative to the run folder: its name} of the marked checkpoints that still exist; {} for a damaged kept.json."""
     path = run / FILE
     try:
         facts = path.stat()
@@ -25,7 +25,7 @@ def read_kept(run: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=2000)
 def _read(path: Path, changed: int, size: int) -> tuple[tuple[str, str], ...]:
-    """Lists ask for hundreds every few seconds: a file is only read again after it changed."""
+    """Read kept.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     try:
         held = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
     except (ProblemsError, OSError):
@@ -34,9 +34,9 @@ def _read(path: Path, changed: int, size: int) -> tuple[tuple[str, str], ...]:
 
 
 def keep(run: Path, file: Path, name: str | None) -> None:
-    """Mark a checkpoint with a name; None takes the mark away. file: in the run's folder. Raises ProblemsError."""
+    """Mark a checkpoint of the run as kept under a name; None removes the mark. Raises ProblemsError."""
     place = file.relative_to(run).as_posix()
-    kept = {each: own for each, own in read_kept(run).items() if each != place}
+    kept = {each: name_of for each, name_of in read_kept(run).items() if each != place}
     if name is not None:
         kept[place] = _checked(name) or file.stem
     try:

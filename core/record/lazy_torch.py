@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 
 class _Lazy:
-    """Stands for a module. Its names are copied at the first use, so later ones cost what an attribute costs, and torch.compile
-    sees the functions themselves."""
+    """A module that is imported at its first use. Attributes are then copied here, so that later accesses are as fast as plain
+    ones and torch.compile sees the functions themselves."""
 
     def __init__(self, module: str):
         self._module = module

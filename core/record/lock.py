@@ -30,8 +30,7 @@ class HeldElsewhere(Exception):
 
 
 class Lock:
-    """A lock file that one process holds at a time. Held until it is released or the process ends; with a heartbeat until
-    STALE_SECONDS after that."""
+    """A lock file that one process holds at a time, until it releases it or ends (with a heartbeat: STALE_SECONDS later)."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -41,8 +40,8 @@ class Lock:
         self._beating: threading.Thread | None = None
 
     def acquire(self) -> list[str]:
-        """Hold it; returns messages about how. Raises HeldElsewhere, or OSError if nothing can be
-        written."""
+        """Take the lock; returns messages for the user, such as that a heartbeat is used. Raises HeldElsewhere, or OSError if nothing
+        can be written."""
         age = sign_age(self._path)
         if age is not None and age < STALE_SECONDS:
             raise HeldElsewhere(age)
@@ -61,11 +60,13 @@ class Lock:
 
     def _hold_by_sign(self, age: float | None) -> list[str]:
         sign = sign_file(self._path)
-        said = [f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"]
+        messages = [
+            f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"
+        ]
         if age is not None:
             if _renewed(sign):  # the clocks of two machines differ: it only looked old
                 raise HeldElsewhere(0.0)
-            said.append(f"Taken over from a process without a heartbeat for {_words(age)}")
+            messages.append(f"Taken over from a process without a heartbeat for {_words(age)}")
         atomic.write_text(sign, self._token)
         time.sleep(SETTLE_SECONDS)
         if not self._is_mine():
@@ -73,7 +74,7 @@ class Lock:
         self._end.clear()
         self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beating.start()
-        return said
+        return messages
 
     def _is_mine(self) -> bool:
         try:
@@ -132,7 +133,7 @@ def sign_age(path: Path) -> float | None:
 
 
 def held_words(held: HeldElsewhere) -> tuple[str, str]:
-    """What to append to who holds it, and to the fix."""
+    """Return the text to append to the name of the holder, and to the fix."""
     if held.age is None:
         return "", ""
     wait = f"if that process was killed, try again in {_words(STALE_SECONDS)}"
@@ -140,7 +141,7 @@ def held_words(held: HeldElsewhere) -> tuple[str, str]:
 
 
 def _renewed(sign: Path) -> bool:
-    """Whether the heartbeat changes within two intervals."""
+    """Wait up to two intervals; True if the heartbeat changes."""
     try:
         before = sign.stat().st_mtime_ns
         time.sleep(2 * BEAT_SECONDS)

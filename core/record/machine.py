@@ -13,12 +13,12 @@ import psutil
 from core.record.problems import ProblemsError
 
 # Bytes of torch, its libraries and the driver's context; the share of memory that the allocator cuts off.
-OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
+RUNTIME_BYTES = {"cuda": 600 << 20, "cpu": 550 << 20}
 CUT_OFF = 0.03
 
 
 def default_device() -> str:
-    """ "cuda", "mps" or "cpu": what torch finds on this machine."""
+    """Return "cuda", "mps" or "cpu", the best device that torch can use."""
     import torch
 
     if torch.cuda.is_available():
@@ -96,7 +96,7 @@ def memory(device: str) -> tuple[int, int]:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a job can still have: of a GPU's memory with what torch keeps unused, else of the RAM."""
+    """Bytes available to a job: free VRAM with torch's unused cache, or free RAM."""
     if device.startswith("cuda"):
         import torch
 
@@ -106,7 +106,7 @@ def free_memory(device: str) -> int:
 
 
 def gpu_memory(device: str) -> int:
-    """Bytes of the GPU's memory, of an Apple GPU those that it shares; 0 for a CPU."""
+    """Bytes of the GPU's VRAM (for an Apple GPU of the shared memory it may use); 0 for a CPU."""
     return 0 if device.startswith("cpu") else memory(device)[1]
 
 

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 
 from core.record import machine
-from core.record.heap import give_back
+from core.record.heap import trim_heap
 
 WATCH_SECONDS = 0.01
 
@@ -37,11 +37,11 @@ def free_memory() -> None:
             torch.cuda.empty_cache()
         elif torch is not None and torch.backends.mps.is_available():
             torch.mps.empty_cache()
-    give_back()
+    trim_heap()
 
 
 class PeakMemory:
-    """Highest memory of the device while the block runs: of torch's allocator on a GPU, else resident."""
+    """Context that measures peak memory: of torch's allocator on a GPU, else the process's resident memory."""
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0

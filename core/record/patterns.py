@@ -1,4 +1,4 @@
-"""Regular expressions as people write them, used within limits of time."""
+"""User-supplied regular expressions with a time limit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FAULTS = (regex.error, IndexError, ValueError, OverflowError, RecursionError, M
 
 
 class Pattern:
-    """A regular expression as a person wrote it, used within limits of time. Raises ProblemsError, also from its methods.
+    """A user-supplied regular expression with a time limit. Raises ProblemsError, also from its methods.
 
     where     the setting that it comes from      area   what its problems' codes begin with
-    seconds   of the processor, for all matches of its life
+    seconds   limit of CPU time for all matches of this object together
     """
 
     def __init__(self, text: str, where: str, area: str = "caption", seconds: float = ALL_SECONDS):
@@ -50,7 +50,7 @@ class Pattern:
             return str(self._timed(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
 
     def check_replacement(self, by: str, where: str) -> None:
-        """What is wrong with a replacement, before any caption matches."""
+        """Raise ProblemsError for an invalid replacement, before any caption matches."""
         Pattern(f"{self._text}|", where, self._area).replaced("", by)
 
     def _timed(self, use: Callable[[float], Any]) -> Any:

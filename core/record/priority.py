@@ -1,4 +1,4 @@
-"""The priority of processes that work in the background: a training and the page have the processor first."""
+"""Low priority for background processes: a training and the page get the CPU first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRIES, PAUSE = 5, 0.12  # it takes one such change in a tenth of a second, of al
 
 
 def lower_priority() -> None:
-    """Give this process, and those it starts, a low priority; a session of its own too, where the system has priorities of sessions."""
+    """Lower the priority of this process and those it starts, on Linux also of its session (autogroup)."""
     if sys.platform == "win32":
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
         return

@@ -25,12 +25,12 @@ _UNSEEN = re.compile("[\ud800-\udfff\0-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066
 
 
 def one_line(text: str) -> str:
-    """Words of strangers for a place of one line: a sign stands for each line break and for what would not be seen."""
+    """Return untrusted text as one line, with line breaks and invisible characters replaced by visible signs."""
     return text if text.isprintable() else _UNSEEN.sub("\ufffd", _BREAKS.sub("\u23ce", text))
 
 
 def whole_text(text: str) -> str:
-    """The text with half surrogate pairs replaced, which no file can hold."""
+    """Return the text with half surrogate pairs replaced, which cannot be written to a file."""
     return _HALF_PAIR.sub("\ufffd", text)
 
 
@@ -77,7 +77,7 @@ class Problem:
 
 
 class ProblemsError(Exception):
-    """Everything that is wrong with a request, in one list. Nothing was started or written."""
+    """All problems of a request. Nothing was started or written."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = limited(list(problems))
@@ -92,17 +92,17 @@ class ProblemsError(Exception):
         return [problem.code for problem in self.problems]
 
 
-def collected(problems: list[Problem], look: Callable[..., T], *given: Any) -> T | None:
-    """The result of `look`; None after an error, which is added to the problems."""
+def collected(problems: list[Problem], look: Callable[..., T], *arguments: Any) -> T | None:
+    """Return `look(*arguments)`; None if it raises ProblemsError, whose problems are added to `problems`."""
     try:
-        return look(*given)
+        return look(*arguments)
     except ProblemsError as error:
         problems.extend(error.problems)
         return None
 
 
 def limited(problems: list[Problem]) -> list[Problem]:
-    """The first MOST problems, and how many more there are."""
+    """Return the first MOST problems, and one that counts the rest."""
     more = len(problems) - MOST
     if more <= 0:
         return problems
@@ -115,12 +115,12 @@ def limited(problems: list[Problem]) -> list[Problem]:
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
-    """Those that block a start."""
+    """Return those of level "error", which block a start."""
     return [problem for problem in problems if problem.level == "error"]
 
 
 def errors_first(problems: Iterable[Problem]) -> list[Problem]:
-    """Each problem once, by level, otherwise in the given order."""
+    """Return each problem once, sorted by level, else in their order."""
     once = {
         (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
     }
@@ -128,7 +128,7 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Problems with the file that a setting names, told of the setting: `what` then names the file, once."""
+    """Return the problems of a setting's file as problems of the setting: `where` is the setting, `what` names the file."""
     return [
         each if each.where == setting else replace(each, what=_with_file(each.what, each.where), where=setting)
         for each in problems
@@ -137,7 +137,7 @@ def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
 
 @contextmanager
 def problems_at(setting: str) -> Iterator[None]:
-    """What is raised inside is about the file that this setting names."""
+    """Context in which ProblemsErrors about a file become problems of the setting that names it (`at_setting`)."""
     try:
         yield
     except ProblemsError as error:
@@ -157,14 +157,14 @@ def raise_if_errors(problems: Iterable[Problem]) -> None:
         raise ProblemsError(found)
 
 
-def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str = "start again") -> ProblemsError:
-    """The problem with writing a file.
+def unwritten(error: OSError, what: str, where: str, rest: str = "", then: str = "start again") -> ProblemsError:
+    """Return the ProblemsError of a failed write.
 
     what   starts the sentence unless the disk is full: "The cache cannot be written"
-    kept   what happened to the rest, such as "nothing was kept of the zip"
+    rest   what happened to the other files, such as "nothing was kept of the zip"
     then   what to do once there is space
     """
-    rest = f"; {kept}" if kept else ""
+    rest = f"; {rest}" if rest else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "The disk is full" if error.errno == errno.ENOSPC else "Your disk quota is used up"
         return ProblemsError.one(f"{what}{rest}", where, f"free some space and {then}", "disk.full")

@@ -71,21 +71,21 @@ class Processes:
         steady  whether the same weights get gradients at every step, so that it is determined once
         """
 
-    def tell(self, value: T) -> T:
-        """The first process's value, in all of them."""
+    def broadcast(self, value: T) -> T:
+        """Return the first process's value in every process."""
         return value
 
-    def hear(self, value: T) -> list[T]:
-        """Every process's value, in all of them."""
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in order of rank, in every process."""
         return [value]
 
     def agree(self, flag: bool) -> bool:
-        """The first process's decision. Cheap enough for every step; the others wait for it here."""
+        """Return the first process's flag in every process. Cheap enough for every step; the others wait for it here."""
         return flag
 
     @contextmanager
     def first_does(self) -> Iterator[None]:
-        """The first process runs the block before the others: for files that they share."""
+        """Context that the first process runs before the others: for files that they share."""
         yield
 
     def close(self) -> None:
@@ -130,14 +130,14 @@ class Together(Processes):
                 parameter.grad = torch.zeros_like(parameter)
         _by_type([parameter.grad for parameter in used if parameter.grad is not None], self._all_reduce)
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         import torch.distributed as dist
 
         box: list[Any] = [value if self.first else None]
         dist.broadcast_object_list(box, src=0, group=self._words)
         return box[0]
 
-    def hear(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         import torch.distributed as dist
 
         box: list[Any] = [None] * self.count
@@ -182,7 +182,7 @@ class Together(Processes):
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
-    """One exchange for all tensors of a dtype: many small ones would each cost a round trip."""
+    """Call `reduce` once for all tensors of a dtype: each exchange costs a round trip."""
     import torch
 
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
@@ -198,7 +198,7 @@ def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> Non
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends at once when its launcher, or the page that launched it, is gone.
+    """End this process as soon as its launcher, or the page that launched it, is gone.
 
     As after `kill -9`: files are complete or absent, and the newest state can be resumed.
     """
@@ -206,11 +206,11 @@ def end_with_launcher() -> None:
     if page := os.environ.get(SUPERVISED):
         pids.append(int(page))
     if pids:
-        threading.Thread(target=_watch, args=(_found(pids),), name="launcher", daemon=True).start()
+        threading.Thread(target=_watch, args=(_processes_of(pids),), name="launcher", daemon=True).start()
 
 
-def _found(pids: Sequence[int]) -> list[psutil.Process | None]:
-    """None for one that is already gone."""
+def _processes_of(pids: Sequence[int]) -> list[psutil.Process | None]:
+    """Return a psutil.Process for each pid; None for one that no longer exists."""
     found: list[psutil.Process | None] = []
     for pid in pids:
         try:

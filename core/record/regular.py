@@ -105,7 +105,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every usual file system and 
 
 
 def impossible_path(target: Path, where: str) -> Problem | None:
-    """Why no file or folder can be written at `target`, by its name and the folders above it; None if nothing speaks against it."""
+    """The problem of a path that can never be written (invalid name, a parent that is not a folder); None for any other."""
 
     def problem(what: str, fix: str, code: str) -> Problem:
         return Problem(what, where, fix, code=code)

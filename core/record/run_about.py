@@ -1,4 +1,4 @@
-"""The user's title and note for a run, in a file of their own; the folder keeps its name."""
+"""The user's title and note for a run, in about.json; the folder's name stays."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FIX = "repair the file, or delete it and enter title and note again"
 
 @dataclass(frozen=True)
 class RunAbout:
-    """title: "" for the name the run was started with."""
+    """Title and note of a run. title: "" for its initial title."""
 
     title: str = ""
     note: str = ""
 
 
 def read_about(folder: RunFolder) -> RunAbout:
-    """Raises ProblemsError when the file is damaged."""
+    """Read title and note. Raises ProblemsError for a damaged file."""
     path = folder.path / FILE
     try:
         facts = path.stat()
@@ -37,18 +37,18 @@ def read_about(folder: RunFolder) -> RunAbout:
 
 @lru_cache(maxsize=2000)
 def _read(path: Path, changed: int, size: int) -> RunAbout:
-    """Lists ask for hundreds every few seconds: a file is only read again after it changed."""
+    """Read about.json, cached until the file changes: lists of runs ask for hundreds every few seconds."""
     held = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(_clean(held.get("title", ""), MOST_TITLE), _clean(held.get("note", ""), MOST_NOTE, lines=True))
 
 
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
-    """Change title, note or both. Raises ProblemsError, also if the existing file is damaged: nothing is lost then."""
+    """Change title, note or both. Raises ProblemsError, also for a damaged file, which is then left as it is."""
     before = read_about(folder)
-    given = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
-    changes = {name: _checked(name, text, most) for name, text, most in given if text is not None}
+    texts = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
+    changes = {name: _checked(name, text, most) for name, text, most in texts if text is not None}
     about = RunAbout(**(asdict(before) | changes))
-    if about.title == given_title(folder):
+    if about.title == initial_title(folder):
         about = RunAbout(note=about.note)
     try:
         atomic.write_json(folder.path / FILE, asdict(about))
@@ -58,15 +58,15 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
 
 
 def title_of(folder: RunFolder) -> str:
-    """The user's title, else the name after the time stamp."""
+    """The user's title, else the run's initial title."""
     try:
-        return read_about(folder).title or given_title(folder)
+        return read_about(folder).title or initial_title(folder)
     except ProblemsError:  # reported where the run is open
-        return given_title(folder)
+        return initial_title(folder)
 
 
-def given_title(folder: RunFolder) -> str:
-    """The name after the time stamp."""
+def initial_title(folder: RunFolder) -> str:
+    """The title the run was started with: the folder's name after the time stamp."""
     return folder.name.split("_", 1)[-1]
 
 
@@ -79,8 +79,8 @@ def _checked(name: str, text: str, most: int) -> str:
 
 
 def _clean(text: object, most: int, lines: bool = False) -> str:
-    """Without control characters and bidirectional marks; a title is one line."""
+    """Return the text without control characters and bidirectional marks; on one line unless `lines`."""
     if not isinstance(text, str):
         return ""
-    kept = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
-    return (kept.replace("\t", " ").strip() if lines else " ".join(kept.split()))[:most]
+    cleaned = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
+    return (cleaned.replace("\t", " ").strip() if lines else " ".join(cleaned.split()))[:most]

@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def damaged(self) -> bool:
-        """Whether the settings are gone: what the run saved is there, but it cannot be resumed."""
+        """Whether job.json is missing: the run's files are usable, but it cannot be resumed."""
         return self.there and not self.job_file.is_file()
 
     def job(self) -> dict[str, Any]:
@@ -73,12 +73,12 @@ class RunFolder:
 
     @property
     def there(self) -> bool:
-        """Whether this is the folder of a run: also of one that has lost its job.json, which can still be looked at and deleted."""
+        """Whether this is a run folder, with or without its job.json."""
         return self.job_file.is_file() or self.journal_file.is_file() or self.checkpoints.is_dir()
 
     @property
     def preset(self) -> str:
-        """The preset that the run was started from, by its name then; "" if unknown."""
+        """The name of the preset that the run was started from; "" if unknown."""
         try:
             return str(self.job().get("preset") or "")
         except ProblemsError:
@@ -89,7 +89,7 @@ class RunFolder:
         locked; returns messages if the drive has no locks."""
         lock = Lock(self.path / "lock")
         try:
-            said = lock.acquire()
+            messages = lock.acquire()
         except HeldElsewhere as held:
             more, wait = held_words(held)
             what = f"'{self.name}' is already running{more}"
@@ -97,7 +97,7 @@ class RunFolder:
         except OSError as error:
             raise unwritten(error, "The run's folder cannot be written", str(self.path)) from None
         self._lock = lock
-        return said
+        return messages
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -135,7 +135,7 @@ def list_runs(runs: Path) -> list[RunFolder]:
 
 
 def newest_runs(runs: Path) -> Iterator[RunFolder]:
-    """The same, each looked at when its turn comes."""
+    """`list_runs` as an iterator that reads one folder at a time."""
     for name in sorted(os.listdir(runs), reverse=True) if runs.is_dir() else ():
         if (folder := RunFolder(runs / name)).there:
             yield folder
@@ -150,7 +150,7 @@ COMPLETE = "complete.json"
 
 
 def seal_state(folder: Path) -> None:
-    """Write complete.json (sizes and SHA-256 of every file) last: from then on the state is valid."""
+    """Mark a training state as complete: write complete.json with size and SHA-256 of every file."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
     atomic.write_json(
         folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}

@@ -28,10 +28,10 @@ SHORTEST = 8  # characters: shorter keys would mask ordinary text
 
 
 def keys_file() -> Path:
-    """Outside of the project, so that no copy of its folder contains it."""
-    given = os.environ.get(FILE_VARIABLE)
-    if given:
-        return Path(given)
+    """Path of the keys file, outside the project, so that no copy of the project's folder contains it."""
+    path = os.environ.get(FILE_VARIABLE)
+    if path:
+        return Path(path)
     base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "atelier" / "keys.json"
 
@@ -47,7 +47,7 @@ def secret(name: str) -> str | None:
 
 
 def is_stored(name: str) -> bool:
-    """Whether the file contains it, whatever the environment says."""
+    """Whether the keys file has this key, regardless of the environment."""
     return bool(_stored().get(name))
 
 
@@ -99,7 +99,7 @@ _read: dict[tuple[str, int, int], dict[str, str]] = {}  # the file as last read,
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:
-    """Complete or not at all, and never readable for others, not even for a moment."""
+    """Write the keys file atomically, readable by its owner only from the first moment on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # 0600
     try:

@@ -34,7 +34,7 @@ def clear(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
-    """Refuse what would fill the disk. what: "Unpacking the zip", which needs `needed` more bytes."""
+    """Raise ProblemsError if `needed` more bytes would fill the disk. what: the action, "Unpacking the zip"."""
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return

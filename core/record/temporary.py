@@ -1,4 +1,4 @@
-"""Folders in the system's temporary folder that are held by a lock, so that what killed processes left is told and removed."""
+"""Temporary folders with a lock, so that those of killed processes are recognized and removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEW_SECONDS = 1.0  # in which a folder's lock may not be held yet
 
 
 class HeldFolder:
-    """A new folder, there until `close` or the end of this process. What others left is removed before."""
+    """A new temporary folder, removed by `close` or at the end of this process. Leftovers of other processes are removed first."""
 
     def __init__(self, kind: str):
         remove_left()
@@ -36,10 +36,10 @@ def _remove(path: Path, lock: FileLock) -> None:
 
 
 def remove_left() -> None:
-    """Remove the folders whose processes were killed: those of this user whose locks nobody holds."""
+    """Remove this user's temporary folders whose locks no process holds."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             facts, lock = path.lstat(), path / LOCK
-            own = path.is_dir() and not path.is_symlink() and facts.st_uid == getattr(os, "getuid", lambda: 0)()
-            if own and time.time() - lock.lstat().st_mtime > NEW_SECONDS and not is_held(lock):
+            is_users = path.is_dir() and not path.is_symlink() and facts.st_uid == getattr(os, "getuid", lambda: 0)()
+            if is_users and time.time() - lock.lstat().st_mtime > NEW_SECONDS and not is_held(lock):
                 shutil.rmtree(path, ignore_errors=True)

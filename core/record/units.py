@@ -1,4 +1,4 @@
-"""Numbers, sizes, times and counts in words: the one form in which people read them."""
+"""Formats numbers, sizes, durations and counts for display."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def period_words(period: int, noun: str) -> str:
 
 
 def number_text(value: int | float) -> str:
-    """A number as people of the field write it: 0.0001 is 1e-4, 16.0 is 16."""
+    """A number in its usual notation: 0.0001 is 1e-4, 16.0 is 16."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -55,7 +55,7 @@ def size_words(size: float) -> str:
 
 
 def progress_words(done: int, total: int, of_bytes: bool = False) -> str:
-    """How far something is, as it follows the words for what is done: " 3/20", " 1.2 GB of 6.9 GB"; empty without a total."""
+    """Progress to append to a stage's text: " 3/20", " 1.2 GB of 6.9 GB"; empty without a total."""
     if not total:
         return ""
     return f" {size_words(done)} of {size_words(total)}" if of_bytes else f" {done}/{total}"

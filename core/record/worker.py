@@ -1,4 +1,4 @@
-"""A process that answers questions. It can be ended whatever it is doing, and neither its crash nor its hang ends this one."""
+"""A worker process that answers requests. It can be killed at any time, and its crash or hang does not affect this process."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ APART: dict[str, Any] = {
 
 
 def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Kill a process that was started `APART`, with those it started, such as compilers. One that a driver holds is not
-    waited for longer than `seconds`."""
+    """Kill a process that was started with `APART`, and its children, such as compilers. Waits at most `seconds` for it (a
+    driver may hold it longer)."""
     with suppress(OSError):  # it has ended meanwhile
         if os.name != "nt":
             os.killpg(process.pid, signal.SIGKILL)
@@ -47,7 +47,7 @@ def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Gone:
-    """A process that did not answer. code: its exit code; hung: it was killed after its time limit; said: its last output."""
+    """How a worker ended instead of answering. code: exit code; hung: killed after the time limit; said: its last output."""
 
     hung: bool
     code: int | None
@@ -62,8 +62,8 @@ class Gone:
 
 
 class Worker:
-    """The process, which runs `answer_questions`. Its standard error goes to a file in `folder`, whose end is reported if the
-    process is gone."""
+    """The parent's side of a process that runs `answer_questions`. Its stderr goes to a file in `folder`, whose end is reported if
+    the process ends."""
 
     def __init__(self, words: Sequence[str], folder: Path):
         self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
@@ -88,7 +88,7 @@ class Worker:
         self._answers.put(b"")
 
     def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
-        """The answer, or how the process ended. Raises Cancelled."""
+        """Send a request and return the answer, or how the process ended. Raises Cancelled."""
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:
@@ -122,17 +122,17 @@ class Worker:
 
 
 def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer each question until the process that asks is gone, at a low priority. What libraries print goes to standard error."""
+    """The worker's main loop: answer requests from stdin until it is closed, at low priority. Output of libraries goes to stderr."""
     lower_priority()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    asked: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    questions: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
     while True:
-        answers.write(json.dumps(answer(asked.get()), default=str) + "\n")
+        answers.write(json.dumps(answer(questions.get()), default=str) + "\n")
 
 
-def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
+def _listen(questions: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
-        asked.put(json.loads(line))
+        questions.put(json.loads(line))
     os._exit(0)  # the process that asks is gone

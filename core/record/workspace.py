@@ -1,4 +1,4 @@
-"""Where things live: one project folder, its outputs, models and presets."""
+"""The folders: project, outputs, models and presets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Workspace:
 
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
-        """Folders from the command line, relative to the working directory; the project's own if not given."""
+        """The workspace with folders from the command line (relative to the working directory), else the project's."""
         return cls(
             outputs=open_home(outputs).resolve() if outputs else PROJECT / "outputs",
             models=open_home(models).resolve() if models else PROJECT / "models",
@@ -47,17 +47,17 @@ class Workspace:
 
     @property
     def captioners(self) -> Path:
-        """Models that write captions; lists of other models leave it out."""
+        """Folder of captioner models; lists of other models leave it out."""
         return self.models / CAPTIONERS
 
     @property
     def preprocessors(self) -> Path:
-        """ONNX models that make control images; lists of other models leave it out."""
+        """Folder of ONNX models that make control images; lists of other models leave it out."""
         return self.models / PREPROCESSORS
 
     @property
     def captions(self) -> Path:
-        """The history of caption files."""
+        """Folder with the history of caption files."""
         return self.private / "captions"
 
     @property
@@ -70,7 +70,7 @@ class Workspace:
 
     @property
     def inputs(self) -> Path:
-        """Initial images, masks and region maps that were dropped or painted on the page."""
+        """Folder with initial images, masks and region maps that were dropped or painted on the page."""
         return self.outputs / "inputs"
 
     @property
@@ -94,12 +94,12 @@ def resolve_path(text: str | os.PathLike) -> Path:
 
 
 def typed_path(text: str | None) -> Path | None:
-    """The path of a setting, absolute; None where nothing is given."""
+    """The absolute path of a setting; None for an empty one."""
     return Path(os.path.abspath(resolve_path(text))) if text else None
 
 
 def real_path(path: str | os.PathLike) -> Path:
-    """With links followed. A loop of links is left as it is; `Path.resolve` raises RuntimeError there before Python 3.13."""
+    """The path with links followed; unchanged for a loop of links, for which `Path.resolve` raises RuntimeError before Python 3.13."""
     return Path(os.path.realpath(path))
 
 

@@ -1,4 +1,4 @@
-"""The files that tools work on, as settings name them: any, a LoRA, a checkpoint."""
+"""Resolves the files that settings of tools name: any file, a LoRA, a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.record.workspace import Workspace, display_path, typed_path
 
 
 def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file a tool works on: a path, or the name of a LoRA. where: the setting that gives it."""
+    """The input file of a tool, by its path or the name of a LoRA. where: the setting, for problems."""
     from core.generation.model.library import find, find_file
 
     wanted = (name or "").strip()
@@ -34,7 +34,7 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of these suffixes in a folder and below it, by path, but for those that a shared page may not reach."""
+    """The files with these suffixes in a folder and its subfolders, sorted by path, without those a shared page may not access."""
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in files if may_reach(path))
 
@@ -70,7 +70,7 @@ def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
 
 
 def image_folders(texts: Sequence[str | None], where: str) -> tuple[list[Path], list[Problem]]:
-    """The folders that a setting names, each once, in the given order; and what is wrong with it. where: the setting."""
+    """(the folders that a setting names, each once, in order; problems). where: the setting, for problems."""
     folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
     if not folders:
         fix = "choose the folder with the images"

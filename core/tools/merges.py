@@ -1,4 +1,4 @@
-"""What all merges share: the list of ratios, and the record of what was merged."""
+"""Shared by all merges: the list of ratios, and the metadata on the merged files."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from core.settings.blocks import numbers
 
 
 def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
-    """The comma-separated numbers, one per file. None where there are none; what is wrong is added to `problems`.
+    """The comma-separated ratios, one per file; None for an empty setting. Problems are added to `problems`.
 
     noun   of one file: "LoRA", "model"      where   the setting
     """
     if not text.strip():
         return None
     try:
-        given = numbers(text)
+        ratios = numbers(text)
     except ValueError:
         what, fix = f"'{text[:40]}' is not a list of numbers", "write for example 0.7, 0.3"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
         return None
-    if len(given) != files:
-        what = f"{count(len(given), 'ratio')} given for {count(files, noun)}"
+    if len(ratios) != files:
+        what = f"{count(len(ratios), 'ratio')} given for {count(files, noun)}"
         problems.append(Problem(what, where, f"give one number per {noun}", code="merge.bad-ratios"))
         return None
-    return given
+    return ratios
 
 
 def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata on what a file was merged of: modelspec's, and the recipe and the inputs as A1111 writes them.
+    """Metadata of a merged file: modelspec's, and recipe and inputs as A1111 writes them.
 
     inputs   (file or folder, its hash) in order; folders have no hash
     """
     files = list(inputs)
-    made_of = {
+    models = {
         sha256: {"name": path.name, "legacy_hash": legacy_hash(path)} for path, sha256 in files if not path.is_dir()
     }
     return {
         "modelspec.merged_from": ", ".join(_title(path) for path, _ in files),
         "sd_merge_recipe": json.dumps({"type": "atelier", **recipe}),
-        "sd_merge_models": json.dumps(made_of),
+        "sd_merge_models": json.dumps(models),
     }
 
 

@@ -1,5 +1,5 @@
-"""What a tool is: `plan(settings, workspace)` finds everything that can be wrong and returns what would be done, whose text
-says it; `do(settings, plan, context)` does it. Each tool is a module with these two and a row in core/builtin.py."""
+"""The interface of a tool, a module with two functions and a row in core/builtin.py: `plan(settings, workspace)` raises all
+problems and returns a plan, whose str() describes it; `do(settings, plan, context)` carries it out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FilePlan:
-    """What would be done with one file. path: the file that is read; target: the one that is written, if any."""
+    """The plan of a tool on one file. path: the file to read; target: the file to write, if any."""
 
     sentence: str
     path: Path

@@ -67,7 +67,7 @@ class Probing(Plan):
         self.__dict__.update(plan.__dict__)
         self.shown = [group for group in groups for _ in range(STEPS)]
 
-    def update(self, step: int) -> tuple[int, Group]:
+    def step_batches(self, step: int) -> tuple[int, Group]:
         return 0, self.shown[step]
 
     def next_batches(self, step: int) -> Group:
@@ -78,7 +78,7 @@ class Probing(Plan):
         return list(dict.fromkeys(self.caption(placed, 0, repeat, step) for step, (placed, repeat) in items))
 
 
-class Chosen:
+class LoraInput:
     """Finds the batches to probe, and leaves their images alone in the report: only these are encoded."""
 
     def __init__(self, job: TrainJob):
@@ -126,7 +126,7 @@ def probe(job: TrainJob, context: JobContext) -> Forecast:
 def _probe(job: TrainJob, context: JobContext) -> Forecast:
     from core.training.building.setup import build_training
 
-    chosen = Chosen(job)
+    chosen = LoraInput(job)
     with PeakMemory(context.device) as peak:
         training = build_training(job, context, chosen)
         run = training.run

@@ -9,7 +9,7 @@ from typing import TypeVar
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.events import MemoryUsed, Planned
-from core.record.heap import kept
+from core.record.heap import keep_freed_memory
 from core.record.memory import PeakMemory
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.presets.files import dump
@@ -40,7 +40,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
     processes = context.processes
     if processes.first:
         context.folder.remove_half_written()
-    job = processes.tell(with_seed(job, context) if processes.first else job)
+    job = processes.broadcast(with_seed(job, context) if processes.first else job)
     training = build_training(job, context)
     run, plan = training.run, training.run.plan
     run.stop_at = stop_at
@@ -56,11 +56,11 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
                 training.checkpoints.keep_finished(run.state.step)
         if training.inputs.report.held_out:
             context.say(training.inputs.report.held_out)
-        epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.updates_in(0)
+        epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.steps_in(0)
         context.journal.put(Planned(run.total, epochs, updates, len(plan.placed), training.inputs.report.sentence))
         context.stage("training")
         # A full model's optimizer repeatedly allocates tensors as large as each weight.
-        with kept() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():
+        with keep_freed_memory() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():
             return train(run, training.tasks)
     finally:
         training.release()

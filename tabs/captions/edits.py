@@ -106,7 +106,7 @@ class Edits:
 
     def read_only(self, placed: Placed) -> str:
         """The reason why a caption cannot be edited, since its caption file would not be read; "" if it can."""
-        if placed.image.given is None:
+        if placed.image.metadata_caption is None:
             return ""
         source = placed.concept.source
         listed = CACHE_LIST if source.cache_info else "your dataset class"
@@ -188,7 +188,7 @@ class Edits:
     def reload_changed(self, key: str) -> None:
         """Read the caption of an image again if another program has changed it."""
         placed = self.image(key)
-        if placed is None or placed.image.given is not None:
+        if placed is None or placed.image.metadata_caption is not None:
             return
         try:
             state = os.stat(placed.caption.path)

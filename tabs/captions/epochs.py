@@ -63,10 +63,10 @@ class _ImageSteps:
         settings = (job.dataset, job.schedule, job.memory.num_processes)
         if self._of[0] is not report or self._of[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
-            last = min(plan.epochs.first_update(EPOCHS), report.total_steps or plan.epochs.first_update(EPOCHS))
+            last = min(plan.epochs.first_step(EPOCHS), report.total_steps or plan.epochs.first_step(EPOCHS))
             shown: dict[tuple[tuple[str, ...], int, int], int] = {}
             for step in range(last):
-                epoch, batches = plan.update(step)
+                epoch, batches = plan.step_batches(step)
                 shown |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
             self._of = (report, settings, shown)
         return self._of[2]

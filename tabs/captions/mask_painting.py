@@ -26,7 +26,7 @@ from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import own_masks, painted_folder, refusal, stem_below
+from core.dataset.sources.painted import existing_masks, painted_folder, refusal, stem_below
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 from core.settings.dataset.concepts import Concept, concepts_of
@@ -210,7 +210,7 @@ class Masks:
         if not images:
             what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
-        masks = own_masks(images.values(), spot.images)
+        masks = existing_masks(images.values(), spot.images)
         return {name: path for name, path in masks.items() if self.page.roots.holds(path)}
 
     def _in_force(self, placed: Placed) -> Concept:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.encodings import decode_text
-from core.dataset.captions.files import OWN, Caption
+from core.dataset.captions.files import IMAGE_SOURCES, Caption
 from core.dataset.captions.history import Change, Entry
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Report, Row
@@ -38,7 +38,7 @@ MAX_EARLIER_BYTES = 20_000  # of an earlier text that can be used again
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
-    "none": ("without a caption", lambda row: row.source not in OWN),
+    "none": ("without a caption", lambda row: row.source not in IMAGE_SOURCES),
     "long": ("longer than 75 tokens", lambda row: (row.tokens or 0) > WINDOWS[0]),
 }
 
@@ -96,7 +96,7 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str], ready: bool = 
     name = printable(row.key[1])
     caption = (
         esc(short(row.caption, 70))
-        if row.source in OWN
+        if row.source in IMAGE_SOURCES
         else f"<i>{'empty' if row.source == 'blank' else 'no'} caption</i>"
     )
     long = f' <span class="over">{row.tokens} tokens</span>' if (row.tokens or 0) > WINDOWS[0] else ""
@@ -203,7 +203,7 @@ def tally(report: Report | None) -> str:
     if report is None or not report.placed:
         return ""
     rows = listed(report, "all")
-    captioned = sum(row.source in OWN for row in rows)
+    captioned = sum(row.source in IMAGE_SOURCES for row in rows)
     rest = len(rows) - captioned
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from core.dataset.doctor.findings_of import KINDS, Finding, treat
+from core.dataset.doctor.examine import KINDS, Finding, treat
 from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
 from core.dataset.report import Report
 from core.dataset.sources.files import printable

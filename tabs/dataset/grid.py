@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.dataset.advice import ENLARGED_FROM, KEPT_BELOW
-from core.dataset.captions.files import OWN
+from core.dataset.advice import AREA_BELOW, ENLARGED_FROM
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
 from core.record.problems import errors
@@ -44,9 +44,9 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
     "out": ("left out or broken", left_out),
     "held": ("validation images", lambda row: row.role == "validation"),
-    "words": ("without a caption", lambda row: row.trains and row.source not in OWN),
+    "words": ("without a caption", lambda row: row.trains and row.source not in IMAGE_SOURCES),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: crop_share(row) < KEPT_BELOW),
+    "cropped": ("cropped by more than half", lambda row: crop_share(row) < AREA_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
     "control": ("with a control image", lambda row: row.control is not None),
 }
@@ -129,7 +129,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
     image = _image(row, name, thumb_url)
     opens = row.bucket is not None
     if opens:
-        words = f'<div class="says{"" if row.source in OWN else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
+        words = f'<div class="says{"" if row.source in IMAGE_SOURCES else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
         about = f"Edit the caption of {name}"
         opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
         body = opener + image + "</button>"
@@ -192,7 +192,7 @@ def _hold(number: int, name: str, state: str) -> str:
 
 
 def _caption(row: Row) -> str:
-    if row.source in OWN:
+    if row.source in IMAGE_SOURCES:
         return esc(row.caption)
     if row.source == "words":
         return f"{esc(row.caption)} <i>class tokens</i>"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import OWN, read_caption
+from core.dataset.captions.files import IMAGE_SOURCES, read_caption
 from core.dataset.captions.pipeline import plain_caption
-from core.dataset.doctor.findings_of import Finding, examine
+from core.dataset.doctor.examine import Finding, examine
 from core.dataset.first import first_rows
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
@@ -290,7 +290,7 @@ class Reading:
             placed=tuple(placed),
             validation=tuple(validation),
             rows=tuple(rows),
-            captions_found=sum(each.caption.source in OWN for each in trained.values()),
+            captions_found=sum(each.caption.source in IMAGE_SOURCES for each in trained.values()),
             longest_tokens=max((row.tokens or 0 for row in rows), default=None),
         )
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import GUEST, KEPT_ENDED, lane_of
+from core.engine.queue import GUEST, MAX_ENDED, lane_of
 from core.record.events import sampled_words
 from core.record.problems import Problem, ProblemsError
 from core.record.units import clock
@@ -348,7 +348,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         engine.move(entry, to_count(data.get("position")))
     elif name == "forget":
         given = data.get("entries")
-        engine.forget([str(each) for each in given[:KEPT_ENDED]] if isinstance(given, list) else [])
+        engine.forget([str(each) for each in given[:MAX_ENDED]] if isinstance(given, list) else [])
     elif name == "continue":
         engine.continue_run(run)
     elif name == "pause_queue":

@@ -22,7 +22,7 @@ from gradio.tunneling import CURRENT_TUNNELS
 from starlette.middleware import Middleware
 
 from core.record.allowed import keep_files_inside
-from core.record.heap import set_aside, uncollected
+from core.record.heap import freeze_gc, without_gc
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from tabs import header, pulse
@@ -204,12 +204,12 @@ def serve(
     shared = share or bool(names) or host not in LOOPBACK
     login = _login(auth, shared)
     opens = browser and can_show_a_browser()
-    with uncollected():
+    with without_gc():
         page = make_page(engine, workspace, shared=shared, keys=keys)
         keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
         owner = _owner(login) if login and shared else None
         blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names, owner=owner)
-    set_aside()
+    freeze_gc()
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
     address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.dataset.sources.archive import KEPT_EXTENSIONS, unpack_zip
+from core.dataset.sources.archive import DATASET_EXTENSIONS, unpack_zip
 from core.dataset.sources.files import extension, is_image, is_junk, printable
 from core.dataset.sources.walk import Walk, note_unused
 from core.record.atomic import put_folder, remove_folder
@@ -42,7 +42,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None, unused: Walk | None
     wanted = [
         path
         for path in paths
-        if not is_junk(path.name) and (extension(path.name) in KEPT_EXTENSIONS or is_image(path, path.name))
+        if not is_junk(path.name) and (extension(path.name) in DATASET_EXTENSIONS or is_image(path, path.name))
     ]
     unused, taken = Walk() if unused is None else unused, set(wanted)
     for path in paths:

@@ -10,11 +10,11 @@ from core.captioning.sentences.cleaning import plain, repetition, without_repeti
 from core.captioning.sentences.folder import wanted
 from core.captioning.sentences.profiles import FLORENCE_TASKS, profile_of
 from core.captioning.tag_lists import Known, TagList, read_tag_list
-from core.captioning.tagger import kept as kept_module
+from core.captioning.tagger import score_cache as kept_module
 from core.captioning.tagger import sd_scripts
-from core.captioning.tagger.kept import Folder, Kept
 from core.captioning.tagger.labels import read_csv
 from core.captioning.tagger.profile import PROFILES
+from core.captioning.tagger.score_cache import FolderScores, ImageScores
 from core.captioning.tagger.tags import Label, mcut, threshold_of
 from core.dataset.captions.history import Change, History
 from core.families.token_count import clip_tokenizer
@@ -98,8 +98,8 @@ def test_scores_of_so_many_folders_are_held_in_memory(tmp_path, monkeypatch, mos
     monkeypatch.setattr(kept_module, "INDEXES", most)
     monkeypatch.setattr(kept_module, "_indexes", {})
     for name in "abc":
-        folder = Folder(Workspace(tmp_path / "out"), "m", tmp_path / name)
-        folder.append({"x.png": Kept((1, 2), ((Label(name, "general"), 0.5),))}, {"general": 0.35})
+        folder = FolderScores(Workspace(tmp_path / "out"), "m", tmp_path / name)
+        folder.append({"x.png": ImageScores((1, 2), ((Label(name, "general"), 0.5),))}, {"general": 0.35})
         assert folder.find(tmp_path / name / "x.png")[0].scored == ((Label(name, "general"), 0.5),)
         assert len(kept_module._indexes) <= most and folder.path in kept_module._indexes
 
@@ -107,8 +107,8 @@ def test_scores_of_so_many_folders_are_held_in_memory(tmp_path, monkeypatch, mos
 @pytest.mark.parametrize(("outdated", "shorter"), [(3, False), (4, True)])
 def test_a_file_of_scores_is_written_anew_when_more_than_half_is_outdated(tmp_path, outdated, shorter):
     """Of three images: of six lines three are outdated, of seven four."""
-    folder = Folder(Workspace(tmp_path / "out"), "m", tmp_path)
-    one = Kept((1, 2), ((Label("a", "general"), 0.5),))
+    folder = FolderScores(Workspace(tmp_path / "out"), "m", tmp_path)
+    one = ImageScores((1, 2), ((Label("a", "general"), 0.5),))
     folder.append({f"{n}.png": one for n in range(3)}, {})
     for number in range(outdated):
         folder.append({f"{number % 3}.png": one}, {})

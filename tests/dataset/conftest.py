@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.images.opening import read_header
 from core.dataset.sources.image_info import ImageInfo

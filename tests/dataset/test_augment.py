@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.buckets.sizes import Placement
+from core.dataset.buckets.aspect_ratio import Placement
 from core.dataset.images.pixels import change_colors, load_pixels, raise_values, shift_hue
 from core.dataset.images.views import View
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.placing import merged
 from core.dataset.buckets.plan import Epochs
 from core.dataset.buckets.rotation import first_ones
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN
@@ -61,7 +61,7 @@ def test_an_epoch_shows_each_image_exactly_its_repeats_and_has_the_counted_steps
     assert shown == Counter((item.key, repeat) for item in images for repeat in range(item.repeats))
     assert len(batches) == epochs.batches_in(epoch)
     groups = epochs.groups(7, epoch)
-    assert len(groups) == epochs.updates_in(epoch)
+    assert len(groups) == epochs.steps_in(epoch)
     assert [batch for group in groups for batch in group] == batches
     for batch in batches:
         assert 1 <= len(batch) <= batch_size
@@ -86,7 +86,7 @@ def test_the_updates_counted_are_those_made_whatever_comes_in_turn(
     epochs = epochs_of([*train, *extra], accumulation, short_batches=short, reg_balance=balance)
     step = 0
     for epoch in range(6):
-        assert epochs.first_update(epoch) == step
+        assert epochs.first_step(epoch) == step
         groups = epochs.groups(1, epoch)
         if groups:
             assert [epochs.epoch_of(step), epochs.epoch_of(step + len(groups) - 1)] == [epoch, epoch]
@@ -184,7 +184,7 @@ def test_short_batches_are_left_out_and_what_never_trains_is_known():
 def test_a_bucket_that_cannot_fill_a_batch_joins_the_nearest():
     joined = merged(five_and_one())
     assert {each.placement.bucket for each in joined} == {(512, 512)}
-    assert all(each.placement.kept <= 1 and min(each.placement.crop) >= 0 for each in joined)
+    assert all(each.placement.area_after_crop <= 1 and min(each.placement.crop) >= 0 for each in joined)
     assert sizes_of(epochs_of(joined, short_batches="merge")) == [((512, 512), 2)] * 3
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.buckets.sizes import bucket_sizes, plan_buckets, rounded_limits
+from core.dataset.buckets.aspect_ratio import bucket_sizes, plan_buckets, rounded_limits
 from core.record.problems import ProblemsError
 from core.settings.dataset.dataset import DatasetSettings
 
@@ -122,7 +122,7 @@ def test_buckets_off_is_one_size_for_all():
 def test_the_frame_is_the_crop_as_shares_of_the_image():
     placement = plan_buckets(DatasetSettings(resolution=512)).assign(1000, 1500)  # (384, 640) out of (427, 640)
     assert placement.frame == pytest.approx((21 / 427, 0, 405 / 427, 1))
-    assert placement.scale == pytest.approx(427 / 1000) and placement.kept == pytest.approx(384 / 427)
+    assert placement.scale == pytest.approx(427 / 1000) and placement.area_after_crop == pytest.approx(384 / 427)
 
 
 @settings(max_examples=300, deadline=None)

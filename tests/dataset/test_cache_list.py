@@ -32,7 +32,7 @@ def test_the_list_is_written_where_there_is_none_and_read_back_as_the_same(tmp_p
     }
     again = look(tmp_path / "set")
     assert [p.key for p in again.images] == [p.key for p in first.images] and not again.problems
-    assert [p.given for p in again.images] == ["a red fox", "fox"]
+    assert [p.metadata_caption for p in again.images] == ["a red fox", "fox"]
 
 
 def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):

@@ -21,8 +21,19 @@ from core.record.problems import ProblemsError
 from core.settings.dataset.captions import CaptionSettings
 
 
-def image(folder, name="a.png", words="", sidecars=(), given=None):
-    return ImageInfo("folder", name, Path(folder) / name, 64, 64, 1, 1, words=words, sidecars=sidecars, given=given)
+def image(folder, name="a.png", words="", sidecars=(), metadata_caption=None):
+    return ImageInfo(
+        "folder",
+        name,
+        Path(folder) / name,
+        64,
+        64,
+        1,
+        1,
+        words=words,
+        sidecars=sidecars,
+        metadata_caption=metadata_caption,
+    )
 
 
 # ---- reading
@@ -256,9 +267,9 @@ def test_where_only_one_of_two_files_is_there_it_is_used(tmp_path, sidecars):
 
 def test_a_caption_from_metadata_comes_before_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("file")
-    caption = read_caption(image(tmp_path, given=" from metadata\r\n"), CaptionSettings())
+    caption = read_caption(image(tmp_path, metadata_caption=" from metadata\r\n"), CaptionSettings())
     assert (caption.text, caption.source) == ("from metadata", "metadata")
-    nothing = read_caption(image(tmp_path, given=""), CaptionSettings())
+    nothing = read_caption(image(tmp_path, metadata_caption=""), CaptionSettings())
     assert (nothing.text, nothing.source) == ("", "metadata") and nothing.problem.code == "caption.empty"
 
 

@@ -133,7 +133,7 @@ def test_a_change_that_is_not_kept_says_so(tmp_path, history):
 
 
 def test_the_oldest_changes_are_deleted_when_there_are_too_many(tmp_path, history, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_CHANGES", 3)
+    monkeypatch.setattr(module, "MAX_CHANGES", 3)
     monkeypatch.setattr(module, "PRUNE_EVERY", 1)
     for number in range(6):
         history.apply(f"Edit {number}", [Change(tmp_path / f"{number}.txt", None, b"x")])
@@ -243,7 +243,7 @@ def test_a_text_that_comes_between_look_and_write_stays(tmp_path, history, monke
 
 
 def test_whole_metadata_files_do_not_push_captions_out(tmp_path, history, monkeypatch):
-    for name, value in (("LARGE_CHANGE", 10_000), ("KEPT_BYTES", 50_000), ("PRUNE_EVERY", 1)):
+    for name, value in (("LARGE_CHANGE", 10_000), ("MAX_HISTORY_BYTES", 50_000), ("PRUNE_EVERY", 1)):
         monkeypatch.setattr(module, name, value)
     history.apply("Edit", [Change(tmp_path / "a.txt", None, b"x")])
     for number in range(5):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.dataset.captions.files import Caption, join_texts
 from core.dataset.captions.pipeline import (
-    Showing,
+    ImageUse,
     caption_preview,
     caption_variants_of_epoch,
     is_random,
@@ -21,7 +21,7 @@ from core.dataset.captions.pipeline import (
 from core.dataset.captions.templates import OBJECT, STYLE
 from core.record import draws
 from core.settings.dataset.captions import CaptionSettings
-from tests.dataset.showing import training_caption
+from tests.dataset.training_captions import training_caption
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]
 KEY = ("folder", "a.png")
@@ -353,7 +353,7 @@ def test_the_variants_of_an_epoch_are_exactly_the_captions_it_uses():
     settings = CaptionSettings(**EVERYTHING)
     for epoch in (0, 2, 3):
         shown = [
-            Showing(("folder", f"{n}.png"), repeat, two(), settings, "fox", epoch * 9 + n)
+            ImageUse(("folder", f"{n}.png"), repeat, two(), settings, "fox", epoch * 9 + n)
             for n in range(9)
             for repeat in range(3)
         ]
@@ -364,7 +364,7 @@ def test_the_variants_of_an_epoch_are_exactly_the_captions_it_uses():
         variants = caption_variants_of_epoch(shown, 5, epoch, 30)
         assert variants == list(dict.fromkeys(used))
         assert (variants == [""]) if epoch == 3 else (len(variants) > 3)
-    plain = [Showing((str(n),), 0, "a, b, c", CaptionSettings()) for n in range(3)]
+    plain = [ImageUse((str(n),), 0, "a, b, c", CaptionSettings()) for n in range(3)]
     assert caption_variants_of_epoch(plain, 5, 2) == ["a, b, c"]
 
 

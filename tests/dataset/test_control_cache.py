@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.buckets.sizes import Placement
+from core.dataset.buckets.aspect_ratio import Placement
 from core.dataset.caches import partners as controls
 from core.dataset.caches.partners import ControlCache, packed, unpacked
 from core.dataset.images.masks import load_control

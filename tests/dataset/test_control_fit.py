@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.buckets.sizes import Placement
+from core.dataset.buckets.aspect_ratio import Placement
 from core.dataset.images.masks import control_in_view
 from core.dataset.images.views import View
 from core.record.workspace import PROJECT

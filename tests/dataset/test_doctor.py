@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import read_caption
 from core.dataset.doctor import trash
-from core.dataset.doctor.findings_of import KINDS, examine, treat
+from core.dataset.doctor.examine import KINDS, examine, treat
 from core.dataset.doctor.images import close_pairs, frame_share
 from core.dataset.preflight import preflight
 from core.dataset.sources.scan import scan

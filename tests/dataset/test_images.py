@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from core.dataset.buckets.sizes import Placement, plan_buckets
+from core.dataset.buckets.aspect_ratio import Placement, plan_buckets
 from core.dataset.images.look import look_at_all, looks, reasons_of
 from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, read_header
 from core.dataset.images.pixels import load_bucketed, load_pixels

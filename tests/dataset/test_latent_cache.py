@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.files import prune
 from core.dataset.caches.latents import LatentCache
 from core.dataset.captions.files import Caption

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from core.dataset.advice import remark_advice, size_advice
+from core.dataset.buckets.aspect_ratio import fit_to_bucket
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import advised_epochs
 from core.dataset.buckets.placing import merged
-from core.dataset.buckets.sizes import cover
 from core.dataset.buckets.validation_split import automatic_count, held_out
 from core.dataset.caches.files import prune
 from core.dataset.captions import history as history_module
@@ -63,7 +63,7 @@ def changed(history, folder, number, size=1):
 
 @pytest.mark.parametrize(("limit", "left"), [(1, [5]), (2, [4, 5]), (5, [1, 2, 3, 4, 5]), (6, [0, 1, 2, 3, 4, 5])])
 def test_the_newest_changes_stay_as_many_as_the_limit_says(tmp_path, monkeypatch, limit, left):
-    monkeypatch.setattr(history_module, "KEPT_CHANGES", limit)
+    monkeypatch.setattr(history_module, "MAX_CHANGES", limit)
     history = History(tmp_path / "history")
     for number in range(6):
         changed(history, tmp_path, number)
@@ -79,10 +79,10 @@ def test_the_newest_changes_stay_as_far_as_they_fit_and_the_last_always(tmp_path
         changed(history, tmp_path, number, 1000)
     sizes = [path.stat().st_size for path in history._files()]
     monkeypatch.setattr(history_module, "LARGE_CHANGE", min(sizes) - 1 if large else max(sizes))
-    monkeypatch.setattr(history_module, "KEPT_BYTES", sum(sizes[2:]) + spare)
+    monkeypatch.setattr(history_module, "MAX_HISTORY_BYTES", sum(sizes[2:]) + spare)
     history._prune()
     assert [entry.title for entry in history.entries()] == (["Edit 3", "Edit 2"] if spare == 0 else ["Edit 3"])
-    monkeypatch.setattr(history_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(history_module, "MAX_HISTORY_BYTES", 0)
     history._prune()
     assert [entry.title for entry in history.entries()] == ["Edit 3"]
 
@@ -188,7 +188,7 @@ def test_the_image_that_a_face_was_cut_from(stem, source):
 def placed(width, height, bucket, **more):
     info = image(0)
     return Placed(
-        info, cover((width, height), bucket), Caption("", "none", Path("a.txt")), automatic({})[0], "", **more
+        info, fit_to_bucket((width, height), bucket), Caption("", "none", Path("a.txt")), automatic({})[0], "", **more
     )
 
 
@@ -211,7 +211,7 @@ def test_20_kinds_of_damage_are_told():
 
 
 def bucketed(number, bucket):
-    return Placed(image(number), cover((1024, 1024), bucket), Caption("", "none", Path("a")), pairs_of_images())
+    return Placed(image(number), fit_to_bucket((1024, 1024), bucket), Caption("", "none", Path("a")), pairs_of_images())
 
 
 def pairs_of_images():

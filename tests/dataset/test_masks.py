@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.pipeline import Caption
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.opening import BrokenImage, read_header

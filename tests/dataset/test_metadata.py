@@ -20,7 +20,7 @@ from core.settings.dataset.concepts import concepts
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.validation import ValidationSettings
-from tests.dataset.showing import training_caption
+from tests.dataset.training_captions import training_caption
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def look(tmp_path):
 
 
 def given(found):
-    return {image.relative: image.given for image in found.images}
+    return {image.relative: image.metadata_caption for image in found.images}
 
 
 def whats(found):
@@ -137,7 +137,7 @@ def test_sizes_of_all_entries_are_the_buckets(add, look):
     add("set/a.png")
     add("set/b.png")
     found = look({"a": {"train_resolution": [512, 768]}, "b": {"train_resolution": [512, 512]}})
-    assert [image.own_bucket for image in found.images] == [(512, 768), (512, 512)]
+    assert [image.metadata_bucket for image in found.images] == [(512, 768), (512, 512)]
     assert (found.images[0].width, found.images[0].height) == (64, 48)
 
 
@@ -145,7 +145,7 @@ def test_sizes_of_some_entries_are_not_used_and_that_is_said(add, look):
     add("set/a.png")
     add("set/b.png")
     found = look({"a": {"train_resolution": [512, 768]}, "b": {"caption": "x"}})
-    assert [image.own_bucket for image in found.images] == [None, None]
+    assert [image.metadata_bucket for image in found.images] == [None, None]
     assert codes(found) == ["metadata.partial-resolutions"] and "1 of 2" in whats(found)[0]
 
 
@@ -223,7 +223,7 @@ def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, a
         {"folder": str(tmp_path / "set"), "metadata_file": str(tmp_path / name)} for name in ("one.json", "two.json")
     ]
     found = scan_dataset(DatasetSettings.model_validate({"sources": sources}))
-    assert [(p.relative, p.given) for p in found.images] == [("b.png", "1"), ("a.png", "2")]
+    assert [(p.relative, p.metadata_caption) for p in found.images] == [("b.png", "1"), ("a.png", "2")]
     assert "metadata.duplicate-images" in codes(found)
     sources[1]["resolution"] = 768  # another dataset: both train
     assert len(scan_dataset(DatasetSettings.model_validate({"sources": sources})).images) == 3

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import core.record.allowed as allowed
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.caches.metadata_writing import write_metadata
 from core.dataset.captions.files import read_caption
 from core.dataset.sources.scan import scan
@@ -43,7 +43,7 @@ def test_caption_tags_and_bucket_of_each_image_are_written(tmp_path, add):
         "a": {"caption": "a fox", "tags": "fox, red", "train_resolution": [128, 128]},
         "sub/b": {"caption": "set", "train_resolution": list(placed[1].placement.bucket)},
     }
-    assert (done.images, done.kept, done.backup) == (2, 0, None)
+    assert (done.images, done.unchanged, done.backup) == (2, 0, None)
 
 
 def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
         again = placed_of(tmp_path / "set", metadata_file=str(tmp_path / "meta.json"))
         assert [each.image.key for each in again] == [each.image.key for each in placed]
         assert [each.caption.text for each in again] == [each.caption.text for each in placed]
-        assert [each.image.own_bucket for each in again] == [each.placement.bucket for each in placed]
+        assert [each.image.metadata_bucket for each in again] == [each.placement.bucket for each in placed]
 
 
 def test_keys_are_absolute_paths_where_asked(tmp_path, add):
@@ -99,7 +99,7 @@ def test_a_list_to_add_to_keeps_what_is_not_written_anew(tmp_path, add):
         "other": {"caption": "of another image"},
         "b": {"tags": "tags of b"},
     }
-    assert (done.images, done.kept) == (2, 1) and read(tmp_path / "in.json") == earlier
+    assert (done.images, done.unchanged) == (2, 1) and read(tmp_path / "in.json") == earlier
 
 
 def test_two_images_of_one_key_are_refused_and_nothing_is_written(tmp_path, add):

@@ -53,7 +53,7 @@ def test_every_layout_is_read_as_a_sample_without_spread(add, place, layout):
     assert torch.equal(mean, torch.from_numpy(latents(placed)))
     assert torch.allclose(sample_latent(mean, logvar, 1, 2, placed.key, 0), mean, atol=3e-6)  # 3e-7 times normal draws
     used = layouts(placed)[layout][-1][0]
-    assert "1 .npz files" in caches.said()[0] and used in caches.said()[0]
+    assert "1 .npz files" in caches.log_lines()[0] and used in caches.log_lines()[0]
     assert list(caches.refused) == [name for name, _ in layouts(placed)[layout][:-1]]
 
 
@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_with_its_name_and_reason(add, place, what)
     np.savez(placed.image.path.with_suffix(".npz"), **make(placed))
     caches = NpzCaches([placed])
     assert caches(Side(placed)) is None
-    (line,) = caches.said()
+    (line,) = caches.log_lines()
     assert "a.npz" in line and reason in line
 
 
@@ -139,7 +139,7 @@ def test_what_is_written_is_read_again(add, place):
 
     done = export_npz([placed, larger], sample, lambda _: mask)
     path = placed.image.path.with_suffix(".npz")
-    assert done.written == 1 and done.kept == []
+    assert done.written == 1 and done.skipped == []
     with np.load(path) as file:
         assert {"latents", "latents_flipped", "original_size", "crop_ltrb", "alpha_mask"} <= set(file.files)
         assert file["original_size"].tolist() == [100, 60] and file["alpha_mask"].shape == (48, 64)
@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(add, place):
     path = images[0].image.path.with_suffix(".npz")
     path.write_bytes(b"theirs")
     done = export_npz(images, lambda side: torch.from_numpy(latents(side.placed)), lambda placed: None)
-    assert done.written == 0 and sorted(done.kept) == ["a.npz", "b.npz"] and path.read_bytes() == b"theirs"
+    assert done.written == 0 and sorted(done.skipped) == ["a.npz", "b.npz"] and path.read_bytes() == b"theirs"
 
 
 def test_the_recorded_crop_is_sd_scripts_own():

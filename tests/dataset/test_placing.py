@@ -143,7 +143,7 @@ def test_a_bucket_of_images_that_are_never_enlarged_joins_none_that_would_enlarg
 
 
 def test_sizes_from_metadata_are_the_buckets_when_all_images_have_one():
-    with_size = [image(n, size=(1000, 1500), own_bucket=(384, 640)) for n in range(2)]
+    with_size = [image(n, size=(1000, 1500), metadata_bucket=(384, 640)) for n in range(2)]
     placing = place(with_size, folders({}), no_caption)
     assert {each.placement.bucket for each in placing.placed} == {(384, 640)}
     assert placing.placed[0].placement.resized == (427, 640)  # covered and cropped, not squashed

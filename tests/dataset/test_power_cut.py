@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core.dataset.captions.cut_off import cut_off_words
+from core.dataset.captions.cut_off import interruption_message
 from core.dataset.captions.history import Change, History
 from core.record import atomic
 from core.record.lock import Lock
@@ -55,20 +55,20 @@ def test_a_change_of_many_captions_is_on_disk_before_a_caption_is_replaced(tmp_p
 
 def test_a_change_that_was_cut_off_is_told_at_the_next_start_once_and_can_be_undone(tmp_path):
     folder = tmp_path / "history"
-    assert cut_off_words(folder) == ""
+    assert interruption_message(folder) == ""
     history, paths = History(folder), [tmp_path / f"{n}.txt" for n in range(3)]
     for path in paths:
         path.write_text("old")
     changes = [Change(path, b"old", b"new") for path in paths]
     history.apply("Whole", changes[:1])
-    assert cut_off_words(folder) == ""
+    assert interruption_message(folder) == ""
     with pytest.raises(KeyboardInterrupt), history.open("Replace") as opened:
         opened.write(changes[1:])
         raise KeyboardInterrupt
     paths[2].write_text("old")  # not written when the power went
-    words = cut_off_words(folder)
+    words = interruption_message(folder)
     assert "'Replace'" in words and "1 of 2" in words
-    assert cut_off_words(folder) == ""
+    assert interruption_message(folder) == ""
     history.undo(next(history.entries()).id)
     assert [path.read_text() for path in paths] == ["new", "old", "old"]
 
@@ -82,7 +82,7 @@ def test_nothing_is_told_where_another_process_writes_or_nothing_was_written(tmp
         raise KeyboardInterrupt
     lock = Lock(folder / "writing.lock")
     lock.acquire()
-    assert cut_off_words(folder) == ""
+    assert interruption_message(folder) == ""
     lock.release()
     path.write_text("old")
-    assert cut_off_words(folder) == ""
+    assert interruption_message(folder) == ""

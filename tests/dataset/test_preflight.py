@@ -206,8 +206,8 @@ def counts(views, batches, size, accumulation=1):
         steady=True,
         batch_sizes=[size],
         batches_in=lambda epoch: batches,
-        updates_in=lambda epoch: updates,
-        first_update=lambda epoch: epoch * updates,
+        steps_in=lambda epoch: updates,
+        first_step=lambda epoch: epoch * updates,
         epoch_of=lambda step: step // updates,
     )
 

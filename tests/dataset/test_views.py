@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.dataset.buckets.aspect_ratio import Placement, plan_buckets
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import Placement, plan_buckets
 from core.dataset.captions.pipeline import Caption
 from core.dataset.images.views import Face, View, draw_view, face_crop, face_of, is_varied, size_conditioning
 from core.dataset.sources.image_info import ImageInfo

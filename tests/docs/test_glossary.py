@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from core.dataset.buckets.aspect_ratio import SIDE_STEP, fit_to_bucket, plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.sizes import SIDE_STEP, cover, plan_buckets
 from core.dataset.buckets.validation_split import held_out
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
@@ -50,19 +50,19 @@ def epochs_of(folders, batch_size=1, accumulation=1):
                 repeats,
                 concept=concept.number,
             )
-            placed.append(Placed(image, cover(size, size), Caption("", "none", Path("a.txt")), concept))
+            placed.append(Placed(image, fit_to_bucket(size, size), Caption("", "none", Path("a.txt")), concept))
     return Epochs(placed, dataset, accumulation)
 
 
 def steps(number, repeats, batch_size, passes):
     epochs = epochs_of(folder(number, repeats=repeats), batch_size)
-    return epochs.updates_in(0), epochs.first_update(passes)
+    return epochs.steps_in(0), epochs.first_step(passes)
 
 
 def accumulated(batch_size, accumulation, number):
     epochs = epochs_of(folder(number), batch_size, accumulation)
     first = epochs.groups(0, 0)[0]
-    return sum(len(batch) for batch in first), epochs.updates_in(0)
+    return sum(len(batch) for batch in first), epochs.steps_in(0)
 
 
 def regularized(number, pool):
@@ -103,7 +103,7 @@ SAID: dict[str, Callable[..., Any]] = {
         lambda a, b, c, d, e: (accumulated(a, b, d), (c, e))
     ),
     r"(\d+) images of one size and (\d+) of another in batches of (\d+) make (\d+) steps": (
-        lambda a, b, c, d: (epochs_of(folder(a, others=folder(b, size=WIDE)), c).updates_in(0), d)
+        lambda a, b, c, d: (epochs_of(folder(a, others=folder(b, size=WIDE)), c).steps_in(0), d)
     ),
     r"has at most as many pixels as its square: (\d+) is (\d+) pixels": (
         lambda a, b: (plan_buckets(ImageSettings(resolution=a)).area, b)

@@ -12,12 +12,11 @@ import pytest
 from core import tasks
 from core.cli.jobs import TerminalProgress
 from core.engine import engine as engine_module
-from core.engine.engine import Engine
+from core.engine.engine import DeviceLock, Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import hand_in
 from core.engine.queue import GUEST, Queue, QueueEntry
-from core.engine.turn import Turn
 from core.engine.view import RunView, thin
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
@@ -384,26 +383,26 @@ def test_only_a_waiting_job_that_can_do_without_the_device_is_started_on_the_cpu
 
 
 def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hold_it():
-    turn, seen = Turn(), []
+    lock, seen = DeviceLock(), []
 
     def hold(name):
-        while not turn.take(name, 0.01):
+        while not lock.acquire(name, 0.01):
             pass
-        seen.append((name, turn.holder))
+        seen.append((name, lock.holder))
         time.sleep(0.002)
-        seen.append((name, turn.holder))
-        turn.give_back()
+        seen.append((name, lock.holder))
+        lock.release()
 
     threads = [threading.Thread(target=hold, args=(str(number),)) for number in range(20)]
-    assert turn.take("first", 0) and not turn.take("second", 0)
+    assert lock.acquire("first", 0) and not lock.acquire("second", 0)
     for thread in threads:
         thread.start()
     time.sleep(0.02)
-    assert not seen and turn.holder == "first"
-    turn.give_back()
+    assert not seen and lock.holder == "first"
+    lock.release()
     for thread in threads:
         thread.join(10)
-    assert len(seen) == 40 and all(name == holder for name, holder in seen) and turn.holder == ""
+    assert len(seen) == 40 and all(name == holder for name, holder in seen) and lock.holder == ""
 
 
 def test_a_proof_that_fails_gives_the_device_back(engine, monkeypatch):

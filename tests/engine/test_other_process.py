@@ -12,7 +12,7 @@ from core.engine import execute as execute_module
 from core.engine import launch
 from core.engine.explain import Explanation, explain
 from core.engine.follow import follow
-from core.engine.other_process import tell_failure, told_failure
+from core.engine.other_process import record_failure, recorded_failure
 from core.record import commands
 from core.record.cancel import CancelToken
 from core.record.journal import read_lines
@@ -40,7 +40,7 @@ def end_of_the_first(folder, workspace, monkeypatch, error, later=None):
     """The state and its words, when the first of two processes ends by this error. later: told only after it."""
     stand_in(monkeypatch, "train", lambda job, context: raise_(error))
     if later is not None:
-        monkeypatch.setattr(execute_module, "free_memory", lambda: tell_failure(folder, later, 2))
+        monkeypatch.setattr(execute_module, "free_memory", lambda: record_failure(folder, later, 2))
     monkeypatch.setattr(execute_module, "switches", lambda *_: "")  # advice takes seconds
     two = SimpleNamespace(count=2)
     execute_module.execute("train", TrainJob(), folder, workspace, "cpu", processes=two)
@@ -53,14 +53,14 @@ def raise_(error):
 
 
 def test_the_first_process_tells_what_another_told_before_it_saw_that_one_leave(folder, workspace, monkeypatch):
-    tell_failure(folder, OTHER, 2)
+    record_failure(folder, OTHER, 2)
     gone = RuntimeError("[gloo/transport/tcp/pair.cc:552] Connection closed by peer [127.0.0.1]:30381")
     told = ("failed", "The device ran out of memory (in process 2)")
     assert end_of_the_first(folder, workspace, monkeypatch, gone) == told
 
 
 def test_a_problem_that_every_process_finds_is_told_as_the_first_ones_own(folder, workspace, monkeypatch):
-    tell_failure(folder, Explanation("There is no model"), 2)
+    record_failure(folder, Explanation("There is no model"), 2)
     problem = ProblemsError.one("There is no model", "model.base_model", "choose one")
     assert end_of_the_first(folder, workspace, monkeypatch, problem) == (
         "failed",
@@ -88,10 +88,10 @@ def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_end
     folder, workspace, monkeypatch, error, told
 ):
     monkeypatch.setattr("core.training.start.run_training", lambda job, context: raise_(error))
-    third = SimpleNamespace(rank=2, count=3, device="cpu", tell=lambda nothing: (folder.path, TrainJob()))
+    third = SimpleNamespace(rank=2, count=3, device="cpu", broadcast=lambda nothing: (folder.path, TrainJob()))
     with pytest.raises(type(error)):
         jobs._follow(third, workspace)
-    assert told_failure(folder).what == told
+    assert recorded_failure(folder).what == told
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_end
 def test_what_another_told_is_said_also_where_the_first_is_killed(folder, workspace, monkeypatch, told, what):
     """One that waits for its card does not hear the launcher's wish to end."""
     folder.logs.mkdir(exist_ok=True)
-    tell_failure(folder, Explanation("What ended the run before"), 2)
+    record_failure(folder, Explanation("What ended the run before"), 2)
 
     def start(*_):
         if told is not None:
-            tell_failure(folder, told, 2)
+            record_failure(folder, told, 2)
         return SimpleNamespace(poll=lambda: 1, returncode=1, stdin=None)
 
     monkeypatch.setattr(launch, "_start", start)

@@ -13,8 +13,8 @@ from core.engine.engine import Engine
 from core.engine.execute import execute
 from core.engine.points import Points, spread
 from core.engine.run_facts import FILE, read_facts, write_facts
-from core.engine.runs import KEPT_VIEWS
-from core.engine.view import KEPT_POINTS, STEP_SERIES, RunView, facts_of
+from core.engine.runs import MAX_VIEWS
+from core.engine.view import MAX_POINTS, STEP_SERIES, RunView, facts_of
 from core.record import atomic
 from core.record.events import Planned, Sampled, Saved, StateChanged, Steps, Validated
 from core.record.journal import Journal
@@ -340,11 +340,11 @@ def test_points_of_a_long_run_take_few_bytes_and_those_of_one_that_ended_no_more
     held = sum(getattr(view, name).nbytes for name in STEP_SERIES)
     assert held <= 4000 * 8 * (4 * 3 + 6), "step, end, names and numbers of each point"
     view.apply({"kind": "state", "seq": 4001, "time": 2.0, "state": "done", "message": "", "fix": ""})
-    assert sum(getattr(view, name).nbytes for name in STEP_SERIES) == held * KEPT_POINTS // 4000
+    assert sum(getattr(view, name).nbytes for name in STEP_SERIES) == held * MAX_POINTS // 4000
 
 
 def test_the_list_holds_no_journal_and_few_of_those_that_were_opened_are_held(engine, workspace):
-    names = [made(workspace, f"20260101-1200{number:02}_one", steps=12).name for number in range(KEPT_VIEWS + 2)]
+    names = [made(workspace, f"20260101-1200{number:02}_one", steps=12).name for number in range(MAX_VIEWS + 2)]
     engine.runs()
     assert not engine._runs._views
     shown = {name: engine.snapshot(name) for name in names}
@@ -355,9 +355,9 @@ def test_the_list_holds_no_journal_and_few_of_those_that_were_opened_are_held(en
 
 
 def test_the_journal_of_a_running_job_is_never_let_go(engine, workspace):
-    running, *others = [made(workspace, f"20260101-1200{n:02}_one", "", 12).name for n in range(KEPT_VIEWS + 3)]
+    running, *others = [made(workspace, f"20260101-1200{n:02}_one", "", 12).name for n in range(MAX_VIEWS + 3)]
     engine._runs._running = lambda name: name == running
     view = engine._runs.view(running)
     for name in others:
         engine._runs.view(name)
-    assert engine._runs.view(running) is view and len(engine._runs._views) == KEPT_VIEWS + 1
+    assert engine._runs.view(running) is view and len(engine._runs._views) == MAX_VIEWS + 1

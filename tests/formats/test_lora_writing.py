@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file, save
 
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora.writing import ORDER
 from core.formats.tensors.header import header_with, read_header
 from core.formats.tensors.lazy import lazily
 from core.formats.tensors.reading import TORCH_NAMES
 from core.formats.tensors.spill import Spill
-from core.formats.tensors.writer import SAFE_NAMES
+from core.formats.tensors.writer import LIBRARY_DTYPES, SAFE_NAMES
 from core.networks.adapter_file import load_finite, open_lora, save_lora
 from core.record.draws import normal
 from tests.refusals import refused
@@ -59,11 +58,11 @@ def test_the_legacy_hash_is_of_its_place_in_the_file(width, tmp_path):
 
 
 def test_tensors_are_ordered_as_the_library_orders_every_dtype(tmp_path):
-    assert set(ORDER) == set(TORCH_NAMES)
+    assert set(LIBRARY_DTYPES) == set(TORCH_NAMES)
     given = {name[::-1]: torch.zeros(8, dtype=getattr(torch, type_)) for name, type_ in TORCH_NAMES.items()}
     content = save(given)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert [header[name]["dtype"] for name in header] == ORDER
+    assert [header[name]["dtype"] for name in header] == LIBRARY_DTYPES
     assert all(SAFE_NAMES[lazily(value).type] == name[::-1] for name, value in given.items())
 
 
@@ -105,7 +104,7 @@ def test_an_open_file_is_what_a_loaded_one_is(tmp_path):
     for file in (peft, kohya):
         whole = load_finite(file)
         with open_lora(file) as lora:
-            for name in ("tensors", "beside", "bundled"):
+            for name in ("tensors", "bias_norm", "bundled"):
                 stored, there = getattr(lora, name), getattr(whole, name)
                 assert stored.keys() == there.keys()
                 for key, value in there.items():

@@ -1,5 +1,7 @@
 """Tensors read and written in pieces, by several threads."""
 
+import hashlib
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +13,7 @@ from core.formats.models.checkpoint import Place
 from core.formats.tensors import chunks
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, in_pieces, stacked
-from core.formats.tensors.writer import NO_HASH, WEIGHTS_HASH, write_safetensors
+from core.formats.tensors.writer import NO_HASH, WEIGHTS_HASH, library_order, write_safetensors
 from core.record.cancel import Cancelled, CancelToken
 
 SHAPE = (6, 10)
@@ -83,6 +85,27 @@ def test_tensors_written_by_several_threads_are_those_of_one_file(tmp_path, monk
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert sorted(written) == sorted(tensor.byte_count for tensor in lazy.values())
     assert (read_header(path)[1].get(WEIGHTS_HASH, NO_HASH) != NO_HASH) == hashed
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("order", ["widest", "library"])
+def test_the_bytes_are_the_header_and_the_tensors_in_order(tmp_path, order, hashed):
+    tensors = {"z": values(0, torch.float16), "b": torch.arange(3), "y": values(1), "a": values(2, torch.bfloat16)}
+    names = {"widest": ["b", "y", "z", "a"], "library": ["b", "y", "a", "z"]}[order]
+    content, listing = b"", {}
+    for name in names:
+        begin, content = len(content), content + tensors[name].flatten().view(torch.uint8).numpy().tobytes()
+        dtype = {"z": "F16", "b": "I64", "y": "F32", "a": "BF16"}[name]
+        listing[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [begin, len(content)]}
+    digest = {WEIGHTS_HASH: hashlib.sha256(content).hexdigest()} if hashed else {}
+    texts = {"format": "pt", "title": "Füchse"} if order == "widest" else {"title": "Füchse"}
+    header = json.dumps({"__metadata__": texts | digest, **listing}, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    more = {} if order == "widest" else {"order": library_order, "format": None}
+    metadata = {"title": "Füchse"} | ({WEIGHTS_HASH: NO_HASH} if hashed else {})
+    lazy = {name: in_memory(tensor) for name, tensor in tensors.items()}
+    write_safetensors(tmp_path / "model.safetensors", lazy, metadata, **more)
+    assert (tmp_path / "model.safetensors").read_bytes() == len(header).to_bytes(8, "little") + header + content
 
 
 def test_several_tensors_are_read_at_a_time_each_computed_by_one_thread_and_torch_keeps_its_own(tmp_path):

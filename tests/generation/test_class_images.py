@@ -243,7 +243,7 @@ def test_the_images_train_beside_the_subject_at_its_sizes_with_the_class_as_capt
     report = preflight(TrainJob(dataset=with_folder), workspace)
     assert report.ok, report.problems
     made = [each for each in report.placed if each.concept.role == "regularization"]
-    assert len(made) == 6 and all(each.placement.scale == 1 and each.placement.kept == 1 for each in made)
+    assert len(made) == 6 and all(each.placement.scale == 1 and each.placement.area_after_crop == 1 for each in made)
     assert Counter(each.placement.bucket for each in made) == {WIDE: 4, SQUARE: 2}
     assert {row.caption for row in report.rows if Path(row.path).parent == folder} == {"fox"}
 

@@ -21,11 +21,11 @@ def _queue() -> bytes:
 
 
 def _journal() -> bytes:
-    from core.record.events import BackedUp, Planned, Said, Saved, StateChanged, Steps
+    from core.record.events import BackedUp, LogMessage, Planned, Saved, StateChanged, Steps
 
     events = [
         StateChanged("running"), Planned(10, 1, 10, 5), Steps([1, 2], [0.1, 0.2], {"unet": 1e-4}, 0, 0.5),
-        Saved(2, "checkpoints/a.safetensors", 5), BackedUp(2), Said("info", "hello"), StateChanged("done"),
+        Saved(2, "checkpoints/a.safetensors", 5), BackedUp(2), LogMessage("info", "hello"), StateChanged("done"),
     ]  # fmt: skip
     lines = [{"v": 1, "seq": n, "time": 1.5 + n, "kind": each.kind, **each.facts()} for n, each in enumerate(events, 1)]
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -120,7 +120,7 @@ def _read_job(path: Path) -> None:
 
 def _read_events(path: Path) -> None:
     from core.engine.view import RunView
-    from core.record.events import Said
+    from core.record.events import LogMessage
     from core.record.journal import Journal, last_of_kind
     from core.record.run_folder import RunFolder
 
@@ -129,7 +129,7 @@ def _read_events(path: Path) -> None:
     last_of_kind(path, "steps")
     if path.is_file():
         with Journal(path.parent) as journal:
-            journal.put(Said("info", "more"))
+            journal.put(LogMessage("info", "more"))
 
 
 def _read_commands(path: Path) -> None:

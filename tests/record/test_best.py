@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.record.best import Told, best_checkpoint, clearly_lower, read_best, student_t, write_best
+from core.record.best import BestTracker, best_checkpoint, clearly_lower, read_best, student_t, write_best
 
 
 def measured(step, each, **more):
@@ -82,7 +82,7 @@ def test_none_is_as_good_that_is_behind_one_that_is_clearly_worse():
         23: [loss + (0.06 if n % 4 == 0 else -0.004) for n, loss in enumerate(base)],  # the worst, and varies much
     }
     found = best_checkpoint(saved(*rows), [measured(step, each) for step, each in rows.items()])
-    assert clearly_lower(rows[70], rows[23], 3) is False, "alone it could not be told"
+    assert clearly_lower(rows[70], rows[23], 3) is False, "alone it could not be tracker"
     assert (found.step, found.as_good, found.unclear) == (70, (), 1)
     assert "as good" not in found.sure and "clearly" not in found.sure
 
@@ -111,14 +111,14 @@ def test_what_was_measured_on_training_images_is_called_so():
 
 def test_repeated_steps_and_files_that_are_gone_count_anew(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    told = Told()
+    tracker = BestTracker()
     for number, (step, loss) in enumerate([(1, 0.2), (2, 0.1), (3, 0.3), (2, 0.25)]):
         name = f"checkpoints/x-{step}.safetensors"
         (tmp_path / name).write_bytes(b"x")
-        told.take({"kind": "saved", "seq": 2 * number, "step": step, "file": name, "bytes": 1})
-        told.take(measured(step, [loss] * 4, seq=2 * number + 1))
-    assert told.best(tmp_path).step == 1, "step 3 was forgotten with the life that measured it"
-    write_best(tmp_path, told.best(tmp_path))
+        tracker.take({"kind": "saved", "seq": 2 * number, "step": step, "file": name, "bytes": 1})
+        tracker.take(measured(step, [loss] * 4, seq=2 * number + 1))
+    assert tracker.best(tmp_path).step == 1, "step 3 was forgotten with the life that measured it"
+    write_best(tmp_path, tracker.best(tmp_path))
     assert read_best(tmp_path) == ("checkpoints/x-1.safetensors", "best")
     (tmp_path / "checkpoints/x-1.safetensors").unlink()
-    assert told.best(tmp_path).step == 2 and read_best(tmp_path) is None
+    assert tracker.best(tmp_path).step == 2 and read_best(tmp_path) is None

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from core.record.heap import OFTEN_ENOUGH, GivingBack, give_back
+from core.record.heap import OFTEN_ENOUGH, HeapTrimmer, trim_heap
 from core.record.workspace import PROJECT
 
 PIECE, PIECES = 100 << 10, 3000  # below what glibc would map apart
@@ -31,14 +31,14 @@ def holes() -> list[bytearray]:
 def test_what_was_freed_between_used_blocks_goes_back_to_the_system() -> None:
     kept = holes()
     before = resident()
-    assert give_back()
+    assert trim_heap()
     assert before - resident() > PIECE * PIECES // 4
     assert len(kept) == PIECES // 2
 
 
 @glibc
 def test_it_is_asked_for_only_now_and_then() -> None:
-    kept, memory = holes(), GivingBack()
+    kept, memory = holes(), HeapTrimmer()
     before = resident()
     memory.freed(OFTEN_ENOUGH - 1)
     assert before - resident() < PIECE * PIECES // 8
@@ -49,14 +49,14 @@ def test_it_is_asked_for_only_now_and_then() -> None:
 
 KEPT = """
 import psutil
-from core.record.heap import kept
+from core.record.heap import keep_freed_memory
 
 SIZE = 200 << 20
 resident = lambda: psutil.Process().memory_info().rss
 block = bytearray(b"x") * SIZE
 del block
 before = resident()
-with kept():
+with keep_freed_memory():
     block = bytearray(b"x") * SIZE
     del block
     print(resident() - before > SIZE // 2)
@@ -76,12 +76,12 @@ def test_what_is_freed_stays_for_the_next_large_block_until_it_is_over() -> None
 
 AFTERWARDS = """
 import resource
-from core.record.heap import kept, one_heap
+from core.record.heap import keep_freed_memory, single_arena
 
 SIZE = 8 << 20
 
-one_heap()
-with kept():
+single_arena()
+with keep_freed_memory():
     pass
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

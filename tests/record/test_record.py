@@ -10,7 +10,7 @@ import pytest
 from core.engine.owner import Ownership, is_held
 from core.generation.model.library import list_loras, list_models
 from core.record import atomic, commands, draws
-from core.record.events import Said, StateChanged, Steps
+from core.record.events import LogMessage, StateChanged, Steps
 from core.record.journal import Journal, Tail, read_lines
 from core.record.run_folder import RunFolder, is_whole, list_runs, newest_state, safe_name, seal_state
 from core.record.space import clear
@@ -65,12 +65,12 @@ def test_draws_are_the_same_on_every_machine_and_in_every_version():
 
 def test_a_torn_last_line_is_ignored_and_writing_goes_on_after_it(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.put(Said("info", "one"))
+        journal.put(LogMessage("info", "one"))
     with open(tmp_path / "events.jsonl", "a") as handle:
         handle.write('{"seq": 2, "kind": "lo')
     assert [line["text"] for line in read_lines(tmp_path / "events.jsonl")] == ["one"]
     with Journal(tmp_path) as journal:
-        assert journal.put(Said("info", "two"))["seq"] == 2
+        assert journal.put(LogMessage("info", "two"))["seq"] == 2
     assert [line["text"] for line in read_lines(tmp_path / "events.jsonl")] == ["one", "two"]
 
 

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from core.record import secrets
-from core.record.events import Said
+from core.record.events import LogMessage
 from core.record.journal import Journal
 from tests.refusals import refused
 
@@ -65,7 +65,7 @@ def test_a_journal_never_holds_a_key(tmp_path, monkeypatch):
     heard = []
     with Journal(tmp_path) as journal:
         journal.listen(heard.append)
-        journal.put(Said("error", "login with key-of-wandb or hf_of_the_environment failed", fix="key-of-wandb"))
+        journal.put(LogMessage("error", "login with key-of-wandb or hf_of_the_environment failed", fix="key-of-wandb"))
     text = (tmp_path / "events.jsonl").read_text()
     assert "key-of-wandb" not in text and "hf_of_the_environment" not in text
     assert heard[0]["text"] == "login with *** or *** failed"

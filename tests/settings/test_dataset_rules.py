@@ -13,7 +13,7 @@ from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
-from tests.dataset.showing import training_caption
+from tests.dataset.training_captions import training_caption
 
 OTHER = {"keep_tokens": 2, "caption_separator": ";", "token_warmup_min": 5, "sentence_share": 0.9}
 CHOICES = {

@@ -11,7 +11,7 @@ from work_parts import HOSTILE, image, make_page, wait_until
 from core.dataset.buckets.plan import Plan
 from tabs.captions.epochs import preview
 from tabs.captions.tab import Handlers
-from tests.dataset.showing import training_caption
+from tests.dataset.training_captions import training_caption
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 import pytest
 from work_parts import HOSTILE, event, image, make_page, said, wait_until
 
-from core.dataset.buckets.sizes import Size
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.report import Question, Report, Row
 from core.record.problems import ProblemsError
 from core.settings.check import build

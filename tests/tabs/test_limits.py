@@ -12,7 +12,7 @@ import pytest
 from generate_parts import draw, make_desk
 from work_parts import event, image, make_page, wait_until
 
-from core.dataset.doctor.finding import Finding, Seen
+from core.dataset.doctor.finding import Finding, FindingImage
 from core.dataset.doctor.trash import PutAway
 from core.dataset.report import Row
 from core.engine.queue import QueueEntry
@@ -346,8 +346,8 @@ def test_the_meter_counts_four_prompts_and_four_windows_one_by_one():
 # -- Dataset
 
 
-def seen(number: int) -> Seen:
-    return Seen(("s", f"{number}.png"), Path(f"{number}.png"), f"note {number}")
+def seen(number: int) -> FindingImage:
+    return FindingImage(("s", f"{number}.png"), Path(f"{number}.png"), f"note {number}")
 
 
 def finding(images: int, advised: int = 0) -> Finding:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from core.tools.shown import curves, heat_map, table
+from core.tools.charts import curves, heat_map, table
 
 WORK = {"id": "w", "tool": "check_weights", "card": "loras", "ends_paused": False, "about": "Check weights: fox", "state": "done",
         "stopping": False, "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip

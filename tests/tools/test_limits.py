@@ -18,7 +18,7 @@ from core.tools.metadata.rules import TagRules, clean_tags
 from core.tools.models.header_edit import replace_header, restore_header, with_metadata
 from core.tools.models.merge_models import _weights
 from core.tools.models.strip_metadata import private_paths, stripped
-from core.tools.written import output_file
+from core.tools.output import output_file
 from tests.tools.models.test_file_metadata import with_private
 
 VALUES = torch.tensor([4.0, 2.0, 1.0, 1.0])  # sum 8, squares 22
@@ -111,7 +111,7 @@ def test_a_product_is_decomposed_by_its_factors_up_to_its_smaller_side():
         assert (largest > 0).all() and {each.dtype for each in (parts.u, parts.s, parts.v)} == {torch.float32}
         up, down = parts.cut(1)
         torch.testing.assert_close(up @ down, parts.s[0] * parts.u[:, :1] @ parts.v[:1])
-        assert parts.kept(len(parts.s)) == 1 and (name == "zero") == (parts.kept(1) == 1)
+        assert parts.retained(len(parts.s)) == 1 and (name == "zero") == (parts.retained(1) == 1)
 
 
 def test_clamping_bounds_both_matrices_by_one_quantile_of_their_signed_numbers():

@@ -153,7 +153,7 @@ def test_a_dylora_that_is_named_like_one_of_its_parts_is_not_written_over(place,
         job = split(tmp_path, name, output=str(folder / "fox.safetensors"))
         assert codes("split_dylora", job, place) == ["tools.output-is-input"]
     job = split(tmp_path, name, output=str(tmp_path / "new"))
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 1000)
     assert codes("split_dylora", job, place) == ["tools.no-room"]
 
 
@@ -161,16 +161,16 @@ def test_a_write_that_fails_leaves_no_part_of_a_dylora(place, tmp_path, monkeypa
     from core.networks import adapter_file
 
     shutil.copy(FIRST, tmp_path / "fox.safetensors")
-    written, save = [], adapter_file.write_lora_tensors
+    written, save = [], adapter_file.write_safetensors
 
-    def full(path, *given):
+    def full(path, *given, **named):
         written.append(path)
         if len(written) == 3:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, *given)
+        save(path, *given, **named)
 
-    monkeypatch.setattr(adapter_file, "write_lora_tensors", full)
+    monkeypatch.setattr(adapter_file, "write_safetensors", full)
     with pytest.raises((OSError, ProblemsError)):
         tasks.named("split_dylora").start(split(tmp_path), surroundings(Workspace(place / "outputs", place / "models")))
     assert len(written) == 3 and [path.name for path in tmp_path.iterdir()] == ["fox.safetensors"]
@@ -181,7 +181,7 @@ def test_a_full_disk_and_the_own_input_as_the_output_are_refused_before_the_star
     own, _ = job_of(name, place, None)
     assert codes(name, own, place) == ["tools.output-is-input"]
     job, _ = job_of(name, place, tmp_path / "out.safetensors")
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 1000)
     assert codes(name, job, place) == ["tools.no-room"]
 
 

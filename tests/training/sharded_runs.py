@@ -29,7 +29,7 @@ def train(case, place: Path, processes) -> None:
     if processes.first:
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
-    processes.tell(0)
+    processes.broadcast(0)
     with Journal(folder.path) if processes.first else SilentJournal() as journal:
         context = JobContext(workspace, folder, journal, NoCommands(), "cpu", processes=processes)
         run_training(job, context, case.get("stop_at"))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from core.dataset.buckets.validation_split import automatic_count
 from core.generation.model.library import list_loras
-from core.record.best import Told, read_best
+from core.record.best import BestTracker, read_best
 from core.record.journal import read_lines
 from core.settings.job import TrainJob, new_project
 from core.training.loop import validation
@@ -38,7 +38,7 @@ def shown(training):
     return {
         placed.key
         for step in range(training.run.total)
-        for batch in training.run.plan.update(step)[1]
+        for batch in training.run.plan.step_batches(step)[1]
         for placed, _ in batch.items
     }
 
@@ -63,10 +63,10 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
         assert line["loss"] == pytest.approx(math.fsum(line["each"]) / 8, rel=1e-6)
         assert line["gap"] is None and line["images"] == 2
     lowest = min(found[1:], key=lambda line: line["loss"])["step"]
-    told = Told()
+    tracker = BestTracker()
     for line in read_lines(run.folder.journal_file):
-        told.take(line)
-    best = told.best(run.folder.path)
+        tracker.take(line)
+    best = tracker.best(run.folder.path)
     assert best.step == lowest and best.others == 2
     assert read_best(run.folder.path) == (best.file, "best")
     assert any(line["text"].startswith("Best checkpoint") for line in run.lines("log"))

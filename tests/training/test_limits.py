@@ -78,7 +78,7 @@ def test_of_the_epoch_files_the_newest_stay(count, left):
     ],
 )
 def test_of_the_training_states_the_newest_stay(saving, left):
-    epochs = SimpleNamespace(first_update=lambda epoch: epoch * 10)
+    epochs = SimpleNamespace(first_step=lambda epoch: epoch * 10)
     plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     found = [Path(f"step{step:08d}") for step in (10, 20, 30)]
     gone = states_no_longer_kept(SavingSettings(**saving), plan, 30, found)

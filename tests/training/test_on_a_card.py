@@ -88,7 +88,7 @@ def test_a_step_meets_on_the_card_and_never_waits_for_it(found, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_leaves_nothing_behind(found, case):
-    """Beside its losses, which wait to be read back together."""
+    """SidecarIndex its losses, which wait to be read back together."""
     held = found[case]["held"]
     assert held[-1] - held[-2] < 64 << 10, held
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from core.dataset.buckets.aspect_ratio import plan_buckets
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Plan
-from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN
@@ -45,12 +45,12 @@ def test_every_step_uses_captions_that_its_epoch_needs_and_no_others_are_needed(
     plan = plan_of(images, 20)
     used: dict[int, set[str]] = {}
     for step in range(20):
-        epoch, batches = plan.update(step)
+        epoch, batches = plan.step_batches(step)
         drawn = {plan.caption(each, epoch, repeat, step) for batch in batches for each, repeat in batch.items}
         used.setdefault(epoch, set()).update(drawn)
     assert len(used) > 2
     for epoch, drawn in used.items():
-        whole = plan.epochs.first_update(epoch + 1) <= 20
+        whole = plan.epochs.first_step(epoch + 1) <= 20
         assert drawn == set(plan.captions(epoch)) if whole else drawn <= set(plan.captions(epoch))
 
 

@@ -182,7 +182,7 @@ def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
         built = setup.build_training(training.job, context)
         run = built.run
         try:
-            epoch, (batch,) = run.plan.update(1)
+            epoch, (batch,) = run.plan.step_batches(1)
             whole, gradient = losses_and_gradient(run, epoch, batch, [batch.items])
             apart, summed = losses_and_gradient(run, epoch, batch, [batch.items[:1], batch.items[1:2], batch.items[2:]])
         finally:

@@ -77,7 +77,7 @@ class Written:
 
 def checkpoints(tmp_path, said):
     """Of a run with epochs of 3 steps and 7 in all, of which two moments stay."""
-    epochs = SimpleNamespace(first_update=lambda epoch: epoch * 3)
+    epochs = SimpleNamespace(first_step=lambda epoch: epoch * 3)
     plan = SimpleNamespace(total=7, epochs=epochs, epoch_of=lambda step: step // 3)
     folder = SimpleNamespace(checkpoints=tmp_path / "checkpoints", path=tmp_path)
     context = SimpleNamespace(folder=folder, journal=SimpleNamespace(put=said.append), warn=None)
@@ -133,7 +133,7 @@ def test_checkpoints_are_named_and_removed_by_epoch_and_step_with_the_files_next
 )
 def test_states_are_kept_by_number_or_by_distance(settings, left):
     """Epochs of 10 steps, at the end of the fifth."""
-    epochs = SimpleNamespace(first_update=lambda epoch: epoch * 10)
+    epochs = SimpleNamespace(first_step=lambda epoch: epoch * 10)
     plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
     gone = states_no_longer_kept(SavingSettings(**settings), plan, 50, sealed)

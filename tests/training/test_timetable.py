@@ -37,7 +37,7 @@ QUIET = {
 def plan_of(total):
     return SimpleNamespace(
         total=total,
-        epochs=SimpleNamespace(first_update=lambda epoch: epoch * EPOCH),
+        epochs=SimpleNamespace(first_step=lambda epoch: epoch * EPOCH),
         epoch_of=lambda step: step // EPOCH,
         ends_epoch=lambda step: step > 0 and step % EPOCH == 0,
     )

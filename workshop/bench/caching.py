@@ -70,8 +70,8 @@ def _placed(folder: Path, count: int) -> list[Placed]:
     """Images with photographic detail, placed in buckets."""
     from PIL import Image
 
+    from core.dataset.buckets.aspect_ratio import plan_buckets
     from core.dataset.buckets.batches import Placed
-    from core.dataset.buckets.sizes import plan_buckets
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
     from core.settings.dataset.concepts import PLAIN

@@ -80,8 +80,8 @@ def _measured(folder: Path, image: Image, ending: str, size: int, rounds: int) -
 
 def _placed(folder: Path, image: Image, ending: str, size: int) -> Placed:
     """A control image of this many pixels, in a square bucket."""
+    from core.dataset.buckets.aspect_ratio import fit_to_bucket
     from core.dataset.buckets.batches import Placed
-    from core.dataset.buckets.sizes import cover
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
 
@@ -89,7 +89,7 @@ def _placed(folder: Path, image: Image, ending: str, size: int) -> Placed:
     image.save(path, quality=90)  # of a JPEG
     found = path.stat()
     info = ImageInfo("bench", path.name, path, *image.size, found.st_size, found.st_mtime_ns, control=path)
-    return Placed(info, cover(image.size, (size, size)), Caption("", "none", path))
+    return Placed(info, fit_to_bucket(image.size, (size, size)), Caption("", "none", path))
 
 
 def _ms(work: Callable[[], object], rounds: int) -> float:

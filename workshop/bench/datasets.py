@@ -101,9 +101,9 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
 
 def _plan(count: int) -> dict[str, Any]:
     """An epoch of images of many shapes in buckets of 1024 pixels, batch size 4."""
+    from core.dataset.buckets.aspect_ratio import plan_buckets
     from core.dataset.buckets.batches import Placed
     from core.dataset.buckets.plan import Epochs
-    from core.dataset.buckets.sizes import plan_buckets
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
     from core.settings.dataset.captions import CaptionSettings

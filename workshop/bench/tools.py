@@ -91,7 +91,7 @@ def measure_extract(quick: bool, say: Callable[[str], None]) -> dict[str, float]
         _, theirs = _timed(partial(torch.linalg.svd, matrix))
         for name, each in zip(found, (seconds, whole_seconds, theirs), strict=True):
             found[name] += each * times
-        kept.append(parts.kept(EXTRACTED_RANK) / whole.kept(EXTRACTED_RANK))
+        kept.append(parts.retained(EXTRACTED_RANK) / whole.retained(EXTRACTED_RANK))
     return found | {"layers": shapes.total(), "kept": min(kept)}
 
 

@@ -1,1 +1,1 @@
-"""Captioners that write sentences, by plain transformers: BLIP, BLIP-2, GIT, Florence-2 and vision-language models."""
+"""Captioners that write sentences with transformers: BLIP, BLIP-2, GIT, Florence-2 and vision-language models."""

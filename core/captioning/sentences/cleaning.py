@@ -22,7 +22,7 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab":
 
 
 def without_thinking(answer: str, opened: bool) -> str:
-    """The answer after the thinking; "" if the thinking never ended. opened: the prompt itself began it."""
+    """The answer without its thinking; "" if the thinking never ended. opened: the prompt already opened the thinking."""
     _, closed, rest = answer.rpartition(CLOSED)
     if closed:
         return rest.strip()
@@ -30,9 +30,9 @@ def without_thinking(answer: str, opened: bool) -> str:
 
 
 def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Callable[[str], int]) -> str:
-    """The caption of an answer.
+    """Turn an answer into a caption.
 
-    cut    the answer ended at the limit of tokens, not by itself
+    cut    whether the answer ended at the token limit
     count  tokens of a text, for `max_caption_tokens`
     """
     text = plain(text) if settings.plain_text else text.strip()
@@ -46,7 +46,7 @@ def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Cal
 
 
 def plain(text: str) -> str:
-    """Without Markdown and without quotes around the whole."""
+    """The text without Markdown and surrounding quotes."""
     for pattern, by in _MARKDOWN:
         text = pattern.sub(by, text)
     text = text.strip()
@@ -58,7 +58,7 @@ def plain(text: str) -> str:
 
 
 def without_openers(text: str, openers: Sequence[str]) -> str:
-    """The text without openers at its start; it begins with a capital letter if it did before."""
+    """The text without the openers at its start ("The image shows"); a capital first letter stays one."""
     capital = text[:1].isupper()
     rest, before = text, None
     while rest != before:
@@ -70,13 +70,13 @@ def without_openers(text: str, openers: Sequence[str]) -> str:
 
 
 def to_sentence_end(text: str) -> str:
-    """Without the last sentence if it has no end; a text without any sentence end stays."""
+    """The text without an unfinished last sentence; unchanged without any sentence end."""
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else text
 
 
 def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
-    """The longest beginning within so many tokens: whole sentences, else parts between commas, else words."""
+    """The text cut to at most `tokens` tokens: after whole sentences, else parts between commas, else words."""
     if count(text) <= tokens:
         return text
     for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):
@@ -87,7 +87,7 @@ def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
 
 
 def repetition(text: str) -> int | None:
-    """The end of the first occurrence of a phrase that is repeated REPEATS times in a row; None without one."""
+    """The position after the first occurrence of a phrase that is repeated REPEATS times in a row; None without one."""
     words = [(found.group().casefold(), found.end()) for found in re.finditer(r"\S+", text)]
     plain_words = [word.strip(".,;:!?") for word, _ in words]
     for start in range(len(words)):
@@ -99,19 +99,19 @@ def repetition(text: str) -> int | None:
 
 
 def without_repetition(text: str) -> str:
-    """Cut where a phrase begins to repeat."""
+    """The text cut before a phrase repeats (`repetition`)."""
     while (where := repetition(text)) is not None:
         text = text[:where].rstrip(" ,;:")
     return text
 
 
 def missing_words(text: str, required: Sequence[str]) -> list[str]:
-    """Those of the required words that a caption does not contain as whole words, in any case."""
+    """The required words that a caption does not contain as whole words, in any case."""
     return [word for word in required if word.strip() and not _contains(text, word.strip())]
 
 
 def with_words(text: str, required: Sequence[str]) -> str:
-    """The caption with the missing ones of the required words at the end, separated by commas."""
+    """The caption with missing required words appended, separated by commas."""
     if not (missing := missing_words(text, required)):
         return text
     return ", ".join([*filter(None, [text.rstrip(" .")]), *missing])

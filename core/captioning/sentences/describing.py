@@ -1,4 +1,4 @@
-"""From rows of the dataset to captions, by the captioner's row of the table. The model is loaded when the first is asked for."""
+"""Captions for the rows of a dataset, by the captioner's profile. The model is loaded for the first caption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_DECODING = {
 
 
 def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError with all that the settings and the model's files lack. What will be downloaded is no problem."""
+    """Raise ProblemsError with all problems of the settings and the model's files. Files to be downloaded are no problem."""
     problems = PROFILES[task].check(settings)
     problems += [*precision_problems(task, settings), *pattern_problems(settings.openers, f"{task}.openers")]
     if settings.min_new_tokens > settings.max_new_tokens:
@@ -55,7 +55,7 @@ def check_sentences(task: str, settings: SentenceSettings, workspace: Workspace)
 
 
 def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context: JobContext) -> Iterator[Described]:
-    """The caption of each row, in order."""
+    """Yield the caption of each row, in order."""
     if not rows:
         return
     files = find(PROFILES[task], settings, context.workspace)
@@ -70,7 +70,7 @@ def describe(task: str, rows: Sequence[Row], settings: SentenceSettings, context
 def _captions(
     rows: Sequence[Row], files: ModelFiles, settings: SentenceSettings, context: JobContext
 ) -> Iterator[Described]:
-    """The model lives as long as this does."""
+    """Yield the captions. The model is loaded at the start and freed at the end."""
     from core.captioning.sentences.generating import Query
 
     model = load(files, settings, context.device if settings.device == "auto" else "cpu")
@@ -102,7 +102,7 @@ def prepared(path: Path, side: int | None) -> Image.Image:
 
 
 def _warn_of_unused(settings: SentenceSettings, context: JobContext) -> None:
-    """A warning with the settings that were changed and have no effect with this decoding."""
+    """Warn of changed settings that have no effect with this decoding method."""
     default = type(settings)()
     others = [name for decoding, names in OF_DECODING.items() if decoding != settings.decoding for name in names]
     if changed := [name for name in others if getattr(settings, name) != getattr(default, name)]:
@@ -110,14 +110,14 @@ def _warn_of_unused(settings: SentenceSettings, context: JobContext) -> None:
 
 
 class Writer:
-    """Writes captions with a loaded model. most: images at once, halved where memory runs out."""
+    """Writes captions with a loaded model. most: batch size, halved when memory runs out."""
 
     def __init__(self, model: Loaded, profile: Profile, settings: SentenceSettings):
         self._model, self._profile, self._settings = model, profile, settings
         self.most = settings.batch_size
 
     def described(self, queries: Sequence[Query]) -> list[Described]:
-        """A caption for each, or why there is none."""
+        """A caption for each query, or why there is none."""
         first = self._captions(queries, attempt=0)
         again = [number for number, (_, better) in enumerate(first) if better]
         for number, (second, _) in zip(again, self._captions([queries[n] for n in again], attempt=1), strict=True):
@@ -125,14 +125,14 @@ class Writer:
         return [self._completed(caption) for caption, _ in first]
 
     def _captions(self, queries: Sequence[Query], attempt: int) -> list[tuple[Described, bool]]:
-        """Each caption, and whether a second attempt may give a better one."""
+        """Each caption, and whether a second attempt may improve it."""
         answered: list[Answer | None] = []
         while len(answered) < len(queries):
             answered += self._answers(queries[len(answered) : len(answered) + self.most], attempt)
         return [self._caption(*each) for each in zip(queries, answered, strict=True)]
 
     def _answers(self, queries: Sequence[Query], attempt: int) -> Sequence[Answer | None]:
-        """None for an image alone that does not fit into memory."""
+        """The answer to each query; None for an image that does not fit into memory on its own."""
         from core.captioning.sentences.generating import answers
 
         try:
@@ -163,7 +163,7 @@ class Writer:
         return Described(text), lacks or repeats
 
     def _completed(self, caption: Described) -> Described:
-        """Without repetition, with the required words."""
+        """The caption without repetition and with the required words."""
         if caption.problem is not None:
             return caption
         text = cleaning.without_repetition(caption.text) if self._settings.retry_repetition else caption.text
@@ -172,7 +172,7 @@ class Writer:
 
 
 def _joined(start: str, text: str) -> str:
-    """The caption with its given start; decoding loses the space between them."""
+    """The start and the answer as one caption, with the space between them that decoding loses."""
     if not start.strip():
         return text
     glued = text[:1] in ".,;:!?'" or start[-1:].isspace()

@@ -1,4 +1,4 @@
-"""A captioner's model folder: found, checked before a library reads it, downloaded."""
+"""A captioner's model folder: finds it, checks it before a library reads it, downloads it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AGAIN = "download the model again"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder. id: where it can be downloaded from, None for a folder of one's own."""
+    """A model's folder. id: its hub repository; None for a user's folder, which is not downloaded."""
 
     profile: Profile
     folder: Path
@@ -61,15 +61,15 @@ class ModelFiles:
 
 
 def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace) -> ModelFiles:
-    """The model that the settings name, whether or not its files are there. Raises ProblemsError."""
+    """The model that the settings name; its files may be missing. Raises ProblemsError."""
     text = settings.model
     where = f"{profile.task}.model"
     if not text:
         fix = "choose a folder, or owner/name of the Hugging Face Hub"
         raise ProblemsError.one("No model is selected", where, fix, "captioner.no-model")
     match = hub.HUB_ID.fullmatch(text)
-    own = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
-    hub_id = None if match is None or own else hub.HubId(match[1], match[2])
+    is_users = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
+    hub_id = None if match is None or is_users else hub.HubId(match[1], match[2])
     inside = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
     inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
     for folder in (resolve_path(text), *inside):
@@ -82,7 +82,7 @@ def find(profile: Profile, settings: CaptionModelSettings, workspace: Workspace)
 
 
 def check(files: ModelFiles) -> None:
-    """Raises ProblemsError with all that is wrong with a model's files: of another kind, missing, damaged, unsafe."""
+    """Raise ProblemsError with all problems of a model's files: another kind, missing, damaged, unsafe."""
     _check_kind(files)
     _check_complete(files)
     problems: list[Problem] = []
@@ -96,7 +96,7 @@ def check(files: ModelFiles) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The model's safetensors files. Raises ProblemsError for an index that names none, or names outside the folder."""
+    """The model's safetensors files. Raises ProblemsError for an index without files, or with files outside the folder."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
     index = read_json_object(folder / INDEX, AGAIN)
@@ -136,7 +136,7 @@ def _check_complete(files: ModelFiles) -> None:
 
 
 def _get(files: ModelFiles) -> tuple[str, str, str]:
-    """fix, level and remedy of a problem with missing files."""
+    """(fix, level, remedy) of a problem with missing files."""
     if files.id is None:
         return "copy the missing files into the folder", "error", ""
     by_hand = f"download the files from https://{hub.HUB}/{files.id} into the folder by hand"
@@ -152,11 +152,11 @@ def _has_template(folder: Path) -> bool:
     try:
         return any("chat_template" in read_json_object(path, max_bytes=MAX_CONFIG_BYTES) for path in configs)
     except ProblemsError:
-        return True  # told as damaged
+        return True  # reported as damaged
 
 
 def _check_small_file(path: Path) -> None:
-    """Readable within limits, and of plain data: `auto_map` names code that a library would run."""
+    """Raise ProblemsError for a file that is not JSON within limits, or names code to run (`auto_map`)."""
     most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
     if check_regular(path).st_size > most:
         what = f"The file is larger than the limit of {size_words(most)}"
@@ -173,7 +173,7 @@ def _check_small_file(path: Path) -> None:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth (bounded by the reader)."""
+    """Yield every key with its value, at any depth (bounded by the reader)."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield key, each
@@ -184,7 +184,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_numbers(path: Path, values: dict[str, Any]) -> None:
-    """No sizes that no model has: a library would build modules of them before it looks at the weights."""
+    """Raise ProblemsError for implausible sizes: a library would build modules of that size before it reads the weights."""
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
@@ -197,7 +197,7 @@ def _check_kind(files: ModelFiles) -> None:
     where = files.folder / CONFIG
     try:
         values = read_json_object(where, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
-    except ProblemsError:  # missing or damaged, which is told with the other files
+    except ProblemsError:  # missing or damaged, which is reported with the other files
         return
     kind = values.get("model_type")
     if kind not in files.profile.types:
@@ -221,7 +221,7 @@ def _check_weights(path: Path) -> None:
 
 
 def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: JobContext) -> None:
-    """Download what is missing or damaged, if the settings say so. Raises ProblemsError."""
+    """Download missing or damaged files, if the settings allow it. Raises ProblemsError."""
     if not settings.download or files.id is None:
         return
     try:
@@ -241,7 +241,7 @@ def fetch_missing(files: ModelFiles, settings: CaptionModelSettings, context: Jo
 
 
 def wanted(names: Iterable[str]) -> list[str]:
-    """Of a repository's files those to download. config.json comes last: without it a folder is not complete."""
+    """The files of a repository to download. config.json is last: a folder without it is incomplete."""
     small = [name for name in names if SMALL.fullmatch(name) and not _OTHER_INDEX.fullmatch(name)]
     chosen = dict.fromkeys([*small, *(name for name in names if _WEIGHTS.fullmatch(name))])
     return [*(name for name in chosen if name != CONFIG), *(name for name in chosen if name == CONFIG)]

@@ -1,4 +1,4 @@
-"""Answers of a loaded model to images, several at once. Loads torch."""
+"""Generates answers about images with a loaded model, in batches. Loads torch."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from core.record.problems import ProblemsError
 from core.settings.captioning.sentences import CaptionGenerationSettings
 
 TEMPLATE_SECONDS = 5.0  # for one image; usual templates take milliseconds
-AGAIN_NGRAM = 3  # of a second attempt without chance: no three tokens twice
+AGAIN_NGRAM = 3  # of a second attempt without sampling: no three tokens twice
 SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions.py
 
 
 @dataclass(frozen=True)
 class Query:
-    """An image with what the model is asked about it.
+    """An image with the texts for the model.
 
     path    its name addresses the random draws   prompt  "" for none
-    system  before the prompt, for chat models    start   the beginning of the answer, for chat models
+    system  system prompt of chat models          start   start of the answer, for chat models
     """
 
     image: Image.Image
@@ -51,7 +51,8 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """text: without prompt and special tokens. cut: it ended at the limit of tokens. opened: the prompt began its thinking."""
+    """An answer. text: without prompt and special tokens; cut: it ended at the token limit; opened: the prompt opened its
+    thinking."""
 
     text: str
     cut: bool
@@ -62,7 +63,7 @@ class Answer:
 def answers(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings, attempt: int
 ) -> list[Answer]:
-    """The answer to each. attempt: 1 for the second one to the same images."""
+    """The answer to each query. attempt: 0, or 1 for a second attempt."""
     inputs, texts = _inputs(loaded, queries, settings)
     prompt = Prompt()
     processors: list[Any] = [prompt]
@@ -87,7 +88,7 @@ def answers(
 
 
 def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
-    """Of `generate`. Sampling is our own processor's work, so that `do_sample` is off everywhere."""
+    """Arguments of `generate`. `do_sample` is off: AddressedSampling samples instead."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
     if settings.decoding == "beams":
         options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}
@@ -105,7 +106,7 @@ def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) 
 
 
 def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
-    """The token sequences of words: at the start of a text and after a space, as written, in lower case and capitalized."""
+    """The token sequences of words to ban: at the start of a text and after a space, as written, in lower case, capitalized."""
     forms = {form for word in words if (plain := word.strip()) for form in (plain, plain.lower(), plain.capitalize())}
     spelled = (
         tokenizer.encode(f"{space}{form}", add_special_tokens=False) for form in sorted(forms) for space in ("", " ")
@@ -117,18 +118,18 @@ def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 def _inputs(
     loaded: Loaded, queries: Sequence[Query], settings: CaptionGenerationSettings
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the model is given, on its device, and the texts."""
+    """(the model's inputs on its device, the texts of the queries)."""
     images: list[Any] = [each.image for each in queries]
     texts = [each.prompt for each in queries]
-    given: dict[str, Any] = {"return_tensors": "pt"}
+    arguments: dict[str, Any] = {"return_tensors": "pt"}
     if loaded.chat:
         texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in queries]
         images = [[image] for image in images]
         bos = loaded.tokenizer.bos_token  # most templates write it, and the tokenizer would add a second one
-        given |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+        arguments |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if any(texts):
-        given |= {"text": texts, "padding": True, "padding_side": "left"}
-    found = loaded.processor(images=images, **given)
+        arguments |= {"text": texts, "padding": True, "padding_side": "left"}
+    found = loaded.processor(images=images, **arguments)
     placed = {name: value.to(loaded.device) for name, value in found.items() if hasattr(value, "to")}
     return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
 
@@ -138,8 +139,8 @@ def _typed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
-    """The conversation by the model's template, up to where the answer begins, with the answer's first words.
-    Raises ProblemsError for a template that does not take it."""
+    """The chat prompt by the model's template, with the start of the answer. Raises ProblemsError for a template that rejects
+    it."""
     system, prompt, start = (
         _without_marks(loaded.processor, text) for text in (query.system, query.prompt, query.start)
     )
@@ -147,16 +148,16 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
     talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
     talk += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     template = loaded.processor.chat_template or loaded.tokenizer.chat_template
-    given: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
-    given |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
+    arguments: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    arguments |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
     try:
         with at_most(TEMPLATE_SECONDS):
             # SmolVLM's own method asks for what prepares videos
-            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **arguments))
     except TimeoutError as error:
         what = f"The model's chat template takes longer than {TEMPLATE_SECONDS:g} seconds"
         raise ProblemsError.one(what, "vlm.model", "download the model again", "captioner.template") from error
-    except Exception as error:  # a template is a program of its own
+    except Exception as error:  # a template is a program
         what = f"The model's chat template refuses the prompt: {str(error)[:200]}"
         raise ProblemsError.one(what, "vlm.system_prompt", "empty the system prompt", "captioner.template") from error
     if str(getattr(loaded.processor, "image_token", None) or "") not in text:
@@ -167,11 +168,11 @@ def _chat_text(loaded: Loaded, query: Query, thinks: bool) -> str:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError within Python code that runs longer: loops of a template have no end of their own, and a thread cannot
-    be ended from outside."""
+    """Context that raises TimeoutError in Python code that runs longer: a template may loop forever, and a thread cannot be
+    killed."""
     end, before = time.monotonic() + seconds, sys.gettrace()
 
-    def look(frame: Any, event: str, given: Any) -> Any:
+    def look(frame: Any, event: str, argument: Any) -> Any:
         if time.monotonic() > end:
             raise TimeoutError
         return look
@@ -184,35 +185,35 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def _without_marks(processor: Any, text: str) -> str:
-    """Without the words that stand for an image or a video, which there is one of."""
+    """The text without the processor's placeholders for images and videos."""
     for name in ("image_token", "video_token"):
         text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
     return text
 
 
 def _ends(loaded: Loaded) -> set[int]:
-    """Tokens that end an answer, or fill the row after its end."""
+    """Ids of the tokens that end an answer or pad the row after it."""
     tokenizer, config = loaded.tokenizer, loaded.model.generation_config
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    ids = {*own, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ids = {*ends, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
     return {each for each in ids if each is not None}
 
 
 class Prompt(LogitsProcessor):
-    """Notes how many tokens there are before the first new one, as each kind of model counts them."""
+    """Records the length of the prompt in tokens, which each kind of model counts differently."""
 
     tokens = 0
-    _seen = False
+    _recorded = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self._seen:
-            self._seen, self.tokens = True, input_ids.shape[1]
+        if not self._recorded:
+            self._recorded, self.tokens = True, input_ids.shape[1]
         return scores
 
 
 class AddressedSampling(LogitsProcessor):
-    """Samples each image's words by draws of its own, addressed by (seed, image, attempt, place): neither the order of
-    images nor what shares a batch with one changes its caption. Leaves one word possible, which greedy decoding takes."""
+    """Samples tokens by draws addressed by (seed, image, attempt, position), so that neither the order of images nor the batch
+    changes a caption. Masks all but the sampled token, which greedy decoding then takes."""
 
     def __init__(self, settings: CaptionGenerationSettings, keys: Sequence[str], attempt: int, prompt: Prompt):
         self._address, self._keys, self._prompt = (settings.seed, attempt), keys, prompt
@@ -236,7 +237,7 @@ class AddressedSampling(LogitsProcessor):
 
 
 class AnswerBudget(StoppingCriteria):
-    """Ends a row when so many tokens follow the end of its thinking."""
+    """Ends a row after `tokens` tokens of answer, not counting its thinking."""
 
     def __init__(self, closed: Sequence[int], tokens: int, prompt: Prompt):
         self._closed, self._tokens, self._prompt = list(closed), tokens, prompt

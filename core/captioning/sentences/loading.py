@@ -1,4 +1,4 @@
-"""A captioner's model and processor, loaded from a folder that was checked. Nothing is fetched and no code of it is run."""
+"""Loads a captioner's model and processor from a checked folder. Nothing is downloaded, and no code of the folder runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 # Left alone by 8- and 4-bit: what looks at the image, what joins it with the words, and what chooses words.
 NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "qformer", "lm_head")
-# Weights that files may lack: they sum up an image for comparisons, and no caption is made of them.
+# Weights that files may lack: they pool an image for comparisons, and captioning does not use them.
 UNUSED = re.compile(r"(^|\.)(vision_model\.head|pooler)\.")
 NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to generate, on its device. chat: it is asked through its chat template."""
+    """A model ready to generate, on its device. chat: whether it takes prompts through its chat template."""
 
     model: Any
     processor: Any
@@ -43,7 +43,7 @@ class Loaded:
 
 
 def precision_problems(task: str, settings: CaptionModelSettings) -> list[Problem]:
-    """What the precision needs and this machine lacks."""
+    """The problems of a precision that this machine does not support."""
     if settings.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
         what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
         return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
@@ -52,7 +52,7 @@ def precision_problems(task: str, settings: CaptionModelSettings) -> list[Proble
 
 @contextmanager
 def freed() -> Iterator[None]:
-    """What was loaded inside is out of memory afterwards."""
+    """Context that frees the memory of the model loaded in it."""
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def freed() -> Iterator[None]:
 
 
 def load(files: ModelFiles, settings: CaptionModelSettings, device: str) -> Loaded:
-    """The model of a checked folder. Raises ProblemsError."""
+    """Load the model of a checked folder. Raises ProblemsError."""
     import transformers
 
     with _quiet(transformers):
@@ -103,7 +103,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without progress bars and advice for programmers in the terminal."""
+    """Context without transformers' progress bars and developer warnings."""
     log = transformers.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -139,7 +139,7 @@ def _quantization(precision: str, dtype: torch.dtype) -> Any:
 
 
 def _check_size(files: ModelFiles) -> None:
-    """Refuse a config that describes a far larger model than its weights are: the rest would be filled with chance."""
+    """Raise ProblemsError for a config of a far larger model than the weights: the rest would be initialized at random."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -156,7 +156,7 @@ def _check_size(files: ModelFiles) -> None:
 def _processor(files: ModelFiles) -> Any:
     """The processor for still images.
 
-    What prepares videos is left out where transformers would ask for torchvision: no image passes through it.
+    The video processor is left out where transformers would require torchvision: images do not use it.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
@@ -171,11 +171,11 @@ def _processor(files: ModelFiles) -> Any:
     if kind.__name__ == "SmolVLMProcessor":
         from transformers.models.smolvlm import processing_smolvlm as module
 
-        module.num2words = module.num2words or str  # asked for at once, used for videos alone
+        module.num2words = module.num2words or str  # required at once, used for videos only
 
     class ForImages(kind):  # type: ignore[misc, valid-type]
-        def check_argument_for_proper_class(self, name: str, given: Any) -> Any:
-            return None if name == "video_processor" else super().check_argument_for_proper_class(name, given)
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+            return None if name == "video_processor" else super().check_argument_for_proper_class(name, argument)
 
     described, _ = kind.get_processor_dict(files.folder, local_files_only=True)
     loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}

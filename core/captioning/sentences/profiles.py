@@ -1,4 +1,4 @@
-"""The captioners that write sentences, a row each, and what each asks its model about an image. Loads no torch."""
+"""The profiles of the captioners that write sentences, and their prompts. Loads no torch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Texts = dict[str, str]
 class Profile:
     """A captioner.
 
-    types   the model_type of the configs that it takes, all of them native in transformers
-    chat    its prompts go through the model's chat template
+    types   supported values of the config's model_type, all native in transformers
+    chat    whether prompts go through the model's chat template
     texts   (settings, facts of the image) -> the `prompt`, `system` and `start` of a query (generating.py)
     finish  (caption, settings) -> the caption to write
-    check   problems of its own settings
+    check   (settings) -> problems
     """
 
     task: str
@@ -48,7 +48,7 @@ _WITH_NAMES = ("prompt", "caption_start", "person_name")  # settings in which na
 
 
 def facts_of(row: Row) -> Texts:
-    """The values of the names in braces for an image."""
+    """{name in braces: its value} for an image."""
     return {
         "tags": " ".join(row.caption.text.split()) if row.caption.source in ("file", "metadata") else "",
         "name": row.image.path.stem,
@@ -58,7 +58,7 @@ def facts_of(row: Row) -> Texts:
 
 
 def filled(text: str, facts: Mapping[str, str]) -> str:
-    """The text with the names in braces replaced, once: what replaces them is not looked at again."""
+    """The text with the names in braces replaced, in one pass: braces in the values stay."""
     return _NAME.sub(lambda found: facts.get(found[1], found[0]), text)
 
 
@@ -76,7 +76,7 @@ def prompt_of(settings: VlmSettings, facts: Mapping[str, str]) -> str:
 
 
 def prompt_problems(settings: VlmSettings) -> list[Problem]:
-    """Names in braces that stand for nothing."""
+    """A problem for each unknown name in braces."""
     fix = f"use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
     return [
         Problem(f"{{{name}}} is not a known name", f"vlm.{setting}", fix, code="captioner.unknown-name")
@@ -149,5 +149,5 @@ PROFILES = {
 
 
 def profile_of(model_type: str) -> Profile | None:
-    """The captioner that takes a model type."""
+    """The profile for a model_type; None for an unsupported one."""
     return next((profile for profile in PROFILES.values() if model_type in profile.types), None)

@@ -1,4 +1,4 @@
-"""Captions from the text inside image files: prompts of generated images, EXIF, XMP and IPTC."""
+"""Captions from the metadata of image files: prompts of generated images, EXIF, XMP and IPTC."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _OF_CAMERAS = re.compile(r"(OLYMPUS|MINOLTA|KONICA MINOLTA) DIGITAL CAMERA|SONY 
 
 
 def _or(default: T, read: Callable[[], T]) -> T:
-    """What `read` returns; the default for damaged data, for which Pillow raises a dozen kinds of errors."""
+    """Return `read()`, or the default for damaged data, for which Pillow raises a dozen kinds of errors."""
     try:
         return read()
     except Exception:
@@ -54,7 +54,7 @@ def _or(default: T, read: Callable[[], T]) -> T:
 
 
 class ImageTexts:
-    """The texts of an opened image, each read when it is first asked for."""
+    """The metadata texts of an opened image, each read at its first use."""
 
     def __init__(self, image: Image.Image):
         self.image = image
@@ -65,7 +65,7 @@ class ImageTexts:
 
     @cached_property
     def exif(self) -> Image.Exif:
-        return _or(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's own decodes the image
+        return _or(Image.Exif(), lambda: Image.Image.getexif(self.image))  # the PNG reader's getexif decodes the image
 
     @cached_property
     def comment(self) -> str:
@@ -73,7 +73,7 @@ class ImageTexts:
 
     @cached_property
     def written(self) -> str:
-        """UserComment, or the comment of the file itself."""
+        """EXIF's UserComment, else the file's comment."""
         return self.comment or file_comment(self.image)
 
     @cached_property
@@ -86,7 +86,7 @@ class ImageTexts:
         return _or({}, lambda: IptcImagePlugin.getiptcinfo(self.image) or {})  # type: ignore[arg-type]
 
     def exif_text(self, tag: int) -> str:
-        """A text of EXIF; Pillow reads it as Latin-1, most programs write UTF-8."""
+        """An EXIF text. Pillow reads it as Latin-1, most programs write UTF-8."""
         text = _or("", lambda: self.exif.get(tag, ""))
         if not isinstance(text, str):
             return ""
@@ -95,7 +95,7 @@ class ImageTexts:
         return "" if _OF_CAMERAS.fullmatch(text.strip("\0 ")) else text.strip("\0 ")
 
     def xp_text(self, name: str) -> str:
-        """A text that Windows Explorer writes: UTF-16 in bytes."""
+        """An EXIF text of Windows Explorer (XPTitle ...): UTF-16 in bytes."""
         raw = _or(b"", lambda: bytes(self.exif.get(_XP[name], b"")))
         return raw.decode("utf-16-le", errors="replace").partition("\0")[0]
 
@@ -105,7 +105,7 @@ class ImageTexts:
         return [_iptc_text(value) for value in listed if isinstance(value, bytes)]
 
     def json(self, name: str, text: str = "") -> Any:
-        """The content of a PNG's text, or of this one; None for what is no JSON object or list. Raises ProblemsError."""
+        """The JSON object or list in the PNG text `name`, or in `text`; None for anything else. Raises ProblemsError."""
         text = (text or self.png.get(name, "")).strip()
         if text[:1] not in ("{", "["):
             return None
@@ -130,8 +130,8 @@ def _too_long(text: str) -> ProblemsError:
 
 
 def _a1111(texts: ImageTexts) -> str:
-    """The prompt of `parameters`, or of a comment with A1111's line of settings; that of programs which write JSON there or
-    elsewhere, other than those with a field of their own."""
+    """The prompt in `parameters` or in a comment with A1111's line of settings; also of other programs that write JSON there,
+    except those in WITH_FIELDS."""
     block = texts.png.get("parameters", "")
     if len(block) > LONGEST_TEXT:
         raise _too_long(block)
@@ -145,7 +145,7 @@ def _a1111(texts: ImageTexts) -> str:
 
 
 def _prompt_of(comment: str) -> str:
-    """A1111's prompt; "" for a comment of another kind."""
+    """The prompt in A1111's text; "" for another comment."""
     if len(comment) > LONGEST_TEXT:
         raise _too_long(comment)
     prompt, _, settings = a1111_parts(comment)
@@ -153,13 +153,13 @@ def _prompt_of(comment: str) -> str:
 
 
 def _comment(texts: ImageTexts) -> str:
-    """UserComment, if it is neither A1111's text nor JSON."""
+    """The comment, if it is neither A1111's text nor JSON."""
     of_program = _prompt_of(texts.comment) or isinstance(json_or_none(texts.comment), dict)
     return "" if of_program else texts.comment
 
 
 def _comfyui(texts: ImageTexts) -> list[str]:
-    """Of the graph that ran, else of the workflow; WebP files have them as camera maker and model."""
+    """The prompts of the graph that ran, else of the workflow; WebP files have both as camera maker and model."""
     exif = dict(text.partition(":")[::2] for text in (texts.exif_text(_MODEL), texts.exif_text(_MAKE)))
     found = positive_prompts(first_object(texts.json("prompt", exif.get("prompt", ""))))
     return found or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
@@ -209,7 +209,7 @@ def fields_of(settings: ImageTextSettings) -> list[str]:
 
 
 def check(settings: ImageTextSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError for fields that do not exist, and for none."""
+    """Raise ProblemsError for unknown fields, and for none."""
     where, fix = "caption_metadata.text_fields", f"use {', '.join(FIELDS)} or {PNG_TEXT}NAME"
     fields = fields_of(settings)
     problems = [
@@ -225,7 +225,7 @@ def check(settings: ImageTextSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: ImageTextSettings, context: JobContext
 ) -> Iterator[Described]:
-    """The text inside each image."""
+    """Yield the caption from each image's metadata."""
     check(settings, context.workspace)
     for path in images:
         yield _described(path, settings, job.captioning.separator)
@@ -246,7 +246,7 @@ def _described(path: Path, settings: ImageTextSettings, separator: str) -> Descr
 
 
 def _texts_in(path: Path, settings: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
-    """The text of the first field that has one, or those of all; and what could not be read."""
+    """(the text of the first field that has one, or of all; the problems of fields that could not be read)."""
     found: list[str] = []
     problems: list[Problem] = []
     with open_image(path) as image:
@@ -272,7 +272,7 @@ def _text_of(texts: ImageTexts, field: str, settings: ImageTextSettings, separat
 
 
 def plain_prompt(prompt: str, settings: ImageTextSettings) -> str:
-    """A prompt without LoRA tags and weights, where settings ask for it."""
+    """A prompt, without LoRA tags and weights if the settings say so."""
     if settings.remove_loras and _LORA.search(prompt):
         prompt = re.sub(r",(?: ?,)+", ",", _LORA.sub("", prompt))
     if settings.remove_weights:
@@ -282,7 +282,7 @@ def plain_prompt(prompt: str, settings: ImageTextSettings) -> str:
 
 
 def _has_late_text(path: Path) -> bool:
-    """Whether a PNG has text behind its pixels, where exiftool writes it and Pillow sees it only after decoding."""
+    """Whether a PNG has text after its pixels (exiftool writes it there), which Pillow reads only after decoding."""
     with open_regular(path) as file:
         file.seek(8)
         pixels = False

@@ -1,4 +1,4 @@
-"""Captions from the names of files and folders: a pattern, filled in for each image."""
+"""Captions from the names of files and folders, by a pattern."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def check(settings: NamesSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError for a pattern or an expression that cannot be used."""
+    """Raise ProblemsError for an invalid pattern or regular expression."""
     problems = pattern_problems([settings.expression], "caption_names.expression")
     if not settings.pattern.strip():
         what, fix = "The pattern is empty", "write one, such as {name}"
@@ -47,7 +47,7 @@ def check(settings: NamesSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: NamesSettings, context: JobContext
 ) -> Iterator[Described]:
-    """The pattern filled in for each image."""
+    """Yield the pattern with the names of each image."""
     check(settings, context.workspace)
     context.stage("reading names")
     places = _places(job)

@@ -1,4 +1,4 @@
-"""Captions from a JSON file next to each image: of gallery-dl, of booru exports, of other programs."""
+"""Captions from JSON sidecar files: of gallery-dl, booru exports and other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CATEGORIES = frozenset(
 
 
 def check(settings: SidecarSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError where no key is given."""
+    """Raise ProblemsError without keys."""
     if not _lines(settings.sidecar_keys):
         fix = "write one per line, such as tags"
         raise ProblemsError.one("No keys are given", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
@@ -36,14 +36,14 @@ def check(settings: SidecarSettings, workspace: Workspace) -> None:
 def describe(
     job: CaptionerJob, images: Sequence[Path], settings: SidecarSettings, context: JobContext
 ) -> Iterator[Described]:
-    """The tags in each image's JSON file, as settings order them."""
+    """Yield the tags in each image's JSON file, in the order of the settings."""
     check(settings, context.workspace)
     for path in images:
         yield _described(path, settings, job.captioning.separator)
 
 
 def _described(path: Path, settings: SidecarSettings, separator: str) -> Described:
-    """By `a.png.json`, else by `a.json`: the first that has a text."""
+    """The caption from `a.png.json`, else `a.json`: the first that has text."""
     files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
     fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
     nothing = skipped(path, f"There is no JSON file for {printable(path.name)}", fix, "sidecar.missing")
@@ -64,7 +64,7 @@ def _described(path: Path, settings: SidecarSettings, separator: str) -> Describ
 
 
 def tags_in(content: Any, settings: SidecarSettings) -> list[str]:
-    """The tags at the first key that has any, each once."""
+    """The tags under the first key that has any, each once."""
     for key in _lines(settings.sidecar_keys):
         *way, last = key.split(".")
         post = first_object(content)
@@ -80,13 +80,13 @@ def _lines(values: Sequence[str]) -> list[str]:
 
 
 def first_object(value: Any) -> dict[str, Any]:
-    """A JSON object, or the first one of a list, as exports hold a single post; {} for anything else."""
+    """A JSON object, or the first of a list (exports of a single post); {} for anything else."""
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, dict) else {}
 
 
 def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -> dict[str, list[str]]:
-    """{category: tags} of `tags_general` ... next to the key and of lists inside it; "" for tags without one."""
+    """{category: tags}, from keys such as `tags_general` next to the key, and from lists inside it; "" for no category."""
     value = post.get(key)
     known = CATEGORIES.union(_lines(settings.category_order), _lines(settings.excluded_categories))
     groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
@@ -97,11 +97,11 @@ def _by_category(post: Mapping[str, Any], key: str, settings: SidecarSettings) -
     return found | {"": rest}
 
 
-def _in_order(found: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
+def _in_order(by_category: Mapping[str, list[str]], settings: SidecarSettings) -> list[str]:
     first, excluded = _lines(settings.category_order), _lines(settings.excluded_categories)
-    order = dict.fromkeys([*first, *(name for name in found if name), ""])
-    chosen = [name for name in order if name in found and name not in excluded]
-    tags = [html.unescape(tag) for name in chosen for tag in found[name]]  # Gelbooru escapes them
+    order = dict.fromkeys([*first, *(name for name in by_category if name), ""])
+    chosen = [name for name in order if name in by_category and name not in excluded]
+    tags = [html.unescape(tag) for name in chosen for tag in by_category[name]]  # Gelbooru escapes them
     return list(dict.fromkeys(map(tag_words, tags) if settings.remove_underscore else tags))
 
 
@@ -114,7 +114,7 @@ def _divided(value: Any, key: str, separator: str) -> list[str]:
 
 
 def _mark(text: str, key: str) -> str:
-    """What divides the tags of a text; "" for a sentence."""
+    """The separator of the tags in a text; "" for a sentence."""
     return next((mark for mark in "\n, " if mark in text), "") if _holds_tags(key) else ""
 
 

@@ -1,4 +1,4 @@
-"""Title, description and subject of an XMP packet. Entities cannot be declared, and size and depth are limited."""
+"""Reads title, description and subject of an XMP packet. Entity declarations are refused; size and depth are limited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
         reader.parser.Parse(packet.strip("\ufeff\0 \t\r\n"), True)
     except expat.ExpatError as error:
         raise _refused(f"is not valid XML ({error})") from error
-    return reader.found
+    return reader.values
 
 
 def _refused(why: str) -> ProblemsError:
@@ -35,7 +35,7 @@ def _refused(why: str) -> ProblemsError:
 
 class _Reader:
     def __init__(self) -> None:
-        self.found: dict[str, list[str]] = {}
+        self.values: dict[str, list[str]] = {}
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self.doctype
@@ -75,7 +75,7 @@ class _Reader:
 
     def keep(self, name: str, text: str) -> None:
         if name and text.strip():
-            texts = self.found.setdefault(name, [])
+            texts = self.values.setdefault(name, [])
             if len(texts) == MOST_TEXTS:
                 raise _refused(f"has more than {MOST_TEXTS:,} texts of one kind")
             texts.insert(0 if self.default and name != "subject" else len(texts), text.strip())

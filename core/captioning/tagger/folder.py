@@ -1,4 +1,4 @@
-"""A tagger's folder: found, checked, downloaded."""
+"""A tagger's folder: finds it, checks it, downloads it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A tagger and its folder. own: the person's folder, not one below models/captioners."""
+    """A tagger and its folder. is_users: a folder of the user, not a download below models/captioners."""
 
     profile: Profile
     folder: Path
-    own: bool
+    is_users: bool
 
     @property
     def title(self) -> str:
@@ -51,31 +51,31 @@ class ModelFiles:
 
     @property
     def missing(self) -> list[str]:
-        """Files that are not there."""
+        """The names of missing files."""
         return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
 
 
 def find(settings: TagTextSettings, workspace: Workspace) -> ModelFiles:
-    """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
-    given = settings.model_dir
-    if not given:
+    """The tagger that the settings name; its files may be missing. Raises ProblemsError."""
+    typed = settings.model_dir
+    if not typed:
         profile = PROFILES[settings.repo_id]
-        return ModelFiles(profile, workspace.captioners / profile.folder_name, own=False)
-    named = not leads_out(given) and os.path.isdir(workspace.captioners / given)
-    folder = workspace.captioners / given if named else resolve_path(given)
+        return ModelFiles(profile, workspace.captioners / profile.folder_name, is_users=False)
+    named = not leads_out(typed) and os.path.isdir(workspace.captioners / typed)
+    folder = workspace.captioners / typed if named else resolve_path(typed)
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
         fix = "choose the folder with model.onnx and selected_tags.csv"
         where = f"{'tag' if isinstance(settings, TagSettings) else 'retag'}.model_dir"
         what = f"The model folder '{folder}' does not exist"
         raise ProblemsError.one(what, where, fix, "tagger.no-folder")
     if os.path.lexists(folder / FILE):
-        return ModelFiles(read_profile(folder / FILE, Profile, FIX, "tagger.bad-profile"), folder, own=True)
+        return ModelFiles(read_profile(folder / FILE, Profile, FIX, "tagger.bad-profile"), folder, is_users=True)
     known = next((each for each in PROFILES.values() if each.folder_name == folder.name), Profile())
-    return ModelFiles(known, folder, own=True)
+    return ModelFiles(known, folder, is_users=True)
 
 
 def check_files(files: ModelFiles) -> None:
-    """Raises ProblemsError where files are missing, incomplete or damaged."""
+    """Raise ProblemsError for missing, incomplete or damaged files."""
     if files.missing:
         raise ProblemsError([_missing(files)])
     for name in files.profile.wanted:
@@ -95,14 +95,14 @@ def _missing(files: ModelFiles) -> Problem:
         return Problem(what, where, f"download {names} from {source} into it", code="tagger.tensorflow")
     what = f"The tagger {files.title} is incomplete: {names} {verb} missing"
     fix = f"download {names} from {source} into the folder"
-    if files.own:
+    if files.is_users:
         return Problem(what, where, fix, code="tagger.no-model")
     fix = f"turn on 'Download if missing' ({files.profile.megabytes:,} MB, {files.profile.license}), or {fix}"
     return Problem(what, where, fix, remedy=DOWNLOAD, code="tagger.no-model")
 
 
 def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
-    """The label of each output. metadata: the model's own list, for those that have no file."""
+    """The label of each output. metadata: the list in the model file, for taggers without a label file."""
     path = files.folder / files.profile.labels
     match files.profile.label_kind:
         case "csv":
@@ -114,8 +114,8 @@ def read_labels(files: ModelFiles, metadata: str) -> list[Label]:
 
 
 def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext) -> None:
-    """Download what is missing or damaged, or everything, if the settings say so."""
-    if files.own and settings.force_download:
+    """Download missing or damaged files, or all files, according to the settings."""
+    if files.is_users and settings.force_download:
         context.say("'Download again' has no effect with a model folder", "warning")
     if not downloads(files, settings):
         return
@@ -132,7 +132,7 @@ def fetch_missing(files: ModelFiles, settings: TagSettings, context: JobContext)
 
 def downloads(files: ModelFiles, settings: TagSettings) -> bool:
     """Whether a start may download files."""
-    return (settings.download or settings.force_download) and not files.own
+    return (settings.download or settings.force_download) and not files.is_users
 
 
 def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobContext) -> None:
@@ -147,7 +147,7 @@ def _download(files: ModelFiles, names: Sequence[str], into: Path, context: JobC
 
 
 def _lacking(files: ModelFiles) -> list[str]:
-    """The files that are missing or damaged."""
+    """The names of missing or damaged files."""
     problems: list[Problem] = []
     lacking = list(files.missing)
     if files.profile.model not in lacking and collected(problems, check_onnx, files.model) is None:

@@ -1,4 +1,4 @@
-"""The label tables of taggers, read within limits: which output is which tag, and of what category."""
+"""Reads the label tables of taggers within limits: tag and category of each output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]+")
 
 
 def read_csv(path: Path) -> list[Label]:
-    """selected_tags.csv of WD, PixAI and others: a header with name and category; `ips` names the series of characters."""
+    """Read selected_tags.csv of WD, PixAI and others: columns name and category; `ips` has the series of characters."""
     try:
         text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -62,8 +62,8 @@ def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
 
 
 def read_mapping(path: Path) -> list[Label]:
-    """tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), and the metadata of Camie and of older cl_tagger files
-    (idx_to_tag and tag_to_category). Numbers may be missing: such outputs are no tags."""
+    """Read tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), or the metadata of Camie and older cl_tagger files
+    (idx_to_tag and tag_to_category). Outputs without a number are no tags."""
     values = read_json_object(path, AGAIN)
     inner = values.get("dataset_info", values)
     inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
@@ -95,7 +95,7 @@ def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
 
 
 def read_metadata(text: str, path: Path) -> list[Label]:
-    """DeepDanbooru's list of tags, a Python literal in the model's metadata."""
+    """Read DeepDanbooru's list of tags, a Python literal in the model's metadata."""
     try:
         if len(text) > MAX_LITERAL:
             raise ValueError("too long")

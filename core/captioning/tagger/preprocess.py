@@ -1,4 +1,4 @@
-"""From an image file to a tagger's input, as its profile describes it or as sd-scripts 0.9.0 prepares it."""
+"""Prepares images as input of a tagger, by its profile or as sd-scripts 0.9.0 does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESAMPLE = {
 
 
 def preparing(profile: Profile, size: tuple[int, int], compatibility: str) -> Prepare:
-    """The function that opens and prepares an image. size: (width, height) of the model's input."""
+    """Return the function that opens and prepares an image. size: (width, height) of the model's input."""
     if compatibility == "sd-scripts-0.9":
         return partial(_prepare_as_sd_scripts, profile=profile, size=size)
     return partial(_prepare, profile=profile, size=size)
@@ -43,7 +43,7 @@ def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
 
 
 def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """Centered on a square; an odd pixel of padding goes right or below."""
+    """The image centered on a square; an odd pixel of padding goes to the right or the bottom."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -62,7 +62,8 @@ def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
-    """Without EXIF rotation and alpha; larger images bilinear without antialiasing, smaller ones by Lanczos."""
+    """Prepare an image as sd-scripts: no EXIF rotation, no alpha; downscaled bilinearly without antialiasing, upscaled by
+    Lanczos."""
     with open_image(path) as opened:
         try:
             image = opened.convert("RGB")
@@ -77,7 +78,7 @@ def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) 
 
 
 def to_input(image: Image.Image, profile: Profile) -> np.ndarray:
-    """The numbers of an image of the right size: channels in order, scaled, in the layout of the model."""
+    """The model's input for an image of its size: channel order, scale and layout of the profile."""
     values = np.asarray(image, dtype=np.float32)
     if profile.channels == "BGR":
         values = values[:, :, ::-1]

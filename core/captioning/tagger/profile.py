@@ -1,4 +1,4 @@
-"""Taggers as rows: files, input and output of each. A folder with another tagger can describe it in profile.json."""
+"""Profiles of taggers: files, input and output of each. A folder with another tagger can have a profile.json."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CATEGORIES = ("general", "character", "copyright", "artist", "meta", "model", "q
 class Profile(BaseModel):
     """One tagger.
 
-    repo        owner/name on the hub; empty for a model of one's own
-    files       further files to download, besides `model` and `labels`
-    labels      the file with the labels; empty where the model's metadata holds them
-    size        side of the input in pixels, where the model leaves it open
+    repo        owner/name on the hub; empty for a user's model
+    files       files to download in addition to `model` and `labels`
+    labels      the file with the labels; empty if they are in the model's metadata
+    size        side of the input in pixels, if the model does not fix it
     scale       "255": values as they are; "1": divided by 255, then (value - mean) / std
     pad         "square": onto a square of pad_color, then resized; "edge": resized to fit, its edge repeated; "stretch"
     output      number or name of the output      sigmoid   whether it holds logits
-    thresholds  by category, used where a setting leaves it to the model
+    thresholds  by category, for settings that are not set
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -79,7 +79,7 @@ class Profile(BaseModel):
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The files that its folder must hold."""
+        """The files that its folder must have."""
         return tuple(name for name in (self.model, self.labels, *self.files) if name)
 
     @property
@@ -191,7 +191,7 @@ DEEPDANBOORU = Profile(
 
 
 def _key(profile: Profile) -> str:
-    """What the setting calls it: the repository, and the folder in it where it holds several models."""
+    """The value of the setting for it: the repository, with the folder in it if it has several models."""
     return "/".join(part for part in (profile.repo, str(PurePosixPath(profile.model).parent).strip(".")) if part)
 
 

@@ -1,4 +1,4 @@
-"""Tags as sd-scripts 0.9.0 writes them (tag_images_by_wd14_tagger.py), with its bugs: for datasets that were made with it."""
+"""Formats tags as sd-scripts 0.9.0 does (tag_images_by_wd14_tagger.py), bugs included, for datasets tagged with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNKNOWN = (
 
 
 def formatter(options: TagTextSettings) -> Format:
-    """The function from an image's scores to its tags. Raises ProblemsError for what makes sd-scripts fail."""
+    """Return the function from an image's scores to its tags. Raises ProblemsError for settings that make sd-scripts fail."""
     mark = options.caption_separator.strip()
     if not mark:
         what, fix = "sd-scripts 0.9 fails with a separator of spaces alone", "write a separator such as ', '"
@@ -62,7 +62,7 @@ def formatter(options: TagTextSettings) -> Format:
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """(old, new), not stripped. An empty pair, such as behind a last semicolon, is an error."""
+    """(old, new) pairs, not stripped. An empty pair, as after a trailing semicolon, is an error."""
     pairs = []
     for part in re.split(r"(?<!\\);", text) if text else []:
         words = re.split(r"(?<!\\),", part)
@@ -91,15 +91,15 @@ def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: st
 def _chosen(
     groups: dict[str, list[tuple[str, float]]], options: TagTextSettings, undesired: set[str]
 ) -> list[tuple[str, float]]:
-    """General tags, characters and the rating in its order: what it inserts at the front ends up reversed."""
+    """General tags, characters and rating in sd-scripts' order: tags inserted at the front end up reversed."""
     thresh = THRESH if options.thresh is None else options.thresh
     chosen: list[tuple[str, float]] = []
-    for group, own, in_front in (
+    for group, threshold, in_front in (
         ("general", options.general_threshold, False),
         ("character", options.character_threshold, options.character_tags_first),
     ):
         for name, score in groups[group]:
-            if score >= (thresh if own is None else own) and name not in undesired:
+            if score >= (thresh if threshold is None else threshold) and name not in undesired:
                 chosen.insert(0 if in_front else len(chosen), (name, score))
     if options.rating_tag != "none" and groups["rating"]:
         rating = max(groups["rating"], key=lambda each: each[1])
@@ -109,7 +109,7 @@ def _chosen(
 
 
 def joining(tagged: Tagged, separator: str) -> Join:
-    """Joins tags with an existing caption as sd-scripts does; settings that it lacks work as for all captioners."""
+    """Return the function that joins tags with an existing caption as sd-scripts does. Settings that it lacks work as usual."""
 
     def join(existing: str, settings: CaptioningSettings) -> str:
         if settings.existing in ("prepend", "line") or settings.prefix or settings.suffix or settings.remove_words:
@@ -120,6 +120,6 @@ def joining(tagged: Tagged, separator: str) -> Join:
 
 
 def appended(before: str, tags: Sequence[str], separator: str) -> str:
-    """The caption with new tags behind those of its file (`--append_tags`): those that are not there letter by letter."""
+    """The caption with new tags appended (`--append_tags`), without those it has in the exact same spelling."""
     there = [tag.strip() for tag in before.strip("\n").split(separator.strip()) if tag.strip()]
     return separator.join([*there, *(tag for tag in tags if tag not in there)])

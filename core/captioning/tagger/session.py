@@ -1,4 +1,4 @@
-"""A loaded tagger: its model in its own process, on the GPU if possible, its inputs and outputs checked."""
+"""A loaded tagger: its model in a separate process, on the GPU if possible, with checked inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from core.record.problems import ProblemsError
 from core.record.units import memory_words
 from core.settings.captioning.tagger import FLOOR, TagSettings
 
-ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
-DIGITS = 6  # of a kept score: 0.35 in float32 stays at least 0.35
+ALWAYS_STORED = ("rating", "quality")  # the highest score of these counts, however low
+DIGITS = 6  # of a stored score: 0.35 in float32 stays at least 0.35
 
 
 class Tagger(OfProcess):
     """A loaded model.
 
-    wanted, provider   of onnxruntime: asked for, and taken
-    size    (width, height) of its input       batch   images it takes at once; None for any number
+    wanted, provider   onnxruntime's execution provider: requested, and in use
+    size    (width, height) of its input       batch   its fixed batch size; None for any
     """
 
     def __init__(self, files: ModelFiles, settings: TagSettings, context: JobContext):
@@ -41,7 +41,7 @@ class Tagger(OfProcess):
 
     def _load(self, settings: TagSettings) -> None:
         self.labels: list[Label] = read_labels(self.files, self._model.tags)
-        self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
+        self.always = np.array([label.category in ALWAYS_STORED for label in self.labels])
         self.batch, self.size = self._input(settings.batch_size)
         self.output = self._output()
         self._model.room(self.batch or settings.batch_size, self._shape)
@@ -85,7 +85,7 @@ class Tagger(OfProcess):
         return str(wanted)
 
     def _try(self) -> None:
-        """One white image: a wrong table or profile is found before any caption is written."""
+        """Run one white image, to detect a wrong label table or profile before any caption is written."""
         values = self.run([np.full(self._shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
         if not np.isfinite(values).all():
             raise self._refused("returns NaN")
@@ -110,10 +110,10 @@ class Tagger(OfProcess):
             return 1 / (1 + np.exp(-values)) if self.profile.sigmoid else values
 
     def scored(self, values: np.ndarray) -> list[Scored]:
-        """The labels with a score worth keeping, in the order of the table."""
+        """The labels with a score of at least FLOOR, or always stored, in the order of the table."""
         values = values[: len(self.labels)]
-        kept = np.flatnonzero((values >= FLOOR) | self.always)
-        scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
+        numbers = np.flatnonzero((values >= FLOOR) | self.always)
+        scores = ((self.labels[number], round(float(values[number]), DIGITS)) for number in numbers)
         return [(label, score) for label, score in scores if label is not NOTHING]
 
     def _refused(self, why: str, end: str = "model") -> ProblemsError:

@@ -1,4 +1,4 @@
-"""The two captioners of taggers: `tag` looks at images with a model, `retag` writes captions from the scores it kept."""
+"""The two tagger tasks: `tag` runs a model on images, `retag` writes captions from the cached scores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described, skipped
 from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import ModelFiles, check_files, downloads, fetch_missing, find
-from core.captioning.tagger.kept import KeptScores, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.score_cache import ScoreCache, place_of, stamp_of
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
@@ -26,20 +26,20 @@ from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.captioning.tagger import RetagSettings, TagSettings, TagTextSettings
 
-KEPT_AT_ONCE = 500  # images whose scores wait to be written
+MAX_PENDING = 500  # images whose scores wait to be written
 Prepared = np.ndarray | Problem
 
 
 def model_key(files: ModelFiles) -> str:
-    """The name under which a model's scores are kept."""
-    return str(files.folder) if files.own else f"{files.profile.repo}/{files.profile.model}"
+    """The key of a model in the score cache."""
+    return str(files.folder) if files.is_users else f"{files.profile.repo}/{files.profile.model}"
 
 
 # ---- before a start
 
 
 def check_tag(settings: TagSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
+    """Raise ProblemsError with all problems of tag lists, files and the execution provider."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if settings.provider != "auto":
@@ -50,7 +50,7 @@ def check_tag(settings: TagSettings, workspace: Workspace) -> None:
 
 
 def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError for lists that cannot be used, and where nothing is kept."""
+    """Raise ProblemsError for invalid tag lists, and without cached scores."""
     files, problems = find(settings, workspace), list[Problem]()
     collected(problems, formatter, settings, files.profile.thresholds)
     if not any(place_of(workspace, model_key(files)).glob("*.jsonl")):
@@ -63,7 +63,7 @@ def check_retag(settings: RetagSettings, workspace: Workspace) -> None:
 
 
 def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> Iterator[Described]:
-    """The tags of each image by the model, its scores kept."""
+    """Yield each image's tags by the model. The scores are cached."""
     if not images:
         return
     files = find(settings, context.workspace)
@@ -71,7 +71,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
     check_files(files)
     context.stage(f"loading {files.title}")
     thresholds = files.profile.thresholds
-    form, scores = formatter(settings, thresholds), KeptScores(context.workspace, model_key(files), thresholds)
+    form, scores = formatter(settings, thresholds), ScoreCache(context.workspace, model_key(files), thresholds)
     with Tagger(files, settings, context) as tagger, closing(scores):
         _say_provider(tagger, settings, context)
         _warn_of_ignored(settings, context)
@@ -82,7 +82,7 @@ def tag(images: Sequence[Path], settings: TagSettings, context: JobContext) -> I
             for path, scored in _scores(tagger, batch):
                 if not isinstance(scored, Problem):
                     scores.add(path, scored)
-                    if scores.waiting >= KEPT_AT_ONCE:
+                    if scores.waiting >= MAX_PENDING:
                         scores.write()
                 yield _described(path, scored, form, settings)
 
@@ -99,7 +99,7 @@ def _say_provider(tagger: Tagger, settings: TagSettings, context: JobContext) ->
 
 
 def ignored(settings: TagTextSettings) -> list[str]:
-    """The titles of settings that are set, and that sd-scripts 0.9 does not have."""
+    """The titles of changed settings that sd-scripts 0.9 does not have."""
     if settings.compatibility == "none":
         return []
     declared = [Declared(name, "", name, type(settings).model_fields[name]) for name in sd_scripts.UNKNOWN]
@@ -125,7 +125,7 @@ def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[
 
 
 def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Problem]:
-    """The scores of a batch; where it fails, as for lack of memory, of each half. An image alone that fails is skipped."""
+    """The scores of a batch. If it fails (out of memory), each half is tried; a single image that fails gives a Problem."""
     if not images:
         return []
     try:
@@ -140,7 +140,7 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
 
 
 def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, settings: TagTextSettings) -> Described:
-    """An image without a tag is skipped: an empty caption would be trained. sd-scripts writes it."""
+    """The result for an image. One without tags is skipped, since training would use an empty caption; sd-scripts writes it."""
     if isinstance(scored, Problem):
         return Described("", scored)
     tagged, as_sd_scripts, separator = form(scored), settings.compatibility != "none", settings.caption_separator
@@ -161,9 +161,9 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, set
 
 
 def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) -> Iterator[Described]:
-    """The same captions from kept scores, with these settings."""
+    """Yield each image's tags from cached scores, with these settings."""
     _warn_of_ignored(settings, context)
-    for path, scored, form in _kept(images, settings, context.workspace):
+    for path, scored, form in _cached(images, settings, context.workspace):
         context.check()
         yield _described(path, scored, form, settings)
 
@@ -171,39 +171,39 @@ def retag(images: Sequence[Path], settings: RetagSettings, context: JobContext) 
 def preview(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Tagged | Problem]]:
-    """The tags that the settings make of kept scores, for a page that shows them while a threshold is moved."""
-    for path, scored, form in _kept(images, settings, workspace):
+    """Yield each image's tags from cached scores, for a live preview of the settings."""
+    for path, scored, form in _cached(images, settings, workspace):
         yield path, scored if isinstance(scored, Problem) else form(scored)
 
 
-def _kept(
+def _cached(
     images: Sequence[Path], settings: TagTextSettings, workspace: Workspace
 ) -> Iterator[tuple[Path, Sequence[Scored] | Problem, Format]]:
     files = find(settings, workspace)
-    scores = KeptScores(workspace, model_key(files))
+    scores = ScoreCache(workspace, model_key(files))
     forms: dict[str, Format] = {}
     for path in images:
-        kept, thresholds = scores.find(path)
+        cached, thresholds = scores.find(path)
         thresholds = thresholds or files.profile.thresholds
         by = str(sorted(thresholds.items()))
         form = forms[by] if by in forms else forms.setdefault(by, formatter(settings, thresholds))
         try:
-            outdated = kept is not None and kept.stamp != stamp_of(path)
+            outdated = cached is not None and cached.stamp != stamp_of(path)
         except OSError:
             outdated = True
-        if kept is None or outdated:
+        if cached is None or outdated:
             why = "has changed since it was tagged" if outdated else "was not tagged with this model"
             what = f"The image {printable(path.name)} {why}"
             problem = Problem(what, printable(path), "run Tag images for it", "advice", code="tagger.no-scores")
             yield path, problem, form
         else:
-            yield path, kept.scored, form
+            yield path, cached.scored, form
 
 
 def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:
-    """The function from the scores of an image, in the order of the labels, to its caption. Raises ProblemsError.
+    """Return the function from an image's scores, in the order of the labels, to its tags. Raises ProblemsError.
 
-    defaults   the model's thresholds by category, for those that are not set
+    defaults   the model's thresholds by category, for settings that are not set
     """
     if options.compatibility == "none":
         return Formatter(options, defaults)

@@ -1,7 +1,7 @@
-"""From the scores of a tagger to the tags of a caption: a pure function of labels, scores and settings.
+"""From a tagger's scores to the tags of a caption: pure functions of labels, scores and settings.
 
-The order of the steps: select by threshold, exclude, replace, split characters, remove doubles and overlaps, limit, sort,
-write. `formatter` makes the function once; it runs per image, live on the page too, and needs no model.
+The order of the steps: select by threshold, exclude, replace, split characters, remove duplicates and overlaps, limit, sort,
+write. A `Formatter` is built once and called for each image; it needs no model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.settings.captioning.tagger import FLOOR, TagTextSettings
 
-BEST = ("rating", "quality")  # of these an image has the one with the highest score
+BEST = ("rating", "quality")  # categories of which an image gets only the tag with the highest score
 MCUT = {"general": 0.0, "character": 0.15}  # category -> lowest automatic threshold
 PAREN = re.compile(r"(?<!\\)([()])")
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One output of a tagger. series: of a character, where the label table names them (PixAI)."""
+    """One output of a tagger. series: of a character, if the label table has them (PixAI)."""
 
     name: str
     category: str
@@ -35,7 +35,7 @@ Scored = tuple[Label, float]
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag of an image. score: None for one that was inserted."""
+    """A tag of an image. score: None for an inserted tag."""
 
     name: str
     category: str
@@ -45,7 +45,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """text: the caption. tags: as written, without weights. scored: the tags with their scores."""
+    """The tags of an image. text: the caption; tags: as written, without weights; scored: with their scores."""
 
     text: str
     tags: tuple[str, ...]
@@ -56,7 +56,7 @@ Format = Callable[[Sequence[Scored]], Tagged]
 
 
 def items_of(text: str) -> list[str]:
-    """The items of a list setting, stripped, without empty ones."""
+    """The items of a comma-separated setting, stripped, without empty ones."""
     return [item for part in re.split(r"(?<!\\)[,\n]", text) if (item := _plain(part))]
 
 
@@ -65,7 +65,7 @@ def _plain(text: str) -> str:
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """(old, new) of the replacement setting. Raises ProblemsError for what is not a pair."""
+    """The (old, new) pairs of the replacement setting. Raises ProblemsError for an invalid pair."""
     pairs = []
     for part in re.split(r"(?<!\\)[;\n]", text):
         words = [_plain(word) for word in re.split(r"(?<!\\),", part)]
@@ -84,8 +84,8 @@ def not_a_pair(part: str) -> ProblemsError:
 
 
 def with_wildcards(key: str) -> str:
-    """The regular expression of a key in which * stands for any text. What is between two stars is taken where it comes first
-    and never tried again (an atomic group): many stars would otherwise take exponential time."""
+    """The regular expression of a key in which * matches any text. Text between two stars matches at its first occurrence, without
+    backtracking (an atomic group): many stars would otherwise take exponential time."""
     first, *rest = map(re.escape, key.split("*"))
     if not rest:
         return first
@@ -94,10 +94,10 @@ def with_wildcards(key: str) -> str:
 
 
 def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:
-    """The category's own setting, else the common one, else the model's."""
-    own = getattr(options, f"{category}_threshold", None)
-    if own is not None:
-        return float(own)
+    """The threshold of a category: its setting, else the common setting, else the model's."""
+    threshold = getattr(options, f"{category}_threshold", None)
+    if threshold is not None:
+        return float(threshold)
     if category in BEST:
         return 0.0
     if options.thresh is not None:
@@ -106,7 +106,7 @@ def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str,
 
 
 def mcut(scores: Sequence[float]) -> float:
-    """The middle of the largest gap between neighboring scores, the floor below which none are kept included."""
+    """MCut threshold: the middle of the largest gap between neighboring scores, with FLOOR as the lowest score."""
     ordered = [*sorted(scores, reverse=True), FLOOR]
     gaps = [high - low for high, low in pairwise(ordered)]
     at = max(range(len(gaps)), key=gaps.__getitem__)
@@ -114,7 +114,7 @@ def mcut(scores: Sequence[float]) -> float:
 
 
 class Formatter:
-    """The steps of one setting, compiled once. Called with the scores of an image in the order of the labels."""
+    """The steps for one set of settings, compiled once. Called with an image's scores in the order of the labels."""
 
     def __init__(self, options: TagTextSettings, defaults: Mapping[str, float]):
         self.options, self.defaults = options, defaults
@@ -158,7 +158,7 @@ class Formatter:
                 yield Tag(label.name, label.category, score, label.series)
 
     def key(self, name: str) -> str:
-        """The form in which two spellings of a tag are equal: case, underscores, spaces and escapes do not count."""
+        """A tag normalized for comparison: without differences in case, underscores, spaces and escapes."""
         name = name.strip().casefold().replace("\\(", "(").replace("\\)", ")")
         return name if name in KAOMOJI else " ".join(self.spaced(name).replace("_", " ").split())
 
@@ -168,7 +168,7 @@ class Formatter:
         return name
 
     def pattern(self, text: str) -> re.Pattern[str] | None:
-        """What matches the keys of a list; None for an empty list."""
+        """The regular expression that matches the keys of a list; None for an empty list."""
         keys = [self.key(item) for item in items_of(text)]
         return re.compile("|".join(map(with_wildcards, keys)), re.DOTALL) if keys else None
 
@@ -176,14 +176,14 @@ class Formatter:
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None
 
     def once(self, tags: Sequence[Tag]) -> list[Tag]:
-        """Each tag once, as it comes first; without tags that consist of separators alone."""
+        """Each tag once, at its first position; without tags that consist of separators only."""
         first: dict[str, Tag] = {}
         for tag in tags:
             first.setdefault(self.key(tag.name), tag)
         return [tag for key, tag in first.items() if key]
 
     def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
-        """The tags without those whose words are part of another tag of the category: hair in long hair."""
+        """The tags without those whose words are part of another tag of the same category: hair in long hair."""
         words = {tag.name: f" {self.key(tag.name)} " for tag in tags}
         others = {
             category: [words[tag.name] for tag in tags if tag.category == category]
@@ -191,8 +191,8 @@ class Formatter:
         }
 
         def inside_another(tag: Tag) -> bool:
-            own = words[tag.name]
-            return any(own in other and own != other for other in others[tag.category])
+            text = words[tag.name]
+            return any(text in other and text != other for other in others[tag.category])
 
         return [tag for tag in tags if not inside_another(tag)]
 
@@ -200,8 +200,8 @@ class Formatter:
         if self.options.max_tags is None:
             return tags
         counted = sorted((tag for tag in tags if tag.category not in BEST), key=lambda tag: -(tag.score or 0))
-        kept = {tag.name for tag in counted[: self.options.max_tags]}
-        return [tag for tag in tags if tag.category in BEST or tag.name in kept]
+        best = {tag.name for tag in counted[: self.options.max_tags]}
+        return [tag for tag in tags if tag.category in BEST or tag.name in best]
 
     # ---- in which order, and how written
 
@@ -245,7 +245,7 @@ class Formatter:
 
 
 def expanded(tag: Tag) -> list[Tag]:
-    """A character and its series: those that the label table names, else what stands in the last parentheses."""
+    """A character and its series as separate tags: from the label table, else from the last parentheses."""
     if tag.category != "character":
         return [tag]
     if tag.series:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.dataset.concepts import PLAIN, Concept
@@ -38,7 +38,7 @@ class Placed:
 
     @property
     def bucket(self) -> tuple[str, Size]:
-        """What can share a batch: batch group and bucket size."""
+        """Batch group and bucket size: images with equal values can share a batch."""
         return (self.concept.batch_group, self.placement.bucket)
 
     def loss_weight(self, dataset: DatasetSettings) -> float:
@@ -49,7 +49,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A batch of the plan: images of one size. items: (image, which of its repeats, from 0)."""
+    """A batch of the plan: images of one size. items: (image, number of the repeat, from 0)."""
 
     bucket: Size
     items: tuple[tuple[Placed, int], ...]

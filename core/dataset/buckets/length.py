@@ -49,7 +49,7 @@ def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) 
 
 def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
     """The length from steps, else epochs (with compatibility the other way round), else the recommended number of epochs."""
-    steps = epochs.updates_in(0)
+    steps = epochs.steps_in(0)
     if not steps:
         return Length(0, 0, 0, "steps" if schedule.steps_in_force is not None else "epochs")
     total = schedule.steps_in_force
@@ -57,10 +57,10 @@ def length_of(schedule: ScheduleSettings, epochs: Epochs) -> Length:
         return Length(steps, epochs.epoch_of(total - 1) + 1, total, "steps")
     if schedule.max_train_epochs is not None:
         number = schedule.max_train_epochs
-        return Length(steps, number, epochs.first_update(number), "epochs")
+        return Length(steps, number, epochs.first_step(number), "epochs")
     size = epochs.batch_sizes[-1] * schedule.gradient_accumulation_steps
     number = advised_epochs(epochs.views, size, steps)
-    return Length(steps, number, epochs.first_update(number), "advice")
+    return Length(steps, number, epochs.first_step(number), "advice")
 
 
 def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: int) -> str:
@@ -84,7 +84,7 @@ def length_sentence(length: Length, epochs: Epochs, images: int, accumulation: i
         who += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
     per = f" / batch {size}" if even else ""
     last = length.epochs - 1
-    done, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
+    done, whole = length.total_steps - epochs.first_step(last), epochs.steps_in(last)
     if done < whole:
         return f"{count(length.total_steps, 'step')}, about {last + done / whole:.3g} epochs of {who}{per}"
     if length.chosen_by == "steps":

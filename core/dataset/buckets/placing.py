@@ -6,8 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.dataset.buckets.aspect_ratio import (
+    MIN_AREA_AFTER_CROP,
+    BucketPlan,
+    Placement,
+    Size,
+    fit_to_bucket,
+    plan_buckets,
+)
 from core.dataset.buckets.batches import Placed
-from core.dataset.buckets.sizes import MIN_KEPT, BucketPlan, Placement, Size, cover, plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.images.opening import LEAVE_OUT, SKIP
 from core.dataset.sources.files import printable
@@ -31,7 +38,7 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """The placed images. refused: key -> why it does not train."""
+    """The placed images. refused: image key -> why it does not train."""
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -63,7 +70,11 @@ def place(
         if placements is None:
             result.refused[image.key] = "has no bucket: the bucket settings are invalid"
             continue
-        fitting = [(place, name) for place, name in placements if place is not None and place.kept >= MIN_KEPT]
+        fitting = [
+            (place, name)
+            for place, name in placements
+            if place is not None and place.area_after_crop >= MIN_AREA_AFTER_CROP
+        ]
         if not fitting:
             result.refused[image.key] = "is too narrow for any bucket"
             result.problems.append(_too_narrow(image, level))
@@ -83,13 +94,13 @@ class _Plans:
     def __init__(self, images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]):
         self._problems = problems
         self._known: dict[tuple, BucketPlan | None] = {}
-        self._own = _own_buckets(images, concepts, problems)
+        self._with_buckets = _folders_with_buckets(images, concepts, problems)
 
     def places(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
-        """The placement at each resolution with the variant's name; None where the settings are invalid."""
+        """[(placement, variant's name)] for each resolution; None if the settings are invalid."""
         size = (image.width, image.height)
-        if image.concept in self._own and image.own_bucket is not None:
-            return [(cover(size, image.own_bucket), "")]
+        if image.concept in self._with_buckets and image.metadata_bucket is not None:
+            return [(fit_to_bucket(size, image.metadata_bucket), "")]
         found: list[tuple[Placement | None, str]] = []
         for number, settings in enumerate(_sizes_of(concept.images)):
             plan = self._plan(settings)
@@ -126,9 +137,11 @@ def _name(resolution: int | Size) -> str:
     return f"{width}x{height}"
 
 
-def _own_buckets(images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]) -> set[int]:
-    """Numbers of the folders whose metadata sets every image's bucket, as prepare_buckets_latents writes it."""
-    with_size = Counter(each.concept for each in images if each.own_bucket is not None)
+def _folders_with_buckets(
+    images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]
+) -> set[int]:
+    """Numbers of the folders whose metadata has every image's bucket, as prepare_buckets_latents writes it."""
+    with_size = Counter(each.concept for each in images if each.metadata_bucket is not None)
     whole = Counter(each.concept for each in images)
     found = {number for number, count in with_size.items() if count == whole[number]}
     for number, count in with_size.items():
@@ -176,17 +189,17 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
         bucket, target = moved
         for index in members.pop(bucket):
             each = result[index]
-            result[index] = replace(each, placement=cover((each.image.width, each.image.height), target[1]))
+            result[index] = replace(each, placement=fit_to_bucket((each.image.width, each.image.height), target[1]))
             members[target].append(index)
         views[target] += views.pop(bucket)
         most[target] = _smaller(most[target], most.pop(bucket))
 
 
 def _largest(placed: Placed) -> Size:
-    """The largest size the image may get: its own with bucket_no_upscale."""
+    """The largest size the image may get: the image's size with bucket_no_upscale, else unlimited."""
     settings = placed.concept.images
-    kept = settings.enable_bucket and settings.bucket_no_upscale
-    return (placed.image.width, placed.image.height) if kept else UNLIMITED
+    limited = settings.enable_bucket and settings.bucket_no_upscale
+    return (placed.image.width, placed.image.height) if limited else UNLIMITED
 
 
 def _smaller(one: Size | None, other: Size) -> Size:

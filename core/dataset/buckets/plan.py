@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.buckets.batches import Placed, Planned, accumulation_groups
 from core.dataset.buckets.rotation import View, parts_of
-from core.dataset.buckets.sizes import Size
-from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
+from core.dataset.captions.pipeline import ImageUse, caption_variants_of_epoch, is_random, training_caption
 from core.record import draws
 from core.settings.dataset.dataset import DatasetSettings
 
@@ -74,24 +74,24 @@ class Epochs:
     def _cut(self, count: int, size: int) -> int:
         return count // size if self._short == "drop" else -(-count // size)
 
-    def updates_in(self, epoch: int) -> int:
+    def steps_in(self, epoch: int) -> int:
         """Optimizer steps in an epoch. An accumulation still open at the end is closed there."""
         return -(-self.batches_in(epoch) // self._accumulation)
 
-    def first_update(self, epoch: int) -> int:
+    def first_step(self, epoch: int) -> int:
         """The number of optimizer steps before this epoch."""
         if self.steady:
-            return epoch * self.updates_in(0)
+            return epoch * self.steps_in(0)
         while len(self._first) <= epoch:
-            self._first.append(self._first[-1] + self.updates_in(len(self._first) - 1))
+            self._first.append(self._first[-1] + self.steps_in(len(self._first) - 1))
         return self._first[epoch]
 
     def epoch_of(self, step: int) -> int:
         """The epoch of optimizer step `step`."""
         if self.steady:
-            return step // self.updates_in(0)
+            return step // self.steps_in(0)
         while self._first[-1] <= step:
-            self.first_update(len(self._first))
+            self.first_step(len(self._first))
         return bisect_right(self._first, step) - 1
 
     def never_shown(self) -> list[Placed]:
@@ -121,7 +121,7 @@ class Epochs:
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
-        made: list[Planned] = []
+        batches: list[Planned] = []
         for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
             group, size = self._drawn_as[bucket]
             views = buckets[bucket]
@@ -130,16 +130,16 @@ class Epochs:
                 views += self._fill_up(bucket, views, seed, epoch)
             at_once = self._size[bucket]
             end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
-            made += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
-        draws.python_random(seed, "order of batches", epoch).shuffle(made)
-        return made
+            batches += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+        draws.python_random(seed, "order of batches", epoch).shuffle(batches)
+        return batches
 
     def groups(self, seed: int, epoch: int) -> list[list[Planned]]:
         """The batches of each optimizer step of an epoch."""
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
-        """Extra views of the bucket's own images to fill its last batch."""
+        """Extra views of the bucket's images to fill its last batch."""
         lacking = -len(views) % self._size[bucket]
         shown = Counter(each.key for each, _ in views)
         order = list({each.key: each for each, _ in views}.values())
@@ -154,7 +154,7 @@ class Epochs:
 
 
 class Plan:
-    """The order of a run. The step alone determines the place in the data. total: its steps."""
+    """The batches of a run by step number only. total: number of steps."""
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)
@@ -175,19 +175,19 @@ class Plan:
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch is over after `step` steps."""
-        return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
+        return step > 0 and self.epochs.first_step(self.epoch_of(step)) == step
 
-    def update(self, step: int) -> tuple[int, list[Planned]]:
+    def step_batches(self, step: int) -> tuple[int, list[Planned]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
+        return epoch, self._groups_of(epoch)[step - self.epochs.first_step(epoch)]
 
     def next_batches(self, step: int) -> list[Planned]:
-        """Those of this step and of the next one in the epoch: what may be got ready."""
+        """The batches of this step and the next one of the epoch, to prepare them ahead."""
         step -= self.begin
         epoch = self.epoch_of(step)
-        place = step - self.epochs.first_update(epoch)
+        place = step - self.epochs.first_step(epoch)
         return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
 
     def _groups_of(self, epoch: int) -> list[list[Planned]]:
@@ -196,22 +196,22 @@ class Plan:
         return self._groups
 
     def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
-        return showing_caption(self._showing(placed, repeat, step), self.seed, epoch, self.total)
+        return training_caption(self._use(placed, repeat, step), self.seed, epoch, self.total)
 
-    def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
+    def _use(self, placed: Placed, repeat: int, step: int) -> ImageUse:
         words = placed.image.words
-        return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
+        return ImageUse(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
-        """{image's address: what its first showing in each of the first epochs is trained with}. An image whose turn
-        comes later has fewer, or none."""
+        """{image key: captions of its first use in each of the first `epochs` epochs}. Images that rotation has not reached have
+        fewer, or none."""
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):
-            seen: set[tuple[str, ...]] = set()
-            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_update(epoch)):
+            used: set[tuple[str, ...]] = set()
+            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_step(epoch)):
                 for placed, repeat in (item for batch in group for item in batch.items):
-                    if placed.key not in seen:
-                        seen.add(placed.key)
+                    if placed.key not in used:
+                        used.add(placed.key)
                         found[placed.key].append(self.caption(placed, epoch, repeat, step))
         return found
 
@@ -219,15 +219,15 @@ class Plan:
         """Every caption that an epoch uses, each once."""
         if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
             return self._variants
-        first = self.epochs.first_update(epoch) + self.begin
+        first = self.epochs.first_step(epoch) + self.begin
         groups = self._groups_of(epoch) if self._varies else []
         shown = [
-            self._showing(each, repeat, step)
+            self._use(each, repeat, step)
             for step, group in enumerate(groups, first)
             for batch in group
             for each, repeat in batch.items
         ]
         if not self._varies:  # all of them, also those whose turn comes later
-            shown = [self._showing(each, 0, 0) for each in self.placed]
+            shown = [self._use(each, 0, 0) for each in self.placed]
         self._variants, self._captioned = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
         return self._variants

@@ -15,7 +15,7 @@ View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, fr
 
 
 class Whole:
-    """Every image as often as its repeats."""
+    """All images in every epoch, each as often as its repeats."""
 
     def __init__(self, placed: Sequence[Placed]):
         self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]

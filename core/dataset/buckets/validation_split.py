@@ -1,4 +1,4 @@
-"""Split off the validation set, by content and not by name."""
+"""Splits off the validation set by file content, not by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def held_out(
     seed: int,
 ) -> frozenset[Key]:
     """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
-    few for finding the best checkpoint (see `_automatic`).
+    few to find the best checkpoint (see `_automatic`).
 
     contents   images -> SHA-256 of their bytes; called only with a validation split
 
@@ -118,19 +118,19 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
     """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
     whole = sum(sizes.values())
     exact = {name: wanted * size / whole for name, size in sizes.items()}
-    given = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
+    counts = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
     order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
-    left = wanted - sum(given.values())
-    while left > 0 and any(given[name] < sizes[name] // 2 for name in order):
+    left = wanted - sum(counts.values())
+    while left > 0 and any(counts[name] < sizes[name] // 2 for name in order):
         for name in order:
-            if left > 0 and given[name] < sizes[name] // 2:
-                given[name] += 1
+            if left > 0 and counts[name] < sizes[name] // 2:
+                counts[name] += 1
                 left -= 1
-    return given
+    return counts
 
 
 class _Alike:
-    """Which images are copies of one another. Only files of equal size are read."""
+    """Finds copies of an image by content. Only files of equal size are read."""
 
     def __init__(self, images: Sequence[ImageInfo], contents: Callable):
         self._contents = contents

@@ -1,1 +1,1 @@
-"""What is computed once."""
+"""Caches: latents, text encoder outputs, masks, control images, hashes."""

@@ -1,4 +1,4 @@
-"""SHA-256 of image files, read once and cached: the part of cache keys that identifies the image; and what a run trained on."""
+"""Cached SHA-256 hashes of image files, which are part of cache keys, and the fingerprint of a run's dataset."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def file_hashes(
     found = Memo(memo_path).facts("sha256", files, _sha256, check)
     fix = "restore it, or scan the dataset again"
     problems = [
-        Problem(f"The image cannot be read ({said.strerror})", printable(path), fix, code="image.unreadable")
-        for path, said in found.items()
-        if isinstance(said, OSError)
+        Problem(f"The image cannot be read ({result.strerror})", printable(path), fix, code="image.unreadable")
+        for path, result in found.items()
+        if isinstance(result, OSError)
     ]
     raise_if_errors(problems)
     return found
@@ -62,7 +62,7 @@ def dataset_fingerprint(
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """What a run trained on, for its dataset.json: every image with its caption, bucket and content hash.
+    """The content of a run's dataset.json: every image with its caption, bucket and content hash.
 
     hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
     """

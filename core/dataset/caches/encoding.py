@@ -56,8 +56,8 @@ def encode_sides(
     check: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Encode each and pass it to `keep` (called on a separate thread); return how many. `threads` threads decode images
-    ahead; at most threads + 2 batches wait in memory.
+    """Encode each side and pass the result to `keep` (called on a separate thread); returns the number of results. `threads`
+    threads decode images ahead; at most threads + 2 batches wait in memory.
 
     retry     encodes one image again, in fp32, when the first result is not finite (fp16 VAEs overflow)
     check     called between batches; may raise to cancel; results kept so far stay

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
 FLOATS = ("F32", "F16", "BF16", "F64")
 BYTES = ("U8",)
-CHECKSUM = "crc32"  # in the metadata; entries of earlier versions have none and are used as they are
+CHECKSUM = "crc32"  # in the metadata; entries of earlier versions have none and are used without a check
 Shapes = Mapping[str, tuple[int | None, ...]]  # by name; None: any length
 NO_SHAPES: Shapes = {}
 Warn = Callable[[Problem], None]
@@ -41,7 +41,7 @@ def file_of(folder: Path, key: str) -> Path:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write and return the size in bytes. Without fsync: what a power cut leaves fails its checksum and is computed again."""
+    """Write an entry and return its size in bytes. No fsync: an entry damaged by a power cut fails its checksum."""
     from safetensors.torch import save
 
     data = _with_checksum(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
@@ -55,8 +55,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             remove(temporary)
     except OSError as error:
-        kept = "entries cached so far are kept"
-        raise unwritten(error, "The cache cannot be written", str(path.parent), kept) from error
+        rest = "entries cached so far are kept"
+        raise unwritten(error, "The cache cannot be written", str(path.parent), rest) from error
     return len(data)
 
 
@@ -75,7 +75,7 @@ def _checksum(data: bytes, start: int) -> str:
 def read_tensors(
     path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | None = None, dtypes: Sequence[str] = FLOATS
 ) -> dict[str, Tensor] | None:
-    """The tensors, with these shapes and dtypes. None where the file is missing, or damaged and then added to `damaged`.
+    """Read the tensors, checked for shapes and dtypes. None for a missing file, and for a damaged one, which is added to `damaged`.
 
     They are copied: a mapped file cannot be replaced on Windows. Reading updates the file's time, for `prune`.
     """
@@ -105,7 +105,7 @@ def read_tensors(
 
 
 def _sound(path: Path, shapes: Shapes, dtypes: Sequence[str]) -> bytes:
-    """The bytes of an entry whose header and checksum are right. Raises anything for another."""
+    """The bytes of an entry with a valid header and checksum. Raises any exception for another."""
     data = read_regular(path, MAX_BYTES)
     start = 8 + int.from_bytes(data[:8], "little")
     if not 10 <= start <= min(len(data), 1 << 16):
@@ -126,7 +126,7 @@ def _is(entry: dict[str, Any], shape: tuple[int | None, ...], dtypes: Sequence[s
 
 
 def tell_damaged(damaged: list[Path], warn: Warn | None) -> None:
-    """Report the damaged entries that were found, and forget them."""
+    """Warn of the damaged entries in the list, and clear it."""
     if damaged and warn is not None:
         what = f"{count(len(damaged), 'cached file')} failed the checksum; computing again"
         fix = "if this happens again, check the disk or move the outputs folder to another one"
@@ -135,7 +135,7 @@ def tell_damaged(damaged: list[Path], warn: Warn | None) -> None:
 
 
 class Entry(NamedTuple):
-    """A file of a cache; sorted by the time it was last used. bytes: its size."""
+    """A cache file. Sorts by `used`, the time of its last use. bytes: its size."""
 
     used: float
     bytes: int

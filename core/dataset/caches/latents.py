@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.sizes import Size
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.caches.contents import content_hashes
 from core.dataset.caches.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors

@@ -29,11 +29,11 @@ from core.record.regular import read_regular
 
 @dataclass(frozen=True)
 class Written:
-    """images: entries written. kept: unchanged entries of the list added to. backup: the replaced file, None where there
-    was none."""
+    """The result of `write_metadata`. images: number of entries written; unchanged: other entries of `in_json`; backup: a copy of
+    the replaced file, None without one."""
 
     images: int
-    kept: int
+    unchanged: int
     backup: Path | None
 
 
@@ -64,7 +64,7 @@ def write_metadata(
     once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
     earlier = _read(in_json) if in_json is not None else {}
     keys = _keys(once, full_path, earlier, path)
-    said = dict(earlier)
+    content = dict(earlier)
     for each in once:
         key = keys[each.image.path]
         entry = dict(earlier.get(key) or {})
@@ -72,19 +72,19 @@ def write_metadata(
         if buckets:
             width, height = each.placement.bucket
             entry["train_resolution"] = [width - width % BUCKET_UNIT, height - height % BUCKET_UNIT]
-        said[key] = entry
+        content[key] = entry
     try:
         backup = _put_away(path)
-        atomic.write_json(path, said)
+        atomic.write_json(path, content)
     except OSError as error:
         what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
         fix = "check that the folder is writable and the disk is not full"
         raise ProblemsError.one(what, printable(path), fix, code="metadata.unwritten") from error
-    return Written(len(once), len(said) - len(set(keys.values())), backup)
+    return Written(len(once), len(content) - len(set(keys.values())), backup)
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
-    """Each image's key; the one it has in the list added to comes first, in whichever form."""
+    """{image: its key}: the existing key of `in_json` in any form, else a new one."""
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     below = {
@@ -121,9 +121,9 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    if each.image.given_both is not None:
-        return dict(zip(("caption", "tags"), each.image.given_both, strict=True))
-    if each.image.given is None:
+    if each.image.metadata_texts is not None:
+        return dict(zip(("caption", "tags"), each.image.metadata_texts, strict=True))
+    if each.image.metadata_caption is None:
         for name, ending in (("caption", caption_extension), ("tags", tags_extension)):
             read = read_caption_file(each.image, ending) if ending else None
             if read is not None and read.source == "file":
@@ -132,14 +132,14 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The existing metadata to add to, with all its keys."""
+    """The content of `in_json`, with all its keys."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    said = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)
-    if not isinstance(said, dict) or not all(isinstance(entry, dict) for entry in said.values()):
+    content = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         fix = 'use the form {"name": {"caption": "..."}, ...}'
         raise ProblemsError.one("The metadata file is not a list of images", shown, fix, code="metadata.not-a-list")
-    return said
+    return content
 
 
 def _put_away(path: Path) -> Path | None:

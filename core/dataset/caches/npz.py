@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.buckets.sizes import Size
+from core.dataset.buckets.aspect_ratio import Size
 from core.dataset.caches.encoding import Side, sides
 from core.dataset.images.views import recorded_crop
 from core.dataset.sources.files import printable
@@ -42,7 +42,7 @@ SHOWN = 5
 
 
 class Unfit(Exception):
-    """Why a file is not used, worded to follow the file's name."""
+    """A file that is not used. The message follows the file's name."""
 
 
 class NpzCaches:
@@ -57,14 +57,14 @@ class NpzCaches:
         for placed in items:
             owners[_stem(placed)].add(placed.image.path)
         self._shared = {stem for stem, paths in owners.items() if len(paths) > 1}
-        self._found: dict[tuple, Path | None] = {}
+        self._chosen: dict[tuple, Path | None] = {}
         self.refused: dict[str, str] = {}  # name of a file -> why
 
     def __call__(self, side: Side) -> Posterior | None:
-        """The sample as a posterior without variance; None where no file fits. Decided once for each side."""
-        if side.key not in self._found:
-            self._found[side.key] = self._choose(side)
-        path = self._found[side.key]
+        """The sample as a posterior without variance; None without a matching file. The choice of file is cached for each side."""
+        if side.key not in self._chosen:
+            self._chosen[side.key] = self._choose(side)
+        path = self._chosen[side.key]
         return None if path is None else _as_posterior(read_latents(path, side))
 
     def _choose(self, side: Side) -> Path | None:
@@ -85,11 +85,11 @@ class NpzCaches:
         """The old name first, as sd-scripts does."""
         stem, image = _stem(placed), placed.image
         sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
-        return [path for path in (beside(stem, ".npz"), stem.parent / sized) if path.is_file()]
+        return [path for path in (with_ending(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
-    def said(self) -> list[str]:
-        """Lines for the log: how many files were used, and which were not and why."""
-        used = {path for path in self._found.values() if path is not None}
+    def log_lines(self) -> list[str]:
+        """Lines for the log: the number of files used, and files that were not used, with the reason."""
+        used = {path for path in self._chosen.values() if path is not None}
         lines = []
         if used:
             names = [printable(path.name) for path in sorted(used)]
@@ -101,7 +101,7 @@ class NpzCaches:
 
 
 def shortened(names: Sequence[str], between: str = ", ") -> str:
-    """The first few of many."""
+    """The first SHOWN names, and the number of the rest."""
     more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return between.join(names[:SHOWN]) + more
 
@@ -111,7 +111,7 @@ def _stem(placed: Placed) -> Path:
     return placed.image.path.with_suffix("")
 
 
-def beside(stem: Path, ending: str) -> Path:
+def with_ending(stem: Path, ending: str) -> Path:
     """The stem with an extension; with_suffix would cut a name such as `fox.v2`."""
     return stem.parent / (stem.name + ending)
 
@@ -139,14 +139,14 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
 
 
 def _ending(names: set[str], size: Size) -> str:
-    """Suffix of the keys for this size: the latents' height x width, or none."""
+    """Suffix of the keys for this size: the latents' height x width, or ""."""
     width, height = size
     return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
 
 
 def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array per file."""
-    where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
+    where = with_ending(path.with_suffix(""), "_flip.npz") if side.mirrored else path
     if not where.is_file():
         raise Unfit(f"lacks the flipped image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:
@@ -189,7 +189,7 @@ def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """Compare the original image size, where the file has it."""
+    """Raise Unfit if the file has another original image size."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
@@ -216,10 +216,10 @@ def _as_posterior(sample: np.ndarray) -> Posterior:
 
 @dataclass
 class Exported:
-    """Result of an export. kept: files skipped because they exist or belong to several images; nothing is overwritten."""
+    """Result of an export. skipped: files left out because they exist or belong to several images; nothing is overwritten."""
 
     written: int = 0
-    kept: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def export_npz(
@@ -238,12 +238,12 @@ def export_npz(
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)
     for placed in items:
-        files[beside(_stem(placed), ".npz")].append(placed)
+        files[with_ending(_stem(placed), ".npz")].append(placed)
     for path, group in files.items():
         if check:
             check()
         if path.exists() or len({placed.image.path for placed in group}) > 1:
-            done.kept.append(printable(path.name))
+            done.skipped.append(printable(path.name))
             continue
         arrays: dict[str, Any] = {}
         for placed in group:

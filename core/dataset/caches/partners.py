@@ -1,4 +1,4 @@
-"""Masks at latent size and control images in their bucket: made once of the file that goes with an image, cached by content."""
+"""Caches of masks at latent size and of control images at bucket size, by the content of their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.dataset.caches.contents import file_hashes
 from core.dataset.caches.files import (
     BYTES,
@@ -57,12 +57,12 @@ SHAPES: Shapes = {"control": (None,)}
 
 @dataclass(eq=False)
 class PartnerCache(ABC):
-    """Entries of the masks or control images of images.
+    """Cache entries of the masks or control images of training images.
 
     folder   the cache folder                memo_path   cached hashes of files
-    writes   False: nothing is written       warn        told of damaged entries, which are made again
+    writes   False: nothing is written       warn        called with a problem for damaged entries, which are computed again
 
-    A failed write, or too little space for one, ends the writing and nothing else: `unwritten` is then the problem.
+    After a failed write, or without enough space, nothing more is written; `unwritten` is then the problem.
     """
 
     folder: Path
@@ -78,18 +78,18 @@ class PartnerCache(ABC):
 
     @abstractmethod
     def _source(self, placed: Placed) -> Path:
-        """The file that an entry is made of."""
+        """The mask or control image file of an entry."""
 
     @abstractmethod
     def _key(self, placed: Placed, content: str) -> str:
-        """Of an entry. content: hash of its file."""
+        """The key of an entry. content: hash of its file."""
 
     @abstractmethod
     def _shapes(self, placed: Placed) -> Shapes: ...
 
     @abstractmethod
     def _make(self, placed: Placed) -> dict[str, Tensor]:
-        """An entry's tensors. Raises BrokenImage for a file that cannot be read."""
+        """Compute an entry's tensors. Raises BrokenImage for a file that cannot be read."""
 
     def _entries(
         self,
@@ -98,8 +98,8 @@ class PartnerCache(ABC):
         check: Check | None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Placed, Path, dict[str, Tensor]]]:
-        """Each item with its entry, read or made by `threads` threads. Raises ProblemsError at the end with every file that
-        cannot be read."""
+        """Yield each item with its entry's path and tensors, read or computed by `threads` threads. Raises ProblemsError at the end
+        with every file that cannot be read."""
         files, problems, done = self._files(items, check), list[Problem](), 0
         remaining = iter(zip(items, files, strict=True))
         with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -148,7 +148,7 @@ class PartnerCache(ABC):
 
 
 def mask_source(placed: Placed) -> Path | None:
-    """The file that an image's mask comes from: its mask image, else its own alpha channel; None without a mask."""
+    """The file with an image's mask: its mask image, else the image itself (alpha channel); None without a mask."""
     settings = placed.concept.images
     if settings.masked_loss and placed.image.conditioning is not None:
         return placed.image.conditioning
@@ -157,7 +157,7 @@ def mask_source(placed: Placed) -> Path | None:
 
 @dataclass(eq=False)
 class MaskCache(PartnerCache):
-    """Masks of images that have one. latent_pixels: see `at_latent_size`."""
+    """Cache of loss masks. latent_pixels: see `at_latent_size`."""
 
     latent_pixels: int = field(default=8, kw_only=True)
 
@@ -166,7 +166,7 @@ class MaskCache(PartnerCache):
     ) -> dict[tuple[str, ...], Tensor]:
         """{image key: [1, h, w] float32 in 0..1} of the items whose mask is not all ones.
 
-        A failed write is ignored: the masks are then computed again next time.
+        A failed write is ignored: the masks are computed again next time.
         """
         return {
             placed.key: found["mask"]
@@ -212,7 +212,7 @@ def plain_mask(placed: Placed) -> np.ndarray:
 def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
     """[1, H, W] -> [1, h, w]: the mean over the pixels of each latent pixel.
 
-    latent_pixels   of the image along a side of each
+    latent_pixels   image pixels along a side of a latent pixel
     """
     import torch
     from torch.nn.functional import avg_pool2d
@@ -225,11 +225,11 @@ def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
 
 @dataclass(eq=False)
 class ControlCache(PartnerCache):
-    """Control images of images whose crop is fixed, compressed without loss: `fill`, then `load` by any thread.
+    """Cache of control images of images with a fixed crop, losslessly compressed: `fill`, then `load` from any thread.
 
-    held_bytes   of the entries that are held in memory: by default fewer of those on disk than without `writes`
+    held_bytes   limit of the entries in memory; the default is lower with `writes`, since entries are then on disk too
 
-    Those that nothing resizes are left out: an entry would save 5 to 20 ms of decoding a PNG, and nothing of a JPEG.
+    Control images that are not resized have no entry: it would save 5 to 20 ms of decoding a PNG, and nothing of a JPEG.
     """
 
     held_bytes: int | None = field(default=None, kw_only=True)
@@ -249,9 +249,9 @@ class ControlCache(PartnerCache):
         check: Check | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Make what is missing. Raises ProblemsError with the control images that cannot be read.
+        """Compute missing entries. Raises ProblemsError with the control images that cannot be read.
 
-        What cannot be written is decoded at each step; `warn` is told.
+        Entries that cannot be written are decoded at each step; `warn` is called.
         """
         for placed, path, found in self._entries(self._resized(items), threads, check, progress):
             self._places[placed.key] = (placed.placement, path)
@@ -262,7 +262,7 @@ class ControlCache(PartnerCache):
             self.warn(replace(self.unwritten, what=what, fix=fix, level="advice"))
 
     def load(self, placed: Placed, view: View) -> np.ndarray | None:
-        """As `load_control` gives it, from the cache where it is there."""
+        """The control image as `load_control` returns it, from the cache if it has an entry."""
         pixels = self._cached(placed, view)
         if pixels is None:
             return load_control(placed, view)
@@ -280,8 +280,8 @@ class ControlCache(PartnerCache):
 
     def _resized(self, items: Sequence[Placed]) -> list[Placed]:
         files = {path: file_at(path, path.name) for placed in items if (path := placed.image.control)}
-        seen = headers(list(files.values()), Memo(self.memo_path))
-        sizes = {file.path: (found.width, found.height) for file, found in seen if not isinstance(found, str)}
+        read = headers(list(files.values()), Memo(self.memo_path))
+        sizes = {file.path: (found.width, found.height) for file, found in read if not isinstance(found, str)}
         return [
             placed
             for placed in items
@@ -323,18 +323,18 @@ class ControlCache(PartnerCache):
 
 
 def most_held(writes: bool) -> int:
-    """Bytes of entries in memory at most. writes: they lie on the disk too"""
+    """The default limit in bytes of entries in memory. writes: whether entries are on disk too"""
     return HELD_BYTES if writes else ALONE_BYTES
 
 
 def packed(pixels: np.ndarray) -> bytes:
-    """uint8 [3, H, W], compressed; of a gray image one channel."""
+    """Compress uint8 [3, H, W]; of a gray image one channel."""
     gray = bool((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all())
     return zlib.compress(np.ascontiguousarray(pixels[:1] if gray else pixels), LEVEL)
 
 
 def unpacked(data: bytes, size: Size) -> np.ndarray | None:
-    """uint8 [1 or 3, H, W] of what `packed` made of an image of this size; None for anything else."""
+    """Decompress the result of `packed`: uint8 [1 or 3, H, W]; None for data of another size or format."""
     width, height = size
     try:
         plain = zlib.decompressobj().decompress(data, 3 * width * height + 1)

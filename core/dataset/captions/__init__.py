@@ -1,1 +1,1 @@
-"""From caption files to what is trained with."""
+"""Captions: files, encodings, history, and the pipeline that turns them into training captions."""

@@ -1,4 +1,4 @@
-"""After a power cut or a kill: the last change of captions is compared with the files, and a person is told."""
+"""Detects a change of captions that a power cut or kill interrupted, for a message to the user."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError
 
 
-def cut_off_words(folder: Path) -> str:
-    """What a person should know at a start about the last change of captions, "" where it was finished."""
+def interruption_message(folder: Path) -> str:
+    """The message on an interrupted last change of captions; "" if it was completed."""
     if not folder.is_dir():
         return ""
     lock = Lock(folder / "writing.lock")
@@ -34,8 +34,8 @@ def cut_off_words(folder: Path) -> str:
 
 
 def _cut_off(history: History) -> tuple[Entry, int, int] | None:
-    """The newest change if it was left before its end and nobody has been told: with how many of its files have the new
-    text, and of how many it is."""
+    """(the newest change, number of files with the new text, number of files) if it was interrupted and not yet reported; else
+    None."""
     history.repair()
     newest = next(history.entries(), None)
     if newest is None or history.ended(newest.id):
@@ -47,7 +47,7 @@ def _cut_off(history: History) -> tuple[Entry, int, int] | None:
 
 
 def _stands(change: Change) -> bool:
-    """Whether the file has the new text."""
+    """Whether the file has the change's new text."""
     try:
         return content_of(change.path) == change.new
     except ProblemsError:

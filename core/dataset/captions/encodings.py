@@ -54,7 +54,7 @@ def _damaged(data: bytes) -> Decoded | None:
 
 
 def _with_zeros(data: bytes) -> Decoded:
-    """A text with zero bytes: UTF-16 has them all over it, other encodings a few by accident, which are left out.
+    """Decode text with zero bytes: UTF-16 has many, other encodings a few by accident, which are removed.
 
     Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian.
     """

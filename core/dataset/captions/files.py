@@ -1,4 +1,4 @@
-"""Caption files next to images: found, read in any encoding, saved and rewritten with undo.
+"""Caption files next to images: finds them, reads any encoding, saves and rewrites them with undo.
 
 A sentence (`.caption`) next to tags (`.txt`) is the usual result of a captioner plus a tagger; settings choose which is
 used.
@@ -23,7 +23,7 @@ from core.settings.dataset.captions import CaptionSettings
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
-OWN = ("file", "metadata")  # sources of a caption written for the image itself
+IMAGE_SOURCES = ("file", "metadata")  # sources of a caption written for the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Caption:
 
     @property
     def missing(self) -> bool:
-        """Whether the image has no caption of its own, not even an empty one."""
+        """Whether the image has neither a caption file (even an empty one) nor a metadata entry."""
         return self.source in ("words", "none")
 
     @property
@@ -62,8 +62,8 @@ class Caption:
 
 def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
     """An image's caption: from its metadata, else the files next to it, else its folder's default caption."""
-    if image.given is not None:
-        return _given(image, settings)
+    if image.metadata_caption is not None:
+        return _from_metadata(image, settings)
     if settings.sidecars == "one":
         return read_caption_file(image, settings.caption_extension)
     tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
@@ -80,9 +80,10 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def editable_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """The caption that an edit replaces: the metadata's, else the one file that is written, also where training joins several."""
-    if image.given is not None:
-        return _given(image, settings)
+    """The caption that an edit replaces: the metadata's, else that of the one file that would be written, even if training joins
+    several."""
+    if image.metadata_caption is not None:
+        return _from_metadata(image, settings)
     return read_caption_file(image, settings.caption_extension)
 
 
@@ -91,8 +92,8 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
 
     Line ends become \n; surrounding whitespace is stripped.
     """
-    own = caption_files(image.path, caption_extension, image.sidecars)
-    for path in dict.fromkeys((*own, *_shared_files(image.path, caption_extension))):
+    files = caption_files(image.path, caption_extension, image.sidecars)
+    for path in dict.fromkeys((*files, *_shared_files(image.path, caption_extension))):
         try:
             data = read_regular(path, MAX_CAPTION_BYTES)
         except MissingFile:
@@ -128,7 +129,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
-    """Candidate paths of an image's own caption, best first. sidecars: names found next to it (A.TXT is one too)."""
+    """Candidate paths of an image's caption file, best first. sidecars: names of existing files (A.TXT counts too)."""
     candidates: list[Path] = []
     for ending in _endings(caption_extension):
         candidates += [image.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
@@ -152,11 +153,11 @@ def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = 
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    text = _one_line_end(image.given or "")
+def _from_metadata(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    text = _one_line_end(image.metadata_caption or "")
     path = caption_path(image.path, settings.caption_extension, image.sidecars)
-    if image.given_both is not None and settings.sidecars != "one":
-        sentence, tags = map(_one_line_end, image.given_both)
+    if image.metadata_texts is not None and settings.sidecars != "one":
+        sentence, tags = map(_one_line_end, image.metadata_texts)
         text = tags if settings.sidecars == "drawn" else text
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
@@ -201,8 +202,8 @@ def _unreadable(path: Path, reason: str) -> Problem:
 # ---- saving
 
 
-class Beside:
-    """The files of each stem (in any case, as `walk` pairs them) in the folders of images, each folder listed once: a listing
+class SidecarIndex:
+    """Looks up the files next to an image with its stem (in any case, as `walk` pairs them). Each folder is listed once: a listing
     takes as long as a thousand writes."""
 
     def __init__(self) -> None:
@@ -227,16 +228,16 @@ def caption_change(
     extension: str = "auto",
     *,
     over: str | None = None,
-    beside: Beside | None = None,
+    sidecars: SidecarIndex | None = None,
 ) -> Change:
-    """What writing this caption of an image changes: UTF-8, \n line ends, one at the end.
+    """The change that writes a caption: UTF-8, \n line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
-    over        the text that it is to replace: of a file that holds another one now, the change will not be made
-    beside      the same one for many images
+    over        the text to replace: if the file has another one, the change is not made
+    sidecars    an index shared by many images
     """
     image_path = Path(image_path)
-    path = caption_path(image_path, extension, (beside or Beside()).of(image_path))
+    path = caption_path(image_path, extension, (sidecars or SidecarIndex()).of(image_path))
     old = content_of(path)
     if over is not None and old is not None and _one_line_end(decode_text(old).text) != _one_line_end(over):
         old = as_file(over)
@@ -244,7 +245,7 @@ def caption_change(
 
 
 def as_file(text: str) -> bytes:
-    """A caption as it is written; an empty one is an empty file."""
+    """The bytes of a caption file; an empty caption is an empty file."""
     text = _one_line_end(text)
     return text.encode("utf-8") + b"\n" if text else b""
 
@@ -252,7 +253,7 @@ def as_file(text: str) -> bytes:
 def save_caption(
     history: History, image_path: Path | str, text: str, extension: str = "auto", *, over: str, resume: str = ""
 ) -> Done:
-    """Write one image's caption over the one that was read ("" for none); another one stays.
+    """Write one image's caption if the file still has the text `over` ("" for no file).
 
     resume   the id of an earlier save: both are undone together
     """
@@ -260,8 +261,8 @@ def save_caption(
 
 
 def write_captions(context: JobContext, title: str, changes: Sequence[Change]) -> tuple[Done, list[str]]:
-    """Make the changes of a task as one, while no other task writes captions; and a line for each file that was left alone.
-    Raises ProblemsError."""
+    """Make a task's changes as one change, while no other task writes captions. Returns it with a line for each file that was left
+    alone. Raises ProblemsError."""
     with only_one_writes(context):
         history = History(context.workspace.captions)
         done = history.apply(title, changes, progress=partial(context.stage, "writing captions"))

@@ -1,8 +1,8 @@
-"""Every change of caption files, metadata and painted masks: old and new kept once, many files changed as one with one undo.
+"""The history of caption files, metadata and painted masks: a change of many files has one undo.
 
-A change is a file of its own below `outputs/.atelier/captions`: a line that says what was done, then a line for each caption
-file, written before that file is. So a process that is killed leaves each caption as it was or as it was to be, and what it
-has done is known. Files of captions that were changed by something else meanwhile are never overwritten.
+Each change is a file below `outputs/.atelier/captions`: a line with its title, then a line with old and new text for each caption
+file, written before that file. So after a kill each caption has its old or its new text, and what was done is known. Caption
+files that another program has changed since are never overwritten.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.regular import read_regular
 
-KEPT_BYTES = 256 << 20  # of the changes of caption files, and again of those of whole metadata files: the oldest go
+MAX_HISTORY_BYTES = (
+    256 << 20
+)  # of the changes of caption files, and again of those of whole metadata files: the oldest go
 LARGE_CHANGE = 16 << 20
-KEPT_CHANGES = 20_000
+MAX_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 AT_ONCE = 1000  # files between two waits for the disk
@@ -46,8 +48,8 @@ WHAT, KEPT = "The file could not be saved", "the previous one is unchanged"
 
 @dataclass(frozen=True)
 class Change:
-    """A caption file before and after, as bytes; None where there is no file. link: where it led, of a link that was deleted:
-    what was there stays, and undo puts back the link."""
+    """A caption file before and after, as bytes; None for no file. link: target of a deleted link, whose file stays; undo restores
+    the link."""
 
     path: Path
     old: bytes | None
@@ -57,10 +59,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Done:
-    """A change that was made.
+    """The result of a change.
 
-    id        by which it is undone; "" if nothing had to be changed
-    written   files changed      changed_since   files that held something else than expected, which are as they were
+    id        for undo; "" if nothing changed
+    written   files changed      changed_since   files with another text than expected, which were left alone
     """
 
     id: str = ""
@@ -70,7 +72,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a change without its texts."""
+    """A change without its texts. at: seconds since 1970; about: facts of the task."""
 
     id: str
     title: str
@@ -79,7 +81,7 @@ class Entry:
 
 
 class History:
-    """The changes of one outputs folder. Safe to use from several threads and processes."""
+    """The changes of one outputs folder. Safe for several threads and processes."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -102,9 +104,9 @@ class History:
         resume: str = "",
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Done:
-        """Make all of these changes, or none: what was written before an error is restored. Raises ProblemsError.
+        """Make all changes or none: files written before an error are restored. Raises ProblemsError.
 
-        resume   the id of an earlier change that these belong to, so that one undo takes back both
+        resume   the id of an earlier change to add to, so that one undo reverts both
         """
         changes = [each for each in changes if each.old != each.new]
         if not changes:
@@ -127,8 +129,8 @@ class History:
     def write_file(
         self, title: str, change: Change, kind: str, code: str, about: Mapping[str, Any] | None = None
     ) -> str:
-        """Write the one file of this kind that a task has made; the change's id, "" when nothing changed. Raises
-        ProblemsError, with this code for a file that holds something else by now."""
+        """Make a task's change of one file (`kind`, for messages) and return its id, "" if nothing changed. Raises ProblemsError,
+        with `code` for a file that was changed since."""
         where = printable(change.path)
         try:
             change.path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ class History:
         return done.id
 
     def keep(self, title: str, change: Change) -> str:
-        """Keep a text that was given up before it was written: it stands among the earlier ones, and undo writes it. Its id."""
+        """Add an unwritten text to the history, for undo to restore, and return the id."""
         with self.open(title) as opened:
             opened.note(_line(change))
             opened.wrote = True
@@ -149,9 +151,9 @@ class History:
 
     @contextmanager
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[Opened]:
-        """A change that is made bit by bit. One that is left by an exception stays unfinished.
+        """Context for a change in several steps. After an exception it stays unfinished.
 
-        resume   the id of an unfinished one that continues
+        resume   the id of an unfinished change to continue
         """
         resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
         opened = Opened(self._file(resume) if resume else self._new(), resume)
@@ -169,9 +171,9 @@ class History:
                 atomic.remove(self._file(opened.id))  # nothing to undo
 
     def repair(self) -> int:
-        """After a power failure: files of the newest change that came out empty get the text that they were to have. How many.
+        """Repair after a power failure: empty files of the newest change get its new text. Returns their number.
 
-        A process that is killed leaves none: the system writes what it was given.
+        A kill does not cause this: the system still writes what the process passed to it.
         """
         newest = next(self.entries(), None)
         if newest is None or any("finished" in line for line in _lines(self._file(newest.id))):
@@ -187,17 +189,17 @@ class History:
         return len(torn)
 
     def ended(self, id: str) -> bool:
-        """Whether a change came to its end, or a person has been told that it did not."""
+        """Whether a change was completed, or its interruption was reported."""
         return any("finished" in line or "told" in line for line in _lines(self._file(id)))
 
     def end(self, id: str) -> None:
-        """Note that a person has been told."""
+        """Record that the interruption of a change was reported."""
         Opened(self._file(id), id).note({"told": True})
 
     def undo(self, id: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Done:
-        """Restore what a change replaced, where its text still stands. The undoing can itself be undone.
+        """Restore the old texts of a change in files that still have its new text. The undo can be undone.
 
-        Raises ProblemsError if the change is not kept any more.
+        Raises ProblemsError if the change is no longer stored.
         """
         entry = self.entry(id)
         about = dict(entry.about)
@@ -209,7 +211,7 @@ class History:
     # -- what was changed
 
     def entry(self, id: str) -> Entry:
-        """Raises ProblemsError for a change that is not kept."""
+        """The change with this id. Raises ProblemsError if it is no longer stored."""
         first = next(_lines(self._file(id)), None)
         if first is None or "title" not in first:
             what = "The earlier captions are no longer available; nothing was changed"
@@ -223,7 +225,7 @@ class History:
                 yield self.entry(path.stem)
 
     def changes(self, id: str) -> list[Change]:
-        """What a change did to each file, from its first text to its last."""
+        """The files of a change, each from its first text to its last."""
         found: dict[Path, Change] = {}
         for line in _lines(self._file(id)):
             if "path" in line:
@@ -233,7 +235,7 @@ class History:
         return list(found.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
-        """The newest change with these facts that was left before its end and not undone, "" for none."""
+        """The id of the newest change with these facts that is unfinished and not undone; "" for none."""
         undone = set()
         for entry in self.entries():
             undone.add(entry.about.get("undoes"))
@@ -255,7 +257,7 @@ class History:
         return found
 
     def _read_new(self) -> None:
-        """Note where the lines of each caption file stand. A change's file is read for this once, and again when it has grown."""
+        """Index the lines of each caption file. A change's file is read once, and again after it has grown."""
         files = self._files()
         for file in [*(each for each in files[:-FOLLOWED] if each.stem not in self._sizes), *files[-FOLLOWED:]]:
             with suppress(OSError):
@@ -273,25 +275,24 @@ class History:
                 for path, begins in lines.items():
                     self._lines.setdefault(path, {})[file.stem] = begins
 
-    def news(self, seen: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The changes that have grown since, oldest first, each with its new lines. seen: {change: bytes that are known}, which
-        is updated."""
+    def news(self, offsets: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield (id, new lines) of the changes that have grown, oldest first. offsets: {id: bytes read so far}, which is updated."""
         for file in self._files()[-FOLLOWED:]:
-            known = seen.get(file.stem, 0)
+            known = offsets.get(file.stem, 0)
             with suppress(OSError):
                 if file.stat().st_size > known:
                     lines = list(_placed_lines(file, known))
-                    seen[file.stem] = lines[-1].end if lines else known
+                    offsets[file.stem] = lines[-1].end if lines else known
                     yield file.stem, [each.line for each in lines]
 
     def count(self, id: str) -> int:
-        """How many files a change is of."""
+        """The number of files of a change."""
         with self._lock:
             self._read_new()
             return self._counts.get(id, 0)
 
     def damaged(self, id: str) -> int:
-        """How many lines of a change cannot be read: their files are left alone when it is undone."""
+        """The number of damaged lines of a change, whose files undo leaves alone."""
         with self._lock:
             self._read_new()
             return self._damaged.get(id, 0)
@@ -316,7 +317,7 @@ class History:
                 return path
 
     def _files(self) -> list[Path]:
-        """Oldest first: names are times. Listed again only where the folder has changed: 20,000 names take 140 ms."""
+        """The files of changes, oldest first. Listed again only after the folder changes: 20,000 names take 140 ms."""
         try:
             changed = os.stat(self._folder).st_mtime_ns
             if changed != self._changed or time.time_ns() - changed < SETTLED:
@@ -326,13 +327,14 @@ class History:
         return self._listed
 
     def _prune(self) -> None:
-        """Delete the oldest changes. Those of whole metadata files have a space of their own: three of them would take it all."""
+        """Delete the oldest changes beyond the limits. Changes of whole metadata files have a separate limit: three of them would fill
+        the other."""
         sizes = {path: path.stat().st_size for path in self._files()}
         for large in (False, True):
             files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]
             left = sum(sizes[path] for path in files)
             for number, path in enumerate(files[:-1]):
-                if left <= KEPT_BYTES and len(files) - number <= KEPT_CHANGES:
+                if left <= MAX_HISTORY_BYTES and len(files) - number <= MAX_CHANGES:
                     break
                 atomic.remove(path)
                 left -= sizes[path]
@@ -340,7 +342,7 @@ class History:
 
 @contextmanager
 def only_one_writes(context: JobContext) -> Iterator[None]:
-    """Hold the captions: a second task that writes some waits here."""
+    """Context that only one task at a time enters; another one that writes captions waits."""
     folder = context.workspace.captions
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / "writing.lock")
@@ -359,7 +361,7 @@ def only_one_writes(context: JobContext) -> Iterator[None]:
 
 
 class Opened:
-    """A change that is being made. id: by which it is undone."""
+    """A change in progress. id: for undo."""
 
     def __init__(self, file: Path, resumed: str):
         self.id, self._file, self.wrote = file.stem, file, bool(resumed)
@@ -367,7 +369,7 @@ class Opened:
             _cut_torn_line(file)
 
     def note(self, *lines: Mapping[str, Any]) -> None:
-        """Append lines and wait until the disk has them."""
+        """Append lines and wait until they are on disk."""
         try:
             with open(self._file, "ab") as handle:
                 handle.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -378,9 +380,8 @@ class Opened:
             raise unwritten(error, WHAT, printable(self._file), KEPT) from error
 
     def write(self, changes: Sequence[Change]) -> Done:
-        """Make these changes; none of a file that holds something else than its old text, also if that came after the others
-        were looked at. Raises ProblemsError where one cannot be written: those before it are changed, it and those after it
-        are not."""
+        """Make these changes, except for files without the expected old text. Raises ProblemsError for a file that cannot be written:
+        the files before it are changed, it and those after it are not."""
         due: list[Change] = []
         since: list[Path] = []
         written: list[Path] = []
@@ -402,11 +403,11 @@ class Opened:
         return Done(self.id, tuple(written), tuple(since))
 
     def done(self) -> set[Path]:
-        """The files that this change has written, or that have been changed since it listed them."""
+        """The files that this change has written, or that were changed after it listed them."""
         return {each.path for each in self._listed() if content_of(each.path) != each.old}
 
     def restore(self) -> list[Problem]:
-        """Give back the old texts; a problem for each file where that fails."""
+        """Restore the old texts. Returns a problem for each file where that fails."""
         problems = []
         for each in self._listed():
             if content_of(each.path) != each.new:
@@ -431,7 +432,8 @@ def _line(change: Change) -> dict[str, Any]:
 
 @contextmanager
 def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
-    """{path: a file next to it with its new text}, all on disk: a power cut between the renames leaves no empty caption."""
+    """Context with {path: temporary file with its new text}, all synced to disk, so that a power cut between the renames leaves no
+    empty caption."""
     found: dict[Path, Path] = {}
     try:
         for each in changes:
@@ -449,8 +451,8 @@ def _aside(changes: Sequence[Change]) -> Iterator[dict[Path, Path]]:
 
 
 def _put_over(change: Change, aside: Path | None) -> bool:
-    """Write a change where its old text still stands. Two threads never look at the same file at once; another process has
-    the moment between look and write. aside: a file with the new text, which is on disk."""
+    """Write a change if the file has its old text; returns whether it did. Threads are excluded, other processes only outside the
+    moment between check and write. aside: a synced temporary file with the new text."""
     with _WRITING:
         if content_of(change.path) != change.old or not _leads_to(change.new, change):
             return False
@@ -462,7 +464,7 @@ def _put_over(change: Change, aside: Path | None) -> bool:
 
 
 def _leads_to(content: bytes | None, change: Change) -> bool:
-    """Whether a link that is put back would lead to this content, which may have changed meanwhile."""
+    """Whether a link to restore leads to this content."""
     if content is None or change.link is None:
         return True
     target = change.path.parent / change.link
@@ -481,7 +483,7 @@ def _put(path: Path, content: bytes | None, link: str | None = None, *, aside: P
 
 
 def content_of(path: Path) -> bytes | None:
-    """A file's bytes, None where there is none. Raises ProblemsError for what is not a plain file, or too large."""
+    """A file's bytes; None for no file. Raises ProblemsError for anything but a regular file, and for a too large one."""
     return read_regular(path, MAX_BYTES) if os.path.lexists(path) else None
 
 
@@ -494,19 +496,19 @@ def _text(data: bytes | None) -> Any:
         return {"base64": base64.b64encode(data).decode("ascii")}
 
 
-def _bytes(said: Any) -> bytes | None:
-    if isinstance(said, dict):
-        return base64.b64decode(said["base64"])
-    return said.encode("utf-8") if isinstance(said, str) else None
+def _bytes(value: Any) -> bytes | None:
+    if isinstance(value, dict):
+        return base64.b64decode(value["base64"])
+    return value.encode("utf-8") if isinstance(value, str) else None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a change's file; {} for a damaged one, nothing for a file that is gone or a line that is torn."""
+    """Yield the lines of a change's file: {} for a damaged line; an incomplete last line is skipped. Nothing for a missing file."""
     return (each.line for each in _placed_lines(path))
 
 
 def _sound(line: Any) -> bool:
-    """Whether a line is one that this program writes: a damaged disk or another program may have left anything."""
+    """Whether a line has the format that this program writes."""
     if not isinstance(line, dict):
         return False
     title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
@@ -519,23 +521,23 @@ def _sound(line: Any) -> bool:
     return "path" not in line or (_is_path(line["path"]) and all(_is_text(line.get(name)) for name in ("old", "new")))
 
 
-def _is_path(said: Any) -> bool:
+def _is_path(value: Any) -> bool:
     try:
-        return isinstance(said, str) and b"\0" not in os.fsencode(said)
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
         return False
 
 
-def _is_text(said: Any) -> bool:
+def _is_text(value: Any) -> bool:
     try:
-        _bytes(said)
+        _bytes(value)
     except (KeyError, ValueError, TypeError):
         return False
-    return said is None or isinstance(said, str | dict)
+    return value is None or isinstance(value, str | dict)
 
 
 class Placed(NamedTuple):
-    """A line of a change's file, and the bytes from which to which it goes."""
+    """A line of a change's file with its byte range."""
 
     line: dict[str, Any]
     begin: int
@@ -543,7 +545,7 @@ class Placed(NamedTuple):
 
 
 def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
-    """The same from a byte on, with their places."""
+    """`_lines` from a byte on, with byte ranges."""
     with suppress(OSError, ValueError), open(path, "rb") as handle:  # ValueError: a name that no file can have
         handle.seek(begin)
         for text in handle:
@@ -557,14 +559,14 @@ def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
 
 
 def _cut_torn_line(file: Path) -> None:
-    """A kill may have left the last line incomplete; the next one must not be glued to it."""
+    """Remove an incomplete last line, left by a kill, before appending."""
     with open(file, "rb+") as handle:
         content = handle.read()
         handle.truncate(content.rfind(b"\n") + 1)
 
 
 def check_links(paths: Iterable[Path]) -> None:
-    """Raises ProblemsError with one problem for each link that leads to where this process may not write."""
+    """Raise ProblemsError with one problem for each link to a place where this process may not write."""
     problems = [
         Problem(
             "This caption is a link to a file outside the open folders, so it is not changed",
@@ -579,8 +581,8 @@ def check_links(paths: Iterable[Path]) -> None:
 
 
 def check_folders(folders: Iterable[Path]) -> None:
-    """Raises ProblemsError with one problem for each folder in which no file can be written. What a process that was killed
-    an hour ago or more left of a write is removed."""
+    """Raise ProblemsError with one problem for each folder that is not writable. Removes temporary files of processes killed more
+    than an hour ago."""
     folders = sorted(set(folders))
     for folder in folders:
         atomic.remove_leftovers(folder, files_only=True)

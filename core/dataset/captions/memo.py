@@ -32,7 +32,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """An image with the state of its caption files, in the form that the memo compares."""
+    """An image with the state of its caption files, in the memo's form."""
 
     path: Path
     bytes: int
@@ -82,7 +82,7 @@ def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> 
 
 
 def _rememberable(image: ImageInfo) -> bool:
-    return image.given is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
+    return image.metadata_caption is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
 
 
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:

@@ -45,8 +45,8 @@ class _Longest(_Still):
 STILL, LONGEST = _Still(), _Longest()
 
 
-class Showing(NamedTuple):
-    """One use of an image in training: what its caption depends on.
+class ImageUse(NamedTuple):
+    """One use of an image in training, with everything its caption depends on.
 
     key    the image's address in draws                  repeat   which of its repeats, from 0
     words  its folder's default caption, for templates   step     optimizer step (from 0) that uses it; for token warmup
@@ -60,7 +60,7 @@ class Showing(NamedTuple):
     step: int = 0
 
 
-class Drawn(NamedTuple):
+class PreviewCaption(NamedTuple):
     """A caption that training will use. epoch and repeat count from 1."""
 
     epoch: int
@@ -71,34 +71,34 @@ class Drawn(NamedTuple):
 # ---- draws by address
 
 
-def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
+def training_caption(use: ImageUse, seed: int, epoch: int, total_steps: int = 0) -> str:
     """The caption of one use of an image in an epoch (from 0). total_steps: needed with token warmup (see `needs_steps`)."""
-    settings = shown.settings
-    raw, is_sentence = _text_of(shown, seed, epoch)
-    random = draws.python_random(seed, "caption", epoch, *shown.key, shown.repeat) if is_random(settings) else STILL
+    settings = use.settings
+    raw, is_sentence = _text_of(use, seed, epoch)
+    random = draws.python_random(seed, "caption", epoch, *use.key, use.repeat) if is_random(settings) else STILL
     if _dropped(settings, random, epoch):
         return ""
-    return _worded(raw, settings, random, shown.step, total_steps, shown.words, is_sentence)
+    return _worded(raw, settings, random, use.step, total_steps, use.words, is_sentence)
 
 
-def _text_of(shown: Showing, seed: int, epoch: int) -> tuple[str, bool]:
+def _text_of(use: ImageUse, seed: int, epoch: int) -> tuple[str, bool]:
     """The pipeline's input, and whether it is a sentence without tags. Of two files: one at random, or both joined."""
-    caption, settings = shown.caption, shown.settings
+    caption, settings = use.caption, use.settings
     if isinstance(caption, str):
         return caption, False
     if caption.sentence is None or settings.sidecars == "one":
         return caption.text, False
     if settings.sidecars == "drawn":
-        draw = draws.uniform(seed, "sentence or tags", epoch, *shown.key, shown.repeat)
+        draw = draws.uniform(seed, "sentence or tags", epoch, *use.key, use.repeat)
         return (caption.sentence, True) if draw < settings.sentence_share else (caption.tags, False)
     # sd-scripts joins by the separator and so shuffles parts of the sentence among the tags.
     glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
     return join_texts(caption.sentence, caption.tags, settings, glue), False
 
 
-def caption_variants_of_epoch(showings: Iterable[Showing], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
+def caption_variants_of_epoch(uses: Iterable[ImageUse], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
     """The distinct captions an epoch will use, in order of first use: what must be encoded at its start."""
-    return list(dict.fromkeys(showing_caption(shown, seed, epoch, total_steps) for shown in showings))
+    return list(dict.fromkeys(training_caption(use, seed, epoch, total_steps) for use in uses))
 
 
 def caption_preview(
@@ -112,7 +112,7 @@ def caption_preview(
     words: str = "",
     total_steps: int = 0,
     step_of: Callable[[int, int], int] | None = None,
-) -> list[Drawn]:
+) -> list[PreviewCaption]:
     """The captions that epochs 1 to `epochs` use for an image, in order.
 
     step_of   (epoch from 0, repeat from 0) -> the step that uses it; only token warmup needs it, which counts as
@@ -123,8 +123,8 @@ def caption_preview(
     for epoch in range(epochs):
         for repeat in range(repeats):
             step = step_of(epoch, repeat) if step_of else over
-            shown = Showing(image_key, repeat, caption, settings, words, step)
-            found.append(Drawn(epoch + 1, repeat + 1, showing_caption(shown, seed, epoch, total_steps)))
+            use = ImageUse(image_key, repeat, caption, settings, words, step)
+            found.append(PreviewCaption(epoch + 1, repeat + 1, training_caption(use, seed, epoch, total_steps)))
     return found
 
 
@@ -257,7 +257,7 @@ def _arranged(
     if sentence.strip():
         head = [sentence.strip(), *head]
     if trigger:
-        head, flexible = _trigger_kept(trigger, caption, head, flexible)
+        head, flexible = _with_trigger(trigger, caption, head, flexible)
     if divides:
         flexible = flexible[: _warm_tags(len(flexible), settings, step, total_steps)]
         if settings.shuffle_caption:
@@ -331,7 +331,7 @@ def _led_by(trigger: str, caption: str, separator: str) -> str:
     return f"{trigger}{_spaced(separator)}{caption}" if separator in caption else f"{trigger} {caption}"
 
 
-def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
+def _with_trigger(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
     """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
     word = _word(trigger)
     if not word.search(caption):

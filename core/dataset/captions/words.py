@@ -1,4 +1,4 @@
-"""Names of files and tags as the words of a caption. Pure functions."""
+"""Turns names of files and tags into text for captions. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def name_words(name: str, *, leading: bool = True, trailing: bool = True, replac
 
 
 def number_of(name: str) -> str:
-    """The number at the end of a name as it is written there: "fox_012" -> "012"; "" for none."""
+    """The digits at the end of a name: "fox_012" -> "012"; "" for none."""
     found = _TRAILING.search(name)
     return (found[1] or found[2]) if found else ""
 
 
 def tag_words(tag: str) -> str:
-    """A tag with spaces for its underscores; kaomoji keep theirs."""
+    """A tag with spaces instead of underscores, except in kaomoji."""
     return tag if tag in KAOMOJI else tag.replace("_", " ").strip()
 
 
 def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the words, as a whole word and in any case."""
+    """A regular expression that matches any of the words, as a whole word and in any case."""
     longest_first = sorted(words, key=len, reverse=True)
     pattern = "|".join(re.escape(word) for word in longest_first)
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)

@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, and what to do about it."""
+"""The dataset doctor: problems of a dataset, and fixes."""

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from core.dataset.doctor.finding import Finding, Patient, joined_groups, one_by_one
+from core.dataset.doctor.finding import ExaminedImage, Finding, joined_groups, one_by_one
 
 SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
@@ -19,25 +19,31 @@ NAMED_TAGS = 3  # of an image's rare tags shown next to it
 _WORD = re.compile(r"\w+")
 
 
-def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
+def caption_findings(items: Sequence[ExaminedImage]) -> list[Finding]:
     """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
-    patients = [patient for patient in patients if patient.role != "regularization"]
-    own = [patient for patient in patients if _is_own(patient)]
-    return [*_none(patients), *_one_for_all(own), *_alike(own), *_file_names(own), *_rare_tags(own)]
+    items = [item for item in items if item.role != "regularization"]
+    captioned = [item for item in items if _has_caption(item)]
+    return [
+        *_none(items),
+        *_one_for_all(captioned),
+        *_alike(captioned),
+        *_file_names(captioned),
+        *_rare_tags(captioned),
+    ]
 
 
-def _is_own(patient: Patient) -> bool:
-    """Whether the image has a caption of its own."""
-    caption = patient.placed.caption
+def _has_caption(item: ExaminedImage) -> bool:
+    """Whether the image has a caption from a file or metadata."""
+    caption = item.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
-def _none(patients: Sequence[Patient]) -> list[Finding]:
-    """Images without a caption of their own."""
-    lacking = [patient for patient in patients if not _is_own(patient)]
+def _none(items: Sequence[ExaminedImage]) -> list[Finding]:
+    """The finding about images without a caption."""
+    lacking = [item for item in items if not _has_caption(item)]
 
-    def note(patient: Patient) -> str:
-        words = patient.placed.caption.text.strip()
+    def note(item: ExaminedImage) -> str:
+        words = item.placed.caption.text.strip()
         return f"default caption: {words}" if words else "empty caption"
 
     return one_by_one(
@@ -49,32 +55,33 @@ def _none(patients: Sequence[Patient]) -> list[Finding]:
     )
 
 
-def _one_for_all(own: Sequence[Patient]) -> list[Finding]:
-    texts = {_plain(patient.placed.caption.text) for patient in own}
-    if len(own) < 3 or len(texts) != 1:
+def _one_for_all(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+    texts = {_plain(item.placed.caption.text) for item in captioned}
+    if len(captioned) < 3 or len(texts) != 1:
         return []
     what = "All captions are identical: everything the images share, backgrounds included, becomes part of the subject"
     fix = "describe in each caption what differs, so that only the subject is shared"
-    return [Finding("one caption", "advice", what, fix, tuple((patient.seen(),) for patient in own))]
+    return [Finding("one caption", "advice", what, fix, tuple((item.in_finding(),) for item in captioned))]
 
 
-def _alike(own: Sequence[Patient]) -> list[Finding]:
+def _alike(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Groups of captions with nearly the same words, in any order."""
-    words = [frozenset(_WORD.findall(patient.placed.caption.text.lower())) for patient in own]
+    words = [frozenset(_WORD.findall(item.placed.caption.text.lower())) for item in captioned]
     if len(set(words)) == 1:
         return []
-    long = [number for number, said in enumerate(words) if len(said) >= SIMILAR_FROM_WORDS]
+    long = [number for number, each in enumerate(words) if len(each) >= SIMILAR_FROM_WORDS]
     pairs = list(_similar_pairs([words[number] for number in long]))
     first: dict[str, int] = {}
-    equal = [(first.setdefault(_plain(patient.placed.caption.text), n), n) for n, patient in enumerate(own)]
+    equal = [(first.setdefault(_plain(item.placed.caption.text), n), n) for n, item in enumerate(captioned)]
     joined = [(long[one], long[other]) for one, other in pairs] + [pair for pair in equal if pair[0] != pair[1]]
-    groups = joined_groups(joined, len(own))
+    groups = joined_groups(joined, len(captioned))
     if not groups:
         return []
-    said = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
-    what = f"{said} the same or nearly the same caption ({sum(map(len, groups))} images)"
+    groups_text = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
+    what = f"{groups_text} the same or nearly the same caption ({sum(map(len, groups))} images)"
     shown = tuple(
-        tuple(own[number].seen(own[number].placed.caption.text[:120]) for number in group) for group in groups
+        tuple(captioned[number].in_finding(captioned[number].placed.caption.text[:120]) for number in group)
+        for group in groups
     )
     return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", shown)]
 
@@ -85,60 +92,62 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
     Two sets this similar share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
     filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
     """
-    counts = Counter(word for said in sets for word in said)
+    counts = Counter(word for words in sets for word in words)
     meeting: dict[str, list[int]] = defaultdict(list)
     equal: dict[frozenset[str], int] = {}
-    for number, said in enumerate(sets):
-        if said in equal:
-            yield equal[said], number
+    for number, words in enumerate(sets):
+        if words in equal:
+            yield equal[words], number
             continue
-        equal[said] = number
-        rarest = sorted(said, key=lambda word: (counts[word], word))[: len(said) - math.ceil(SIMILAR * len(said)) + 1]
+        equal[words] = number
+        rarest = sorted(words, key=lambda word: (counts[word], word))[
+            : len(words) - math.ceil(SIMILAR * len(words)) + 1
+        ]
         for other in {other for word in rarest for other in meeting[word]}:
-            if len(said & sets[other]) >= SIMILAR * len(said | sets[other]):
+            if len(words & sets[other]) >= SIMILAR * len(words | sets[other]):
                 yield other, number
         for word in rarest:
             meeting[word].append(number)
 
 
-def _file_names(own: Sequence[Patient]) -> list[Finding]:
-    """Captions that are just the file name, such as IMG_0231. A word that names the subject is fine."""
+def _file_names(captioned: Sequence[ExaminedImage]) -> list[Finding]:
+    """Captions that are only the file name with a number, such as IMG_0231."""
     named = [
-        patient
-        for patient in own
-        if _plain(patient.placed.caption.text) == _plain(patient.image.path.stem)
-        and re.search(r"\d", patient.placed.caption.text)
+        item
+        for item in captioned
+        if _plain(item.placed.caption.text) == _plain(item.image.path.stem)
+        and re.search(r"\d", item.placed.caption.text)
     ]
     return one_by_one(
         "file name",
         named,
         "{n} captioned with the file name",
         "describe what the image shows",
-        lambda patient: patient.placed.caption.text[:80],
+        lambda item: item.placed.caption.text[:80],
     )
 
 
-def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
+def _rare_tags(captioned: Sequence[ExaminedImage]) -> list[Finding]:
     """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
-    tags = [_tags(patient) for patient in own]
+    tags = [_tags(item) for item in captioned]
     pieces = [tag for each in tags for tag in each]
-    if len(own) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
+    if len(captioned) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
         return []
     counts = Counter(tag for each in tags for tag in set(each))
     rare = {number: [tag for tag in each if counts[tag] == 1] for number, each in enumerate(tags)}
-    holders = [(own[number], said) for number, said in rare.items() if said]
+    holders = [(captioned[number], rare_tags) for number, rare_tags in rare.items() if rare_tags]
     if not holders:
         return []
-    total = sum(len(said) for _, said in holders)
+    total = sum(len(rare_tags) for _, rare_tags in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
     fix = "check for typos and synonyms"
-    shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
+    shown = tuple((item.in_finding(_some(rare_tags)),) for item, rare_tags in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
 
-def _tags(patient: Patient) -> list[str]:
-    separator = patient.placed.concept.captions.caption_separator or ","
-    parts = (part.strip().lower() for part in patient.placed.caption.text.split(separator.strip() or separator))
+def _tags(item: ExaminedImage) -> list[str]:
+    separator = item.placed.concept.captions.caption_separator or ","
+    parts = (part.strip().lower() for part in item.placed.caption.text.split(separator.strip() or separator))
     return [part for part in parts if part]
 
 
@@ -152,5 +161,5 @@ def _some(tags: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """The words alone, in lower case: "A_red  Fox." and "a red fox" are equal."""
+    """The words only, in lower case: "A_red  Fox." and "a red fox" are equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

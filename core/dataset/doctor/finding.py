@@ -1,4 +1,4 @@
-"""The dataset doctor's findings as plain data for the page: which images, why, and what a bulk action would move."""
+"""The dataset doctor's findings as plain data: images, reason, and the images that a bulk action moves."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask and control image, if no other
+class FindingImage:
+    """One image of a finding. note: details about it ("320 x 240, validation"); sidecars: its mask and control image, if no other
     image uses them."""
 
     key: Key
     path: Path
     note: str = ""
-    beside: tuple[Path, ...] = ()
+    sidecars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found in a dataset.
+    """A finding about images of a dataset.
 
     kind      "same", "near", "leak", "blur", ...: see KINDS
     level     "error" blocks a start, "advice" does not
     what, fix   as in Problem
     images    groups that belong together (duplicates); single images are groups of one
-    advised   keys of those that `doctor.treat` moves to the trash
+    advised   keys of the images that `treat` moves to the trash
     action    "put away" where that fixes it, "open" where the user has to look or write
     """
 
@@ -64,14 +64,14 @@ class Finding:
     level: str
     what: str
     fix: str
-    images: tuple[tuple[Seen, ...], ...]
+    images: tuple[tuple[FindingImage, ...], ...]
     advised: tuple[Key, ...] = ()
     action: str = "open"
 
     @property
     def id(self) -> str:
-        """Stable for the same finding about the same images: how a page refers to it."""
-        keys = sorted("/".join(seen.key) for group in self.images for seen in group)
+        """An id for the page, the same for the same finding about the same images."""
+        keys = sorted("/".join(each.key) for group in self.images for each in group)
         text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
         return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
 
@@ -86,17 +86,17 @@ class Finding:
         return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON. Names that are not valid Unicode are shown with replacement characters, so actions go by `id`."""
+        """As plain JSON. Names that are not valid Unicode get replacement characters, so actions must use `id`."""
         advised = set(self.advised)
         groups = [
             [
                 {
-                    "key": [printable(part) for part in seen.key],
-                    "path": printable(seen.path),
-                    "note": seen.note,
-                    "advised": seen.key in advised,
+                    "key": [printable(part) for part in each.key],
+                    "path": printable(each.path),
+                    "note": each.note,
+                    "advised": each.key in advised,
                 }
-                for seen in group
+                for each in group
             ]
             for group in self.images
         ]
@@ -115,13 +115,13 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
-    """An image to examine. role: "train", "regularization" or "validation"; alone: its mask and control image, if no other image
+class ExaminedImage:
+    """An image to examine. role: "train", "regularization" or "validation"; sidecars: its mask and control image, if no other image
     uses them."""
 
     placed: Placed
     role: str
-    alone: tuple[Path, ...] = ()
+    sidecars: tuple[Path, ...] = ()
 
     @property
     def image(self) -> ImageInfo:
@@ -131,37 +131,37 @@ class Patient:
     def key(self) -> Key:
         return self.placed.image.key
 
-    def seen(self, note: str = "") -> Seen:
-        return Seen(self.key, self.image.path, note, self.alone)
+    def in_finding(self, note: str = "") -> FindingImage:
+        return FindingImage(self.key, self.image.path, note, self.sidecars)
 
 
 def one_by_one(
     kind: str,
-    found: Sequence[Patient],
+    items: Sequence[ExaminedImage],
     what: str,
     fix: str,
-    note: Callable[[Patient], str] = lambda patient: "",
+    note: Callable[[ExaminedImage], str] = lambda item: "",
     put_away: bool = False,
 ) -> list[Finding]:
-    """A finding about single images; none where nothing was found. `{n}` in `what` becomes "3 images are"."""
-    if not found:
+    """A finding about single images; [] without any. `{n}` in `what` becomes "3 images are"."""
+    if not items:
         return []
-    number = "1 image is" if len(found) == 1 else f"{len(found)} images are"
+    number = "1 image is" if len(items) == 1 else f"{len(items)} images are"
     return [
         Finding(
             kind,
             "advice",
             what.replace("{n}", number),
             fix,
-            tuple((patient.seen(note(patient)),) for patient in found),
-            tuple(patient.key for patient in found) if put_away else (),
+            tuple((item.in_finding(note(item)),) for item in items),
+            tuple(item.key for item in items) if put_away else (),
             "put away" if put_away else "open",
         )
     ]
 
 
-def size_of(patient: Patient) -> str:
-    return f"{patient.image.width} x {patient.image.height}"
+def size_of(item: ExaminedImage) -> str:
+    return f"{item.image.width} x {item.image.height}"
 
 
 def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:

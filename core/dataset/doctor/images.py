@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.caches.contents import content_hashes
-from core.dataset.doctor.finding import Finding, Key, Patient, joined_groups, one_by_one, size_of
+from core.dataset.doctor.finding import ExaminedImage, Finding, Key, joined_groups, one_by_one, size_of
 from core.dataset.images.look import Look
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.image_info import ImageInfo
@@ -52,32 +52,32 @@ class Limits:
 
 
 def copies(
-    patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    items: Sequence[ExaminedImage],
+    looks: Mapping[Key, Look],
     limits: Limits,
     memo_path: Path | str | None,
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
     """Exact and near duplicates, within the training set and across training, validation and regularization."""
-    exact = _same_content(patients, memo_path, cancel)
-    near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
+    exact = _same_content(items, memo_path, cancel)
+    near = _near(items, looks, limits, exact, memo_path, cancel, progress)
     return _by_roles((exact, ""), (near, "near "))
 
 
 def copies_by_content(
-    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
+    items: Sequence[ExaminedImage], memo_path: Path | str | None, cancel: CancelToken | None
 ) -> list[Finding]:
     """Exact duplicates only; nothing is decoded."""
-    return _by_roles((_same_content(patients, memo_path, cancel), ""))
+    return _by_roles((_same_content(items, memo_path, cancel), ""))
 
 
-def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
+def _by_roles(*alike_groups: tuple[list[list[ExaminedImage]], str]) -> list[Finding]:
     """A finding for each kind of duplicates, by the images' roles."""
-    found: dict[str, list[list[Patient]]] = defaultdict(list)
+    found: dict[str, list[list[ExaminedImage]]] = defaultdict(list)
     for groups, alike in alike_groups:
         for group in groups:
-            roles = {patient.role for patient in group}
+            roles = {item.role for item in group}
             kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
             found[alike + kind].append(sorted(group, key=_worth))
     return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
@@ -118,64 +118,64 @@ _COPIES = {
 }
 
 
-def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
+def _copies(kind: str, groups: Sequence[Sequence[ExaminedImage]]) -> Finding:
     level, what, fix = _COPIES[kind]
-    advised = [patient.key for group in groups for patient in _too_many(group)]
-    said = "1 image" if len(groups) == 1 else f"{len(groups)} images"
-    shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
-    what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
+    advised = [item.key for group in groups for item in _too_many(group)]
+    groups_text = "1 image" if len(groups) == 1 else f"{len(groups)} images"
+    shown = tuple(tuple(item.in_finding(f"{size_of(item)}, {item.role}") for item in group) for group in groups)
+    what = what.replace("{groups}", groups_text).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
 
 
-def _too_many(group: Sequence[Patient]) -> list[Patient]:
-    """All but the first, without the first's own file, which two entries may share."""
-    return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
+def _too_many(group: Sequence[ExaminedImage]) -> list[ExaminedImage]:
+    """All but the first image, without entries with the first's file."""
+    return [item for item in group[1:] if item.image.path != group[0].image.path]
 
 
 _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
 
 
-def _worth(patient: Patient) -> tuple:
+def _worth(item: ExaminedImage) -> tuple:
     """Sort key that puts the duplicate to keep first: trained, captioned, more pixels, more bytes, first name."""
-    image = patient.image
-    captioned = patient.placed.caption.source in ("file", "metadata")
+    image = item.image
+    captioned = item.placed.caption.source in ("file", "metadata")
     pixels = image.width * image.height
-    return (_ROLE_ORDER.get(patient.role, 3), not captioned, -pixels, -image.bytes, patient.key)
+    return (_ROLE_ORDER.get(item.role, 3), not captioned, -pixels, -image.bytes, item.key)
 
 
 def _same_content(
-    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
-) -> list[list[Patient]]:
+    items: Sequence[ExaminedImage], memo_path: Path | str | None, cancel: CancelToken | None
+) -> list[list[ExaminedImage]]:
     """Groups of files with equal bytes. Only files of equal size are read."""
-    lengths = Counter(patient.image.bytes for patient in patients)
-    suspects = [patient for patient in patients if lengths[patient.image.bytes] > 1]
-    hashes = content_hashes([patient.image for patient in suspects], memo_path, cancel.check if cancel else None)
-    groups: dict[str, list[Patient]] = defaultdict(list)
-    for patient in suspects:
-        groups[hashes[patient.key]].append(patient)
+    lengths = Counter(item.image.bytes for item in items)
+    suspects = [item for item in items if lengths[item.image.bytes] > 1]
+    hashes = content_hashes([item.image for item in suspects], memo_path, cancel.check if cancel else None)
+    groups: dict[str, list[ExaminedImage]] = defaultdict(list)
+    for item in suspects:
+        groups[hashes[item.key]].append(item)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def _near(
-    patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    items: Sequence[ExaminedImage],
+    looks: Mapping[Key, Look],
     limits: Limits,
-    exact: Sequence[Sequence[Patient]],
+    exact: Sequence[Sequence[ExaminedImage]],
     memo_path: Path | str | None,
     cancel: CancelToken | None,
     progress: Progress | None,
-) -> list[list[Patient]]:
-    """Groups of near duplicates; of exact duplicates only the one to keep takes part."""
+) -> list[list[ExaminedImage]]:
+    """Groups of near duplicates; of exact duplicates only the one to keep is compared."""
     left_out = set()
     for group in exact:
         ordered = sorted(group, key=_worth)
-        left_out |= {patient.key for patient in ordered[1:]}
+        left_out |= {item.key for item in ordered[1:]}
     able = [
-        patient
-        for patient in patients
-        if patient.key not in left_out and patient.key in seen and int(seen[patient.key].dhash or "0", 16)
+        item
+        for item in items
+        if item.key not in left_out and item.key in looks and int(looks[item.key].dhash or "0", 16)
     ]
-    pairs = list(close_pairs([seen[patient.key].dhash for patient in able], limits.near_distance, cancel))
+    pairs = list(close_pairs([looks[item.key].dhash for item in able], limits.near_distance, cancel))
     wanted = sorted({number for pair in pairs for number in pair})
     closer = second_look([able[number].image for number in wanted], memo_path, cancel, progress)
     alike = []
@@ -229,10 +229,10 @@ def second_look(
     known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
     result = {}
     for image in images:
-        said = json_or_none(known[image.path])
+        stored = json_or_none(known[image.path])
         with suppress(TypeError, KeyError, ValueError):  # a damaged row; none for an image that cannot be decoded
-            gray = np.frombuffer(bytes.fromhex(said["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
-            result[image.key] = Closer(gray, said["frame"])
+            gray = np.frombuffer(bytes.fromhex(stored["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
+            result[image.key] = Closer(gray, stored["frame"])
     return result
 
 
@@ -283,27 +283,27 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
 
 
 def looks_wrong(
-    patients: Sequence[Patient],
-    seen: Mapping[Key, Look],
+    items: Sequence[ExaminedImage],
+    looks: Mapping[Key, Look],
     limits: Limits,
     memo_path: Path | str | None,
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
     """Blurry, single-color and framed images."""
-    whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
-    plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
-    rest = [patient for patient in whole if seen[patient.key].border < 1.0]
+    whole = [item for item in items if item.key in looks and not looks[item.key].reason]
+    plain = [item for item in whole if looks[item.key].border >= 1.0]
+    rest = [item for item in whole if looks[item.key].border < 1.0]
     blurred = sorted(
-        (patient for patient in rest if seen[patient.key].blur < limits.blur_below),
-        key=lambda patient: seen[patient.key].blur,
+        (item for item in rest if looks[item.key].blur < limits.blur_below),
+        key=lambda item: looks[item.key].blur,
     )
-    edged = [patient for patient in rest if seen[patient.key].border >= limits.border_from]
-    closer = second_look([patient.image for patient in edged], memo_path, cancel, progress)
-    frames = {patient.key: closer[patient.key].frame for patient in edged if patient.key in closer}
+    edged = [item for item in rest if looks[item.key].border >= limits.border_from]
+    closer = second_look([item.image for item in edged], memo_path, cancel, progress)
+    frames = {item.key: closer[item.key].frame for item in edged if item.key in closer}
     framed = sorted(
-        (patient for patient in edged if frames.get(patient.key, 0.0) >= limits.border_from),
-        key=lambda patient: -frames[patient.key],
+        (item for item in edged if frames.get(item.key, 0.0) >= limits.border_from),
+        key=lambda item: -frames[item.key],
     )
     return [
         *one_by_one(
@@ -318,7 +318,7 @@ def looks_wrong(
             blurred,
             "{n} blurry or very soft, which makes generated images soft too",
             "check each, and move those that are not meant to be soft to the trash",
-            lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
+            lambda item: f"sharpness {looks[item.key].blur:.0f}",
             put_away=True,
         ),
         *one_by_one(
@@ -326,27 +326,27 @@ def looks_wrong(
             framed,
             "{n} framed or letterboxed: the border is trained too",
             "crop them with the image tools, or move them to the trash",
-            lambda patient: f"{frames[patient.key]:.0%} is border",
+            lambda item: f"{frames[item.key]:.0%} is border",
             put_away=True,
         ),
     ]
 
 
-def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
+def wrong_size(items: Sequence[ExaminedImage], limits: Limits) -> list[Finding]:
     """Images that are strongly upscaled, tiny, or have an extreme aspect ratio."""
 
-    def aspect(patient: Patient) -> float:
-        sides = sorted((patient.image.width, patient.image.height))
+    def aspect(item: ExaminedImage) -> float:
+        sides = sorted((item.image.width, item.image.height))
         return sides[1] / sides[0]
 
-    small = [p for p in patients if min(p.image.width, p.image.height) < limits.small_side]
-    tiny = {patient.key for patient in small}
+    small = [p for p in items if min(p.image.width, p.image.height) < limits.small_side]
+    tiny = {item.key for item in small}
     enlarged = sorted(
-        (p for p in patients if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
-        key=lambda patient: -patient.placed.placement.scale,
+        (p for p in items if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
+        key=lambda item: -item.placed.placement.scale,
     )
     no_upscale = ImageSettings.title_of("bucket_no_upscale")
-    long = sorted((p for p in patients if aspect(p) > limits.extreme_aspect), key=lambda patient: -aspect(patient))
+    long = sorted((p for p in items if aspect(p) > limits.extreme_aspect), key=lambda item: -aspect(item))
     return [
         *one_by_one(
             "small",
@@ -361,7 +361,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
             enlarged,
             f"{{n}} upscaled more than {limits.strong_scale:g} times: the blur is trained too",
             f"use larger versions or a lower resolution, turn on '{no_upscale}', or move them to the trash",
-            lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
+            lambda item: f"{size_of(item)}, {item.placed.placement.scale:.1f} times",
             put_away=True,
         ),
         *one_by_one(
@@ -369,6 +369,6 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
             long,
             f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: a large part is cropped",
             "crop them with the image tools",
-            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} left after the crop",
+            lambda item: f"{size_of(item)}, {item.placed.placement.area_after_crop:.0%} left after the crop",
         ),
     ]

@@ -1,8 +1,8 @@
 """The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
 
-One folder per action, `_atelier_trash/<time>/`, has the files under their own names and a record of where each came
-from. The record is written before the first file moves, so that even a power cut can be undone. The numbering of files
-(`core/tools/images/number.py`) moves them, and keeps its record, in the same way.
+One folder per action, `_atelier_trash/<time>/`, has the files under their names and a record of their original paths. The
+record is written before the first file moves, so that even an action cut off by a power cut can be undone. The numbering of files
+(`core/tools/images/number.py`) moves files and records them in the same way.
 """
 
 from __future__ import annotations
@@ -80,16 +80,16 @@ def put_away(
         fix = "check that the folder is writable"
         raise ProblemsError.one(what, printable(folder / TRASH_FOLDER), fix, code="trash.not-created") from error
     pairs = _pairs(moved, folder)
-    said = {
+    content = {
         "v": 1,
         "when": time.time(),
         "reason": reason,
         "images": [_named(path, folder) for path in images],
-        "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
+        "files": [{"from": _named(path, folder), "to": name} for path, name in pairs],
     }
     try:
-        atomic.write_json(place / RECORD, said)
-        move_all([(path, place / _FILES / kept) for path, kept in pairs])
+        atomic.write_json(place / RECORD, content)
+        move_all([(path, place / _FILES / name) for path, name in pairs])
     except OSError as error:
         tidy(place)
         fix = "close programs that use it, check that the folder is writable, and try again"
@@ -104,8 +104,8 @@ def put_back(token: str) -> tuple[Path, ...]:
     Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """
     record = Path(token)
-    folder, said = _read(record)
-    waiting = [(source, target) for source, target in _moves(record, folder, said) if os.path.lexists(source)]
+    folder, content = _read(record)
+    waiting = [(source, target) for source, target in _moves(record, folder, content) if os.path.lexists(source)]
     what, fix = "Nothing was restored: another file has this name now", "rename or move that file, then undo again"
     refuse_taken(waiting, what, fix, "trash.name-taken")
     if not waiting:
@@ -122,17 +122,17 @@ def put_back(token: str) -> tuple[Path, ...]:
 
 
 def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
-    """Actions that can be undone, newest first; of all, or of so many that were the last."""
+    """Actions that can be undone, newest first; at most the `most` newest ones, None for all."""
     found = []
     for record in _records(Path(dataset_folder))[-most if most else None :]:
         try:
-            folder, said = _read(record)
+            folder, content = _read(record)
         except ProblemsError:
             continue
-        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, said))
+        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, content))
         if left:
-            names = tuple(str(name) for name in said["images"])
-            found.append(PutAway(str(record), float(said["when"]), str(said["reason"]), names, left))
+            names = tuple(str(name) for name in content["images"])
+            found.append(PutAway(str(record), float(content["when"]), str(content["reason"]), names, left))
     return sorted(found, key=lambda each: -each.when)
 
 
@@ -163,26 +163,26 @@ def companions(images: Sequence[Path]) -> list[Path]:
             if is_image_name(name) and name not in names and not is_label(name)
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
-        own = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
+        leaving_stems = stems - staying | {name.casefold() for name in names}  # a.png.txt is a.png's caption
         for name in beside:
-            if name not in names and _belongs(name, own, staying | stems):
+            if name not in names and _belongs(name, leaving_stems, staying | stems):
                 found.append(folder / name)
     return found
 
 
-def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
+def _belongs(name: str, stems: set[str], all_stems: set[str]) -> bool:
     """Whether a file belongs to an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
-        return stem in own
+        return stem in stems
     if ending == ".npz":
         if stem in all_stems:
-            return stem in own
+            return stem in stems
         parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
-        return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
+        return any(part in stems and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
     if is_image_name(name):
-        return split_label(stem)[1] != "" and split_label(stem)[0] in own
+        return split_label(stem)[1] != "" and split_label(stem)[0] in stems
     return False
 
 
@@ -214,11 +214,11 @@ def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
     pairs = []
     for path in paths:
         try:
-            kept = path.relative_to(folder).as_posix()
+            name = path.relative_to(folder).as_posix()
         except ValueError:
             number = places.setdefault(path.parent, len(places) + 1)
-            kept = f"outside-{number}/{path.name}"
-        pairs.append((path, kept))
+            name = f"outside-{number}/{path.name}"
+        pairs.append((path, name))
     return pairs
 
 
@@ -235,25 +235,25 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
-        said = renewed(read_json_object(record))
-        for each in said["files"]:
+        content = renewed(read_json_object(record))
+        for each in content["files"]:
             if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
                 raise ValueError
-        if not isinstance(said["images"], list):
+        if not isinstance(content["images"], list):
             raise ValueError
-        float(said["when"]), str(said["reason"])
+        float(content["when"]), str(content["reason"])
     except (ProblemsError, ValueError, KeyError, TypeError) as error:
         what, fix = (
             "The trash folder no longer has a record of this; nothing was changed",
             "move the files back manually",
         )
         raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
-    return record.parent.parent.parent, said
+    return record.parent.parent.parent, content
 
 
-def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+def _moves(record: Path, folder: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
     """(path in the trash, original path) of every file."""
-    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
+    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in content["files"]]
 
 
 def tidy(place: Path) -> None:

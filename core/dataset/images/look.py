@@ -215,19 +215,19 @@ def _decoded(
 def _look_at(image: ImageInfo) -> tuple[Look, bool]:
     """Decode one image: its measurements or error, and whether that is valid as long as the file is unchanged."""
     try:
-        with remarks() as said:
+        with remarks() as warnings:
             opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
         if opened.size != (image.width, image.height):
             return Look("has a different size than its header states"), True
         red = opened.on(BLACK).getchannel("R")
         found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]
-        remark = said[0].strip()[:MOST_REMARK] if said else ""
+        remark = warnings[0].strip()[:MOST_REMARK] if warnings else ""
         return replace(found, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
     except BrokenImage as error:
         return Look(str(error)), not isinstance(error, UnreachableImage)
 
 
-def reasons_of(seen: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
+def reasons_of(looks: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
     """{image key: reason} of those that cannot be decoded."""
-    return {key: look.reason for key, look in seen.items() if look.reason}
+    return {key: look.reason for key, look in looks.items() if look.reason}

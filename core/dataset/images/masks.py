@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from core.dataset.buckets.sizes import Size, cover
+from core.dataset.buckets.aspect_ratio import Size, fit_to_bucket
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.pixels import enough_for, in_view
@@ -31,7 +31,7 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
     """
     images = placed.concept.images
     if images.masked_loss and placed.image.conditioning is not None:
-        opened = _beside(placed.image.conditioning, "mask", view)
+        opened = _open_partner(placed.image.conditioning, "mask", view)
         mask = opened.on(BLACK).getchannel("R")
     elif images.alpha_mask:
         opened = open_decoded(placed.image.path, enough=enough_for(view.placement))
@@ -44,37 +44,38 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_control(placed: Placed, view: View) -> np.ndarray | None:
-    """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black, with the compatibility of sd-scripts
-    in their own color; None for an image without one. One of another size than its image is resized with it."""
+    """The control image, float32 [3, H, W] in 0..1 at the bucket's size; None for an image without one. Transparent parts are
+    black (with sd-scripts' compatibility, their color is used). One of another size than its image is resized with it."""
     pixels = control_pixels(placed, view)
     return None if pixels is None else as_control(pixels)
 
 
 def control_pixels(placed: Placed, view: View) -> np.ndarray | None:
-    """The same in uint8, 0 to 255."""
+    """`load_control` in uint8, 0 to 255."""
     if placed.image.control is None:
         return None
-    opened = _beside(placed.image.control, "control image", view)
+    opened = _open_partner(placed.image.control, "control image", view)
     hint = opened.on(BLACK) if placed.concept.control_fit == "aligned" else opened.colors
     return _channels(control_in_view(hint, view, placed.concept))
 
 
 def control_filter(concept: Concept) -> str:
-    """The resampling method of its control images."""
-    own = concept.images.control_interpolation
+    """The resampling method for a folder's control images."""
+    chosen = concept.images.control_interpolation
     if concept.control_fit == "area":  # sd-scripts 0.9
-        return own or "area"
-    return own or concept.images.resize_interpolation
+        return chosen or "area"
+    return chosen or concept.images.resize_interpolation
 
 
 def is_resized(size: Size, placed: Placed) -> bool:
-    """Whether a control image of this size is resized for its place, and not cropped alone."""
+    """Whether a control image of this size must be resized, not only cropped."""
     stretched = placed.concept.control_fit == "stretched"
     return size != (placed.placement.bucket if stretched else placed.placement.resized)
 
 
 def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
-    """Resized, cropped and flipped as its image; with the compatibility of sd-scripts as that does it (reference: section 1.3)."""
+    """The control image resized, cropped and flipped as its image; with sd-scripts' compatibility as there (reference: section
+    1.3)."""
     chosen = control_filter(concept)
     if concept.control_fit != "stretched":
         return in_view(hint, view.placement, view.flip, chosen)
@@ -89,12 +90,12 @@ def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Im
 
 
 def control_for(path: Path, size: Size, stretched: bool = False) -> np.ndarray:
-    """The control image of a sample of this size, as `load_control` gives it: fitted to cover it, cropped around its center;
-    or stretched by Lanczos resampling, without its transparency."""
+    """The control image of a sample of this size, in the form of `load_control`: resized to cover it and center-cropped, or with
+    `stretched` resized to it by Lanczos, without transparency."""
     opened = open_decoded(path, managed=False)
     if stretched:
         return as_control(_channels(resize(opened.colors, size, "lanczos")))
-    return as_control(_channels(in_view(opened.on(BLACK), cover(opened.size, size), flip=False)))
+    return as_control(_channels(in_view(opened.on(BLACK), fit_to_bucket(opened.size, size), flip=False)))
 
 
 def as_control(pixels: np.ndarray) -> np.ndarray:
@@ -107,9 +108,9 @@ def _channels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _beside(path: Path, kind: str, view: View) -> Opened:
-    """A mask or control image. Errors are worded to follow the name of the image it belongs to. Its values are data,
-    so no color profile is applied."""
+def _open_partner(path: Path, kind: str, view: View) -> Opened:
+    """Decode a mask or control image, without its color profile, since its values are data. Error messages follow the name of the
+    image it belongs to."""
     try:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))
     except BrokenImage as error:

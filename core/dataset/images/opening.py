@@ -33,7 +33,7 @@ from PIL import (  # the readers register themselves when imported
 from core.dataset.images.colors import WHITE, composite, to_srgb
 from core.dataset.images.plugins import LOADED, plugin_for, readable_formats
 from core.dataset.sources.files import printable
-from core.record.heap import give_back
+from core.record.heap import trim_heap
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
 from core.settings.dataset.dataset import DatasetSettings
@@ -58,8 +58,8 @@ class _Remarks:
 
     @staticmethod
     def warn(message: object, *more: object, **named: object) -> None:
-        if (said := getattr(_heard, "said", None)) is not None:
-            said.append(str(message))
+        if (messages := getattr(_heard, "messages", None)) is not None:
+            messages.append(str(message))
 
 
 for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
@@ -68,13 +68,13 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
-    """Collects the warnings of Pillow's decoders about files that this thread opens meanwhile."""
+    """Context that collects the warnings of Pillow's decoders in this thread."""
     found: list[str] = []
-    _heard.said = found
+    _heard.messages = found
     try:
         yield found
     finally:
-        _heard.said = None
+        _heard.messages = None
 
 
 class _BoundedStream(PngImagePlugin.PngStream):
@@ -185,7 +185,7 @@ def open_decoded(
             finally:
                 if found is None or found.colors is not image:  # RGB in its own size is the decoder's image itself
                     image.close()
-                give_back()  # else each thread keeps the memory of its largest image
+                trim_heap()  # else each thread keeps the memory of its largest image
 
 
 def _decoded(
@@ -196,8 +196,8 @@ def _decoded(
     width, height = image.size
     if enough is not None and turn in _SIDEWAYS:
         enough = (enough[1], enough[0])
-    if asked := enough or draft:
-        image.draft("RGB" if image.mode == "RGB" else image.mode, asked)
+    if size := enough or draft:
+        image.draft("RGB" if image.mode == "RGB" else image.mode, size)
     try:
         _scale_transparent_color(image)
         image.load()

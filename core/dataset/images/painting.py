@@ -1,4 +1,4 @@
-"""Painted masks as files: the mask that painting starts from, an uploaded one checked, and both written into our own folder."""
+"""Painted masks: the mask to start from, checks of an uploaded one, and the folder they are written to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
 from core.dataset.sources.files import is_image_name, is_label, printable, reachable
 from core.dataset.sources.image_info import ImageInfo
-from core.dataset.sources.painted import MARK, mask_beside
+from core.dataset.sources.painted import MARK, sidecar_mask
 from core.dataset.sources.walk import walk
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -27,10 +27,10 @@ MOST_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of 
 
 @dataclass(frozen=True)
 class Start:
-    """What painting begins with: a mask of the image's size (L, white trains), None for no mask.
+    """The mask that painting starts from: L at the image's size, white trains; None for no mask.
 
     origin   "painted", "folder" (the mask folder), "beside" (OneTrainer's), "alpha" (its transparency) or ""
-    unread   why a mask that is there cannot be shown, worded to follow "the mask"
+    unread   why an existing mask cannot be shown, worded to follow "the mask"
     """
 
     mask: Image.Image | None = None
@@ -39,11 +39,11 @@ class Start:
 
 
 def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
-    """The painted mask, else the one of the mask folder, else one next to the image, else its transparency."""
+    """The painted mask, else the one of the mask folder, else a sidecar mask, else the image's transparency."""
     size = (image.width, image.height)
-    given = image.conditioning
-    where = "beside" if given and is_label(given.name) and given.parent == image.path.parent else "folder"
-    for origin, path in (("painted", painted), (where, given), ("beside", mask_beside(image))):
+    paired = image.conditioning
+    where = "beside" if paired and is_label(paired.name) and paired.parent == image.path.parent else "folder"
+    for origin, path in (("painted", painted), (where, paired), ("beside", sidecar_mask(image))):
         if path is None or not os.path.lexists(path) or not may_read(path):
             continue
         try:
@@ -59,7 +59,8 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
 
 
 def too_large(size: tuple[int, int], where: str) -> Problem | None:
-    """A browser's canvas takes 4 bytes a pixel, several times."""
+    """The problem of an image that is too large to paint on (a browser's canvas takes 4 bytes per pixel, several times); else
+    None."""
     if size[0] * size[1] <= LARGE_PIXELS:
         return None
     what = f"The image has more than {LARGE_PIXELS // 1_000_000} million pixels, too many to paint on"
@@ -93,7 +94,7 @@ def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
 
 
 def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
-    """Create a folder for painted masks of the images in `images`, complete or not at all. copies: masks to begin with."""
+    """Create a folder for painted masks of the images in `images`, atomically. copies: {name: mask file} to copy into it."""
     try:
         with atomic.folder_atomic(folder) as temporary:
             atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
@@ -127,7 +128,7 @@ def mask_in(folder: Path, stem: str) -> Path | None:
 
 
 def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> Path:
-    """Save a painted mask; a copy of another format that the folder began with is replaced by it. The history keeps both."""
+    """Save a painted mask, replacing a copied mask of another format. Undo restores the replaced one."""
     target = reachable(folder / f"{stem}.png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core.dataset.buckets.sizes import Placement
+from core.dataset.buckets.aspect_ratio import Placement
 from core.dataset.images.colors import WHITE, color_of
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.images.resize import resize

@@ -43,7 +43,7 @@ PLUGINS = (
 
 
 def load_plugins() -> frozenset[str]:
-    """Import the installed ones; returns their Pillow names. One that fails to load counts as missing."""
+    """Import the installed plugins and return their formats. One that fails to load counts as missing."""
     found = set()
     for plugin in PLUGINS:
         try:
@@ -61,8 +61,8 @@ LOADED = load_plugins()
 
 def readable_formats(name: str) -> tuple[str, ...]:
     """Formats that a file of this name may have, by Pillow's names."""
-    said = format_of(name)
-    unmarked = (said,) if said in UNMARKED_FORMATS else ()
+    expected = format_of(name)
+    unmarked = (expected,) if expected in UNMARKED_FORMATS else ()
     return (*IMAGE_FORMATS, *(plugin.format for plugin in PLUGINS if plugin.format in LOADED), *unmarked)
 
 

@@ -78,7 +78,7 @@ Taps = tuple[
 
 
 def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """OpenCV's INTER_AREA where a side grows: linear, with each pixel's own color in the middle of its area."""
+    """OpenCV's INTER_AREA when a side grows: linear, with each source pixel's color at the center of its area."""
     return linear(pixels, _area_taps(pixels.shape[0], size[1]), _area_taps(pixels.shape[1], size[0]))
 
 
@@ -91,7 +91,7 @@ def _area_taps(length: int, size: int) -> Taps:
 
 
 def taps(first: np.ndarray, beyond: np.ndarray, length: int) -> Taps:
-    """first: the pixel before each place; beyond: float32, how far the place lies beyond it."""
+    """The taps of linear interpolation. first: the source pixel before each position; beyond: float32, the distance from it."""
     beyond = np.where((first < 0) | (first >= length - 1), np.float32(0), beyond)
     first = first.clip(0, length - 1)
     weights = np.rint(np.stack([1 - beyond, beyond]) * np.float32(1 << BITS)).astype(np.int32)
@@ -99,8 +99,8 @@ def taps(first: np.ndarray, beyond: np.ndarray, length: int) -> Taps:
 
 
 def linear(pixels: np.ndarray, down: Taps, across: Taps) -> np.ndarray:
-    """uint8 [H, W, C] or [H, W] at the places of the taps. Weights are integers of 11 bits; rows are shifted before they are
-    weighed and rounded once, as in OpenCV."""
+    """Interpolate uint8 [H, W, C] or [H, W] at the taps' positions. As in OpenCV, weights are integers of 11 bits, and rows are
+    shifted before they are weighted and rounded once."""
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     left, right, (near, far) = across
     above, below = (

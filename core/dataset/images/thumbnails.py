@@ -14,8 +14,8 @@ from core.record.atomic import write_bytes
 
 
 def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | bytes:
-    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG itself where it cannot
-    be kept, as on a full disk.
+    """Path of a JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG's bytes if it cannot
+    be written (a full disk).
 
     Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
     """
@@ -30,10 +30,10 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | byt
         return target
     image = open_rgb(path, draft=(2 * size, 2 * size))
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    made = BytesIO()
-    image.save(made, "JPEG", quality=85)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=85)
     try:
-        write_bytes(target, made.getvalue())
+        write_bytes(target, jpeg.getvalue())
     except OSError:
-        return made.getvalue()
+        return jpeg.getvalue()
     return target

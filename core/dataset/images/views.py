@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.buckets.aspect_ratio import Placement, Size
 from core.record import draws
 from core.settings.dataset.images import ImageSettings
 from core.settings.rules.dataset import changes_by_chance

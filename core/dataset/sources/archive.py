@@ -37,7 +37,7 @@ from core.record.space import require_space
 from core.record.units import size_words
 
 # Images that cannot be read are kept too: a scan of the folder names them.
-KEPT_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+DATASET_EXTENSIONS = IMAGE_EXTENSIONS | UNREAD_IMAGES | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
 MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters
@@ -66,7 +66,7 @@ def unpack_zip(
     """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
 
     The folder has the zip's name, numbered when that exists. A single plain top-level folder is stripped.
-    unused: gets the names of what is left in the zip.
+    unused: gets the names of members that are not unpacked.
     Raises ProblemsError for a zip that is damaged, encrypted, too large, hostile or without images.
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
@@ -102,7 +102,7 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
         # Without roots of any system: /, //server, C:
         parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
         link = stat.S_ISLNK(info.external_attr >> 16)
-        if not parts or link or any(is_junk(part) for part in parts) or not _kept(archive, info, parts[-1]):
+        if not parts or link or any(is_junk(part) for part in parts) or not _is_dataset_file(archive, info, parts[-1]):
             note_unused(unused, "/".join(parts)[-_SHOWN:])
             continue
         if info.flag_bits & 1:
@@ -119,9 +119,9 @@ def _entries(archive: zipfile.ZipFile, where: str, unused: Walk) -> list[_Entry]
     return _all_apart(_without_outer_folder(entries))
 
 
-def _kept(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
-    """Whether a member belongs to a dataset: by its name or, where that says nothing, by its first bytes."""
-    if extension(name) in KEPT_EXTENSIONS:
+def _is_dataset_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
+    """Whether a member belongs to a dataset, by its name or, for an unknown extension, by its first bytes."""
+    if extension(name) in DATASET_EXTENSIONS:
         return True
     if not may_be_image(name) or info.flag_bits & 1:
         return False
@@ -133,7 +133,7 @@ def _kept(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    """Of a member that is kept: by its name, or it was kept for its first bytes."""
+    """Whether a dataset file is an image: any without another dataset extension."""
     return is_image_name(name) or may_be_image(name)
 
 
@@ -150,8 +150,8 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe_name(part: str) -> str:
-    """The name as every system can store it. Of a long one the first part is cut off, the same of an image as of its caption
-    and its mask."""
+    """The name in a form valid on every system. Long names are shortened, in the same way for an image, its caption and its
+    mask."""
     name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(". ")
     stem, endings = _ENDINGS.fullmatch(name).groups()  # type: ignore[union-attr]
     stem, label = split_label(stem)
@@ -161,7 +161,7 @@ def _safe_name(part: str) -> str:
 
 
 def _all_apart(entries: list[_Entry]) -> list[_Entry]:
-    """Number files whose name is taken by an earlier one, ignoring case as Windows and macOS do."""
+    """Number files with the name of an earlier one, ignoring case as Windows and macOS do."""
     last: dict[tuple[str, ...], int] = {}
     apart = []
     for entry in entries:
@@ -236,8 +236,8 @@ def _write(
             place = f"{where}, {'/'.join(entry.parts)}"
             raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
         except OSError as error:
-            kept = "nothing was unpacked"
-            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
+            rest = "nothing was unpacked"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), rest) from error
         if _is_image(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
@@ -257,7 +257,7 @@ def _why_broken(image: Path) -> str:
 
 
 def _copy(packed, out, promised: int) -> None:
-    """Copy at most as many bytes as the zip's directory promised, which the limits above were checked against."""
+    """Copy a member, at most the bytes stated in the zip's directory, which the limits were checked against."""
     written = 0
     while chunk := packed.read(_CHUNK):
         written += len(chunk)

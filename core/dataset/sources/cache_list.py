@@ -35,7 +35,7 @@ def compare_with_disk(
         if file is None:
             continue
         now = read_caption(
-            replace(image, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
+            replace(image, metadata_caption=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
         )
         if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
             edited.append(image)
@@ -44,24 +44,24 @@ def compare_with_disk(
     return about(edited, what, fix, "dataset.stale-caption-cache", where=printable(path))
 
 
-def _same(text: str, said: str) -> bool:
-    """The list holds the first line, or with choices in captions on every line that is not blank."""
+def _same(text: str, listed: str) -> bool:
+    """Whether the list has the caption: its first line, or with wildcards all non-blank lines."""
     lines = lines_of(text)
-    return said.strip() in ("\n".join(lines), lines[0] if lines else "")
+    return listed.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
 def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:
     """Write metadata_cache.json for a folder that has none, in sd-scripts' format; a failed write gives a warning."""
     if not images:
         return []
-    said = {}
+    content = {}
     for image in images:
         caption = read_caption(image, settings).text
         if not settings.enable_wildcard:
             caption = next(iter(lines_of(caption)), "")
-        said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
+        content[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
     try:
-        atomic.write_json(path, said)
+        atomic.write_json(path, content)
     except OSError as error:
         what = f"{path.name} could not be written ({error.strerror}); the folder itself was read"
         fix = "allow writing there, or turn off reading metadata_cache.json"

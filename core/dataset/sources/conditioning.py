@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What stands next to images. field: of ImageInfo; word: in messages; code: what those of its problems begin with;
-    label: after the image's name in OneTrainer's; needed: an image without one cannot train."""
+    """A kind of partner file: mask or control image.
+
+    field   of ImageInfo             word    its name in messages         code   prefix of its problems' codes
+    label   suffix of OneTrainer's file names        needed  whether an image without one cannot train
+    """
 
     field: str
     word: str
@@ -45,13 +48,16 @@ CONTROL = Kind("control", "control image", "control", CONTROL_LABEL, needed=True
 
 @dataclass(frozen=True)
 class Paired:
-    """images: all that are usable, with the partner where there is one. unusable: key -> why its partner cannot be used.
-    found: the files of each image's name."""
+    """Images paired with their masks or control images.
+
+    images   usable images with their partner, if any      unusable   image key -> why its partner cannot be used
+    matches  the files with each image's name
+    """
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
     problems: list[Problem]
-    found: list[Sequence[File]]
+    matches: list[Sequence[File]]
 
 
 def conditioning_folder(typed: str | None) -> Path | None:
@@ -64,8 +70,8 @@ def conditioning_folder(typed: str | None) -> Path | None:
 class Partners:
     """The files that may belong to images.
 
-    shown    where they are, for messages          files    all of them
-    find     (image) -> those of its name, the one to use first
+    shown    their folder, for messages            files    all of them
+    find     (image) -> the files with its name, the one to use first
     """
 
     shown: str
@@ -80,8 +86,8 @@ def in_folder(
     """The files of a folder, by the names of images: any image extension, any case, same subfolders.
     A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
 
-    inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
-    suffix   what follows the image's name in theirs
+    inside   source id -> its path below the folder of the settings ("10_fox"), which masks may mirror too
+    suffix   of the partners' names, after the image's name
     """
     shown = printable(folder)
     if not os.path.isdir(folder):
@@ -95,18 +101,18 @@ def in_folder(
     return Partners(shown, found.files, lambda image: _named(image, inside, by_stem, painted), found.problems)
 
 
-def beside(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
-    """Files in the folders of the images themselves, told by a suffix. files: of each source, by the image's name."""
-    by_name = {source: _by_stem(own, None) for source, own in files.items()}
+def sidecar_partners(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
+    """Partners in the image folders, recognized by a suffix. files: source id -> its partner files, under the images' names."""
+    by_name = {source: _by_stem(members, None) for source, members in files.items()}
 
     def find(image: ImageInfo) -> Sequence[File]:
         return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
 
-    return Partners(shown, [file for own in files.values() for file in own], find)
+    return Partners(shown, [file for members in files.values() for file in members], find)
 
 
 def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list[File]]:
-    """(images, files whose names end with the suffix, under the names of their images)."""
+    """(images, files whose names end with the suffix, renamed to the names of their images)."""
     images: list[File] = []
     partners: list[File] = []
     for file in files:
@@ -119,7 +125,7 @@ def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list
 
 
 def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list[Problem]:
-    """Advice on OneTrainer's masks and control images next to the images that are neither trained nor used."""
+    """Advice on OneTrainer's masks and control images in image folders that are not used."""
     found = []
     for kind in (MASK, CONTROL):
         names = [file.path.name for file in files if split_label(file.path.stem)[1].casefold() == kind.label]
@@ -136,7 +142,7 @@ def unused_labels(files: Sequence[File], concept: Concept, folder: Path) -> list
 
 
 def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
-    """Files that a metadata file names. paths: {image: its partner}."""
+    """Partners listed in a metadata file. paths: {image: its partner}."""
     files = {image: file_at(path, path.name) for image, path in paths.items()}
     return Partners(shown, list(files.values()), lambda image: [files[image.path]] if image.path in files else [])
 
@@ -150,42 +156,42 @@ def pair(
     cancel: CancelToken | None = None,
     level: str = "error",
 ) -> Paired:
-    """Pair each image with its partner. level: of a mask that cannot be read, or of a control image that is missing.
+    """Pair each image with its partner. level: of the problem of an unreadable mask or a missing control image.
 
     A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
     reference 7.2.)
     """
-    found = {image.key: partners.find(image) for image in images}
-    used = list({files[0].path: files[0] for files in found.values() if files}.values())
-    seen = {file.path: header for file, header in headers(used, memo, cancel)}
+    matches = {image.key: partners.find(image) for image in images}
+    used = list({files[0].path: files[0] for files in matches.values() if files}.values())
+    header_of = {file.path: header for file, header in headers(used, memo, cancel)}
     unusable: dict[tuple[str, str], str] = {}
     problems = [*partners.problems]
     paired: list[ImageInfo] = []
     for image in images:
-        if not found[image.key]:
+        if not matches[image.key]:
             if kind.needed:
                 unusable[image.key] = f"has no {kind.word}"
             else:
                 paired.append(image)
             continue
-        partner = found[image.key][0]
-        header = seen[partner.path]
+        partner = matches[image.key][0]
+        header = header_of[partner.path]
         if isinstance(header, str):
             unusable[image.key] = f"has a {kind.word} that {header}"
             problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
-        own: Any = {kind.field: partner.path}
-        paired.append(replace(image, **own))
-    without = [image for image in images if not found[image.key]]
+        change: Any = {kind.field: partner.path}
+        paired.append(replace(image, **change))
+    without = [image for image in images if not matches[image.key]]
     problems += _missing(kind, partners.shown, len(images), without, level) if without else []
-    problems += _sizes(kind, partners.shown, paired, seen, level)
-    problems += _animated(kind, partners.shown, used, seen)
+    problems += _sizes(kind, partners.shown, paired, header_of, level)
+    problems += _animated(kind, partners.shown, used, header_of)
     problems += _exchanged(partners.shown, images, used) if kind.needed else []
-    return Paired(paired, unusable, problems, list(found.values()))
+    return Paired(paired, unusable, problems, list(matches.values()))
 
 
 def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None) -> dict[str, list[File]]:
-    """Files by what their image is called: by the suffix, else (with `kind`) by OneTrainer's label before the plain name."""
+    """{image's stem in lower case: its partner files}, by the suffix, else by OneTrainer's label (with `kind`) or the plain name."""
     found: dict[str, list[File]] = defaultdict(list)
     if kind and not suffix:
         plain, labelled = without_suffix(files, kind.label)
@@ -198,10 +204,10 @@ def _by_stem(files: Sequence[File], suffix: str | None, kind: Kind | None = None
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
     """Paths of the images' masks and control images, each once."""
-    return list(dict.fromkeys(path for each in images for path, _ in _beside(each)))
+    return list(dict.fromkeys(path for each in images for path, _ in _partner_files(each)))
 
 
-def _beside(image: ImageInfo) -> list[tuple[Path, Kind]]:
+def _partner_files(image: ImageInfo) -> list[tuple[Path, Kind]]:
     both = ((image.conditioning, MASK), (image.control, CONTROL))
     return [(path, kind) for path, kind in both if path is not None]
 
@@ -228,22 +234,22 @@ def unreadable_masks(
         else:
             size = (header.width, header.height)
             whole.append(ImageInfo("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
-    seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
-    reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
+    measured = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
+    reasons |= {each.path: look.reason for each in whole if (look := measured.get(each.key)) and look.reason}
     unreadable = {
         each.key: f"has a {kind.word}, {printable(path.name)}, that {reasons[path]}"
         for each in images
-        for path, kind in _beside(each)
+        for path, kind in _partner_files(each)
         if path in reasons
     }
-    return unreadable, len(whole) - len(seen)
+    return unreadable, len(whole) - len(measured)
 
 
 def blank_masks(
     placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
 ) -> list[Problem]:
-    """Warn of images without any loss: their mask is all black or they are fully transparent, as far as they have been
-    decoded. looks: of the images themselves."""
+    """Warn of images without any loss, as far as decoded: their mask is all black, or they are fully transparent. looks:
+    measurements of the images."""
     masked = {
         each.image.key: (each.image, each.image.conditioning)
         for each in placed
@@ -270,8 +276,8 @@ def blank_masks(
 def _named(
     image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
 ) -> Sequence[File]:
-    """The files at the same path below the settings' folder, else (not of painted ones) below the image's own folder, else of
-    the same name; the same extension first."""
+    """The partner files at the image's path below the folder of the settings, else (unless painted) at its path below its source
+    folder, else with its file name; the same extension first."""
     stem = os.path.splitext(image.relative)[0]
     folder = inside.get(image.source, "")
     places = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
@@ -294,13 +300,13 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
 
 
 def extra_problems(
-    kind: Kind, shown: str, partners: Iterable[File], found: Iterable[Sequence[File]]
+    kind: Kind, shown: str, partners: Iterable[File], matches: Iterable[Sequence[File]]
 ) -> Iterator[Problem]:
-    """Files that no image uses: those of a name that another file has too, and those of no image's name.
+    """Advice on unused partner files: several for one image, and those without an image.
 
-    found   the files of each image's name, of all image folders that these partners are for
+    matches   the files with each image's name, of all image folders of these partners
     """
-    named = [files for files in found if files]
+    named = [files for files in matches if files]
     taken = {files[0].path for files in named}
     doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
     pairs = [f"{path.name} (next to {first.path.name})" for path, first in doubled.items()]
@@ -316,11 +322,13 @@ def extra_problems(
     yield from about(extra, what, fix, f"{kind.code}.unmatched", where=shown, noun="file")
 
 
-def _sizes(kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Path, Any], level: str) -> list[Problem]:
-    """Masks of another size; control images of another aspect ratio, which would not lie on their image."""
+def _sizes(
+    kind: Kind, shown: str, paired: Sequence[ImageInfo], header_of: Mapping[Path, Any], level: str
+) -> list[Problem]:
+    """Problems of masks of another size, and of control images of another aspect ratio."""
     other = []
     for image in paired:
-        header = seen[path] if (path := getattr(image, kind.field)) else image
+        header = header_of[path] if (path := getattr(image, kind.field)) else image
         size = (header.width, header.height)
         if size != (image.width, image.height) and not (kind.needed and same_shape(size, (image.width, image.height))):
             other.append(f"{image.relative} ({size[0]} x {size[1]} for {image.width} x {image.height})")
@@ -333,22 +341,22 @@ def _sizes(kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Pa
     return about(other, what, fix, code, level, where=shown, noun=kind.word, most=3)
 
 
-def _animated(kind: Kind, shown: str, used: Sequence[File], seen: Mapping[Path, Any]) -> list[Problem]:
-    moving = [file.path.name for file in used if getattr(seen[file.path], "animated", False)]
+def _animated(kind: Kind, shown: str, used: Sequence[File], header_of: Mapping[Path, Any]) -> list[Problem]:
+    moving = [file.path.name for file in used if getattr(header_of[file.path], "animated", False)]
     what, fix = "{n}: only the first frame is used ({names})", "save the frame that fits the image"
     return about(moving, what, fix, f"{kind.code}.animated", where=shown, noun=f"animated {kind.word}")
 
 
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether both sizes have one aspect ratio, up to the rounding of a side of the smaller one to whole pixels."""
+    """Whether both sizes have the same aspect ratio, up to rounding a side of the smaller one to whole pixels."""
     (width, height), (wide, high) = sorted((one, other))
     return abs(width * high - height * wide) <= max(wide, high)
 
 
 def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
-    """Both folders may have been exchanged: captions lie next to the images, never next to control images."""
+    """The problem of exchanged folders: captions next to the control images and none next to the images."""
     described = sum(bool(file.sidecars) for file in used)
-    if described > len(used) / 2 and not any(image.sidecars or image.given for image in images):
+    if described > len(used) / 2 and not any(image.sidecars or image.metadata_caption for image in images):
         what = (
             "The captions lie next to the control images, and none next to the images: the folders seem to be exchanged"
         )

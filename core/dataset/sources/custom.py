@@ -80,8 +80,8 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
 
 
 def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
-    given = row.get("caption")
-    return replace(image, given=given, repeats=row.get("repeats") or 1, words=row.get("words") or "")
+    caption = row.get("caption")
+    return replace(image, metadata_caption=caption, repeats=row.get("repeats") or 1, words=row.get("words") or "")
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
@@ -111,10 +111,10 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
         _check_allowed(name)
     try:
         make = source.images if source else _imported(name)
-        made: Any = make(dataset.model_dump(mode="json"))
-        given: Iterable[Any] = made.images() if hasattr(made, "images") else made
+        instance: Any = make(dataset.model_dump(mode="json"))
+        listed: Iterable[Any] = instance.images() if hasattr(instance, "images") else instance
         rows = []
-        for row in given:
+        for row in listed:
             if cancel:
                 cancel.check()
             rows.append(dict(row) if isinstance(row, Mapping) else row)
@@ -131,7 +131,7 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
 
 
 def _check_allowed(name: str) -> None:
-    """Raises ProblemsError for what is no class of a module that the owner allowed."""
+    """Raise ProblemsError unless it is a class path in a module that the owner allowed."""
     if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         what = f"'{name}' is not a class path"
         raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
@@ -148,7 +148,7 @@ def _imported(name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the class's own code in the traceback."""
+    """The last line of the class's module in the traceback."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename

@@ -49,12 +49,12 @@ MANY_REPEATS = 500  # from here the number is more likely a year
 
 
 def extension(name: str) -> str:
-    """The extension in lower case, with its dot and without blanks at its end: "A.PNG " -> ".png"."""
+    """The extension in lower case with its dot, without trailing spaces: "A.PNG " -> ".png"."""
     return os.path.splitext(name.rstrip())[1].lower()
 
 
 def is_junk(name: str) -> bool:
-    """Dot files (macOS writes `._x.png` next to `x.png`), thumbnails, trash and leftovers of systems, our own trash."""
+    """Whether it is a dot file (macOS writes `._x.png` next to `x.png`), thumbnail cache, system file or trash folder."""
     lowered = name.lower()
     return (
         name.startswith(".")
@@ -65,7 +65,7 @@ def is_junk(name: str) -> bool:
 
 
 def is_quiet_junk(entry: os.DirEntry) -> bool:
-    """Whether it is nothing that a person would look for among the images: a leftover, or a folder that holds no more."""
+    """Whether it is junk that needs no mention: a system file, or a folder with nothing else."""
     if has_quiet_name(entry.name):
         return True
     try:
@@ -91,19 +91,19 @@ def is_image_name(name: str) -> bool:
 
 
 def is_image(path: str | os.PathLike, name: str) -> bool:
-    """Whether a file is an image by its name or, where the name says nothing, by its first bytes."""
+    """Whether a file is an image by its name or, for an unknown extension, by its first bytes."""
     return is_image_name(name) or (may_be_image(name) and begins_like_image(_first_bytes(path)))
 
 
 def may_be_image(name: str) -> bool:
-    """Whether a name says nothing of what is in the file: without an extension, or with an unknown one."""
+    """Whether a name has no extension or an unknown one, so that the content must be checked."""
     ending = extension(name)
     known = IMAGE_EXTENSIONS | UNREAD_IMAGES | _COMPANIONS | _UNFINISHED
     return ending not in known and ending not in (*CAPTION_EXTENSIONS, ".zip")
 
 
 def is_worth_naming(name: str) -> bool:
-    """Whether a file that is neither image nor caption is named to a person who expects that it trains."""
+    """Whether a file that is neither image nor caption is reported as unused: users may expect it to train."""
     return extension(name) not in _COMPANIONS
 
 
@@ -122,14 +122,14 @@ def _first_bytes(path: str | os.PathLike) -> bytes:
 
 
 def identity_of(folder: Path) -> object:
-    """The same for all links to a folder. OSError: it does not exist or cannot be read."""
+    """An identity that is equal for all links to a folder. OSError if it does not exist or cannot be read."""
     found = os.stat(folder)
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """(folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
-    loops end; subfolders that are taken from the list are left out."""
+    """Yield (folder, names of its subfolders, names of its files), as os.walk. Links are followed, each real folder once, so that
+    loops end; subfolders that the caller removes from the list are skipped."""
     visited: set[object] = set()
     for place, folders, names in os.walk(root, followlinks=True):
         try:
@@ -152,20 +152,20 @@ def split_label(stem: str) -> tuple[str, str]:
 
 
 def is_label(name: str) -> bool:
-    """Whether a file is the mask or control image of another, by its name."""
+    """Whether a file is the mask or control image of another by its name."""
     return bool(split_label(os.path.splitext(name)[0])[1])
 
 
 def format_of(name: str) -> str:
-    """The format that the extension names, by Pillow's names; empty for an unknown one."""
+    """Pillow's name of the extension's format; empty for an unknown one."""
     return FORMAT_OF.get(extension(name), "")
 
 
 def real_kind(name: str, format: str) -> str:
     """The image format where it differs from the extension: ("a.png", "JPEG") -> "JPEG"; else empty."""
-    said = format_of(name) or format.upper()
+    expected = format_of(name) or format.upper()
     held = SAME_FORMATS.get(format.upper(), format.upper())
-    return "" if SAME_FORMATS.get(said, said) == held else held
+    return "" if SAME_FORMATS.get(expected, expected) == held else held
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:

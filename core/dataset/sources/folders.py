@@ -35,7 +35,7 @@ class Root:
     inside: str = ""
 
 
-def words_for(source: Source, own: str) -> str:
+def words_for(source: Source, folder_words: str) -> str:
     """The default caption of images without one: the words set for the folder, identifier and class, else its name.
 
     Regularization images show the class, not the subject, so they do not get the identifier.
@@ -43,7 +43,7 @@ def words_for(source: Source, own: str) -> str:
     if source.class_tokens is not None:
         return source.class_tokens
     parts = [source.class_word] if source.role == "regularization" else [source.identifier, source.class_word]
-    return " ".join(part.strip() for part in parts if part and part.strip()) or own
+    return " ".join(part.strip() for part in parts if part and part.strip()) or folder_words
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
@@ -62,9 +62,9 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     """The folders of one source: each `<repeats>_<words>` folder in it, and itself for the rest."""
     shown = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
-    own = repeats_and_words(name)
-    if own:
-        return _named_root(path, own, source)
+    parsed = repeats_and_words(name)
+    if parsed:
+        return _named_root(path, parsed, source)
     words = words_for(source, words_of(printable(name)))
     if not source.recursive:
         return [Root(path, source.num_repeats or 1, words)], []
@@ -74,11 +74,11 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
     except OSError as error:
         what = f"The image folder cannot be opened ({error.strerror})"
         return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
-    named = {child: said for child in children if (said := repeats_and_words(child))}
+    named = {child: parsed for child in children if (parsed := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
     problems: list[Problem] = []
-    for child, said in named.items():
-        found, wrong = _named_root(path / child, said, source, child)
+    for child, parsed in named.items():
+        found, wrong = _named_root(path / child, parsed, source, child)
         roots += found
         problems += wrong
     return roots, problems
@@ -86,15 +86,15 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 
 def whole_root(source: Source, path: Path) -> Root:
     """The folder and everything below it as one root, where a metadata file lists the images."""
-    own = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
-    return Root(path, source.num_repeats or max(own[0], 1), words_for(source, own[1]))
+    parsed = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
+    return Root(path, source.num_repeats or max(parsed[0], 1), words_for(source, parsed[1]))
 
 
 def _named_root(
-    path: Path, said: tuple[int, str], source: Source, inside: str = ""
+    path: Path, parsed: tuple[int, str], source: Source, inside: str = ""
 ) -> tuple[list[Root], list[Problem]]:
     """A `<repeats>_<words>` folder; the source's own settings win."""
-    repeats = source.num_repeats or said[0]
+    repeats = source.num_repeats or parsed[0]
     if repeats == 0:
         what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"
         return [], [Problem(what, printable(path), fix, "advice", code="dataset.zero-repeats")]
@@ -103,7 +103,7 @@ def _named_root(
         what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
         fix = "set this folder's repeats to 1 if the number is not meant as repeats"
         problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
-    return [Root(path, repeats, words_for(source, said[1]), named=True, inside=inside)], problems
+    return [Root(path, repeats, words_for(source, parsed[1]), named=True, inside=inside)], problems
 
 
 def _not_a_folder(path: Path, shown: str) -> Problem | None:

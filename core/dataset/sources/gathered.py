@@ -14,12 +14,12 @@ from core.dataset.sources.conditioning import (
     MASK,
     Kind,
     Partners,
-    beside,
     conditioning_folder,
     extra_problems,
     in_folder,
     listed_in,
     pair,
+    sidecar_partners,
     unused_labels,
     without_suffix,
 )
@@ -50,7 +50,7 @@ class Gathered:
         self.problems: list[Problem] = []
         self.left_out: list[tuple[ImageInfo, str]] = []
         self._ids: set[str] = set()
-        self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
+        self._entries_at: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, ImageSettings] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
         # by kind and place, since several image folders may share one: all files there, and those of each image's name
@@ -63,7 +63,7 @@ class Gathered:
         if path is None:
             self.problems += [problem] if problem else []
             return
-        if self._given_before(concept, path):
+        if self._is_duplicate_entry(concept, path):
             what = "The folder is listed twice; it is used once"
             fix = "remove one entry, or use different settings for it"
             self.problems.append(Problem(what, printable(path), fix, "advice", code="dataset.duplicate-folder"))
@@ -92,12 +92,12 @@ class Gathered:
 
     # ---- one folder of the settings
 
-    def _given_before(self, concept: Concept, path: Path) -> bool:
-        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset: one folder
-        at two resolutions is common."""
+    def _is_duplicate_entry(self, concept: Concept, path: Path) -> bool:
+        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset (one folder at two
+        resolutions is common)."""
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
-        earlier = self._given[where]
+        earlier = self._entries_at[where]
         same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
         earlier.append(concept)
         return same
@@ -117,19 +117,19 @@ class Gathered:
             )
             self.problems += walked.problems
             walks.append((root.inside, walked))
-            images, beside_them, unused = self._told_apart(walked.files, concept)
+            images, sidecars, unused = self._split_sidecars(walked.files, concept)
             labels += unused
             if not images:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
-            partners[id] = beside_them
+            partners[id] = sidecars
             taken += self._take(images, id, root, concept)
         advice = [*unused_files(path, walks), *unused_repeats(path, walks), *unused_labels(labels, concept, path)]
         self.problems += [each for each in advice if inside or each.code == "dataset.ignored-names"]
         if walks and not inside:
             self.problems.append(_empty_folder(path, [walked for _, walked in walks]))
-        self.finish(taken, concept, inside, beside(partners, printable(path)))
+        self.finish(taken, concept, inside, sidecar_partners(partners, printable(path)))
 
     def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """The images of one folder: all, or those in metadata_cache.json with cache_info."""
@@ -137,11 +137,11 @@ class Gathered:
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
         if path.is_file():
-            said = read_metadata(path)
-            kept, entries = self._matched(said, files, root.path)
-            images = self.read(kept, id, root, concept, entries)
-            if said.entries:
-                self.problems += compare_with_disk(images, kept, entries, concept.captions, path)
+            metadata = read_metadata(path)
+            files_of_entries, entries = self._matched(metadata, files, root.path)
+            images = self.read(files_of_entries, id, root, concept, entries)
+            if metadata.entries:
+                self.problems += compare_with_disk(images, files_of_entries, entries, concept.captions, path)
             return images
         images = self.read(files, id, root, concept)
         self.problems += write_list(path, images, concept.captions)
@@ -149,40 +149,42 @@ class Gathered:
 
     def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
         """Scan the images listed in a metadata file."""
-        said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+        metadata = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         without = self._without(concept, path)
         walked = walk(
             path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
         )
-        files, partners, labels = self._told_apart(walked.files, concept)
+        files, partners, labels = self._split_sidecars(walked.files, concept)
         self.problems += walked.problems
         self.problems += [*unused_files(path, [("", walked)]), *unused_labels(labels, concept, path)]
-        kept, entries = self._matched(said, files, path)
+        files_of_entries, entries = self._matched(metadata, files, path)
         id = self.new_id(printable(path.name) or "images")
-        images = self.read(kept, id, root, concept, entries, said.buckets)
-        if said.buckets and concept.images.bucket_no_upscale:
+        images = self.read(files_of_entries, id, root, concept, entries, metadata.buckets)
+        if metadata.buckets and concept.images.bucket_no_upscale:
             setting = ImageSettings.title_of("bucket_no_upscale")
             what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"
             fix = "turn it off, or remove train_resolution from the file"
-            where = printable(said.path)
+            where = printable(metadata.path)
             self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
         named = {
-            file: control for file, entry in entries.items() if (control := entry.control_at(said.path.parent, path))
+            file: control
+            for file, entry in entries.items()
+            if (control := entry.control_at(metadata.path.parent, path))
         }
-        others = listed_in(named, printable(said.path)) if named and concept.control else None
-        self.finish(images, concept, {}, others or beside({id: partners}, printable(path)))
+        others = listed_in(named, printable(metadata.path)) if named and concept.control else None
+        self.finish(images, concept, {}, others or sidecar_partners({id: partners}, printable(path)))
 
-    def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
+    def _matched(self, metadata: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the metadata lists, with their entries; problems are recorded."""
-        self.problems += said.problems
-        if not said.entries:
+        self.problems += metadata.problems
+        if not metadata.entries:
             return [], {}
-        finder = Finder(files, folder, said.path.parent)
-        found = finder.match(said.entries)
-        self.problems += match_problems(found, finder, said)
+        finder = Finder(files, folder, metadata.path.parent)
+        found = finder.match(metadata.entries)
+        self.problems += match_problems(found, finder, metadata)
         return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
@@ -204,8 +206,8 @@ class Gathered:
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
-    def _told_apart(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
-        """(images, masks or control images next to them, OneTrainer's masks and control images that are not used)."""
+    def _split_sidecars(self, files: list[File], concept: Concept) -> tuple[list[File], list[File], list[File]]:
+        """(images, their sidecar masks or control images, unused masks and control images of OneTrainer)."""
         folder = conditioning_folder(concept.images.conditioning_data_dir)
         partners: list[File] = []
         if concept.images.conditioning_suffix and folder is None:
@@ -260,9 +262,9 @@ class Gathered:
                     animated=header.animated,
                     rotated=header.rotated,
                     concept=concept.number,
-                    given=entry.text(concept.captions) if entry else None,
-                    given_both=entry.both if entry else None,
-                    own_bucket=entry.train_resolution if entry and buckets else None,
+                    metadata_caption=entry.text(concept.captions) if entry else None,
+                    metadata_texts=entry.both if entry else None,
+                    metadata_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
                     really=header.really,
                 )
@@ -277,8 +279,7 @@ class Gathered:
     ) -> None:
         """Pair masks or control images, leave out small images, and add the rest to the result.
 
-        others   the masks or control images that lie next to the images or are named by a metadata file, where there is no
-                 folder of them
+        others   masks or control images next to the images or listed in a metadata file, used without a folder setting
         """
         kind = CONTROL if concept.control else MASK
         partners = self._partners(concept, inside, kind, others)
@@ -287,7 +288,7 @@ class Gathered:
             self.problems += paired.problems
             files, found = self._partners_of.setdefault((kind, partners.shown), ([], []))
             files += partners.files
-            found += paired.found
+            found += paired.matches
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images
         limit = concept.images.skip_image_resolution

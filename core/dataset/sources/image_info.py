@@ -23,9 +23,9 @@ class ImageInfo:
     repeats    uses per epoch                                words      its folder's default caption
     sidecars   names of the caption files next to it
     concept    number of the folder's settings (settings/concepts.py)
-    given      its caption from a metadata file or a dataset class; None: captions are files next to the image
-    given_both   (caption, tags) where a metadata file has both; `given` is then both joined
-    conditioning   its mask     control   its control image      own_bucket   its bucket from the metadata file
+    metadata_caption   its caption from a metadata file or a dataset class; None: from files next to the image
+    metadata_texts   (caption, tags) where a metadata file has both; `metadata_caption` is then both joined
+    conditioning   its mask     control   its control image      metadata_bucket   its bucket from the metadata file
     really     its format where the extension is another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
               their texts can be cached
@@ -44,11 +44,11 @@ class ImageInfo:
     animated: bool = False
     rotated: bool = False
     concept: int = 0
-    given: str | None = None
-    given_both: tuple[str, str] | None = None
+    metadata_caption: str | None = None
+    metadata_texts: tuple[str, str] | None = None
     conditioning: Path | None = None
     control: Path | None = None
-    own_bucket: tuple[int, int] | None = None
+    metadata_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()
     really: str = ""
 
@@ -107,7 +107,7 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def about(
-    found: Sequence[ImageInfo] | Sequence[str],
+    items: Sequence[ImageInfo] | Sequence[str],
     what: str,
     fix: str,
     code: str,
@@ -117,17 +117,17 @@ def about(
     noun: str = "image",
     most: int = 5,
 ) -> list[Problem]:
-    """A problem that counts and names these images or names, in a list; an empty list for none of them.
+    """A list with a problem that counts and names these items (images or names); [] without items.
 
     what    its {n} becomes "1 image" or "3 images", {is}, {has} and {do} agree with it, {names} becomes "a.png, b.png and 12 more"
     where   by default the folder of the first image
     """
-    if not found:
+    if not items:
         return []
-    names = [each if isinstance(each, str) else each.relative for each in found]
-    verbs = {"is": "is", "has": "has", "do": "does"} if len(found) == 1 else {"is": "are", "has": "have", "do": "do"}
-    texts = {"n": count(len(found), noun), **verbs, "names": listed(names, most)}
+    names = [each if isinstance(each, str) else each.relative for each in items]
+    verbs = {"is": "is", "has": "has", "do": "does"} if len(items) == 1 else {"is": "are", "has": "have", "do": "do"}
+    texts = {"n": count(len(items), noun), **verbs, "names": listed(names, most)}
     what = PLACEHOLDER.sub(lambda place: texts[place[1]], what)
-    first = found[0]
+    first = items[0]
     where = where or ("" if isinstance(first, str) else printable(first.path.parent))
     return [Problem(what, where, fix, level, code=code)]

@@ -1,4 +1,4 @@
-"""Facts about files, cached as long as a file's size and time stay the same.
+"""A cache of facts about files, valid while a file's size and time are unchanged.
 
 One small SQLite file, which may be deleted at any time. Where a disk does not support one (network drives without
 locks), it is a temporary file of the process.
@@ -144,7 +144,7 @@ class Memo:
                 pass
         elif self.path != self._wanted or _holds_databases(self.path.parent):
             return False
-        _ELSEWHERE[self._wanted] = _own_folder().path / f"{uuid.uuid4().hex}.sqlite"
+        _ELSEWHERE[self._wanted] = _temporary_folder().path / f"{uuid.uuid4().hex}.sqlite"
         return True
 
 
@@ -163,6 +163,6 @@ def _holds_databases(folder: Path) -> bool:
 
 
 @cache
-def _own_folder() -> HeldFolder:
+def _temporary_folder() -> HeldFolder:
     """A temporary folder of this process, deleted when it ends."""
     return HeldFolder("index")

@@ -89,44 +89,43 @@ class Metadata:
 
 def read_metadata(path: Path) -> Metadata:
     """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
-    found = Metadata(path)
-    pairs = _read_pairs(found)
+    metadata = Metadata(path)
+    pairs = _read_pairs(metadata)
     if pairs is not None:
-        _take(pairs, found)
-    return found
+        _take(pairs, metadata)
+    return metadata
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Everything a metadata file says ({key: entry}, from JSON lines too) for what writes it again, and advice. Raises
-    ProblemsError."""
-    found = Metadata(path)
-    pairs = _read_pairs(found) or []
-    raise_if_errors(found.problems)
-    return {key: _plain_value(value) for key, value in pairs}, found.problems
+    """({key: entry} with everything in a metadata file, for writing it again; advice). Raises ProblemsError."""
+    metadata = Metadata(path)
+    pairs = _read_pairs(metadata) or []
+    raise_if_errors(metadata.problems)
+    return {key: _plain_value(value) for key, value in pairs}, metadata.problems
 
 
-def _read_pairs(found: Metadata) -> list[tuple[str, Any]] | None:
+def _read_pairs(metadata: Metadata) -> list[tuple[str, Any]] | None:
     """The file's keys and values; None where it cannot be read, with the reason among the problems."""
-    path, shown = found.path, printable(found.path)
+    path, shown = metadata.path, printable(metadata.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
     except MissingFile:
         fix = "check the path, or choose another file"
-        found.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
+        metadata.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
         return None
     except ProblemsError as error:
-        found.problems += error.problems
+        metadata.problems += error.problems
         return None
     if decoded.guessed:
         what, fix = (
             f"The metadata file was read as {decoded.encoding}, not UTF-8",
             "check the captions, and save it as UTF-8",
         )
-        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
+        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
     try:
         return list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
     except _NotJson as error:
-        found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
+        metadata.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
         return None
 
 
@@ -164,11 +163,11 @@ def _plain_value(value: Any) -> Any:
 
 def _whole(text: str) -> Iterator[tuple[str, Any]]:
     """{key: {...}}, or a list of {image_path: ..., ...}."""
-    said = _load(text)
-    if isinstance(said, _Pairs):
-        yield from said
-    elif isinstance(said, list):
-        for number, value in enumerate(said, 1):
+    content = _load(text)
+    if isinstance(content, _Pairs):
+        yield from content
+    elif isinstance(content, list):
+        for number, value in enumerate(content, 1):
             yield _keyed(value, f"entry {number}")
     else:
         fix = 'use the form {"name": {"caption": "..."}, ...}'
@@ -182,17 +181,17 @@ def _lines(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _keyed(value: Any, place: str) -> tuple[str, Any]:
-    said = dict(value) if isinstance(value, _Pairs) else {}
-    name = next((name for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
+    fields = dict(value) if isinstance(value, _Pairs) else {}
+    name = next((name for name in _KEY_NAMES if isinstance(fields.get(name), str)), None)
     if name is None:
         fix = 'use the form {"image_path": "...", "caption": "..."}'
         raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
-    if "text" in said and "caption" not in said:  # Hugging Face's name for it
-        value = _Pairs([*value, ("caption", said["text"])])
-    return said[name], _Pairs(pair for pair in value if pair[0] != name)
+    if "text" in fields and "caption" not in fields:  # Hugging Face's name for it
+        value = _Pairs([*value, ("caption", fields["text"])])
+    return fields[name], _Pairs(pair for pair in value if pair[0] != name)
 
 
-def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
+def _take(pairs: Sequence[tuple[str, Any]], metadata: Metadata) -> None:
     """Add entries for the pairs. The last of duplicate keys wins, as in every JSON parser."""
     by_key: dict[str, Entry] = {}
     twice: list[str] = []
@@ -204,30 +203,30 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
         wrong += complaints
         if entry is not None:
             by_key[key] = entry
-    found.entries = list(by_key.values())
-    shown = printable(found.path)
+    metadata.entries = list(by_key.values())
+    shown = printable(metadata.path)
     what, code = "{n} in the metadata file; the last one is used: {names}", "metadata.duplicate-keys"
-    found.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
+    metadata.problems += about(twice, what, "remove the others", code, where=shown, noun="duplicate key")
     if wrong:
         what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
-        found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
+        metadata.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
     if not pairs:
         fix = "create it again, or choose another one"
-        found.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
-    sized = sum(entry.train_resolution is not None for entry in found.entries)
-    if 0 < sized < len(found.entries):
-        what = f"Only {sized} of {len(found.entries)} entries have a train_resolution, so buckets come from the image sizes"
+        metadata.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
+    sized = sum(entry.train_resolution is not None for entry in metadata.entries)
+    if 0 < sized < len(metadata.entries):
+        what = f"Only {sized} of {len(metadata.entries)} entries have a train_resolution, so buckets come from the image sizes"
         fix = "add train_resolution to all entries to use it"
-        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
+        metadata.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
     if not isinstance(value, _Pairs):
         return None, [f"{printable(key)} is {_kind(value)}, not an object"]
-    said, wrong = dict(value), []
+    fields, wrong = dict(value), []
     texts: dict[str, str | None] = {}
     for name in ("caption", "tags"):
-        text = said.get(name)
+        text = fields.get(name)
         if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
             text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
         if text is not None and not isinstance(text, str):
@@ -236,7 +235,7 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         texts[name] = text
     sizes: dict[str, Size | None] = {}
     for name, also in (("train_resolution", None), ("image_size", "resolution")):
-        size = said.get(name, said.get(also)) if also else said.get(name)
+        size = fields.get(name, fields.get(also)) if also else fields.get(name)
         sizes[name] = _size(size)
         if size is not None and sizes[name] is None:
             wrong.append(f"{name} of {printable(key)} is not [width, height]")
@@ -245,8 +244,8 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         wrong.append(
             f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
         )
-    name = next((name for name in _CONTROL_NAMES if said.get(name) is not None), "")
-    control = said.get(name)
+    name = next((name for name in _CONTROL_NAMES if fields.get(name) is not None), "")
+    control = fields.get(name)
     if control is not None and not isinstance(control, str):
         wrong.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
         control = None
@@ -272,7 +271,7 @@ class Matches:
     """pairs: entry and file, sorted by file name. missing: entries without an image.
 
     only_latents   of the missing: those with an .npz where the image should be
-    by_name   matched by the end of a path that does not exist here     chosen   keys that match several images
+    by_name   matched by the end of a path that does not exist here     chosen   files chosen for keys that match several images
     unlisted  images of the folder without an entry
     closed    of the missing: paths that a shared page may not access
     """
@@ -287,10 +286,10 @@ class Matches:
 
 
 class Finder:
-    """Finds the images of a folder by metadata keys. beside: the folder of the metadata file."""
+    """Finds the images of a folder by metadata keys."""
 
-    def __init__(self, files: Sequence[File], folder: Path, beside: Path):
-        self.files, self.folder, self.beside = files, folder, beside
+    def __init__(self, files: Sequence[File], folder: Path, metadata_folder: Path):
+        self.files, self.folder, self.metadata_folder = files, folder, metadata_folder
         self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
         self._folded: dict[str, list[File]] = defaultdict(list)
@@ -309,28 +308,28 @@ class Finder:
         self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
-        found = Matches()
+        matches = Matches()
         last: dict[Path, tuple[Entry, File]] = {}
         for entry in entries:
             candidates = self._under(entry.key)
             if not candidates and (file := self._elsewhere(entry.key)):
                 candidates = [file]
             if not candidates and (candidates := self._by_end(entry.key)):
-                found.by_name.append(entry)
+                matches.by_name.append(entry)
             if not candidates:
-                found.missing.append(entry)
+                matches.missing.append(entry)
                 if entry.key in self._closed:
-                    found.closed.append(entry)
-                elif len(found.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
-                    found.only_latents.append(entry)
+                    matches.closed.append(entry)
+                elif len(matches.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
+                    matches.only_latents.append(entry)
                 continue
             file = min(candidates, key=_preferred)
             if len(candidates) > 1:
-                found.chosen.append(file)
+                matches.chosen.append(file)
             last[file.path] = (entry, file)
-        found.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
-        found.unlisted = [file for file in self.files if file.path not in last]
-        return found
+        matches.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
+        matches.unlisted = [file for file in self.files if file.path not in last]
+        return matches
 
     def _under(self, key: str) -> list[File]:
         """Images below the folder: by relative path, with or without extension, or by an absolute path."""
@@ -347,7 +346,7 @@ class Finder:
 
     def _inside(self, key: str) -> str | None:
         """The path below the folder, for an absolute path or one relative to the metadata file."""
-        full = os.path.abspath(os.path.join(self.beside, key if os.path.isabs(key) else _plain(key)))
+        full = os.path.abspath(os.path.join(self.metadata_folder, key if os.path.isabs(key) else _plain(key)))
         inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
         return full[len(self._root) :].replace(os.sep, "/") if inside else None
 
@@ -355,7 +354,7 @@ class Finder:
         """An image outside the folder: by absolute path, or relative to the metadata file."""
         if extension(key) not in IMAGE_EXTENSIONS:
             return None
-        path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
+        path = Path(key) if os.path.isabs(key) else self.metadata_folder / _plain(key)
         if not may_reach(path):  # before checking whether it exists, which must not leak either
             self._closed.add(key)
             return None
@@ -403,34 +402,34 @@ def _preferred(file: File) -> tuple[int, str]:
     return (_ORDER.index(ending) if ending in _ORDER else len(_ORDER), file.relative)
 
 
-def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
+def match_problems(matches: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
     """Problems with entries without images and images without entries."""
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
-    level = "advice" if found.pairs else "error"
-    reported = {entry.key for entry in (*found.only_latents, *found.closed)}
-    gone = [entry.key for entry in found.missing if entry.key not in reported]
+    level = "advice" if matches.pairs else "error"
+    reported = {entry.key for entry in (*matches.only_latents, *matches.closed)}
+    gone = [entry.key for entry in matches.missing if entry.key not in reported]
     gone[:3] = [_with_nearest(key, finder) for key in gone[:3]]
     what = f"{len(gone)} of {total} entries of the metadata file match no image: {{names}}"
     fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
     problems = about(gone, what, fix, "metadata.no-image", level, where=shown, most=3)
-    keys = [entry.key for entry in found.only_latents]
+    keys = [entry.key for entry in matches.only_latents]
     what = f"{len(keys)} of {total} entries have only cached latents (.npz) but no image: {{names}}"
     fix = "put the images next to the .npz files; training needs the images"
     problems += about(keys, what, fix, "metadata.latents-only", level, where=shown)
-    keys = [entry.key for entry in found.closed]
+    keys = [entry.key for entry in matches.closed]
     what = f"{len(keys)} of {total} paths in the metadata file are not accessible from a shared page: {{names}}"
     fix = "put the images into the folder, or open the page on the machine itself"
     problems += about(keys, what, fix, "metadata.no-access", level, where=shown)
-    keys = [entry.key for entry in found.by_name]
+    keys = [entry.key for entry in matches.by_name]
     what = f"{len(keys)} of {total} paths do not exist and were matched by file name: {{names}}"
     fix = "check that they are the right images"
     problems += about(keys, what, fix, "metadata.matched-by-name", where=shown, most=3)
-    names = [file.relative for file in found.chosen]
+    names = [file.relative for file in matches.chosen]
     what = f"{{n}} of the metadata file {'matches' if len(names) == 1 else 'match'} several images; used: {{names}}"
     fix = "add the extension to the key, or remove the other image"
     problems += about(names, what, fix, "metadata.ambiguous-key", where=shown, noun="key")
-    names = [file.relative for file in found.unlisted] if found.pairs else []
+    names = [file.relative for file in matches.unlisted] if matches.pairs else []
     what = "{n} in the folder not listed in the metadata file and not used: {names}"
     fix = f"add them to {printable(metadata.path.name)} to train on them"
     return problems + about(names, what, fix, "metadata.unlisted-images", where=folder)

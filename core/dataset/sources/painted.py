@@ -1,4 +1,4 @@
-"""Where painted masks are kept: a folder of their own for each image folder, outputs/datasets/<name>_masks."""
+"""Folders of painted masks, one for each image folder: outputs/datasets/<name>_masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MASK_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def is_painted(folder: Path) -> bool:
-    """Whether a mask folder is one of these. A mask in it is for the image of the same path and for no other."""
+    """Whether a mask folder is a folder of painted masks, in which a mask is only for the image at the same path."""
     return os.path.isfile(folder / MARK)
 
 
@@ -31,7 +31,7 @@ def images_of(folder: Path) -> str:
 
 
 def painted_folder(datasets: Path, images: Path) -> Path:
-    """The folder with the painted masks of an image folder; the first unused name where nothing has been painted yet."""
+    """The folder of painted masks of an image folder; an unused name if it does not exist yet."""
     real = os.path.realpath(images)
     name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
     for number in itertools.count(1):
@@ -47,22 +47,21 @@ def stem_below(image: ImageInfo, folder: Path) -> str:
     return os.path.splitext(path)[0].replace(os.sep, "/")
 
 
-def mask_beside(image: ImageInfo) -> Path | None:
-    """A mask that another program keeps next to the image."""
+def sidecar_mask(image: ImageInfo) -> Path | None:
+    """The mask next to the image (OneTrainer's); None without one."""
     paths = (image.path.with_name(image.path.stem + MASK_LABEL + ending) for ending in MASK_EXTENSIONS)
     return next((path for path in paths if path.is_file()), None)
 
 
-def own_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
-    """{name below the folder of painted masks: file} of masks that images have from elsewhere: a new folder begins with
-    copies of them."""
-    found = ((image, image.conditioning or mask_beside(image)) for image in images)
+def existing_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
+    """{name in the folder of painted masks: file} of the images' existing masks, which are copied into a new folder."""
+    found = ((image, image.conditioning or sidecar_mask(image)) for image in images)
     return {stem_below(image, folder) + extension(path.name): path for image, path in found if path is not None}
 
 
 def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Path) -> Problem | None:
-    """Why no mask can be painted for an image, None where it can. others: images with the same path but for extension and
-    case."""
+    """The reason why no mask can be painted for an image; None if one can. others: images whose paths differ only in extension
+    and case."""
     where = printable(image.relative)
     if twins := [printable(path.name) for path in others if path != image.path]:
         what = (

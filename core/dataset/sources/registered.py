@@ -1,4 +1,4 @@
-"""Sources of a dataset that packages bring: each lists the images in place of folders. Atelier itself has none."""
+"""Dataset sources registered by packages, which list the images instead of folders. None are built in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """What "Dataset class" can hold besides the path of a class, and offers on the page.
+    """A dataset source: a choice of "Dataset class" besides the path of a class.
 
     images   the dataset's settings as a dict -> {path, caption?, repeats?, words?, is_reg?} for each image
     """
@@ -23,5 +23,5 @@ SOURCES: dict[str, DatasetSource] = {}
 
 
 def register(source: DatasetSource) -> None:
-    """Add a source of a dataset."""
+    """Register a dataset source."""
     SOURCES[source.name] = source

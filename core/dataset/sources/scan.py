@@ -85,5 +85,5 @@ def recognize(folder: str | os.PathLike) -> str:
         return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
     names = ", ".join(printable(root.path.name) for root, _, _ in named[:6]) + (", ..." if len(named) > 6 else "")
     total = sum(number for _, _, number in named)
-    said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
-    return said + (f", and {count(loose, 'image')} outside them" if loose else "")
+    text = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
+    return text + (f", and {count(loose, 'image')} outside them" if loose else "")

@@ -1,4 +1,4 @@
-"""Find a folder's image files with their caption files, and read their headers, cached between scans."""
+"""Finds a folder's image files with their caption files, and reads their headers, cached between scans."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class HeaderFacts:
     """Facts from a header."""
 
     width: int
@@ -76,8 +76,8 @@ class Walk:
     """Result of a walk.
 
     others    extensions of files that are neither images nor captions
-    unread    such files that a person may expect to train      ignored    folders and hidden files of systems
-    orphans   caption files of no image
+    unread    those files that users may expect to train      ignored    folders and hidden files of systems
+    orphans   caption files without an image
     """
 
     files: list[File] = field(default_factory=list)
@@ -104,17 +104,17 @@ _UNUSED = (
 
 
 def unused_files(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice on files of a folder that do not train, each kind named once. walks: with its path below the folder each."""
-    found: list[Problem] = []
+    """Advice on files of a folder that do not train, each kind once. walks: (path below the folder, walk)."""
+    problems: list[Problem] = []
     for field_, word, what, fix, code in _UNUSED:
         names = [f"{inside}/{name}" if inside else name for inside, each in walks for name in getattr(each, field_)]
         once, where = list(dict.fromkeys(names)), printable(folder)
-        found += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
-    return found
+        problems += about(once, f"{{n}} {what}: {{names}}", fix, code, where=where, noun=word)
+    return problems
 
 
 def unused_repeats(folder: Path, walks: Sequence[tuple[str, Walk]]) -> list[Problem]:
-    """Advice where folders named <repeats>_<words> lie deeper than their repeats are read, as img/10_fox of kohya_ss' projects."""
+    """Advice on <repeats>_<words> folders too deep for their repeats to count, such as img/10_fox of kohya_ss projects."""
     inside = [f"{base}/{file.relative}" if base else file.relative for base, each in walks for file in each.files]
     parents = dict.fromkeys(os.path.dirname(path) for path in inside)
     deeper = [path for path in parents if "/" in path and _has_repeats(os.path.basename(path))]
@@ -129,7 +129,7 @@ def _has_repeats(name: str) -> bool:
 
 
 def note_unused(walk: Walk, path: str) -> None:
-    """Add a file that is not taken in, by its path within what was brought, under what it is."""
+    """Add a file that is not used to the walk's lists, by its path."""
     parts = path.split("/")
     junk = next((number for number, part in enumerate(parts) if is_junk(part)), None)
     if any(has_quiet_name(part) for part in parts):
@@ -153,7 +153,7 @@ def walk(
     left_out   names of direct subfolders to skip          without   folders to skip anywhere
     endings    extensions of caption files, in lower case  recursive   False: only the folder itself
     """
-    found = Walk()
+    result = Walk()
     visited = _identities(without)
     waiting: list[tuple[Path, str]] = [(root, "")]
     while waiting:
@@ -169,18 +169,18 @@ def walk(
         except OSError as error:
             fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
-            found.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
+            result.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
-        before = len(found.files)
-        subfolders = _sort_out(entries, folder, prefix, found, left_out if not prefix else frozenset(), endings)
-        found.folders += len(found.files) > before
+        before = len(result.files)
+        subfolders = _sort_out(entries, folder, prefix, result, left_out if not prefix else frozenset(), endings)
+        result.folders += len(result.files) > before
         waiting += reversed(subfolders) if recursive else ()
-    found.files.sort(key=lambda each: each.relative)
-    return found
+    result.files.sort(key=lambda each: each.relative)
+    return result
 
 
 def _identities(folders: Iterable[Path]) -> set[object]:
-    """Of those that exist."""
+    """The identities of the folders that exist."""
     found: set[object] = set()
     for folder in folders:
         with suppress(OSError):
@@ -192,12 +192,12 @@ def _sort_out(
     entries: Sequence[os.DirEntry],
     folder: Path,
     prefix: str,
-    found: Walk,
+    result: Walk,
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
     """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
-    sidecars, others, subfolders = _told_apart(entries, folder, prefix, found, left_out, endings)
+    sidecars, others, subfolders = _classified(entries, folder, prefix, result, left_out, endings)
     used: set[str] = set()
     images = {entry.name for entry in others if is_image(entry.path, entry.name)}
     stems = Counter(os.path.splitext(name)[0].casefold() for name in images)
@@ -205,27 +205,27 @@ def _sort_out(
     for entry in others:
         name = entry.name
         if name in images:
-            found.files.append(_file(entry, folder, prefix, sidecars, used, shared))
+            result.files.append(_file(entry, folder, prefix, sidecars, used, shared))
             continue
-        found.others[extension(name) or name] += 1
-        found.unread += (prefix + name,) if is_worth_naming(name) else ()
+        result.others[extension(name) or name] += 1
+        result.unread += (prefix + name,) if is_worth_naming(name) else ()
         if entry.is_symlink() and not os.path.exists(entry):
-            found.problems.append(_dead_link(folder / name))
+            result.problems.append(_dead_link(folder / name))
     captions = [entry.name for beside in sidecars.values() for entry in beside]
-    found.others.update(extension(name) for name in captions)
-    found.orphans += [prefix + name for name in captions if name not in used]
+    result.others.update(extension(name) for name in captions)
+    result.orphans += [prefix + name for name in captions if name not in used]
     return subfolders
 
 
-def _told_apart(
+def _classified(
     entries: Iterable[os.DirEntry],
     folder: Path,
     prefix: str,
-    found: Walk,
+    result: Walk,
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> tuple[dict[str, list[os.DirEntry]], list[os.DirEntry], list[tuple[Path, str]]]:
-    """Caption files by the names of their images without case, other files, and subfolders."""
+    """({image's stem in lower case: its caption files}, other files, subfolders)."""
     sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
     others: list[os.DirEntry] = []
     subfolders: list[tuple[Path, str]] = []
@@ -234,7 +234,7 @@ def _told_apart(
         if name in left_out:
             continue
         if is_junk(name):
-            found.ignored += () if is_quiet_junk(entry) else (prefix + name,)
+            result.ignored += () if is_quiet_junk(entry) else (prefix + name,)
         elif is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif ending := _caption_ending(name, endings):
@@ -271,7 +271,7 @@ def first_files(
             continue
         visited.add(identity)
         skipped = left_out if not prefix else frozenset()
-        sidecars, others, subfolders = _told_apart(entries, folder, prefix, Walk(), skipped, endings)
+        sidecars, others, subfolders = _classified(entries, folder, prefix, Walk(), skipped, endings)
         inside: dict[str, Any] = {path: (below, path) for below, path in subfolders if recursive}
         inside |= {prefix + each.name: partial(_image_file, each, folder, prefix, sidecars) for each in others}
         waiting += [inside[path] for path in sorted(inside, reverse=True)]
@@ -314,7 +314,7 @@ def _file(
     used: set[str],
     shared_stems: Collection[str],
 ) -> File:
-    """The image with its caption files: a.txt, else a.png.txt, which is first where a.jpg is there too. used: gets their names."""
+    """The image with its caption files: a.txt, then a.png.txt, which comes first if a.jpg exists too. used: gets their names."""
     relative, path = prefix + entry.name, reachable(folder / entry.name)
     stem = os.path.splitext(entry.name)[0]
     beside = sidecars.get(stem.casefold(), [])
@@ -362,7 +362,7 @@ def file_at(path: Path, relative: str) -> File:
 
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
-) -> Iterator[tuple[File, Seen | str]]:
+) -> Iterator[tuple[File, HeaderFacts | str]]:
     """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
     errors are not cached, since permissions and links change without changing the file."""
     memo = memo or Memo(None)
@@ -375,18 +375,18 @@ def headers(
                 cancel.check()
             open_questions = [file for file in chunk if file.path not in known]
             parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
-            read = {file.path: seen for part in pool.map(_headers_of, parts) for file, seen in part}
-            facts = {path: _written(seen) for path, seen in read.items() if isinstance(seen, Seen)}
+            read = {file.path: header for part in pool.map(_headers_of, parts) for file, header in part}
+            facts = {path: _written(each) for path, each in read.items() if isinstance(each, HeaderFacts)}
             memo.remember(_KIND, facts, open_questions)
             for file in chunk:
                 yield file, read[file.path] if file.path in read else _parsed(known[file.path])
 
 
-def _headers_of(files: Sequence[File]) -> list[tuple[File, Seen | str]]:
+def _headers_of(files: Sequence[File]) -> list[tuple[File, HeaderFacts | str]]:
     return [(file, _header_or_reason(file)) for file in files]
 
 
-def _header_or_reason(file: File) -> Seen | str:
+def _header_or_reason(file: File) -> HeaderFacts | str:
     if file.gone:
         return file.gone
     if file.bytes == 0:
@@ -396,13 +396,13 @@ def _header_or_reason(file: File) -> Seen | str:
     except BrokenImage as error:
         return str(error)
     really = real_kind(file.relative, header.format)
-    return Seen(header.width, header.height, header.rotated, header.animated, really)
+    return HeaderFacts(header.width, header.height, header.rotated, header.animated, really)
 
 
-def _written(seen: Seen) -> str:
-    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)} {seen.really}"
+def _written(header: HeaderFacts) -> str:
+    return f"{header.width} {header.height} {int(header.rotated)} {int(header.animated)} {header.really}"
 
 
-def _parsed(text: str) -> Seen:
+def _parsed(text: str) -> HeaderFacts:
     width, height, rotated, animated, really = text.split(" ")
-    return Seen(int(width), int(height), rotated == "1", animated == "1", really)
+    return HeaderFacts(int(width), int(height), rotated == "1", animated == "1", really)

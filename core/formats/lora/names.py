@@ -58,8 +58,14 @@ DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 DORA_SCALE = "dora_scale"
 NORM, NORM_BIAS, BIAS = "w_norm", "b_norm", "diff_b"  # changes of norm layers and of biases, in files of any kind
 PEFT_BIAS = "lora_B.bias"
-BESIDE = {BIAS, "bias", NORM, NORM_BIAS, PEFT_BIAS}  # tensors that can be next to those of a network's layers
-BESIDE_IN_USE = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # the parameter they are added to
+BIAS_NORM_KEYS = {
+    BIAS,
+    "bias",
+    NORM,
+    NORM_BIAS,
+    PEFT_BIAS,
+}  # tensors of biases and norms, next to those of a network's layers
+BIAS_NORM_PARAMETERS = {NORM: "weight", NORM_BIAS: "bias", BIAS: "bias"}  # the parameter they are added to
 UNREAD = {"oft_diag", "bm.weight"}  # keys of LyCORIS that no kind reads
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": DORA_SCALE}  # after ".lora_"
 OLD_DIFFUSERS = {
@@ -133,7 +139,11 @@ def module_of_extra(key: str) -> tuple[str, str] | None:
     """(part, parameter) that a bias or norm tensor of a LoRA file is added to; None: it is not used."""
     name, _, kind = key.partition(".")
     module = module_of_layer(name)
-    return None if module is None or kind not in BESIDE_IN_USE else (module[0], f"{module[1]}.{BESIDE_IN_USE[kind]}")
+    return (
+        None
+        if module is None or kind not in BIAS_NORM_PARAMETERS
+        else (module[0], f"{module[1]}.{BIAS_NORM_PARAMETERS[kind]}")
+    )
 
 
 def _split(name: str) -> tuple[str | None, list[str]]:
@@ -275,7 +285,7 @@ def _keys_and_prefixes() -> tuple[frozenset[str], tuple[str, ...]]:
 @lru_cache(maxsize=1)
 def _cached_keys_and_prefixes(registered: int) -> tuple[frozenset[str], tuple[str, ...]]:
     kinds = NETWORK_KINDS.values()
-    keys = frozenset(BESIDE | UNREAD).union(*(kind.all_keys for kind in kinds))
+    keys = frozenset(BIAS_NORM_KEYS | UNREAD).union(*(kind.all_keys for kind in kinds))
     return keys, (*KOHYA, *(kind.prefix for kind in kinds if kind.prefix))
 
 

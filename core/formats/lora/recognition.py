@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, LYCORIS, NORM, kohya_prefixes, split_key, to_kohya_key
+from core.formats.lora.names import BIAS_NORM_KEYS, COMFYUI, LYCORIS, NORM, kohya_prefixes, split_key, to_kohya_key
 from core.formats.tensors.entry import TensorEntry
 from core.settings.network import NETWORK_KINDS, KindTraits
 
@@ -71,7 +71,7 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
     )
     network = max(fitting, key=lambda each: each[0], default=(None, None))[1]
     known = frozenset[str]().union(*(kind.keys for kind in NETWORK_KINDS.values()))
-    unknown = {ending for ending in endings if ending not in known and not (network and ending in BESIDE)}
+    unknown = {ending for ending in endings if ending not in known and not (network and ending in BIAS_NORM_KEYS)}
     variants = (
         title
         for suffix, title in LORA_VARIANTS

@@ -26,7 +26,7 @@ MAX_BATCH = 256  # images of a fixed batch
 MAX_INPUT = 1 << 30  # bytes of a batch in float32
 MAX_OUTPUTS = 1_000_000  # numbers for an image; Camie has 70,500
 # message -> {field: message inside}; a tensor's external_data (13) has pairs of key (1) and value (2).
-WAYS = {
+MESSAGE_FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node"},
@@ -109,9 +109,9 @@ class _Walk:
         """The locations of external weights within one message."""
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
-        ways = WAYS[message]
+        fields = MESSAGE_FIELDS[message]
         for field, begin, stop in self.messages(start, end):
-            inside = ways.get(field)
+            inside = fields.get(field)
             if inside == "entry":
                 entry = {name: self.data[a : min(b, a + MAX_TEXT)] for name, a, b in self.messages(begin, stop)}
                 if entry.get(1) == b"location":

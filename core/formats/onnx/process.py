@@ -1,4 +1,4 @@
-"""An ONNX model loaded in its own process (`runner.py`), from this side."""
+"""The parent's side of an ONNX model in a separate process (`runner.py`)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelProcess:
         self.tags: str = facts["tags"]
 
     def close(self) -> None:
-        """Stop its process, whatever the model does."""
+        """Stop the process, even if it hangs."""
         self._worker.end()
         self._images = None  # Windows keeps a mapped file
         self._folder.close()
@@ -104,7 +104,7 @@ class OfProcess:
     _model: ModelProcess
 
     def close(self) -> None:
-        """Stop the process, whatever the model does."""
+        """Stop the process, even if it hangs."""
         self._model.close()
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
-"""Reading and writing large files in large chunks, past the system's file cache if possible: a model is read once, and
-filling pages of the cache for it costs more time than the rest of the work."""
+"""Reads and writes large files in large chunks, bypassing the system's file cache if possible: a model is read once, and
+filling the cache costs more time than the rest of the work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLES = 16  # of a file, to see whether the cache has it
 
 
 class Buffers:
-    """Reused memory: fresh memory costs several times as much as copying into it."""
+    """A pool of buffers: allocating memory takes several times as long as copying into it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -129,7 +129,7 @@ def bypass_cache(handle: Any) -> bool:
 
 
 def use_cache_after(error: OSError, handle: Any, direct: bool) -> None:
-    """Return to the cache if the drive has larger blocks than were read or written; raise any other error."""
+    """Switch back to the file cache after an error from a drive with larger blocks; raise any other error."""
     if error.errno != errno.EINVAL or not direct:
         raise error
     import fcntl

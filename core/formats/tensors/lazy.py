@@ -1,4 +1,4 @@
-"""Tensors that are read when they are written, from memory or files, so that no second model is in memory."""
+"""Lazy tensors, read from memory or files when they are written, so that no second model is in memory."""
 
 from __future__ import annotations
 
@@ -123,19 +123,19 @@ def in_memory(tensor: torch.Tensor) -> LazyTensor:
 
 
 def loaded(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
-    """A stored tensor is read, any other is what it is."""
+    """The tensor in memory: a stored one is read, any other returned as is."""
     return tensor.read() if isinstance(tensor, StoredTensor) else tensor
 
 
 def lazily(tensor: torch.Tensor | StoredTensor) -> LazyTensor:
-    """A tensor in memory, or one that is stored."""
+    """A lazy tensor of one in memory or a stored one."""
     if not isinstance(tensor, StoredTensor):
         return in_memory(tensor)
     return LazyTensor(TORCH_NAMES[tensor.dtype], tensor.shape, lambda dtype: tensor.read().to(dtype).contiguous())
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
-    """The concatenation along the first axis."""
+    """The lazy concatenation along the first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
     def fetch(dtype: torch.dtype) -> torch.Tensor:

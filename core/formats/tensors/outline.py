@@ -1,4 +1,4 @@
-"""A tensor as far as its file's header describes it, for checks without torch."""
+"""A tensor's shape and dtype from its file's header, for checks without torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class StoredTensor(Outline):
-    """An outline whose numbers are read where they are needed. fetch: reads them, in the shape that they are stored in"""
+    """An outline whose values are read on demand. fetch: reads them, in their stored shape"""
 
     fetch: Callable[[], torch.Tensor] = field(kw_only=True)
 

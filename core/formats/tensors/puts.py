@@ -56,9 +56,15 @@ def in_threads(
     cancel: CancelToken | None,
     wrote: Wrote | None,
 ) -> None:
-    """Run several at a time, each in its own thread: while one waits for the drive, others compute. threads: None is as
-    many as useful"""
+    """Run several at a time, each in its own thread: while one waits for the drive, others compute.
+
+    threads   None: as many as useful; 1: in order, in this thread
+    """
     ends = threading.Event()
+    if threads == 1:
+        for put in puts:
+            count(put(ends), cancel, wrote)
+        return
     threads = threads or min(machine.threads() + WAITING_THREADS, MOST_THREADS)
     with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="write-tensors") as workers:
         try:

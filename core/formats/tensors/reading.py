@@ -47,7 +47,7 @@ TORCH_NAMES = {
 class TensorFile:
     """An open model file: safetensors or pickle, by its first bytes. Any thread may read from it.
 
-    once   most of it is read, once: past the system's file cache, unless the cache has it already
+    once   most of it is read, and only once: bypass the system's file cache, unless the file is cached
     """
 
     def __init__(self, path: Path | str, *, once: bool = False) -> None:
@@ -78,7 +78,7 @@ class TensorFile:
         return Outline(entry.shape, entry.dtype, number)
 
     def stored(self, name: str) -> StoredTensor:
-        """The outline, whose numbers can be read while the file is open."""
+        """The tensor as a stored tensor, which can be read while the file is open."""
         outline = self.outline(name)
         return StoredTensor(outline.shape, outline.dtype, outline.number, fetch=partial(self.read, name))
 
@@ -137,7 +137,7 @@ class TensorFile:
                 yield from buffer[before:needed].split(step)
 
     def _soon(self, start: int, stop: int) -> None:
-        """Let the system read ahead."""
+        """Ask the system to read ahead."""
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):
                 os.posix_fadvise(self._handle.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)

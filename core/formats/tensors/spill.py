@@ -1,4 +1,4 @@
-"""Tensors that wait on the disk until a file is written of them, so that memory holds one at a time."""
+"""Stores tensors on disk until they are written to a file, so that memory holds one at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Spill:
-    """A temporary file on the disk of `target`, gone when this is closed."""
+    """A temporary file on the disk of `target`, deleted when closed."""
 
     def __init__(self, target: Path) -> None:
         folder = next(parent for parent in target.absolute().parents if parent.is_dir())
@@ -32,7 +32,7 @@ class Spill:
         self._file.close()
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
-        """The same tensors, which are read again while this is open."""
+        """Write the tensors and return them as stored tensors, which can be read while this is open."""
         return {name: self._put(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
     def _put(self, tensor: torch.Tensor) -> StoredTensor:

@@ -1,15 +1,16 @@
-"""Writes files of many tensors one after the other: safetensors, and torch's format."""
+"""Writes files of many tensors: safetensors, and torch's format."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.tensors.chunks import ChunkedFile
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.puts import Wrote, as_bytes, count, in_threads, put_tensor
@@ -21,9 +22,23 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
-WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # in the metadata until the tensors are written
+WEIGHTS_HASH, LEGACY_HASH = "sshs_model_hash", "sshs_legacy_hash"
+NO_HASH, NO_LEGACY_HASH = "0" * 64, "0" * 8  # in the metadata until the tensors are written
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # as in settings -> torch's name
 HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
+# The order in which the safetensors library writes dtypes.
+LIBRARY_DTYPES = "U64 I64 F64 F32 U32 I32 BF16 F16 U16 I16 F8_E4M3 F8_E5M2 I8 U8 BOOL".split()
+Order = Callable[[str, LazyTensor], Any]  # (name, tensor) -> sort key
+
+
+def widest_first(name: str, tensor: LazyTensor) -> int:
+    """Sort key: wide dtypes first, so that every tensor starts at a multiple of its item size."""
+    return -tensor.item_bytes
+
+
+def library_order(name: str, tensor: LazyTensor) -> tuple[int, str]:
+    """Sort key: the order of the safetensors library, by dtype, then by name."""
+    return LIBRARY_DTYPES.index(SAFE_NAMES[tensor.type]), name
 
 
 def write_safetensors(
@@ -32,15 +47,21 @@ def write_safetensors(
     metadata: Mapping[str, str],
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
+    *,
+    order: Order = widest_first,
+    format: str | None = "pt",
 ) -> None:
-    """Write the header, then the tensors, several at a time: memory for these, or for their pieces.
+    """Write the header, then the tensors, several at a time: memory for these, or for their pieces. With a hash: one
+    after the other, each read once.
 
-    metadata   all strings; `format: pt` is added, which transformers requires. NO_HASH as the WEIGHTS_HASH is replaced
-               by the SHA-256 of the tensors' bytes
+    metadata   all strings. NO_HASH as the WEIGHTS_HASH is replaced by the SHA-256 of the tensors' bytes, NO_LEGACY_HASH as
+               the LEGACY_HASH by A1111's old hash
+    order      of the tensors in the file
+    format     the metadata's `format`, which transformers requires; None leaves it out
     """
-    # Wide dtypes first, as the library does: every tensor then starts at a multiple of its item size.
-    names = sorted(tensors, key=lambda name: -tensors[name].item_bytes)
-    listing: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    metadata = {"format": format, **metadata} if format is not None else metadata
+    names = sorted(tensors, key=lambda name: order(name, tensors[name]))
+    listing: dict[str, Any] = {}
     offset = 0
     for name in names:
         tensor = tensors[name]
@@ -50,21 +71,62 @@ def write_safetensors(
             "data_offsets": [offset, offset + tensor.byte_count],
         }
         offset += tensor.byte_count
-    header = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    header += b" " * (-len(header) % 8)
-    start, digest = 8 + len(header), hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None
+    header = _header(listing, metadata)
+    hashes = _Hashes(listing, metadata) if _Hashes.requested(metadata) else None
+    start = len(header)
     with ChunkedFile(path, start + offset) as file, ThreadPoolExecutor(1, thread_name_prefix="hash-tensors") as hasher:
-        file.put(0, as_bytes(len(header).to_bytes(8, "little") + header))
-        see, puts = (lambda content: hasher.submit(digest.update, content)) if digest is not None else None, []
+        file.put(0, as_bytes(header))
+        see, puts = (lambda content: hasher.submit(hashes.add, content)) if hashes is not None else None, []
         for name in names:
             puts.append(partial(put_tensor, file, name, tensors[name], start, see))
             start += tensors[name].byte_count
-        in_threads(puts, 1 if digest is not None else None, cancel, wrote)
-    if digest is not None:
+        in_threads(puts, 1 if hashes is not None else None, cancel, wrote)
+    if hashes is not None:
         with open(path, "rb+") as handle:
-            mark = f'"{WEIGHTS_HASH}":"'  # no other text of the header has these quotes unescaped
-            handle.seek(8 + header.index(f"{mark}{NO_HASH}".encode()) + len(mark))
-            handle.write(digest.hexdigest().encode())
+            handle.write(_header(listing, {**metadata, **hashes.values()}))
+
+
+def _header(listing: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The length of the JSON and the JSON, padded with spaces so that tensors start at a multiple of 8 bytes."""
+    content = {"__metadata__": dict(metadata), **listing} if metadata else listing
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class _Hashes:
+    """The hashes that the metadata leave open, computed while the tensors are written in order.
+
+    sshs_model_hash   SHA-256 after the header
+    sshs_legacy_hash  8 digits of the SHA-256 of 64 KiB at 1 MiB of the file with the `ss_` metadata only
+    """
+
+    def __init__(self, listing: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        self._names = self.requested(metadata)
+        self._offset, self._weights, self._legacy = 0, hashlib.sha256(), hashlib.sha256()
+        header = _header(listing, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+        self._add_legacy(memoryview(header))
+
+    @staticmethod
+    def requested(metadata: Mapping[str, str]) -> list[str]:
+        """The names of the hashes to compute."""
+        empty = {WEIGHTS_HASH: NO_HASH, LEGACY_HASH: NO_LEGACY_HASH}
+        return [name for name, value in empty.items() if metadata.get(name) == value]
+
+    def add(self, content: memoryview) -> None:
+        """Add the next bytes of the tensors."""
+        self._weights.update(content)
+        self._add_legacy(content)
+
+    def _add_legacy(self, content: memoryview) -> None:
+        start, end = (max(0, each - self._offset) for each in (LEGACY_START, LEGACY_START + LEGACY_BYTES))
+        self._legacy.update(content[start:end])
+        self._offset += len(content)
+
+    def values(self) -> dict[str, str]:
+        """{name: hash} of those that were requested."""
+        computed = {WEIGHTS_HASH: self._weights.hexdigest(), LEGACY_HASH: self._legacy.hexdigest()[:8]}
+        return {name: computed[name] for name in self._names}
 
 
 def write_pickle(

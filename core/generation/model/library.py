@@ -25,7 +25,7 @@ from core.record.best import read_best
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular, read_regular
-from core.record.run_about import given_title, title_of
+from core.record.run_about import initial_title, title_of
 from core.record.run_folder import RunFolder
 from core.record.workspace import CAPTIONERS, PREPROCESSORS, PROJECT, Workspace, display_path, real_path, resolve_path
 
@@ -385,7 +385,7 @@ def _run_label(run: Path) -> str:
     """The run's title and folder name, or only the latter if the user gave no title."""
     folder = RunFolder(run)
     title = title_of(folder)
-    return run.name if title == given_title(folder) else f"{title} ({run.name})"
+    return run.name if title == initial_title(folder) else f"{title} ({run.name})"
 
 
 def _label(path: Path, root: Path) -> str:

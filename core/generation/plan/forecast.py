@@ -166,7 +166,7 @@ def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -
         return settings.offload
     needs, sliced = needs_of(job, parts), (settings.vae_slices or STRIPS) > 1
     refiner_needs = [needs_of(job, each) for each in refiners]
-    room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
+    room = SHARE * machine.memory(parts.device)[1] - machine.RUNTIME_BYTES["cuda"]
     choices: list[Offload] = ["off", "parts"]
     last: Offload = "parts" if differentiates(job) else "layers"
     return next((offload for offload in choices if peak_of(needs, refiner_needs, offload, sliced) < room), last)
@@ -188,7 +188,7 @@ def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
     offload = offload_of(first, parts, refiners)
     needs, refiner_needs = needs_of(first, parts), [needs_of(first, each) for each in refiners]
     total, cuda = machine.memory(device)[1], device.startswith("cuda")
-    slices, torch_bytes = first.generation_memory.vae_slices, machine.OF_ITS_OWN["cuda" if cuda else "cpu"]
+    slices, torch_bytes = first.generation_memory.vae_slices, machine.RUNTIME_BYTES["cuda" if cuda else "cpu"]
     unsliced = int((1 + machine.CUT_OFF) * peak_of(needs, refiner_needs, offload))
     sliced = slices > 1 if slices is not None else unsliced + torch_bytes > SHARE * total
     peak = int((1 + machine.CUT_OFF) * peak_of(needs, refiner_needs, offload, sliced))

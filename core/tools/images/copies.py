@@ -1,4 +1,4 @@
-"""The tools that resize, crop and convert images: the copies of one image."""
+"""The tools that write resized, cropped or converted copies of images."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ def do(settings: EncodedCopySettings, plan: FolderPlan, context: JobContext) -> 
 
 
 def resized_copies(path: Path, settings: ResizeSettings) -> tuple[list[Copy], list[str]]:
-    """A copy for each largest size, each made from the image itself, named `<name>+<W>x<H>`; and what was left out.
+    """(a copy for each maximum size, from the original image, named `<name>+<W>x<H>`; what was left out).
 
-    sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
+    Names and sizes are those of sd-scripts' resize_images_to_resolution, which resizes the second copy from the first.
     """
     opened = open_decoded(path)
     width, height = opened.colors.size
     copies: list[Copy] = []
     left_out: list[str] = []
-    seen: dict[tuple[int, int], str] = {}
+    sizes: dict[tuple[int, int], str] = {}
     for limit in settings.max_resolution:
         most_width, most_height = (limit, limit) if isinstance(limit, int) else limit
         name = f"{most_width}x{most_height}"
         size = size_within(width, height, most_width * most_height)
         step = settings.divisible_by
-        kept = (size[0] // step * step, size[1] // step * step)
-        if 0 in kept:
+        crop = (size[0] // step * step, size[1] // step * step)
+        if 0 in crop:
             left_out.append(f"would be {size[0]} x {size[1]} at {name}, too small to be divisible by {step}")
             continue
-        if kept in seen:
-            left_out.append(f"has the same size at {name} as at {seen[kept]}")
+        if crop in sizes:
+            left_out.append(f"has the same size at {name} as at {sizes[crop]}")
             continue
-        seen[kept] = name
-        image = cut(scaled(opened, size, settings.interpolation), middle(size, kept))
+        sizes[crop] = name
+        image = cut(scaled(opened, size, settings.interpolation), middle(size, crop))
         copies.append(Copy(f"{path.stem}+{name}", image, settings.format))
     return copies, left_out
 
 
 def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
-    """The size of the same shape with at most so many pixels; unchanged when it has no more. At least 1 x 1."""
+    """The size of the same aspect ratio with at most `most_pixels` pixels; unchanged if it has no more. At least 1 x 1."""
     if width * height <= most_pixels:
         return width, height
     scale = math.sqrt(most_pixels / (width * height))
@@ -59,7 +59,7 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
 
 
 def cropped_copies(path: Path, settings: CropSettings) -> tuple[list[Copy], list[str]]:
-    """Exactly the crop size, from the middle."""
+    """A copy center-cropped to the crop size."""
     opened = open_decoded(path)
     width, height = opened.colors.size
     wanted = settings.crop_size
@@ -76,7 +76,7 @@ _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
 def converted_copies(path: Path, settings: ConvertSettings) -> tuple[list[Copy], list[str]]:
-    """In the output format; a file that has it already is copied as it is, so that it loses nothing."""
+    """A copy in the output format; a file that already has it is copied unchanged, without loss."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
         same = image.format == _PILLOW_NAMES[settings.format] and not getattr(image, "is_animated", False)
@@ -90,10 +90,10 @@ COPIES: dict[type[EncodedCopySettings], Any] = {
 }
 
 
-def middle(size: tuple[int, int], kept: tuple[int, int]) -> Box:
-    """The box of size `kept` in the middle."""
-    left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
-    return left, top, left + kept[0], top + kept[1]
+def middle(size: tuple[int, int], crop: tuple[int, int]) -> Box:
+    """The centered box of size `crop`."""
+    left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+    return left, top, left + crop[0], top + crop[1]
 
 
 def cut(opened: Opened, box: Box) -> Opened:
@@ -101,7 +101,7 @@ def cut(opened: Opened, box: Box) -> Opened:
 
 
 def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
-    """Colors and transparency at that size. Transparent pixels do not bleed into their neighbors."""
+    """The image resized with its transparency. Transparent pixels do not bleed into their neighbors."""
     if opened.alpha is None or opened.colors.size == size:
         alpha = resize(opened.alpha, size, interpolation) if opened.alpha else None
         return Opened(resize(opened.colors, size, interpolation), alpha)

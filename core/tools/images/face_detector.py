@@ -1,7 +1,7 @@
 """Faces and their eyes in an image, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
 
-The weights (2 MB, MIT license) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
-networks run in torch. It was trained on photographs: drawn faces are mostly missed.
+The weights (2 MB, MIT license) come with the package `mtcnn`, whose code needs TensorFlow; here its three small networks
+run in torch. It was trained on photographs: drawn faces are mostly missed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_ONCE = 512  # candidates in one forward pass
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face in pixels of the image. Eyes: (x, y), left and right as they are seen."""
+    """A face in pixels of the image. Eyes: (x, y), left and right as seen in the image."""
 
     left: float
     top: float
@@ -52,13 +52,13 @@ class Face:
 
     @property
     def tilt(self) -> float:
-        """Degrees by which the line of the eyes falls to the right; turning back by it levels them."""
+        """Clockwise tilt of the line between the eyes, in degrees."""
         (x1, y1), (x2, y2) = self.left_eye, self.right_eye
         return math.degrees(math.atan2(y2 - y1, x2 - x1))
 
 
 def weights_folder() -> Path:
-    """Where the weights lie. ProblemsError says how to get them; the package itself is not imported."""
+    """Folder of the package's weights; does not import the package. Raises ProblemsError if it is not installed."""
     if find_spec("lz4") and find_spec("joblib"):
         found = find_spec("mtcnn")
         for place in (found.submodule_search_locations or []) if found else []:
@@ -70,7 +70,7 @@ def weights_folder() -> Path:
 
 
 class FaceDetector:
-    """Finds faces. Loading takes a second, an image of one megapixel about a quarter of one."""
+    """Detects faces. Loading takes a second, an image of one megapixel about a quarter of a second."""
 
     def __init__(self) -> None:
         import joblib
@@ -87,7 +87,7 @@ class FaceDetector:
         self._weights = {name: [tensor(array) for array in joblib.load(folder / f"{name}.lz4")] for name in _NETWORKS}
 
     def find(self, image: Image.Image, min_score: float = 0.9) -> list[Face]:
-        """Faces of an RGB image with at least that score, the largest first."""
+        """The faces in an RGB image with at least this score, the largest first."""
         import torch
 
         with torch.inference_mode():
@@ -99,7 +99,7 @@ class FaceDetector:
         return sorted(faces, key=lambda face: (-max(face.size), face.left, face.top))
 
     def _proposals(self, pixels: torch.Tensor) -> np.ndarray:
-        """First network, over a pyramid of sizes: float [N, 5] left, top, right, bottom, score; squares."""
+        """Run the first network on an image pyramid: float [N, 5] left, top, right, bottom, score; squares."""
         import torch
         from torch.nn.functional import interpolate
 
@@ -116,12 +116,12 @@ class FaceDetector:
                 corner = np.stack([columns.numpy(), rows.numpy()], 1).astype(np.float32) * _STRIDE
                 boxes = (np.concatenate([corner, corner + _CELL], 1) + moved) / scale
                 part = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
-                found.append(part[_kept(part, 0.5)])
+                found.append(part[_nms(part, 0.5)])
             scale *= _PYRAMID
         if not found:
             return np.zeros((0, 5), np.float32)
         together = np.concatenate(found)
-        return _squares(together[_kept(together, _OVERLAP)])
+        return _squares(together[_nms(together, _OVERLAP)])
 
     def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[1, 3, H, W] -> offsets [4, h, w] in cells, scores [h, w]."""
@@ -134,7 +134,7 @@ class FaceDetector:
         return conv2d(x, w[9], w[10])[0], conv2d(x, w[11], w[12])[0].softmax(0)[1]
 
     def _refined(self, pixels: torch.Tensor, boxes: np.ndarray) -> np.ndarray:
-        """Second network: better boxes, fewer of them."""
+        """Run the second network: refined boxes, fewer of them."""
         import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
@@ -150,10 +150,10 @@ class FaceDetector:
         result = torch.cat(found).numpy()
         boxes = _moved(boxes, result[:, :4], result[:, 4])
         boxes = boxes[boxes[:, 4] > _REFINE]
-        return _squares(boxes[_kept(boxes, _OVERLAP)])
+        return _squares(boxes[_nms(boxes, _OVERLAP)])
 
     def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
-        """Third network: the faces with their eyes."""
+        """Run the third network: the faces with their eyes."""
         import torch
         from torch.nn.functional import conv2d, linear, max_pool2d, prelu
 
@@ -175,7 +175,7 @@ class FaceDetector:
         ys = boxes[:, 1:2] + points[:, 5:] * sides[:, 1:]
         boxes = _moved(boxes, result[:, :4], scores)
         sure = np.flatnonzero(scores >= min_score)
-        sure = sure[_kept(boxes[sure], _OVERLAP, smaller=True)]
+        sure = sure[_nms(boxes[sure], _OVERLAP, smaller=True)]
         found_faces = []
         for n in sure:
             left, top, right, bottom, score = (float(value) for value in boxes[n])
@@ -185,12 +185,12 @@ class FaceDetector:
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> [N, W * H * C]: the order in which the weights were made, columns first."""
+    """[N, C, H, W] -> [N, W * H * C], columns first, the order of the weights."""
     return x.permute(0, 3, 2, 1).reshape(len(x), -1)
 
 
 def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor:
-    """The boxes of an image [1, 3, H, W], each at side x side; what lies outside is black: [N, 3, side, side]."""
+    """Crops of an image [1, 3, H, W] resized to [N, 3, side, side]; black outside the image."""
     import torch
     from torch.nn.functional import interpolate, pad
 
@@ -213,25 +213,25 @@ def _moved(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.nda
 
 
 def _squares(boxes: np.ndarray) -> np.ndarray:
-    """Each box grown to a square around its middle."""
+    """Each box enlarged to a square with the same center."""
     sides = boxes[:, 2:4] - boxes[:, :2]
     middle, half = boxes[:, :2] + sides / 2, sides.max(1, keepdims=True, initial=0) / 2
     return np.concatenate([middle - half, middle + half, boxes[:, 4:]], 1)
 
 
-def _kept(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
-    """Non-maximum suppression: numbers of the boxes that no better one overlaps by more than that share.
+def _nms(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
+    """Non-maximum suppression: indices of the boxes that no higher-scoring one overlaps by more than `overlap`.
 
-    smaller   the share is of the smaller box rather than of both together
+    smaller   overlap as a fraction of the smaller box, not of the union
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order, kept = np.argsort(-boxes[:, 4]), []
+    order, chosen = np.argsort(-boxes[:, 4]), []
     while len(order):
         best, rest = order[0], order[1:]
-        kept.append(int(best))
+        chosen.append(int(best))
         low = np.maximum(boxes[best, :2], boxes[rest, :2])
         high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
         common = np.prod(np.clip(high - low, 0, None), axis=1)
         whole = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
         order = rest[common <= overlap * whole]
-    return kept
+    return chosen

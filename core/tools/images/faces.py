@@ -1,7 +1,7 @@
-"""Faces cut out upright, named `<name>_x_y_width_height` as the face crop of a training reads them.
+"""Crops faces, rotated upright, named `<name>_x_y_width_height` as the face crop of a training reads them.
 
-The rules are those of sd-scripts' detect_face_rotate: turned about the face's middle by the line of the eyes with the
-surroundings mirrored, a window around the face moved to lie inside the image.
+As sd-scripts' detect_face_rotate: rotated around the face's center to level the eyes, with mirrored surroundings; the window
+around the face is moved to lie inside the image.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Detector(Protocol):
 
 
 def do(settings: FaceSettings, plan: FolderPlan, context: JobContext, detector: Detector | None = None) -> Outcome:
-    """detector: finds faces; by default the one that is installed."""
+    """Write the face crops. detector: FaceDetector by default."""
     finder = detector or FaceDetector()
     return make_copies(settings, plan, context, lambda path: face_copies(path, settings, finder))
 
 
 def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple[list[Copy], list[str]]:
-    """A PNG for each face that qualifies, the largest first, and why others were left out."""
+    """(a PNG copy for each qualifying face, the largest first; why others were left out)."""
     if split_label(path.stem)[1]:
         raise Skip("is a mask or control image")
     image = open_decoded(path).on(WHITE)
@@ -69,7 +69,7 @@ def face_copies(path: Path, settings: FaceSettings, detector: Detector) -> tuple
 
 
 def upright(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
-    """The window around a face, and the face's (x, y of its middle, width, height) in it."""
+    """(the window around a face, the face's (center x, center y, width, height) in it)."""
     scale = 1.0
     size = max(face.size)
     window = settings.crop_size if settings.face_crop == "size" else None
@@ -98,14 +98,14 @@ def upright(image: Image.Image, face: Face, settings: FaceSettings) -> tuple[Ima
 
 
 def around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The window with its middle as near to (x, y) as it lies inside an image of that size."""
+    """The window inside an image of this size whose center is nearest to (x, y)."""
     left = min(max(round(x - window[0] / 2), 0), size[0] - window[0])
     top = min(max(round(y - window[1] / 2), 0), size[1] - window[1])
     return left, top, left + window[0], top + window[1]
 
 
 def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> Image.Image:
-    """Turned anticlockwise about a point, at its own size; what comes in from outside is the image mirrored."""
+    """The image rotated counterclockwise around a point, at the same size, with mirrored borders."""
     if abs(degrees) < 0.05:
         return image
     width, height = image.size

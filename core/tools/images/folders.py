@@ -1,4 +1,4 @@
-"""What the image tools share: copies of all images of a folder, and what was written and left out."""
+"""Shared by the image tools: writing copies of all images of a folder, and the report of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.captions.files import Beside
+from core.dataset.captions.files import SidecarIndex
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, Opened
 from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image, is_junk, printable, split_label, walk_folders
@@ -39,12 +39,12 @@ _LOSSLESS = 100
 
 
 class Skip(Exception):
-    """An image that a tool leaves out. Its text says why, to be put after the image's name."""
+    """An image that a tool leaves out. The message follows the image's name."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy. image: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
+    """A copy to write. image: saved as `format`, or a file to copy byte for byte; stem: its file name."""
 
     stem: str
     image: Opened | Path
@@ -56,7 +56,7 @@ CopiesOf = Callable[[Path], tuple[list[Copy], list[str]]]  # image -> (its copie
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """folder: whose images are read; output: where copies go; title: what makes them"""
+    """The plan of a tool on a folder. folder: with the images; output: for the copies; title: the tool's"""
 
     title: str
     folder: Path
@@ -68,7 +68,8 @@ class FolderPlan:
 
 @dataclass
 class Copies:
-    """What a tool did. skipped: (image, why); captions: caption files copied; others: files that are not images."""
+    """The result of a tool. skipped: (image, reason); captions: number of copied caption files; others: number of other files in
+    the folder."""
 
     output: Path
     written: list[Path] = field(default_factory=list)
@@ -101,19 +102,19 @@ class Copies:
 
 
 def make_copies(settings: CopySettings, plan: FolderPlan, context: JobContext, copies_of: CopiesOf) -> Outcome:
-    """Copies of every image of the folder. The images are never changed, and no file is written over."""
+    """Write copies of every image of the folder. Images are never changed, and no file is overwritten."""
     images, others = images_to_use(plan.folder, settings.recursive)
-    copies, beside = Copies(plan.output, others=others), Beside()
+    copies, sidecars = Copies(plan.output, others=others), SidecarIndex()
     for done, path in enumerate(images):
         context.check()
         context.stage(f"{settings.tool}: {printable(path.name)}", done, len(images))
-        _one(path, plan.folder, copies_of, settings, copies, beside)
+        _one(path, plan.folder, copies_of, settings, copies, sidecars)
     context.stage(settings.tool, len(images), len(images))
     return copies.outcome()
 
 
 def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
-    """`images_of`, or ProblemsError where there is none."""
+    """`images_of`. Raises ProblemsError without images."""
     images, others = images_of(folder, recursive)
     if not images:
         fix = "choose another folder"
@@ -122,7 +123,7 @@ def images_to_use(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 
 
 def plan(settings: FolderSettings, workspace: Workspace) -> FolderPlan:
-    """Of each tool on a folder. ProblemsError lists everything that is wrong before anything is written."""
+    """The plan of each tool on a folder. Raises ProblemsError with all problems."""
     folders, problems = image_folders([settings.folder], f"{settings.tool}.folder")
     folder = folders[0] if folders else Path()
     output = workspace.datasets / settings.tool / (folder.name or "images")
@@ -173,7 +174,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sorts fox2 before fox10."""
+    """Sort key that puts fox2 before fox10."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part)
         for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
@@ -181,7 +182,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
-    """Every image in natural order, folder by folder, and how many other files lie there (captions not counted)."""
+    """(every image in natural order, folder by folder; number of other files, without captions)."""
     found: list[Path] = []
     others = 0
     for place, folders, names in walk_folders(folder):
@@ -196,7 +197,9 @@ def images_of(folder: Path, recursive: bool) -> tuple[list[Path], int]:
 # ---- one image
 
 
-def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, beside: Beside) -> None:
+def _one(
+    path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, report: Copies, sidecars: SidecarIndex
+) -> None:
     try:
         copies, left_out = copies_of(path)
     except (Skip, BrokenImage) as reason:
@@ -218,10 +221,10 @@ def _one(path: Path, folder: Path, copies_of: CopiesOf, settings: CopySettings, 
             _write(copy.image, target, copy.format, quality)
             report.written.append(target)
             if isinstance(settings, CaptionedCopySettings) and settings.copy_captions and not label:
-                report.captions += _copy_captions(path, target, beside.of(path))
+                report.captions += _copy_captions(path, target, sidecars.of(path))
         except OSError as error:
-            kept = "what is written is kept"
-            raise unwritten(error, "A copy could not be written", printable(target), kept) from error
+            rest = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), rest) from error
 
 
 def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> None:
@@ -243,11 +246,11 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
             pixels.save(temporary, "PNG")
 
 
-def _copy_captions(path: Path, target: Path, beside: Sequence[str]) -> int:
-    """Each caption file of the image, byte for byte, under the copy's name; what is there already stays. beside: the files of
-    its name, that of its caption first."""
+def _copy_captions(path: Path, target: Path, sidecars: Sequence[str]) -> int:
+    """Copy each caption file of the image under the copy's name, byte for byte; existing files stay. Returns the number of
+    copies. sidecars: names of files with the image's stem, the caption file first."""
     captions: dict[str, Path] = {}
-    for name in beside:
+    for name in sidecars:
         ending, caption = os.path.splitext(name)[1].lower(), path.with_name(name)
         if ending in CAPTION_EXTENSIONS and caption.is_file():
             captions.setdefault(ending, caption)

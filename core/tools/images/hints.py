@@ -1,4 +1,4 @@
-"""What the tools share that make a control image of each image of a folder."""
+"""Shared by the tools that make control images for the images of a folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ Hint = Callable[[Opened, str], np.ndarray]  # (image, its path below the folder)
 
 @dataclass
 class Report:
-    """What became of the images. kept: their control images were there; skipped: (path, why); black: nothing was found in them."""
+    """The result of a tool. existing: number of control images that existed; skipped: (path, reason); black: names of images with
+    an all-black control image."""
 
     images: Path
     output: Path
     written: list[Path] = field(default_factory=list)
-    kept: int = 0
+    existing: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     previews: list[dict[str, Any]] = field(default_factory=list)
     black: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Report:
         facts: dict[str, Any] = {
             "output": printable(self.output),
             "written": [printable(path) for path in self.written],
-            "kept": self.kept,
+            "kept": self.existing,
             "skipped": [{"path": path, "why": why} for path, why in self.skipped],
             "black": self.black,
         }
@@ -54,25 +55,26 @@ class Report:
         if self.previews:
             facts |= {"previews": self.previews}
             return Outcome(state, [*(each["name"] for each in self.previews), *lines, "nothing was written"], facts)
-        if self.written or self.kept:
+        if self.written or self.existing:
             facts["pairs"] = {"images": printable(self.images), "control": printable(self.output)}
         parts = [f"{count(len(self.written), 'control image')} saved in {display_path(self.output)}"]
-        parts += [f"{self.kept} were there already"] if self.kept else []
+        parts += [f"{self.existing} were there already"] if self.existing else []
         parts += [f"{count(len(self.skipped), 'image')} skipped"] if self.skipped else []
         parts += [f"{len(self.black)} all black"] if self.black else []
         parts += ["start again to make the rest"] if state == "stopped" else []
         return Outcome(state, [*lines, "; ".join(parts)], facts)
 
 
-def folder_plan(settings: MadeHintsSettings, made_by: str, workspace: Workspace) -> FolderPlan:
-    """made_by: the preprocessor or model, which has a folder of its own. Raises ProblemsError."""
+def folder_plan(settings: MadeHintsSettings, preprocessor: str, workspace: Workspace) -> FolderPlan:
+    """The folders of a job. preprocessor: name of the preprocessor or model, part of the default output folder. Raises
+    ProblemsError."""
     name = Path(os.path.abspath(resolve_path(settings.folder))).name if settings.folder else ""
-    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(made_by)}"
+    usual = workspace.datasets / "control" / f"{name or 'images'}_{safe_name(preprocessor)}"
     return folders.plan(settings.model_copy(update={"output": settings.output or str(usual)}), workspace)
 
 
 def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext, hint: Hint) -> Outcome:
-    """Each image's control image, written whole or not at all; started again, a cancelled job makes the rest."""
+    """Write each image's control image atomically. A cancelled job that is started again makes the rest."""
     folder = plan.folder
     images, _ = folders.images_to_use(folder, settings.recursive)
     report = Report(folder, plan.output)
@@ -81,15 +83,15 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
         for done, (path, target) in enumerate(wanted[: settings.preview]):
             context.check()
             context.stage(f"making control images: {printable(path.name)}", done, len(wanted[: settings.preview]))
-            made = _made(path, folder, hint, settings, report)
-            if made is not None and not made.any():
+            control = _hint_of(path, folder, hint, settings, report)
+            if control is not None and not control.any():
                 report.black.append(_name(path, folder))
-            if made is not None and settings.preview is None:
-                write_hint(made, target)
+            if control is not None and settings.preview is None:
+                write_hint(control, target)
                 report.written.append(target)
-            elif made is not None:
+            elif control is not None:
                 shown = context.folder.path / "preview" / f"{done}.png"
-                write_hint(made, shown)
+                write_hint(control, shown)
                 report.previews.append(_preview(path, folder, shown))
     except Cancelled:
         if not report.written:
@@ -105,7 +107,7 @@ def make_all(settings: MadeHintsSettings, plan: FolderPlan, context: JobContext,
 def _targets(
     images: Sequence[Path], folder: Path, settings: MadeHintsSettings, report: Report
 ) -> list[tuple[Path, Path]]:
-    """(image, file of its control image) of those that are to be made."""
+    """(image, path of its control image) of the control images to make."""
     taken: dict[Path, Path] = {}
     wanted = []
     for path in images:
@@ -117,13 +119,13 @@ def _targets(
             continue
         taken[target] = path
         if settings.existing == "keep" and settings.preview is None and os.path.lexists(target):
-            report.kept += 1
+            report.existing += 1
             continue
         wanted.append((path, target))
     return wanted
 
 
-def _made(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
+def _hint_of(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, report: Report) -> np.ndarray | None:
     try:
         return hint(_at_resolution(open_decoded(path), settings.hint_resolution), _name(path, folder))
     except BrokenImage as error:
@@ -138,7 +140,7 @@ def _made(path: Path, folder: Path, hint: Hint, settings: MadeHintsSettings, rep
 
 
 def _at_resolution(opened: Opened, side: int | None) -> Opened:
-    """An image whose shorter side is longer, at that length."""
+    """The image downscaled to a shorter side of `side` pixels; unchanged if it is smaller."""
     width, height = opened.colors.size
     if side is None or min(width, height) <= side:
         return opened
@@ -148,15 +150,15 @@ def _at_resolution(opened: Opened, side: int | None) -> Opened:
 
 
 def write_hint(hint: np.ndarray, target: Path) -> None:
-    """As PNG, in gray where it has no colors: whole or not at all. Raises ProblemsError."""
+    """Write a control image as PNG atomically, in grayscale if it has no colors. Raises ProblemsError."""
     gray = (hint[..., 0] == hint[..., 1]).all() and (hint[..., 0] == hint[..., 2]).all()
     image = Image.fromarray(np.ascontiguousarray(hint[..., 0]) if gray else hint)
     try:
         with atomic.open_atomic(target, synced=False) as temporary:
             image.save(temporary, "PNG")
     except OSError as error:
-        kept = "what is written is kept"
-        raise unwritten(error, "A control image could not be written", printable(target), kept) from error
+        rest = "what is written is kept"
+        raise unwritten(error, "A control image could not be written", printable(target), rest) from error
 
 
 def _preview(path: Path, folder: Path, hint: Path) -> dict[str, Any]:

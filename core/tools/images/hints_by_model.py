@@ -1,4 +1,4 @@
-"""The tool that makes a control image of each image of a folder by an ONNX model."""
+"""The tool that makes control images for the images of a folder with an ONNX model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL, PROVIDER = "hints_by_model.hint_model", "hints_by_model.provider"
 
 @dataclass(frozen=True)
 class Plan:
-    """The folders and the model."""
+    """The folders and the ONNX model."""
 
     folders: FolderPlan
     model: ModelFile

@@ -1,4 +1,4 @@
-"""Images doubled in size by sd-scripts' latent upscaler: Lanczos, VAE, network, VAE (reference: tools/latent_upscaler.py)."""
+"""Doubles the size of images with sd-scripts' latent upscaler: Lanczos, VAE, network, VAE (reference: tools/latent_upscaler.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from core.record.problems import Problem, ProblemsError, at_setting, raise_if_er
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.upscale import LatentUpscalerSettings
-from core.tools.written import output_problems
+from core.tools.output import output_problems
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 GROUP = "latent_upscaler"
 SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
 MOST_LINES = 20
-WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # formats that are kept; others become PNG
+WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # output formats; others become PNG
 Read = tuple["Image", Path]  # with where it goes
 
 
@@ -79,13 +79,13 @@ def _name(image: Path) -> str:
     return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
 
 
-def _images(given: str | None, problems: list[Problem]) -> list[Path]:
-    """Of a folder, a file or a pattern, by name; those that were upscaled before are left out."""
+def _images(typed: str | None, problems: list[Problem]) -> list[Path]:
+    """The images of a folder, file or glob pattern, sorted by name, without those already upscaled."""
     where = f"{GROUP}.images"
-    if not given:
+    if not typed:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
-    path = resolve_path(given)
+    path = resolve_path(typed)
     found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     found = [path] if os.path.isfile(path) else found
     images = [each for each in found if _is_source(each) and may_reach(each)]
@@ -96,7 +96,7 @@ def _images(given: str | None, problems: list[Problem]) -> list[Path]:
 
 
 def _is_source(path: Path) -> bool:
-    """Whether it is an image to upscale: neither a mask of one nor upscaled before."""
+    """Whether it is an image to upscale: neither a mask nor already upscaled."""
     others = is_junk(path.name) or is_label(path.name) or path.stem.endswith("_upscaled")
     return path.is_file() and not others and is_image(path, path.name)
 
@@ -131,7 +131,7 @@ def _weights_path(name: str, workspace: Workspace, where: str) -> Path:
 
 
 def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Each image at twice its size, cut to multiples of 8 first. Broken images are left out and named."""
+    """Write each image at twice its size, after cropping it to multiples of 8. Broken images are skipped and reported."""
     import torch
 
     from core.families.loading import load_vae
@@ -156,7 +156,7 @@ def do(settings: LatentUpscalerSettings, plan: Plan, context: JobContext) -> Out
 
 
 def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
-    """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
+    """Yield the images, cropped to multiples of 8. Skipped ones are added to `skipped` with the reason."""
     for path, target in zip(plan.images, plan.targets, strict=True):
         try:
             image = open_rgb(path)
@@ -171,14 +171,14 @@ def _opened(plan: Plan, skipped: list[str]) -> Iterator[Read]:
 
 
 def _batches(images: Iterator[Read], size: int) -> Iterator[list[Read]]:
-    """Images that follow one another and have the same size."""
+    """Yield batches of consecutive images of the same size."""
     for _, alike in groupby(images, key=lambda item: item[0].size):
         while batch := list(islice(alike, size)):
             yield batch
 
 
 def _latents(vae: Any, images: list[Read], seed: int) -> Any:
-    """The VAE's own latents, drawn from its posterior, of the images enlarged by Lanczos: [B, 4, h, w]."""
+    """Latents of the images enlarged by Lanczos, sampled from the VAE's posterior: [B, 4, h, w]."""
     import torch
     from PIL.Image import Resampling
 

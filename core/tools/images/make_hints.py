@@ -1,4 +1,4 @@
-"""The tool that makes a control image of each image of a folder by a preprocessor."""
+"""The tool that makes control images for the images of a folder with a preprocessor."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The tool that makes pairs for training a ControlNet: images that the base model generates from captions, each with its caption and
-its control image."""
+"""The tool that makes training pairs for a ControlNet: images generated from captions by the base model, each with its caption
+and control image."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CAPTIONS, MODEL = f"{GROUP}.captions", f"{GROUP}.hint_model"
 
 @dataclass(frozen=True)
 class Pair:
-    """An image to generate, and the three files that become of it."""
+    """An image to generate, with the paths of its three files."""
 
     request: Request
     image: Path
@@ -60,14 +60,14 @@ class Pair:
     hint: Path
 
     @property
-    def made(self) -> bool:
-        """The image is written last."""
+    def is_complete(self) -> bool:
+        """Whether the pair exists: the image is written last."""
         return self.image.exists() and self.hint.exists()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """pairs: all of them; output: the folder that they are in; generation: how they are generated"""
+    """The plan. pairs: all pairs; output: their folder; generation: of the images"""
 
     pairs: list[Pair]
     output: Path
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def missing(self) -> list[Pair]:
-        return [pair for pair in self.pairs if not pair.made]
+        return [pair for pair in self.pairs if not pair.is_complete]
 
     def __str__(self) -> str:
         pairs = f"{len(self.missing)} of {count(len(self.pairs), 'pair')}"
@@ -83,7 +83,7 @@ class Plan:
 
 
 def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Started again, a cancelled job makes the rest: as they would have been, up to rounding."""
+    """Make the missing pairs. A cancelled job that is started again makes the same rest, up to rounding."""
     workspace, store = context.workspace, context.store or make_store()
     todo, state, written = plan.missing, "done", 0
     black: list[str] = []
@@ -110,12 +110,12 @@ def do(settings: MakePairsSettings, plan: Plan, context: JobContext) -> Outcome:
     return _outcome(state, plan.output, written, len(plan.pairs) - len(todo), black)
 
 
-def _outcome(state: str, output: Path, written: int, kept: int, black: list[str]) -> Outcome:
+def _outcome(state: str, output: Path, written: int, existing: int, black: list[str]) -> Outcome:
     words = f"{count(written, 'pair')} generated in {display_path(output)}"
-    words += f"; {kept} were there already" if kept else ""
+    words += f"; {existing} were there already" if existing else ""
     words += "; start again to make the rest" if state == "stopped" else ""
     folders = {"images": printable(output / "images"), "control": printable(output / "control")}
-    facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": kept, "pairs": folders}
+    facts: dict[str, Any] = {"output": printable(output), "written": written, "kept": existing, "pairs": folders}
     return Outcome(state, [words], facts | {"black": black})
 
 
@@ -132,7 +132,7 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     if os.path.exists(output) and not output.is_dir():
         what = f"The output folder '{printable(output)}' is a file"
         problems.append(Problem(what, f"{GROUP}.output", "choose another", code="tools.output-is-file"))
-    raise_if_errors([_at_own_setting(problem) for problem in problems])
+    raise_if_errors([_at_tool_setting(problem) for problem in problems])
     assert generation is not None
     pairs = []
     for number, request in enumerate(generation.requests, 1):
@@ -142,8 +142,8 @@ def plan(settings: MakePairsSettings, workspace: Workspace) -> Plan:
     return Plan(pairs, output, generation)
 
 
-def _at_own_setting(problem: Problem) -> Problem:
-    """A problem of a generation, told of the tool's setting of that name; one of a file is of its base model."""
+def _at_tool_setting(problem: Problem) -> Problem:
+    """A problem of a generate job at the tool's setting of the same name; problems of files are at its base model."""
     if os.path.isabs(problem.where):
         return at_setting(f"{GROUP}.base_model", [problem])[0]
     name = problem.where.rpartition(".")[2]
@@ -153,12 +153,12 @@ def _at_own_setting(problem: Problem) -> Problem:
 def _output(settings: MakePairsSettings, workspace: Workspace) -> Path:
     if output := typed_path(settings.output):
         return output
-    made_by = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
-    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{made_by}")
+    preprocessor = Path(settings.hint_model).stem if settings.preprocessor == BY_MODEL else settings.preprocessor
+    return workspace.datasets / "pairs" / safe_name(f"{resolve_path(settings.captions).stem}_{preprocessor}")
 
 
 def _captions(text: str) -> list[str]:
-    """The lines of a file, or the texts of a folder's caption files. Raises ProblemsError."""
+    """The captions: lines of a file, or texts of a folder's caption files. Raises ProblemsError."""
     path = resolve_path(text) if text else Path()
     if not text or not os.path.exists(path):
         what = f"There is no file or folder '{text}'" if text else "No captions are chosen"
@@ -177,7 +177,7 @@ def _captions(text: str) -> list[str]:
 
 
 def _caption_files(folder: Path) -> Iterator[Path]:
-    """Every caption file below the folder, in order, but for what systems keep there."""
+    """Yield every caption file below the folder, in order, without system files."""
     for place, folders, names in walk_folders(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         captions = (name for name in sorted(names) if extension(name) in CAPTION_EXTENSIONS and not is_junk(name))
@@ -185,7 +185,7 @@ def _caption_files(folder: Path) -> Iterator[Path]:
 
 
 def _job(settings: MakePairsSettings) -> GenerateJob:
-    """What all images have in common. Captions are taken as they are trained: brackets and braces have no meaning."""
+    """The generate job that all images share. Captions are used as in training: brackets and braces have no meaning."""
     names = ("negative_prompt", "width", "height", "steps", "guidance_scale")
     return GenerateJob(
         model=ModelSettings(base_model=settings.base_model),
@@ -196,19 +196,21 @@ def _job(settings: MakePairsSettings) -> GenerateJob:
 
 
 def _request(base: GenerateJob, captions: Sequence[str], seed: int, number: int) -> Request:
-    own = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
-    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=own)}))
+    changes = {"prompt": captions[number % len(captions)], "seed": integer(0, 2**32, seed, "pair", number)}
+    return Request(base.model_copy(update={"generate": base.generate.model_copy(update=changes)}))
 
 
 def _write(
     pair: Pair, image: Image, settings: MakePairsSettings, hints: HintMaker, writer: ImageMetadata, black: list[str]
 ) -> None:
-    """The image last: its pair is complete once it is there. black: gets its name where its control image is black"""
-    own = settings.model_copy(update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)})
+    """Write a pair, the image last, which completes it. black: gets the name of an image with an all-black control image"""
+    hint_settings = settings.model_copy(
+        update={"hint_seed": integer(0, 2**32, settings.hint_seed, "hint", pair.image.name)}
+    )
     job = pair.request.job
     for path in (pair.image, pair.hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-    hint = hints.make(np.asarray(image.convert("RGB")), own)
+    hint = hints.make(np.asarray(image.convert("RGB")), hint_settings)
     if not hint.any():
         black.append(pair.image.name)
     write_hint(hint, pair.hint)

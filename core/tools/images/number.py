@@ -1,4 +1,4 @@
-"""Files numbered together with what belongs to them, as copies or in place; in place with a record that takes it back."""
+"""Numbers images with their sidecar files, as copies or in place; in place with a record for undo."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.settings.tools.images import NumberSettings
 from core.tools.images.folders import Copy, FolderPlan, Skip, images_to_use, make_copies, natural_order
 
 RECORD = "renamed.json"
-# Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
+# Prefixes of intermediate names when renaming and when undoing: two, so that an undo of half a renaming meets no other file.
 _GOING, _COMING = ".numbering-", ".numbering-back-"
 
 
 def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outcome:
-    """Copies under numbers, or the files themselves renamed."""
+    """Copy the images under numbers, or rename them in place."""
     images, others = images_to_use(plan.folder, settings.recursive)
     unlabeled = [path for path in images if not split_label(path.stem)[1]]
     if settings.number_in_place:
@@ -35,7 +35,7 @@ def do(settings: NumberSettings, plan: FolderPlan, context: JobContext) -> Outco
 
 
 def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
-    """A copy, byte for byte, under its number; a mask gets the number of its image, and its label again when it is saved."""
+    """A byte-for-byte copy named by its number. A mask gets the number of its image; its label is added when it is saved."""
     base, label = split_label(path.stem)
     stem = stems.get((path.parent, base if label else path.stem))
     if stem is None:
@@ -46,7 +46,7 @@ def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Copy:
 
 
 def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Path, str]:
-    """{image: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
+    """{image: its new stem}. Numbers start again in each folder; a.png and a.jpg share their caption file and so their number."""
     folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in images:
         folders[path.parent][path.stem].append(path)
@@ -61,7 +61,7 @@ def numbered_stems(images: Sequence[Path], settings: NumberSettings) -> dict[Pat
 
 
 def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Path) -> tuple[str | None, int]:
-    """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
+    """Rename the files in place, all or none, without overwriting. Returns (token for `rename_back`, number of renamed files)."""
     stems = numbered_stems(images, settings)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
     pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
@@ -76,7 +76,8 @@ def rename_in_place(images: Sequence[Path], settings: NumberSettings, folder: Pa
 
 
 def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
-    """(file, new stem, rest of its name) of the captions, masks and caches of those images. The longest stem owns."""
+    """Yield (file, new stem, rest of its name) of the captions, masks and caches of these images. The longest matching stem
+    wins."""
     owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for cut in range(len(each.stem), 0, -1):
@@ -87,13 +88,13 @@ def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
 
 
 def rename_back(folder: Path) -> int:
-    """Take the last numbering of a folder back; how many files got their names again."""
+    """Undo the last numbering of a folder. Returns the number of renamed files."""
     records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
     for record in reversed(records):
         try:
-            said = read_json_object(record)
-            pairs = [(folder / new, folder / old) for old, new in said["files"]]
-            found = enumerate(_where_now(pairs, said["first"]))
+            content = read_json_object(record)
+            pairs = [(folder / new, folder / old) for old, new in content["files"]]
+            found = enumerate(_where_now(pairs, content["first"]))
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
         except (ProblemsError, OSError, ValueError, KeyError, TypeError):
             continue
@@ -108,10 +109,11 @@ def rename_back(folder: Path) -> int:
 
 
 def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
-    """(where a file is, its earlier name) for (new name, earlier name), also after a numbering that was cut off.
+    """[(current path, earlier name)] for (new name, earlier name) pairs, also after an interrupted numbering.
 
-    All files go to names on the way, in order, and then all to their new ones. So as long as the first is on its way the
-    others are so too or have not left; once it has arrived the others have too or are on their way. The way back likewise.
+    All files are first renamed to intermediate names, in order, then all to their new names. So while the first has its
+    intermediate name, the others have theirs or their old names; once it has its new name, the others have theirs or their
+    intermediate names. The undo works in the same way.
     """
     going = _where_after_going(pairs, first)
     backs = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
@@ -140,7 +142,7 @@ def _state(path: Path) -> list[int]:
 
 
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
-    """Written before the first file changes its name."""
+    """Write the record for undo, before the first file is renamed. Returns its path."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
     place = folder / TRASH_FOLDER
     try:
@@ -158,7 +160,8 @@ def _stage(new: Path, number: int, prefix: str) -> Path:
 
 
 def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
-    """(number, from, to) each, by names that nobody has: new names may be old ones of others. After an error all is as before."""
+    """Rename (number, from, to), by unused intermediate names, since new names may be old names of other files. After an error,
+    all renames are reverted."""
     steps = [(source, _stage(target, number, prefix)) for number, source, target in moves]
     steps = [(source, stage) for source, stage in steps if source != stage]
     steps += [(_stage(target, number, prefix), target) for number, _, target in moves]

@@ -1,4 +1,4 @@
-"""A numbering of files in place taken back."""
+"""The tool that undoes a numbering in place."""
 
 from __future__ import annotations
 

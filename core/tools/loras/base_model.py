@@ -1,4 +1,4 @@
-"""The base model that some tools on LoRAs need: found, checked by its header, loaded."""
+"""The base model that some LoRA tools need: checks it by its header and loads it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 
 def check_base_model(name: str | None, lora: Path, workspace: Workspace, where: str) -> None:
-    """Raises ProblemsError where it is not here, no model, or one of another family than the LoRA's."""
+    """Raise ProblemsError for a missing base model, a file that is none, or one of another family than the LoRA's."""
     if not name:
         return
     path = model_path(name, workspace, where)
     try:
-        own = family_of(path)
+        family_name = family_of(path)
     except ProblemsError as error:
         raise ProblemsError([replace(problem, where=where) for problem in error.problems]) from None
-    theirs = identify(lora).family
-    if theirs not in (None, own):
-        what = f"The model is {FAMILY_NAMES[own]}, the LoRA {FAMILY_NAMES[theirs]}"
-        fix = f"choose {with_article(FAMILY_NAMES[theirs])} model"
+    lora_family = identify(lora).family
+    if lora_family not in (None, family_name):
+        what = f"The model is {FAMILY_NAMES[family_name]}, the LoRA {FAMILY_NAMES[lora_family]}"
+        fix = f"choose {with_article(FAMILY_NAMES[lora_family])} model"
         raise ProblemsError.one(what, where, fix, "tools.other-family")
 
 
 def check_measurable(name: str | None, lora: Path, where: str) -> None:
-    """Raises ProblemsError where no model is given and every layer turns or scales the model's weight."""
+    """Raise ProblemsError without a base model if every layer of the LoRA needs it (it rotates or scales the weight)."""
     if name:
         return
 
@@ -49,7 +49,7 @@ def check_measurable(name: str | None, lora: Path, where: str) -> None:
 def model_of(
     name: str | None, lora: Path, context: JobContext, parts: tuple[str, ...] = ("denoiser", "text_encoders")
 ) -> Components | None:
-    """The parts of a checked base model, in fp32 on the job's device; None where none is given."""
+    """Load the parts of a checked base model, in fp32 on the job's device; None without one."""
     if not name:
         return None
     from core.families.loading import load

@@ -1,4 +1,4 @@
-"""The weights of a file checked: NaN, inf, far too large, untrained; and norms by layer, as heat maps by block."""
+"""Checks the weights of a file: NaN, inf, far too large or untrained ones; norms by layer, as heat maps by block."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.weights import CheckWeightsSettings
+from core.tools.charts import table
 from core.tools.files import file_of
 from core.tools.loras.base_model import check_base_model, model_of
-from core.tools.loras.drawing import check_png, save_png
+from core.tools.loras.plots import check_png, save_png
 from core.tools.models.inspect import FAR_TOO_LARGE, inspect_lora
 from core.tools.plans import FilePlan
-from core.tools.shown import table
 
 FIELD = "check_weights.file"
 MOST_ROWS = 20
@@ -109,7 +109,7 @@ def _of_lora(path: Path, settings: CheckWeightsSettings, context: JobContext) ->
 
 
 def _unmeasured(health: dict[str, Any], lines: Sequence[str] = ()) -> tuple[list[str], dict[str, Any]]:
-    """What is found where no layer's change can be computed."""
+    """The result if no layer's change can be computed."""
     facts = {"norms": {}, "norm": 0.0, "damaged": sorted(health["not_finite"] + health["too_large"])}
     facts |= {"untrained": sorted(health["untrained"]), "unread": [], "shown": []}
     return [*_damage(health["not_finite"], health["too_large"]), *lines], facts
@@ -173,7 +173,7 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
 
 
 def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
-    """Where a weight stands in a map; None for the VAE, biases and all else."""
+    """The (part, row, column) of a weight in the heat maps; None for the VAE, biases and others."""
     from core.tools.loras.layers import OTHER, place
 
     if not name.endswith("weight"):
@@ -184,7 +184,7 @@ def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | Non
     for part, prefixes in (("text_encoder", sd_keys.CLIP_PREFIXES), ("text_encoder_2", sd_keys.OPEN_CLIP_PREFIXES)):
         prefix = prefixes.get(family or "", "\0")
         if name.startswith(prefix):
-            own = part if traits_of(family).two_encoders else "text_encoder"
-            found = place(own, name.removeprefix(prefix).removesuffix(".weight"), "")
+            part_name = part if traits_of(family).two_encoders else "text_encoder"
+            found = place(part_name, name.removeprefix(prefix).removesuffix(".weight"), "")
             return found if found[2] != OTHER else None
     return None

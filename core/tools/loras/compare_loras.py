@@ -1,4 +1,4 @@
-"""Two LoRAs compared layer by layer: cosine of their changes, and the norm of their difference."""
+"""Compares two LoRAs layer by layer: cosine similarity of their changes, and norm of the difference."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core.record.problems import Problem, ProblemsError, collected, raise_if_err
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import CompareLorasSettings
+from core.tools.charts import table
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, check_measurable, model_of
-from core.tools.loras.drawing import check_png, save_png
-from core.tools.shown import table
+from core.tools.loras.plots import check_png, save_png
 
 if TYPE_CHECKING:
     from core.tools.loras.layers import Layer
@@ -62,16 +62,16 @@ def _files(settings: CompareLorasSettings, workspace: Workspace) -> tuple[Path, 
 
 
 def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
+    """Compare the changes A and B of each common layer: cosine <A, B> / (|A| |B|), difference |A - B|."""
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps, mean, root_of_squares
 
     files = (plan.one, plan.other)
     model = model_of(settings.base_model, plan.one, context)
-    ours, theirs = (
+    first, second = (
         {layer.name: layer for layer in open_layers(load_finite(path), model, context.cancel)[0]} for path in files
     )
-    common = [name for name in ours if name in theirs]
+    common = [name for name in first if name in second]
     if not common:
         what, fix = "These LoRAs change no layer in common", "compare LoRAs of one family"
         raise ProblemsError.one(what, f"{GROUP}.other", fix, "tools.no-common-layers")
@@ -79,7 +79,7 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     for number, name in enumerate(common):
         context.check()
         context.stage("comparing layers", number, len(common))
-        found[name] = _compared(ours[name], theirs[name])
+        found[name] = _compared(first[name], second[name])
     cosines = {name: each["cosine"] for name, each in found.items() if each["cosine"] is not None}
     differences = {name: each["difference"] for name, each in found.items()}
     whole = {key: root_of_squares([each[key] for each in found.values()]) for key in ("first", "second", "difference")}
@@ -88,10 +88,10 @@ def do(settings: CompareLorasSettings, plan: Plan, context: JobContext) -> Outco
     shown = layer_maps("Cosine", cosines, mean, span=(-1.0, 1.0))
     shown += layer_maps("Norm of the difference", differences, root_of_squares)
     shown.append(_table(found))
-    alone = [(len(ours) - len(common), files[0].name), (len(theirs) - len(common), files[1].name)]
-    told = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
+    alone = [(len(first) - len(common), files[0].name), (len(second) - len(common), files[1].name)]
+    overall = "none: one has no effect" if cosine is None else f"{cosine:.4f}"
     lines = [
-        f"cosine {told} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
+        f"cosine {overall} in {count(len(common), 'common layer')} (1: the same direction, 0: unrelated, -1: opposite)",
         f"norms {whole['first']:.4g} and {whole['second']:.4g}; norm of the difference {whole['difference']:.4g}",
         *(f"{count(layers, 'layer')} only in {name}" for layers, name in alone if layers),
         *save_png(shown, settings.png),
@@ -112,8 +112,10 @@ def _compared(one: Layer, other: Layer) -> dict[str, Any]:
     return {"cosine": cosine, "difference": difference, "first": first, "second": second, "product": product}
 
 
-def _table(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    order = sorted(found, key=lambda name: -found[name]["difference"])[:MOST_ROWS]
+def _table(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    order = sorted(compared, key=lambda name: -compared[name]["difference"])[:MOST_ROWS]
     keys = ("cosine", "difference", "first", "second")
-    rows = [[name, *(found[name][key] for key in keys)] for name in order if math.isfinite(found[name]["difference"])]
+    rows = [
+        [name, *(compared[name][key] for key in keys)] for name in order if math.isfinite(compared[name]["difference"])
+    ]
     return table("Layers that differ most", ["Layer", "Cosine", "Difference", "First", "Second"], rows)

@@ -1,4 +1,4 @@
-"""LoRA files under the names of another program, or of a network type that every program reads: one, or a folder of them."""
+"""Converts LoRA files to another program's names or to a network type that every program reads: one file, or a folder."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from core.settings.tools.model_files import ConvertLoraSettings
 from core.tools.files import file_of, files_below
 from core.tools.loras.base_model import check_base_model
 from core.tools.loras.headers import BYTES
-from core.tools.loras.plain import MODEL, is_plain, made_plain, plain_bytes
-from core.tools.written import output_file, output_problems
+from core.tools.loras.plain import MODEL, is_plain, plain_bytes, to_plain
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     import torch
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 LAYOUTS = {"kohya": "kohya", "diffusers": "peft"}  # the layout of files that have these names already
-MOST_TOLD = 20
+SHOWN_LINES = 20
 
 
 @dataclass
 class Plan:
-    """What would be written. names: of the layers, as the page shows the choice; base: the base model; files: (LoRA, its copy);
-    left_out: a line for each other file of the folder; size: in bytes."""
+    """The conversion. names: title of the naming scheme; base: the base model; files: (LoRA, its copy); left_out: a line for each
+    other file of the folder; size: of the copies in bytes."""
 
     names: str
     base: Checkpoint | None = None
@@ -65,7 +65,7 @@ class Plan:
 
 
 def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Write a copy of each LoRA. Of a folder, a file that cannot be converted is left out and said."""
+    """Write a copy of each LoRA. Files of a folder that cannot be converted are skipped and reported."""
     left_out, written = list(plan.left_out), []
     for number, (source, target) in enumerate(plan.files, 1):
         context.check()
@@ -79,14 +79,14 @@ def do(settings: ConvertLoraSettings, plan: Plan, context: JobContext) -> Outcom
             left_out.append(f"left out {display_path(source)}: {error.problems[0].what}")
     lines = [f"Saved: {display_path(target)}" for target in written]
     for each in (lines, left_out):
-        if len(each) > MOST_TOLD:
-            each[MOST_TOLD:] = [f"and {len(each) - MOST_TOLD} more"]
+        if len(each) > SHOWN_LINES:
+            each[SHOWN_LINES:] = [f"and {len(each) - SHOWN_LINES} more"]
     facts = {"file": str(written[0])} if written else {}
     return Outcome(lines=[*lines, *left_out], facts=facts | {"files": [str(target) for target in written]})
 
 
 def plan(settings: ConvertLoraSettings, workspace: Workspace) -> Plan:
-    """By the headers. Raises ProblemsError with all that is wrong."""
+    """Plan the conversion by the headers. Raises ProblemsError with all problems."""
     source = file_of(settings.file, workspace, FILE)
     found = Plan(settings.label("names"), _base_model(settings, workspace))
     if source.is_dir():
@@ -152,15 +152,15 @@ def _plan_folder(plan: Plan, folder: Path, settings: ConvertLoraSettings, worksp
 
 
 def _is_unchanged(file: Path, settings: ConvertLoraSettings) -> bool:
-    """Whether it has the names and the network type already, and no precision is asked for."""
+    """Whether the file already has the names and network type, and no precision is set."""
     if settings.save_precision is not None or identify(file).layout != LAYOUTS.get(settings.names):
         return False
     return settings.network_type == "unchanged" or is_plain(lora_outline(file), settings.network_type)
 
 
 def _name(file: Path, settings: ConvertLoraSettings) -> str:
-    """`fox.safetensors` -> `fox_diffusers.safetensors`, and that -> `fox_kohya.safetensors`; of another network type `fox_lora`, of
-    another precision `fox_bf16`."""
+    """The copy's file name: `fox.safetensors` -> `fox_diffusers.safetensors`, and that -> `fox_kohya.safetensors`; `fox_lora` with
+    another network type, `fox_bf16` with another precision."""
     stem, names = file.stem, settings.names.partition("_")[0]
     if identify(file).layout != LAYOUTS.get(settings.names):
         stem = f"{stem.removesuffix('_kohya').removesuffix('_diffusers')}_{names}"
@@ -169,7 +169,7 @@ def _name(file: Path, settings: ConvertLoraSettings) -> str:
 
 
 def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings, workspace: Workspace) -> int:
-    """About how many bytes its copy will have. Raises ProblemsError if its header tells that it cannot be converted."""
+    """The approximate size of a file's copy in bytes. Raises ProblemsError if its header shows that it cannot be converted."""
     with problems_at(FILE):
         lora = lora_outline(file)
     if settings.names != "kohya":
@@ -186,11 +186,11 @@ def _bytes_of(file: Path, base: Checkpoint | None, settings: ConvertLoraSettings
 
 
 def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
-    """Raises ProblemsError for what diffusers' names would lose."""
+    """Raise ProblemsError for layers that would be lost under diffusers' names."""
     if settings.network_type == "full":
         what, fix = "diffusers and PEFT have no names for a full difference", "choose the type LoRA, or kohya's names"
         raise ProblemsError.one(what, "convert_lora.network_type", fix, "lora.no-diffusers-names")
-    norms = len(lora.beside_in_use)
+    norms = len(lora.bias_norm_in_use)
     if norms and not settings.drop_norms:
         what = f"diffusers has no names for {count(norms, 'tensor')} of trained norm layers and biases, which would be lost"
         fix = "keep kohya's names, or turn convert_lora.drop_norms on"
@@ -200,16 +200,16 @@ def _refuse_losses(lora: LoraFile, settings: ConvertLoraSettings) -> None:
 def _converted(
     source: Path, target: Path, base: Checkpoint | None, settings: ConvertLoraSettings, context: JobContext
 ) -> list[str]:
-    """Write one. Returns what there is to say about it, such as what was left out."""
+    """Convert and write one file. Returns lines for the result, such as what was left out."""
     if settings.network_type == "unchanged":
         dtype = type_named(settings.save_precision) if settings.save_precision else None
         return _saved(source, target, load_lora(source), settings, dtype)
     import torch
 
-    from core.tools.loras.making import precision_of
+    from core.tools.loras.building import precision_of
 
     with torch.no_grad(), open_lora(source) as lora, OpenFiles() as files, Spill(target) as spill:
-        plain, lines = made_plain(lora, base, settings, context, files, spill)
+        plain, lines = to_plain(lora, base, settings, context, files, spill)
         dtype = precision_of(lora, settings.save_precision)
         return [f"{source.name}: {line}" for line in lines] + _saved(source, target, plain, settings, dtype)
 
@@ -217,14 +217,14 @@ def _converted(
 def _saved(
     source: Path, target: Path, lora: LoraFile, settings: ConvertLoraSettings, dtype: torch.dtype | None
 ) -> list[str]:
-    """Write it with the names that are asked for. Returns what there is to say about it."""
+    """Write a LoRA with the requested names. Returns lines for the result."""
     lines, kept = list[str](), dict[str, Any]()
     if settings.names == "kohya":
         save_lora(target, *to_kohya(lora), dtype)
-        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.beside_in_use
+        lines, kept = [problem.what for problem in misread_problems(lora, PROGRAMS)], lora.bias_norm_in_use
     else:
         save_diffusers(target, lora, dtype, fold_alpha=settings.names == "diffusers_folded")
-    left = [name for name, place in zip(lora.left_out, lora.beside, strict=True) if place not in kept]
+    left = [name for name, place in zip(lora.left_out, lora.bias_norm, strict=True) if place not in kept]
     if left:
         named = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
         lines.append(f"left out {count(len(left), 'tensor')} that these names have no place for: {named}")

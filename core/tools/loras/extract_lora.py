@@ -1,4 +1,4 @@
-"""A LoRA from the difference of two checkpoints, which are read layer by layer."""
+"""Extracts a LoRA from the difference of two checkpoints, read layer by layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from core.settings.model import traits_of
 from core.settings.tools.loras import ExtractLoraSettings
 from core.tools.files import model_file
 from core.tools.loras.headers import BYTES, SPILLED, bytes_of, has_large_kernel, refuse_device
-from core.tools.written import output_file, output_problems
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ GROUP = "extract_lora"
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that both models have. name: kohya's; shape: of the LoRA's layer."""
+    """A layer of both models. name: kohya's; shape: of its weight in the LoRA."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class Plan:
 
 
 def plan(settings: ExtractLoraSettings, workspace: Workspace) -> Plan:
-    """All that can be known from headers. Raises ProblemsError for all that is wrong."""
+    """Plan the extraction by the headers. Raises ProblemsError with all problems."""
     problems: list[Problem] = []
     for name in ("device", "load_original_model_to", "load_tuned_model_to"):
         collected(problems, refuse_device, getattr(settings, name), f"{GROUP}.{name}")
@@ -103,7 +103,7 @@ def _opened(settings: ExtractLoraSettings, name: str, workspace: Workspace) -> C
 def _layers(
     settings: ExtractLoraSettings, original: Checkpoint, tuned: Checkpoint, family_name: str
 ) -> Iterator[_Layer]:
-    """The layers that a LoRA changes, in its order. Raises ProblemsError where the models have others or of other sizes."""
+    """Yield the layers that a LoRA changes, in its order. Raises ProblemsError if the models differ in layers or sizes."""
     where, layers = f"{GROUP}.model_tuned", dict[str, Any]()
     for model in (original, tuned):
         layers |= {each.layer.name: each.layer for each in layers_of(family_name, model.parts)}
@@ -112,36 +112,38 @@ def _layers(
             continue
         part, path = module_of_layer(layer.name) or ("", "")
         key = f"{path}.weight"
-        mine, theirs = (own.parts[part].places.get(key) if part in own.parts else None for own in (original, tuned))
-        if mine is None or theirs is None:
+        before, after = (
+            model.parts[part].places.get(key) if part in model.parts else None for model in (original, tuned)
+        )
+        if before is None or after is None:
             what = f"One of the models has no {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one family", "extract.other-layers")
-        shapes = [[side for side in place.entry.shape if side != 1] for place in (mine, theirs)]
+        shapes = [[side for side in place.entry.shape if side != 1] for place in (before, after)]
         if shapes[0] != shapes[1]:
             what = f"The models differ in the size of {part}.{key}"
             raise ProblemsError.one(what, where, "choose two models of one size", "extract.other-shape")
-        yield _Layer(layer.name, mine.entry.shape, mine, theirs)
+        yield _Layer(layer.name, before.entry.shape, before, after)
 
 
 def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Decompose each layer's difference and write the LoRA."""
     import torch
 
-    from core.tools.loras.making import lora_tensors
+    from core.tools.loras.building import lora_tensors
     from core.tools.loras.svd import CLAMP, decompose
 
     quantile = settings.clamp_quantile or (CLAMP if settings.compatibility == "sd-scripts" else None)
-    tensors, kept, changed = dict[str, Any](), list[float](), False
+    tensors, retained, changed = dict[str, Any](), list[float](), False
     with OpenFiles() as files, Spill(plan.target) as spill, torch.no_grad():
         layers = _worth(settings, plan, files, context)
         for layer in layers:
             context.check()
-            context.stage("extracting", len(kept), len(layers))
+            context.stage("extracting", len(retained), len(layers))
             rank = settings.conv_dim if has_large_kernel(layer.shape) and settings.conv_dim else settings.dim
             change = _difference(settings, layer, files).flatten(1)
             parts = decompose(change, settings.device, settings.compatibility, rank)
             rank = min(rank, len(parts.s))
-            kept.append(parts.kept(rank))
+            retained.append(parts.retained(rank))
             changed = changed or bool(parts.s.any())
             tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank, quantile), rank, layer.shape))
         if not changed:
@@ -153,13 +155,15 @@ def do(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> Outcom
     without = len(plan.layers) - len(layers)
     lines = [f"{count(len(layers), 'layer')} extracted"]
     lines += [f"text encoders left out: no weight differs by more than {settings.min_diff:g}"] if without else []
-    lines.append(f"kept norm of the difference: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
-    facts = {"file": str(plan.target), "layers": len(layers), "kept": min(kept)}
+    lines.append(
+        f"kept norm of the difference: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least"
+    )
+    facts = {"file": str(plan.target), "layers": len(layers), "kept": min(retained)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
 def _worth(settings: ExtractLoraSettings, plan: Plan, files: OpenFiles, context: JobContext) -> list[_Layer]:
-    """All layers, without those of the text encoders where none of them differs by more than `min_diff`."""
+    """The layers to extract: all, but the text encoders' only if one of them differs by more than `min_diff`."""
     text = [layer for layer in plan.layers if layer.name.startswith("lora_te")]
     for number, layer in enumerate(text):
         context.check()
@@ -189,7 +193,7 @@ def _read(place: Place, files: OpenFiles, precision: str | None) -> torch.Tensor
 
 
 def _metadata(settings: ExtractLoraSettings, plan: Plan, context: JobContext) -> dict[str, str]:
-    """As sd-scripts writes it, with the original as the base model of the LoRA."""
+    """The metadata that sd-scripts writes, with the original model as the base model."""
     prediction = plan.tuned.kind.prediction
     about = {
         **version_metadata(plan.family, prediction),

@@ -1,4 +1,4 @@
-"""What tools that make LoRAs know by the headers of LoRA files: shapes and sizes, without torch."""
+"""Shapes and sizes from the headers of LoRA files, without torch, for tools that write LoRAs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPILLED = BYTES["fp32"]  # of each number, on the disk next to the result until 
 
 
 def refuse_device(device: str, where: str) -> None:
-    """Raises ProblemsError where the GPU is asked for and there is none."""
+    """Raise ProblemsError for a GPU that the machine does not have."""
     if device != "cuda":
         return
     import torch
@@ -34,7 +34,7 @@ def refuse_device(device: str, where: str) -> None:
 
 
 def without_weights(path: Path, where: str) -> LoraFile:
-    """A LoRA by its header, whose layers' changes are all known without a base model. Raises ProblemsError for others."""
+    """The outline of a LoRA whose layers' changes do not depend on the base model. Raises ProblemsError for others."""
     lora = lora_outline(path)
     unknown, _ = _by_knowledge(lora)
     if unknown:
@@ -46,7 +46,7 @@ def without_weights(path: Path, where: str) -> LoraFile:
 
 
 def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
-    """(title of a kind -> its layers whose change depends on the base model, how many others there are)"""
+    """({title of a kind: its layers whose change depends on the base model}, number of other layers)."""
     unknown: dict[str, list[str]] = {}
     modules = group_by_module(lora.tensors)
     for name, tensors in modules.items():
@@ -57,34 +57,35 @@ def _by_knowledge(lora: LoraFile) -> tuple[dict[str, list[str]], int]:
 
 
 def kinds_without_shape(path: Path) -> tuple[list[str], int]:
-    """(titles of the kinds whose layers' change depends on the base model, how many other layers the file has)"""
+    """(titles of the kinds whose layers' change depends on the base model, number of other layers)."""
     unknown, others = _by_knowledge(lora_outline(path))
     return sorted(unknown), others
 
 
 def weight_shape(tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of the weight that a layer changes, as its kind tells it; None where its change depends on the weight."""
+    """The shape of the weight that a layer changes, by its kind; None if its change depends on the weight."""
     kind = kind_of_keys(tensors)
     return kind.weight_shape(tensors) if kind is not None else None
 
 
-def beside_of(lora: LoraFile) -> dict[str, Tensor]:
-    """The changes of biases and norm layers, by key: of a full difference's biases too."""
-    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.beside_in_use
+def bias_norm_of(lora: LoraFile) -> dict[str, Tensor]:
+    """The changes of biases and norm layers by key, including the biases of full differences."""
+    return {key: value for key, value in lora.tensors.items() if key.endswith(f".{BIAS}")} | lora.bias_norm_in_use
 
 
 def left_out_lines(lora: LoraFile, more: Iterable[str] = ()) -> list[str]:
-    """Names what is left out of a LoRA that is made of another: whole biases (PEFT's `bias`), which are not changes of a base model's.
+    """Lines that name what a new LoRA leaves out of its source: whole biases (PEFT's `bias`), which are not changes of the base
+    model.
 
-    more   what else
+    more   further names
     """
-    names = [*(key for key in lora.beside if key not in lora.beside_in_use), *more]
+    names = [*(key for key in lora.bias_norm if key not in lora.bias_norm_in_use), *more]
     what = f"left out, because the new file has no place for them: {listed(names, SHOWN)}"
     return [f"{lora.path.name}: {what}" if lora.path else what] if names else []
 
 
 def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a layer's weight; LyCORIS' products hold the kernels of 3x3 convolutions flattened, so the name tells them."""
+    """The shape of a layer's weight with its kernel, by its name: LyCORIS' products have 3x3 kernels flattened."""
     flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
     return (shape[0], shape[1] // 9, 3, 3) if flat else shape
 
@@ -93,20 +94,20 @@ def has_large_kernel(shape: tuple[int, ...]) -> bool:
     return any(side != 1 for side in shape[2:])
 
 
-def kept_metadata(lora: LoraFile) -> dict[str, str]:
-    """A file's metadata without what describes its old tensors and names."""
+def inherited_metadata(lora: LoraFile) -> dict[str, str]:
+    """A file's metadata for a new file, without the keys that describe its tensors and names."""
     gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
     return {key: value for key, value in lora.metadata.items() if key not in gone}
 
 
 def item_bytes(lora: LoraFile, precision: str | None) -> int:
-    """Bytes of a number in the dtype that is asked for, else in that of the file's matrices. lora: its outline"""
-    own = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    return BYTES[precision] if precision else ITEM_BYTES[own.most_common(1)[0][0]] if own else 4
+    """Bytes per element of `precision`, else of the file's matrices. lora: its outline"""
+    counts = Counter(str(each.dtype) for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    return BYTES[precision] if precision else ITEM_BYTES[counts.most_common(1)[0][0]] if counts else 4
 
 
 def bytes_of(shapes: Iterable[tuple[int, ...]], rank: int, conv_rank: int, width: int) -> int:
-    """About what a LoRA file of these layers takes. width: bytes of a number"""
+    """The approximate size in bytes of a LoRA with these layers. width: bytes per element"""
     numbers = 0
     for shape in shapes:
         into = shape[1] * (shape[2] * shape[3] if len(shape) > 2 else 1)

@@ -1,4 +1,4 @@
-"""Which tokens a LoRA's text encoders change most (as sd-scripts' lora_interrogator, for each encoder of SDXL too)."""
+"""Lists the tokens that a LoRA's text encoders change most (as sd-scripts' lora_interrogator, for both encoders of SDXL)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.weights import InterrogateLoraSettings
+from core.tools.charts import table
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, model_of
 from core.tools.plans import FilePlan
-from core.tools.shown import table
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def _refuse_without_text_layers(path: Path) -> None:
 
 
 def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Score of a token: mean |change| of the states of [BOS, token, EOS] by the LoRA."""
+    """Score each token by the mean |change| of the states of [BOS, token, EOS] by the LoRA."""
     import torch
 
     from core.networks.files import read_network
@@ -96,7 +96,8 @@ def do(settings: InterrogateLoraSettings, plan: FilePlan, context: JobContext) -
 
 
 def _states(model: Components, encoder: Any, clip_skip: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """ids [N, 3] -> the states that the U-Net reads: SDXL the last but one without the final norm, others `last_states`."""
+    """A function from ids [N, 3] to the states that the U-Net reads: SDXL's penultimate ones without the final norm, else
+    `last_states`."""
     from core.families.clip import last_states
 
     if traits_of(model.family).penultimate:
@@ -113,7 +114,7 @@ def _scores(
     title: str,
     context: JobContext,
 ) -> torch.Tensor:
-    """[number of tokens], of every id below the special ones."""
+    """The scores [number of tokens] of all ids below `token_count`."""
     import torch
 
     total = token_count(tokenizer)
@@ -133,5 +134,5 @@ def _scores(
 
 
 def token_count(tokenizer: Any) -> int:
-    """How many ids are looked at: all up to the last special one."""
+    """The number of ids to score: all before the special tokens."""
     return max(tokenizer.all_special_ids) + 1

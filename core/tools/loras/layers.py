@@ -1,4 +1,4 @@
-"""The layers of a LoRA file of any registered kind, each with its change of the weight: for tools that measure and compare."""
+"""The layers of a LoRA file of any registered kind with their changes of the weights, for tools that measure and compare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
 
 OTHER = "other"
-# What stands before a layer's own place in its block.
+# The part of a layer's name before its position in the block.
 IN_BLOCK = re.compile(
     r".*(?:transformer_blocks|attentions|resnets|layers|resblocks)\.\d+\.|.*(?=(?:down|up)samplers\.)"
 )
@@ -39,7 +39,7 @@ PARTS = {"unet": "U-Net", "text_encoder": "Text encoder", "text_encoder_2": "Sec
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a file. kind: the title of its network kind."""
+    """A layer of a LoRA file. kind: the title of its network kind."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Layer:
         return self.adapter.rank
 
     def change(self) -> Tensor:
-        """Float32, in the layer's shape; kernels may be flattened where no base model is given."""
+        """The change of the weight, float32 in its shape; kernels may be flattened without a base model."""
         try:
             return self.adapter.delta()
         except TypeError:  # it turns or scales the weight
@@ -58,12 +58,12 @@ class Layer:
             return self.adapter.merged(weight) - weight
 
     def norm(self) -> float:
-        """Frobenius norm of the change; of a LoRA by its factors, which is quick."""
+        """Frobenius norm of the change; of a LoRA by its factors, which is faster."""
         plain = self.adapter.factors() is not None
         return float(self.adapter.norm() if plain else self.change().norm())
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """up [out, r] with the scale multiplied in, and down [r, in]; None for a change of another kind."""
+        """(up [out, r] times the scale, down [r, in]); None for a kind without factors."""
         factors = self.adapter.factors()
         if factors is None:
             return None
@@ -72,7 +72,7 @@ class Layer:
 
 
 def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:
-    """(layers by name, names of those that cannot be read without the base model). Raises ProblemsError for a file without any."""
+    """(layers by name, names of layers that need the base model). Raises ProblemsError for a file without layers."""
     modules = group_by_module(lora.tensors)
     with torch.no_grad():
         layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
@@ -90,7 +90,7 @@ def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -
 def layers_of(
     modules: Mapping[str, Mapping[str, Tensor | StoredTensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
-    """The layers whose change is known, with a model or without. Stored tensors are read as a layer is asked for."""
+    """Yield the layers whose change can be computed, with a base model or without. Stored tensors are read layer by layer."""
     targets = {} if model is None else {target.name: target for target in _targets(model)}
     for file_name, given in modules.items():
         cancel.check()
@@ -113,18 +113,18 @@ def _targets(model: Components) -> Iterator[Target]:
 
 
 def _has_delta(adapter: Adapter) -> bool:
-    """Whether its change is known without the weight; those of other kinds turn or scale it."""
+    """Whether its change does not depend on the weight; other kinds rotate or scale it."""
     return type(adapter).delta is not Adapter.delta
 
 
 def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
-    """A layer of the shape that these tensors change, whose weight is never read."""
+    """A target of the shape that these tensors change, with a weight that is never read."""
     shape = weight_shape(tensors)
     return target_with(name, torch.empty(shape), BIAS in tensors) if shape is not None else None
 
 
 def target_with(name: str, weight: Tensor, bias: bool) -> Target:
-    """A layer that is no part of a model: its weight, and a bias of no values if it has one."""
+    """A target outside of a model, with this weight, and with an empty bias if `bias`."""
     out, into, *kernel = weight.shape
     shape = (into, out, tuple(kernel)) if kernel else (into, out)
     module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
@@ -146,7 +146,7 @@ def place_of(name: str) -> tuple[str, str, str]:
 
 
 def place(part: str, path: str, column: str) -> tuple[str, str, str]:
-    """The same of a module's path; column: of the U-Net's blocks."""
+    """(part, row, column) of a layer by its module path. column: of the U-Net's blocks."""
     if part != "unet":
         found = TEXT_LAYER.search(path)
         column = found[1] if found else OTHER
@@ -154,6 +154,6 @@ def place(part: str, path: str, column: str) -> tuple[str, str, str]:
 
 
 def columns_of(part: str, columns: set[str]) -> list[str]:
-    """In the order of the model; `other` last."""
+    """The columns in the order of the model, `other` last."""
     order = [*SLOTS, OTHER] if part == PARTS["unet"] else [*map(str, range(100)), OTHER]
     return [column for column in order if column in columns]

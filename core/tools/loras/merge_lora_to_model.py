@@ -1,4 +1,5 @@
-"""LoRAs merged into a checkpoint file to file: each changed weight is read, changed in fp32 and written; the model is never built."""
+"""Merges LoRAs into a checkpoint, file to file: each changed weight is read, changed in fp32 and written, without building the
+model."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.files import model_file
-from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
+from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
 from core.tools.merges import merge_record
 from core.tools.models import convert_model
 from core.tools.models.convert_model import named_form
@@ -44,10 +45,10 @@ ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
 
 @dataclass(frozen=True)
 class Plan:
-    """copy: the conversion that the merge is"""
+    """The plan. copy: the merge as a conversion of the model"""
 
     copy: convert_model.Plan
-    loras: Sequence[Chosen]
+    loras: Sequence[LoraInput]
 
     def __str__(self) -> str:
         return f"merge {count(len(self.loras), 'LoRA')} into {display_path(self.copy.target)}"
@@ -65,7 +66,7 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
         copy = collected(
             problems, lambda: convert_model.plan(conversion, workspace, GROUP, "_merged", vae_may_lack=True)
         )
-    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     if copy is not None:
         for lora in loras:
             problems += lora.other_family(copy.family, f"{GROUP}.models")
@@ -75,8 +76,8 @@ def plan(settings: MergeLoraToModelSettings, workspace: Workspace) -> Plan:
     return Plan(copy, loras)
 
 
-def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
-    places = {part: own.places for part, own in copy.parts.items()}
+def _without_layers(lora: LoraInput, copy: convert_model.Plan) -> list[Problem]:
+    places = {name: part.places for name, part in copy.parts.items()}
     found = [place for name in lora.layers if (place := module_of_layer(name)) is not None]
     if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
         return []
@@ -86,11 +87,11 @@ def _without_layers(lora: Chosen, copy: convert_model.Plan) -> list[Problem]:
 
 
 def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Write the copy with every LoRA's changes."""
+    """Write the model with every LoRA's changes."""
     merging = _Merging(plan, context)
     # Without the hash of all weights, which takes longer than the merge.
-    kept = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
-    facts = replace(plan.copy.facts, metadata=kept | _metadata(plan, context))
+    metadata = {key: value for key, value in plan.copy.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(plan.copy.facts, metadata=metadata | _metadata(plan, context))
     outcome = convert_model.run(replace(plan.copy, facts=facts), context, merging.changed)
     lines = [f"{count(len(merging.merged), 'layer')} changed"]
     for path, names in merging.left_out.items():
@@ -100,7 +101,7 @@ def do(settings: MergeLoraToModelSettings, plan: Plan, context: JobContext) -> O
 
 
 def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged. The model's hash is the short one, which reads no 7 GB."""
+    """modelspec and merge metadata. The model's hash is the short one, which avoids reading 7 GB."""
     source = plan.copy.source.path
     inputs, loras = as_recipe(plan.loras, context)
     first = (source, "" if source.is_dir() else legacy_hash(source))
@@ -109,7 +110,7 @@ def _metadata(plan: Plan, context: JobContext) -> dict[str, str]:
 
 
 class _Merging:
-    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: changed layers; left_out: by file."""
+    """Applies the changes of all LoRAs to the lazy tensors of a copy. merged: changed layers; left_out: layers by file."""
 
     def __init__(self, plan: Plan, context: JobContext):
         self.plan, self.context = plan, context
@@ -117,15 +118,15 @@ class _Merging:
         self.left_out: dict[Path, list[str]] = {}
 
     def changed(self, states: States) -> States:
-        """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
+        """The tensors, with those of the LoRAs' layers changed when they are read, in the order of the LoRAs."""
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.plan.loras:
             self.context.stage(f"reading {lora.path.name}")
             read = load_finite(lora.path)
-            layers, beside = group_by_module(read.tensors), group_by_module(read.beside)
+            layers, bias_norm = group_by_module(read.tensors), group_by_module(read.bias_norm)
             if read.bundled:
                 self.left_out.setdefault(lora.path, []).extend(read.bundled)
-            for name in layers | beside:
+            for name in layers | bias_norm:
                 self.context.check()
                 place = module_of_layer(name)
                 state = found.get(place[0]) if place is not None else None
@@ -135,7 +136,7 @@ class _Merging:
                 change = _Change(name, layers.get(name, {}), lora.strength(name), lora.path)
                 if change.tensors:
                     self._change(state, place, change)
-                for key, value in beside.get(name, {}).items():
+                for key, value in bias_norm.get(name, {}).items():
                     self._add(state, place, change, key, value)
         return found
 
@@ -143,10 +144,10 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         before = state[weight]
-        made = change.sums if change.is_product(before.shape, bias in state) else change.weight
+        compute = change.sums if change.is_product(before.shape, bias in state) else change.weight
         places = self.plan.copy.parts[part].places
         self.merged.add(place)
-        state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
+        state[weight] = change.explained(before, places[weight], lambda dtype: compute(before, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
             state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
@@ -154,20 +155,20 @@ class _Merging:
     def _add(
         self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change, key: str, value: Tensor
     ) -> None:
-        """What lies next to a layer: the change of its bias, or of a norm layer."""
+        """Apply the change of a bias or norm layer."""
         found = module_of_extra(f"{change.name}.{key}")
         before = state.get(found[1]) if found is not None else None
         if found is None or before is None or prod(before.shape) != value.numel():
             self.left_out.setdefault(change.path, []).append(f"{change.name}.{key}")
             return
         self.merged.add(place)
-        made = partial(change.added, before, value)
-        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], made)
+        compute = partial(change.added, before, value)
+        state[found[1]] = change.explained(before, self.plan.copy.parts[place[0]].places[found[1]], compute)
 
 
 @dataclass(frozen=True)
 class _Change:
-    """One layer of a LoRA: its name, its tensors, how strong it is."""
+    """A layer of a LoRA with its tensors and strength."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -189,7 +190,7 @@ class _Change:
         return adapter
 
     def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
-        """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
+        """Whether the change is up @ down. Raises ProblemsError if it does not fit a layer of this shape, with or without bias."""
         import torch
 
         adapter = self._adapter(torch.empty(shape, device="meta"))
@@ -204,12 +205,12 @@ class _Change:
         import torch
 
         with torch.no_grad():
-            given = before.fetch(torch.float32)
-            made = _cast(self._adapter(given).merged(given) if self.strength else given, dtype)
-        yield made.view(-1)
+            weight = before.fetch(torch.float32)
+            merged = _cast(self._adapter(weight).merged(weight) if self.strength else weight, dtype)
+        yield merged.view(-1)
 
     def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the processor's cache."""
+        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the CPU's cache."""
         import torch
 
         adapter = self._adapter(torch.empty(1).expand(before.shape))
@@ -228,24 +229,24 @@ class _Change:
 
         with torch.no_grad():
             delta = self._adapter(torch.zeros(shape)).bias_delta()
-            made = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
-        yield made.view(-1)
+            merged = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+        yield merged.view(-1)
 
     def added(self, before: LazyTensor, value: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """A tensor with a change of all its numbers, as one piece."""
+        """The tensor with an additive change of the same shape, as one piece."""
         import torch
 
-        given = before.fetch(torch.float32)
-        yield _cast(given + value.to(given).view_as(given) * self.strength, dtype).view(-1)
+        weight = before.fetch(torch.float32)
+        yield _cast(weight + value.to(weight).view_as(weight) * self.strength, dtype).view(-1)
 
     def explained(
-        self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
+        self, before: LazyTensor, place: Place, compute: Callable[[torch.dtype], Iterator[Tensor]]
     ) -> LazyTensor:
-        """A changed tensor. Reading it raises ProblemsError for values that are none in the file, by tensor and file."""
+        """A changed lazy tensor. Reading it raises ProblemsError with tensor and file for values that are not finite in the dtype."""
 
         def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             try:
-                yield from made(dtype)
+                yield from compute(dtype)
             except _Unfit:
                 raise self._unfit(before, place) from None
 

@@ -1,4 +1,4 @@
-"""LoRAs merged into one: by concatenation, by singular values, or plainly; any kind whose change is known."""
+"""Merges LoRAs into one: by concatenation, SVD, or averaging; any kind whose change does not depend on the base model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.model import traits_of
 from core.settings.tools.loras import MergeLorasSettings
-from core.tools.loras.chosen import Chosen, as_recipe, chosen_loras
 from core.tools.loras.headers import (
     SPILLED,
-    beside_of,
+    bias_norm_of,
     bytes_of,
     has_large_kernel,
     item_bytes,
@@ -34,8 +33,9 @@ from core.tools.loras.headers import (
     with_kernel,
     without_weights,
 )
+from core.tools.loras.merge_inputs import LoraInput, as_recipe, lora_inputs
 from core.tools.merges import merge_record
-from core.tools.written import output_file, output_problems
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +49,9 @@ USUAL_RANK = 4  # sd-scripts' new_rank
 
 @dataclass(frozen=True)
 class Plan:
-    """loras: in order; target: the new file; family: of the LoRAs, None where no file says it; method: how they are merged"""
+    """The plan. loras: in order; target: the new file; family: of the LoRAs, None if unknown; method: of the merge"""
 
-    loras: Sequence[Chosen]
+    loras: Sequence[LoraInput]
     target: Path
     family: str | None
     method: str
@@ -63,7 +63,7 @@ class Plan:
 def plan(settings: MergeLorasSettings, workspace: Workspace) -> Plan:
     problems, where = list[Problem](), f"{GROUP}.models"
     collected(problems, refuse_device, settings.device, f"{GROUP}.device")
-    loras = chosen_loras(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
+    loras = lora_inputs(settings.models, settings.ratios, settings.lbws, workspace, GROUP, problems)
     family = next((each.family for each in loras if each.family is not None), None)
     for each in loras:
         problems += each.other_family(family, where) if family is not None else []
@@ -88,7 +88,7 @@ def _highest_rank(file: LoraFile) -> int:
 
 
 def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequence[Path]) -> list[Problem]:
-    """Layers that the method cannot add up, by their shapes."""
+    """Problems of layers whose shapes the method cannot add."""
     where, known, lora = f"{GROUP}.models", dict[str, Any](), kind_named("lora")
     for file, path in zip(files, paths, strict=True):
         for name, layer in group_by_module(file.tensors).items():
@@ -96,8 +96,8 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
             if rank is None and settings.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
-            given = with_kernel(name, weight_shape(layer) or ())
-            shape = tuple(side for side in given if side != 1)
+            source = with_kernel(name, weight_shape(layer) or ())
+            shape = tuple(side for side in source if side != 1)
             first = known.setdefault(name, (shape, rank, path))
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"
@@ -105,7 +105,7 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
             if settings.method == "plain" and first[1] != rank:
                 what = f"{path.name} and {first[2].name} have other ranks at {name}: {rank} and {first[1]}"
                 return [Problem(what, where, "choose the method concat or svd", code="merge.other-rank")]
-        for key, value in beside_of(file).items():
+        for key, value in bias_norm_of(file).items():
             first = known.setdefault(key, (value.numel(), path))
             if first[0] != value.numel():
                 what = f"{path.name} and {first[1].name} change other weights: {key} has {value.numel()} and {first[0]} numbers"
@@ -114,20 +114,20 @@ def _misfits(settings: MergeLorasSettings, files: Sequence[LoraFile], paths: Seq
 
 
 def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Merge one layer after the other that one of the LoRAs has, and write the new file."""
+    """Merge the LoRAs layer by layer, and write the new file."""
     import torch
 
-    from core.tools.loras.making import lora_tensors, precision_of
+    from core.tools.loras.building import lora_tensors, precision_of
     from core.tools.loras.sums import shuffled
 
-    tensors, firsts, kept, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
+    tensors, firsts, retained, read = dict[str, Any](), list[tuple[int, float]](), list[float](), list[LoraFile]()
     with ExitStack() as opened, torch.no_grad():
-        for given in plan.loras:
-            context.stage(f"reading {given.path.name}")
-            read.append(opened.enter_context(open_lora(given.path)))
+        for source in plan.loras:
+            context.stage(f"reading {source.path.name}")
+            read.append(opened.enter_context(open_lora(source.path)))
         spill = opened.enter_context(Spill(plan.target))
         total = len({name for lora in read for name in group_by_module(lora.tensors)})
-        merged = _merging(settings, plan, read, context, kept)
+        merged = _merging(settings, plan, read, context, retained)
         for name, shape, terms in _layers(plan, read, context):
             context.check()
             context.stage("merging", len(firsts), total)
@@ -136,93 +136,96 @@ def do(settings: MergeLorasSettings, plan: Plan, context: JobContext) -> Outcome
             if settings.shuffle:
                 up, down = shuffled(up, down, settings.seed, name)
             tensors |= spill.put(lora_tensors(name, up, down, alpha, shape))
-        theirs = settings.compatibility == "sd-scripts"
+        sd_scripts = settings.compatibility == "sd-scripts"
         dtype = (
-            torch.float32 if theirs and not settings.save_precision else precision_of(read[0], settings.save_precision)
+            torch.float32
+            if sd_scripts and not settings.save_precision
+            else precision_of(read[0], settings.save_precision)
         )
         metadata = _metadata(settings, plan, read, firsts, tensors, context)
-        save_lora(plan.target, _with_beside(tensors, plan, read), metadata, dtype)
-    names = ", ".join(given.path.name for given in plan.loras)
+        save_lora(plan.target, _with_bias_norm(tensors, plan, read), metadata, dtype)
+    names = ", ".join(source.path.name for source in plan.loras)
     lines = [f"{count(total, 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
-    if kept:
-        lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
+    if retained:
+        lines.append(f"kept norm: {sum(retained) / len(retained):.1%} on average, {min(retained):.1%} at least")
     lines += [line for lora in read for line in left_out_lines(lora, lora.bundled)]
-    facts = {"file": str(plan.target), "layers": total, "kept": min(kept, default=1.0)}
+    facts = {"file": str(plan.target), "layers": total, "kept": min(retained, default=1.0)}
     return Outcome(lines=[*lines, f"Saved: {display_path(plan.target)}"], facts=facts)
 
 
 def _layers(
     plan: Plan, read: Sequence[LoraFile], context: JobContext
 ) -> Iterator[tuple[str, tuple[int, ...], list[Term]]]:
-    """(name, shape of the weight, one term of each file that has it) of each layer, read as it is asked for."""
-    from core.tools.loras.making import read_layer, shape_of_weight
+    """Yield (name, shape of the weight, a term of each file with it) of each layer, read one by one."""
+    from core.tools.loras.building import read_layer, shape_of_weight
 
-    files = [(lora, group_by_module(lora.tensors), given) for lora, given in zip(read, plan.loras, strict=True)]
+    files = [(lora, group_by_module(lora.tensors), source) for lora, source in zip(read, plan.loras, strict=True)]
     for name in dict.fromkeys(name for _, modules, _ in files for name in modules):
         layers = [
-            (read_layer(lora, name, modules[name], context.cancel), given)
-            for lora, modules, given in files
+            (read_layer(lora, name, modules[name], context.cancel), source)
+            for lora, modules, source in files
             if name in modules
         ]
-        yield name, shape_of_weight(layers[0][0]), [_term(layer, given) for layer, given in layers]
+        yield name, shape_of_weight(layers[0][0]), [_term(layer, source) for layer, source in layers]
 
 
-def _term(layer: Layer, given: Chosen) -> Term:
-    from core.tools.loras.making import change_of
+def _term(layer: Layer, source: LoraInput) -> Term:
+    from core.tools.loras.building import change_of
     from core.tools.loras.sums import Term
     from core.tools.loras.svd import Product
 
     change, _ = change_of(layer)
-    weight = given.block_weight(layer.name)
+    weight = source.block_weight(layer.name)
     if isinstance(change, Product):
-        return Term(given.ratio, weight, layer.adapter.alpha, change)
-    return Term(given.ratio, weight, 1.0, None, change)
+        return Term(source.ratio, weight, layer.adapter.alpha, change)
+    return Term(source.ratio, weight, 1.0, None, change)
 
 
 def _merging(
-    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, kept: list[float]
+    settings: MergeLorasSettings, plan: Plan, read: Sequence[LoraFile], context: JobContext, retained: list[float]
 ) -> Callable[[Sequence[Term], tuple[int, ...]], tuple[Tensor, Tensor, float]]:
-    """(terms, shape of the weight) -> up, down and alpha; the share of the norm that SVD keeps goes to `kept`."""
+    """The function (terms, shape of the weight) -> (up, down, alpha) of the method. Shares of the norm that SVD retains are added to
+    `retained`."""
     from core.tools.loras import sums as lora_sums
     from core.tools.loras.svd import CLAMP, decompose
 
-    theirs = settings.compatibility == "sd-scripts"
+    sd_scripts = settings.compatibility == "sd-scripts"
     if settings.method != "svd":
-        ways = {
+        methods = {
             ("concat", False): lora_sums.concatenated,
             ("concat", True): lora_sums.concatenated_as_sd_scripts,
             ("plain", False): lora_sums.averaged,
             ("plain", True): lora_sums.averaged_as_sd_scripts,
         }
-        merged = ways[settings.method, theirs]
+        merged = methods[settings.method, sd_scripts]
         return lambda terms, shape: merged(terms)
-    rank = settings.new_rank or (USUAL_RANK if theirs else _highest_factors(plan, read, context))
-    quantile = settings.clamp_quantile or (CLAMP if theirs else None)
+    rank = settings.new_rank or (USUAL_RANK if sd_scripts else _highest_factors(plan, read, context))
+    quantile = settings.clamp_quantile or (CLAMP if sd_scripts else None)
 
     def by_values(terms: Sequence[Term], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
         wanted = (settings.new_conv_rank or rank) if has_large_kernel(shape) else rank
         parts = decompose(lora_sums.whole(terms), settings.device, settings.compatibility, wanted)
         cut = min(wanted, len(parts.s))
-        kept.append(parts.kept(cut))
+        retained.append(parts.retained(cut))
         return (*parts.cut(cut, quantile), float(cut))
 
     return by_values
 
 
 def _highest_factors(plan: Plan, read: Sequence[LoraFile], context: JobContext) -> int:
-    """The highest rank of the layers that are two matrices, which takes a reading of its own."""
+    """The highest rank of the layers with two factors; reads all layers once."""
     layers = (terms for _, _, terms in _layers(plan, read, context))
     return max((term.rank for terms in layers for term in terms if term.factors is not None), default=16)
 
 
-def _with_beside(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
-    """With the sums of the changes of biases and norm layers."""
+def _with_bias_norm(tensors: Mapping[str, Any], plan: Plan, read: Sequence[LoraFile]) -> dict[str, Any]:
+    """The tensors with the sums of the changes of biases and norm layers."""
     from core.formats.tensors.lazy import loaded
 
     found = dict(tensors)
-    for lora, given in zip(read, plan.loras, strict=True):
-        for key, value in beside_of(lora).items():
-            change = loaded(value).float() * given.strength(key.partition(".")[0])
+    for lora, source in zip(read, plan.loras, strict=True):
+        for key, value in bias_norm_of(lora).items():
+            change = loaded(value).float() * source.strength(key.partition(".")[0])
             found[key] = found[key] + change.view_as(found[key]) if key in found else change
     return found
 
@@ -235,18 +238,18 @@ def _metadata(
     tensors: Mapping[str, Tensor],
     context: JobContext,
 ) -> dict[str, str]:
-    said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
+    stated = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     about = version_metadata(plan.family)
-    about |= {key: said[key] for key in ("ss_v2", "ss_base_model_version") if said.get(key)}
-    theirs = settings.compatibility == "sd-scripts"
-    about |= _sizes_of_sd_scripts(settings, firsts) if theirs else sizes_as_metadata(tensors)
+    about |= {key: stated[key] for key in ("ss_v2", "ss_base_model_version") if stated.get(key)}
+    sd_scripts = settings.compatibility == "sd-scripts"
+    about |= _sizes_of_sd_scripts(settings, firsts) if sd_scripts else sizes_as_metadata(tensors)
     if settings.no_metadata:
         return about
     return about | _record(settings, plan, read[0].metadata, context)
 
 
 def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged."""
+    """modelspec and merge metadata."""
     prediction = before.get("modelspec.prediction_type") or traits_of(plan.family).prediction
     side = traits_of(plan.family).resolution
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
@@ -256,7 +259,8 @@ def _record(settings: MergeLorasSettings, plan: Plan, before: Mapping[str, str],
 
 
 def _sizes_of_sd_scripts(settings: MergeLorasSettings, firsts: Sequence[tuple[int, float]]) -> dict[str, str]:
-    """merge_lora tells the sizes of the first file with each layer, svd_merge_lora what was asked for."""
+    """The ranks and alphas in sd-scripts' metadata: merge_lora writes those of the first file with each layer, svd_merge_lora the
+    requested ones."""
     if settings.method == "svd":
         rank = settings.new_rank or USUAL_RANK
         conv = settings.new_conv_rank or rank

@@ -1,5 +1,5 @@
-"""Networks of any kind as a plain LoRA or a full difference: what every program reads. A change that depends on the model's weights
-is found with them, layer by layer."""
+"""Converts networks of any kind to a plain LoRA or a full difference, which every program reads. A change that depends on the
+model's weights is computed with them, layer by layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.model import traits_of
 from core.settings.tools.model_files import ConvertLoraSettings
-from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, item_bytes, kept_metadata, with_kernel
+from core.tools.loras.headers import SHOWN, bytes_of, has_large_kernel, inherited_metadata, item_bytes, with_kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from core.networks.adapter import Adapter
 
 MODEL, FULL = "convert_lora.base_model", "diff"
-ENOUGH = 0.95  # of the change's norm; below it the tool names the ways to keep more
+ENOUGH = 0.95  # of the change's norm; below it the tool says how to retain more
 SIZES = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 
 
 def is_plain(lora: LoraFile, network_type: str) -> bool:
-    """Whether all layers are of this type already: the settings' types are kinds' names."""
+    """Whether all layers already are of this network type (the name of a kind)."""
     layers = group_by_module(lora.tensors).items()
     found = [kind_of_keys(layer, name) for name, layer in layers]
     return all(kind is not None and kind.name == network_type for kind in found)
 
 
 def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """(the shape of the weight by each layer's name in the file, layers that the base model lacks). lora: also its outline. Raises
-    ProblemsError where the base model is needed, or is another."""
+    """({layer's name in the file: shape of its weight}, layers that the base model lacks). lora: or its outline. Raises ProblemsError
+    without a needed base model, and for another one."""
     shapes, needing, lacking = dict[str, tuple[int, ...]](), dict[str, str](), list[str]()
     for name, tensors in group_by_module(lora.tensors).items():
         kind, place = kind_of_keys(tensors, name), _place(base, name)
-        own = kind.weight_shape(tensors) if kind is not None else None
+        shape = kind.weight_shape(tensors) if kind is not None else None
         if place is not None:
-            if own is not None and prod(own) != prod(place.entry.shape):
+            if shape is not None and prod(shape) != prod(place.entry.shape):
                 raise _other_size(lora, name)
             shapes[name] = place.entry.shape
-        elif own is not None:
-            shapes[name] = _whole_shape(name, own, lora.family)
+        elif shape is not None:
+            shapes[name] = _whole_shape(name, shape, lora.family)
         elif base is None:
             needing.setdefault(kind.title if kind is not None else "an unknown kind", name)
         else:
@@ -73,7 +73,7 @@ def layer_shapes(lora: LoraFile, base: Checkpoint | None) -> tuple[dict[str, tup
 
 
 def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSettings) -> int:
-    """About how many bytes the result has. lora: its outline"""
+    """The approximate size of the result in bytes. lora: its outline"""
     shapes, width = layer_shapes(lora, base)[0].values(), item_bytes(lora, settings.save_precision)
     if settings.network_type == "full":
         return sum(map(prod, shapes)) * width
@@ -81,14 +81,14 @@ def plain_bytes(lora: LoraFile, base: Checkpoint | None, settings: ConvertLoraSe
 
 
 def _place(base: Checkpoint | None, name: str) -> Place | None:
-    """Where the base model has the weight of a layer."""
+    """The stored weight of a layer in the base model; None without one."""
     part, path = module_of_layer(name) or ("", "")
-    own = base.parts.get(part) if base is not None else None
-    return own.places.get(f"{path}.weight") if own is not None else None
+    found = base.parts.get(part) if base is not None else None
+    return found.places.get(f"{path}.weight") if found is not None else None
 
 
 def _whole_shape(name: str, shape: tuple[int, ...], family: str | None) -> tuple[int, ...]:
-    """The shape that the model's weight has, where the layer's tensors may be flat: as its name and family tell it."""
+    """The shape of the model's weight, by the layer's name and family, since the layer's tensors may be flattened."""
     flat = with_kernel(name, shape)
     projection = PROJECTION.match(f"{name}.") is not None
     if projection and family is not None and traits_of(family).linear_projections:
@@ -101,7 +101,7 @@ def _other_size(lora: LoraFile, name: str) -> ProblemsError:
     return ProblemsError.one(what, MODEL, "choose the model that it was trained on", "lora.other-size")
 
 
-def made_plain(
+def to_plain(
     lora: LoraFile,
     base: Checkpoint | None,
     settings: ConvertLoraSettings,
@@ -109,11 +109,11 @@ def made_plain(
     files: OpenFiles,
     spill: Spill,
 ) -> tuple[LoraFile, list[str]]:
-    """(an open file as plain layers in fp32, what there is to say about it). Its tensors can be read while all these are open: those of a
-    full difference are computed then, as they are as large as the model."""
+    """(an open file as plain layers in fp32, lines for the result). Tensors can be read while lora, files and spill are open. Those of
+    a full difference are computed when read, since together they are as large as the model."""
     shapes, lacking = layer_shapes(lora, base)
     modules = group_by_module(lora.tensors)
-    tensors, kept, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
+    tensors, retained, done = dict[str, Any](), dict[str, tuple[float, float]](), count()
 
     def shown() -> None:
         context.check()
@@ -126,12 +126,12 @@ def made_plain(
             tensors[f"{layer_name(name)}.{FULL}"] = StoredTensor(shape, "F32", fetch=fetch)
         else:
             shown()
-            tensors |= spill.put(_low_rank(name, adapter(), shape, settings, kept))
-    beside = dict(lora.beside) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
-    left_out = lora.left_out + tuple(key for key in beside if key not in lora.beside)
+            tensors |= spill.put(_low_rank(name, adapter(), shape, settings, retained))
+    bias_norm = dict(lora.bias_norm) | {key: each for key, each in lora.tensors.items() if key.endswith(f".{BIAS}")}
+    left_out = lora.left_out + tuple(key for key in bias_norm if key not in lora.bias_norm)
     family = lora.family or (base.kind.family if base is not None else None)
     found = replace(lora, tensors=tensors, metadata=_metadata(lora, tensors, settings), family=family)
-    return replace(found, beside=beside, left_out=left_out), _about(kept, lacking)
+    return replace(found, bias_norm=bias_norm, left_out=left_out), _about(retained, lacking)
 
 
 def _adapter(
@@ -142,7 +142,7 @@ def _adapter(
     base: Checkpoint | None,
     files: OpenFiles,
 ) -> Adapter:
-    """The change of one layer, with the model's weight where it depends on it."""
+    """The adapter of one layer, with the model's weight if its change depends on it."""
     import torch
 
     from core.tools.loras.layers import target_with
@@ -151,15 +151,15 @@ def _adapter(
     assert kind is not None
     reads = kind.weight_shape(tensors) is None
     weight = files.lazy(place).read().float().view(shape) if reads and place is not None else torch.empty(shape)
-    own = {key: loaded(each) for key, each in tensors.items()}
-    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), own)
+    values = {key: loaded(each) for key, each in tensors.items()}
+    adapter = kind.from_tensors(target_with(layer_name(name), weight, BIAS in tensors), values)
     if adapter is None:
         raise _other_size(lora, name)
     return adapter
 
 
 def _change(adapter: Callable[[], Adapter], shown: Callable[[], None]) -> Tensor:
-    """Of a layer, in the order of the numbers of its weight."""
+    """The change of a layer in the element order of its weight."""
     from core.tools.loras.layers import Layer
 
     shown()
@@ -171,11 +171,12 @@ def _low_rank(
     adapter: Adapter,
     shape: tuple[int, ...],
     settings: ConvertLoraSettings,
-    kept: dict[str, tuple[float, float]],
+    retained: dict[str, tuple[float, float]],
 ) -> dict[str, Tensor]:
-    """The layer's nearest product of the new rank; a LoRA's layer as it is. kept: gets (share of the norm, norm) of the others."""
+    """The tensors of the layer's best approximation of the new rank; a LoRA's layer is unchanged. retained: gets (share of the norm,
+    norm) of approximated layers."""
+    from core.tools.loras.building import lora_tensors
     from core.tools.loras.layers import Layer
-    from core.tools.loras.making import lora_tensors
     from core.tools.loras.svd import decompose
 
     factors = adapter.factors()
@@ -184,31 +185,33 @@ def _low_rank(
     wanted = (settings.new_conv_rank or settings.new_rank) if has_large_kernel(shape) else settings.new_rank
     parts = decompose(Layer(name, "", adapter).change().flatten(1), rank=wanted)
     rank = min(wanted, len(parts.s))
-    kept[name] = parts.kept(rank), parts.norm
+    retained[name] = parts.retained(rank), parts.norm
     return lora_tensors(layer_name(name), *parts.cut(rank), rank, shape)
 
 
 def _metadata(lora: LoraFile, tensors: Mapping[str, Tensor], settings: ConvertLoraSettings) -> dict[str, str]:
-    """The file's own, with the new sizes and what it was made of."""
+    """The file's metadata with the new sizes and a comment on the conversion."""
     layers = group_by_module(lora.tensors).items()
     titles = sorted({kind.title for name, layer in layers if (kind := kind_of_keys(layer, name)) is not None})
-    kept = {key: value for key, value in kept_metadata(lora).items() if key not in SIZES}
-    told = f"converted from {' and '.join(titles)}"
-    comment = "; ".join(filter(None, (told, kept.get("ss_training_comment", ""))))
+    metadata = {key: value for key, value in inherited_metadata(lora).items() if key not in SIZES}
+    origin = f"converted from {' and '.join(titles)}"
+    comment = "; ".join(filter(None, (origin, metadata.get("ss_training_comment", ""))))
     full = {"ss_network_args": json.dumps({"algo": "full"})}
     sizes = full if settings.network_type == "full" else sizes_as_metadata(tensors)
-    return kept | sizes | {"ss_training_comment": comment}
+    return metadata | sizes | {"ss_training_comment": comment}
 
 
-def _about(kept: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
+def _about(retained: Mapping[str, tuple[float, float]], lacking: list[str]) -> list[str]:
     lines = []
     if lacking:
         lines.append(f"layers that this model does not have, left out: {listed(lacking, SHOWN)}")
-    if kept:
-        size = sum(norm**2 for _, norm in kept.values()) or 1.0
-        whole = (sum((share * norm) ** 2 for share, norm in kept.values()) / size) ** 0.5
-        weakest = min(kept, key=lambda name: kept[name][0])
-        lines.append(f"kept norm: {whole:.1%} of the whole, {kept[weakest][0]:.1%} of the weakest layer ({weakest})")
+    if retained:
+        size = sum(norm**2 for _, norm in retained.values()) or 1.0
+        whole = (sum((share * norm) ** 2 for share, norm in retained.values()) / size) ** 0.5
+        weakest = min(retained, key=lambda name: retained[name][0])
+        lines.append(
+            f"kept norm: {whole:.1%} of the whole, {retained[weakest][0]:.1%} of the weakest layer ({weakest})"
+        )
         if whole < ENOUGH:
             lines.append("a higher new rank keeps more, a full difference all")
     return lines

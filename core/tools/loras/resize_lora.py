@@ -1,4 +1,4 @@
-"""LoRAs of lower rank: each layer's change by its largest singular values, as many as the rank or a rule asks for."""
+"""Reduces the rank of LoRAs: each layer's change by its largest singular values, up to a rank or by a dynamic method."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
+from core.tools.charts import table
 from core.tools.files import lora_of
 from core.tools.loras.headers import (
     SPILLED,
-    beside_of,
+    bias_norm_of,
     bytes_of,
     has_large_kernel,
+    inherited_metadata,
     item_bytes,
-    kept_metadata,
     left_out_lines,
     refuse_device,
     weight_shape,
     without_weights,
 )
+from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-from core.tools.shown import table
-from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
 SHARE_METHODS = ("sv_fro", "sv_cumulative")
-NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others are told by the largest and the Frobenius norm
+NEEDS_ALL = ("sv_cumulative",)  # of the singular values: the others need the largest ones and the Frobenius norm only
 
 
 @dataclass(frozen=True)
 class Resized:
-    """A layer's kind and rank before, its new rank, the share of its norm that is kept, and that norm."""
+    """A resized layer. kind, old: its kind and rank before; new: its new rank; retained: share of the norm; norm: before."""
 
     name: str
     kind: str
     old: int
     new: int
-    kept: float
+    retained: float
     norm: float
 
 
@@ -71,23 +71,23 @@ def plan(settings: ResizeLoraSettings, workspace: Workspace) -> FilePlan:
 
 
 def _method_problems(settings: ResizeLoraSettings) -> list[Problem]:
-    where, method, given = f"{GROUP}.dynamic_param", settings.dynamic_method, settings.dynamic_param
-    if method is not None and given is None:
+    where, method, parameter = f"{GROUP}.dynamic_param", settings.dynamic_method, settings.dynamic_param
+    if method is not None and parameter is None:
         fix = "enter for example 0.9" if method in SHARE_METHODS else "enter for example 5"
         return [Problem("The dynamic method has no parameter", where, fix, code="resize.no-parameter")]
-    if method in SHARE_METHODS and given is not None and given > 1:
-        what = f"The share to keep is {given:g}"
+    if method in SHARE_METHODS and parameter is not None and parameter > 1:
+        what = f"The share to keep is {parameter:g}"
         return [Problem(what, where, "use a number from 0 to 1", code="resize.bad-parameter")]
-    if method == "sv_ratio" and given is not None and given < 1:
-        return [Problem(f"The ratio is {given:g}", where, "use 1 or more", code="resize.bad-parameter")]
+    if method == "sv_ratio" and parameter is not None and parameter < 1:
+        return [Problem(f"The ratio is {parameter:g}", where, "use 1 or more", code="resize.bad-parameter")]
     return []
 
 
 def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Resize one layer after the other, then write the new file."""
+    """Resize the LoRA layer by layer, and write the new file."""
     import torch
 
-    from core.tools.loras.making import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
+    from core.tools.loras.building import change_of, each_layer, lora_tensors, precision_of, shape_of_weight
     from core.tools.loras.svd import decompose
 
     path, target = plan.path, plan.target
@@ -104,12 +104,12 @@ def do(settings: ResizeLoraSettings, plan: FilePlan, context: JobContext) -> Out
             parts = decompose(change, settings.device, settings.compatibility, needed)
             rank = _rank(parts.s, cap, settings, parts.squares)
             tensors |= spill.put(lora_tensors(layer.name, *parts.cut(rank), scale * rank, shape))
-            resized.append(Resized(layer.name, layer.kind, layer.rank, rank, parts.kept(rank), parts.norm * scale))
+            resized.append(Resized(layer.name, layer.kind, layer.rank, rank, parts.retained(rank), parts.norm * scale))
         metadata = _metadata(settings, lora, tensors)
-        tensors |= {**beside_of(lora), **lora.bundled}
+        tensors |= {**bias_norm_of(lora), **lora.bundled}
         precision = settings.save_precision or ("fp32" if settings.compatibility == "sd-scripts" else None)
         save_lora(target, tensors, metadata, precision_of(lora, precision))
-    outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
+    outcome = _outcome(path, target, sorted(resized, key=lambda each: each.retained))
     return replace(outcome, lines=[*outcome.lines, *left_out_lines(lora)])
 
 
@@ -121,22 +121,22 @@ def _cap(settings: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
 
 def _rank(values: Tensor, cap: int, settings: ResizeLoraSettings, squares: float | None = None) -> int:
     """The new rank by the singular values [k], descending. squares: see `needed_rank`"""
-    theirs = settings.compatibility == "sd-scripts"
+    sd_scripts = settings.compatibility == "sd-scripts"
     if float(values[0]) <= NOTHING:
         return 1
     if settings.dynamic_method is None or settings.dynamic_param is None:
         return min(cap, len(values))
     needed = needed_rank(values, settings.dynamic_method, settings.dynamic_param, squares)
-    if theirs:
+    if sd_scripts:
         needed = min(max(needed, 1), len(values) - 1) + 1
     return min(max(needed, 1), cap, len(values))
 
 
 def needed_rank(values: Tensor, method: str, parameter: float, squares: float | None = None) -> int:
-    """sv_ratio: how many are larger than the first / parameter; sv_cumulative: the fewest whose share of the sum is at least the
-    parameter; sv_fro: the fewest whose share of the Frobenius norm is (share of the squares: parameter squared).
+    """The rank by sd-scripts' dynamic methods. sv_ratio: number of values larger than the first / parameter; sv_cumulative: the fewest
+    whose share of the sum is at least the parameter; sv_fro: the fewest whose share of the Frobenius norm is.
 
-    squares   the sum of the squares of all, where `values` are the largest alone: then more than these are needed where it is one more
+    squares   sum of the squares of all values if `values` has the largest only; a result of len(values) + 1 means more are needed
     """
     if method == "sv_ratio":
         return int((values > values[0] / parameter).sum())
@@ -147,21 +147,21 @@ def needed_rank(values: Tensor, method: str, parameter: float, squares: float | 
 
 
 def _metadata(settings: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The file's own, with the new sizes and a comment in the words of sd-scripts."""
+    """The file's metadata with the new sizes and sd-scripts' comment."""
     metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
     comment = metadata.get("ss_training_comment", "")
-    said = f"dimension is resized from {old} to {new}"
+    summary = f"dimension is resized from {old} to {new}"
     if settings.dynamic_method:
-        said = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
-    return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
+        summary = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
+    return inherited_metadata(lora) | sizes | {"ss_training_comment": f"{summary}; {comment}"}
 
 
 def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
-    shares, ranks = [each.kept for each in resized], [each.new for each in resized]
-    whole = sum((each.kept * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
-    rows = [[each.name, each.kept, each.kind, each.old, each.new] for each in resized]
+    shares, ranks = [each.retained for each in resized], [each.new for each in resized]
+    whole = sum((each.retained * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
+    rows = [[each.name, each.retained, each.kind, each.old, each.new] for each in resized]
     ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
     sizes = [path.stat().st_size for path in (source, target)]
     lines = [
@@ -172,12 +172,12 @@ def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     ]
     shown = [table("Layers by kept norm", ["Layer", "Kept norm", "Before", "Rank before", "New rank"], rows)]
     facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
-    facts |= {"kept": {each.name: each.kept for each in resized}, "kept_norm": whole**0.5}
+    facts |= {"kept": {each.name: each.retained for each in resized}, "kept_norm": whole**0.5}
     return Outcome(lines=lines, facts=facts)
 
 
 def _about_kinds(others: set[str], larger: bool) -> list[str]:
-    """Ranks of other kinds say nothing of a LoRA's, and their files are smaller at the same detail."""
+    """Lines on converted kinds, whose ranks are not comparable and whose files are smaller at the same detail."""
     if not others:
         return []
     grown = ", and the file is larger than before" if larger else ""

@@ -1,4 +1,4 @@
-"""The singular values of a LoRA's change, and which rank keeps how much of each layer's norm."""
+"""The singular values of a LoRA's changes, and the share of each layer's norm that each rank retains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from core.record.context import JobContext, Outcome
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import SingularValuesSettings
+from core.tools.charts import curves, table
 from core.tools.files import lora_of
 from core.tools.loras.base_model import check_base_model, check_measurable, model_of
-from core.tools.loras.drawing import check_png, save_png
+from core.tools.loras.plots import check_png, save_png
 from core.tools.plans import FilePlan
-from core.tools.shown import curves, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ def plan(settings: SingularValuesSettings, workspace: Workspace) -> FilePlan:
 
 
 def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
+    """Compute the retained norm by rank k, sqrt(sum of the first k squares / sum of all), for each layer and for all together."""
     from core.tools.loras.layers import open_layers
     from core.tools.loras.weight_maps import layer_maps
 
@@ -51,13 +51,13 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
             values[layer.name] = found
     if not values:
         return Outcome(lines=["This LoRA changes nothing: all its layers are untrained"], facts={"shown": []})
-    kept = {name: _kept(each) for name, each in values.items()}
-    needed = {name: _needed(each, settings.keep) for name, each in kept.items()}
+    retained = {name: _retained(each) for name, each in values.items()}
+    needed = {name: _needed(each, settings.keep) for name, each in retained.items()}
     longest = max(len(each) for each in values.values())
     recommended = _usual(_quantile(sorted(needed.values()), 0.9))
-    whole = _kept_together(values, longest)
+    whole = _retained_together(values, longest)
     shown = [
-        _kept_curves(kept, whole, longest),
+        _retained_curves(retained, whole, longest),
         _value_curves(values, longest),
         *layer_maps(f"Rank that keeps {settings.keep:.0%}", {k: float(v) for k, v in needed.items()}, max),
         _largest_ranks(layers, needed),
@@ -75,8 +75,8 @@ def do(settings: SingularValuesSettings, plan: FilePlan, context: JobContext) ->
 
 
 def values_of(layer: Layer) -> Tensor:
-    """The singular values of its change, descending, without those that are rounding. Of a LoRA they are those of the r x r
-    matrix between the QR factors of up and down."""
+    """The singular values of a layer's change, descending, without rounding errors. A LoRA's are those of the r x r matrix between
+    the QR factors of up and down."""
     import torch
 
     factors = layer.factors()
@@ -88,13 +88,13 @@ def values_of(layer: Layer) -> Tensor:
     return found[found > NOTHING * found[0]] if len(found) else found
 
 
-def _kept(values: Tensor) -> list[float]:
+def _retained(values: Tensor) -> list[float]:
     squares = values.square()
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _kept_together(values: dict[str, Tensor], longest: int) -> list[float]:
-    """Of the whole LoRA where every layer keeps its first k."""
+def _retained_together(values: dict[str, Tensor], longest: int) -> list[float]:
+    """The retained norm of the whole LoRA if every layer keeps its first k singular values, for each k."""
     import torch
 
     squares = torch.zeros(longest, dtype=torch.float64)
@@ -103,12 +103,12 @@ def _kept_together(values: dict[str, Tensor], longest: int) -> list[float]:
     return [float(each) for each in (squares.cumsum(0) / squares.sum()).sqrt()]
 
 
-def _needed(kept: list[float], keep: float) -> int:
-    return next((rank for rank, share in enumerate(kept, 1) if share >= keep - 1e-9), len(kept))
+def _needed(retained: list[float], keep: float) -> int:
+    return next((rank for rank, share in enumerate(retained, 1) if share >= keep - 1e-9), len(retained))
 
 
 def _usual(rank: int) -> int:
-    """The next rank that people use."""
+    """The next common rank."""
     return next((each for each in USUAL_RANKS if each >= rank), rank)
 
 
@@ -116,8 +116,8 @@ def _quantile(ordered: list[Any], share: float) -> Any:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _kept_curves(kept: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
-    by_rank = [sorted(each[min(rank, len(each)) - 1] for each in kept.values()) for rank in range(1, longest + 1)]
+def _retained_curves(retained: dict[str, list[float]], whole: list[float], longest: int) -> dict[str, Any]:
+    by_rank = [sorted(each[min(rank, len(each)) - 1] for each in retained.values()) for rank in range(1, longest + 1)]
     lines = {
         "all layers together": whole,
         "median layer": [_quantile(each, 0.5) for each in by_rank],
@@ -127,7 +127,7 @@ def _kept_curves(kept: dict[str, list[float]], whole: list[float], longest: int)
 
 
 def _value_curves(values: dict[str, Tensor], longest: int) -> dict[str, Any]:
-    """The share of the first singular value; None where no layer has so many."""
+    """Curves of the singular values relative to the first; None where no layer has that many."""
     shares = [(each / each[0]).tolist() for each in values.values()]
     by_index = [sorted(each[n] for each in shares if len(each) > n) for n in range(longest)]
     lines = {

@@ -1,4 +1,4 @@
-"""A DyLoRA cut into LoRAs of its lower ranks."""
+"""Splits a DyLoRA into LoRAs of its lower ranks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
 from core.tools.files import lora_of
-from core.tools.loras.headers import beside_of, kept_metadata, left_out_lines
-from core.tools.written import output_file, output_problems
+from core.tools.loras.headers import bias_norm_of, inherited_metadata, left_out_lines
+from core.tools.output import output_file, output_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain 
 
 @dataclass(frozen=True)
 class Plan:
-    """path: the DyLoRA; targets: the new file of each rank"""
+    """The plan. path: the DyLoRA; targets: {rank: its new file}"""
 
     path: Path
     targets: dict[int, Path]
@@ -55,18 +55,18 @@ def plan(settings: SplitDyloraSettings, workspace: Workspace) -> Plan:
     whole = output_file(settings.output, path, "")
     targets = {rank: whole.with_name(f"{whole.stem}-{rank:04d}{whole.suffix}") for rank in ranks}
     size = path.stat().st_size
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for rank, target in targets.items():
-        found += output_problems(
+        problems += output_problems(
             target, [path], size * sum(targets) // highest if rank == settings.unit else 0, f"{GROUP}.output"
         )
-    raise_if_errors(found)
+    raise_if_errors(problems)
     return Plan(path, targets)
 
 
 def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.tools.loras.making import precision_of
+    from core.tools.loras.building import precision_of
 
     path, targets = plan.path, plan.targets
     lora = load_finite(path)
@@ -81,10 +81,10 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
             context.check()
             context.stage(f"rank {rank}", number, len(targets))
             tensors = cut(lora.tensors, rank, keep_alpha=settings.compatibility == "sd-scripts")
-            said = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
+            added = {"ss_training_comment": f"split from DyLoRA, rank {old} to {rank}; {comment}"}
             sizes = sizes_as_metadata(tensors, lora.metadata.get("ss_network_args", ""))
-            tensors |= {**beside_of(lora), **lora.bundled}
-            save_lora(target, tensors, {**kept_metadata(lora), **sizes, **said}, precision_of(lora, None))
+            tensors |= {**bias_norm_of(lora), **lora.bundled}
+            save_lora(target, tensors, {**inherited_metadata(lora), **sizes, **added}, precision_of(lora, None))
             written.append(target)
     except BaseException:
         for target in written:
@@ -97,18 +97,18 @@ def do(settings: SplitDyloraSettings, plan: Plan, context: JobContext) -> Outcom
 
 
 def cut(tensors: Mapping[str, Tensor], rank: int, keep_alpha: bool) -> dict[str, Tensor]:
-    """The first ranks of each layer; alpha shrinks with the rank, so that each keeps the strength that it has in the whole.
+    """The tensors of the first `rank` ranks of each layer; alpha is scaled with the rank, so that the strength stays the same.
 
-    keep_alpha  as sd-scripts, whose files get stronger the lower their rank is
+    keep_alpha  keep alpha as sd-scripts does: lower ranks are then stronger
     """
     import torch
 
-    found = {}
+    shortened = {}
     for name, layer in group_by_module(tensors).items():
-        own = size(layer)
-        here = min(rank, own.rank)
-        alpha = own.alpha if keep_alpha else own.alpha * here / own.rank
-        found[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
-        found[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
-        found[f"{name}.{ALPHA}"] = torch.tensor(alpha)
-    return found
+        before = size(layer)
+        here = min(rank, before.rank)
+        alpha = before.alpha if keep_alpha else before.alpha * here / before.rank
+        shortened[f"{name}.{DOWN}"] = layer[DOWN][:here].contiguous()
+        shortened[f"{name}.{UP}"] = layer[UP][:, :here].contiguous()
+        shortened[f"{name}.{ALPHA}"] = torch.tensor(alpha)
+    return shortened

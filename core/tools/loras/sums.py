@@ -1,4 +1,4 @@
-"""Sums of LoRAs' layers: concatenated, averaged, or as one change to decompose. Pure mathematics on tensors."""
+"""Sums of LoRA layers: concatenated, averaged, or as one change to decompose. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from core.tools.loras.svd import Product
 
 @dataclass(frozen=True)
 class Term:
-    """One LoRA's layer in a sum: strength * (alpha / r) * up [out, r] @ down [r, in]. strength: ratio * block_weight.
+    """A LoRA's layer in a sum: strength * (alpha / r) * up [out, r] @ down [r, in]. strength: ratio * block_weight.
 
-    other   the change [out, in] of a kind without factors, with its scale; then up, down and alpha are unused
+    other   the scaled change [out, in] of a kind without factors; then `factors` and `alpha` are unused
     """
 
     ratio: float
@@ -40,7 +40,7 @@ Layer = tuple[Tensor, Tensor, float]  # up, down, alpha
 
 
 def concatenated(terms: Sequence[Term]) -> Layer:
-    """Exactly the sum, with a scale of 1: each |strength * alpha / r| by its root in both matrices, the sign in down."""
+    """The exact sum with a scale of 1: the root of each |strength * alpha / r| goes into both matrices, the sign into down."""
     ups, downs = [], []
     for term in terms:
         assert term.factors is not None
@@ -53,15 +53,15 @@ def concatenated(terms: Sequence[Term]) -> Layer:
 
 
 def averaged(terms: Sequence[Term]) -> Layer:
-    """(sum |w_i| U_i)(sum w_i D_i) / sum |w_i|, w_i = strength_i * sqrt(alpha_i / alpha_1): the exact sum of LoRAs that are equal
-    and of one alone; others add products of one LoRA's up with another's down."""
+    """(sum |w_i| U_i)(sum w_i D_i) / sum |w_i|, w_i = strength_i * sqrt(alpha_i / alpha_1): exact for one LoRA and for equal ones;
+    different LoRAs add cross terms of one's up with another's down."""
     up, down, alpha = _summed_factors(terms, squared=False)
     weights = sum(abs(term.strength) for term in terms)
     return up, down / weights if weights else down, alpha
 
 
 def averaged_as_sd_scripts(terms: Sequence[Term]) -> Layer:
-    """The same without the division, so that the change is quadratic in the ratios; block weights multiply both matrices."""
+    """`averaged` without the division, so that the change is quadratic in the ratios; block weights multiply both matrices."""
     return _summed_factors(terms, squared=True)
 
 
@@ -80,8 +80,8 @@ def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
 
 
 def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
-    """Of up and down; the sign of alphas that differ in theirs is down's. both: as sd-scripts, whose block weights do not turn
-    the sign."""
+    """(scale of up, scale of down) of a term; the sign goes into down. both: as sd-scripts, whose block weights do not change the
+    sign."""
     relative = term.alpha / alpha if alpha else 0.0
     to_up = math.sqrt(abs(relative))
     to_down = math.copysign(to_up, relative)
@@ -91,7 +91,7 @@ def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
 
 
 def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
-    """Without the growth of the rank in alpha: two LoRAs at 1 come out at half strength each."""
+    """sd-scripts' concatenation, whose alpha does not grow with the rank: two LoRAs at 1 get half their strength."""
     first = terms[0]
     ups, downs = [], []
     for term in terms:
@@ -103,7 +103,7 @@ def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:
 
 
 def whole(terms: Sequence[Term]) -> Product | Tensor:
-    """The sum as a change to decompose: by its factors where all have them and that is less than the matrix."""
+    """The sum as a change to decompose: as factors if all terms have them and they are smaller than the matrix."""
     if all(term.factors is not None for term in terms):
         up, down, _ = concatenated(terms)
         return Product(up, down)
@@ -120,6 +120,6 @@ def whole(terms: Sequence[Term]) -> Product | Tensor:
 
 
 def shuffled(up: Tensor, down: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """The ranks in a random order, drawn by the layer's name."""
+    """up and down with their ranks in random order, by seed and layer name."""
     order = torch.randperm(len(down), generator=generator(seed, "merge_loras", name))
     return up[:, order], down[order]

@@ -1,4 +1,4 @@
-"""Singular value decompositions of layers' changes: of low-rank products by their factors, of others whole or by their largest values."""
+"""Singular value decomposition of layers' changes: low-rank products by their factors, others completely or for the largest values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ GROWTH = 1.3  # of the subspace between two checks
 TOLERANCE = 1e-2  # of s^2, see `leading`
 ROUNDING = 2e-6  # of the largest s^2: float32 products
 ORTHOGONAL = 1e-3
-MOST_TIMES, NEGLIGIBLE = 6, 3e-6  # that a block is made orthogonal to those before it, and what may be left
+MOST_TIMES, NEGLIGIBLE = 6, 3e-6  # of orthogonalizing a block against those before it, and the remainder allowed
 
 
 @dataclass(frozen=True)
 class Product:
-    """up [out, r] times down [r, in]: a change that is never built where its rank is below both sides."""
+    """up [out, r] times down [r, in]: a change that is not multiplied out while its rank is below both sides."""
 
     up: Tensor
     down: Tensor
@@ -37,9 +37,9 @@ class Product:
 
 @dataclass(frozen=True)
 class Parts:
-    """u [out, k], s [k] descending, v [k, in], float32 on the CPU: the change is u @ diag(s) @ v, or this is the nearest to it.
+    """A (truncated) SVD: u [out, k], s [k] descending, v [k, in], float32 on the CPU.
 
-    squares   the sum of the squares of all singular values, where s has the largest alone
+    squares   sum of the squares of all singular values, if s has the largest only
     """
 
     u: Tensor
@@ -53,13 +53,13 @@ class Parts:
         return float(self.s.double().norm()) if self.squares is None else math.sqrt(self.squares)
 
     def cut(self, rank: int, quantile: float | None = None) -> tuple[Tensor, Tensor]:
-        """(up [out, rank], down [rank, in]): the nearest product of this rank (Eckart and Young 1936), the values in up. quantile:
-        see `clamped`"""
+        """(up [out, rank], down [rank, in]): the best approximation of this rank (Eckart and Young 1936), with the singular values in
+        up. quantile: see `clamped`"""
         up, down = self.u[:, :rank] * self.s[:rank], self.v[:rank].clone()
         return clamped(up, down, quantile) if quantile else (up, down)
 
-    def kept(self, rank: int) -> float:
-        """The share of the Frobenius norm that this rank keeps; 1 of a change that is zero."""
+    def retained(self, rank: int) -> float:
+        """The share of the Frobenius norm that this rank retains; 1 for a zero change."""
         squares = self.s.double().square()
         whole = float(squares.sum()) if self.squares is None else self.squares
         return min(1.0, math.sqrt(float(squares[:rank].sum()) / whole)) if whole > 0 else 1.0
@@ -68,10 +68,10 @@ class Parts:
 def decompose(
     change: Product | Tensor, device: str = "cpu", compatibility: str = "none", rank: int | None = None
 ) -> Parts:
-    """A low-rank product's parts by the QR factors of its two matrices and the SVD of the small matrix between them; those of another
-    change by its whole SVD, or the largest alone (`leading`).
+    """The SVD of a change: of a low-rank product by the QR factors of its matrices and the SVD of the small matrix between them, else
+    complete, or truncated (`leading`).
 
-    Each left vector's largest number is positive, so that results do not depend on the library's choice of signs.
+    Each left vector's largest element is positive, so that results do not depend on the library's choice of signs.
 
     rank            how many of the largest values are needed; None: all
     compatibility   "sd-scripts": as sd-scripts computes it
@@ -114,7 +114,7 @@ def as_sd_scripts(change: Product | Tensor) -> Parts:
 
 
 def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
-    """Both within +- the quantile of their numbers, as sd-scripts bounds outliers: of the signed numbers, not of their sizes."""
+    """Both clamped to +- a quantile of their elements, as sd-scripts does: of the signed values, not of their absolute values."""
     numbers = torch.cat([up.flatten(), down.flatten()])
     if numbers.numel() > QUANTILE_NUMBERS:
         numbers = numbers[:: -(-numbers.numel() // QUANTILE_NUMBERS)]
@@ -126,12 +126,12 @@ def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
 
 
 def leading(matrix: Tensor, rank: int) -> Parts | None:
-    """The largest singular values of a float32 matrix A [out, in], as many as `rank`, from a Krylov subspace of A A^T that grows by
-    blocks (Golub, Luk and Overton 1981; Musco and Musco 2015) from addressed draws. None: it does not hold them.
+    """The `rank` largest singular values of a float32 matrix A [out, in], from a block Krylov subspace of A A^T (Golub, Luk and
+    Overton 1981; Musco and Musco 2015) with addressed draws. None if it does not converge.
 
-    Vectors u with A^T u = s v are taken where each |A A^T u - s^2 u| is at most TOLERANCE s^2. The sum of the largest s^2 is then below the
-    best one by a share of at most TOLERANCE (Ky Fan's inequality), unless all draws missed one of the best vectors; the norm that is kept
-    by half of that. In fact it is below by the square of the residuals.
+    Vectors u with A^T u = s v are accepted if each |A A^T u - s^2 u| is at most TOLERANCE s^2. The sum of the largest s^2 is then at
+    most a share of TOLERANCE below the optimum (Ky Fan's inequality), unless all draws missed one of the best vectors; the retained
+    norm half of that. In practice the deficit is the square of the residuals.
     """
     tall = len(matrix) > matrix.shape[1]
     if (found := _leading(matrix.mT if tall else matrix, rank)) is None:
@@ -141,7 +141,7 @@ def leading(matrix: Tensor, rank: int) -> Parts | None:
 
 
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] | None:
-    """(u, s, v, sum of all squares) of a matrix that is not taller than wide."""
+    """(u, s, v, sum of all squares) of a matrix with at most as many rows as columns; None without convergence."""
     side, width = matrix.shape
     most, check = int(side * SHARE), rank + 2 * BLOCK
     if check > most:
@@ -153,7 +153,7 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] 
     while space.size + BLOCK <= most:
         space.grow()
         if space.size >= check:
-            if (found := space.found(rank)) is not None:
+            if (found := space.converged(rank)) is not None:
                 u, s, v = found
                 return u, s * scale, v, space.squares * scale**2
             check = int(space.size * GROWTH)
@@ -161,7 +161,7 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, float] 
 
 
 class _Subspace:
-    """Orthonormal rows Q of `basis`, with their images Q A and Q A A^T Q^T; float64 where squares would lose what small values are."""
+    """Orthonormal rows Q (`basis`) with Q A and Q A A^T Q^T, in float64 where squaring would lose small values."""
 
     def __init__(self, matrix: Tensor, most: int):
         side, width = matrix.shape
@@ -173,7 +173,7 @@ class _Subspace:
         self._next = normal((BLOCK, width), 0, "decompose").to(matrix.device) @ matrix.mT
 
     def grow(self) -> None:
-        """By the next block."""
+        """Add the next block to the basis."""
         new, before = slice(self.size, self.size + BLOCK), self._basis[: self.size]
         self._basis[new] = _orthonormal(self._next, before)
         image = self._basis[new] @ self.matrix
@@ -182,8 +182,8 @@ class _Subspace:
         self._inner[new, : self.size] = self._images[new] @ self._images[: self.size].mT
         self._next = image @ self.matrix.mT
 
-    def found(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(u, s, v) where all are good enough."""
+    def converged(self, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(u, s, v) of the `rank` largest values if all have converged, else None."""
         values, vectors = _largest_first(self._inner[: self.size, : self.size], rank)
         left = vectors.float().mT @ self._basis[: self.size]
         right = vectors.mT @ self._images[: self.size]  # s times v
@@ -200,14 +200,14 @@ class _Subspace:
 
 
 def _largest_first(squares: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues of a matrix given by its lower half, and their vectors."""
+    """The `rank` largest eigenvalues of a symmetric matrix (its lower half is read) and their vectors."""
     values, vectors = torch.linalg.eigh(squares)  # ascending
     return values[-rank:].flip(0).clamp(min=0), vectors[:, -rank:].flip(1)
 
 
 def _orthonormal(rows: Tensor, before: Tensor) -> Tensor:
-    """Orthonormal rows that span the given without what the rows `before` span. Each time rounding is left, which is all that there is of
-    rows that nearly lie in that span."""
+    """Orthonormal rows that span `rows` orthogonally to the rows `before`. Repeated, since each projection leaves rounding errors, which
+    dominate rows nearly in that span."""
     along = rows @ before.mT
     for _ in range(MOST_TIMES):
         rows = torch.linalg.qr((rows - along @ before).mT).Q.mT

@@ -1,4 +1,4 @@
-"""Numbers of layers gathered into maps: rows of layer kinds, columns of blocks, one map a part."""
+"""Heat maps of values by layer: a map for each part of the model, rows by kind of layer, columns by block."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from core.tools.charts import heat_map
 from core.tools.loras.layers import columns_of, place_of
-from core.tools.shown import heat_map
 
 Place = tuple[str, str, str]  # part, row, column
 
 
 def root_of_squares(values: Sequence[float]) -> float:
-    """Norms of layers together: that of all their numbers."""
+    """The norm of several layers together: sqrt of the sum of squares."""
     return math.sqrt(sum(value * value for value in values))
 
 
@@ -28,7 +28,7 @@ def maps(
     notes: Mapping[Place, str] | None = None,
     **drawn: Any,
 ) -> list[dict[str, Any]]:
-    """A heat map of each part. numbers: of each layer, several may be in one cell; together: what becomes of those."""
+    """A heat map for each part. numbers: (cell, value) of each layer; together: combines several values of a cell."""
     cells: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (part, row, column), value in numbers:
         cells.setdefault(part, {}).setdefault((row, column), []).append(value)
@@ -45,5 +45,5 @@ def maps(
 
 
 def layer_maps(title: str, numbers: Mapping[str, float], together: Any, **drawn: Any) -> list[dict[str, Any]]:
-    """The same of LoRA layers by their names."""
+    """`maps` for {LoRA layer's name: value}."""
     return maps(title, ((place_of(name), value) for name, value in numbers.items()), together, **drawn)

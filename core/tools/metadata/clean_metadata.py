@@ -1,4 +1,4 @@
-"""Tags and captions of a metadata JSON cleaned, as clean_captions_and_tags does (reference: datasets, section 6.3)."""
+"""Cleans tags and captions of a metadata JSON, as clean_captions_and_tags does (reference: datasets, section 6.3)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Clean = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Plan:
-    """out: the file to write; source: the one to clean"""
+    """The plan. out: the file to write; source: the file to clean"""
 
     out: Path
     source: Path
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass
 class Cleaned:
-    """What cleaning changes. changes: (key, tags or caption, before, after); without: entries without it."""
+    """The result of cleaning. changes: (key, "tags" or "caption", before, after); without: number of entries without each."""
 
     changes: list[tuple[str, str, str, str]] = field(default_factory=list)
     without: dict[str, int] = field(default_factory=lambda: {"tags": 0, "caption": 0})
@@ -57,7 +57,7 @@ class Cleaned:
 
 
 def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Clean every entry, then write the file; a preview shows changes in its place."""
+    """Clean every entry and write the file; a preview only lists the changes."""
     out, held = plan.out, content_of(plan.out)
     entries, advice = entries_of(plan.source)
     cleaned = _clean(entries, _cleaners(settings, plan.replacements), plan.source, context)
@@ -82,7 +82,7 @@ def do(settings: CleanMetadataSettings, plan: Plan, context: JobContext) -> Outc
 
 
 def _clean(entries: Entries, cleaners: dict[str, Clean], source: Path, context: JobContext) -> Cleaned:
-    """Clean the entries in place. Raises ProblemsError, with nothing changed on disk."""
+    """Clean the entries in memory, in place. Raises ProblemsError."""
     wrong = [
         f"{name} of {key}"
         for key, entry in entries.items()

@@ -1,4 +1,4 @@
-"""What the tools for fine-tuning metadata share: their files and folders, checked, read and written."""
+"""Shared by the tools for fine-tuning metadata: checking, reading and writing files and folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Entries = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image of a folder. path: absolute, as sd-scripts lists it with --full_path."""
+    """An image of a folder. path: absolute, as sd-scripts' --full_path."""
 
     path: Path
     file: File
 
     @property
     def caption_base(self) -> str:
-        """Path without extension: what images with the same caption file have in common."""
+        """The path without extension, which is equal for images with the same caption file."""
         return os.path.splitext(self.path)[0]
 
 
@@ -44,7 +44,7 @@ class Image:
 
 
 def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
-    """(the file to write, the one to start from or None for an empty one, problems)."""
+    """(the file to write, the file to start from or None, problems)."""
     out, source = typed_path(settings.out_json), typed_path(settings.in_json)
     where = f"{tool}.out_json"
     if out is None:
@@ -66,7 +66,7 @@ def output_of(settings: MetadataOutputSettings, tool: str) -> tuple[Path, Path |
 
 
 def source_problems(path: Path, tool: str) -> list[Problem]:
-    """Why a metadata file cannot be read, as far as that can be seen from outside."""
+    """Problems of a metadata file that can be detected without reading it."""
     where = f"{tool}.in_json"
     try:
         check_regular(path)
@@ -85,8 +85,8 @@ def source_problems(path: Path, tool: str) -> list[Problem]:
 def images_in(
     folders: Sequence[Path], recursive: bool, extensions: Sequence[str], cancel: CancelToken
 ) -> tuple[list[Image], list[Problem]]:
-    """The images of each folder, in sd-scripts' order (by the parts of their paths), each once, without masks; and advice.
-    extensions: of caption files."""
+    """(the images of each folder in sd-scripts' order (by path components), each once, without masks; advice). extensions: of caption
+    files."""
     found: dict[Path, Image] = {}
     problems: list[Problem] = []
     endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))
@@ -113,7 +113,7 @@ def images_in(
 
 
 def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
-    """A metadata file's entries with all that they hold, and advice. Raises ProblemsError."""
+    """(a metadata file's complete entries, advice). Raises ProblemsError."""
     values, advice = read_values(path)
     wrong = [key for key, value in values.items() if not isinstance(value, dict)]
     if wrong:
@@ -124,8 +124,8 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
 
 
 def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
-    """Write the file as sd-scripts writes it, over what it held before the work. Returns the id by which it is undone, ""
-    when nothing changed. Raises ProblemsError for one that holds something else by now."""
+    """Write the file in sd-scripts' format if it still has the content `before`. Returns the id for undo, "" if nothing changed.
+    Raises ProblemsError for a file that was changed since."""
     change = Change(path, before, json.dumps(entries, indent=2).encode())
     with only_one_writes(context):
         history = History(context.workspace.captions)
@@ -133,12 +133,12 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
 
 
 def saved_words(path: Path, id: str, existed: bool) -> str:
-    """What became of the file, in one clause."""
+    """A clause that says what happened to the file."""
     if not id:
         return f"{display_path(path)} is unchanged"
     return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"
 
 
 def one_line(text: str) -> str:
-    """A text as it is listed."""
+    """The text as one line for lists."""
     return printable(text).replace("\n", "\\n")

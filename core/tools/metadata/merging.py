@@ -1,6 +1,5 @@
-"""Caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
-(reference: datasets, sections 6.1 and 6.2). The same input gives the same bytes; where they end with an error, the images
-are named."""
+"""Merges caption files into a fine-tuning metadata JSON, as merge_captions_to_metadata and merge_dd_tags_to_metadata do
+(reference: datasets, sections 6.1 and 6.2), with byte-identical output. Where those fail, the images are named."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ TOOLS: dict[type[MergeSettings], tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """out: the file to write; source: the one to start from, None for an empty one; name: of what an entry gets"""
+    """The plan. out: the file to write; source: the file to start from, or None; name: "caption" or "tags", the key of the texts"""
 
     tool: str
     name: str
@@ -56,7 +55,7 @@ class Plan:
 
 @dataclass
 class Read:
-    """Texts by key, and what was left out. empty: files without a text; missing: images without a file."""
+    """Texts by key. empty: files without text; missing: images without a file."""
 
     texts: dict[str, str] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
@@ -114,7 +113,7 @@ def do(settings: MergeSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Read:
-    """The text of each image, in their order. A file that cannot be read is left out and named."""
+    """The text of each image, in order. Unreadable files are skipped and reported."""
     read = Read()
     for done, (key, image) in enumerate(keys.items(), 1):
         context.check()
@@ -134,7 +133,7 @@ def _read(keys: dict[str, Image], extension: str, context: JobContext) -> Read:
 
 
 def _no_captions(read: Read, plan: Plan) -> ProblemsError:
-    """Where other caption files lie there, they are probably meant."""
+    """The error for no captions; it names other caption extensions in the folders, if any."""
     extension = plan.extension
     if not read.missing:
         return ProblemsError(limited(read.problems))
@@ -150,7 +149,7 @@ def _no_captions(read: Read, plan: Plan) -> ProblemsError:
 
 
 def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Image]:
-    """Each image by its key: full path, or name without extension. Raises ProblemsError for keys that cannot be."""
+    """{key: image}: the full path, or the name without extension. Raises ProblemsError for duplicate and invalid keys."""
     keys: dict[str, list[Image]] = defaultdict(list)
     for image in images:
         keys[str(image.path) if full_path else image.path.stem].append(image)

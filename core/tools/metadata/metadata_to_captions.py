@@ -1,7 +1,7 @@
-"""A metadata file's captions and tags into caption files next to the images.
+"""Writes a metadata file's captions and tags to caption files next to the images.
 
 Entries name images by full path, by path within a folder, or by name without extension. Nothing is written outside of the
-given folders, whatever a key says.
+folders of the settings, whatever the keys are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import Beside, caption_change, caption_files, write_captions
+from core.dataset.captions.files import SidecarIndex, caption_change, caption_files, write_captions
 from core.dataset.captions.history import MAX_CAPTION_BYTES
 from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
@@ -39,7 +39,7 @@ TOOL = "metadata_to_captions"
 
 @dataclass(frozen=True)
 class Plan:
-    """The metadata file and the folders with the images."""
+    """The plan. source: the metadata file; folders: with the images"""
 
     source: Path
     folders: list[Path]
@@ -50,40 +50,40 @@ class Plan:
 
 
 def do(settings: MetadataToCaptionsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Find the image of every entry, then write the files. A preview writes nothing."""
+    """Match every entry to its image and write the caption files. A preview writes nothing."""
     source, folders = plan.source, plan.folders
     metadata = read_metadata(source)
     raise_if_errors(metadata.problems)
     extensions = [each for each in (settings.captions_to, settings.tags_to) if each]
     images, advice = images_in(folders, settings.recursive, extensions, context.cancel)
-    found = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
-    texts = _texts(found, settings)
+    matches = _match(metadata.entries, ImageIndex(images, folders, settings.match_by_name))
+    texts = _texts(matches, settings)
     problems = [
         *metadata.problems,
         *advice,
-        *found.problems(source, len(metadata.entries), "advice" if texts else "error"),
+        *matches.problems(source, len(metadata.entries), "advice" if texts else "error"),
     ]
     raise_if_errors(problems)
-    kept = [text for text in texts if settings.existing == "keep" and text.existing]
+    existing = [text for text in texts if settings.existing == "keep" and text.existing]
     writing = [text for text in texts if settings.existing == "replace" or not text.existing]
     facts: dict[str, Any] = {
         "entries": len(metadata.entries),
-        "kept": len(kept),
-        "missing": [printable(each.key) for each in found.missing],
-        "outside": [printable(each.key) for each in found.outside],
-        "without_text": [printable(each.key) for each in found.without_text],
+        "kept": len(existing),
+        "missing": [printable(each.key) for each in matches.missing],
+        "outside": [printable(each.key) for each in matches.outside],
+        "without_text": [printable(each.key) for each in matches.without_text],
         "problems": [problem.to_dict() for problem in problems],
     }
-    lines = [f"no image for {printable(each.key)}" for each in found.missing]
-    lines += [f"outside of the folders: {printable(each.key)}" for each in found.outside]
+    lines = [f"no image for {printable(each.key)}" for each in matches.missing]
+    lines += [f"outside of the folders: {printable(each.key)}" for each in matches.outside]
     lines += [str(problem) for problem in problems]
-    rest = f"; {len(kept):,} existing files kept" if kept else ""
+    rest = f"; {len(existing):,} existing files kept" if existing else ""
     if settings.preview is not None:
         shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: settings.preview]]
         last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
         return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
-    beside = Beside()
-    changes = [caption_change(each.image, each.text, each.extension, beside=beside) for each in writing]
+    sidecars = SidecarIndex()
+    changes = [caption_change(each.image, each.text, each.extension, sidecars=sidecars) for each in writing]
     done, left = write_captions(context, "Metadata to captions", changes)
     replaced = sum(each.old is not None and each.path in done.written for each in changes)
     rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
@@ -120,7 +120,7 @@ def plan(settings: MetadataToCaptionsSettings, workspace: Workspace) -> Plan:
 
 
 class ImageIndex:
-    """Finds images by a metadata file's keys."""
+    """Index of images for lookup by metadata keys."""
 
     def __init__(self, images: Sequence[Image], folders: Sequence[Path], by_name: bool):
         self.folders, self._match_by_name = folders, by_name
@@ -134,7 +134,7 @@ class ImageIndex:
                 self._by_name[name].append(image)
 
     def find(self, key: str) -> list[Image]:
-        """By full path or path within a folder, with or without extension, then by name alone if the key is one."""
+        """Images by full path or path within a folder, with or without extension, else by name if the key is one."""
         plain = key.replace("\\", "/")
         places = [_address(folder / form) for folder in self.folders for form in dict.fromkeys((key, plain))]
         for known in (self._by_path, self._by_stem):
@@ -148,7 +148,7 @@ class ImageIndex:
         return self._by_name.get(name) or self._by_name.get(stem) or []
 
     def is_outside(self, key: str) -> bool:
-        """Whether a key leads out of the folders: another folder or drive, or ../"""
+        """Whether a key is a path outside of the folders: another folder or drive, or ../"""
         whole = os.path.isabs(key) or bool(DRIVE.match(key))
         plain = key.replace("\\", "/")
         places = [_address(key)] if whole else [_address(folder / plain) for folder in self.folders]
@@ -161,8 +161,8 @@ def _address(path: Path | str) -> str:
 
 
 @dataclass
-class Found:
-    """matched: entries with their image. ambiguous: (entry, images) where images with different caption files fit."""
+class Matches:
+    """Entries by the result of the match. matched: (entry, image); ambiguous: (entry, images) with different caption files."""
 
     matched: list[tuple[Entry, Image]] = field(default_factory=list)
     ambiguous: list[tuple[Entry, list[Image]]] = field(default_factory=list)
@@ -174,7 +174,7 @@ class Found:
     not_files: list[Problem] = field(default_factory=list)
 
     def problems(self, source: Path, total: int, level: str) -> list[Problem]:
-        """Everything that stands against writing, and what is left out. level: of what is left out."""
+        """Errors that prevent writing, and problems of entries that are left out, with `level`."""
         where, problems = printable(source), list(self.not_files)
 
         def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
@@ -197,17 +197,17 @@ class Found:
         return problems
 
 
-def _match(entries: Sequence[Entry], index: ImageIndex) -> Found:
-    found = Found()
+def _match(entries: Sequence[Entry], index: ImageIndex) -> Matches:
+    matches = Matches()
     for entry in entries:
         images = index.find(entry.key)
         if len({image.caption_base for image in images}) > 1:
-            found.ambiguous.append((entry, images))
+            matches.ambiguous.append((entry, images))
         elif images:
-            found.matched.append((entry, images[0]))
+            matches.matched.append((entry, images[0]))
         else:
-            (found.outside if index.is_outside(entry.key) else found.missing).append(entry)
-    return found
+            (matches.outside if index.is_outside(entry.key) else matches.missing).append(entry)
+    return matches
 
 
 # ---- what is written
@@ -215,7 +215,7 @@ def _match(entries: Sequence[Entry], index: ImageIndex) -> Found:
 
 @dataclass(frozen=True)
 class Text:
-    """A caption file to write. existing: whether there is one."""
+    """A caption file to write. existing: whether it exists."""
 
     image: Path
     extension: str
@@ -225,34 +225,35 @@ class Text:
 
 
 def _texts_of(entry: Entry, settings: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
-    """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
+    """Yield (extension, text) of the entry's texts that the settings select; caption and tags for one file are joined as in
+    training."""
     captions, tags = settings.captions_to, settings.tags_to
-    asked_for = [(captions, entry.caption), (tags, entry.tags)]
-    if captions and tags and captions.casefold() == tags.casefold() and asked_for != [(captions, None), (tags, None)]:
-        asked_for = [(captions, entry.text(CaptionSettings()))]
-    for extension, text in asked_for:
+    texts = [(captions, entry.caption), (tags, entry.tags)]
+    if captions and tags and captions.casefold() == tags.casefold() and texts != [(captions, None), (tags, None)]:
+        texts = [(captions, entry.text(CaptionSettings()))]
+    for extension, text in texts:
         if extension and text is not None:
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _texts(found: Found, settings: MetadataToCaptionsSettings) -> list[Text]:
-    """The files to write; what stands against them is added to what was found."""
+def _texts(matches: Matches, settings: MetadataToCaptionsSettings) -> list[Text]:
+    """The files to write. Conflicts are added to the matches."""
     planned: dict[tuple[str, str], Text] = {}
-    for entry, image in found.matched:
+    for entry, image in matches.matched:
         texts = list(_texts_of(entry, settings))
         if not texts:
-            found.without_text.append(entry)
+            matches.without_text.append(entry)
         for extension, text in texts:
             earlier = planned.get((image.caption_base, extension))
             if earlier is not None and earlier.text != text:
-                found.conflicts.append(entry.key)
+                matches.conflicts.append(entry.key)
             if len(text.encode()) > MAX_CAPTION_BYTES - 1:
-                found.too_long.append(entry.key)
+                matches.too_long.append(entry.key)
             files = caption_files(image.path, extension, image.file.sidecars)
             path = next((path for path in files if os.path.exists(path)), files[0])
             existing = os.path.exists(path)
             planned[image.caption_base, extension] = Text(image.path, extension, path, text, existing)
-            found.not_files += _special(path) if existing and settings.existing == "replace" else []
+            matches.not_files += _special(path) if existing and settings.existing == "replace" else []
     return list(planned.values())
 
 

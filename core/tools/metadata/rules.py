@@ -1,6 +1,6 @@
-"""How tags and captions are cleaned, as pure functions (reference: datasets, section 6.3).
+"""Rules that clean tags and captions, as pure functions (reference: datasets, section 6.3).
 
-Each comes in two ways: by whole words, and as clean_captions_and_tags of sd-scripts does it, to the letter.
+Each has two variants: by whole words, and exactly as clean_captions_and_tags of sd-scripts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PASSES = 20  # of the whole list
 
 @dataclass(frozen=True)
 class TagRules:
-    """Which groups of rules clean tags."""
+    """The enabled groups of rules for tags."""
 
     underscores: bool = True
     ratings: bool = True
@@ -32,7 +32,7 @@ class TagRules:
 
 
 def clean_tags(text: str, rules: TagRules) -> str:
-    """Tags cleaned by whole words; separated by a comma and a space."""
+    """The tags cleaned by whole words, separated by a comma and a space."""
     tags = [tag.strip() for tag in text.split(",") if tag.strip()]
     if rules.underscores:
         tags = [tag_words(tag) for tag in tags]
@@ -42,7 +42,7 @@ def clean_tags(text: str, rules: TagRules) -> str:
 
 
 def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
-    """The same with sd-scripts' quirks: ^_^ is the only emoticon, everything after a rating is cut, 'cowboys' are boys."""
+    """The tags cleaned with sd-scripts' quirks: ^_^ is the only emoticon, everything after a rating is cut, 'cowboys' are boys."""
     if rules.underscores:
         text = "^_^".join(part.replace("_", " ") for part in text.split("^_^"))
     if rules.ratings:
@@ -50,7 +50,7 @@ def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
     tags = _without_redundant(text.split(", "), rules, "girls" in text or "boys" in text)
     return "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")[
         2:-2
-    ]  # its way to join, which shows at empty tags
+    ]  # sd-scripts' join, which differs for empty tags
 
 
 _RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
@@ -79,7 +79,7 @@ def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -
 
 
 def _without_contained(tags: list[str]) -> list[str]:
-    """Without one-word tags, and 'hair ornament', that end another tag of words: shirt with white shirt."""
+    """The tags without one-word tags, and 'hair ornament', that are the end of a longer tag: shirt with white shirt."""
     ends: set[str] = set()
     for tag in tags:
         for end in ("hair ornament", tag.rpartition(" ")[2]):
@@ -93,7 +93,7 @@ def _without_contained(tags: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Replacement:
-    """old becomes new."""
+    """A replacement of `old` by `new`."""
 
     old: str
     new: str
@@ -103,14 +103,14 @@ class Replacement:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Finds `old` where it begins and ends at the edge of a word."""
+        """Matches `old` at word boundaries."""
         begins = r"(?<!\w)" if re.match(r"\w", self.old) else ""
         ends = r"(?!\w)" if re.search(r"\w\Z", self.old) else ""
         return re.compile(begins + re.escape(self.old) + ends)
 
 
 class NeverSettles(Exception):
-    """A replacement that goes on without end in a text."""
+    """A replacement that never ends in a text."""
 
     def __init__(self, replacement: Replacement):
         super().__init__(str(replacement))
@@ -121,7 +121,7 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quote
 
 
 def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
-    """The replacements in lines, given with their places, and a problem for each line that is not one."""
+    """(the replacements, a problem for each invalid line). lines: (text, its location for problems)."""
     found: list[Replacement] = []
     problems: list[Problem] = []
     for place, line in lines:
@@ -140,7 +140,7 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
 
 
 def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
-    """Those that would find what they have just written, and so never end."""
+    """The replacements that match their own result, and so never end."""
     return [
         each
         for each in replacements

@@ -1,4 +1,4 @@
-"""A copy of a checkpoint with another VAE."""
+"""Writes a copy of a checkpoint with another VAE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models converted between single files and diffusers folders, and to other precisions."""
+"""Converts full models between single files and diffusers folders, and to other precisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from core.settings.tools.convert_model import (
 )
 from core.tools.files import model_file
 from core.tools.models.inspect import total_bytes
-from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
+from core.tools.output import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ FOLDERS = ("diffusers", "diffusers_safetensors")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read and written. size: bytes of the result; advice: what the user should know before."""
+    """The conversion. size: bytes of the result; advice: warnings for the user"""
 
     settings: ConvertModelSettings
     source: Checkpoint
@@ -68,7 +68,7 @@ def do(settings: ConvertModelSettings, plan: Plan, context: JobContext) -> Outco
 
 
 def named_form(output: str | None, path: Path) -> Form:
-    """The format that the output's ending names, else that of the model itself."""
+    """The format by the output's extension, else the model's format."""
     if output and not os.path.isdir(resolve_path(output)):  # also of a name that no disk can hold
         for form in ("safetensors", "ckpt"):
             if output.lower().endswith(ENDINGS[form]):
@@ -79,7 +79,7 @@ def named_form(output: str | None, path: Path) -> Form:
 # ---- what would be done
 
 
-@heap.uncollected()
+@heap.without_gc()
 def plan(
     settings: ConvertModelSettings,
     workspace: Workspace,
@@ -87,9 +87,9 @@ def plan(
     ending: str = "_converted",
     vae_may_lack: bool = False,
 ) -> Plan:
-    """Everything known before the work. Raises ProblemsError with everything that is wrong.
+    """Plan the conversion by the headers. Raises ProblemsError with all problems.
 
-    vae_may_lack  a model without a VAE stays one; else it must be asked for (`no_vae`)
+    vae_may_lack  allow a model without a VAE; else only with `no_vae`
     """
     path = model_file(settings.file, workspace, f"{group}.file")
     with problems_at(f"{group}.file"):
@@ -123,7 +123,7 @@ def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False)
 def chosen_parts(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, workspace: Workspace, where: str
 ) -> tuple[dict[str, Part], list[Problem]]:
-    """The parts to write, and all that is wrong with them. where: the setting that names the VAE."""
+    """(the parts to write, problems). where: the setting of the VAE, for problems."""
     found, problems = dict(source.parts), list[Problem]()
     if settings.vae and not settings.no_vae:
         try:
@@ -165,17 +165,17 @@ def _other_scale(vae: Part, family: str, where: str) -> list[Problem]:
     return [Problem(what, where, f"choose a VAE for {FAMILY_NAMES[family]}", "warning", code="vae.other-family")]
 
 
-def _left_out(found: Part, known: Part) -> list[Problem]:
-    """A single file keeps tensors that a part does not know; a folder's have no place in the result."""
-    names = sorted(found.places.keys() - known.places.keys())
-    if found.config is None or not names:
+def _left_out(part: Part, known: Part) -> list[Problem]:
+    """Advice on a folder's unknown tensors, which are left out (a single file's are kept)."""
+    names = sorted(part.places.keys() - known.places.keys())
+    if part.config is None or not names:
         return []
-    what = f"The {part_title(found.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
-    return [Problem(what, str(found.source), "nothing, if images are as before", "advice", code="convert.left-out")]
+    what = f"The {part_title(part.name)} has {count(len(names), 'unknown tensor')}, which are left out: {names[0]}"
+    return [Problem(what, str(part.source), "nothing, if images are as before", "advice", code="convert.left-out")]
 
 
 def misnamed(target: Path, form: str, where: str) -> list[Problem]:
-    """An output named as a file of another format."""
+    """The problem of an output name with the extension of another format."""
     named = target if form in FOLDERS else target.parent
     if named.suffix.lower() not in WEIGHT_ENDINGS or named.is_dir():
         return []
@@ -188,14 +188,14 @@ def _titled(form: str) -> str:
 
 
 def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, Part]) -> int:
-    """Bytes of the result, a few too many."""
+    """An upper estimate of the result's size in bytes."""
     item = BYTES.get(settings.save_precision or "")
     size = sum(part.weight_bytes(item) for part in parts.values())
-    beside = extra_file(source.path)
-    if beside is not None:
+    extra = extra_file(source.path)
+    if extra is not None:
         read = {place.name for part in source.parts.values() for place in part.places.values()}
-        for name, entry in read_header(beside)[0].items():
-            if (beside != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
+        for name, entry in read_header(extra)[0].items():
+            if (extra != source.path or name not in read) and (settings.ema == "keep" or not name.startswith(EMA)):
                 size += (entry.stop - entry.start) // ITEM_BYTES[entry.dtype] * max(item or 0, ITEM_BYTES[entry.dtype])
     return size + HEADER_BYTES_PER_TENSOR * sum(len(part.places) for part in parts.values())
 
@@ -203,25 +203,25 @@ def _size(settings: ConvertModelSettings, source: Checkpoint, parts: dict[str, P
 def _facts(
     settings: ConvertModelSettings, source: Checkpoint, layout: Layout, target: Path
 ) -> tuple[ModelFacts, list[Problem]]:
-    """Metadata, and what the scheduler of a folder and the marks of a file say."""
+    """(metadata, prediction type and zero terminal SNR of the result; advice)."""
     to_folder, from_file = settings.save_model_as in FOLDERS, source.path.is_file()
-    said = source.kind.prediction if settings.prediction == "auto" else settings.prediction
+    prediction = source.kind.prediction if settings.prediction == "auto" else settings.prediction
     advice = []
-    if to_folder and from_file and said is None and layout.has_both_predictions:
+    if to_folder and from_file and prediction is None and layout.has_both_predictions:
         what = "The file does not say whether the model predicts epsilon or v; the folder's scheduler says v"
         fix = "for a model of 512 px choose the prediction type epsilon"
         advice.append(Problem(what, "convert_model.prediction", fix, "advice", code="convert.unknown-prediction"))
-    # A file keeps its own marks; those of a folder come from its scheduler, unless the file it was made of had none.
+    # A file keeps its marks; those of a folder come from its scheduler, unless the file it was converted from had none.
     marks = settings.prediction != "auto" or to_folder or (not from_file and extra_file(source.path) is None)
     return ModelFacts(
-        metadata=_metadata(settings, source, layout, said, target, "folder" if to_folder else "model"),
-        prediction=said if marks else None,
+        metadata=_metadata(settings, source, layout, prediction, target, "folder" if to_folder else "model"),
+        prediction=prediction if marks else None,
         zero_terminal_snr=source.kind.zero_terminal_snr and (to_folder or marks),
     ), advice
 
 
 def _metadata(
-    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, said: str | None, target: Path, kind: Any
+    settings: ConvertModelSettings, source: Checkpoint, layout: Layout, prediction: str | None, target: Path, kind: Any
 ) -> dict[str, str]:
     if settings.no_metadata:
         return {}
@@ -232,24 +232,24 @@ def _metadata(
     before = {name: value for name, value in before.items() if name not in gone}
     if settings.text_projection == "kohya" and layout.family == "sdxl" and source.path.is_dir() != (kind == "folder"):
         before["atelier_text_projection"] = "kohya"
-    title, side = target.stem if kind == "model" else target.name, _side(source, layout, said)
-    found = model_spec_of(before, layout.family, said, kind, title, side)
+    title, side = target.stem if kind == "model" else target.name, _side(source, layout, prediction)
+    found = model_spec_of(before, layout.family, prediction, kind, title, side)
     return found | ({WEIGHTS_HASH: NO_HASH} if settings.weights_hash and kind == "model" else {})
 
 
-def _side(source: Checkpoint, layout: Layout, said: str | None) -> int:
-    """Of the images that the model is made for, in pixels. A file of SD 2.x is told by its prediction type."""
-    if layout.has_both_predictions and source.path.is_file() and said is not None:
-        return 768 if said == "v" else 512
+def _side(source: Checkpoint, layout: Layout, prediction: str | None) -> int:
+    """The resolution the model was trained for, in pixels; for a file of SD 2.x by its prediction type."""
+    if layout.has_both_predictions and source.path.is_file() and prediction is not None:
+        return 768 if prediction == "v" else 512
     return trained_size(source.path, layout.family)[0]
 
 
 # ---- done
 
 
-@heap.uncollected()
+@heap.without_gc()
 def run(plan: Plan, context: JobContext, change: Callable[[States], States] | None = None) -> Outcome:
-    """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
+    """Write the converted model. change: the parts' lazy tensors -> those to write."""
     settings = plan.settings
     conversion = Conversion(
         plan.source,

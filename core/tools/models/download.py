@@ -1,4 +1,4 @@
-"""A model downloaded into the models folder."""
+"""Downloads a model into the models folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.settings.tools.model_files import DownloadSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """What is downloaded, and the models folder."""
+    """The plan. source: the model; models: the models folder"""
 
     source: hub.Source
     models: Path
@@ -46,7 +46,7 @@ def do(settings: DownloadSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def _forget_link(shown: str, context: JobContext) -> None:
-    """A link may hold a key: once it is used, the job's file names only what was downloaded."""
+    """Replace the link in the run's job.json by what was downloaded, since a link may contain a key."""
     with suppress(OSError, ProblemsError):
         job = context.folder.job()
         atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})

@@ -1,4 +1,4 @@
-"""The metadata of a safetensors file shown or changed."""
+"""Shows or changes the metadata of a safetensors file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.file_metadata import TEXTS, EditMetadataSettings
 from core.tools.models import header_edit
 from core.tools.models.inspect import readable
+from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-from core.tools.written import output_file, output_problems
 
 THUMBNAIL_SIDE = 512
 MOST_LETTERS = 400  # of one value in a list of results
@@ -40,15 +40,15 @@ def plan(settings: EditMetadataSettings, workspace: Workspace) -> FilePlan:
 
 
 def _room(path: Path, target: Path, size: int, where: str, itself: bool = False) -> list[Problem]:
-    """The file itself is replaced by a copy, which needs the same space for a moment."""
+    """Problems of disk space. A file edited in place is replaced by a copy, which temporarily needs the same space."""
     if itself:
-        beside = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
-        return [problem for problem in beside if problem.code == "tools.no-room"]
+        problems = output_problems(path.with_name(f"{path.stem}.atelier-new"), [path], size, where)
+        return [problem for problem in problems if problem.code == "tools.no-room"]
     return output_problems(target, [path], size, where)
 
 
 def do(settings: EditMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
-    """Show the metadata, or write them changed: to a copy, or into the file, whose old header is kept."""
+    """Show the metadata, or write changed metadata to a copy or into the file, whose old header is stored for undo."""
     path, target = plan.path, plan.target
     if not settings.changes:
         return shown(path)
@@ -77,7 +77,7 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
 
 
 def shown(path: Path) -> Outcome:
-    """All metadata sorted by name, JSON within them opened."""
+    """The outcome that lists all metadata, sorted by name, with JSON values parsed."""
     metadata = readable(read_header(path)[1])
     lines = []
     for name, value in metadata.items():
@@ -94,7 +94,7 @@ def _short(text: str) -> str:
 
 
 def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
-    """The new header. Raises ProblemsError with everything that is wrong."""
+    """The new header. Raises ProblemsError with all problems."""
     metadata, problems = dict(read_header(path)[1]), list[Problem]()
     for pattern in settings.remove_keys:
         names = [name for name in metadata if fnmatchcase(name, pattern)]
@@ -122,7 +122,7 @@ def _edited(path: Path, settings: EditMetadataSettings) -> bytes:
 
 
 def thumbnail_url(path: Path) -> str:
-    """The image as a data URL, as modelspec.thumbnail has it: a JPEG of at most 512 px."""
+    """The image as data URL for modelspec.thumbnail: a JPEG of at most THUMBNAIL_SIDE pixels a side."""
     if not path.is_file():
         what, fix = f"There is no image {display_path(path)}", "choose an image file"
         raise ProblemsError.one(what, "thumbnail", fix, "tools.no-thumbnail")

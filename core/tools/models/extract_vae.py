@@ -1,4 +1,4 @@
-"""The VAE of a checkpoint as a file or folder of its own."""
+"""Extracts the VAE of a checkpoint to a file or folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ExtractVaeSettings
 from core.tools.files import model_file
 from core.tools.models.convert_model import BYTES, FOLDERS, dtype_of, misnamed, saved
-from core.tools.written import output_file, output_problems, progress
+from core.tools.output import output_file, output_problems, progress
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read and written. size: bytes of the result"""
+    """The plan. size: bytes of the result"""
 
     vae: Part
     family: str

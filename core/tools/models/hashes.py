@@ -1,4 +1,4 @@
-"""Hashes by which other programs know model files, of one file or of all in a folder."""
+"""Computes the hashes by which other programs identify model files, of one file or all in a folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from core.record.problems import Problem, ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import HashesSettings
+from core.tools.charts import table
 from core.tools.files import file_of, files_below
 from core.tools.models.inspect import weights_hash
-from core.tools.shown import table
 
 FIELD = "hashes.file"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The files whose hashes are computed."""
+    """The files to hash."""
 
     files: list[Path]
 
@@ -33,7 +33,7 @@ class Plan:
 
 
 def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Of a folder, a damaged file is left out and said."""
+    """Compute the hashes. Damaged files of a folder are skipped and reported."""
     files = plan.files
     found, damaged = list[dict[str, Any]](), list[Problem]()
     for number, path in enumerate(files):
@@ -61,8 +61,8 @@ def do(settings: HashesSettings, plan: Plan, context: JobContext) -> Outcome:
 
 
 def hashes_of(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """legacy (8 digits), sha256, auto_v3 (the first 12 of `weights_sha256`), weights_sha256: the tensors' alone, which metadata
-    name sshs_model_hash; changed: whether the metadata name another one."""
+    """legacy (8 digits), sha256, weights_sha256 (of the tensors only; sshs_model_hash in metadata), auto_v3 (its first 12 digits);
+    changed: whether the metadata state another one."""
     weights = weights_hash(path, read_header(path)[1], cancel)
     return {
         "path": display_path(path),

@@ -1,4 +1,4 @@
-"""A safetensors file's metadata replaced: the tensors' bytes are copied as they are, and the old header can be restored."""
+"""Replaces a safetensors file's metadata: the tensors' bytes are copied unchanged, and the old header can be restored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = "headers"  # in the engine's private folder: replaced ones
 
 
 def check_is_safetensors(path: Path, where: str) -> None:
-    """Raises ProblemsError for a file that has no safetensors header, or a damaged one."""
+    """Raise ProblemsError for a file without a valid safetensors header."""
     if path.is_dir() or sniff(path) != "safetensors":
         what = f"{display_path(path)} is not a safetensors file: other formats hold no metadata"
         raise ProblemsError.one(what, where, "convert it to safetensors first", "tools.not-safetensors")
@@ -32,14 +32,14 @@ def check_is_safetensors(path: Path, where: str) -> None:
 
 
 def safetensors_file(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file that a setting names. where: the setting. Raises ProblemsError for one without a whole safetensors header."""
+    """The file that a setting names. where: the setting. Raises ProblemsError for a file without a valid safetensors header."""
     path = file_of(name, workspace, where)
     check_is_safetensors(path, where)
     return path
 
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
-    """The header of this file with other metadata; the tensors' entries, and so their places, are the same."""
+    """The file's header with other metadata and unchanged tensor entries."""
     found = header_with(_header(path), metadata)
     if len(found) > MAX_BYTES:
         what = f"The metadata would take more than {MAX_BYTES // 1_000_000} MB"
@@ -48,7 +48,7 @@ def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
 
 
 def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> None:
-    """Write `target`: this header, and the tensors of `path`. It may be `path` itself."""
+    """Write `target` (which may be `path`) with this header and the tensors of `path`."""
     with atomic.open_atomic(target) as temporary:
         with open_regular(path) as source, open(temporary, "wb") as handle:
             source.seek(_start(source))
@@ -59,9 +59,9 @@ def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> 
 
 
 def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: CancelToken) -> None:
-    """Change the file itself. The header it had is kept for `restore_header`."""
-    kept = _kept(path, workspace)
-    number = len(kept) + 1
+    """Replace the header in the file. The old one is stored for `restore_header`."""
+    saved = _saved_headers(path, workspace)
+    number = len(saved) + 1
     before = _folder(path, workspace) / f"{number:04}.header"
     atomic.write_bytes(before, _header(path))
     try:
@@ -72,25 +72,25 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
 
 
 def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> None:
-    """Take the last change back: the file is then as it was, in every byte."""
-    latest = _kept(path, workspace)[-1]
+    """Undo the last `replace_header`, byte for byte."""
+    latest = _saved_headers(path, workspace)[-1]
     write_copy(path, latest.read_bytes(), path, cancel)
     atomic.remove(latest)
 
 
 def check_can_restore(path: Path, workspace: Workspace, where: str) -> None:
-    """Raises ProblemsError where no header is kept, or the file's tensors are not those it was of."""
-    kept = _kept(path, workspace)
-    if not kept:
+    """Raise ProblemsError without a stored header, or if the file's tensors have changed since."""
+    saved = _saved_headers(path, workspace)
+    if not saved:
         what, fix = f"No change of {display_path(path)} is recorded", "Undo works for changes of the file itself"
         raise ProblemsError.one(what, where, fix, "tools.nothing-to-undo")
-    if _tensors_of(kept[-1].read_bytes()) != _tensors_of(_header(path)):
+    if _tensors_of(saved[-1].read_bytes()) != _tensors_of(_header(path)):
         what = f"{display_path(path)} was replaced by another file since its metadata was changed"
         raise ProblemsError.one(what, where, "undo only the file that was changed", "tools.undo-other-file")
 
 
 def _tensors_of(header: bytes) -> Any:
-    """The entries of a header; None for one that is damaged."""
+    """The tensor entries of a header; None for a damaged one."""
     listing = json_or_none(header)
     return (
         {name: each for name, each in listing.items() if name != "__metadata__"} if isinstance(listing, dict) else None
@@ -105,7 +105,7 @@ def _header(path: Path) -> bytes:
 
 
 def _start(handle: BinaryIO) -> int:
-    """Where the tensors begin."""
+    """The offset of the tensors."""
     handle.seek(0)
     return 8 + int.from_bytes(handle.read(8), "little")
 
@@ -115,5 +115,5 @@ def _folder(path: Path, workspace: Workspace) -> Path:
     return workspace.private / HEADERS / name
 
 
-def _kept(path: Path, workspace: Workspace) -> list[Path]:
+def _saved_headers(path: Path, workspace: Workspace) -> list[Path]:
     return sorted(each for each in _folder(path, workspace).glob("*.header") if re.fullmatch(r"\d{4,}", each.stem))

@@ -1,4 +1,4 @@
-"""What a model file or folder is: kind, family, metadata, hashes, and of a LoRA its ranks and its numbers' health."""
+"""Inspects a model file or folder: kind, family, metadata, hashes; of a LoRA also ranks and damaged weights."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def do(settings: InspectSettings, plan: FilePlan, context: JobContext) -> Outcom
 
 
 def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """Facts about a file or folder, as JSON takes them. Raises ProblemsError for a damaged one.
+    """Facts about a file or folder as plain JSON. Raises ProblemsError for a damaged one.
 
-    path, what (in words), kind, family, layout, prediction, evidence, bytes; of a file also tensors, parameters, types,
+    path, what (text), kind, family, layout, prediction, evidence, bytes; of a file also tensors, parameters, types,
     sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
     """
     path = Path(path)
@@ -84,7 +84,7 @@ def total_bytes(path: Path) -> int:
 
 
 def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata sorted by name; values that are JSON objects or lists in text are opened."""
+    """Metadata sorted by name, with JSON objects and lists parsed."""
     return {name: _opened(metadata[name]) for name in sorted(metadata)}
 
 
@@ -96,19 +96,19 @@ def _opened(text: str) -> Any:
 
 
 def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | None = None) -> dict[str, Any]:
-    """SHA-256 of the tensors alone, and whether it is the one the metadata name; a file changed by hand shows here."""
+    """SHA-256 of the tensors only, and whether it is the one in the metadata (None without one); False for an edited file."""
     if sniff(path) != "safetensors":
         return {"sha256": None, "as_in_metadata": None}
     with open_regular(path) as handle:
         start = 8 + int.from_bytes(handle.read(8), "little")
-    found, told = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
-    return {"sha256": found, "as_in_metadata": None if told is None else told == found}
+    found, stated = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
+    return {"sha256": found, "as_in_metadata": None if stated is None else stated == found}
 
 
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """Ranks, alphas and the state of a LoRA's numbers, asked of the kind of each layer (core/networks/kinds).
+    """Ranks, alphas and damaged weights of a LoRA, by the kind of each layer (core/networks/kinds).
 
-    layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers that have it
+    layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers
     not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
     untrained   layers without effect: a LoRA's up matrix is all zero      largest   the largest absolute value of the weights
     """
@@ -145,7 +145,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{layer: {key as in kohya's files: the tensor's name}}, of the files of every program."""
+    """{layer: {kohya's key: the tensor's name}}, for any program's names."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
         if name.startswith(BUNDLED):
@@ -156,7 +156,7 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:
-    """The facts as lines for people; the last ones are the metadata."""
+    """The facts as lines of text, the metadata last."""
     lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
     if not facts["offered"]:
         lines.append("recognized; not offered: nothing here uses files of this kind")
@@ -187,12 +187,12 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             each = [f"{value:g} in {count} layers" if several else f"{value:g}" for value, count in values.items()]
             lines.append(f"{title}: {', '.join(each)}")
     if hashed["sha256"]:
-        told = {
+        notes = {
             None: "",
             True: ", as in the metadata",
             False: ", NOT as in the metadata: the weights were changed later",
         }
-        lines.append(f"hash of the weights: {hashed['sha256']}{told[hashed['as_in_metadata']]}")
+        lines.append(f"hash of the weights: {hashed['sha256']}{notes[hashed['as_in_metadata']]}")
     for name, words in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),

@@ -1,4 +1,4 @@
-"""Checkpoints merged file to file: every tensor is read from each model, mixed in fp32 and written, one after the other."""
+"""Merges checkpoints file to file: each tensor is read from every model, mixed in fp32 and written, one after the other."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from typing import TYPE_CHECKING
 
 from core.dataset.sources.image_info import listed
 from core.families.trained_size import trained_size
-from core.formats.detect import FAMILY_NAMES
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hashes import HashMemo, model_hashes
 from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
-from core.formats.models.checkpoint import SIZES_KEY
+from core.formats.models.checkpoint import SIZES_KEY, Place
+from core.formats.models.conversion import Conversion, as_single_file
 from core.formats.models.overflow import beyond, largest, not_finite, not_finite_names
+from core.formats.models.whole_model import ModelFacts
+from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
 from core.formats.tensors.writer import PRECISIONS, file_bytes, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, WITHOUT_BASE, block_weights, slot_of_key
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, problems_at, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.blocks import has_nine_blocks
 from core.settings.needs import without_effect
+from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
-from core.tools.models.opened import Opened, opened
-from core.tools.written import output_file, output_problems, progress
+from core.tools.models.convert_model import chosen_parts, open_model
+from core.tools.output import output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +46,29 @@ _Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 
 @dataclass(frozen=True)
-class Plan:
-    """models: in order, their tensors still to be read from `files`; weights: key -> one factor per model, whose sum is that of the
-    ratios; mixed: the keys that change; skipped: what is wrong with keys -> keys"""
+class MergeModel:
+    """A checkpoint to merge, by its headers. tensors: lazy, by the keys of current single files."""
 
-    models: Sequence[Opened]
+    path: Path
+    kind: ModelKind
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def floats(self) -> dict[str, LazyTensor]:
+        return {key: tensor for key, tensor in self.tensors.items() if tensor.is_float}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan.
+
+    models   in order, their lazy tensors read from `files`
+    weights  (key) -> a factor for each model, whose sum is that of the ratios
+    mixed    keys to merge                     skipped  message -> keys that are not merged
+    """
+
+    models: Sequence[MergeModel]
     target: Path
     weights: Callable[[str], Sequence[float]]
     mixed: Sequence[str]
@@ -58,7 +80,7 @@ class Plan:
 
 
 def do(settings: MergeModelsSettings, plan: Plan, context: JobContext) -> Outcome:
-    """Merge, and write the file with a record of what it is made of."""
+    """Merge the models and write the file with metadata on its inputs."""
     for problem in without_effect(settings, GROUP):
         context.warn(problem)
     memo = HashMemo(context.workspace.private / "hashes.json")
@@ -98,30 +120,30 @@ def plan(settings: MergeModelsSettings, workspace: Workspace) -> Plan:
     raise_if_errors(output_problems(target, paths, size, f"{GROUP}.output"))
     floats = [model.floats for model in models]
     skipped: dict[str, list[str]] = {}
-    for model, own in zip(models[1:], floats[1:], strict=True):
-        if lacking := sorted(floats[0].keys() - own.keys()):
+    for model, tensors in zip(models[1:], floats[1:], strict=True):
+        if lacking := sorted(floats[0].keys() - tensors.keys()):
             skipped[f"not in {model.path.name}, so taken from the first model"] = lacking
-        if more := sorted(own.keys() - floats[0].keys()):
+        if more := sorted(tensors.keys() - floats[0].keys()):
             skipped[f"only in {model.path.name}, so left out"] = more
     return Plan(models, target, weights, _mixed_keys(settings, floats), skipped, files)
 
 
 def _mixed_keys(settings: MergeModelsSettings, floats: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
-    """The keys of the first model that change: those that another has too; of a difference, that both others have."""
+    """The keys of the first model to merge: those in another model; for add_difference, in both others."""
     enough = all if settings.method == "add_difference" else any
     scaled = settings.compatibility == "sd-scripts"  # also what the first model has alone
     return [
         key
         for key in floats[0]
         if (not settings.unet_only or key.startswith(sd_keys.UNET_PREFIX))
-        and (scaled or enough(key in own for own in floats[1:]))
+        and (scaled or enough(key in tensors for tensors in floats[1:]))
     ]
 
 
 def _opened(
     settings: MergeModelsSettings, workspace: Workspace, files: OpenFiles, problems: list[Problem]
-) -> list[Opened]:
-    where, models = f"{GROUP}.models", list[Opened]()
+) -> list[MergeModel]:
+    where, models = f"{GROUP}.models", list[MergeModel]()
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
     least, most, words = wanted.get(settings.method, (2, 99, "two models or more"))
     if not least <= len(settings.models) <= most:
@@ -132,14 +154,45 @@ def _opened(
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
     for name in settings.models:
         model = collected(
-            problems, lambda name=name: opened(model_file(name, workspace, where), files, workspace, where)
+            problems, lambda name=name: _open_model(model_file(name, workspace, where), files, workspace, where)
         )
         models += [model] if model is not None else []
     return models
 
 
-def _misfits(models: Sequence[Opened]) -> list[Problem]:
-    """Models of other families, predictions or sizes cannot be mixed."""
+def _open_model(path: Path, files: OpenFiles, workspace: Workspace, where: str) -> MergeModel:
+    """Open a file or folder of a checkpoint. where: the setting, for problems. Raises ProblemsError for anything else."""
+    with problems_at(where):
+        kind = identify(path)
+        if kind.kind == "checkpoint":
+            tensors, metadata = _from_folder(path, files, workspace) if path.is_dir() else _from_file(path, kind, files)
+            return MergeModel(path, kind, tensors, metadata)
+    what = f"{display_path(path)} is not a checkpoint but: {kind}"
+    raise ProblemsError.one(what, where, "choose checkpoints", "merge.not-a-checkpoint")
+
+
+def _from_file(path: Path, kind: ModelKind, files: OpenFiles) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    entries, metadata = read_header(path)
+    prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
+    lazy = {_current_name(name, prefix): files.lazy(Place(path, name, entry)) for name, entry in entries.items()}
+    return lazy, metadata
+
+
+def _current_name(name: str, clip: str) -> str:
+    """The current name of a text encoder's tensor: old files lack `text_model.`."""
+    return clip + sd_keys.clip_to_ldm(name.removeprefix(clip)) if name.startswith(clip) else name
+
+
+def _from_folder(path: Path, files: OpenFiles, workspace: Workspace) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
+    source, layout = open_model(path)
+    parts, problems = chosen_parts(ConvertModelSettings(), source, layout, workspace, "")
+    raise_if_errors(problems)
+    facts = ModelFacts(prediction=source.kind.prediction, zero_terminal_snr=source.kind.zero_terminal_snr)
+    return as_single_file(Conversion(source, path, parts, layout.family, "safetensors", layout.published, facts), files)
+
+
+def _misfits(models: Sequence[MergeModel]) -> list[Problem]:
+    """Problems of models with different families, prediction types or sizes."""
     where, first, found = f"{GROUP}.models", models[0], list[Problem]()
     for model in models[1:]:
         one, other = first.kind, model.kind
@@ -167,9 +220,9 @@ def _misfits(models: Sequence[Opened]) -> list[Problem]:
 
 
 def _weights(
-    settings: MergeModelsSettings, models: Sequence[Opened], problems: list[Problem]
+    settings: MergeModelsSettings, models: Sequence[MergeModel], problems: list[Problem]
 ) -> Callable[[str], Sequence[float]] | None:
-    """Key -> the factor of each model there."""
+    """The function (key) -> the factor of each model."""
     family = models[0].kind.family if models else None
     ratios = _ratios(settings, problems)
     blocks = _blocks(settings, family, problems)
@@ -177,9 +230,9 @@ def _weights(
         return None
 
     def factor(key: str) -> float:
-        """The multiplier at a key."""
-        given = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
-        return given * given * (3 - 2 * given) if settings.method == "sigmoid" else given
+        """The multiplier of a key."""
+        multiplier = blocks[slot_of_key(key, family)] if blocks is not None else settings.even_multiplier
+        return multiplier * multiplier * (3 - 2 * multiplier) if settings.method == "sigmoid" else multiplier
 
     def weights(key: str) -> Sequence[float]:
         if settings.method == "add_difference":
@@ -192,22 +245,22 @@ def _weights(
 
 
 def _ratios(settings: MergeModelsSettings, problems: list[Problem]) -> list[float]:
-    """Of the weighted sum, scaled to a sum of 1 but with sd-scripts' compatibility."""
+    """The ratios of the weighted sum, normalized to a sum of 1 except with sd-scripts' compatibility."""
     models, where = max(2, len(settings.models)), f"{GROUP}.ratios"
     text = settings.ratios if settings.method == "weighted_sum" else ""
-    given = ratios_of(text, len(settings.models), "model", where, problems)
-    if given is None:
+    ratios = ratios_of(text, len(settings.models), "model", where, problems)
+    if ratios is None:
         return [1 / models] * models
     if settings.compatibility == "sd-scripts":
-        return given
-    if abs(sum(given)) < 1e-6:
+        return ratios
+    if abs(sum(ratios)) < 1e-6:
         what, fix = "The ratios add up to 0", "use ratios whose sum is 1, or the method add difference"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
-    return [ratio / (sum(given) or 1) for ratio in given]
+    return [ratio / (sum(ratios) or 1) for ratio in ratios]
 
 
 def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Problem]) -> tuple[float, ...] | None:
-    """The multiplier of each slot of SLOTS; None where all are the same. Lists without BASE take the plain one for it."""
+    """The multiplier of each slot of SLOTS; None without block weights. Lists without BASE use the plain multiplier for it."""
     text, where = settings.block_weights.strip(), f"{GROUP}.block_weights"
     if not text:
         return None
@@ -220,8 +273,8 @@ def _blocks(settings: MergeModelsSettings, family: str | None, problems: list[Pr
         text = f"{base}, {text}"
     named = LISTS.get(text.count(",") + 1, SLOTS)  # presets are for all
     try:
-        given = block_weights(text, sdxl)
-        return tuple(value if slot in named else base for slot, value in zip(SLOTS, given, strict=True))
+        weights = block_weights(text, sdxl)
+        return tuple(value if slot in named else base for slot, value in zip(SLOTS, weights, strict=True))
     except ValueError as error:
         fix = f"write {'12, 19, 20' if sdxl else '17, 25'} or 26 numbers, or a preset"
         problems.append(Problem(str(error), where, fix, code="merge.block-weights"))
@@ -235,7 +288,7 @@ def _merged(plan: Plan, dtype: str | None) -> dict[str, LazyTensor]:
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
     for key in plan.mixed:
-        holders = [model if key in own else first for model, own in zip(plan.models, floats, strict=True)]
+        holders = [model if key in tensors else first for model, tensors in zip(plan.models, floats, strict=True)]
         parts = [
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
@@ -268,7 +321,7 @@ def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torc
 
 
 def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context: JobContext) -> dict[str, str]:
-    """modelspec, and what was merged."""
+    """modelspec and merge metadata."""
     first, inputs = plan.models[0], list[tuple[Path, str]]()
     for number, model in enumerate(plan.models):
         context.stage(f"hashing {model.path.name}", number, len(plan.models))
@@ -276,7 +329,7 @@ def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context
     chosen = ("method", "ratios", "multiplier", "block_weights", "unet_only")
     recipe = {name: getattr(settings, name) for name in chosen} | {"models": [sha256 for _, sha256 in inputs]}
     family, prediction = first.kind.family or "", first.kind.prediction
-    kept = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
+    sizes = {key: first.metadata[key] for key in (SIZES_KEY,) if key in first.metadata}
     spec = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(family, prediction or "epsilon"),
@@ -286,4 +339,4 @@ def _metadata(settings: MergeModelsSettings, plan: Plan, memo: HashMemo, context
     }
     if prediction is not None:
         spec["modelspec.prediction_type"] = prediction
-    return kept | spec | merge_record(inputs, recipe)
+    return sizes | spec | merge_record(inputs, recipe)

@@ -1,4 +1,4 @@
-"""The metadata of a safetensors file stripped before sharing."""
+"""Strips the metadata of a safetensors file before sharing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.file_metadata import StripMetadataSettings
 from core.tools.models import header_edit
+from core.tools.output import output_file, output_problems
 from core.tools.plans import FilePlan
-from core.tools.written import output_file, output_problems
 
 # What sd-scripts keeps with no_metadata: programs need it to load the file.
 MINIMUM = {
@@ -39,47 +39,47 @@ def plan(settings: StripMetadataSettings, workspace: Workspace) -> FilePlan:
     path = header_edit.safetensors_file(settings.file, workspace, "strip_metadata.file")
     target = output_file(settings.output, path, "_shared")
     raise_if_errors(output_problems(target, [path], path.stat().st_size, "strip_metadata.output"))
-    kept, _ = stripped(read_header(path)[1], settings.remove)
-    return FilePlan(f"write {display_path(target)} with {count(len(kept), 'metadata key')}", path, target)
+    remaining, _ = stripped(read_header(path)[1], settings.remove)
+    return FilePlan(f"write {display_path(target)} with {count(len(remaining), 'metadata key')}", path, target)
 
 
 def do(settings: StripMetadataSettings, plan: FilePlan, context: JobContext) -> Outcome:
     path, target = plan.path, plan.target
     metadata = read_header(path)[1]
-    kept, shortened = stripped(metadata, settings.remove)
+    remaining, shortened = stripped(metadata, settings.remove)
     context.stage(f"writing {target.name}")
-    header_edit.write_copy(path, header_edit.with_metadata(path, kept), target, context.cancel)
+    header_edit.write_copy(path, header_edit.with_metadata(path, remaining), target, context.cancel)
     private = {name: paths for name, value in metadata.items() if (paths := private_paths(value))}
-    removed = sorted(metadata.keys() - kept.keys())
+    removed = sorted(metadata.keys() - remaining.keys())
     lines = [f"private path in {name}: {', '.join(paths[:3])}" for name, paths in sorted(private.items())]
     lines += [f"removed: {name}" for name in removed]
     lines += [f"path shortened to its last name: {name}" for name in shortened]
-    lines.append(f"Saved: {display_path(target)} with {count(len(kept), 'metadata key')}")
+    lines.append(f"Saved: {display_path(target)} with {count(len(remaining), 'metadata key')}")
     facts = {"file": str(target), "removed": removed, "shortened": shortened, "private_paths": private}
     return Outcome(lines=lines, facts=facts)
 
 
 def stripped(metadata: Mapping[str, str], remove: str) -> tuple[dict[str, str], list[str]]:
-    """(what stays, the keys whose paths were shortened to their last names). remove: as in StripMetadataSettings."""
+    """(the remaining metadata, keys with paths shortened to their last component). remove: as in StripMetadataSettings."""
     if remove == "all":
         return {"format": "pt"}, []  # without which transformers refuses a file
     if remove == "minimum":
-        kept = {name: value for name, value in metadata.items() if name in MINIMUM}
+        remaining = {name: value for name, value in metadata.items() if name in MINIMUM}
     else:
-        kept = {name: value for name, value in metadata.items() if not _of_training(name)}
-    shortened = sorted(name for name, value in kept.items() if private_paths(value))
-    return kept | {name: PRIVATE.sub(_last_name, kept[name]) for name in shortened}, shortened
+        remaining = {name: value for name, value in metadata.items() if not _of_training(name)}
+    shortened = sorted(name for name, value in remaining.items() if private_paths(value))
+    return remaining | {name: PRIVATE.sub(_last_name, remaining[name]) for name in shortened}, shortened
 
 
 def _of_training(name: str) -> bool:
-    """modelspec's own texts are written to be read by others."""
+    """Whether a key describes the training, not modelspec's texts, which are meant for others."""
     return not name.startswith("modelspec.") and any(fnmatchcase(name.lower(), pattern) for pattern in TRAINING_DATA)
 
 
 def private_paths(text: str) -> list[str]:
-    """The paths of folders on somebody's machine that a value holds."""
+    """The local paths in a value."""
     return list(dict.fromkeys(found[0] for found in PRIVATE.finditer(text)))
 
 
-def _last_name(found: re.Match[str]) -> str:
-    return re.split(r"[\\/]+", found[0].rstrip("\\/"))[-1]
+def _last_name(match: re.Match[str]) -> str:
+    return re.split(r"[\\/]+", match[0].rstrip("\\/"))[-1]

@@ -107,7 +107,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
 
 def _length(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Length:
     """What measuring may cost. A resumed run measures as many pairs as before, or its checkpoints would not compare."""
-    total, updates = report.total_steps, plan.epochs.updates_in(0)
+    total, updates = report.total_steps, plan.epochs.steps_in(0)
     shown = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
     saves = save_steps(job.saving, plan, total)
     try:

@@ -126,7 +126,7 @@ def fill(
     context = inputs.context
     missing = cache.missing(images, context.check)
     if isinstance(cache.others, NpzCaches):
-        for line in cache.others.said():
+        for line in cache.others.log_lines():
             context.say(line)
     if missing:
         context.stage("loading the VAE")
@@ -275,6 +275,6 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
 
     done = export_npz(images, sample, plain_mask, inputs.context.check)
     inputs.context.say(f"{done.written} .npz caches written next to the images")
-    if done.kept:
-        inputs.context.say(f"{len(done.kept)} existed already or match several images: {shortened(done.kept)}")
+    if done.skipped:
+        inputs.context.say(f"{len(done.skipped)} existed already or match several images: {shortened(done.skipped)}")
     return done

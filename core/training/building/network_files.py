@@ -113,7 +113,7 @@ def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     lora = load_lora(path, shapes=True)
     network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
     parts = open_checkpoint(model_path(job.model.base_model, workspace), family_name).parts
-    for key, change in lora.beside.items():
+    for key, change in lora.bias_norm.items():
         place = module_of_extra(key)
         found = parts[place[0]].places.get(place[1]) if place is not None and place[0] in parts else None
         if found is None or prod(found.entry.shape) != change.numel():

@@ -118,7 +118,7 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
             rates,
             components,
             tracker,
-            Watch(inputs.plan.epochs.updates_in(0)),
+            Watch(inputs.plan.epochs.steps_in(0)),
             LossBuffer(scaled=inputs.precision.scaled, allowed=job.schedule.skip_non_finite),
         )
         run = Run(job, context, inputs.plan, passes, stepper, rates, reports)

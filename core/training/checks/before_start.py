@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.pipeline import longest_captions, plain_caption
-from core.dataset.doctor.findings_of import held_out_copies
+from core.dataset.doctor.examine import held_out_copies
 from core.dataset.report import Report
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import names_of

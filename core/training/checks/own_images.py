@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.length import advised_epochs
-from core.dataset.captions.files import OWN
+from core.dataset.captions.files import IMAGE_SOURCES
 from core.dataset.sources.files import printable
 from core.families.locate import check_family
 from core.families.trained_size import trained_size
@@ -336,7 +336,7 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     if job.method.traits.control_images and (pairs := prompts_of_pairs(report)):
         return pairs
     trained = [row for row in report.rows if row.trains]
-    written = [row for row in trained if row.source in OWN]
+    written = [row for row in trained if row.source in IMAGE_SOURCES]
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
     words = [caption for caption in dict.fromkeys(captions) if caption and _is_prompt(caption)]
     if words:

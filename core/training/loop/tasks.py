@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.record.best import Told, write_best
+from core.record.best import BestTracker, write_best
 from core.record.cancel import Cancelled
 from core.record.events import BackedUp
 from core.record.journal import Line, Tail, read_lines
@@ -49,7 +49,7 @@ class Tasks:
         self._validates_last = periodic or (validation.ranks and total not in validation.left_out)
         self._last_backup = time.monotonic()
         self._validated_at = -1
-        self._told, self._journal = Told(), Tail(run.context.folder.journal_file)
+        self._best, self._journal = BestTracker(), Tail(run.context.folder.journal_file)
 
     @property
     def finished(self) -> bool:
@@ -214,8 +214,8 @@ class Tasks:
         """Keep which checkpoint is best by now, for the lists of files; at the end say it."""
         folder = self._context.folder.path
         for line in self._journal.lines():
-            self._told.take(line)
-        best = self._told.best(folder)
+            self._best.take(line)
+        best = self._best.best(folder)
         write_best(folder, best)
         if best is not None and best.others and self._state.step >= self._run.total:
             self._context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")

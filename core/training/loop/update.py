@@ -25,7 +25,7 @@ def optimizer_update(run: Run) -> None:
 
     passes, processes = run.passes, run.context.processes
     run.stepper.begin()
-    epoch, batches = run.plan.update(run.state.step)
+    epoch, batches = run.plan.step_batches(run.state.step)
     passes.text.need(run.plan.captions(epoch))
     run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.paused)
     ahead = run.plan.next_batches(run.state.step)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed, Planned
 from core.dataset.buckets.validation_split import AUTOMATIC_MOST
-from core.dataset.captions.pipeline import Showing, showing_caption
+from core.dataset.captions.pipeline import ImageUse, training_caption
 from core.dataset.images.views import is_varied
 from core.record.context import JobContext
 from core.record.events import Validated
@@ -66,7 +66,7 @@ def as_it_is(placed: Placed) -> Placed:
 def caption_of(placed: Placed) -> str:
     """Its caption with nothing dropped or shuffled."""
     settings = placed.concept.captions.model_copy(update=NO_CAPTION_CHANCE)
-    return showing_caption(Showing(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
+    return training_caption(ImageUse(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
 
 
 def compared_images(training: Sequence[Placed], held_out: Sequence[Placed]) -> list[Placed]:

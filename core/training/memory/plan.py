@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
-from core.record.machine import CUT_OFF, OF_ITS_OWN
+from core.record.machine import CUT_OFF, RUNTIME_BYTES
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
@@ -168,7 +168,7 @@ def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
         one_pass = max(one_pass, share.gradients)  # they travel as one piece
     passes = max(one_pass, share.whole)
     weights = share.weights + _beside(job, facts, precision, trainable)
-    spare = OF_ITS_OWN["cuda" if cuda else "cpu"]
+    spare = RUNTIME_BYTES["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
     plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
     return replace(plan, memory=share.memory, disk=share.disk) if cuda else _on_one_machine(plan, share, job)

@@ -43,7 +43,7 @@ def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
         steps |= set(range(int(period), total, int(period)))
     if epochs := epochs_between_saves(settings, plan, total):
         last = plan.epoch_of(total - 1)
-        steps |= {plan.epochs.first_update(epoch) for epoch in range(epochs, last + 1, epochs)}
+        steps |= {plan.epochs.first_step(epoch) for epoch in range(epochs, last + 1, epochs)}
     return sorted(steps)
 
 
@@ -157,7 +157,7 @@ class Checkpoints:
         for path in self.context.folder.checkpoints.iterdir():
             if match := pattern.fullmatch(path.name):
                 epoch = int(match[2]) if match[2] else None
-                step = int(match[1]) if epoch is None else self.plan.epochs.first_update(epoch)
+                step = int(match[1]) if epoch is None else self.plan.epochs.first_step(epoch)
                 found.append(OnTheWay(path, step, epoch))
         return sorted(found, key=lambda each: (each.step, each.path.name))
 

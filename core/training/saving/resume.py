@@ -35,7 +35,7 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
     if job.resume.initial_step is not None:
         return job.resume.initial_step
     if job.resume.initial_epoch is not None:
-        return plan.epochs.first_update(job.resume.initial_epoch - 1)
+        return plan.epochs.first_step(job.resume.initial_epoch - 1)
     return None
 
 

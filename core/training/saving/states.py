@@ -146,7 +146,7 @@ def no_longer_kept(settings: SavingSettings, plan: Plan, step: int, there: list[
         oldest.append(step - int(steps))
     if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
         back = int(epochs) * (epochs_between_saves(settings, plan, plan.total) or 1)
-        oldest.append(plan.epochs.first_update(max(0, plan.epoch_of(step) - back)) + 1)
+        oldest.append(plan.epochs.first_step(max(0, plan.epoch_of(step) - back)) + 1)
     return [path for path in there[:-1] if state_step(path) < min(oldest)]
 
 

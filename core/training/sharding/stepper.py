@@ -183,7 +183,7 @@ class ShardedStepper(Stepper):
         return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
 
     def write_parts(self, folder: Path) -> None:
-        self._processes.tell(("write", str(folder)))
+        self._processes.broadcast(("write", str(folder)))
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -195,7 +195,7 @@ class ShardedStepper(Stepper):
             atomic.sync_file(path)
         except OSError as error:
             failed = error
-        found = [each for each in self._processes.hear((failed.errno, failed.strerror) if failed else None) if each]
+        found = [each for each in self._processes.gather((failed.errno, failed.strerror) if failed else None) if each]
         if found and self._processes.first:
             raise OSError(*found[0])
 
@@ -242,27 +242,27 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def shown(self, use: Use) -> Iterator[None]:
-        self._processes.tell(("show", use))
+        self._processes.broadcast(("show", use))
         with self._showing(use):
             try:
                 yield
             finally:
-                self._processes.tell(("hide", ""))
+                self._processes.broadcast(("hide", ""))
 
     def tasks_done(self) -> None:
-        self._processes.tell(("done", ""))
+        self._processes.broadcast(("done", ""))
 
     def follow(self) -> None:
         nothing: Any = None
         while True:
-            word, about = self._processes.tell(nothing)
+            word, about = self._processes.broadcast(nothing)
             if word == "done":
                 return
             if word == "write":
                 self._write(Path(about))
             elif word == "show":
                 with self._showing(about):
-                    self._processes.tell(nothing)  # until it is over
+                    self._processes.broadcast(nothing)  # until it is over
 
     @contextmanager
     def _showing(self, use: Use) -> Iterator[None]:

@@ -388,8 +388,8 @@ def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monk
         return made
 
     monkeypatch.setattr(describing, "load", noted)
-    alive, empty = [], memory.give_back
-    monkeypatch.setattr(memory, "give_back", lambda: alive.append(models[-1]() is not None) or empty())
+    alive, empty = [], memory.trim_heap
+    monkeypatch.setattr(memory, "trim_heap", lambda: alive.append(models[-1]() is not None) or empty())
     caption("blip", **LONG)
     assert alive == [False], "it is gone before memory is returned"
     monkeypatch.setattr(generating, "answers", lambda *given: (_ for _ in ()).throw(ValueError("stop")))

@@ -320,7 +320,7 @@ def test_models_of_other_libraries_are_recognized(tmp_path):
 def test_the_own_folder_of_a_known_model_keeps_its_profile(tmp_path):
     (tmp_path / CAMIE[0].folder_name).mkdir()
     found = find(TagSettings(model_dir=str(tmp_path / CAMIE[0].folder_name)), Workspace(tmp_path))
-    assert found.profile == CAMIE[0] and found.own
+    assert found.profile == CAMIE[0] and found.is_users
     with refused("tagger.no-folder"):
         find(TagSettings(model_dir=str(tmp_path / "none")), Workspace(tmp_path))
 

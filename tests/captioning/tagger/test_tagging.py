@@ -14,7 +14,7 @@ from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
 from core.captioning.described import with_scores
 from core.captioning.tagger import tagging
-from core.captioning.tagger.kept import Folder
+from core.captioning.tagger.score_cache import FolderScores
 from core.captioning.tagger.tagging import preview
 from core.cli.main import main
 from core.engine.engine import Engine
@@ -360,7 +360,7 @@ def test_scores_without_a_tagging_or_damaged_are_said(tmp_path, folder, model):
     with refused("tagger.no-scores"):
         run("retag", tmp_path, folder, model)
     run("tag", tmp_path, folder, model)
-    kept = Folder(workspace(tmp_path), str(model), folder).path
+    kept = FolderScores(workspace(tmp_path), str(model), folder).path
     good = kept.read_text()
     kept.write_text(good.replace("[[0,", "[[99,", 1))
     with refused("tagger.bad-scores"):
@@ -385,7 +385,7 @@ def test_a_stopped_run_keeps_the_scores_of_what_it_wrote(tmp_path, folder, model
     assert (outcome.state, outcome.facts["written"]) == ("stopped", 1)
     assert set(captions(folder)) == {"blue"}
     monkeypatch.undo()
-    kept = Folder(workspace(tmp_path), str(model), folder)
+    kept = FolderScores(workspace(tmp_path), str(model), folder)
     assert {name for name in ALL if kept.find(folder / f"{name}.png")[0]} == {"blue"}
     run("tag", tmp_path, folder, model)
     assert captions(folder)["white"] == CAPTIONS["white"]

@@ -202,7 +202,7 @@ def test_a_control_image_is_of_the_view_of_its_image(groups, at_first_step, imag
     """With the images themselves as control images."""
 
     def differ(training):
-        latents, (_, batches) = training.run.passes.latents, training.run.plan.update(0)
+        latents, (_, batches) = training.run.passes.latents, training.run.plan.step_batches(0)
         batch = latents.batch(0, [(placed, repeat) for placed, _ in batches[0].items for repeat in range(8)])
         assert {view.flip for view in batch.views} == {True, False}
         shown = [

@@ -30,7 +30,7 @@ def test_the_source_lists_the_images_in_place_of_folders(listed):
     file, images = listed
     found = scan_dataset(DatasetSettings(folder=str(file), dataset_class="lists"))
     assert not found.problems and [image.path for image in found.images] == images
-    assert {image.given for image in found.images} == {"a listed fox"}
+    assert {image.metadata_caption for image in found.images} == {"a listed fox"}
 
 
 def test_it_is_offered_in_the_form_and_trains_from_the_command_line(listed, tmp_path):

@@ -45,7 +45,7 @@ def test_as_much_of_the_norm_is_kept_as_the_whole_decomposition_keeps(spectrum, 
     # What is lost goes by the square of the residuals; in squares, and float32 next to the largest.
     assert float(found.s.double().square().sum()) >= (1 - TOLERANCE / 50) * float(best[:RANK].square().sum())
     assert (found.s.double() <= best[:RANK] + 1e-6 * best[0]).all()
-    assert found.kept(RANK) == pytest.approx(whole.kept(RANK), rel=TOLERANCE / 100)
+    assert found.retained(RANK) == pytest.approx(whole.retained(RANK), rel=TOLERANCE / 100)
     up, down = found.cut(RANK)
     error, least = float((matrix - up @ down).norm()), float(best[RANK:].norm())
     assert error <= least * (1 + TOLERANCE) + 1e-5 * float(best[0])
@@ -76,13 +76,13 @@ def test_small_and_large_changes_are_decomposed_alike(scale):
     matrix = changed("slow")
     found, plain = leading(matrix * scale, RANK), leading(matrix, RANK)
     torch.testing.assert_close(found.s.double() / scale, plain.s.double(), rtol=1e-5, atol=0)
-    assert found.kept(RANK) == pytest.approx(plain.kept(RANK), rel=1e-6)
+    assert found.retained(RANK) == pytest.approx(plain.retained(RANK), rel=1e-6)
 
 
 def test_no_change_has_values_of_zero_and_rows_that_can_train():
     for shape in (WIDE, TALL):
         found = leading(torch.zeros(shape), RANK)
-        assert not found.s.any() and found.kept(1) == 1 and found.norm == 0
+        assert not found.s.any() and found.retained(1) == 1 and found.norm == 0
         assert torch.equal(found.v @ found.v.T, torch.eye(RANK)) and torch.equal(found.u.T @ found.u, torch.eye(RANK))
 
 

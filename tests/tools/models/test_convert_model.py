@@ -425,7 +425,7 @@ def test_what_is_wrong_with_a_model_is_said_before_anything_is_written(tmp_path,
         convert(files("sd1"), tmp_path / "m.ckpt")
     with refused("convert.output-format"):
         to_folder(files("sd1"), tmp_path / "new.safetensors")
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 1000)
     with refused("tools.no-room"):
         convert(files("sd1"), target)
     assert not target.exists()

@@ -1,4 +1,4 @@
-"""Heat maps and curves of a result as one PNG, for the command line; the page draws its own."""
+"""Renders heat maps and curves of a result as one PNG, for the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
-from core.tools.written import output_problems
+from core.tools.output import output_problems
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ MOST_BYTES = 20_000_000
 
 
 def check_png(name: str | None, where: str) -> None:
-    """Raises ProblemsError where the plot cannot be written there."""
+    """Raise ProblemsError if the PNG cannot be written there."""
     if not name:
         return
     target = resolve_path(name)
@@ -37,7 +37,7 @@ def check_png(name: str | None, where: str) -> None:
 
 
 def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
-    """Write the plots of a result below one another; returns the line that says so."""
+    """Write the plots of a result to one PNG. Returns [a line with its path], or []."""
     plots = [each for each in shown if each["kind"] in ("heat", "curves")]
     if not name or not plots:
         return []
@@ -48,7 +48,7 @@ def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
 
 
 def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
-    """The plots on white, one below the other."""
+    """One image with the plots below each other on white."""
     from PIL import Image
 
     images = [_heat(each) if each["kind"] == "heat" else _curves(each) for each in plots]
@@ -92,7 +92,7 @@ def _heat(plot: Mapping[str, Any]) -> Image:
 
 
 def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]:
-    """White to blue over the span; below 0, white to red."""
+    """The color of a value: white to blue over the span; white to red below 0."""
     if value is None:
         return PAPER
     share = min(1.0, abs(value) / (max(map(abs, span)) or 1.0))
@@ -101,7 +101,7 @@ def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]
 
 
 def figures(value: float) -> str:
-    """Three digits, short enough for a cell."""
+    """The value with three significant digits, short enough for a cell."""
     if value == 0:
         return "0"
     return f"{value:.0e}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.3g}"

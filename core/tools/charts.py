@@ -1,4 +1,4 @@
-"""What a tool's result shows on the page besides its lines: tables, heat maps and curves, as plain JSON in `facts["shown"]`."""
+"""Tables, heat maps and curves in a tool's result, as plain JSON for the page in `facts["shown"]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Cells = Sequence[Sequence[float | None]]
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], copied: bool = False) -> dict[str, Any]:
-    """A table; numbers are right-aligned. copied: whether each cell has a button that copies it."""
+    """A table; numbers are right-aligned. copied: whether each cell has a copy button."""
     held = [[_plain(cell) for cell in row] for row in rows]
     return {"kind": "table", "title": title, "columns": list(columns), "rows": held, "copied": copied}
 
@@ -23,8 +23,8 @@ def heat_map(
     span: tuple[float, float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """values: by row and column, None where there is nothing. span: the values of the palest and the strongest color; two
-    colors where it goes from below 0 to above. notes: {"row|column": what is wrong there}, marked."""
+    """A heat map. values: by row and column, None for an empty cell; span: values of the palest and strongest color, with two colors
+    from below 0 to above; notes: {"row|column": note}, which marks the cell."""
     held = [[_plain(cell) for cell in row] for row in values]
     known = [cell for row in held for cell in row if cell is not None]
     low, high = span or (0.0, max(known, default=0.0))
@@ -43,13 +43,13 @@ def heat_map(
 def curves(
     title: str, across: str, up: str, x: Sequence[float], lines: Mapping[str, Sequence[float | None]], log: bool = False
 ) -> dict[str, Any]:
-    """Lines over common places `x`. log: a logarithmic vertical axis."""
+    """A plot with lines over common `x` values. log: whether the vertical axis is logarithmic."""
     held = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
     return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": held, "log": log}
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN; six digits are more than a screen shows."""
+    """The value for JSON: None for NaN, six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if abs(value) < float("inf") else None
     return value

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core.tools.written import output_file, output_problems
+from core.tools.output import output_file, output_problems
 
 
 def codes(*asked):
@@ -33,7 +33,7 @@ def test_an_existing_file_and_a_full_disk_are_said(tmp_path, monkeypatch):
     fox, other = tmp_path / "fox.bin", tmp_path / "other.bin"
     other.write_bytes(b"kept")
     assert codes(other, [fox], 1, "x.output") == ["tools.output-exists"]
-    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 999)
+    monkeypatch.setattr("core.tools.output.free_disk", lambda folder: 999)
     assert codes(tmp_path / "new" / "out.bin", [fox], 999, "x.output") == []
     assert codes(tmp_path / "out.bin", [fox], 1000, "x.output") == ["tools.no-room"]
 

@@ -1,4 +1,4 @@
-"""What tells one run from another in a list: its dataset, base model, method and preset."""
+"""Labels of a run in lists: its dataset, base model, method and preset."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from core.settings.job import TrainJob
 
 
 @dataclass(frozen=True)
-class RunWords:
-    """Names as a person knows them, each "" where the settings cannot be read. method: as the setting calls it."""
+class RunLabels:
+    """Display names, "" where the settings cannot be read. method: the value of the setting."""
 
     dataset: str = ""
     model: str = ""
@@ -22,23 +22,23 @@ class RunWords:
     preset: str = ""
 
 
-def words_of(folder: RunFolder) -> RunWords:
+def labels_of(folder: RunFolder) -> RunLabels:
     try:
         facts = folder.job_file.stat()
     except OSError:
-        return RunWords()
-    return _words(folder.path, facts.st_mtime_ns, facts.st_size)
+        return RunLabels()
+    return _read(folder.path, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=2000)
-def _words(path: Path, changed: int, size: int) -> RunWords:
-    """Read again when job.json has changed."""
+def _read(path: Path, changed: int, size: int) -> RunLabels:
+    """The labels of a run, cached until job.json changes."""
     folder = RunFolder(path)
     try:
         job = job_of(folder)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged
-        return RunWords(preset=folder.preset)
-    return RunWords(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
+        return RunLabels(preset=folder.preset)
+    return RunLabels(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
 
 
 def _folders(job: TrainJob) -> str:
@@ -47,6 +47,6 @@ def _folders(job: TrainJob) -> str:
 
 
 def _last(path: str | None) -> str:
-    """The last part of a path of any system."""
+    """The last component of a path of any operating system."""
     plain = (path or "").replace("\\", "/").rstrip("/")
     return plain.rsplit("/", 1)[-1] or plain

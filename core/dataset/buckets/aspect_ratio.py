@@ -15,7 +15,7 @@ from core.settings.dataset.images import ImageSettings
 Size = tuple[int, int]
 
 SIDE_STEP = 8  # every side is a multiple of it; families that need more say so (FamilyTraits.size_step)
-MIN_KEPT = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
+MIN_AREA_AFTER_CROP = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Placement:
         return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])
 
     @property
-    def kept(self) -> float:
+    def area_after_crop(self) -> float:
         """Fraction of the image's area left after the crop, 0 to 1."""
         return (self.bucket[0] * self.bucket[1]) / (self.resized[0] * self.resized[1])
 
@@ -52,7 +52,7 @@ class Placement:
 class BucketPlan:
     """The buckets of one dataset, and the rule that assigns images to them.
 
-    sizes   sorted by (width, height); empty when every image gets its own (no_upscale)
+    sizes   sorted by (width, height); empty with no_upscale, where the image's size decides
     area    max pixels of a bucket        step    sides are multiples of it
     """
 
@@ -66,7 +66,7 @@ class BucketPlan:
     def assign(self, width: int, height: int) -> Placement | None:
         """The bucket and crop for an image of this size; None when it is too narrow for any bucket."""
         if (width, height) not in self._known:
-            find = self._own_size if self.no_upscale else self._nearest
+            find = self._without_upscaling if self.no_upscale else self._nearest
             self._known[width, height] = find(width, height)
         return self._known[width, height]
 
@@ -77,10 +77,10 @@ class BucketPlan:
             bucket = (width, height)
         else:
             bucket = min(self.sizes, key=lambda size: abs(size[0] / size[1] - ratio))
-        return cover((width, height), bucket)
+        return fit_to_bucket((width, height), bucket)
 
-    def _own_size(self, width: int, height: int) -> Placement | None:
-        """Never upscaled: downscaled to the area if larger, then cropped to multiples of the step."""
+    def _without_upscaling(self, width: int, height: int) -> Placement | None:
+        """The placement without upscaling: downscaled to the area if larger, then cropped to multiples of the step."""
         resized = (width, height)
         if width * height > self.area:
             shrunk = _shrink_to_area(width / height, self.area, self.step)
@@ -91,8 +91,8 @@ class BucketPlan:
         return _placement((width, height), bucket, resized) if min(bucket) > 0 else None
 
 
-def cover(image: Size, bucket: Size) -> Placement:
-    """Resize to cover the bucket, then center-crop."""
+def fit_to_bucket(image: Size, bucket: Size) -> Placement:
+    """The placement that resizes the image to cover the bucket and crops its center."""
     width, height = image
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
     return _placement(image, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
@@ -129,11 +129,11 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     step = settings.bucket_reso_steps
     if not settings.enable_bucket:
-        return _one_size(width, height)
+        return _without_bucketing(width, height)
     area = width * height
     if settings.bucket_no_upscale:
         return BucketPlan((), area, step, no_upscale=True)
-    square = _square(area, step)
+    square = _square_side(area, step)
     if square == 0:
         what = f"The bucket step {step} is larger than the resolution {width} x {height}"
         fix = f"use a step of at most {math.isqrt(area) // 8 * 8}"
@@ -149,7 +149,7 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
             advice.append(Problem(what, "dataset.min_bucket_reso", fix, "advice", code="dataset.min-bucket-resolution"))
         lowest = lowered
     rounded = rounded_limits(lowest, highest, step)
-    advice += _rounded(settings, (lowest, highest), rounded)
+    advice += _rounding_advice(settings, (lowest, highest), rounded)
     lowest, highest = rounded
     if highest < max(width, height):
         what = f"The max bucket resolution {highest} is below the resolution {width} x {height}"
@@ -158,7 +158,7 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
     return BucketPlan(tuple(bucket_sizes((width, height), lowest, highest, step)), area, step, advice=tuple(advice))
 
 
-def _rounded(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
+def _rounding_advice(settings: ImageSettings, limits: Size, rounded: Size) -> list[Problem]:
     """Advice on limits that were set and are no multiples of the step."""
     found = []
     for name, limit, used in zip(("min", "max"), limits, rounded, strict=True):
@@ -171,8 +171,8 @@ def _rounded(settings: ImageSettings, limits: Size, rounded: Size) -> list[Probl
     return found
 
 
-def _one_size(width: int, height: int) -> BucketPlan:
-    """Bucketing off: every image is cropped to one size."""
+def _without_bucketing(width: int, height: int) -> BucketPlan:
+    """The plan without bucketing: every image is cropped to one size."""
     fitting = (width - width % SIDE_STEP, height - height % SIDE_STEP)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):
@@ -187,7 +187,7 @@ def rounded_limits(lowest: int, highest: int, step: int) -> tuple[int, int]:
     return max(lowest // step * step, step), -(-highest // step) * step
 
 
-def _square(area: int, step: int) -> int:
+def _square_side(area: int, step: int) -> int:
     """Side of the largest square within the area whose side is a multiple of the step."""
     return int(math.sqrt(area) // step) * step
 
@@ -198,7 +198,7 @@ def bucket_sizes(resolution: Size, lowest: int, highest: int, step: int) -> list
     lowest, highest   limits of a side, multiples of the step
     """
     area = resolution[0] * resolution[1]
-    square = _square(area, step)
+    square = _square_side(area, step)
     sizes = {(square, square)}
     for width in range(lowest, highest + 1, step):
         height = min(highest, area // width // step * step)

@@ -1,4 +1,4 @@
-"""Where a tool writes its file, and what forbids it: asked before the work, and once more as the work starts."""
+"""The output file of a tool, and the checks of it, before the work and again when it starts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SAFETENSORS = (".safetensors",)
 WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
-def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
-    """The file to write: `output`, a file of the name `ending` makes in `output` if that is a folder, or next to the first input.
+def output_file(output: str | None, first_input: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
+    """The file to write: `output`; if that is a folder, a file in it; if empty, a file next to the first input.
 
-    beside    the first input                     ending    what follows its name, as in "fox_rank8"
-    suffixes  those that are taken for a file's, any other name is a folder; none: a folder is made
+    first_input  gives the name, with `ending` appended ("fox_rank8")
+    suffixes     of output files; an `output` without one is a folder. Empty: the output is a folder itself
     """
-    name = f"{beside.name if beside.is_dir() else beside.stem}{ending}{suffixes[0] if suffixes else ''}"
+    name = f"{first_input.name if first_input.is_dir() else first_input.stem}{ending}{suffixes[0] if suffixes else ''}"
     if not output:
-        return beside.with_name(name)
+        return first_input.with_name(name)
     path = resolve_path(output)
     if not suffixes or (path.suffix.lower() in suffixes and not os.path.isdir(path)):
         return path
@@ -34,7 +34,7 @@ def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequenc
 
 
 def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str) -> list[Problem]:
-    """What forbids writing `target`, a new file or folder of about `size` bytes made of `inputs`."""
+    """Problems of writing `target`, a new file or folder of about `size` bytes, from `inputs`."""
     if (problem := impossible_path(target, where)) is not None:
         return [problem]
     if any(_same(target, each) for each in inputs):
@@ -68,21 +68,21 @@ def output_problems(target: Path, inputs: Sequence[Path], size: int, where: str)
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one file, by any name or link."""
+    """Whether both are the same file, by any name or link."""
     return os.path.realpath(one) == os.path.realpath(other) or (
         one.exists() and other.exists() and os.path.samefile(one, other)
     )
 
 
 def _windows_part(target: Path) -> str | None:
-    r"""The part of a path that has a meaning on Windows alone: elsewhere C:\models\fox.safetensors is one odd file name."""
+    r"""The first Windows-only part of a path; None without one. Elsewhere C:\models\fox.safetensors would be one odd file name."""
     if os.name == "nt":
         return None
     return next((part for part in target.parts if "\\" in part or re.fullmatch("[A-Za-z]:", part)), None)
 
 
 def progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:
-    """Told the bytes of each tensor that was written, shows how many of about `size` are."""
+    """A callback for the bytes of each written tensor, which reports the progress of about `size` bytes."""
     done = 0
 
     def wrote(written: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.doctor.captions import caption_findings
-from core.dataset.doctor.finding import KINDS, Finding, Patient, Seen
+from core.dataset.doctor.finding import KINDS, ExaminedImage, Finding
 from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.doctor.trash import put_away
 from core.dataset.images.look import look_at_all
@@ -21,8 +21,6 @@ from core.dataset.report import Report
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
-
-__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "held_out_copies", "treat"]
 
 Progress = Callable[[int, int], None]
 
@@ -42,15 +40,15 @@ def examine(
     progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
     """
     limits = settings or Limits()
-    patients = _patients(dataset)
-    if not patients:
+    items = _images_of(dataset)
+    if not items:
         return ()
-    images = [patient.image for patient in patients]
-    seen = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
-    whole = [patient for patient in patients if patient.key in seen]
+    images = [item.image for item in items]
+    looks = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
+    whole = [item for item in items if item.key in looks]
     found = [
-        *copies(whole, seen, limits, memo_path, cancel, progress),
-        *looks_wrong(whole, seen, limits, memo_path, cancel, progress),
+        *copies(whole, looks, limits, memo_path, cancel, progress),
+        *looks_wrong(whole, looks, limits, memo_path, cancel, progress),
         *wrong_size(whole, limits),
         *caption_findings(whole),
     ]
@@ -63,24 +61,24 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
     nothing, and does nothing without validation images."""
     if not report.validation:
         return []
-    found = copies_by_content(_patients(report), memo_path, cancel)
+    found = copies_by_content(_images_of(report), memo_path, cancel)
     return [finding.problem() for finding in found if finding.level == "error"]
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
     """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`."""
     advised = set(finding.advised)
-    chosen = [seen for group in finding.images for seen in group if seen.key in advised]
+    chosen = [each for group in finding.images for each in group if each.key in advised]
     if not chosen:
         what = "This finding has no images to move to the trash"
         raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
-    beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
-    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
+    sidecars = {Path(os.path.abspath(each.path)): each.sidecars for each in chosen if each.sidecars}
+    return put_away([each.path for each in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), sidecars)
 
 
-def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
-    """Each image once, at the first of its resolutions."""
-    found: dict[tuple[str, str], Patient] = {}
+def _images_of(dataset: Report | Sequence[Placed]) -> list[ExaminedImage]:
+    """The images to examine, each once, at the first of its resolutions."""
+    found: dict[tuple[str, str], ExaminedImage] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
     else:
@@ -92,10 +90,10 @@ def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
     for members, role in both:
         for placed in members:
             alone = tuple(partner for partner in _partners(placed.image) if len(users[partner]) == 1)
-            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role, alone))
+            found.setdefault(placed.image.key, ExaminedImage(placed, role or placed.concept.role, alone))
     return list(found.values())
 
 
 def _partners(image: ImageInfo) -> list[Path]:
-    """Its mask and control image."""
+    """The image's mask and control image."""
     return [path for path in (image.conditioning, image.control) if path is not None]

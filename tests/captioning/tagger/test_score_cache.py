@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from core.captioning.tagger import kept as module
-from core.captioning.tagger.kept import Folder, KeptScores
+from core.captioning.tagger import score_cache as module
+from core.captioning.tagger.score_cache import FolderScores, ScoreCache
 from core.captioning.tagger.tags import Label
 from core.record.workspace import Workspace
 from tests.refusals import refused
@@ -27,17 +27,17 @@ def workspace(tmp_path):
 def keep(workspace, folder, close=True, **scores):
     """Add the score of one tag for each image, "x" for its label."""
     folder.mkdir(exist_ok=True)
-    keeper = KeptScores(workspace, "m", THRESHOLDS)
+    keeper = ScoreCache(workspace, "m", THRESHOLDS)
     for name, value in scores.items():
         (folder / f"{name}.png").touch()
         keeper.add(folder / f"{name}.png", [(Label(f"tag of {name}", "general"), value)])
     (keeper.close if close else keeper.write)()
-    return Folder(workspace, "m", folder).path
+    return FolderScores(workspace, "m", folder).path
 
 
 def found(workspace, folder, *names):
     """{name: score} of the images that are kept."""
-    shelf, scores = KeptScores(workspace, "m"), {}
+    shelf, scores = ScoreCache(workspace, "m"), {}
     for name in names:
         one, _ = shelf.find(folder / f"{name}.png")
         if one is not None:
@@ -56,13 +56,13 @@ def test_scores_are_added_and_those_before_are_not_written_again(tmp_path, works
 
 
 def test_a_file_from_before_blocks_is_read_and_added_to(tmp_path, workspace):
-    path = Folder(workspace, "m", tmp_path / "set").path
+    path = FolderScores(workspace, "m", tmp_path / "set").path
     path.parent.mkdir(parents=True)
     path.write_text(FORMER)
-    one, thresholds = KeptScores(workspace, "m").find(tmp_path / "set" / "old.png")
+    one, thresholds = ScoreCache(workspace, "m").find(tmp_path / "set" / "old.png")
     assert (one.stamp, one.scored, thresholds) == ((1, 2), OLD, {"general": 0.3})
     keep(workspace, tmp_path / "set", a=0.1)
-    one, thresholds = KeptScores(workspace, "m").find(tmp_path / "set" / "old.png")
+    one, thresholds = ScoreCache(workspace, "m").find(tmp_path / "set" / "old.png")
     assert one.scored == OLD and thresholds == THRESHOLDS, "thresholds are those of the last run"
 
 
@@ -109,11 +109,11 @@ def test_a_look_at_one_image_reads_one_line(tmp_path, workspace, monkeypatch):
 
 @pytest.mark.parametrize("bad", ["{}\n", "[1]\n[2]\n", "\n\n", '{"version": 9, "labels": []}\n'])
 def test_a_file_of_something_else_is_said_and_can_be_added_to(tmp_path, workspace, bad):
-    path = Folder(workspace, "m", tmp_path / "set").path
+    path = FolderScores(workspace, "m", tmp_path / "set").path
     path.parent.mkdir(parents=True)
     path.write_text(bad)
     with refused("tagger.bad-scores"):
-        KeptScores(workspace, "m").find(tmp_path / "set" / "a.png")
+        ScoreCache(workspace, "m").find(tmp_path / "set" / "a.png")
     keep(workspace, tmp_path / "set", a=0.1)
     assert found(workspace, tmp_path / "set", "a") == {"a": 0.1}
 
@@ -131,7 +131,7 @@ def test_a_damaged_line_is_said(tmp_path, workspace, change):
 
 @pytest.mark.skipif(os.name == "nt", reason="no named pipes")
 def test_a_pipe_in_its_place_is_refused(tmp_path, workspace):
-    path = Folder(workspace, "m", tmp_path / "set").path
+    path = FolderScores(workspace, "m", tmp_path / "set").path
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     with refused("file.is-pipe"):

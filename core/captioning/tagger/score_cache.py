@@ -1,6 +1,9 @@
-"""The scores of images that were tagged, kept per model and folder of images, so that captions can be written again without the
-model. Below the workspace's private folder; JSON lines in blocks: the labels that a block needs, then an image a line. Blocks are
-only added, so that tagging many images writes each once and a kill harms the last line alone; the last line of an image counts."""
+"""Cached scores of tagged images, one file per model and image folder, so that captions can be rewritten without the model.
+
+Files are in the workspace's private folder. Their JSON lines form blocks: a line with the labels of the block, then a line per
+image. Blocks are only appended, so that each image is written once and a kill damages the last line only. An image's last line
+counts.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,16 @@ Stamp = tuple[int, int]  # size and time of a file
 
 
 @dataclass(frozen=True)
-class Kept:
-    """An image's scores, and the file that they are of."""
+class ImageScores:
+    """An image's scores. stamp: of the image file they belong to."""
 
     stamp: Stamp
     scored: tuple[Scored, ...]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the line of an image begins, how long it is, and where the labels of its block are."""
+class LinePosition:
+    """Start and length of an image's line, and start of its block (`head`)."""
 
     start: int
     length: int
@@ -51,20 +54,20 @@ class Place:
 
 @dataclass
 class Index:
-    """Positions in a file. images: by their names as JSON. lines: number of lines with scores, outdated ones included."""
+    """Positions in a cache file. images: by names as JSON; lines: number of image lines, including outdated ones."""
 
     stamp: Stamp
-    images: dict[bytes, Place] = field(default_factory=dict)
+    images: dict[bytes, LinePosition] = field(default_factory=dict)
     heads: dict[int, int] = field(default_factory=dict)  # start -> length
     lines: int = 0
-    labels: dict[int, tuple[list[Label], dict[str, float]]] = field(default_factory=dict)  # as far as asked for
+    labels: dict[int, tuple[list[Label], dict[str, float]]] = field(default_factory=dict)  # as far as read
 
 
 _indexes: dict[Path, Index] = {}
 
 
 def stamp_of(image: Path) -> Stamp:
-    """Raises OSError."""
+    """Size and time of an image file. Raises OSError."""
     return _stamp(os.stat(image))
 
 
@@ -77,12 +80,12 @@ def _name(image: Path) -> str:
 
 
 def place_of(workspace: Workspace, model: str) -> Path:
-    """The folder with the scores of a model."""
+    """The folder with the score files of a model."""
     return workspace.private / "tags" / hashlib.sha256(model.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-class Folder:
-    """The scores of the images of one folder by one model."""
+class FolderScores:
+    """The cached scores of one image folder by one model."""
 
     def __init__(self, workspace: Workspace, model: str, images: Path):
         name = hashlib.sha256(os.fsencode(os.path.realpath(images))).hexdigest()[:16]
@@ -90,15 +93,15 @@ class Folder:
 
     # ---- reading
 
-    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+    def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
         """(scores, the model's thresholds); None for an image that was not tagged. Reads no other image's line.
         Raises ProblemsError for a damaged file."""
         try:
             with open_regular(self.path) as handle:
                 index = self._index(handle)
                 place = index.images.get(json.dumps(_name(image)).encode())
-                kept = None if place is None else self._kept(handle, index, place)
-                return kept, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
+                scores = None if place is None else self._scores_at(handle, index, place)
+                return scores, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
         except MissingFile:
             return None, {}
         except ProblemsError:
@@ -107,7 +110,7 @@ class Folder:
             raise self._damaged() from error
 
     def _index(self, handle: BinaryIO) -> Index:
-        """Of the opened file, from memory unless it changed since."""
+        """The index of the open file, cached until the file changes."""
         stamp = _stamp(os.fstat(handle.fileno()))
         known = _indexes.get(self.path)
         if known is None or known.stamp != stamp:
@@ -122,12 +125,12 @@ class Folder:
             _indexes[self.path] = known
         return known
 
-    def _kept(self, handle: BinaryIO, index: Index, place: Place) -> Kept:
+    def _scores_at(self, handle: BinaryIO, index: Index, place: LinePosition) -> ImageScores:
         labels, _ = self._labels(handle, index, place.head)
         line = self._line(handle, place.start, place.length)
         size, time = line["stamp"]
         scored = tuple((labels[int(number)], float(score)) for number, score in line["scores"])
-        return Kept((int(size), int(time)), scored)
+        return ImageScores((int(size), int(time)), scored)
 
     def _labels(self, handle: BinaryIO, index: Index, head: int) -> tuple[list[Label], dict[str, float]]:
         """The labels and thresholds of a block."""
@@ -147,8 +150,8 @@ class Folder:
 
     # ---- writing
 
-    def append(self, images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> None:
-        """Add a block with these images, by their names. Raises OSError and ProblemsError."""
+    def append(self, images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> None:
+        """Append a block with these images, by file names. Raises OSError and ProblemsError."""
         block = _block(images, thresholds)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begin = b"" if self._ends_a_line() else b"\n"
@@ -157,7 +160,7 @@ class Folder:
         atomic.sync_file(self.path)
 
     def _ends_a_line(self) -> bool:
-        """False where a killed program left half a line at the end."""
+        """Whether the file ends with a line break; False after a kill during a write."""
         try:
             with open_regular(self.path) as handle:
                 size = handle.seek(0, os.SEEK_END)
@@ -167,7 +170,7 @@ class Folder:
             return True
 
     def compact(self) -> None:
-        """Leave outdated lines out, where they are more than half. Raises OSError and ProblemsError."""
+        """Rewrite the file without outdated lines if these are more than half. Raises OSError and ProblemsError."""
         with open_regular(self.path) as handle:
             index = self._index(handle)
         if index.lines <= 2 * len(index.images):
@@ -184,7 +187,7 @@ class Folder:
 
 
 def _needed(index: Index) -> Iterator[tuple[int, int]]:
-    """(start, length) of the lines that count: blocks with one image at least, each with its labels first."""
+    """Yield (start, length) of the lines to keep: blocks with at least one current image, each with its label line first."""
     blocks: dict[int, list[tuple[int, int]]] = {}
     for place in index.images.values():
         blocks.setdefault(place.head, []).append((place.start, place.length))
@@ -194,60 +197,60 @@ def _needed(index: Index) -> Iterator[tuple[int, int]]:
 
 
 def indexed(handle: BinaryIO, stamp: Stamp) -> Index | None:
-    """Where the lines of an opened file are; None for a file of something else. Incomplete lines do not count."""
+    """The index of an open file, without incomplete lines; None for a file of another format."""
     index, head, start, last = Index(stamp), None, 0, b""
     for last in handle:
         if last.endswith(END) and (version := HEAD.match(last)):
             head = start if int(version[1]) == VERSION else None
             index.heads |= {start: len(last)} if head is not None else {}
         elif head is not None and last.endswith(END) and (image := IMAGE.match(last)):
-            index.images[image[1]] = Place(start, len(last), head)
+            index.images[image[1]] = LinePosition(start, len(last), head)
             index.lines += 1
         start += len(last)
     only_half_a_line = start == len(last) and not last.endswith(b"\n")
     return index if index.heads or only_half_a_line else None
 
 
-def _block(images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> bytes:
+def _block(images: Mapping[str, ImageScores], thresholds: Mapping[str, float]) -> bytes:
     numbers: dict[Label, int] = {}
     lines = []
-    for name, kept in images.items():
-        scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in kept.scored]
-        lines.append({"image": name, "stamp": kept.stamp, "scores": scores})
+    for name, entry in images.items():
+        scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in entry.scored]
+        lines.append({"image": name, "stamp": entry.stamp, "scores": scores})
     labels = [[label.name, label.category, label.series] for label in numbers]
     head = {"version": VERSION, "thresholds": dict(thresholds), "labels": labels}
     return "".join(f"{json.dumps(line)}\n" for line in (head, *lines)).encode()
 
 
-class KeptScores:
-    """The scores of a model, folder by folder of images: found, and those of a run gathered and written.
+class ScoreCache:
+    """The cached scores of a model, for reading and for those of a run, which are collected and written.
 
-    thresholds   of the model by category, written with the scores
+    thresholds   of the model, by category; written with the scores
     """
 
     def __init__(self, workspace: Workspace, model: str, thresholds: Mapping[str, float] | None = None):
         self._workspace, self._model, self._thresholds = workspace, model, thresholds or {}
-        self._waiting: dict[Path, dict[str, Kept]] = {}
-        self._folders: dict[Path, Folder] = {}
+        self._waiting: dict[Path, dict[str, ImageScores]] = {}
+        self._folders: dict[Path, FolderScores] = {}
         self.waiting = 0
 
-    def _folder(self, images: Path) -> Folder:
+    def _folder(self, images: Path) -> FolderScores:
         if images not in self._folders:
-            self._folders[images] = Folder(self._workspace, self._model, images)
+            self._folders[images] = FolderScores(self._workspace, self._model, images)
         return self._folders[images]
 
-    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+    def find(self, image: Path) -> tuple[ImageScores | None, dict[str, float]]:
         """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
         return self._folder(image.parent).find(image)
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
         with suppress(OSError):  # an image that was moved away meanwhile
-            kept = Kept(stamp_of(image), tuple(scored))
-            self._waiting.setdefault(image.parent, {})[_name(image)] = kept
+            scores = ImageScores(stamp_of(image), tuple(scored))
+            self._waiting.setdefault(image.parent, {})[_name(image)] = scores
             self.waiting += 1
 
     def write(self) -> None:
-        """What was added until now. Raises ProblemsError."""
+        """Write the scores added so far. Raises ProblemsError."""
         for images, added in sorted(self._waiting.items()):
             with _unwritten(folder := self._folder(images)):
                 folder.append(added, self._thresholds)
@@ -255,7 +258,7 @@ class KeptScores:
         self.waiting = 0
 
     def close(self) -> None:
-        """Write the rest, and make files smaller that are mostly outdated. Raises ProblemsError."""
+        """Write the rest, and compact files with mostly outdated lines. Raises ProblemsError."""
         self.write()
         for folder in self._folders.values():
             with _unwritten(folder):
@@ -263,7 +266,7 @@ class KeptScores:
 
 
 @contextmanager
-def _unwritten(folder: Folder) -> Iterator[None]:
+def _unwritten(folder: FolderScores) -> Iterator[None]:
     try:
         yield
     except OSError as error:

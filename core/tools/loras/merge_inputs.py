@@ -1,4 +1,4 @@
-"""The LoRAs that a merge is given: files, ratios and block weights in one order, checked by their headers."""
+"""The LoRAs to merge: files, ratios and block weights, checked by their headers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from core.tools.merges import ratios_of
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A file, its strength, its block weights by slot (None: 1 everywhere) as `lbw` gives them, family and layers."""
+class LoraInput:
+    """A LoRA to merge. ratio: its strength; lbw: its block weights as text; blocks: by slot, None for 1 everywhere; layers: their
+    names."""
 
     path: Path
     ratio: float
@@ -46,11 +47,11 @@ class Chosen:
         return [Problem(what, where, fix, code="lora.other-family")]
 
 
-def chosen_loras(
+def lora_inputs(
     models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
-) -> list[Chosen]:
-    """Those that can be read; what is wrong is added to `problems`."""
-    where, found = f"{group}.models", list[Chosen]()
+) -> list[LoraInput]:
+    """The readable LoRAs of a merge. Problems are added to `problems`."""
+    where, found = f"{group}.models", list[LoraInput]()
     if not models:
         fix = "give LoRAs, one per line"
         problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
@@ -72,16 +73,16 @@ def chosen_loras(
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
             continue
-        found.append(Chosen(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
+        found.append(LoraInput(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
     return found
 
 
-def as_recipe(loras: Sequence[Chosen], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
-    """For `merge_record`: (each file with its SHA-256, what the recipe says of each)."""
-    inputs, said = list[tuple[Path, str]](), list[dict[str, Any]]()
+def as_recipe(loras: Sequence[LoraInput], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
+    """(each file with its SHA-256, each LoRA's entry of the recipe), for `merge_record`."""
+    inputs, recipe = list[tuple[Path, str]](), list[dict[str, Any]]()
     for lora in loras:
         context.stage(f"hashing {lora.path.name}")
         sha256 = file_sha256(lora.path, context.cancel)
         inputs.append((lora.path, sha256))
-        said.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
-    return inputs, said
+        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
+    return inputs, recipe

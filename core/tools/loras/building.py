@@ -1,4 +1,4 @@
-"""What the tools that make LoRAs share: the changes of a file's layers, the tensors and metadata of the new one, its writing."""
+"""Shared by the tools that write LoRAs: the changes of a file's layers, and the tensors of a new file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from core.tools.loras.svd import Product
 
 
 def each_layer(lora: LoraFile, cancel: CancelToken) -> Iterator[Layer]:
-    """The layers of an open file, each read as it is asked for. Raises ProblemsError for one that cannot be read without the base model."""
+    """Yield the layers of an open file, read one by one. Raises ProblemsError for a layer that needs the base model."""
     for name, tensors in group_by_module(lora.tensors).items():
         yield read_layer(lora, name, tensors, cancel)
 
 
 def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredTensor], cancel: CancelToken) -> Layer:
-    """One of them."""
+    """Read one layer. Raises ProblemsError if it needs the base model."""
     found = next(layers_of({name: tensors}, None, cancel), None)
     if found is None:
         path = display_path(lora.path) if lora.path else "The LoRA"
@@ -40,7 +40,7 @@ def read_layer(lora: LoraFile, name: str, tensors: Mapping[str, Tensor | StoredT
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
-    """(the change without its scale, the scale): of a LoRA its two matrices and alpha / rank, of other kinds the change
+    """(the change without its scale, the scale): a LoRA's two matrices and alpha / rank; for other kinds the change
     [out, in * kh * kw] and 1."""
     factors = layer.adapter.factors()
     if factors is not None:
@@ -53,7 +53,7 @@ def shape_of_weight(layer: Layer) -> tuple[int, ...]:
 
 
 def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """up [out, r] and down [r, in * kh * kw] as kohya's tensors of a layer whose weight has this shape."""
+    """kohya's tensors of a layer with a weight of this shape, from up [out, r] and down [r, in * kh * kw]."""
     kernel = (1,) * len(shape[2:])
     return {
         f"{name}.{UP}": up.reshape(*up.shape, *kernel).contiguous(),
@@ -63,9 +63,9 @@ def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple
 
 
 def precision_of(lora: LoraFile, precision: str | None) -> torch.dtype:
-    """The dtype that is asked for, else that of the file's matrices."""
+    """The dtype of `precision`, else of the file's matrices."""
     if precision:
         return type_named(precision)
-    own = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
-    dtype = own.most_common(1)[0][0] if own else torch.float32
+    counts = Counter(each.dtype for each in lora.tensors.values() if each.ndim > 1 and each.is_floating_point())
+    dtype = counts.most_common(1)[0][0] if counts else torch.float32
     return dtype if isinstance(dtype, torch.dtype) else getattr(torch, TORCH_NAMES[dtype])

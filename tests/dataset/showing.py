@@ -1,7 +1,0 @@
-"""The caption that an image trains with, by its parts."""
-
-from core.dataset.captions.pipeline import Showing, showing_caption
-
-
-def training_caption(caption, settings, seed, epoch, key, repeat, *, step=0, total_steps=0, words=""):
-    return showing_caption(Showing(key, repeat, caption, settings, words, step), seed, epoch, total_steps)
