@@ -128,7 +128,7 @@ def _probe(job: TrainJob, context: JobContext) -> Forecast:
 
     chosen = Chosen(job)
     with PeakMemory(context.device) as peak:
-        training = build_training(job, context, chosen)
+        training = build_training(job, context, chosen, at_once=True)  # its steps are measured
         run = training.run
         try:
             total = max(1, run.total)

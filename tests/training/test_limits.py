@@ -293,7 +293,7 @@ def test_a_mask_is_mirrored_with_its_image_and_an_image_without_one_counts_whole
     posterior = torch.zeros(4, 1, 2), torch.zeros(4, 1, 2)
     monkeypatch.setattr(sources, "Side", lambda placed, mirrored: SimpleNamespace(key=(placed.key, mirrored)))
     held = {("a", True): posterior, ("a", False): posterior, ("b", False): posterior}
-    own = Latents(held, None, 1, mode="mean", masks={"a": torch.tensor([[[0.0, 1.0]]])})
+    own = Latents(lambda side: held[side.key], 1, mode="mean", masks={"a": torch.tensor([[[0.0, 1.0]]])})
     items = [(SimpleNamespace(key=key, image=SimpleNamespace(control=None)), 0) for key in "aab"]
     assert own.batch(0, items).masks.flatten(1).tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
 

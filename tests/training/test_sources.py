@@ -76,7 +76,6 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
 
     kept = (torch.full((1, 2, 2), 7.0), torch.full((1, 2, 2), -30.0))
     latents = Latents(
-        {},
         lambda side: kept,
         seed=1,
         masks={BEAR.key: torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])},
@@ -98,14 +97,14 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
 
 def test_without_any_mask_there_is_none():
     kept = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
-    latents = Latents({}, lambda side: kept, seed=1)
+    latents = Latents(lambda side: kept, seed=1)
     assert latents.batch(0, [(BEAR, 0)]).masks is None
 
 
 def test_masks_wait_on_the_processor_until_the_step_moves_them():
     """A copy to a GPU at this place would wait for everything that was queued before it."""
     there, masks = torch.zeros(4, 2, 2, device="meta"), {FOX.key: torch.ones(1, 2, 2)}
-    held = Latents({}, lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
+    held = Latents(lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
     batch = held.batch(0, [(FOX, 0), (BEAR, 0)])
     assert batch.latents.device.type == "meta"
     assert batch.masks.device.type == "cpu" and batch.masks.shape == (2, 1, 2, 2)
@@ -114,13 +113,13 @@ def test_masks_wait_on_the_processor_until_the_step_moves_them():
 def test_latents_meet_on_the_device_wherever_they_were_kept():
     """Of one batch some may be kept in memory and others come from the VAE on a GPU."""
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
-    held = Latents({}, lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
+    held = Latents(lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
     assert held.batch(0, [(FOX, 0), (BEAR, 0)]).latents.device.type == "meta"
 
 
 def test_halved_latents_are_those_that_were_cast_before_they_were_scaled():
     encoded, scale = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.18215
-    latents = Latents({}, lambda side: (encoded[0], encoded[0]), 7, mode="mean")
+    latents = Latents(lambda side: (encoded[0], encoded[0]), 7, mode="mean")
     latents.into_model, latents.narrowed = partial(model_latents, {"scaling_factor": scale}), torch.bfloat16
     theirs = encoded.to(torch.bfloat16) * scale
     assert torch.equal(latents.batch(0, [(BEAR, 0)]).latents, theirs)

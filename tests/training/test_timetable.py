@@ -51,6 +51,7 @@ class Timetable:
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
         self.commands, self.begun = [], 0
+        self.latents, self.seconds = SimpleNamespace(encoding_seconds=0.0), []
 
     def note(self, what):
         self.done.append((self.state.step, what))
@@ -71,13 +72,14 @@ class Timetable:
         )
         reports = SimpleNamespace(
             losses=SimpleNamespace(read_if_due=lambda: None),
-            clock=SimpleNamespace(add=lambda seconds: None),
+            clock=SimpleNamespace(add=self.seconds.append),
             report=lambda read: None,
             all=lambda: None,
             validated=lambda found: None,
         )
         stepper = SimpleNamespace(tasks_done=lambda: None, shown=lambda use: nullcontext())
-        run = Run(self.job, context, self.plan, None, stepper, None, reports, self.state, stop_at)
+        passes = SimpleNamespace(latents=self.latents)
+        run = Run(self.job, context, self.plan, passes, stepper, None, reports, self.state, stop_at)
         checkpoints = SimpleNamespace(
             final=self.place / "t.safetensors",
             epoch_name=lambda epoch: f"epoch {epoch}",
@@ -131,6 +133,19 @@ def test_checkpoints_are_saved_at_these_steps_and_the_last_one_is_the_final_file
     table = Timetable(tmp_path, total, prompts=(), saving=saving)
     assert table.live() == saved
     assert save_steps(table.job.saving, table.plan, total) == sorted({step for step, _ in saved})
+
+
+def test_the_time_of_a_step_is_without_that_of_encoding_images(tmp_path, monkeypatch):
+    table, clock = Timetable(tmp_path, 3, prompts=()), [0.0]
+
+    def update(run):
+        clock[0] += 7
+        run.passes.latents.encoding_seconds += 5
+
+    monkeypatch.setattr(loop, "optimizer_update", update)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    table.live()
+    assert table.seconds == [2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -285,9 +285,8 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
     prepared = len(training.lines("stage"))
     training.start()
     stages = [line["text"] for line in training.lines("stage")[prepared:]]
-    assert (
-        "encoding images" not in stages and "loading the VAE" not in stages and "loading the text encoder" not in stages
-    )
+    assert not any("encoding images" in each for each in stages)
+    assert "loading the VAE" not in stages and "loading the text encoder" not in stages
 
 
 @pytest.mark.slow
@@ -299,4 +298,4 @@ def test_training_is_said_again_after_the_captions_of_a_later_epoch_were_encoded
     assert training.start() == "done"
     stages = [line["text"] for line in training.lines("stage")]
     later = stages[stages.index("training") + 1 :]
-    assert later[:2] == ["loading the text encoder", "training"], "the second epoch shuffles anew"
+    assert later[later.index("loading the text encoder") + 1] == "training", "the second epoch shuffles anew"

@@ -37,7 +37,6 @@ class Measured:
     start_to_first_step: float
     start_to_first_step_done: float
     peak_bytes: int
-    cache_seconds: float
     steps: int
 
 
@@ -72,13 +71,11 @@ def _read(journal: Path, started: float, peak: int) -> Measured:
     begun = next(line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "training")
     times = [(line["steps"][-1], line["time"]) for line in steps]
     paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if a[0] >= WARM_UP_STEPS]
-    encoding = [line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "encoding images"]
     return Measured(
         seconds_per_step=statistics.median(paces) if paces else float("nan"),
         start_to_first_step=begun - started,
         start_to_first_step_done=steps[0]["time"] - started,
         peak_bytes=peak,
-        cache_seconds=encoding[-1] - encoding[0] if len(encoding) > 1 else 0.0,
         steps=times[-1][0],
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.caches.encoding import Encode, Side, SideKey, sides
-from core.dataset.caches.latents import LatentCache, Posterior, on_place
+from core.dataset.caches.encoding import Encode, Posterior, Side, sides
+from core.dataset.caches.late import Posteriors
+from core.dataset.caches.latents import LatentCache
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.caches.partners import ControlCache, MaskCache, mask_source, plain_mask
 from core.dataset.images.masks import load_control, load_mask
@@ -37,33 +39,32 @@ def encoded_each_time(placed: Placed, where: str) -> bool:
     return where == "off" or is_varied(placed.concept.images)
 
 
-def build_latents(inputs: Inputs, models: Models) -> Latents:
-    """Encode what no earlier run encoded, and make the source of latents. Its `scale` is set when the model is loaded."""
+def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> Latents:
+    """The source of latents. What no earlier run encoded is encoded when the first step needs it; with `at_once`, for
+    several processes, or where the VAE finds no room next to the model, now. Its `scale` is set when the model is loaded."""
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
     uncached = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
-    cache = latent_cache(inputs, kept, writes=on_disk(inputs))
-    fill(inputs, models, cache, kept, keep_vae=bool(uncached))
+    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
+    ahead = 2 * decoders + 2 * max(placed.concept.images.train_batch_size for placed in images)
+    posteriors = _posteriors(inputs, models, kept, ahead, at_once=at_once, keep_vae=bool(uncached))
     if uncached:
         inputs.context.say(f"{len(uncached)} images are encoded at each step")
         inputs.context.stage("loading the VAE")
         models.vae()
-    decoders, encoded = decode_threads(device), {placed.key for placed in uncached}
     measured = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
         return measured if epoch == EPOCH else inputs.seed
 
     return Latents(
-        _held(cache, kept, memory.cache_latents, device),
-        cache.read,
+        posteriors.of,
         inputs.seed,
+        late=posteriors,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, kept),
-        fresh=FreshViews(
-            _loader(seed_of, encoded, control_source(inputs)), decoders, ahead=2 * decoders + 2 * _largest_batch(images)
-        ),
+        fresh=FreshViews(_loader(seed_of, encoded, control_source(inputs)), decoders, ahead),
         uncached=encoded,
         encode=encoder(inputs, models) if uncached else None,
         encode_at_once=memory.vae_batch_size,
@@ -86,10 +87,6 @@ def _index(inputs: Inputs) -> Path:
 def images_of(inputs: Inputs) -> list[Placed]:
     """All that need latents: those that train and those that are held out."""
     return [*inputs.plan.placed, *(as_it_is(placed) for placed in inputs.report.validation)]
-
-
-def _largest_batch(images: Sequence[Placed]) -> int:
-    return max(placed.concept.images.train_batch_size for placed in images)
 
 
 def decode_threads(device: str) -> int:
@@ -123,25 +120,33 @@ def fill(
     inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
 ) -> None:
     """Encode the images that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
+    missing = cache.missing(images, inputs.context.check)
+    _say_npz(inputs, cache)
+    if missing:
+        _encode_all(inputs, models, cache, missing, keep_vae)
+
+
+def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
     context = inputs.context
-    missing = cache.missing(images, context.check)
+    context.stage("loading the VAE")
+    vae = models.vae()
+    cache.fill(
+        missing,
+        encoder(inputs, models),
+        batch_size=inputs.job.memory.vae_batch_size,
+        threads=decode_threads(context.device),
+        retry=fp32_retry(inputs.family, vae),
+        check=context.check,
+        progress=lambda done, total: context.stage("encoding images", done, total),
+    )
+    if not keep_vae:
+        models.put_vae_away()
+
+
+def _say_npz(inputs: Inputs, cache: LatentCache) -> None:
     if isinstance(cache.others, NpzCaches):
         for line in cache.others.said():
-            context.say(line)
-    if missing:
-        context.stage("loading the VAE")
-        vae = models.vae()
-        cache.fill(
-            missing,
-            encoder(inputs, models),
-            batch_size=inputs.job.memory.vae_batch_size,
-            threads=decode_threads(context.device),
-            retry=fp32_retry(inputs.family, vae),
-            check=context.check,
-            progress=lambda done, total: context.stage("encoding images", done, total),
-        )
-        if not keep_vae:
-            models.put_vae_away()
+            inputs.context.say(line)
 
 
 def encoder(inputs: Inputs, models: Models) -> Encode:
@@ -179,12 +184,90 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
     return encode
 
 
-def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> dict[SideKey, Posterior]:
-    """Small ones and those for the device are held there; others are read from the disk each time: {}."""
+def _posteriors(
+    inputs: Inputs, models: Models, images: Sequence[Placed], ahead: int, *, at_once: bool, keep_vae: bool
+) -> Posteriors:
+    """Of the images that are encoded once.
+
+    ahead   decoded images that may wait in memory        keep_vae   others are encoded at each step
+    """
+    context, memory = inputs.context, inputs.job.memory
+    cache, todo = latent_cache(inputs, images, writes=on_disk(inputs)), []
+    if at_once or context.processes.count > 1 or inputs.job.sharding.active:
+        fill(inputs, models, cache, images, keep_vae=keep_vae)
+    else:
+        todo = _left_for_steps(inputs, models, cache, images, keep_vae=keep_vae)
+    encode = encoder(inputs, models)
+
+    def encode_again(pixels: torch.Tensor) -> Posterior:
+        return (fp32_retry(inputs.family, models.vae()) or encode)(pixels)
+
+    def finished() -> None:
+        if not keep_vae:
+            models.put_vae_away()
+        context.stage("training")
+
+    return Posteriors(
+        cache,
+        encode,
+        todo,
+        place=place_of(cache, images, memory.cache_latents, context.device),
+        batch_size=memory.vae_batch_size,
+        threads=decode_threads(context.device),
+        ahead=ahead,
+        retry=encode_again,
+        settle=partial(settled, context.device),
+        progress=lambda done, total: context.stage("training; encoding images", done, total),
+        finished=finished,
+    )
+
+
+def _left_for_steps(
+    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool
+) -> list[Side]:
+    """What the steps encode. Where the VAE finds no room next to the model, nothing: all is encoded here.
+
+    On a GPU a damaged entry is found here too, as there may be no room for the VAE later, and so it is for batches of
+    several images, which are made of all that has to be encoded.
+    """
+    context, memory = inputs.context, inputs.job.memory
+    reads = not context.device.startswith("cpu") or memory.vae_batch_size > 1
+    todo = cache.lacking(images, context.check, reads=reads)
+    _say_npz(inputs, cache)
+    if not todo:
+        return []
+    if not fits_beside(inputs):
+        _encode_all(inputs, models, cache, list({side.placed.key: side.placed for side in todo}.values()), keep_vae)
+        return []
+    cache.require_room(todo)
+    context.stage("loading the VAE")
+    models.vae()
+    return todo
+
+
+def fits_beside(inputs: Inputs) -> bool:
+    """Whether the VAE finds room next to the model that trains."""
+    from core.training.memory.plan import encodes_beside, facts_of
+
+    context = inputs.context
+    facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
+    return encodes_beside(inputs.job, facts, machine.free_memory(context.device))
+
+
+def settled(device: str) -> None:
+    """Wait for what a GPU has to do."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def place_of(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> str | None:
+    """Where posteriors are held: small ones and those for the device there; None: they are read from the disk each time."""
     size = sum(cache.bytes_of(placed) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
-        return {}
-    return on_place(cache.load(images), "cpu" if where == "memory" else device)
+        return None
+    return "cpu" if where == "memory" else device
 
 
 # ---- at each step

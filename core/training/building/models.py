@@ -25,10 +25,13 @@ class Models:
         self._inputs, self._job, self._device = inputs, inputs.job, inputs.context.device
         self._vae: Any = None
         self._text: Components | None = None
+        self._trained: Components | None = None
 
     # -- the VAE
 
     def vae(self) -> Any:
+        if self._vae is None and self._trained is not None:
+            self._vae = self._trained.vae  # that samples loaded
         if self._vae is None:
             inputs = self._inputs
             self._vae = inputs.family.load(
@@ -38,8 +41,13 @@ class Models:
 
     def put_vae_away(self) -> None:
         """The device is for what trains; samples need the VAE again."""
-        if self._vae is not None:
-            self._vae = self._vae.to("cpu") if self._inputs.prompts else None
+        if self._vae is None:
+            return
+        kept = self._vae.to("cpu") if self._inputs.prompts else None
+        if self._trained is None:  # `load` hands it over
+            self._vae = kept
+        else:
+            self._trained.vae, self._vae = kept, None
 
     # -- text encoders
 
@@ -64,7 +72,7 @@ class Models:
         self._inputs.context.stage("loading the model")
         trains_text = self._inputs.method.trains_text
         loaded = self._load_trained(("denoiser", "text_encoders", "tokenizers") if trains_text else ("denoiser",))
-        loaded.vae = self._vae
+        loaded.vae, self._trained = self._vae, loaded
         merge_files(loaded, self._inputs.files.merged)
         if trains_text:
             self._text = loaded

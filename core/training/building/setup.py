@@ -77,10 +77,12 @@ class Training:
             vars(part).clear()  # frames of an error's traceback hold some of these
 
 
-def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Training:
+def build_training(
+    job: TrainJob, context: JobContext, chosen: Choose = lambda report: report, *, at_once: bool = False
+) -> Training:
     """Everything up to the first step. `job` has its seed.
 
-    chosen   which of the images take part; without it all
+    chosen   which of the images take part; without it all       at_once  encode all of them before the first step
     """
     inputs = read_inputs(job, context, chosen)
     job = inputs.job
@@ -89,8 +91,9 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
     if processes.first:
         _write_fingerprint(inputs)
     with ExitStack() as open_:
+        open_.callback(vars(models).clear)  # frames of an error's traceback hold it
         with processes.first_does():  # and find on disk what it encoded
-            latents = build_latents(inputs, models)
+            latents = build_latents(inputs, models, at_once=at_once)
         open_.callback(latents.close)
         texts = Texts(inputs, models)
         with processes.first_does():

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.dataset.caches.encoding import Encode, Side, SideKey
-from core.dataset.caches.latents import Posterior
+from core.dataset.caches.encoding import Encode, Posterior, Side
 from core.dataset.caches.partners import at_latent_size
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
+    from core.dataset.caches.late import Posteriors
     from core.dataset.caches.texts import EncodeText, TextCache
     from core.diffusion.noise import Address
 
@@ -79,7 +79,8 @@ class FreshViews:
 class Latents:
     """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
 
-    held        posteriors by `Side.key`; others are `read`
+    read        the posterior of a side that is encoded once
+    late        what `read` asks, where it encodes while training
     fresh       control images, and the views of images that are encoded at each step, `uncached`, with what encodes a batch
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
@@ -91,10 +92,10 @@ class Latents:
 
     def __init__(
         self,
-        held: Mapping[SideKey, Posterior],
         read: Callable[[Side], Posterior],
         seed: int,
         *,
+        late: Posteriors | None = None,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         fresh: FreshViews | None = None,
@@ -108,7 +109,7 @@ class Latents:
         self.into_model: Callable[[Tensor], Tensor] = lambda latents: latents
         self.narrowed: torch.dtype | None = None
         self._device = device
-        self._held, self._read, self._seed, self._mode = held, read, seed, mode
+        self._read, self._late, self._seed, self._mode = read, late, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
         self._fresh, self._uncached, self._encode, self._at_once = fresh, frozenset(uncached), encode, encode_at_once
@@ -116,8 +117,12 @@ class Latents:
 
     def expect(self, epoch: int, items: Iterable[Item]) -> None:
         """Say what the next calls of `batch` will ask for, this step's first."""
+        items = list(items)
         if self._fresh is not None:
             self._fresh.expect(epoch, (item for item in items if self._decodes(item[0])))
+        if self._late is not None and self._late.waiting:
+            cached = [(placed, repeat) for placed, repeat in items if placed.key not in self._uncached]
+            self._late.expect(self._side(placed, epoch, repeat) for placed, repeat in cached)
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
@@ -136,8 +141,7 @@ class Latents:
                 mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
             else:
                 mirrored = views[index].flip
-                side = Side(placed, mirrored)
-                posterior = self._held[side.key] if self._held else self._read(side)
+                posterior = self._read(Side(placed, mirrored))
                 mask = self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
             sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
@@ -153,8 +157,17 @@ class Latents:
         return Batch(items, views, addresses, captions, stacked, together, control)
 
     def close(self) -> None:
-        if self._fresh is not None:
-            self._fresh.close()
+        for part in (self._fresh, self._late):
+            if part is not None:
+                part.close()
+
+    @property
+    def encoding_seconds(self) -> float:
+        """Spent so far on encoding, while training, what is encoded once."""
+        return self._late.seconds if self._late is not None else 0.0
+
+    def _side(self, placed: Placed, epoch: int, repeat: int) -> Side:
+        return Side(placed, draw_view(placed, self.seed_of(epoch), epoch, repeat).flip)
 
     def seed_of(self, epoch: int) -> int:
         """The seed of what is drawn in an epoch."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.batches import Planned
 from core.diffusion.noise import Address
+from core.record.problems import ProblemsError
 from core.training.loop.losses import Seen, StepRecord
 from core.training.loop.run import Run
 
@@ -88,8 +91,18 @@ def counted(run: Run, whole: Planned, images: int) -> int:
 def micro_batch(run: Run, epoch: int, planned: Planned, timesteps: Sequence[float]) -> Tensor:
     """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in planned.items]
-    batch = run.passes.latents.batch(epoch, planned.items, _addresses(run, epoch, planned), captions)
+    with at_step(run.state.step + 1):
+        batch = run.passes.latents.batch(epoch, planned.items, _addresses(run, epoch, planned), captions)
     return run.passes.losses(batch, timesteps, with_prior=True)
+
+
+@contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """An image that cannot be read any more is named with the step."""
+    try:
+        yield
+    except ProblemsError as error:
+        raise ProblemsError(replace(each, what=f"{each.what} (step {step})") for each in error.problems) from error
 
 
 def _addresses(run: Run, epoch: int, planned: Planned) -> list[Address]:

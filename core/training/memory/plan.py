@@ -152,22 +152,33 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
+def encodes_beside(job: TrainJob, facts: MemoryFacts, free: int) -> bool:
+    """Whether images may be encoded between the steps: the VAE then lies next to the model, in so many free bytes. Of a CPU's
+    memory a share that is left for what lies between tensors is enough, which saves counting a pass."""
+    if facts.device.startswith("cpu") and _vae(job, facts) + _encoding(job, facts, True) <= CUT_OFF * free:
+        return True
+    return memory_plan(job, facts, late=True).total <= free
+
+
 def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
     """Where DeepSpeed puts what trains; only with DeepSpeed on."""
     precision = _precision(job, facts)
     return _shared(job, facts, precision, _trained_numbers(job, facts))
 
 
-def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
-    """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again."""
+def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: bool = False) -> MemoryPlan:
+    """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again.
+
+    late   while images for the cache are still encoded between the steps
+    """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
     share = (_shared if job.sharding.active else _plain)(job, facts, precision, trainable)
-    one_pass = max(_activations(job, facts, precision), _encoding(job, facts)) + share.gathered
+    one_pass = max(_activations(job, facts, precision), _encoding(job, facts, late)) + share.gathered
     if count > 1 and not job.sharding.active:
         one_pass = max(one_pass, share.gradients)  # they travel as one piece
     passes = max(one_pass, share.whole)
-    weights = share.weights + _beside(job, facts, precision, trainable)
+    weights = share.weights + _beside(job, facts, precision, trainable, late)
     spare = OF_ITS_OWN["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
     plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
@@ -271,16 +282,20 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
     return total
 
 
-def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
+def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: bool) -> int:
     """Weights next to the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
     whole, total = job.method.traits.base_trains, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    if encodes_each_time(job):
-        total += facts.parts["vae"].numbers * _vae_bytes(job)
+    if late or encodes_each_time(job):
+        total += _vae(job, facts)
     return total
+
+
+def _vae(job: TrainJob, facts: MemoryFacts) -> int:
+    return facts.parts["vae"].numbers * _vae_bytes(job)
 
 
 def is_narrow(job: TrainJob, body: bool) -> bool:
@@ -361,10 +376,10 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
-    if not encodes_each_time(job):
+def _encoding(job: TrainJob, facts: MemoryFacts, late: bool) -> int:
+    if not late and not encodes_each_time(job):
         return 0
-    rows = min(facts.batch, job.memory.vae_batch_size)
+    rows = job.memory.vae_batch_size if late else min(facts.batch, job.memory.vae_batch_size)
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
