@@ -51,8 +51,6 @@ def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> L
     posteriors = _posteriors(inputs, models, kept, ahead, at_once=at_once, keep_vae=bool(uncached))
     if uncached:
         inputs.context.say(f"{len(uncached)} images are encoded at each step")
-        inputs.context.stage("loading the VAE")
-        models.vae()
     measured = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
@@ -127,9 +125,7 @@ def fill(
 
 
 def _encode_all(inputs: Inputs, models: Models, cache: LatentCache, missing: Sequence[Placed], keep_vae: bool) -> None:
-    context = inputs.context
-    context.stage("loading the VAE")
-    vae = models.vae()
+    context, vae = inputs.context, models.vae()
     cache.fill(
         missing,
         encoder(inputs, models),
@@ -240,8 +236,6 @@ def _left_for_steps(
         _encode_all(inputs, models, cache, list({side.placed.key: side.placed for side in todo}.values()), keep_vae)
         return []
     cache.require_room(todo)
-    context.stage("loading the VAE")
-    models.vae()
     return todo
 
 

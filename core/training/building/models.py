@@ -30,13 +30,17 @@ class Models:
     # -- the VAE
 
     def vae(self) -> Any:
+        """Of all that encode, and of samples."""
         if self._vae is None and self._trained is not None:
             self._vae = self._trained.vae  # that samples loaded
         if self._vae is None:
             inputs = self._inputs
+            inputs.context.stage("loading the VAE")
             self._vae = inputs.family.load(
                 inputs.model, parts=("vae",), vae=inputs.vae, vae_dtype=vae_type(self._job.memory), device=self._device
             ).vae
+        if self._trained is not None:
+            self._trained.vae = self._vae
         return self._vae
 
     def put_vae_away(self) -> None:
