@@ -14,12 +14,14 @@ from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.training.building import latents as building
+from core.training.building.texts import Texts
 from core.training.loop import train as loop
 from core.training.memory import plan as memory
 from tests.training.test_memory_plan import job_of, published, short
 
 QUIET = {"validation": {"best_checkpoint": "off"}}
 LATE, EARLY = "training; encoding images", "encoding images"
+IMAGES = ["images"]
 
 
 @pytest.fixture
@@ -85,19 +87,21 @@ def test_the_first_step_waits_for_its_own_images_alone(train, cold, watched):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["disk", "memory", "device"])
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize(("where", "at_once"), [("disk", 1), ("disk", 2), ("memory", 1), ("device", 1)])
 def test_losses_weights_and_entries_are_those_of_a_run_that_encodes_first(
     train, workspace, cold, monkeypatch, where, at_once
 ):
     found = []
     for fits in (True, False):
         cold()
-        monkeypatch.setattr(building, "fits_beside", lambda inputs, fits=fits: fits)
+        monkeypatch.setattr(building, "fits_beside", lambda inputs, late, fits=fits: fits)
+        monkeypatch.setattr(Texts, "_waits", lambda self, lacking, fits=fits: fits)
+        monkeypatch.setattr("core.training.building.texts.FEW", 0)
         memory = {"cache_latents": where, "vae_batch_size": at_once}
         training = train(dataset={"flip_aug": True}, memory=memory, schedule={"max_train_steps": 8, "seed": 7})
         assert training.start() == "done"
         assert (LATE in stages(training), EARLY in stages(training)) == (fits, not fits)
+        assert ("training; encoding captions" in stages(training)) is fits
         found.append((training.losses(), load_file(training.file()), entries(workspace)))
     (losses, weights, late), (same_losses, same_weights, early) = found
     assert losses == same_losses and all(torch.equal(weights[name], same_weights[name]) for name in same_weights)
@@ -203,14 +207,17 @@ def test_samples_between_the_steps_and_the_encoding_share_one_vae(train, cold, w
 
 def test_images_are_encoded_between_the_steps_only_where_the_forecast_says_that_it_fits(monkeypatch):
     job, facts = job_of(), short(published("sd1", 512))
-    usual, late = memory.memory_plan(job, facts), memory.memory_plan(job, facts, late=True)
+    usual, late = memory.memory_plan(job, facts), memory.memory_plan(job, facts, late=IMAGES)
     vae = 4 * facts.parts["vae"].numbers
     assert late.weights - usual.weights == vae and late.total >= usual.total + vae
-    assert memory.encodes_beside(job, facts, late.total) and not memory.encodes_beside(job, facts, late.total - 1)
+    assert memory.encodes_beside(job, facts, late.total, IMAGES)
+    assert not memory.encodes_beside(job, facts, late.total - 1, IMAGES)
+    text = 2 * facts.parts["text_encoder"].numbers
+    assert memory.memory_plan(job, facts, late=["captions", *IMAGES]).weights - late.weights == text
     more = job_of(memory={"mixed_precision": "bf16", "vae_batch_size": 16})
-    assert memory.memory_plan(more, facts, late=True).activations > late.activations, "so many are encoded at once"
+    assert memory.memory_plan(more, facts, late=IMAGES).activations > late.activations, "so many are encoded at once"
     small = job_of(memory={"mixed_precision": "bf16", "vae_precision": "bf16"})
-    assert memory.memory_plan(small, facts, late=True).weights - usual.weights == vae // 2
+    assert memory.memory_plan(small, facts, late=IMAGES).weights - usual.weights == vae // 2
 
 
 def test_on_a_cpu_with_much_memory_no_pass_is_counted_before_the_first_step(monkeypatch):
@@ -218,6 +225,6 @@ def test_on_a_cpu_with_much_memory_no_pass_is_counted_before_the_first_step(monk
 
     facts = replace(short(published("sd1", 256)), device="cpu")
     monkeypatch.setattr(memory, "memory_plan", lambda *given, **more: SimpleNamespace(total=1))
-    assert memory.encodes_beside(job_of(), facts, 1) and not memory.encodes_beside(job_of(), facts, 0)
+    assert memory.encodes_beside(job_of(), facts, 1, IMAGES) and not memory.encodes_beside(job_of(), facts, 0, IMAGES)
     monkeypatch.delattr(memory, "memory_plan")
-    assert memory.encodes_beside(job_of(), facts, 64 << 30)
+    assert memory.encodes_beside(job_of(), facts, 64 << 30, IMAGES)

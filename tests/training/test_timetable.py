@@ -51,7 +51,7 @@ class Timetable:
         self.job, self.plan = build(TrainJob, merge(QUIET, groups)), plan_of(total)
         self.prompts, self.by_hand, self.ranks, self.left_out = list(prompts), by_hand, ranks, frozenset()
         self.commands, self.begun = [], 0
-        self.latents, self.seconds = SimpleNamespace(encoding_seconds=0.0), []
+        self.passes, self.seconds = SimpleNamespace(encoding_seconds=0.0), []
 
     def note(self, what):
         self.done.append((self.state.step, what))
@@ -78,8 +78,7 @@ class Timetable:
             validated=lambda found: None,
         )
         stepper = SimpleNamespace(tasks_done=lambda: None, shown=lambda use: nullcontext())
-        passes = SimpleNamespace(latents=self.latents)
-        run = Run(self.job, context, self.plan, passes, stepper, None, reports, self.state, stop_at)
+        run = Run(self.job, context, self.plan, self.passes, stepper, None, reports, self.state, stop_at)
         checkpoints = SimpleNamespace(
             final=self.place / "t.safetensors",
             epoch_name=lambda epoch: f"epoch {epoch}",
@@ -140,7 +139,7 @@ def test_the_time_of_a_step_is_without_that_of_encoding_images(tmp_path, monkeyp
 
     def update(run):
         clock[0] += 7
-        run.passes.latents.encoding_seconds += 5
+        run.passes.encoding_seconds += 5
 
     monkeypatch.setattr(loop, "optimizer_update", update)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from core.dataset.caches.files import Warn, entries, file_of, key_of, prune, read_tensors, tell_damaged, write_tensors
@@ -50,6 +51,8 @@ class TextCache:
 
     def __post_init__(self) -> None:
         self.unwritten: Problem | None = None
+        self._waiting: dict[str, None] = {}  # that `get` encodes
+        self._first: frozenset[str] | None = None  # that are written for later runs
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
@@ -79,6 +82,22 @@ class TextCache:
         self._prune()
         return len(missing)
 
+    @property
+    def waiting(self) -> int:
+        """Captions that `get` has to encode."""
+        return len(self._waiting)
+
+    def lacking(self, captions: Sequence[str]) -> list[str]:
+        """Those that have to be encoded. Entries are looked for and not read."""
+        known = self._held.keys() | self._on_disk
+        return [each for each in dict.fromkeys(captions) if each not in known and not self._file(each).is_file()]
+
+    def expect(self, captions: Sequence[str]) -> None:
+        """Instead of `ensure`: `get` encodes what it lacks, each time with as many of those that wait as a batch holds. Those
+        of the first call are also written to disk."""
+        self._needed, self._waiting = set(captions), dict.fromkeys(self.lacking(captions))
+        self._first = frozenset(captions) if self._first is None else self._first
+
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
         found: dict[str, TextStates] = {}
@@ -91,10 +110,20 @@ class TextCache:
         tell_damaged(self._damaged, self.warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
-        for caption, states in self._encoded(missing, encode):
+        for caption, states in self._encoded(self._filled(missing), encode):
             found[caption] = states
+            self._waiting.pop(caption, None)
+            if self._first and caption in self._first:
+                self._write(caption, states)
             self._hold(caption, states)
+        if missing and not self._waiting:
+            self._prune()
         return stack_texts([found[caption] for caption in captions])
+
+    def _filled(self, missing: Sequence[str]) -> Sequence[str]:
+        """With others that wait, up to whole batches."""
+        others = (caption for caption in self._waiting if caption not in missing)
+        return [*missing, *islice(others, -len(missing) % self.at_once)]
 
     def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
         """Each caption with its states, a batch of them encoded when its first is asked for."""

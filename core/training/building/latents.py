@@ -18,8 +18,9 @@ from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, crop_varies, draw_view, is_varied
 from core.record import machine
 from core.record.problems import ProblemsError
-from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
+from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent, settled
 from core.training.loop.validation import as_it_is
+from core.training.memory.plan import IMAGES, encodes_beside, facts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ def encoded_each_time(placed: Placed, where: str) -> bool:
 
 def build_latents(inputs: Inputs, models: Models, *, at_once: bool = False) -> Latents:
     """The source of latents. What no earlier run encoded is encoded when the first step needs it; with `at_once`, for
-    several processes, or where the VAE finds no room next to the model, now. Its `scale` is set when the model is loaded."""
+    several processes, or where the VAE finds no room next to the model, here. Its `into_model` is set when the model is loaded."""
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
@@ -188,11 +189,8 @@ def _posteriors(
     ahead   decoded images that may wait in memory        keep_vae   others are encoded at each step
     """
     context, memory = inputs.context, inputs.job.memory
-    cache, todo = latent_cache(inputs, images, writes=on_disk(inputs)), []
-    if at_once or context.processes.count > 1 or inputs.job.sharding.active:
-        fill(inputs, models, cache, images, keep_vae=keep_vae)
-    else:
-        todo = _left_for_steps(inputs, models, cache, images, keep_vae=keep_vae)
+    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    todo = _left_for_steps(inputs, models, cache, images, at_once=at_once, keep_vae=keep_vae)
     encode = encoder(inputs, models)
 
     def encode_again(pixels: torch.Tensor) -> Posterior:
@@ -219,9 +217,9 @@ def _posteriors(
 
 
 def _left_for_steps(
-    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool
+    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, at_once: bool, keep_vae: bool
 ) -> list[Side]:
-    """What the steps encode. Where the VAE finds no room next to the model, nothing: all is encoded here.
+    """What the steps encode. With `at_once`, or where the VAE finds no room next to the model, nothing: all is encoded here.
 
     On a GPU a damaged entry is found here too, as there may be no room for the VAE later, and so it is for batches of
     several images, which are made of all that has to be encoded.
@@ -232,28 +230,21 @@ def _left_for_steps(
     _say_npz(inputs, cache)
     if not todo:
         return []
-    if not fits_beside(inputs):
+    if at_once or not fits_beside(inputs, [IMAGES]):
         _encode_all(inputs, models, cache, list({side.placed.key: side.placed for side in todo}.values()), keep_vae)
         return []
     cache.require_room(todo)
     return todo
 
 
-def fits_beside(inputs: Inputs) -> bool:
-    """Whether the VAE finds room next to the model that trains."""
-    from core.training.memory.plan import encodes_beside, facts_of
-
+def fits_beside(inputs: Inputs, late: Collection[str]) -> bool:
+    """Whether what encodes these (IMAGES, CAPTIONS) finds room next to the model that trains. Of several processes the first
+    encodes for all, before the others go on."""
     context = inputs.context
+    if context.processes.count > 1 or inputs.job.sharding.active:
+        return False
     facts = facts_of(inputs.job, context.workspace, context.device, inputs.report)
-    return encodes_beside(inputs.job, facts, machine.free_memory(context.device))
-
-
-def settled(device: str) -> None:
-    """Wait for what a GPU has to do."""
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+    return encodes_beside(inputs.job, facts, machine.free_memory(context.device), late)
 
 
 def place_of(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> str | None:

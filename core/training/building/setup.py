@@ -46,6 +46,7 @@ from core.training.loop.tasks import Tasks
 from core.training.loop.trackers import Trackers, make_tracker
 from core.training.loop.validation import caption_of, timesteps_of
 from core.training.loop.watching import Watch
+from core.training.memory.plan import IMAGES
 from core.training.saving.checkpoints import Checkpoints
 from core.training.saving.facts import FileFacts
 from core.training.saving.states import States
@@ -95,7 +96,7 @@ def build_training(
         with processes.first_does():  # and find on disk what it encoded
             latents = build_latents(inputs, models, at_once=at_once)
         open_.callback(latents.close)
-        texts = Texts(inputs, models)
+        texts = Texts(inputs, models, None if at_once else [IMAGES] * latents.encodes_later)
         with processes.first_does():
             text, prompt_texts = texts.sources()
         components = models.load()

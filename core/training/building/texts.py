@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,22 +13,31 @@ from core.families.word_weights import runs_of
 from core.generation.prompt.sample_prompts import reads_edits
 from core.generation.prompt.states import encode_texts
 from core.record.problems import ProblemsError
+from core.training.building.latents import fits_beside
 from core.training.building.network_files import merged_identity
 from core.training.loop.losses import DAMAGED_FIX
 from core.training.loop.prior import captions as class_captions
 from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPromptTexts, reading_of
 from core.training.loop.sources import FrozenText, Text, TrainedText
+from core.training.memory.plan import CAPTIONS
 
 if TYPE_CHECKING:
     from core.training.building.inputs import Inputs
     from core.training.building.models import Models
 
 
-class Texts:
-    """Encodes the texts of a run. precision: of the encoders as they are now."""
+FEW = 8 * ENCODED_AT_ONCE  # captions that the first step may wait for
 
-    def __init__(self, inputs: Inputs, models: Models):
-        self._inputs, self._job, self._models = inputs, inputs.job, models
+
+class Texts:
+    """Encodes the texts of a run.
+
+    precision   of the encoders as they are now
+    late        what is encoded between the steps besides; captions are too, where there are many; None: they never are
+    """
+
+    def __init__(self, inputs: Inputs, models: Models, late: Collection[str] | None = None):
+        self._inputs, self._job, self._models, self._late = inputs, inputs.job, models, late
         self.precision = inputs.precision
         self.reading = reading_of(inputs.job, inputs.family_name)
 
@@ -49,7 +58,7 @@ class Texts:
         return self._encode(prompts, partial(self._encode_prompts, tokens))
 
     def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
-        """Encodes what the first epoch and the samples need, then lets the encoders go."""
+        """Encodes what the samples need, and the first epoch unless its steps do, then lets the encoders go."""
         inputs, context, started = self._inputs, self._inputs.context, False
 
         def text_of(tokens: int | None) -> FrozenText:
@@ -61,7 +70,10 @@ class Texts:
                 with torch.no_grad():
                     return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
 
-            return FrozenText(self._cache(tokens), encode, leave, context.device)
+            return FrozenText(self._cache(tokens), encode, leave, context.device, progress)
+
+        def progress(done: int, total: int) -> None:
+            context.stage("training; encoding captions", done, total)
 
         def leave() -> None:
             if started:  # at the start all is encoded before the encoders leave
@@ -71,12 +83,26 @@ class Texts:
         context.stage("encoding captions")
         text = text_of(None)
         kept = class_captions(self._job, inputs.plan.placed)
-        text.need([*inputs.plan.captions(0), *inputs.validation.captions(), *kept])
+        first = [*inputs.plan.captions(0), *inputs.validation.captions(), *kept]
+        lacking = text.lacking(first)
+        text.late = self._waits(lacking)
+        text.need(first)
+        if text.late and lacking <= FEW:
+            text.encode_waiting()
         prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of, reads_edits(inputs.job.samples))
         prompts.need()
         self._models.let_encoders_go()
         started = True
         return text, prompts
+
+    def _waits(self, lacking: int) -> bool:
+        """Whether captions, of which so many have to be encoded, are read and encoded when a step shows them. Few are encoded
+        before; on a GPU all are read then, too, as the encoders may find no room later for those that are damaged."""
+        if self._late is None:
+            return False
+        if lacking <= FEW:
+            return self._inputs.context.device.startswith("cpu") and self._inputs.context.processes.count == 1
+        return fits_beside(self._inputs, [*self._late, CAPTIONS])
 
     def _cache(self, tokens: int | None) -> TextCache:
         """Of captions; with `tokens` of prompts, which are read with so many."""

@@ -44,6 +44,11 @@ class Passes:
     def __post_init__(self) -> None:
         self._family = family(self.components.family)
 
+    @property
+    def encoding_seconds(self) -> float:
+        """Spent so far, between the computations of the steps, on encoding images and captions once."""
+        return self.latents.encoding_seconds + self.text.seconds
+
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
         with self.precision.autocast(self.device):
             given = self.method.conditioned(given, noisy_latents, timesteps)

@@ -24,7 +24,7 @@ MEMORY_STEPS = 20.0
 
 
 class StepClock:
-    """Seconds of the steps alone: pauses, saves, samples and the encoding of images for the cache do not count.
+    """Seconds of the steps alone: pauses, saves, samples and encoding for the caches do not count.
 
     total     of all steps        per_step   a moving mean; the first step, which warms up, leaves the mean quickly
     """

@@ -3,6 +3,7 @@ trains, from itself."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 EPOCH = -1  # in the addresses of what is measured: no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
+
+
+def settled(device: str) -> None:
+    """Wait for what a GPU has to do: what follows is told from it in time."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 class Shown(NamedTuple):
@@ -162,6 +171,11 @@ class Latents:
                 part.close()
 
     @property
+    def encodes_later(self) -> bool:
+        """Whether images that are encoded once are left for the steps."""
+        return self._late is not None and self._late.waiting > 0
+
+    @property
     def encoding_seconds(self) -> float:
         """Spent so far on encoding, while training, what is encoded once."""
         return self._late.seconds if self._late is not None else 0.0
@@ -228,15 +242,44 @@ def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], m
 
 
 class FrozenText:
-    """Text states of encoders that do not train: encoded once per caption variant. They are loaded only when needed."""
+    """Text states of encoders that do not train: encoded once per caption variant. They are loaded only when needed.
 
-    def __init__(self, cache: TextCache, encode: EncodeText, release: Callable[[], None], device: str):
+    late      set before the first step: captions are encoded when a step shows them, as many at once as ever
+    release   the encoders may leave the memory      progress  called with (encoded, of how many), where they are `late`
+    seconds   spent on encoding so far
+    """
+
+    def __init__(
+        self,
+        cache: TextCache,
+        encode: EncodeText,
+        release: Callable[[], None],
+        device: str,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        self.late, self.seconds = False, 0.0
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
+        self._progress = progress
+        self._expected: Sequence[str] | None = None
+        self._total = self._encoded = 0
+
+    def lacking(self, captions: Sequence[str]) -> int:
+        """How many of them have to be encoded."""
+        return len(self._cache.lacking(captions))
 
     def need(self, captions: Sequence[str]) -> None:
-        """Encode what is missing of these captions; afterwards the encoder leaves the memory."""
-        if self._cache.ensure(captions, self._encode):
-            self._release()
+        """Encode what is missing of these captions; afterwards the encoder leaves the memory. With `late`, `states` does."""
+        if not self.late:
+            if self._cache.ensure(captions, self._timed):
+                self._release()
+        elif captions is not self._expected:
+            self._cache.expect(captions)
+            self._expected, self._total = captions, self._cache.waiting
+
+    def encode_waiting(self) -> None:
+        """What `states` would encode by and by."""
+        if lacking := self._cache.lacking(self._expected or ()):
+            self._cache.get(lacking, self._timed)
 
     @property
     def unwritten(self) -> Problem | None:
@@ -245,11 +288,28 @@ class FrozenText:
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """Of each caption, on the device."""
-        return self._cache.get(captions, self._encode).each(lambda tensor: queued(tensor, self._device))
+        before = self._encoded
+        found = self._cache.get(captions, self._timed)
+        if self._encoded > before and self.late:
+            self._progress(self._total - self._cache.waiting, self._total)
+        if self._encoded > before and not self._cache.waiting:
+            self._release()
+        return found.each(lambda tensor: queued(tensor, self._device))
+
+    def _timed(self, captions: Sequence[str]) -> TextStates:
+        """On the CPU."""
+        settled(self._device)
+        started = time.monotonic()
+        found = self._encode(captions).each(lambda tensor: tensor.detach().cpu())
+        self.seconds += time.monotonic() - started
+        self._encoded += 1
+        return found
 
 
 class TrainedText:
     """Text states of encoders that train: computed at every step, with gradients."""
+
+    seconds = 0.0  # besides the steps
 
     def __init__(self, encode: EncodeText):
         self._encode = encode

@@ -30,12 +30,12 @@ def train(run: Run, tasks: Tasks) -> str:
     else:
         run.stepper.follow()
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
-        started, encoding = time.monotonic(), run.passes.latents.encoding_seconds
+        started, encoding = time.monotonic(), run.passes.encoding_seconds
         optimizer_update(run)
         run.state.step += 1
         # Inside the clock: here a GPU is waited for, which only queued the steps.
         read = run.reports.losses.read_if_due() if first else None
-        encoding = run.passes.latents.encoding_seconds - encoding
+        encoding = run.passes.encoding_seconds - encoding
         run.reports.clock.add(time.monotonic() - started - encoding)
         run.reports.report(read)
         if not first:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from core.families.precision import Precision
 
 Sides = tuple[int, int]
+IMAGES, CAPTIONS = "images", "captions"  # what may be encoded between the steps
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
@@ -152,12 +153,13 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
-def encodes_beside(job: TrainJob, facts: MemoryFacts, free: int) -> bool:
-    """Whether images may be encoded between the steps: the VAE then lies next to the model, in so many free bytes. Of a CPU's
-    memory a share that is left for what lies between tensors is enough, which saves counting a pass."""
-    if facts.device.startswith("cpu") and _vae(job, facts) + _encoding(job, facts, True) <= CUT_OFF * free:
+def encodes_beside(job: TrainJob, facts: MemoryFacts, free: int, late: Collection[str]) -> bool:
+    """Whether what encodes these (IMAGES, CAPTIONS) finds room next to the model, in so many free bytes. Of a CPU's memory the
+    share that is left for what lies between tensors is enough, which saves counting a pass."""
+    beside = _encoders(job, facts, late) + _encoding(job, facts, late)
+    if facts.device.startswith("cpu") and beside <= CUT_OFF * free:
         return True
-    return memory_plan(job, facts, late=True).total <= free
+    return memory_plan(job, facts, late=late).total <= free
 
 
 def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
@@ -166,10 +168,10 @@ def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
     return _shared(job, facts, precision, _trained_numbers(job, facts))
 
 
-def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: bool = False) -> MemoryPlan:
+def memory_plan(job: TrainJob, facts: MemoryFacts, *, late: Collection[str] = ()) -> MemoryPlan:
     """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again.
 
-    late   while images for the cache are still encoded between the steps
+    late   what is still encoded for the caches between the steps: IMAGES, CAPTIONS
     """
     precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
@@ -282,20 +284,27 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
     return total
 
 
-def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: bool) -> int:
-    """Weights next to the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
+def _beside(
+    job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], late: Collection[str]
+) -> int:
+    """Weights next to the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, encoders."""
     whole, total = job.method.traits.base_trains, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
         total += facts.denoiser.numbers * _bytes(precision.compute)
-    if late or encodes_each_time(job):
-        total += _vae(job, facts)
+    return total + _encoders(job, facts, late)
+
+
+def _encoders(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+    """Weights of the VAE and of frozen text encoders, where they work between the steps."""
+    total = 0
+    if IMAGES in late or encodes_each_time(job):
+        total += facts.parts["vae"].numbers * _vae_bytes(job)
+    if CAPTIONS in late:
+        item = _bytes(_precision(job, facts).compute)
+        total += sum(facts.parts[name].numbers for name in facts.text_parts()) * item
     return total
-
-
-def _vae(job: TrainJob, facts: MemoryFacts) -> int:
-    return facts.parts["vae"].numbers * _vae_bytes(job)
 
 
 def is_narrow(job: TrainJob, body: bool) -> bool:
@@ -376,10 +385,11 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     return total
 
 
-def _encoding(job: TrainJob, facts: MemoryFacts, late: bool) -> int:
-    if not late and not encodes_each_time(job):
+def _encoding(job: TrainJob, facts: MemoryFacts, late: Collection[str]) -> int:
+    """Of images."""
+    if IMAGES not in late and not encodes_each_time(job):
         return 0
-    rows = job.memory.vae_batch_size if late else min(facts.batch, job.memory.vae_batch_size)
+    rows = job.memory.vae_batch_size if IMAGES in late else min(facts.batch, job.memory.vae_batch_size)
     return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
 
 
