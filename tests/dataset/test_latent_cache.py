@@ -435,7 +435,7 @@ def late(request):
     return make
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_in_any_order_the_entries_are_those_that_filling_the_cache_writes(
     tmp_path, add, place, cache, late, batch_size
 ):

@@ -57,6 +57,7 @@ class TextCache:
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._damaged: list[Path] = []
+        self._told = False  # by `get`, which finds damaged entries one by one
         self._disk_used: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: Sequence[str] | None = None
@@ -107,7 +108,8 @@ class TextCache:
                 found[caption] = self._held[caption]
             else:
                 missing.append(caption)
-        tell_damaged(self._damaged, self.warn)
+        told, self._told = self._told, self._told or bool(self._damaged)
+        tell_damaged(self._damaged, None if told else self.warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(self._filled(missing), encode):
